@@ -1,0 +1,1 @@
+//! int.* graphs into machine code: plan, kernels, JIT, shared object

@@ -1,0 +1,1 @@
+//! Reference evaluation of nn.*, quant.* and int.*

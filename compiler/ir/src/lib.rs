@@ -1,0 +1,1 @@
+//! The graph: types, operator table, edits, verifier, printer, parser, diagnostics

@@ -1,0 +1,87 @@
+//! Sums of 8-bit values times 16-bit multipliers, with one rounding.
+//!
+//! ```text
+//! (5)  q = min(max(floor((a * Ma + b * Mb + C) / 2^n), lo), hi)
+//! ```
+//!
+//! `Ma = round(Sa / Sy * 2^n)` and likewise `Mb`; `C = 2^(n-1) + Zy * 2^n - Za * Ma - Zb * Mb` holds the rounding and all zero
+//! points. `n` is the greatest shift of at most 22 that keeps every multiplier within 16 bits, so that a multiplier has
+//! 15 significant bits and the error before rounding stays below 255 / 2^15 < 1/128 unit an operand. Nothing overflows 32 bits:
+//! `|a * Ma| < 2^23`, `Zy * 2^n < 2^30`. One `vpmaddwd` computes both products.
+
+use crate::ScaleError;
+
+/// Greatest shift `n` of (5).
+pub const MAX_SHIFT: u32 = 22;
+
+/// The constants of (5) without the multipliers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Affine {
+    /// Right shift `n`.
+    pub shift: u32,
+    /// Offset `C`.
+    pub offset: i32,
+    /// Least result.
+    pub lo: u8,
+    /// Greatest result.
+    pub hi: u8,
+}
+
+impl Affine {
+    /// Equation (5) for a sum of products `a * Ma + b * Mb`.
+    pub fn apply(&self, sum: i32) -> u8 {
+        ((sum + self.offset) >> self.shift).clamp(i32::from(self.lo), i32::from(self.hi)) as u8
+    }
+}
+
+/// The shift `n` and the multipliers for real factors, which may be negative or zero.
+///
+/// Fails if a factor is not finite or its magnitude is `2^15` or more.
+pub fn multipliers(factors: &[f64]) -> Result<(u32, Vec<i16>), ScaleError> {
+    let largest = factors.iter().fold(0.0, |m: f64, s| if s.is_finite() { m.max(s.abs()) } else { f64::INFINITY });
+    let scaled = |s: f64, n: u32| (s * f64::from(n).exp2()).round();
+    match (0..=MAX_SHIFT).rev().find(|&n| scaled(largest, n) <= f64::from(i16::MAX)) {
+        Some(n) => Ok((n, factors.iter().map(|&s| scaled(s, n) as i16).collect())),
+        None => Err(ScaleError { scale: largest, limit: 32768.0 }),
+    }
+}
+
+/// The offset `C` of (5) for an output zero point and `(zero point, multiplier)` of each operand.
+pub fn offset(shift: u32, zero_point: u8, operands: &[(u8, i16)]) -> i32 {
+    let rounding = (1i32 << shift) >> 1;
+    let zeros: i32 = operands.iter().map(|&(z, m)| i32::from(z) * i32::from(m)).sum();
+    rounding + (i32::from(zero_point) << shift) - zeros
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All pairs of 8-bit operands for several ratios and zero points.
+    #[test]
+    fn addition_is_within_its_error_on_all_pairs() {
+        for (ra, rb, za, zb, zy) in
+            [(0.5, 0.7, 0u8, 0u8, 0u8), (1.3, 0.01, 128, 3, 77), (90.0, 1.0, 254, 0, 255), (-0.4, 0.4, 9, 9, 128)]
+        {
+            let (shift, m) = multipliers(&[ra, rb]).unwrap();
+            let rule = Affine { shift, offset: offset(shift, zy, &[(za, m[0]), (zb, m[1])]), lo: 0, hi: 255 };
+            for a in 0..=255u8 {
+                for b in 0..=255u8 {
+                    let got = f64::from(rule.apply(i32::from(a) * i32::from(m[0]) + i32::from(b) * i32::from(m[1])));
+                    let real =
+                        f64::from(zy) + ra * (f64::from(a) - f64::from(za)) + rb * (f64::from(b) - f64::from(zb));
+                    let bound = 0.5 + 2.0 * 255.0 * 0.5 / f64::from(shift).exp2() + 1e-9;
+                    assert!((got - real.clamp(0.0, 255.0)).abs() <= bound, "{a} {b}: {got} for {real}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn factors_outside_the_rule_are_refused() {
+        assert!(multipliers(&[40000.0]).is_err());
+        assert!(multipliers(&[f64::NAN, 1.0]).is_err());
+        assert_eq!(multipliers(&[1.0]).unwrap(), (14, vec![1 << 14]));
+        assert_eq!(multipliers(&[0.0]).unwrap(), (MAX_SHIFT, vec![0]));
+    }
+}

@@ -1,0 +1,33 @@
+//! Exact integer arithmetic: the rules that the interpreter defines integer operators with and that every kernel must
+//! reproduce bit for bit.
+//!
+//! Three rules, each with a single rounding:
+//!
+//! | rule | used by | module |
+//! |---|---|---|
+//! | 32-bit accumulator to 8 bits, one multiplier per channel, optional residual term | convolution, matrix product, pooling, product | [`requant`] |
+//! | sum of 8-bit values times 16-bit multipliers | addition, change of scale, per-channel scale-and-shift | [`affine`] |
+//! | float to 8 bits and back, at the edge of a compiled model only | `run_f32`, `quant.qcast`, `quant.dcast` | [`edge`] |
+//!
+//! The crate depends on nothing.
+
+pub mod affine;
+pub mod edge;
+pub mod requant;
+
+/// A real scale factor that has no integer representation under the rule it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScaleError {
+    /// The factor.
+    pub scale: f64,
+    /// The largest factor that the rule can represent.
+    pub limit: f64,
+}
+
+impl std::fmt::Display for ScaleError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "scale factor {:?} is not in (0, {:?})", self.scale, self.limit)
+    }
+}
+
+impl std::error::Error for ScaleError {}
