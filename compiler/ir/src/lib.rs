@@ -1,1 +1,20 @@
-//! The graph: types, operator table, edits, verifier, printer, parser, diagnostics
+//! What a graph is: types with their quantization, the operator table, the graph and the one door for editing it, the
+//! verifier, the textual form (`.qir`) in both directions, and diagnostics.
+//!
+//! Later stages know this crate; it knows only [`qcc_num`].
+
+pub mod attrs;
+pub mod diag;
+pub mod edit;
+pub mod graph;
+pub mod ops;
+pub mod tensor;
+pub mod types;
+
+pub use attrs::{Attr, AttrKind, Attrs};
+pub use diag::{Diag, Diags, Place};
+pub use edit::Edit;
+pub use graph::{Def, Graph, NodeId, Origin, ValueId};
+pub use ops::{Class, Dialect, OpInfo, Opcode};
+pub use tensor::{Data, Tensor};
+pub use types::{Elem, Int, Range, Type, Uniform};

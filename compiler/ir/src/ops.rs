@@ -1,0 +1,493 @@
+//! THE operator table: one row an operator. Printer, parser, verifier, shape rules, interpreter, range analysis, lowering and
+//! the generated documentation read the row.
+//!
+//! A row is: documentation, Rust name, name in text, operands (`?` may be absent at the end, `*` any number), attributes,
+//! and the class, which decides everything that can be decided for all operators of a kind at once.
+//!
+//! | dialect | operands | legal |
+//! |---|---|---|
+//! | `nn` | real numbers: f32, calibrated, or quantized types that stand for them; spatial operators are NCHW | float, quant |
+//! | `tensor` | anything: moves elements, computes nothing | float, quant, int |
+//! | `quant` | between real and quantized types | quant |
+//! | `int` | plain integers; spatial operators are NHWC | int |
+
+use crate::attrs::{AttrKind, AttrSchema, Attrs, Default};
+
+/// What kind of operator it is.
+#[derive(Clone, Copy)]
+pub enum Class {
+    /// One real function applied to each element; on 8-bit data a table of 256 entries.
+    Unary(fn(&Attrs, f32) -> f32),
+    /// A real function of two operands, broadcast against each other as ONNX and NumPy do.
+    Binary(Binary),
+    /// Sums of products.
+    Contract(Contract),
+    /// A window slides over height and width.
+    Pool(Pool),
+    /// One result over some axes.
+    Reduce(Reduce),
+    /// Normalization.
+    Norm(Norm),
+    /// Moves elements without computing.
+    Move(Move),
+    /// Changes the quantization.
+    Cast(Cast),
+    /// Integer arithmetic with its exact definition in the interpreter.
+    Int(IntOp),
+}
+
+/// Elementwise functions of two operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Binary {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Min,
+    Max,
+    Pow,
+    /// `x` where positive, else `x * slope`.
+    PRelu,
+}
+
+/// Sums of products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Contract {
+    Conv2d,
+    /// `x * w^T + bias` with `w` as [outputs, inputs].
+    Linear,
+    /// Batched product of two computed matrices.
+    MatMul,
+}
+
+/// Windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Pool {
+    Max,
+    Average,
+}
+
+/// Reductions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Reduce {
+    Mean,
+    Sum,
+    Max,
+    Min,
+}
+
+/// Normalizations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Norm {
+    Batch,
+    Softmax,
+}
+
+/// Data movement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Move {
+    Reshape,
+    Transpose,
+    Concat,
+    Slice,
+    Pad,
+    Gather,
+    Expand,
+    Cast,
+}
+
+/// Changes of quantization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Cast {
+    Quantize,
+    Dequantize,
+    Requantize,
+}
+
+/// Integer operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum IntOp {
+    Conv2d,
+    Linear,
+    Requant,
+    QConv2d,
+    QLinear,
+    Add,
+    Mul,
+    Rescale,
+    ScaleChannels,
+    Lut,
+    Clamp,
+    MaxPool,
+    AveragePool,
+    Mean,
+    Softmax,
+}
+
+/// Family of operators with the same kind of operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// Real arithmetic.
+    Nn,
+    /// Data movement.
+    Tensor,
+    /// Changes of quantization.
+    Quant,
+    /// Integer arithmetic.
+    Int,
+}
+
+/// One row of the table.
+pub struct OpInfo {
+    /// The operator.
+    pub op: Opcode,
+    /// Name in text, with its dialect.
+    pub name: &'static str,
+    /// What it computes.
+    pub doc: &'static str,
+    /// Operands: a trailing `?` marks one that may be absent at the end, a trailing `*` any number of them.
+    pub operands: &'static [&'static str],
+    /// Attributes.
+    pub attrs: &'static [AttrSchema],
+    /// What kind of operator it is.
+    pub class: Class,
+}
+
+impl OpInfo {
+    /// Least and greatest number of operands.
+    pub fn arity(&self) -> (usize, usize) {
+        let least = self.operands.iter().filter(|o| !o.ends_with(['?', '*'])).count();
+        let greatest = if self.operands.iter().any(|o| o.ends_with('*')) { usize::MAX } else { self.operands.len() };
+        (least, greatest)
+    }
+
+    /// The dialect, from the name.
+    pub fn dialect(&self) -> Dialect {
+        match self.name.split_once('.').map_or("", |(d, _)| d) {
+            "nn" => Dialect::Nn,
+            "tensor" => Dialect::Tensor,
+            "quant" => Dialect::Quant,
+            _ => Dialect::Int,
+        }
+    }
+}
+
+impl Opcode {
+    /// The operator's row.
+    pub fn info(self) -> &'static OpInfo {
+        &OPS[self as usize]
+    }
+
+    /// The operator with this name in text.
+    pub fn from_name(name: &str) -> Option<Opcode> {
+        OPS.iter().find(|i| i.name == name).map(|i| i.op)
+    }
+
+    /// Name in text.
+    pub fn name(self) -> &'static str {
+        self.info().name
+    }
+}
+
+impl std::fmt::Debug for Opcode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+macro_rules! ops {
+    ($($(#[doc = $doc:literal])+ $op:ident = $name:literal ($($operand:literal),*) { $($attrs:expr),* } $class:expr;)*) => {
+        /// An operator; everything about it is in its row of [`OPS`].
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u16)]
+        pub enum Opcode {
+            $($(#[doc = $doc])+ $op),*
+        }
+        /// All operators, in the order of [`Opcode`].
+        pub static OPS: &[OpInfo] = &[$(OpInfo {
+            op: Opcode::$op,
+            name: $name,
+            doc: concat!($($doc),+),
+            operands: &[$($operand),*],
+            attrs: &[$($attrs),*],
+            class: $class,
+        }),*];
+    };
+}
+
+const fn int(name: &'static str) -> AttrSchema {
+    AttrSchema { name, kind: AttrKind::Int, default: None }
+}
+const fn int_or(name: &'static str, v: i64) -> AttrSchema {
+    AttrSchema { name, kind: AttrKind::Int, default: Some(Default::Int(v)) }
+}
+const fn ints(name: &'static str) -> AttrSchema {
+    AttrSchema { name, kind: AttrKind::Ints, default: None }
+}
+const fn ints_or(name: &'static str, v: &'static [i64]) -> AttrSchema {
+    AttrSchema { name, kind: AttrKind::Ints, default: Some(Default::Ints(v)) }
+}
+const fn float_or(name: &'static str, v: f32) -> AttrSchema {
+    AttrSchema { name, kind: AttrKind::Float, default: Some(Default::Float(v)) }
+}
+const fn bool_or(name: &'static str, v: bool) -> AttrSchema {
+    AttrSchema { name, kind: AttrKind::Bool, default: Some(Default::Bool(v)) }
+}
+
+const KERNEL: AttrSchema = ints("kernel");
+const STRIDES: AttrSchema = ints_or("strides", &[1, 1]);
+/// Top, left, bottom, right.
+const PADS: AttrSchema = ints_or("pads", &[0, 0, 0, 0]);
+const DILATIONS: AttrSchema = ints_or("dilations", &[1, 1]);
+const GROUPS: AttrSchema = int_or("groups", 1);
+/// What an integer convolution reads outside its input: the input's zero point.
+const PAD_VALUE: AttrSchema = int_or("pad_value", 0);
+const LO: AttrSchema = int_or("lo", 0);
+const HI: AttrSchema = int_or("hi", 255);
+/// `a` of `qcc_num::requant` equation (1).
+const SHL: AttrSchema = int_or("shl", 0);
+/// `C` of `qcc_num::requant` equation (3), or of `qcc_num::affine` equation (5).
+const OFFSET: AttrSchema = int("offset");
+/// `n` of `qcc_num::affine` equation (5).
+const SHIFT: AttrSchema = int("shift");
+/// `R` of `qcc_num::requant` equation (2); 0 without a residual.
+const RESIDUAL_MULT: AttrSchema = int_or("residual_mult", 0);
+
+fn gelu(x: f32) -> f32 {
+    (0.5 * f64::from(x) * (1.0 + erf(f64::from(x) / std::f64::consts::SQRT_2))) as f32
+}
+
+/// Error function: Abramowitz and Stegun 1964, 7.1.5 (series) below 3 and 7.1.14 (continued fraction) above.
+fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    let tail = |a: f64| {
+        let fraction = (1..=60).rev().fold(a, |f, k| a + f64::from(k) / 2.0 / f);
+        (-a * a).exp() / (fraction * std::f64::consts::PI.sqrt())
+    };
+    let value = if a < 3.0 {
+        let mut term = a;
+        let mut sum = a;
+        for n in 1..80 {
+            term *= -a * a / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    } else {
+        1.0 - tail(a)
+    };
+    value.copysign(x)
+}
+
+ops! {
+    /// Rectifier: `max(x, 0)`.
+    Relu = "nn.relu" ("x") {} Class::Unary(|_, x| x.max(0.0));
+    /// Clamp to `[min, max]`.
+    Clip = "nn.clip" ("x") { float_or("min", f32::MIN), float_or("max", f32::MAX) }
+        Class::Unary(|a, x| x.max(a.float("min")).min(a.float("max")));
+    /// `x` where positive, else `alpha * x`.
+    LeakyRelu = "nn.leaky_relu" ("x") { float_or("alpha", 0.01) }
+        Class::Unary(|a, x| if x < 0.0 { a.float("alpha") * x } else { x });
+    /// `x` where positive, else `alpha * (exp(x) - 1)`.
+    Elu = "nn.elu" ("x") { float_or("alpha", 1.0) }
+        Class::Unary(|a, x| if x < 0.0 { a.float("alpha") * x.exp_m1() } else { x });
+    /// `gamma * x` where positive, else `gamma * alpha * (exp(x) - 1)`.
+    Selu = "nn.selu" ("x") { float_or("alpha", 1.673_263_2), float_or("gamma", 1.050_701) }
+        Class::Unary(|a, x| a.float("gamma") * if x < 0.0 { a.float("alpha") * x.exp_m1() } else { x });
+    /// `max(x, 0) + min(0, alpha * (exp(x / alpha) - 1))`.
+    Celu = "nn.celu" ("x") { float_or("alpha", 1.0) }
+        Class::Unary(|a, x| x.max(0.0) + (a.float("alpha") * (x / a.float("alpha")).exp_m1()).min(0.0));
+    /// `x` where greater than `alpha`, else 0.
+    ThresholdedRelu = "nn.thresholded_relu" ("x") { float_or("alpha", 1.0) }
+        Class::Unary(|a, x| if x > a.float("alpha") { x } else { 0.0 });
+    /// Logistic function: `1 / (1 + exp(-x))`.
+    Sigmoid = "nn.sigmoid" ("x") {} Class::Unary(|_, x| 1.0 / (1.0 + (-x).exp()));
+    /// `max(0, min(1, alpha * x + beta))`.
+    HardSigmoid = "nn.hard_sigmoid" ("x") { float_or("alpha", 0.2), float_or("beta", 0.5) }
+        Class::Unary(|a, x| (a.float("alpha") * x + a.float("beta")).clamp(0.0, 1.0));
+    /// `x * max(0, min(1, x / 6 + 1/2))`.
+    HardSwish = "nn.hard_swish" ("x") {} Class::Unary(|_, x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0));
+    /// `x / (1 + exp(-alpha * x))`, also called SiLU.
+    Swish = "nn.swish" ("x") { float_or("alpha", 1.0) } Class::Unary(|a, x| x / (1.0 + (-a.float("alpha") * x).exp()));
+    /// Hyperbolic tangent.
+    Tanh = "nn.tanh" ("x") {} Class::Unary(|_, x| x.tanh());
+    /// `ln(1 + exp(x))`.
+    Softplus = "nn.softplus" ("x") {} Class::Unary(|_, x| if x > 20.0 { x } else { x.exp().ln_1p() });
+    /// `x / (1 + |x|)`.
+    Softsign = "nn.softsign" ("x") {} Class::Unary(|_, x| x / (1.0 + x.abs()));
+    /// `x * tanh(softplus(x))`.
+    Mish = "nn.mish" ("x") {} Class::Unary(|_, x| x * if x > 20.0 { 1.0 } else { x.exp().ln_1p().tanh() });
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`.
+    Gelu = "nn.gelu" ("x") {} Class::Unary(|_, x| gelu(x));
+    /// Error function.
+    Erf = "nn.erf" ("x") {} Class::Unary(|_, x| erf(f64::from(x)) as f32);
+    /// `exp(x)`.
+    Exp = "nn.exp" ("x") {} Class::Unary(|_, x| x.exp());
+    /// Natural logarithm.
+    Log = "nn.log" ("x") {} Class::Unary(|_, x| x.ln());
+    /// Square root.
+    Sqrt = "nn.sqrt" ("x") {} Class::Unary(|_, x| x.sqrt());
+    /// `1 / x`.
+    Reciprocal = "nn.reciprocal" ("x") {} Class::Unary(|_, x| 1.0 / x);
+    /// `-x`.
+    Neg = "nn.neg" ("x") {} Class::Unary(|_, x| -x);
+    /// `|x|`.
+    Abs = "nn.abs" ("x") {} Class::Unary(|_, x| x.abs());
+    /// Greatest integer not above `x`.
+    Floor = "nn.floor" ("x") {} Class::Unary(|_, x| x.floor());
+    /// Least integer not below `x`.
+    Ceil = "nn.ceil" ("x") {} Class::Unary(|_, x| x.ceil());
+    /// Nearest integer, ties to even.
+    Round = "nn.round" ("x") {} Class::Unary(|_, x| x.round_ties_even());
+    /// Sine.
+    Sin = "nn.sin" ("x") {} Class::Unary(|_, x| x.sin());
+    /// Cosine.
+    Cos = "nn.cos" ("x") {} Class::Unary(|_, x| x.cos());
+    /// -1, 0 or 1.
+    Sign = "nn.sign" ("x") {} Class::Unary(|_, x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { 0.0 });
+
+    /// Sum.
+    Add = "nn.add" ("a", "b") {} Class::Binary(Binary::Add);
+    /// Difference.
+    Sub = "nn.sub" ("a", "b") {} Class::Binary(Binary::Sub);
+    /// Product.
+    Mul = "nn.mul" ("a", "b") {} Class::Binary(Binary::Mul);
+    /// Quotient; integers truncate.
+    Div = "nn.div" ("a", "b") {} Class::Binary(Binary::Div);
+    /// The lesser.
+    Min = "nn.min" ("a", "b") {} Class::Binary(Binary::Min);
+    /// The greater.
+    Max = "nn.max" ("a", "b") {} Class::Binary(Binary::Max);
+    /// `a` to the power of `b`.
+    Pow = "nn.pow" ("a", "b") {} Class::Binary(Binary::Pow);
+    /// `x` where positive, else `slope * x`.
+    PRelu = "nn.prelu" ("x", "slope") {} Class::Binary(Binary::PRelu);
+
+    /// Convolution: `x` [N, C, H, W], `w` [O, C / groups, KH, KW], `bias` [O]. `pads` are top, left, bottom, right.
+    Conv2d = "nn.conv2d" ("x", "w", "bias?") { STRIDES, PADS, DILATIONS, GROUPS } Class::Contract(Contract::Conv2d);
+    /// `x * w^T + bias`: `x` [.., K], `w` [N, K], `bias` [N].
+    Linear = "nn.linear" ("x", "w", "bias?") {} Class::Contract(Contract::Linear);
+    /// Matrix product of the last two dimensions, broadcast over the others.
+    MatMul = "nn.matmul" ("a", "b") {} Class::Contract(Contract::MatMul);
+
+    /// Greatest element of each window of [N, C, H, W]; padding does not take part.
+    MaxPool = "nn.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Pool(Pool::Max);
+    /// Mean of each window of [N, C, H, W]; with `count_include_pad`, padding takes part as zeros.
+    AveragePool = "nn.average_pool" ("x") { KERNEL, STRIDES, PADS, bool_or("count_include_pad", false) }
+        Class::Pool(Pool::Average);
+
+    /// Mean over `axes`.
+    ReduceMean = "nn.reduce_mean" ("x") { ints("axes"), bool_or("keepdims", true) } Class::Reduce(Reduce::Mean);
+    /// Sum over `axes`.
+    ReduceSum = "nn.reduce_sum" ("x") { ints("axes"), bool_or("keepdims", true) } Class::Reduce(Reduce::Sum);
+    /// Greatest over `axes`.
+    ReduceMax = "nn.reduce_max" ("x") { ints("axes"), bool_or("keepdims", true) } Class::Reduce(Reduce::Max);
+    /// Least over `axes`.
+    ReduceMin = "nn.reduce_min" ("x") { ints("axes"), bool_or("keepdims", true) } Class::Reduce(Reduce::Min);
+
+    /// `(x - mean) / sqrt(var + epsilon) * scale + bias` along axis 1.
+    BatchNorm = "nn.batch_norm" ("x", "scale", "bias", "mean", "var") { float_or("epsilon", 1e-5) }
+        Class::Norm(Norm::Batch);
+    /// `exp(x) / sum(exp(x))` along `axis`.
+    Softmax = "nn.softmax" ("x") { int("axis") } Class::Norm(Norm::Softmax);
+
+    /// The same elements in another shape.
+    Reshape = "tensor.reshape" ("x") { ints("shape") } Class::Move(Move::Reshape);
+    /// Dimension `i` of the result is dimension `perm[i]` of `x`.
+    Transpose = "tensor.transpose" ("x") { ints("perm") } Class::Move(Move::Transpose);
+    /// One after the other along `axis`.
+    Concat = "tensor.concat" ("x*") { int("axis") } Class::Move(Move::Concat);
+    /// Elements `starts[i], starts[i] + steps[i], ..` below `ends[i]` of each dimension; steps are positive.
+    Slice = "tensor.slice" ("x") { ints("starts"), ints("ends"), ints("steps") } Class::Move(Move::Slice);
+    /// `pads` are the elements before each dimension, then those after each. On quantized types and plain integers
+    /// `value` is the integer itself.
+    Pad = "tensor.pad" ("x") { ints("pads"), float_or("value", 0.0) } Class::Move(Move::Pad);
+    /// Slices of `data` along `axis` at the positions in `indices`; negative ones count from the end.
+    Gather = "tensor.gather" ("data", "indices") { int_or("axis", 0) } Class::Move(Move::Gather);
+    /// Broadcast to `shape`.
+    Expand = "tensor.expand" ("x") { ints("shape") } Class::Move(Move::Expand);
+    /// To `to`: 0 f32, 1 i64, 2 i32. Only between constants.
+    CastTo = "tensor.cast" ("x") { int("to") } Class::Move(Move::Cast);
+
+    /// Real to quantized: `qcc_num::edge` equation (6).
+    QCast = "quant.qcast" ("x") {} Class::Cast(Cast::Quantize);
+    /// Quantized to real: `qcc_num::edge` equation (7).
+    DCast = "quant.dcast" ("x") {} Class::Cast(Cast::Dequantize);
+    /// From one quantization to another.
+    SCast = "quant.scast" ("x") {} Class::Cast(Cast::Requantize);
+
+    /// Accumulators of a convolution: `x` u8 [N, H, W, C], `w` i8 [O, KH, KW, C / groups], `bias` i32 [O]; outside `x` is `pad_value`.
+    IConv2d = "int.conv2d" ("x", "w", "bias") { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE } Class::Int(IntOp::Conv2d);
+    /// Accumulators `bias + x * w^T`: `x` u8 [.., K], `w` i8 [N, K], `bias` i32 [N].
+    ILinear = "int.linear" ("x", "w", "bias") {} Class::Int(IntOp::Linear);
+    /// 32-bit accumulators to u8 by `qcc_num::requant`; `mult` i32 has one element, or one for each of the last dimension.
+    Requant = "int.requant" ("acc", "mult") { SHL, OFFSET, LO, HI } Class::Int(IntOp::Requant);
+    /// `int.requant` of `int.conv2d`, with an optional `residual` of the result's shape added before the rounding.
+    QConv2d = "int.qconv2d" ("x", "w", "bias", "mult", "residual?")
+        { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE, SHL, OFFSET, LO, HI, RESIDUAL_MULT } Class::Int(IntOp::QConv2d);
+    /// `int.requant` of `int.linear`, with an optional `residual` of the result's shape added before the rounding.
+    QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, LO, HI, RESIDUAL_MULT }
+        Class::Int(IntOp::QLinear);
+    /// `a * mults[0] + b * mults[1]` by `qcc_num::affine`, operands broadcast.
+    IAdd = "int.add" ("a", "b") { ints("mults"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Add);
+    /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::requant` with `mult`, operands broadcast.
+    IMul = "int.mul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, LO, HI } Class::Int(IntOp::Mul);
+    /// `x * mult` by `qcc_num::affine`: a change of scale.
+    Rescale = "int.rescale" ("x") { int("mult"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Rescale);
+    /// `x * mult[c] + offset[c]` by `qcc_num::affine`, `c` the index in the last dimension: `mult` i16, `offset` i32.
+    ScaleChannels = "int.scale_channels" ("x", "mult", "offset") { SHIFT, LO, HI } Class::Int(IntOp::ScaleChannels);
+    /// `table[x]`: any function of one 8-bit operand. `table` u8 [256].
+    Lut = "int.lut" ("x", "table") {} Class::Int(IntOp::Lut);
+    /// `min(max(x, lo), hi)`.
+    Clamp = "int.clamp" ("x") { LO, HI } Class::Int(IntOp::Clamp);
+    /// Greatest element of each window of u8 [N, H, W, C]; padding does not take part.
+    IMaxPool = "int.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Int(IntOp::MaxPool);
+    /// Sum of `x - zero` over each window of u8 [N, H, W, C], requantized by `qcc_num::requant`. `mult` i32 has one element,
+    /// or one for each output position [OH, OW] where border windows have fewer elements.
+    IAveragePool = "int.average_pool" ("x", "mult") { KERNEL, STRIDES, PADS, int("zero"), SHL, OFFSET, LO, HI }
+        Class::Int(IntOp::AveragePool);
+    /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
+    IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, LO, HI }
+        Class::Int(IntOp::Mean);
+    /// Softmax of u8 along the last dimension: with `e = table[max - x]` (i32 [256], not negative) and `s = sum(e)` in 64 bits,
+    /// the result is `floor((2 * 255 * e + s) / (2 * s))`; its scale is 1/255, its zero point 0.
+    ISoftmax = "int.softmax" ("x", "table") {} Class::Int(IntOp::Softmax);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_consistent() {
+        for (i, info) in OPS.iter().enumerate() {
+            assert_eq!(info.op as usize, i);
+            assert_eq!(Opcode::from_name(info.name), Some(info.op), "{} is doubly named", info.name);
+            assert!(info.doc.trim().ends_with('.'), "{}", info.name);
+            let open = info.operands.iter().position(|o| o.ends_with(['?', '*'])).unwrap_or(info.operands.len());
+            assert!(
+                info.operands[open..].iter().all(|o| o.ends_with(['?', '*'])),
+                "{}: optional operands come last",
+                info.name
+            );
+        }
+    }
+
+    /// Values from Abramowitz and Stegun 1964, table 7.1.
+    #[test]
+    fn erf_matches_the_table() {
+        for (x, y) in
+            [(0.0, 0.0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0), (3.5, 0.999_999_257)]
+        {
+            assert!((erf(x) - y).abs() < 1e-9, "{x}: {}", erf(x));
+            assert!((erf(-x) + y).abs() < 1e-9);
+        }
+    }
+}
