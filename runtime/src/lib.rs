@@ -1,1 +1,45 @@
-//! What runs a compiled model: C ABI, loader, arena, thread pool, tensor views
+//! What runs a compiled model: the C ABI, a loader, scratch memory, threads and tensors.
+//!
+//! ```no_run
+//! use qcc_runtime::{Model, Pool, TensorRef};
+//!
+//! let model = Model::load("resnet50.so")?;
+//! let image = vec![0u8; model.inputs()[0].elements()];
+//! let pool = Pool::new(0)?;
+//! let mut session = model.session().with_pool(&pool);
+//! let logits = session.run(&[TensorRef::new(&model.inputs()[0].dims, &image)])?;
+//! println!("{:?}", logits[0].as_slice::<u8>());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`abi`] | structures and functions as C sees them |
+//! | [`info`] | a model's description as Rust data |
+//! | [`cpu`] | CPU features: needed and present |
+//! | [`manifest`] | how a model was made |
+//! | [`model`], `loader` | a model that can run, from a file or from memory |
+//! | [`session`] | checked runs without allocation |
+//! | [`pool`] | spin-then-park threads |
+//! | [`arena`], [`tensor`] | aligned memory, tensors |
+//!
+//! The crate depends on no compiler crate: it is all that a program needs beside `model.so`.
+
+pub mod abi;
+pub mod arena;
+pub mod cpu;
+pub mod info;
+mod loader;
+pub mod manifest;
+pub mod model;
+pub mod pool;
+pub mod session;
+pub mod tensor;
+
+pub use cpu::CpuFeatures;
+pub use info::{InfoError, ModelInfo, Quant, TensorInfo};
+pub use manifest::Manifest;
+pub use model::{EntryPoints, LoadError, Model};
+pub use pool::Pool;
+pub use session::{RunError, Session};
+pub use tensor::{DType, Element, Tensor, TensorRef};

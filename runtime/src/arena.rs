@@ -1,0 +1,108 @@
+//! Aligned memory for scratch and tensors.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+/// Alignment of every [`Arena`] in bytes, at least: a cache line, and the widest vector register.
+pub const ALIGN: usize = 64;
+
+/// A zeroed block of memory with a chosen alignment. Its size never changes.
+#[derive(Debug)]
+pub struct Arena {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Arena {
+    /// A block of `bytes` zeros, aligned to [`ALIGN`].
+    ///
+    /// Panics if `bytes` exceeds `isize::MAX`; aborts when memory is exhausted, like every Rust collection.
+    pub fn new(bytes: usize) -> Self {
+        Self::with_align(bytes, ALIGN).expect("a size within isize::MAX")
+    }
+
+    /// A block of `bytes` zeros, aligned to `align` or [`ALIGN`], whichever is greater.
+    ///
+    /// `None` if `align` is not a power of two or the block would exceed `isize::MAX` bytes.
+    pub fn with_align(bytes: usize, align: usize) -> Option<Self> {
+        let layout = Layout::from_size_align(bytes, align.max(ALIGN)).ok()?;
+        if bytes == 0 {
+            // Dangling but aligned: no byte of it is ever read or freed.
+            let start = NonNull::new(std::ptr::without_provenance_mut(layout.align()))?;
+            return Some(Arena { start, layout });
+        }
+        // SAFETY: the layout's size is not zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(start) {
+            Some(start) => Some(Arena { start, layout }),
+            None => handle_alloc_error(layout),
+        }
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// True for a block of no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// First byte.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// All bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: `start` is valid for `len` initialized bytes (they were zeroed), owned by `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len()) }
+    }
+
+    /// All bytes.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len()) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if !self.is_empty() {
+            // SAFETY: `start` came from `alloc_zeroed` with this layout and is freed once.
+            unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        }
+    }
+}
+
+impl Clone for Arena {
+    fn clone(&self) -> Self {
+        let mut copy = Self::with_align(self.len(), self.layout.align()).expect("a layout that exists already");
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        copy
+    }
+}
+
+// SAFETY: an arena owns its memory and hands out references by Rust's borrowing rules only.
+unsafe impl Send for Arena {}
+// SAFETY: as for `Send`; `&Arena` gives read access only.
+unsafe impl Sync for Arena {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_aligned_and_zeroed() {
+        for (bytes, align) in [(0, 1), (1, 1), (100, 64), (5000, 4096)] {
+            let mut arena = Arena::with_align(bytes, align).unwrap();
+            assert_eq!(arena.as_mut_ptr().addr() % align.max(ALIGN), 0);
+            assert!(arena.as_slice().iter().all(|&b| b == 0) && arena.len() == bytes);
+            arena.as_mut_slice().fill(7);
+            assert_eq!(arena.clone().as_slice(), arena.as_slice());
+        }
+        assert!(Arena::with_align(1, 3 * ALIGN).is_none());
+        assert!(Arena::with_align(usize::MAX, 1).is_none());
+    }
+}

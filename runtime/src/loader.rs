@@ -1,0 +1,70 @@
+//! Loading `model.so` with the system's loader.
+
+use crate::abi::{InfoFn, symbol};
+use crate::info::ModelInfo;
+use crate::manifest::Manifest;
+use crate::model::{EntryPoints, LoadError, Model};
+use libloading::Library;
+use std::path::Path;
+
+/// Longest manifest that is believed, in bytes.
+const MAX_MANIFEST: u64 = 64 << 20;
+
+impl Model {
+    /// Loads a model compiled by qcc, and checks that its ABI and this CPU fit.
+    ///
+    /// A shared object is code: load only files that you would also run. The file must not be written to while it is loaded.
+    pub fn load(path: impl AsRef<Path>) -> Result<Model, LoadError> {
+        let path = path.as_ref();
+        // An absolute path also keeps the system's loader from searching its own folders.
+        let absolute = path.canonicalize().map_err(|source| LoadError::Open { path: path.into(), source })?;
+        // SAFETY: objects written by qcc have no initialization code; the caller answers for others.
+        let library = unsafe { Library::new(absolute) };
+        let library = library.map_err(|source| LoadError::Load { path: path.into(), source })?;
+        let missing = |symbol| LoadError::NotAModel { path: path.into(), symbol };
+
+        let info = optional::<InfoFn>(&library, symbol::INFO).ok_or_else(|| missing(symbol::INFO))?;
+        // SAFETY: the symbol is qcc's own; `read` checks the version before anything else.
+        let info = unsafe { ModelInfo::read(info()) }?;
+        let entry = EntryPoints {
+            run: optional(&library, symbol::RUN).ok_or_else(|| missing(symbol::RUN))?,
+            run_mt: optional(&library, symbol::RUN_MT),
+            run_f32: optional(&library, symbol::RUN_F32),
+            run_f32_mt: optional(&library, symbol::RUN_F32_MT),
+        };
+        let manifest = manifest(&library)?;
+        // SAFETY: the entry points belong to this description in a file of qcc's, and live as long as the library.
+        unsafe { Model::from_parts(entry, info, manifest, Box::new(library)) }
+    }
+}
+
+/// The function behind a symbol. `F` must be the function pointer type that [`symbol`] names for it.
+fn optional<F: Copy>(library: &Library, name: &str) -> Option<F> {
+    // SAFETY: the callers above pair names and types as the ABI does; the copy is kept beside the library.
+    unsafe { library.get::<F>(name) }.ok().map(|f| *f)
+}
+
+fn manifest(library: &Library) -> Result<Option<Manifest>, LoadError> {
+    // SAFETY: a data symbol is read as its address.
+    let Ok(address) = (unsafe { library.get::<*const u8>(symbol::MANIFEST) }) else { return Ok(None) };
+    // SAFETY: the symbol's data starts with its length.
+    let length = u64::from_le_bytes(unsafe { address.cast::<[u8; 8]>().read() });
+    let bytes = length.min(MAX_MANIFEST) as usize + 8;
+    // SAFETY: the data goes on for `length` bytes and is never written.
+    let section = unsafe { std::slice::from_raw_parts(*address, bytes) };
+    Ok(Some(Manifest::from_section(section)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_no_models_are_refused_by_name() {
+        let missing = Model::load("/nonexistent/model.so").unwrap_err();
+        assert!(missing.to_string().starts_with("cannot open /nonexistent/model.so"), "{missing}");
+        let own = std::env::current_exe().unwrap().with_extension("d");
+        let text = if own.exists() { own } else { "Cargo.toml".into() };
+        assert!(matches!(Model::load(text).unwrap_err(), LoadError::Load { .. }));
+    }
+}
