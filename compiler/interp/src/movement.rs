@@ -1,0 +1,135 @@
+//! `tensor.*`: elements of any kind move, none is computed. Integers that stand for real numbers move as they are.
+
+use qcc_ir::diag::Code;
+use qcc_ir::ops::Move;
+use qcc_ir::{Attrs, Data, Diag, Tensor, Type, for_data, map_data};
+
+use crate::element::{Element, widen};
+use crate::layout::{around, broadcast_strides, gather, strides};
+
+/// Evaluates a `tensor.*` operator.
+pub(crate) fn eval(m: Move, attrs: &Attrs, operands: &[(&Tensor, &Type)], result: &Type) -> Result<Tensor, Diag> {
+    let Some(&(x, _)) = operands.first() else {
+        return Err(Diag::new(Code::VERIFY, "no operand to take elements from"));
+    };
+    let data = match m {
+        Move::Reshape => x.data.clone(),
+        Move::Transpose => {
+            let own = strides(&x.dims);
+            let permuted: Vec<_> = attrs.sizes("perm").iter().map(|&p| own[p]).collect();
+            map_data!(&x.data, v => gather(v, 0, &result.dims, &permuted))
+        }
+        Move::Concat => {
+            let axis = attrs.int("axis") as usize;
+            map_data!(&x.data, v => concat(v, operands, axis)?)
+        }
+        Move::Slice => slice(x, attrs, &result.dims)?,
+        Move::Pad => {
+            let pads = attrs.ints("pads");
+            let value = attrs.float("value");
+            map_data!(&x.data, v => pad(v, &x.dims, &pads[..x.dims.len()], value, &result.dims))
+        }
+        Move::Gather => {
+            let positions = operands.get(1).and_then(|(i, _)| widen(&i.data));
+            let positions =
+                positions.ok_or_else(|| Diag::new(Code::BAD_SHAPE, "indices of a gather are not integers"))?;
+            let axis = attrs.int("axis") as usize;
+            map_data!(&x.data, v => select(v, &x.dims, axis, &positions)?)
+        }
+        Move::Expand => {
+            let repeated = broadcast_strides(&x.dims, &result.dims);
+            map_data!(&x.data, v => gather(v, 0, &result.dims, &repeated))
+        }
+        Move::Cast => cast(&x.data, attrs.int("to"))?,
+    };
+    Ok(Tensor { dims: result.dims.clone(), data })
+}
+
+/// `first` is the first operand's elements and fixes the element type.
+fn concat<T: Element>(first: &[T], operands: &[(&Tensor, &Type)], axis: usize) -> Result<Vec<T>, Diag> {
+    let mut parts = Vec::with_capacity(operands.len());
+    let mut outer = 1;
+    for (t, ty) in operands {
+        let source = T::slice(&t.data).ok_or_else(|| {
+            Diag::new(Code::BAD_SHAPE, format!("cannot join {ty} to elements of another type in a concat"))
+        })?;
+        let (o, extent, inner) = around(&t.dims, axis);
+        outer = o;
+        parts.push((source, extent * inner));
+    }
+    let mut out = Vec::with_capacity(parts.iter().map(|p| p.0.len()).sum::<usize>().max(first.len()));
+    for i in 0..outer {
+        for (source, n) in &parts {
+            out.extend_from_slice(&source[i * n..(i + 1) * n]);
+        }
+    }
+    Ok(out)
+}
+
+fn slice(x: &Tensor, attrs: &Attrs, out: &[usize]) -> Result<Data, Diag> {
+    let (starts, steps) = (attrs.ints("starts"), attrs.ints("steps"));
+    let own = strides(&x.dims);
+    let mut offset = 0;
+    let mut taken = Vec::with_capacity(out.len());
+    for (i, &n) in out.iter().enumerate() {
+        let (start, step) = (starts[i].max(0) as usize, steps[i].max(1) as usize);
+        if n > 0 && start + (n - 1) * step >= x.dims[i] {
+            return Err(Diag::new(Code::VERIFY, format!("a slice of {:?} ends outside dimension {i}", x.dims)));
+        }
+        offset += start * own[i];
+        taken.push(own[i] * step);
+    }
+    Ok(map_data!(&x.data, v => gather(v, offset, out, &taken)))
+}
+
+/// `before[i]` elements of `value` stand before dimension `i`; a negative number removes elements.
+fn pad<T: Element>(x: &[T], dims: &[usize], before: &[i64], value: f32, out: &[usize]) -> Vec<T> {
+    let mut result = vec![T::from_f32(value); out.iter().product()];
+    // The part of `x` that lies in the result, and where it begins in both.
+    let first: Vec<usize> = before.iter().map(|&b| (-b).max(0) as usize).collect();
+    let target: Vec<usize> = before.iter().map(|&b| b.max(0) as usize).collect();
+    let kept: Vec<usize> =
+        (0..dims.len()).map(|i| dims[i].saturating_sub(first[i]).min(out[i].saturating_sub(target[i]))).collect();
+    if kept.contains(&0) {
+        return result;
+    }
+    let (from, to) = (strides(dims), strides(out));
+    let at = |index: &[usize], strides: &[usize]| index.iter().zip(strides).map(|(i, s)| i * s).sum::<usize>();
+    let (source, destination) = (at(&first, &from), at(&target, &to));
+    crate::layout::Walk::new(&kept, [&from, &to]).rows(|[s, d], n, [a, b]| {
+        for k in 0..n {
+            result[destination + d + k * b] = x[source + s + k * a];
+        }
+    });
+    result
+}
+
+fn select<T: Element>(x: &[T], dims: &[usize], axis: usize, positions: &[i64]) -> Result<Vec<T>, Diag> {
+    let (outer, extent, inner) = around(dims, axis);
+    let absolute = |&p: &i64| {
+        let i = if p < 0 { p.saturating_add(extent as i64) } else { p };
+        usize::try_from(i)
+            .ok()
+            .filter(|&i| i < extent)
+            .ok_or_else(|| Diag::new(Code::DATA, format!("index {p} of a gather lies outside a dimension of {extent}")))
+    };
+    let positions = positions.iter().map(absolute).collect::<Result<Vec<_>, _>>()?;
+    let mut out = Vec::with_capacity(outer * positions.len() * inner);
+    for o in 0..outer {
+        for p in &positions {
+            let start = (o * extent + p) * inner;
+            out.extend_from_slice(&x[start..start + inner]);
+        }
+    }
+    Ok(out)
+}
+
+/// Floats to integers truncate towards zero and saturate; wide integers to narrow ones keep their low bits.
+fn cast(x: &Data, to: i64) -> Result<Data, Diag> {
+    match to {
+        0 => Ok(Data::F32(for_data!(x, v => v.iter().map(|&e| e as f32).collect()))),
+        1 => Ok(Data::I64(for_data!(x, v => v.iter().map(|&e| e as i64).collect()))),
+        2 => Ok(Data::I32(for_data!(x, v => v.iter().map(|&e| e as i32).collect()))),
+        other => Err(Diag::new(Code::VERIFY, format!("{other} names no element type of a cast"))),
+    }
+}
