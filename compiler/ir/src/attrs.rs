@@ -115,6 +115,22 @@ impl Attrs {
         Ok(())
     }
 
+    /// The operator whose schema these follow.
+    pub fn op(&self) -> Opcode {
+        self.op
+    }
+
+    /// True if the operator has an attribute of this name, given or not.
+    pub fn has(&self, name: &str) -> bool {
+        self.op.info().attrs.iter().any(|s| s.name == name)
+    }
+
+    /// An attribute or its default; `None` if the schema has none by this name or it was never given.
+    pub fn try_get(&self, name: &str) -> Option<Attr> {
+        let i = self.op.info().attrs.iter().position(|s| s.name == name)?;
+        self.values[i].clone().or(self.op.info().attrs[i].default.map(Default::to_attr))
+    }
+
     /// The attributes that differ from their defaults, with their names, in the order of the schema.
     pub fn given(&self) -> impl Iterator<Item = (&'static str, &Attr)> {
         self.op.info().attrs.iter().zip(&self.values).filter_map(|(s, v)| Some((s.name, v.as_ref()?)))
@@ -128,11 +144,8 @@ impl Attrs {
 
     /// An attribute or its default. Panics if the schema has none by this name or it was never given: the verifier has seen to that.
     pub fn get(&self, name: &str) -> Attr {
-        let info = self.op.info();
-        let i = info.attrs.iter().position(|s| s.name == name);
-        let i = i.unwrap_or_else(|| panic!("`{}` has no attribute `{name}`", info.name));
-        let default = info.attrs[i].default.map(Default::to_attr);
-        self.values[i].clone().or(default).unwrap_or_else(|| panic!("`{}` lacks attribute `{name}`", info.name))
+        let op = self.op.name();
+        self.try_get(name).unwrap_or_else(|| panic!("`{op}` has no attribute `{name}`, or it was not given"))
     }
 
     /// An integer attribute.

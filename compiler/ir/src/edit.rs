@@ -12,6 +12,7 @@ use petgraph::visit::EdgeRef;
 use crate::attrs::Attrs;
 use crate::graph::{Graph, Node, NodeId, Origin, Value, ValueId, Vertex};
 use crate::ops::Opcode;
+use crate::shape::{check_elems, infer_dims, infer_elem};
 use crate::tensor::Tensor;
 use crate::types::{Elem, Type};
 
@@ -110,6 +111,24 @@ impl<'g> Edit<'g> {
         let v = self.add_value(name, ty, None);
         self.graph.net.add_edge(n, v.0, 0);
         v
+    }
+
+    /// Adds a node whose type follows from its operands, or says what does not fit. Operators whose element type a pass
+    /// decides go through [`Edit::add`].
+    pub fn add_inferred(
+        &mut self,
+        op: Opcode,
+        operands: &[ValueId],
+        attrs: Attrs,
+        name: &str,
+        origin: Option<Arc<Origin>>,
+    ) -> Result<ValueId, String> {
+        let types: Vec<_> = operands.iter().map(|&v| self.graph.ty(v)).collect();
+        let dims = infer_dims(op, &attrs, &types)?;
+        check_elems(op, &types)?;
+        let elem = infer_elem(op, &attrs, &types);
+        let elem = elem.ok_or_else(|| format!("the element type of `{}` is decided by a pass", op.name()))?;
+        Ok(self.add(op, operands, attrs, name, Type { dims, elem }, origin))
     }
 
     /// Makes the values the graph's outputs.

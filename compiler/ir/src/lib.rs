@@ -8,13 +8,17 @@ pub mod diag;
 pub mod edit;
 pub mod graph;
 pub mod ops;
+pub mod shape;
 pub mod tensor;
 pub mod types;
+pub mod window;
 
 pub use attrs::{Attr, AttrKind, Attrs};
 pub use diag::{Diag, Diags, Place};
 pub use edit::Edit;
 pub use graph::{Def, Graph, NodeId, Origin, ValueId};
 pub use ops::{Class, Dialect, OpInfo, Opcode};
+pub use shape::{infer_dims, infer_elem};
 pub use tensor::{Data, Tensor};
 pub use types::{Elem, Int, Range, Type, Uniform};
+pub use window::Window;

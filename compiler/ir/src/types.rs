@@ -229,6 +229,14 @@ impl Type {
         self.dims.iter().product()
     }
 
+    /// Number of elements, if that many fit the address space at the greatest size of an element.
+    pub fn checked_elements(&self) -> Option<usize> {
+        // Extents of zero do not count, so that no partial product overflows either.
+        let product = self.dims.iter().filter(|&&d| d > 0).try_fold(1usize, |n, &d| n.checked_mul(d))?;
+        isize::try_from(product.checked_mul(8)?).ok()?;
+        Some(self.elements())
+    }
+
     /// The quantization, if there is one.
     pub fn uniform(&self) -> Option<&Arc<Uniform>> {
         match &self.elem {

@@ -1,0 +1,412 @@
+//! Shapes and element types of results, from an operator, its attributes and the types of its operands.
+//!
+//! The rules of real operators are here, those of data movement in [`moves`], those of integer operators in [`int`]. A
+//! rule accepts any attributes and types and says in words what does not fit; it neither panics nor overflows.
+
+mod int;
+mod moves;
+
+use std::sync::Arc;
+
+use crate::attrs::{Attr, Attrs};
+use crate::ops::{Cast, Class, Contract, Dialect, Move, Norm, OpInfo, Opcode, Pool};
+use crate::types::{Elem, Int, Type, Uniform};
+use crate::window::Window;
+
+/// The shape of the result, or what does not fit.
+pub fn infer_dims(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Result<Vec<usize>, String> {
+    let call = Call::new(op, attrs, operands)?;
+    let dims = match call.info.class {
+        Class::Unary(_) | Class::Cast(Cast::Quantize | Cast::Dequantize | Cast::Requantize) => call.dims(0).to_vec(),
+        Class::Binary(binary) => {
+            let dims = call.broadcast(0, 1)?;
+            if binary == crate::ops::Binary::PRelu && dims != call.dims(0) {
+                return Err(call.expected(1, format_args!("a shape that broadcasts to {:?}", call.dims(0))));
+            }
+            dims
+        }
+        Class::Contract(Contract::Conv2d) => conv2d(&call)?,
+        Class::Contract(Contract::Linear) => linear(&call)?,
+        Class::Contract(Contract::MatMul) => matmul(&call)?,
+        Class::Pool(pool) => {
+            let [n, c, h, w] = call.of_rank(0)?;
+            let window = call.pool_window()?;
+            let [h, w] = match pool {
+                Pool::Average if attrs.bool("count_include_pad") => window.output(h, w)?,
+                Pool::Max | Pool::Average => window.output_nonempty(h, w)?,
+            };
+            vec![n, c, h, w]
+        }
+        Class::Reduce(_) => call.reduced()?,
+        Class::Norm(Norm::Batch) => {
+            let Some(&channels) = call.dims(0).get(1) else {
+                return Err(call.expected(0, "a rank of at least 2"));
+            };
+            (1..5).try_for_each(|i| call.expect_dims(i, &[channels]))?;
+            call.dims(0).to_vec()
+        }
+        Class::Norm(Norm::Softmax) => {
+            call.axis("axis", 0)?;
+            call.dims(0).to_vec()
+        }
+        Class::Move(kind) => moves::dims(kind, &call)?,
+        Class::Int(kind) => int::dims(kind, &call)?,
+    };
+    match Type::f32(&dims).checked_elements() {
+        Some(_) => Ok(dims),
+        None => Err(format!("the result {dims:?} has too many elements")),
+    }
+}
+
+/// The element type of the result; `None` where a pass decides it.
+///
+/// `nn.*` gives f32 for f32 and calibrated operands and the operands' type for plain integers (shape arithmetic);
+/// `tensor.*` keeps the type of its first operand.
+pub fn infer_elem(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Option<Elem> {
+    let first = operands.first().map(|t| &t.elem);
+    match op.info().class {
+        Class::Unary(_)
+        | Class::Binary(_)
+        | Class::Contract(_)
+        | Class::Pool(_)
+        | Class::Reduce(_)
+        | Class::Norm(_) => match first? {
+            Elem::Int(int) => Some(Elem::Int(*int)),
+            _ if operands.iter().all(|t| t.is_float()) => Some(Elem::F32),
+            Elem::F32 | Elem::Bool | Elem::Calibrated(_) | Elem::Uniform(_) => None,
+        },
+        Class::Move(Move::Cast) => match attrs.try_get("to")? {
+            Attr::Int(to) => cast_target(to),
+            Attr::Ints(_) | Attr::Float(_) | Attr::Bool(_) => None,
+        },
+        Class::Move(Move::Transpose) => match first? {
+            Elem::Uniform(u) if u.axis.is_some() => {
+                let axis = u.axis?;
+                let Attr::Ints(perm) = attrs.try_get("perm")? else { return None };
+                let axis = perm.iter().position(|&p| usize::try_from(p) == Ok(axis))?;
+                Some(Elem::Uniform(Arc::new(Uniform { axis: Some(axis), ..(**u).clone() })))
+            }
+            elem => Some(elem.clone()),
+        },
+        // Scales along an axis that the operator cuts, merges or moves: the pass that made them knows where they go.
+        Class::Move(Move::Reshape | Move::Concat | Move::Slice | Move::Pad | Move::Gather | Move::Expand) => {
+            match first? {
+                Elem::Uniform(u) if u.axis.is_some() => None,
+                elem => Some(elem.clone()),
+            }
+        }
+        Class::Cast(Cast::Quantize | Cast::Requantize) => None,
+        Class::Cast(Cast::Dequantize) => Some(Elem::F32),
+        Class::Int(kind) => Some(Elem::Int(int::result(kind))),
+    }
+}
+
+/// Whether the element types of the operands are those that the operator takes.
+///
+/// `int.*` takes what its row in the table says, where a quantized type counts as the integer that stores it.
+pub fn check_elems(op: Opcode, operands: &[&Type]) -> Result<(), String> {
+    let info = op.info();
+    let fault = |i: usize, wanted: &str| {
+        Err(format!("expected {} of {wanted}, found {}", operand_name(info, i), operands[i].elem))
+    };
+    let all = |accepts: &dyn Fn(&Elem) -> bool, wanted: &str| match operands.iter().position(|t| !accepts(&t.elem)) {
+        Some(i) => fault(i, wanted),
+        None => Ok(()),
+    };
+    let real = |e: &Elem| matches!(e, Elem::F32 | Elem::Calibrated(_) | Elem::Uniform(_));
+    match info.class {
+        // Arithmetic on shapes stays in integers; the operands agree.
+        Class::Unary(_) | Class::Binary(_) | Class::Reduce(_) => match operands.first().map(|t| &t.elem) {
+            Some(Elem::Int(int @ (Int::I32 | Int::I64))) => all(&|e| *e == Elem::Int(*int), int.name()),
+            Some(Elem::F32 | Elem::Bool | Elem::Int(_) | Elem::Calibrated(_) | Elem::Uniform(_)) | None => {
+                all(&real, "real numbers")
+            }
+        },
+        Class::Contract(_) | Class::Pool(_) | Class::Norm(_) => all(&real, "real numbers"),
+        Class::Move(kind) => moves::check_elems(kind, operands, &fault),
+        Class::Cast(Cast::Quantize) => all(&|e| matches!(e, Elem::F32 | Elem::Calibrated(_)), "f32"),
+        Class::Cast(Cast::Dequantize | Cast::Requantize) => all(&|e| matches!(e, Elem::Uniform(_)), "a quantized type"),
+        Class::Int(kind) => {
+            let wanted = int::operands(kind);
+            match operands.iter().zip(wanted).position(|(t, int)| t.elem.storage() != Some(*int)) {
+                Some(i) => fault(i, wanted[i].name()),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Target of `tensor.cast` by its attribute.
+fn cast_target(to: i64) -> Option<Elem> {
+    match to {
+        0 => Some(Elem::F32),
+        1 => Some(Elem::Int(Int::I64)),
+        2 => Some(Elem::Int(Int::I32)),
+        _ => None,
+    }
+}
+
+/// Name of operand `i` without its marks; of an open list, with its number.
+fn operand_name(info: &OpInfo, i: usize) -> String {
+    match info.operands.get(i).or(info.operands.last()) {
+        Some(name) if name.ends_with('*') => format!("{}[{i}]", name.trim_end_matches('*')),
+        Some(name) => name.trim_end_matches('?').to_string(),
+        None => format!("operand {i}"),
+    }
+}
+
+/// An operator with attributes and operands that its row allows in number and presence.
+struct Call<'a> {
+    info: &'static OpInfo,
+    attrs: &'a Attrs,
+    operands: &'a [&'a Type],
+}
+
+impl<'a> Call<'a> {
+    fn new(op: Opcode, attrs: &'a Attrs, operands: &'a [&'a Type]) -> Result<Call<'a>, String> {
+        let info = op.info();
+        if attrs.op() != op {
+            return Err(format!("`{}` has the attributes of `{}`", info.name, attrs.op().name()));
+        }
+        let (least, greatest) = info.arity();
+        if !(least..=greatest).contains(&operands.len()) {
+            let wanted = match greatest {
+                usize::MAX => format!("at least {least}"),
+                _ if least == greatest => least.to_string(),
+                _ => format!("{least} to {greatest}"),
+            };
+            return Err(format!("`{}` takes {wanted} operand(s), found {}", info.name, operands.len()));
+        }
+        if let Some(name) = attrs.missing().next() {
+            return Err(format!("`{}` lacks attribute `{name}`", info.name));
+        }
+        if let Some(t) = operands.iter().find(|t| t.checked_elements().is_none()) {
+            return Err(format!("an operand of shape {:?} has too many elements", t.dims));
+        }
+        Ok(Call { info, attrs, operands })
+    }
+
+    fn dims(&self, i: usize) -> &[usize] {
+        &self.operands[i].dims
+    }
+
+    /// `expected x of .., found [1, 3]`.
+    fn expected(&self, i: usize, wanted: impl std::fmt::Display) -> String {
+        format!("expected {} of {wanted}, found {:?}", operand_name(self.info, i), self.dims(i))
+    }
+
+    fn of_rank<const N: usize>(&self, i: usize) -> Result<[usize; N], String> {
+        self.dims(i).try_into().map_err(|_| self.expected(i, format_args!("rank {N}")))
+    }
+
+    fn expect_dims(&self, i: usize, dims: &[usize]) -> Result<(), String> {
+        if self.dims(i) == dims { Ok(()) } else { Err(self.expected(i, format_args!("shape {dims:?}"))) }
+    }
+
+    /// The same, if the optional operand is there.
+    fn expect_optional(&self, i: usize, dims: &[usize]) -> Result<(), String> {
+        if i < self.operands.len() { self.expect_dims(i, dims) } else { Ok(()) }
+    }
+
+    /// A list attribute without negative elements.
+    fn sizes(&self, name: &str) -> Result<Vec<usize>, String> {
+        let list = self.attrs.ints(name);
+        let sizes: Option<Vec<usize>> = list.iter().map(|&v| usize::try_from(v).ok()).collect();
+        sizes.ok_or_else(|| format!("expected `{name}` without negative elements, found {list:?}"))
+    }
+
+    /// A list attribute of `n` elements, none negative.
+    fn sizes_of(&self, name: &str, n: usize) -> Result<Vec<usize>, String> {
+        let sizes = self.sizes(name)?;
+        if sizes.len() == n { Ok(sizes) } else { Err(format!("expected `{name}` of {n} elements, found {sizes:?}")) }
+    }
+
+    /// An integer attribute that is an axis of operand `i`.
+    fn axis(&self, name: &str, i: usize) -> Result<usize, String> {
+        let (axis, rank) = (self.attrs.int(name), self.dims(i).len());
+        let inside = usize::try_from(axis).ok().filter(|&a| a < rank);
+        inside.ok_or_else(|| format!("expected `{name}` in 0..{rank}, found {axis}"))
+    }
+
+    /// The result of reducing operand 0 over the attribute `axes`.
+    fn reduced(&self) -> Result<Vec<usize>, String> {
+        let (axes, keep) = (self.sizes("axes")?, self.attrs.bool("keepdims"));
+        let rank = self.dims(0).len();
+        if axes.iter().enumerate().any(|(i, a)| *a >= rank || axes[..i].contains(a)) {
+            return Err(format!("expected `axes` to be different axes in 0..{rank}, found {axes:?}"));
+        }
+        let dims = self.dims(0).iter().enumerate();
+        Ok(dims
+            .filter(|(i, _)| keep || !axes.contains(i))
+            .map(|(i, &d)| if axes.contains(&i) { 1 } else { d })
+            .collect())
+    }
+
+    fn broadcast(&self, a: usize, b: usize) -> Result<Vec<usize>, String> {
+        broadcast(self.dims(a), self.dims(b))
+    }
+
+    fn conv_window(&self, kernel: [usize; 2]) -> Result<Window, String> {
+        for (name, n) in [("strides", 2), ("pads", 4), ("dilations", 2)] {
+            self.sizes_of(name, n)?;
+        }
+        Ok(Window::conv(self.attrs, kernel))
+    }
+
+    fn pool_window(&self) -> Result<Window, String> {
+        for (name, n) in [("kernel", 2), ("strides", 2), ("pads", 4), ("dilations", 2)] {
+            if self.attrs.has(name) {
+                self.sizes_of(name, n)?;
+            }
+        }
+        Ok(Window::pool(self.attrs))
+    }
+
+    /// Checks the channels of a convolution: `o` outputs from `c` inputs, of which each group's weights see `per_group`.
+    fn check_groups(&self, c: usize, o: usize, per_group: usize) -> Result<(), String> {
+        let groups = self.attrs.int("groups");
+        match usize::try_from(groups) {
+            Ok(g) if g > 0 && per_group.checked_mul(g) == Some(c) && o.is_multiple_of(g) => Ok(()),
+            _ => Err(format!("{c} channels in, {o} out and weights over {per_group} do not fit `groups` = {groups}")),
+        }
+    }
+}
+
+/// The shape that both broadcast to, as ONNX and NumPy do: aligned at the last dimension, an extent of 1 is repeated.
+pub fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
+    let rank = a.len().max(b.len());
+    let extent = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |j| dims[j]);
+    let dims = (0..rank).map(|i| match (extent(a, i), extent(b, i)) {
+        (x, y) if x == y || y == 1 => Some(x),
+        (1, y) => Some(y),
+        _ => None,
+    });
+    dims.collect::<Option<_>>().ok_or_else(|| format!("shapes {a:?} and {b:?} do not broadcast"))
+}
+
+fn conv2d(call: &Call) -> Result<Vec<usize>, String> {
+    let [n, c, h, w] = call.of_rank(0)?;
+    let [o, per_group, kh, kw] = call.of_rank(1)?;
+    call.check_groups(c, o, per_group)?;
+    call.expect_optional(2, &[o])?;
+    let [h, w] = call.conv_window([kh, kw])?.output(h, w)?;
+    Ok(vec![n, o, h, w])
+}
+
+/// `[.., K]` times `[N, K]` with a bias of `[N]`, in both dialects.
+fn linear(call: &Call) -> Result<Vec<usize>, String> {
+    let [n, k] = call.of_rank(1)?;
+    match call.dims(0).split_last() {
+        Some((last, outer)) if *last == k => {
+            call.expect_optional(2, &[n])?;
+            Ok(outer.iter().copied().chain([n]).collect())
+        }
+        _ => Err(call.expected(0, format_args!("shape [.., {k}]"))),
+    }
+}
+
+fn matmul(call: &Call) -> Result<Vec<usize>, String> {
+    let ([outer_a @ .., m, k], [outer_b @ .., k2, n]) = (call.dims(0), call.dims(1)) else {
+        let small = usize::from(call.dims(0).len() >= 2);
+        return Err(call.expected(small, "a rank of at least 2"));
+    };
+    if k != k2 {
+        return Err(call.expected(1, format_args!("shape [.., {k}, {n}]")));
+    }
+    let mut dims = broadcast(outer_a, outer_b)?;
+    dims.extend([m, n]);
+    Ok(dims)
+}
+
+/// True if a value of type `found` may be the result of an operator of `dialect` that gives `inferred`.
+///
+/// A pass may know more than the rule: the range of a float, the real numbers that a plain integer stands for.
+pub fn elem_fits(dialect: Dialect, inferred: Option<&Elem>, found: &Elem) -> bool {
+    let real = matches!(found, Elem::F32 | Elem::Calibrated(_) | Elem::Uniform(_));
+    let float = |e: &Elem| matches!(e, Elem::F32 | Elem::Calibrated(_));
+    match (dialect, inferred) {
+        (Dialect::Nn, None | Some(Elem::F32)) => real,
+        (Dialect::Quant | Dialect::Tensor, None) => matches!(found, Elem::Uniform(_)),
+        (Dialect::Int, None) => false,
+        (_, Some(a @ (Elem::Int(_) | Elem::Uniform(_)))) => {
+            // A change between two quantizations would change the numbers that the integers stand for.
+            let plain = matches!(a, Elem::Int(_)) || matches!(found, Elem::Int(_));
+            a == found || dialect != Dialect::Nn && plain && a.storage() == found.storage()
+        }
+        (_, Some(a)) => a == found || float(a) && float(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dims(op: Opcode, attrs: Attrs, operands: &[&[usize]]) -> Result<Vec<usize>, String> {
+        let types: Vec<_> = operands.iter().map(|d| Type::f32(d)).collect();
+        infer_dims(op, &attrs, &types.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn messages_name_the_operand() {
+        let conv = Attrs::new(Opcode::Conv2d);
+        let e = dims(Opcode::Conv2d, conv.clone(), &[&[1, 3], &[8, 3, 3, 3]]).unwrap_err();
+        assert_eq!(e, "expected x of rank 4, found [1, 3]");
+        let e = dims(Opcode::Conv2d, conv.clone(), &[&[1, 4, 9, 9], &[8, 3, 3, 3]]).unwrap_err();
+        assert_eq!(e, "4 channels in, 8 out and weights over 3 do not fit `groups` = 1");
+        let e = dims(Opcode::Conv2d, conv, &[&[1, 3, 9, 9], &[8, 3, 3, 3], &[3]]).unwrap_err();
+        assert_eq!(e, "expected bias of shape [8], found [3]");
+        let e = dims(Opcode::Softmax, Attrs::new(Opcode::Softmax).with("axis", -1), &[&[1, 4]]).unwrap_err();
+        assert_eq!(e, "expected `axis` in 0..2, found -1");
+        let e = dims(Opcode::Add, Attrs::new(Opcode::Add), &[&[2, 3], &[4]]).unwrap_err();
+        assert_eq!(e, "shapes [2, 3] and [4] do not broadcast");
+        let e = dims(Opcode::Relu, Attrs::new(Opcode::Relu), &[]).unwrap_err();
+        assert_eq!(e, "`nn.relu` takes 1 operand(s), found 0");
+    }
+
+    #[test]
+    fn shapes_of_real_operators() {
+        let conv = Attrs::new(Opcode::Conv2d).with("strides", vec![2, 2]).with("pads", vec![3, 3, 3, 3]);
+        assert_eq!(dims(Opcode::Conv2d, conv, &[&[1, 3, 224, 224], &[64, 3, 7, 7]]), Ok(vec![1, 64, 112, 112]));
+        let matmul = Attrs::new(Opcode::MatMul);
+        assert_eq!(dims(Opcode::MatMul, matmul, &[&[4, 1, 2, 3], &[5, 3, 7]]), Ok(vec![4, 5, 2, 7]));
+        let mean = Attrs::new(Opcode::ReduceMean).with("axes", vec![2, 3]).with("keepdims", false);
+        assert_eq!(dims(Opcode::ReduceMean, mean, &[&[1, 8, 7, 7]]), Ok(vec![1, 8]));
+        assert_eq!(dims(Opcode::Add, Attrs::new(Opcode::Add), &[&[], &[2, 1]]), Ok(vec![2, 1]));
+        assert_eq!(broadcast(&[3, 1], &[0]), Ok(vec![3, 0]));
+    }
+
+    /// Every operator, with shapes and attributes at the edge of what can be written: no rule may panic.
+    #[test]
+    fn no_rule_panics() {
+        let extents = [0, 1, 2, 3, 256, usize::MAX / 2, usize::MAX];
+        let numbers = [i64::MIN, -1, 0, 1, 2, 255, 1 << 40, i64::MAX];
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        for _ in 0..400 {
+            for info in crate::ops::OPS {
+                let mut attrs = Attrs::new(info.op);
+                for schema in info.attrs {
+                    let value = match schema.kind {
+                        crate::AttrKind::Int => Attr::Int(numbers[next(8)]),
+                        crate::AttrKind::Ints => Attr::Ints((0..next(6)).map(|_| numbers[next(8)]).collect()),
+                        crate::AttrKind::Float => Attr::Float(f32::NAN),
+                        crate::AttrKind::Bool => Attr::Bool(next(2) == 0),
+                    };
+                    if next(3) > 0 {
+                        attrs.try_set(schema.name, value).unwrap();
+                    }
+                }
+                let types: Vec<_> = (0..next(6))
+                    .map(|_| Type::f32(&(0..next(6)).map(|_| extents[next(7)]).collect::<Vec<_>>()))
+                    .collect();
+                let types: Vec<_> = types.iter().collect();
+                let _ = infer_dims(info.op, &attrs, &types);
+                let _ = infer_elem(info.op, &attrs, &types);
+                let _ = check_elems(info.op, &types);
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Rules of integer operators, `int.*`: shapes, storage, and the bounds within which the rules of [`qcc_num`] are exact.
+
+use super::{Call, linear};
+use crate::ops::IntOp;
+use crate::types::Int;
+
+/// Storage of the operands that the operator takes.
+pub(super) fn operands(kind: IntOp) -> &'static [Int] {
+    match kind {
+        IntOp::Conv2d | IntOp::Linear => &[Int::U8, Int::I8, Int::I32],
+        IntOp::QConv2d | IntOp::QLinear => &[Int::U8, Int::I8, Int::I32, Int::I32, Int::U8],
+        IntOp::Requant => &[Int::I32, Int::I32],
+        IntOp::Add | IntOp::Mul | IntOp::Lut => &[Int::U8, Int::U8],
+        IntOp::ScaleChannels => &[Int::U8, Int::I16, Int::I32],
+        IntOp::AveragePool | IntOp::Softmax => &[Int::U8, Int::I32],
+        IntOp::Rescale | IntOp::Clamp | IntOp::MaxPool | IntOp::Mean => &[Int::U8],
+    }
+}
+
+/// Storage of the result.
+pub(super) fn result(kind: IntOp) -> Int {
+    match kind {
+        IntOp::Conv2d | IntOp::Linear => Int::I32,
+        IntOp::Requant
+        | IntOp::QConv2d
+        | IntOp::QLinear
+        | IntOp::Add
+        | IntOp::Mul
+        | IntOp::Rescale
+        | IntOp::ScaleChannels
+        | IntOp::Lut
+        | IntOp::Clamp
+        | IntOp::MaxPool
+        | IntOp::AveragePool
+        | IntOp::Mean
+        | IntOp::Softmax => Int::U8,
+    }
+}
+
+/// Shape of the result.
+pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
+    check_attrs(kind, call)?;
+    match kind {
+        IntOp::Conv2d => conv2d(call),
+        IntOp::QConv2d => with_epilogue(call, conv2d(call)?),
+        IntOp::Linear => linear(call),
+        IntOp::QLinear => with_epilogue(call, linear(call)?),
+        IntOp::Requant => {
+            check_mult(call, 1, call.dims(0))?;
+            Ok(call.dims(0).to_vec())
+        }
+        IntOp::Add | IntOp::Mul => call.broadcast(0, 1),
+        IntOp::Rescale | IntOp::Clamp => Ok(call.dims(0).to_vec()),
+        IntOp::ScaleChannels => {
+            let Some(&channels) = call.dims(0).last() else {
+                return Err(call.expected(0, "a rank of at least 1"));
+            };
+            call.expect_dims(1, &[channels])?;
+            call.expect_dims(2, &[channels])?;
+            Ok(call.dims(0).to_vec())
+        }
+        IntOp::Lut => {
+            call.expect_dims(1, &[256])?;
+            Ok(call.dims(0).to_vec())
+        }
+        IntOp::Softmax => {
+            if call.dims(0).is_empty() {
+                return Err(call.expected(0, "a rank of at least 1"));
+            }
+            call.expect_dims(1, &[256])?;
+            Ok(call.dims(0).to_vec())
+        }
+        IntOp::MaxPool => {
+            let [n, h, w, c] = call.of_rank(0)?;
+            let [h, w] = call.pool_window()?.output_nonempty(h, w)?;
+            Ok(vec![n, h, w, c])
+        }
+        IntOp::AveragePool => {
+            let [n, h, w, c] = call.of_rank(0)?;
+            let [h, w] = call.pool_window()?.output(h, w)?;
+            if call.operands[1].elements() != 1 {
+                call.expect_dims(1, &[h, w])?;
+            }
+            Ok(vec![n, h, w, c])
+        }
+        IntOp::Mean => call.reduced(),
+    }
+}
+
+fn conv2d(call: &Call) -> Result<Vec<usize>, String> {
+    let [n, h, w, c] = call.of_rank(0)?;
+    let [o, kh, kw, per_group] = call.of_rank(1)?;
+    call.check_groups(c, o, per_group)?;
+    call.expect_dims(2, &[o])?;
+    let [h, w] = call.conv_window([kh, kw])?.output(h, w)?;
+    Ok(vec![n, h, w, o])
+}
+
+/// Checks multipliers and residual of a contraction whose result is `dims`.
+fn with_epilogue(call: &Call, dims: Vec<usize>) -> Result<Vec<usize>, String> {
+    check_mult(call, 3, &dims)?;
+    call.expect_optional(4, &dims)?;
+    Ok(dims)
+}
+
+/// Multipliers: one, or one for each index of the last dimension of `dims`.
+fn check_mult(call: &Call, i: usize, dims: &[usize]) -> Result<(), String> {
+    match dims.last() {
+        _ if call.operands[i].elements() == 1 => Ok(()),
+        Some(&channels) => call.expect_dims(i, &[channels]),
+        None => call.expect_dims(i, &[1]),
+    }
+}
+
+/// Bounds of the attributes by their meaning in the operator. Beyond them the arithmetic of [`qcc_num`] could overflow.
+fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
+    let affine = matches!(kind, IntOp::Add | IntOp::Rescale | IntOp::ScaleChannels);
+    for schema in call.info.attrs {
+        let (least, greatest) = match schema.name {
+            "lo" | "hi" | "zero" | "zeros" | "pad_value" => (0, 255),
+            "shl" => (0, 31),
+            "shift" => (0, i64::from(qcc_num::affine::MAX_SHIFT)),
+            "residual_mult" => (0, (1 << 15) - 1),
+            "mults" => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            "mult" if affine => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            "mult" => (i64::from(i32::MIN), i64::from(i32::MAX)),
+            // Two products below 2^23 are added to it in 32 bits.
+            "offset" if affine => (-AFFINE_OFFSET, AFFINE_OFFSET),
+            "offset" => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            _ => continue,
+        };
+        let (numbers, length) = match schema.kind {
+            crate::AttrKind::Ints => (call.attrs.ints(schema.name), 2),
+            crate::AttrKind::Int => (vec![call.attrs.int(schema.name)], 1),
+            crate::AttrKind::Float | crate::AttrKind::Bool => continue,
+        };
+        if numbers.len() != length || numbers.iter().any(|v| !(least..=greatest).contains(v)) {
+            let wanted = if length == 1 { String::new() } else { format!("{length} numbers ") };
+            return Err(format!("expected `{}` {wanted}in {least}..={greatest}, found {numbers:?}", schema.name));
+        }
+    }
+    if call.attrs.has("lo") && call.attrs.int("lo") > call.attrs.int("hi") {
+        let (lo, hi) = (call.attrs.int("lo"), call.attrs.int("hi"));
+        return Err(format!("expected `lo` not above `hi`, found {lo} and {hi}"));
+    }
+    Ok(())
+}
+
+/// Greatest offset of equation (5): rounding, zero point and the operands' zero points, `2^21 + 255 * 2^22 + 2 * 255 * 2^15`,
+/// is below it, and it leaves room for the two products.
+const AFFINE_OFFSET: i64 = (1 << 30) + (1 << 26);

@@ -1,0 +1,117 @@
+//! Rules of data movement, `tensor.*`.
+
+use super::{Call, broadcast, cast_target};
+use crate::ops::Move;
+use crate::types::{Elem, Int, Type};
+
+/// Shape of the result.
+pub(super) fn dims(kind: Move, call: &Call) -> Result<Vec<usize>, String> {
+    match kind {
+        Move::Reshape => reshape(call),
+        Move::Transpose => transpose(call),
+        Move::Concat => concat(call),
+        Move::Slice => slice(call),
+        Move::Pad => pad(call),
+        Move::Gather => {
+            let axis = call.axis("axis", 0)?;
+            let data = call.dims(0);
+            Ok([&data[..axis], call.dims(1), &data[axis + 1..]].concat())
+        }
+        Move::Expand => {
+            let shape = call.sizes("shape")?;
+            match broadcast(call.dims(0), &shape) {
+                Ok(dims) if dims == shape => Ok(shape),
+                _ => Err(call.expected(0, format_args!("a shape that broadcasts to {shape:?}"))),
+            }
+        }
+        Move::Cast => match cast_target(call.attrs.int("to")) {
+            Some(_) => Ok(call.dims(0).to_vec()),
+            None => Err(format!("expected `to` in 0..3, found {}", call.attrs.int("to"))),
+        },
+    }
+}
+
+/// Element types of the operands; `fault` names an operand and what was expected of it.
+pub(super) fn check_elems(
+    kind: Move,
+    operands: &[&Type],
+    fault: &dyn Fn(usize, &str) -> Result<(), String>,
+) -> Result<(), String> {
+    match kind {
+        Move::Concat => {
+            // Quantized operands may each have their own scales; all are stored alike.
+            let alike = |a: &Type, b: &Type| {
+                a.is_float() && b.is_float() || a.elem == b.elem || {
+                    a.elem.storage().is_some() && a.elem.storage() == b.elem.storage()
+                }
+            };
+            match operands.iter().position(|t| !alike(t, operands[0])) {
+                Some(i) => fault(i, &operands[0].elem.to_string()),
+                None => Ok(()),
+            }
+        }
+        Move::Gather => match operands.get(1).map(|t| &t.elem) {
+            Some(Elem::Int(Int::I64 | Int::I32)) | None => Ok(()),
+            Some(_) => fault(1, "i64 or i32"),
+        },
+        Move::Cast => match operands.first().map(|t| &t.elem) {
+            Some(Elem::Uniform(_) | Elem::Calibrated(_)) => fault(0, "a plain type"),
+            Some(Elem::F32 | Elem::Bool | Elem::Int(_)) | None => Ok(()),
+        },
+        Move::Reshape | Move::Transpose | Move::Slice | Move::Pad | Move::Expand => Ok(()),
+    }
+}
+
+fn reshape(call: &Call) -> Result<Vec<usize>, String> {
+    let shape = call.sizes("shape")?;
+    let elements = Type::f32(&shape).checked_elements();
+    if elements != call.operands[0].checked_elements() {
+        return Err(call.expected(0, format_args!("as many elements as {shape:?}")));
+    }
+    Ok(shape)
+}
+
+fn transpose(call: &Call) -> Result<Vec<usize>, String> {
+    let perm = call.sizes("perm")?;
+    let x = call.dims(0);
+    if perm.len() != x.len() || (0..x.len()).any(|i| !perm.contains(&i)) {
+        return Err(format!("expected `perm` to be a permutation of 0..{}, found {perm:?}", x.len()));
+    }
+    Ok(perm.into_iter().map(|p| x[p]).collect())
+}
+
+fn concat(call: &Call) -> Result<Vec<usize>, String> {
+    if call.operands.is_empty() {
+        return Err("expected at least one operand".to_string());
+    }
+    let axis = call.axis("axis", 0)?;
+    let mut dims = call.dims(0).to_vec();
+    for i in 1..call.operands.len() {
+        let other = call.dims(i);
+        if other.len() != dims.len() || (0..dims.len()).any(|d| d != axis && other[d] != dims[d]) {
+            return Err(call.expected(i, format_args!("shape {:?} outside axis {axis}", call.dims(0))));
+        }
+        dims[axis] = dims[axis].checked_add(other[axis]).ok_or("the result has too many elements")?;
+    }
+    Ok(dims)
+}
+
+fn slice(call: &Call) -> Result<Vec<usize>, String> {
+    let x = call.dims(0);
+    let list = |name| call.sizes_of(name, x.len());
+    let (starts, ends, steps) = (list("starts")?, list("ends")?, list("steps")?);
+    let extent = |i: usize| match (starts[i], ends[i], steps[i]) {
+        (start, end, step) if start <= end && end <= x[i] && step > 0 => Ok((end - start).div_ceil(step)),
+        (start, end, step) => {
+            Err(format!("elements {start}..{end} by {step} are not within extent {} of axis {i}", x[i]))
+        }
+    };
+    (0..x.len()).map(extent).collect()
+}
+
+fn pad(call: &Call) -> Result<Vec<usize>, String> {
+    let x = call.dims(0);
+    let pads = call.sizes_of("pads", 2 * x.len())?;
+    let extent = |i: usize| x[i].checked_add(pads[i])?.checked_add(pads[x.len() + i]);
+    (0..x.len()).map(|i| extent(i).ok_or_else(|| "the result has too many elements".to_string())).collect()
+}
