@@ -1,0 +1,4 @@
+//! From a compiled program to something that runs or can be shipped.
+
+pub mod header;
+pub mod link;
