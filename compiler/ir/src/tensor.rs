@@ -81,6 +81,32 @@ impl Data {
         }
     }
 
+    /// The elements in little-endian order.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        for_data!(self, v => v.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    /// Elements of type `elem` from little-endian bytes; `None` if the last one is not whole.
+    pub fn from_bytes(elem: &Elem, bytes: &[u8]) -> Option<Data> {
+        macro_rules! whole {
+            ($int:ty) => {{
+                let (elements, rest) = bytes.as_chunks::<{ size_of::<$int>() }>();
+                rest.is_empty().then(|| elements.iter().map(|b| <$int>::from_le_bytes(*b)).collect())
+            }};
+        }
+        Some(match elem {
+            Elem::F32 | Elem::Calibrated(_) => Data::F32(whole!(f32)?),
+            Elem::Bool => Data::U8(whole!(u8)?),
+            Elem::Int(_) | Elem::Uniform(_) => match elem.storage()? {
+                Int::I4 | Int::I8 => Data::I8(whole!(i8)?),
+                Int::U4 | Int::U8 => Data::U8(whole!(u8)?),
+                Int::I16 => Data::I16(whole!(i16)?),
+                Int::I32 => Data::I32(whole!(i32)?),
+                Int::I64 => Data::I64(whole!(i64)?),
+            },
+        })
+    }
+
     /// True if elements of type `elem` are held in this variant.
     pub fn holds(&self, elem: &Elem) -> bool {
         match (self, elem) {
