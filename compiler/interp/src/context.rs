@@ -2,6 +2,9 @@
 
 use std::cell::RefCell;
 
+use qcc_ir::Diag;
+use rayon::prelude::*;
+
 /// Buffers kept for later use; more than a graph's widest point needs would only hold memory.
 const KEPT: usize = 16;
 
@@ -18,9 +21,31 @@ impl Context {
         Context { threads: threads.max(1), free: RefCell::new(Vec::new()) }
     }
 
-    /// Number of threads.
-    pub(crate) fn threads(&self) -> usize {
-        self.threads
+    /// Calls `f` with each chunk of `length` elements and its number, the chunks split evenly over the threads.
+    pub(crate) fn try_chunks<T: Send>(
+        &self,
+        data: &mut [T],
+        length: usize,
+        f: impl Fn(usize, &mut [T]) -> Result<(), Diag> + Sync,
+    ) -> Result<(), Diag> {
+        let length = length.max(1);
+        let share = data.len().div_ceil(length).div_ceil(self.threads).max(1);
+        let part = |(p, part): (usize, &mut [T])| {
+            part.chunks_mut(length).enumerate().try_for_each(|(i, chunk)| f(p * share + i, chunk))
+        };
+        if self.threads == 1 {
+            return data.chunks_mut(share * length).enumerate().try_for_each(part);
+        }
+        data.par_chunks_mut(share * length).enumerate().try_for_each(part)
+    }
+
+    /// [`Context::try_chunks`] for what cannot fail.
+    pub(crate) fn chunks<T: Send>(&self, data: &mut [T], length: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+        let infallible = self.try_chunks(data, length, |i, chunk| {
+            f(i, chunk);
+            Ok(())
+        });
+        debug_assert!(infallible.is_ok());
     }
 
     /// How the `gemm` crate is to compute.

@@ -92,6 +92,17 @@ pub(crate) fn gather<T: Copy>(source: &[T], offset: usize, dims: &[usize], strid
     out
 }
 
+/// The elements in such an order that those which differ only in their index along `axes` follow one another, and how many
+/// these are.
+pub(crate) fn grouped<T: Copy>(x: &[T], dims: &[usize], axes: &[usize]) -> (Vec<T>, usize) {
+    let (kept, taken): (Vec<usize>, Vec<usize>) = (0..dims.len()).partition(|d| !axes.contains(d));
+    let own = strides(dims);
+    let order: Vec<usize> = kept.iter().chain(&taken).copied().collect();
+    let moved: Vec<usize> = order.iter().map(|&d| dims[d]).collect();
+    let steps: Vec<usize> = order.iter().map(|&d| own[d]).collect();
+    (gather(x, 0, &moved, &steps), taken.iter().map(|&d| dims[d]).product())
+}
+
 /// `f` of each pair of elements of two arrays that are broadcast to shape `out`.
 pub(crate) fn zip_broadcast<T: Copy, R>(
     (a, a_dims): (&[T], &[usize]),

@@ -2,7 +2,7 @@
 //!
 //! | operands | meaning | module |
 //! |---|---|---|
-//! | `nn.*` on f32 | f32 arithmetic as ONNX defines it; fast enough to calibrate with | [`float`](crate) |
+//! | `nn.*` on f32 | f32 arithmetic as ONNX defines it; fast enough to calibrate with | `float` |
 //! | `nn.*` on plain integers | shape arithmetic, exact in 64 bits; division truncates | `plain` |
 //! | `nn.*` on quantized types | operands to f32 by `qcc_num::edge` (7), the float operator, the result back by (6) | `node` |
 //! | `tensor.*` | moves elements of any kind; integers that stand for real numbers move unchanged | `movement` |
@@ -15,10 +15,13 @@ mod cast;
 mod context;
 mod element;
 mod evaluate;
+mod float;
+mod int;
 mod layout;
 mod movement;
 mod node;
 mod plain;
+mod reach;
 
 pub use evaluate::Evaluator;
 pub use node::eval_node;

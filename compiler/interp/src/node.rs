@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Class, Diag, Elem, Opcode, Tensor, Type};
+use qcc_ir::{Attrs, Class, Diag, Elem, Opcode, Tensor, Type, infer_dims};
 
 use crate::context::Context;
-use crate::{cast, movement, plain};
+use crate::{cast, float, int, movement, plain};
 
 /// Evaluates one operation on `operands` with their types; `result` is the type that the result must have.
 ///
@@ -25,20 +25,21 @@ pub(crate) fn eval_in(
     result: &Type,
 ) -> Result<Tensor, Diag> {
     let info = op.info();
-    let (least, greatest) = info.arity();
-    if operands.len() < least || operands.len() > greatest {
-        return Err(Diag::new(Code::VERIFY, format!("`{}` cannot have {} operands", info.name, operands.len())));
+    let fault = |message: String| Diag::new(Code::VERIFY, format!("`{}`: {message}", info.name));
+    let types: Vec<&Type> = operands.iter().map(|(_, ty)| *ty).collect();
+    let dims = infer_dims(op, attrs, &types).map_err(fault)?;
+    if dims != result.dims {
+        return Err(fault(format!("the result is {dims:?} and not {:?}", result.dims)));
     }
     for (i, (t, ty)) in operands.iter().enumerate() {
         if t.dims != ty.dims || !t.data.holds(&ty.elem) {
-            let message = format!("operand {i} of `{}` is {} and not {ty}", info.name, t.plain_type());
-            return Err(Diag::new(Code::VERIFY, message));
+            return Err(fault(format!("operand {i} is {} and not {ty}", t.plain_type())));
         }
     }
     let tensor = match info.class {
         Class::Move(m) => movement::eval(m, attrs, operands, result),
         Class::Cast(c) => cast::eval(c, operands[0], result),
-        Class::Int(_) => Err(Diag::new(Code::UNSUPPORTED, format!("`{}`", info.name))),
+        Class::Int(i) => int::eval(cx, i, attrs, operands, result),
         Class::Unary(_)
         | Class::Binary(_)
         | Class::Contract(_)
@@ -47,8 +48,7 @@ pub(crate) fn eval_in(
         | Class::Norm(_) => real(cx, op, attrs, operands, result),
     }?;
     if tensor.dims != result.dims || !tensor.data.holds(&result.elem) {
-        let message = format!("`{}` gives {} and not {result}", info.name, tensor.plain_type());
-        return Err(Diag::new(Code::VERIFY, message));
+        return Err(fault(format!("the result is {} and not {result}", tensor.plain_type())));
     }
     Ok(tensor)
 }
@@ -62,6 +62,7 @@ fn real(cx: &Context, op: Opcode, attrs: &Attrs, operands: &[(&Tensor, &Type)], 
     if operands.iter().all(|(_, ty)| is_plain(ty)) {
         return plain::eval(op, attrs, operands, result);
     }
+    // Quantized operands become real numbers here and nowhere else.
     let mut floats: Vec<Cow<Tensor>> = Vec::with_capacity(operands.len());
     for (t, ty) in operands {
         floats.push(match ty.elem {
@@ -73,6 +74,7 @@ fn real(cx: &Context, op: Opcode, attrs: &Attrs, operands: &[(&Tensor, &Type)], 
             }
         });
     }
-    let _ = (cx, attrs, result, floats);
-    Err(Diag::new(Code::UNSUPPORTED, format!("`{}` on real numbers", op.name())))
+    let operands: Vec<&Tensor> = floats.iter().map(AsRef::as_ref).collect();
+    let real = float::eval(cx, op, attrs, &operands, &result.dims)?;
+    if result.uniform().is_some() { cast::quantize(&real, result) } else { Ok(real) }
 }

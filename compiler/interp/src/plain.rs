@@ -7,7 +7,7 @@ use qcc_ir::ops::{Binary, Reduce};
 use qcc_ir::{Attrs, Class, Diag, Opcode, Tensor, Type};
 
 use crate::element::{narrow, widen};
-use crate::layout::{Walk, strides, zip_broadcast};
+use crate::layout::{grouped, zip_broadcast};
 
 /// Integers up to this magnitude are exact in f32.
 const EXACT: i64 = 1 << 24;
@@ -72,15 +72,7 @@ fn binary(op: Binary, a: i64, b: i64) -> Option<i64> {
 }
 
 fn reduce(op: Reduce, x: &[i64], dims: &[usize], axes: &[usize]) -> Option<Vec<i64>> {
-    let (kept, taken): (Vec<usize>, Vec<usize>) = (0..dims.len()).partition(|d| !axes.contains(d));
-    let own = strides(dims);
-    // Kept dimensions first: each result's elements then follow one another.
-    let order: Vec<usize> = kept.iter().chain(&taken).copied().collect();
-    let moved: Vec<usize> = order.iter().map(|&d| dims[d]).collect();
-    let steps: Vec<usize> = order.iter().map(|&d| own[d]).collect();
-    let mut sorted = Vec::with_capacity(x.len());
-    Walk::new(&moved, [&steps]).rows(|[start], n, [step]| sorted.extend((0..n).map(|k| x[start + k * step])));
-    let count: usize = taken.iter().map(|&d| dims[d]).product();
+    let (groups, count) = grouped(x, dims, axes);
     if count == 0 {
         return None;
     }
@@ -91,5 +83,5 @@ fn reduce(op: Reduce, x: &[i64], dims: &[usize], axes: &[usize]) -> Option<Vec<i
         Reduce::Max => group.iter().copied().max(),
         Reduce::Min => group.iter().copied().min(),
     };
-    sorted.chunks(count).map(one).collect()
+    groups.chunks(count).map(one).collect()
 }

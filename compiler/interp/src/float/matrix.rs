@@ -1,0 +1,59 @@
+//! The matrix product: the only place that calls the `gemm` crate.
+
+use gemm::Parallelism;
+
+/// A matrix inside a slice: element (i, j) is `data[i * row + j * column]`.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    /// Elements from (0, 0) on.
+    pub(super) data: &'a [f32],
+    /// Distance between rows.
+    pub(super) row: usize,
+    /// Distance between columns.
+    pub(super) column: usize,
+}
+
+/// Largest index that an `m` by `n` matrix with these strides reads, plus one.
+fn span(m: usize, n: usize, row: usize, column: usize) -> usize {
+    if m == 0 || n == 0 { 0 } else { (m - 1) * row + (n - 1) * column + 1 }
+}
+
+/// `out += a * b` with `a` of `m` by `k` and `b` of `k` by `n`; `out` has rows `row` apart and columns next to each other.
+pub(super) fn multiply_add(
+    (m, n, k): (usize, usize, usize),
+    a: Matrix,
+    b: Matrix,
+    out: &mut [f32],
+    row: usize,
+    parallelism: Parallelism,
+) {
+    assert!(span(m, k, a.row, a.column) <= a.data.len(), "left matrix ends outside its data");
+    assert!(span(k, n, b.row, b.column) <= b.data.len(), "right matrix ends outside its data");
+    assert!(span(m, n, row, 1) <= out.len() && (row >= n || m <= 1), "result ends outside its data or overlaps itself");
+    // SAFETY: by the assertions all elements that are read or written lie inside their slices and no element of the
+    // result is written twice; `out` is borrowed exclusively, so that it overlaps neither operand. Slices are shorter
+    // than `isize::MAX`, and so are all strides that are used.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            row as isize,
+            true,
+            a.data.as_ptr(),
+            a.column as isize,
+            a.row as isize,
+            b.data.as_ptr(),
+            b.column as isize,
+            b.row as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

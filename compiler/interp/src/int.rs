@@ -1,0 +1,114 @@
+//! `int.*`: the exact meaning of every integer operator, in plain loops. Kernels agree with it bit for bit.
+//!
+//! All rounding is in `qcc_num`. Sums are taken without overflow and one that does not fit its 32-bit accumulator is a
+//! diagnostic, never a wrapped number. [`qcc_ir::infer_dims`] has checked shapes and attributes before any function here
+//! runs, so that conversions of attributes lose nothing.
+
+mod contract;
+mod elementwise;
+mod window;
+
+use qcc_ir::diag::Code;
+use qcc_ir::ops::IntOp;
+use qcc_ir::{Attrs, Data, Diag, Tensor, Type};
+use qcc_num::affine::Affine;
+use qcc_num::requant::Epilogue;
+
+use crate::context::Context;
+
+/// Evaluates an `int.*` operator.
+pub(crate) fn eval(
+    cx: &Context,
+    op: IntOp,
+    attrs: &Attrs,
+    operands: &[(&Tensor, &Type)],
+    result: &Type,
+) -> Result<Tensor, Diag> {
+    let call = Call { cx, attrs, operands, dims: &result.dims };
+    let data = match op {
+        IntOp::Conv2d => Data::I32(contract::conv2d(&call)?),
+        IntOp::Linear => Data::I32(contract::linear(&call)?),
+        IntOp::Requant => Data::U8(contract::requant(&call, call.i32s(0)?, call.i32s(1)?, None)?),
+        IntOp::QConv2d => {
+            Data::U8(contract::requant(&call, &contract::conv2d(&call)?, call.i32s(3)?, call.residual()?)?)
+        }
+        IntOp::QLinear => {
+            Data::U8(contract::requant(&call, &contract::linear(&call)?, call.i32s(3)?, call.residual()?)?)
+        }
+        IntOp::Add => Data::U8(elementwise::add(&call)?),
+        IntOp::Mul => Data::U8(elementwise::mul(&call)?),
+        IntOp::Rescale => Data::U8(elementwise::rescale(&call)?),
+        IntOp::ScaleChannels => Data::U8(elementwise::scale_channels(&call)?),
+        IntOp::Lut => Data::U8(elementwise::lut(&call)?),
+        IntOp::Clamp => Data::U8(elementwise::clamp(&call)?),
+        IntOp::MaxPool => Data::U8(window::max_pool(&call)?),
+        IntOp::AveragePool => Data::U8(window::average_pool(&call)?),
+        IntOp::Mean => Data::U8(window::mean(&call)?),
+        IntOp::Softmax => Data::U8(elementwise::softmax(&call)?),
+    };
+    Ok(Tensor { dims: result.dims.clone(), data })
+}
+
+/// An operation with access to its parts.
+struct Call<'a> {
+    cx: &'a Context,
+    attrs: &'a Attrs,
+    operands: &'a [(&'a Tensor, &'a Type)],
+    /// Shape of the result.
+    dims: &'a [usize],
+}
+
+impl<'a> Call<'a> {
+    fn dims_of(&self, i: usize) -> &'a [usize] {
+        &self.operands[i].0.dims
+    }
+
+    fn wrong(&self, i: usize, wanted: &str) -> Diag {
+        let found = self.operands[i].0.data.kind();
+        Diag::new(Code::VERIFY, format!("operand {i} of an integer operator is {found} and not {wanted}"))
+    }
+
+    fn u8s(&self, i: usize) -> Result<&'a [u8], Diag> {
+        self.operands[i].0.as_u8().ok_or_else(|| self.wrong(i, "u8"))
+    }
+
+    fn i8s(&self, i: usize) -> Result<&'a [i8], Diag> {
+        self.operands[i].0.as_i8().ok_or_else(|| self.wrong(i, "i8"))
+    }
+
+    fn i16s(&self, i: usize) -> Result<&'a [i16], Diag> {
+        self.operands[i].0.as_i16().ok_or_else(|| self.wrong(i, "i16"))
+    }
+
+    fn i32s(&self, i: usize) -> Result<&'a [i32], Diag> {
+        self.operands[i].0.as_i32().ok_or_else(|| self.wrong(i, "i32"))
+    }
+
+    /// The residual of a contraction, operand 4, if there is one.
+    fn residual(&self) -> Result<Option<&'a [u8]>, Diag> {
+        if self.operands.len() > 4 { self.u8s(4).map(Some) } else { Ok(None) }
+    }
+
+    /// Bounds `lo` and `hi` of the result.
+    fn bounds(&self) -> (u8, u8) {
+        (self.attrs.int("lo") as u8, self.attrs.int("hi") as u8)
+    }
+
+    /// The constants of `qcc_num::requant`.
+    fn epilogue(&self) -> Epilogue {
+        let (lo, hi) = self.bounds();
+        Epilogue { shl: self.attrs.int("shl") as u32, offset: self.attrs.int("offset") as i16, lo, hi }
+    }
+
+    /// The constants of `qcc_num::affine`, with the offset that the operator has.
+    fn affine(&self, offset: i32) -> Affine {
+        let (lo, hi) = self.bounds();
+        Affine { shift: self.attrs.int("shift") as u32, offset, lo, hi }
+    }
+}
+
+/// A sum as an accumulator.
+fn accumulator(sum: i64) -> Result<i32, Diag> {
+    i32::try_from(sum)
+        .map_err(|_| Diag::new(Code::OVERFLOW, format!("the sum {sum} does not fit a 32-bit accumulator")))
+}

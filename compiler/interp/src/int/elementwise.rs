@@ -1,0 +1,79 @@
+//! Integer operators that treat each element, or each row, by itself.
+
+use qcc_ir::Diag;
+use qcc_ir::diag::Code;
+
+use super::{Call, accumulator};
+use crate::layout::zip_broadcast;
+
+/// `affine(a * mults[0] + b * mults[1])`.
+pub(super) fn add(call: &Call) -> Result<Vec<u8>, Diag> {
+    let mults = call.attrs.ints("mults");
+    let (ma, mb) = (mults[0] as i32, mults[1] as i32);
+    let rule = call.affine(call.attrs.int("offset") as i32);
+    let (a, b) = ((call.u8s(0)?, call.dims_of(0)), (call.u8s(1)?, call.dims_of(1)));
+    Ok(zip_broadcast(a, b, call.dims, Vec::new(), |a, b| rule.apply(i32::from(a) * ma + i32::from(b) * mb)))
+}
+
+/// `requant((a - zeros[0]) * (b - zeros[1]))`.
+pub(super) fn mul(call: &Call) -> Result<Vec<u8>, Diag> {
+    let zeros = call.attrs.ints("zeros");
+    let (za, zb) = (zeros[0] as i32, zeros[1] as i32);
+    let (rule, mult) = (call.epilogue(), call.attrs.int("mult") as i32);
+    let (a, b) = ((call.u8s(0)?, call.dims_of(0)), (call.u8s(1)?, call.dims_of(1)));
+    let product = |a: u8, b: u8| (i32::from(a) - za) * (i32::from(b) - zb);
+    Ok(zip_broadcast(a, b, call.dims, Vec::new(), |a, b| rule.apply(product(a, b), mult, 0)))
+}
+
+/// `affine(x * mult)`.
+pub(super) fn rescale(call: &Call) -> Result<Vec<u8>, Diag> {
+    let mult = call.attrs.int("mult") as i32;
+    let rule = call.affine(call.attrs.int("offset") as i32);
+    Ok(call.u8s(0)?.iter().map(|&x| rule.apply(i32::from(x) * mult)).collect())
+}
+
+/// `affine(x * mult[c])` with the offset `offset[c]`.
+pub(super) fn scale_channels(call: &Call) -> Result<Vec<u8>, Diag> {
+    let (x, mults, offsets) = (call.u8s(0)?, call.i16s(1)?, call.i32s(2)?);
+    // Offsets are data and not attributes: only here can it be seen that the sums stay within 32 bits.
+    for (&m, &offset) in mults.iter().zip(offsets) {
+        accumulator(255 * i64::from(m) + i64::from(offset))?;
+    }
+    let rules: Vec<_> = mults.iter().zip(offsets).map(|(&m, &offset)| (i32::from(m), call.affine(offset))).collect();
+    let channel = |i: usize| rules[i % rules.len()];
+    let one = |(i, &x): (usize, &u8)| {
+        let (mult, rule) = channel(i);
+        rule.apply(i32::from(x) * mult)
+    };
+    Ok(x.iter().enumerate().map(one).collect())
+}
+
+/// `table[x]`.
+pub(super) fn lut(call: &Call) -> Result<Vec<u8>, Diag> {
+    let table = call.u8s(1)?;
+    Ok(call.u8s(0)?.iter().map(|&x| table[usize::from(x)]).collect())
+}
+
+/// `min(max(x, lo), hi)`.
+pub(super) fn clamp(call: &Call) -> Result<Vec<u8>, Diag> {
+    let (lo, hi) = call.bounds();
+    Ok(call.u8s(0)?.iter().map(|&x| x.clamp(lo, hi)).collect())
+}
+
+/// `e = table[max - x]`, `s = sum(e)`, `floor((2 * 255 * e + s) / (2 * s))` along the last dimension.
+pub(super) fn softmax(call: &Call) -> Result<Vec<u8>, Diag> {
+    let (x, table) = (call.u8s(0)?, call.i32s(1)?);
+    // `table[0]` is a term of every sum.
+    if table[0] <= 0 || table.iter().any(|&e| e < 0) {
+        return Err(Diag::new(Code::VERIFY, "the table of a softmax has a negative entry or begins with 0"));
+    }
+    let row_length = call.dims.last().copied().unwrap_or(1).max(1);
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks(row_length) {
+        let max = row.iter().copied().max().unwrap_or(0);
+        let term = |x: u8| i64::from(table[usize::from(max - x)]);
+        let sum: i64 = row.iter().map(|&x| term(x)).sum();
+        out.extend(row.iter().map(|&x| ((2 * 255 * term(x) + sum) / (2 * sum)) as u8));
+    }
+    Ok(out)
+}
