@@ -1,0 +1,178 @@
+//! The leaf of every convolution and matrix product: one block of output channels over some rows of pixels.
+//!
+//! ```text
+//! for row in 0..rows, x in 0..width, c in 0..channels:
+//!     acc = bias[c] + sum over (k, s, i) of
+//!           input[row * in_row_step + x * pixel_step + k * k_row_step + s * segment_step + i] * w[c][k][s][i]
+//!     output[row * out_row_step + x * out_pixel_step + c] = requantize(acc)            (or acc itself, 32 bits)
+//! with 0 <= k < k_rows, 0 <= s < segments, 0 <= i < run
+//! ```
+//!
+//! Activations are u8 in NHWC, already padded. For a dense kernel row the (kernel column, channel) pairs lie side by
+//! side in memory: `segments = 1`, `run = kw * ic`. With dilation or groups each kernel column is a segment of its own.
+//! A matrix product is a leaf with one kernel row, `pixel_step` being the length of a row of the left matrix.
+//! A 1x1 convolution may see its image as one long row, which leaves no remainder at the end of each image row.
+//!
+//! The function, in the System V convention (the platform's default in CLIF):
+//! ```text
+//! fn(input: *const u8, weights: *const u8, bias: *const i32, mult: *const i32, output: *mut u8, residual: *const u8, rows: usize)
+//! ```
+//! `weights`, `bias` and `mult` are as [`super::pack`] gives them and best start at a multiple of 64. `rows` may be 0.
+//! `residual` is not touched without [`Residual`], nor `mult` with [`Output::Raw`].
+//!
+//! **Slack**: where `run` is not a multiple of 4, up to 3 bytes after the last run are read (and multiplied by zero).
+//! Nothing is written beyond the `channels` of a pixel.
+
+use cranelift_codegen::ir::{AbiParam, Function, Signature};
+use cranelift_codegen::isa::TargetFrontendConfig;
+use cranelift_frontend::FunctionBuilderContext;
+use qcc_num::requant::Epilogue;
+
+use super::{KernelError, leaf, tiling};
+use crate::machine::{Avx512, Clif, Shape};
+
+/// Most channels of one block.
+pub const MAX_CHANNELS: usize = 64;
+
+/// A leaf. Equal descriptions give equal code, so layers of one shape share it. All steps are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ConvSpec {
+    /// Output pixels of a row.
+    pub width: usize,
+    /// Output channels of this block, 1 to [`MAX_CHANNELS`].
+    pub channels: usize,
+    /// Kernel rows.
+    pub k_rows: usize,
+    /// From one kernel row's activations to the next's.
+    pub k_row_step: usize,
+    /// Contiguous runs of a kernel row.
+    pub segments: usize,
+    /// From run to run.
+    pub segment_step: usize,
+    /// Bytes of a run.
+    pub run: usize,
+    /// In the input, from one output pixel's activations to its neighbour's.
+    pub pixel_step: usize,
+    /// In the input, from one output row's activations to the next's.
+    pub in_row_step: usize,
+    /// In the output, from pixel to pixel.
+    pub out_pixel_step: usize,
+    /// In the output, from row to row.
+    pub out_row_step: usize,
+    /// What becomes of the accumulators.
+    pub output: Output,
+}
+
+/// What a leaf stores.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// Bytes, by the rule of [`qcc_num::requant`].
+    Requant {
+        /// Constants of the rule.
+        epilogue: Epilogue,
+        /// A tensor added before the last rounding.
+        residual: Option<Residual>,
+        /// Greatest magnitude of an accumulator, where it is known: it can spare the saturating shift.
+        acc_bound: Option<u32>,
+    },
+    /// The accumulators, i32, in natural order.
+    Raw,
+}
+
+/// The tensor that is added, u8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Residual {
+    /// Its multiplier `R`, below 2^15.
+    pub mult: u16,
+    /// From pixel to pixel.
+    pub pixel_step: usize,
+    /// From row to row.
+    pub row_step: usize,
+}
+
+impl ConvSpec {
+    /// Checks the description against its limits.
+    pub fn validate(&self) -> Result<(), KernelError> {
+        let refuse = |why: String| Err(KernelError::Spec(why));
+        if !(1..=MAX_CHANNELS).contains(&self.channels) {
+            return refuse(format!("{} channels, expected 1 to {MAX_CHANNELS}", self.channels));
+        }
+        if [self.width, self.k_rows, self.segments, self.run].contains(&0) {
+            return refuse("an empty row, kernel or run".to_string());
+        }
+        let mut spans = vec![
+            ("input row", self.width, self.pixel_step),
+            ("output row", self.width, self.out_pixel_step),
+            ("kernel rows", self.k_rows, self.k_row_step),
+            ("kernel row", self.segments, self.segment_step),
+            ("run", self.run, 1),
+            ("input row step", 1, self.in_row_step),
+            ("output row step", 1, self.out_row_step),
+        ];
+        if let Output::Requant { epilogue, residual, .. } = &self.output {
+            if epilogue.lo > epilogue.hi || epilogue.shl > 31 {
+                return refuse(format!("the range {}..={} or the shift {}", epilogue.lo, epilogue.hi, epilogue.shl));
+            }
+            if let Some(residual) = residual {
+                if residual.mult >= 1 << 15 {
+                    return refuse(format!("the residual multiplier {}, expected 15 bits", residual.mult));
+                }
+                spans.push(("residual row", self.width, residual.pixel_step));
+                spans.push(("residual row step", 1, residual.row_step));
+            }
+        }
+        match spans.iter().find(|(_, count, step)| count.saturating_mul(*step) >= 1 << 30) {
+            Some((name, count, step)) => refuse(format!("{name}: {count} x {step} bytes, expected less than 2^30")),
+            None => Ok(()),
+        }
+    }
+
+    /// Multiplications of one output row, as the network counts them.
+    pub fn macs_per_row(&self) -> u64 {
+        (self.width * self.channels * self.k_rows * self.segments * self.run) as u64
+    }
+
+    /// Steps of four bytes in a run.
+    pub(crate) fn run_steps(&self) -> usize {
+        self.run.div_ceil(4)
+    }
+
+    /// Bytes stored for a channel.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        if self.narrowed() { 1 } else { 4 }
+    }
+
+    /// Whether the stored channels pass through the narrowing instructions.
+    pub(crate) fn narrowed(&self) -> bool {
+        matches!(self.output, Output::Requant { .. })
+    }
+}
+
+/// The leaf as AVX-512 machine code: position-independent, without relocations or data.
+pub fn emit_avx512(spec: &ConvSpec) -> Result<Vec<u8>, KernelError> {
+    spec.validate()?;
+    let mut machine = Avx512::new()?;
+    leaf::emit(&mut machine, spec, &tiling::choose(spec, &Shape::AVX512));
+    Ok(machine.finish()?)
+}
+
+/// The leaf as CLIF, for any target.
+pub fn emit_clif(
+    spec: &ConvSpec,
+    config: TargetFrontendConfig,
+    context: &mut FunctionBuilderContext,
+) -> Result<Function, KernelError> {
+    spec.validate()?;
+    let mut function = Function::with_name_signature(Default::default(), signature(config));
+    let mut machine = Clif::new(&mut function, context, config);
+    leaf::emit(&mut machine, spec, &tiling::choose(spec, &Shape::CLIF));
+    machine.finish();
+    Ok(function)
+}
+
+/// The signature of every leaf.
+pub fn signature(config: TargetFrontendConfig) -> Signature {
+    let mut signature = Signature::new(config.default_call_conv);
+    signature.params = vec![AbiParam::new(config.pointer_type()); 7];
+    signature
+}

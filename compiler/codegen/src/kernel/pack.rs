@@ -1,0 +1,85 @@
+//! The order in which a leaf reads its weights, biases and multipliers.
+//!
+//! ```text
+//! weights      [panel][kernel row][segment][step of 4 bytes][vector][lane][4 bytes]      i8
+//! biases       [panel][vector][lane]                                                     i32
+//! multipliers  [panel][vector][copy][lane]                                               i32
+//! ```
+//! Panels are those of [`super::tiling`]; lane `l` of vector `v` is channel [`Shape::channel`] of its panel. What does
+//! not exist is zero: lanes beyond the channels, bytes beyond the run. The second copy of multipliers, where the machine
+//! wants one ([`Shape::multiplier_copies`]), holds those of lanes 1, 3, 5... in lanes 0, 2, 4...
+
+use super::conv::ConvSpec;
+use super::tiling::{self, Panel};
+use crate::machine::Shape;
+
+/// Channels in packed order: of each panel, vector and lane, the channel of the block or nothing.
+fn order<'a>(
+    spec: &'a ConvSpec,
+    shape: &'a Shape,
+    panels: &'a [Panel],
+) -> impl Iterator<Item = Vec<Vec<Option<usize>>>> {
+    let mut first = 0;
+    panels.iter().flat_map(|panel| (0..panel.count).map(move |_| panel)).map(move |panel| {
+        let start = first;
+        first += panel.channels;
+        let channel = |vector, lane| shape.channel(panel.vectors, vector, lane, spec.narrowed());
+        let lane = |vector, lane| Some(channel(vector, lane)).filter(|&c| c < panel.channels).map(|c| start + c);
+        (0..panel.vectors).map(|vector| (0..shape.lanes).map(|l| lane(vector, l)).collect()).collect()
+    })
+}
+
+/// Packs `weights`, `[channels][k_rows][segments][run]`.
+///
+/// # Panics
+/// If `weights` has another length.
+pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
+    let runs = spec.k_rows * spec.segments;
+    assert_eq!(weights.len(), spec.channels * runs * spec.run, "weights are [channels][k_rows][segments][run]");
+    let mut packed = Vec::with_capacity(packed_weights(spec, shape));
+    for vectors in order(spec, shape, &tiling::choose(spec, shape)) {
+        for run in 0..runs {
+            for step in 0..spec.run_steps() {
+                for &lane in vectors.iter().flatten() {
+                    let byte = |channel: usize, i: usize| weights[(channel * runs + run) * spec.run + i] as u8;
+                    let at = |i: usize| lane.filter(|_| i < spec.run).map_or(0, |channel| byte(channel, i));
+                    packed.extend((4 * step..4 * step + 4).map(at));
+                }
+            }
+        }
+    }
+    packed
+}
+
+/// Bytes of packed weights.
+pub fn packed_weights(spec: &ConvSpec, shape: &Shape) -> usize {
+    4 * spec.k_rows * spec.segments * spec.run_steps() * packed_lanes(spec, shape)
+}
+
+/// Packs one value per channel in the order of the weights: biases.
+///
+/// # Panics
+/// If there is not one value per channel.
+pub fn pack_channels(spec: &ConvSpec, shape: &Shape, values: &[i32]) -> Vec<i32> {
+    assert_eq!(values.len(), spec.channels, "one value per channel");
+    let value = |lane: Option<usize>| lane.map_or(0, |channel| values[channel]);
+    order(spec, shape, &tiling::choose(spec, shape)).flatten().flatten().map(value).collect()
+}
+
+/// Packs multipliers: as [`pack_channels`], and a second time for the odd lanes where the machine wants it.
+///
+/// # Panics
+/// If there is not one multiplier per channel.
+pub fn pack_multipliers(spec: &ConvSpec, shape: &Shape, values: &[i32]) -> Vec<i32> {
+    let packed = pack_channels(spec, shape, values);
+    if !shape.paired_multipliers {
+        return packed;
+    }
+    let odd = |pair: &[i32]| [pair[1], 0];
+    packed.chunks(shape.lanes).flat_map(|vector| vector.iter().copied().chain(vector.chunks(2).flat_map(odd))).collect()
+}
+
+/// Lanes of all panels together.
+fn packed_lanes(spec: &ConvSpec, shape: &Shape) -> usize {
+    tiling::choose(spec, shape).iter().map(|panel| panel.count * panel.vectors * shape.lanes).sum()
+}

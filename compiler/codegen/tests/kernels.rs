@@ -1,0 +1,344 @@
+//! Leaf kernels of every back end against plain loops, bit for bit, with nothing written where nothing belongs.
+
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::Function;
+use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_codegen::{Context, ir::AbiParam};
+use cranelift_frontend::FunctionBuilderContext;
+use cranelift_jit::{JITBuilder, JITModule};
+use cranelift_module::{Module, default_libcall_names};
+use qcc_codegen::kernel::conv::{self, ConvSpec, Output, Residual};
+use qcc_codegen::kernel::{pack, peak};
+use qcc_codegen::machine::Shape;
+use qcc_num::requant::{self, Epilogue};
+
+type Leaf = unsafe extern "C" fn(*const u8, *const u8, *const i32, *const i32, *mut u8, *const u8, usize);
+
+/// A generator of test values: splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        x ^ (x >> 31)
+    }
+
+    fn within(&mut self, low: usize, high: usize) -> usize {
+        low + (self.next() % (high - low + 1) as u64) as usize
+    }
+
+    fn chance(&mut self, one_in: u64) -> bool {
+        self.next().is_multiple_of(one_in)
+    }
+}
+
+/// A leaf with everything it works on.
+#[derive(Debug)]
+struct Case {
+    spec: ConvSpec,
+    rows: usize,
+    input: Vec<u8>,
+    weights: Vec<i8>,
+    bias: Vec<i32>,
+    mult: Vec<i32>,
+    residual: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl Case {
+    fn random(seed: u64) -> Case {
+        let r = &mut Random(seed);
+        let (width, rows, channels) = (r.within(1, 60), r.within(0, 5), r.within(1, 64));
+        let (k_rows, segments) = (r.within(1, 3), if r.chance(2) { 1 } else { r.within(2, 5) });
+        let run = if r.chance(4) { r.within(40, 140) } else { r.within(1, 40) };
+        let stored = if r.chance(5) { 4 } else { 1 };
+        let pixel_step = r.within(1, run + 8);
+        let segment_step = r.within(1, run + 20);
+        let k_row_step = width * pixel_step + r.within(0, 90);
+        let out_pixel_step = stored * channels + r.within(0, 20);
+        let out_row_step = width * out_pixel_step + r.within(0, 40);
+        let residual = r.chance(2).then(|| {
+            let pixel_step = channels + r.within(0, 9);
+            Residual { mult: r.within(0, 32767) as u16, pixel_step, row_step: width * pixel_step + r.within(0, 9) }
+        });
+        let shl = if r.chance(2) { 0 } else { r.within(1, 12) as u32 };
+        let (lo, hi) = if r.chance(2) { (0, 255) } else { (r.within(0, 120) as u8, r.within(121, 255) as u8) };
+        let offset = if r.chance(8) { i16::MIN } else { r.within(0, 16000) as i16 };
+        let epilogue = Epilogue { shl, offset, lo, hi };
+        let output = if stored == 4 { Output::Raw } else { Output::Requant { epilogue, residual, acc_bound: None } };
+        let in_row_step = k_row_step * r.within(1, 2);
+        let spec = ConvSpec {
+            width,
+            channels,
+            k_rows,
+            k_row_step,
+            segments,
+            segment_step,
+            run,
+            pixel_step,
+            in_row_step,
+            out_pixel_step,
+            out_row_step,
+            output,
+        };
+        let reach = rows * in_row_step + k_rows * k_row_step + width * pixel_step + segments * segment_step + run + 3;
+        // Multipliers that spread the results over some hundred units; wild ones reach every saturation.
+        let wild = r.chance(4);
+        let spread = 1i64 << if wild { 31 } else { 14 };
+        let typical = ((1u64 << 45) / (8_000 * ((k_rows * segments * run) as f64).sqrt() as u64)) >> shl;
+        let greatest = if wild { 1 << 31 } else { typical.min(1 << 31) };
+        let bias = (0..channels).map(|_| (r.next() as i64 % spread) as i32).collect();
+        let mult = (0..channels).map(|_| (r.next() % greatest) as i32).collect();
+        let residual_bytes = rows * residual.map_or(0, |r| r.row_step) + 1;
+        let mut case = Case {
+            rows,
+            input: (0..reach).map(|_| r.next() as u8).collect(),
+            weights: (0..channels * k_rows * segments * run).map(|_| (r.next() % 255) as i8).collect(),
+            bias,
+            mult,
+            residual: (0..residual_bytes).map(|_| r.next() as u8).collect(),
+            output: vec![0xA5; rows * out_row_step + 64],
+            spec,
+        };
+        if r.chance(2) {
+            let bound = case.accumulators().map(|(_, _, _, acc)| acc.unsigned_abs()).max();
+            if let Output::Requant { acc_bound, .. } = &mut case.spec.output {
+                *acc_bound = bound;
+            }
+        }
+        case
+    }
+
+    /// Row, pixel, channel and accumulator, by the equation of [`conv`].
+    fn accumulators(&self) -> impl Iterator<Item = (usize, usize, usize, i32)> {
+        let s = &self.spec;
+        let pixels = (0..self.rows).flat_map(|row| (0..s.width).map(move |x| (row, x)));
+        pixels.flat_map(|(row, x)| (0..s.channels).map(move |c| (row, x, c))).map(|(row, x, c)| {
+            let mut acc = self.bias[c];
+            for k in 0..s.k_rows {
+                for g in 0..s.segments {
+                    let from = row * s.in_row_step + x * s.pixel_step + k * s.k_row_step + g * s.segment_step;
+                    let weights = &self.weights[((c * s.k_rows + k) * s.segments + g) * s.run..][..s.run];
+                    let products = self.input[from..].iter().zip(weights).map(|(&a, &w)| i32::from(a) * i32::from(w));
+                    acc = acc.wrapping_add(products.sum());
+                }
+            }
+            (row, x, c, acc)
+        })
+    }
+
+    /// The whole output buffer as it should be.
+    fn expected(&self) -> Vec<u8> {
+        let mut output = self.output.clone();
+        let s = &self.spec;
+        for (row, x, c, acc) in self.accumulators() {
+            let pixel = row * s.out_row_step + x * s.out_pixel_step;
+            match &s.output {
+                Output::Raw => output[pixel + 4 * c..][..4].copy_from_slice(&acc.to_le_bytes()),
+                Output::Requant { epilogue, residual, .. } => {
+                    let term = residual.map_or(0, |r| {
+                        requant::residual_term(self.residual[row * r.row_step + x * r.pixel_step + c], r.mult)
+                    });
+                    output[pixel + c] = epilogue.apply(acc, self.mult[c], term);
+                }
+            }
+        }
+        output
+    }
+
+    /// The whole output buffer as `leaf` leaves it, `leaf` being made for `shape`.
+    fn run(&self, leaf: Leaf, shape: &Shape) -> Vec<u8> {
+        let mut output = self.output.clone();
+        let weights = pack::pack_weights(&self.spec, shape, &self.weights);
+        assert_eq!(weights.len(), pack::packed_weights(&self.spec, shape));
+        let bias = pack::pack_channels(&self.spec, shape, &self.bias);
+        let mult = pack::pack_multipliers(&self.spec, shape, &self.mult);
+        let (input, residual) = (self.input.as_ptr(), self.residual.as_ptr());
+        // SAFETY: the buffers were sized from the description, with the slack that a leaf may read.
+        unsafe {
+            leaf(input, weights.as_ptr(), bias.as_ptr(), mult.as_ptr(), output.as_mut_ptr(), residual, self.rows)
+        };
+        output
+    }
+}
+
+/// Functions made executable; they live as long as the module.
+struct Jit {
+    module: JITModule,
+    context: FunctionBuilderContext,
+}
+
+impl Jit {
+    fn new(isa: OwnedTargetIsa) -> Jit {
+        let module = JITModule::new(JITBuilder::with_isa(isa, default_libcall_names()));
+        Jit { module, context: FunctionBuilderContext::new() }
+    }
+
+    fn clif(&mut self, function: Function) -> *const u8 {
+        let mut context = Context::for_function(function);
+        let id = self.module.declare_anonymous_function(&context.func.signature).unwrap();
+        self.module
+            .define_function_with_control_plane(id, &mut context, &mut ControlPlane::default())
+            .unwrap_or_else(|fault| panic!("{fault:?}"));
+        self.module.finalize_definitions().unwrap();
+        self.module.get_finalized_function(id)
+    }
+
+    fn bytes(&mut self, code: &[u8]) -> *const u8 {
+        let mut signature = self.module.make_signature();
+        signature.params = vec![AbiParam::new(self.module.target_config().pointer_type()); 7];
+        let id = self.module.declare_anonymous_function(&signature).unwrap();
+        self.module.define_function_bytes(id, 64, code, &[]).unwrap();
+        self.module.finalize_definitions().unwrap();
+        self.module.get_finalized_function(id)
+    }
+
+    fn clif_leaf(&mut self, spec: &ConvSpec) -> Leaf {
+        let config = self.module.target_config();
+        let function = conv::emit_clif(spec, config, &mut self.context).unwrap();
+        // SAFETY: the function was made with the signature of a leaf.
+        unsafe { std::mem::transmute::<*const u8, Leaf>(self.clif(function)) }
+    }
+
+    fn avx512_leaf(&mut self, spec: &ConvSpec) -> Leaf {
+        // SAFETY: as above.
+        unsafe { std::mem::transmute::<*const u8, Leaf>(self.bytes(&conv::emit_avx512(spec).unwrap())) }
+    }
+}
+
+fn flags() -> settings::Flags {
+    let mut flags = settings::builder();
+    flags.set("opt_level", "speed").unwrap();
+    settings::Flags::new(flags)
+}
+
+fn native() -> OwnedTargetIsa {
+    cranelift_native::builder().unwrap().finish(flags()).unwrap()
+}
+
+/// The host without what is newer than SSE4.2: dots are then no single instruction.
+#[cfg(target_arch = "x86_64")]
+fn baseline() -> OwnedTargetIsa {
+    let mut builder = cranelift_codegen::isa::lookup(cranelift_native::builder().unwrap().triple().clone()).unwrap();
+    for feature in ["has_sse3", "has_ssse3", "has_sse41", "has_sse42"] {
+        builder.enable(feature).unwrap();
+    }
+    builder.finish(flags()).unwrap()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512_vnni() -> bool {
+    is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+}
+
+fn check(
+    seeds: std::ops::Range<u64>,
+    shape: &Shape,
+    isa: impl Fn() -> OwnedTargetIsa,
+    make: fn(&mut Jit, &ConvSpec) -> Leaf,
+) {
+    for seed in seeds {
+        let case = Case::random(seed);
+        let mut jit = Jit::new(isa());
+        let got = case.run(make(&mut jit, &case.spec), shape);
+        let want = case.expected();
+        if let Some(place) = (0..want.len()).find(|&i| got[i] != want[i]) {
+            let (row, rest) = (place / case.spec.out_row_step, place % case.spec.out_row_step);
+            let (pixel, byte) = (rest / case.spec.out_pixel_step, rest % case.spec.out_pixel_step);
+            panic!(
+                "seed {seed}: row {row} pixel {pixel} byte {byte}: {} for {}; {} rows of {:?}",
+                got[place], want[place], case.rows, case.spec
+            );
+        }
+        // SAFETY: nothing of the module is in use any more.
+        unsafe { jit.module.free_memory() };
+    }
+}
+
+#[test]
+fn clif_equals_the_reference() {
+    check(0..150, &Shape::CLIF, native, Jit::clif_leaf);
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn clif_without_vnni_equals_the_reference() {
+    check(0..60, &Shape::CLIF, baseline, Jit::clif_leaf);
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn avx512_equals_the_reference() {
+    if !has_avx512_vnni() {
+        return println!("skipped: this CPU has no AVX-512 VNNI");
+    }
+    check(0..400, &Shape::AVX512, native, Jit::avx512_leaf);
+}
+
+/// Short rows and few channels: tiles with several chains, panels of one vector, single lanes.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn small_tiles_equal_the_reference() {
+    let mut jit = Jit::new(native());
+    for (width, channels, run) in [(1, 1, 1), (1, 64, 512), (2, 17, 33), (3, 16, 64), (1, 48, 100), (5, 33, 7)] {
+        let mut case = Case::random(1);
+        case.rows = 2;
+        case.spec.output = Output::Raw;
+        let s = &mut case.spec;
+        (s.width, s.channels, s.k_rows, s.segments, s.run) = (width, channels, 1, 1, run);
+        (s.pixel_step, s.in_row_step, s.out_pixel_step, s.out_row_step) =
+            (run, width * run, 4 * channels, 4 * width * channels);
+        let r = &mut Random(width as u64);
+        case.input = (0..2 * width * run + 3).map(|_| r.next() as u8).collect();
+        case.weights = (0..channels * run).map(|_| (r.next() % 255) as i8).collect();
+        case.bias = (0..channels as i32).collect();
+        case.mult = case.bias.clone();
+        case.output = vec![0xA5; 2 * width * channels * 4 + 64];
+        let leaf = jit.clif_leaf(&case.spec);
+        assert_eq!(case.run(leaf, &Shape::CLIF), case.expected(), "CLIF, {width} x {channels} x {run}");
+        if has_avx512_vnni() {
+            let leaf = jit.avx512_leaf(&case.spec);
+            assert_eq!(case.run(leaf, &Shape::AVX512), case.expected(), "AVX-512, {width} x {channels} x {run}");
+        }
+    }
+}
+
+#[test]
+fn impossible_descriptions_are_refused() {
+    let good = Case::random(3).spec;
+    assert!(good.validate().is_ok());
+    for bad in [
+        ConvSpec { channels: 0, ..good.clone() },
+        ConvSpec { channels: 65, ..good.clone() },
+        ConvSpec { run: 0, ..good.clone() },
+        ConvSpec { pixel_step: 1 << 30, ..good.clone() },
+    ] {
+        assert!(bad.validate().is_err(), "{bad:?}");
+    }
+}
+
+/// The loop that measures the peak runs and ends.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn peak_loops_run() {
+    let mut jit = Jit::new(native());
+    let function = peak::emit_clif(jit.module.target_config(), &mut FunctionBuilderContext::new());
+    let mut loops = vec![("CLIF", jit.clif(function), Shape::CLIF)];
+    if has_avx512_vnni() {
+        loops.push(("AVX-512", jit.bytes(&peak::emit_avx512().unwrap()), Shape::AVX512));
+    }
+    for (name, code, shape) in loops {
+        // SAFETY: the function takes one count and touches no memory.
+        let run = unsafe { std::mem::transmute::<*const u8, unsafe extern "C" fn(usize)>(code) };
+        let (count, start) = (1_000_000, std::time::Instant::now());
+        // SAFETY: as above.
+        unsafe { run(count) };
+        let macs = peak::macs_per_iteration(&shape) as f64 * count as f64;
+        println!("peak of {name}: {:.0} GMAC/s", macs / start.elapsed().as_nanos() as f64);
+    }
+}
