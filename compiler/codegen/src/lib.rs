@@ -1,1 +1,34 @@
-//! int.* graphs into machine code: plan, kernels, JIT, shared object
+//! Integer graphs into machine code.
+//!
+//! ```text
+//! graph (int.*, tensor.*) --plan--> places and steps --program--> tasks, leaf kernels, entry points --emit--> JIT | model.so
+//! ```
+//! [`plan`] decides where every value lies; [`program`] writes one function for each step in Cranelift IR; the steps that
+//! multiply call leaf kernels, described once against the vector machine of [`machine`] and encoded by it for wide registers
+//! or as Cranelift IR; [`emit`] turns the module into a running model or into files. The only crate that knows Cranelift.
+
+pub mod check;
+mod clif;
+pub mod emit;
+pub mod kernel;
+pub mod machine;
+pub mod plan;
+pub mod program;
+pub mod target;
+
+pub use target::Target;
+
+/// How a graph is compiled.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What the code is made for.
+    pub target: Target,
+    /// Name of the model: the part of exported symbols between `qcc_` and `_run`.
+    pub name: String,
+    /// Whether `run_f32` exists.
+    pub float_edge: bool,
+    /// Digest of the source model and of the options that it was compiled with.
+    pub hash: [u8; 32],
+    /// What the earlier stages have to say of the model's making; steps and memory are added.
+    pub manifest: qcc_runtime::Manifest,
+}

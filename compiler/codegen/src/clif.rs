@@ -1,0 +1,179 @@
+//! Building blocks on top of [`FunctionBuilder`]: 128-bit vectors, and the arithmetic of [`qcc_num`] on them.
+
+use cranelift_codegen::ir::{Endianness, InstBuilder, MemFlagsData, Type, Value, condcodes::IntCC, types};
+use cranelift_frontend::FunctionBuilder;
+use qcc_num::affine::Affine;
+use qcc_num::requant::{Epilogue, FRACTION_BITS};
+
+/// Bytes of a vector.
+pub const VECTOR: usize = 16;
+
+/// Accesses that cannot trap and promise no alignment.
+pub fn memory() -> MemFlagsData {
+    MemFlagsData::new().with_notrap()
+}
+
+/// The same bits as another type of vector.
+pub fn cast(b: &mut FunctionBuilder<'_>, kind: Type, value: Value) -> Value {
+    if b.func.dfg.value_type(value) == kind {
+        return value;
+    }
+    b.ins().bitcast(kind, MemFlagsData::new().with_endianness(Endianness::Little), value)
+}
+
+/// A constant in every lane.
+pub fn splat(b: &mut FunctionBuilder<'_>, kind: Type, value: i64) -> Value {
+    let value = b.ins().iconst(kind.lane_type(), value);
+    b.ins().splat(kind, value)
+}
+
+/// `shl_sat(acc, shl)`: the saturated value where shifting back does not give the accumulator again.
+pub fn shift_left(b: &mut FunctionBuilder<'_>, acc: Value, shl: u32) -> Value {
+    if shl == 0 {
+        return acc;
+    }
+    let shifted = b.ins().ishl_imm_s(acc, i64::from(shl));
+    let back = b.ins().sshr_imm_s(shifted, i64::from(shl));
+    let same = b.ins().icmp(IntCC::Equal, back, acc);
+    let sign = b.ins().sshr_imm_s(acc, 31);
+    let max = splat(b, types::I32X4, i64::from(i32::MAX));
+    let saturated = b.ins().bxor(sign, max);
+    b.ins().bitselect(same, shifted, saturated)
+}
+
+/// High halves of the 64-bit products of four lanes: equation (1) of [`qcc_num::requant`] after the shift.
+pub fn mul_high(b: &mut FunctionBuilder<'_>, acc: Value, mult: Value) -> Value {
+    let (x, y) = (b.ins().swiden_low(acc), b.ins().swiden_low(mult));
+    let low = b.ins().imul(x, y);
+    let (x, y) = (b.ins().swiden_high(acc), b.ins().swiden_high(mult));
+    let high = b.ins().imul(x, y);
+    let (low, high) = (cast(b, types::I8X16, low), cast(b, types::I8X16, high));
+    let high_halves = [4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31];
+    let mask = b.func.dfg.immediates.push(high_halves.as_slice().into());
+    let shuffled = b.ins().shuffle(low, high, mask);
+    cast(b, types::I32X4, shuffled)
+}
+
+/// The terms `r` of equation (2) for eight bytes of a residual, widened to 16 bits:
+/// `x * (R / 2^8) + (x * (R mod 2^8)) / 2^8`, both products in 16 bits.
+pub fn residual_term(b: &mut FunctionBuilder<'_>, words: Value, mult: u16) -> Value {
+    let (high, low) = (splat(b, types::I16X8, i64::from(mult >> 8)), splat(b, types::I16X8, i64::from(mult & 0xFF)));
+    let (high, low) = (b.ins().imul(words, high), b.ins().imul(words, low));
+    let low = b.ins().ushr_imm_s(low, 8);
+    b.ins().iadd(high, low)
+}
+
+/// [`requantize_with`] without a residual.
+pub fn requantize(b: &mut FunctionBuilder<'_>, acc: [Value; 4], mult: [Value; 4], e: &Epilogue) -> Value {
+    requantize_with(b, acc, mult, e, None)
+}
+
+/// Equations (1) to (4) of [`qcc_num::requant`]: 16 accumulators, and 16 bytes of a residual with its multiplier, to 16 bytes.
+pub fn requantize_with(
+    b: &mut FunctionBuilder<'_>,
+    acc: [Value; 4],
+    mult: [Value; 4],
+    e: &Epilogue,
+    residual: Option<(Value, u16)>,
+) -> Value {
+    let mut highs = acc;
+    for (acc, mult) in highs.iter_mut().zip(mult) {
+        let shifted = shift_left(b, *acc, e.shl);
+        *acc = mul_high(b, shifted, mult);
+    }
+    let mut words = [b.ins().snarrow(highs[0], highs[1]), b.ins().snarrow(highs[2], highs[3])];
+    if let Some((bytes, mult)) = residual {
+        let halves = [b.ins().uwiden_low(bytes), b.ins().uwiden_high(bytes)];
+        for (word, half) in words.iter_mut().zip(halves) {
+            let term = residual_term(b, half, mult);
+            *word = b.ins().sadd_sat(*word, term);
+        }
+    }
+    let offset = splat(b, types::I16X8, i64::from(e.offset));
+    for word in &mut words {
+        let sum = b.ins().sadd_sat(*word, offset);
+        *word = b.ins().sshr_imm_s(sum, i64::from(FRACTION_BITS));
+    }
+    let bytes = b.ins().unarrow(words[0], words[1]);
+    clamp(b, bytes, e.lo, e.hi)
+}
+
+/// Equation (5) of [`qcc_num::affine`]: 16 sums that already contain the offset, to 16 bytes.
+pub fn affine(b: &mut FunctionBuilder<'_>, sums: [Value; 4], rule: &Affine) -> Value {
+    // After the shift a sum is at most 2^31 / 2^shift, which the narrowing instructions saturate as the clamp would.
+    let shifted = sums.map(|s| b.ins().sshr_imm_s(s, i64::from(rule.shift)));
+    let (low, high) = (b.ins().snarrow(shifted[0], shifted[1]), b.ins().snarrow(shifted[2], shifted[3]));
+    let bytes = b.ins().unarrow(low, high);
+    clamp(b, bytes, rule.lo, rule.hi)
+}
+
+/// Bytes limited to `lo..=hi`.
+pub fn clamp(b: &mut FunctionBuilder<'_>, mut bytes: Value, lo: u8, hi: u8) -> Value {
+    if lo > 0 {
+        let lo = splat(b, types::I8X16, i64::from(lo));
+        bytes = b.ins().umax(bytes, lo);
+    }
+    if hi < u8::MAX {
+        let hi = splat(b, types::I8X16, i64::from(hi));
+        bytes = b.ins().umin(bytes, hi);
+    }
+    bytes
+}
+
+/// 16 unsigned bytes as four vectors of 32-bit lanes.
+pub fn widen_bytes(b: &mut FunctionBuilder<'_>, bytes: Value) -> [Value; 4] {
+    let (low, high) = (b.ins().uwiden_low(bytes), b.ins().uwiden_high(bytes));
+    [b.ins().uwiden_low(low), b.ins().uwiden_high(low), b.ins().uwiden_low(high), b.ins().uwiden_high(high)]
+}
+
+/// `count` bytes of 16 as pieces that a lane can hold: the type of vector, the lane, the first byte.
+pub fn pieces(count: usize) -> impl Iterator<Item = (Type, u8, usize)> {
+    let kinds = [(types::I64X2, 8), (types::I32X4, 4), (types::I16X8, 2), (types::I8X16, 1)];
+    let mut first = 0;
+    kinds.into_iter().filter_map(move |(kind, bytes)| {
+        let fits = count - first >= bytes;
+        let piece = (kind, (first / bytes) as u8, first);
+        first += if fits { bytes } else { 0 };
+        fits.then_some(piece)
+    })
+}
+
+/// `count` bytes at `base + offset` in the first lanes of a vector of bytes; nothing beyond them is read.
+pub fn load_bytes(b: &mut FunctionBuilder<'_>, base: Value, offset: usize, count: usize) -> Value {
+    if count >= VECTOR {
+        return b.ins().load(types::I8X16, memory(), base, offset as i32);
+    }
+    let mut bytes = splat(b, types::I8X16, 0);
+    for (kind, lane, first) in pieces(count) {
+        let piece = b.ins().load(kind.lane_type(), memory(), base, (offset + first) as i32);
+        let vector = cast(b, kind, bytes);
+        let filled = b.ins().insertlane(vector, piece, lane);
+        bytes = cast(b, types::I8X16, filled);
+    }
+    bytes
+}
+
+/// Stores the first `count` bytes of a vector at `base + offset`.
+pub fn store_bytes(b: &mut FunctionBuilder<'_>, vector: Value, base: Value, offset: usize, count: usize) {
+    if count >= VECTOR {
+        b.ins().store(memory(), vector, base, offset as i32);
+        return;
+    }
+    for (kind, lane, first) in pieces(count) {
+        let vector = cast(b, kind, vector);
+        let piece = b.ins().extractlane(vector, lane);
+        b.ins().store(memory(), piece, base, (offset + first) as i32);
+    }
+}
+
+/// `count` lanes, of 16 at most, of elements of type `lane` at `base`: one vector for each 16 bytes of them.
+pub fn load_lanes(b: &mut FunctionBuilder<'_>, lane: Type, base: Value, count: usize) -> Vec<Value> {
+    let size = lane.bytes() as usize;
+    let kind = lane.by((VECTOR / size) as u32).unwrap_or(types::I8X16);
+    let vector = |b: &mut FunctionBuilder<'_>, part: usize| {
+        let bytes = (count * size).saturating_sub(part * VECTOR).min(VECTOR);
+        let loaded = if bytes == 0 { splat(b, types::I8X16, 0) } else { load_bytes(b, base, part * VECTOR, bytes) };
+        cast(b, kind, loaded)
+    };
+    (0..size).map(|part| vector(b, part)).collect()
+}

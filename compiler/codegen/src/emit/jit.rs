@@ -1,0 +1,73 @@
+//! The program in this process.
+
+use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
+use cranelift_module::{FuncId, default_libcall_names};
+use qcc_ir::{Diag, Diags, Graph, diag::Code};
+use qcc_runtime::abi::{RunF32Fn, RunF32MtFn, RunFn, RunMtFn};
+use qcc_runtime::{EntryPoints, Model};
+
+use crate::Options;
+use crate::program::{self, TaskInfo, bug};
+
+/// Address space for code and what belongs to it beside the constants. Only what is used becomes memory.
+const CODE_BYTES: usize = 64 << 20;
+
+/// The memory of a finished program.
+struct Memory(Option<JITModule>);
+
+// SAFETY: after `finalize_definitions` the module is only kept for its memory, which holds code and constants that nobody
+// writes.
+unsafe impl Send for Memory {}
+// SAFETY: as above; no method of the module is called through a shared reference.
+unsafe impl Sync for Memory {}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(module) = self.0.take() {
+            // SAFETY: the runtime drops the owner of a model's code together with the model, so that no entry point can be
+            // called any more.
+            unsafe { module.free_memory() };
+        }
+    }
+}
+
+/// A model compiled in memory, and what its program consists of.
+pub struct Jit {
+    /// The model.
+    pub model: Model,
+    /// The tasks, in order.
+    pub tasks: Vec<TaskInfo>,
+}
+
+/// Compiles an integer graph into this process's memory. Fails if the target does not run here.
+pub fn compile(graph: &Graph, options: &Options) -> Result<Jit, Diags> {
+    if !options.target.runs_here() {
+        let missing = options.target.features().minus(qcc_runtime::CpuFeatures::detect());
+        let message = format!("target `{}` cannot run here: this CPU lacks {missing}", options.target.name());
+        return Err(Diag::new(Code::TARGET, message).help("use --target native").into());
+    }
+    let mut builder = JITBuilder::with_isa(options.target.isa()?, default_libcall_names());
+    let constants: usize = graph.constants().map(|(_, t)| t.data.len() * 8).sum();
+    // Code refers to constants by 32-bit distances, so all of it lies in one reservation.
+    let arena = ArenaMemoryProvider::new_with_size(CODE_BYTES + 2 * constants).map_err(|e| bug(e))?;
+    builder.memory_provider(Box::new(arena));
+    let mut module = JITModule::new(builder);
+    let program = program::build(graph, options, &mut module)?;
+    module.finalize_definitions().map_err(bug)?;
+    let entries = program.entries;
+    let address = |id: FuncId| module.get_finalized_function(id);
+    // SAFETY: the functions were compiled with exactly these signatures (`program::entry`).
+    let entry = unsafe {
+        EntryPoints {
+            run: std::mem::transmute::<*const u8, RunFn>(address(entries.run)),
+            run_mt: Some(std::mem::transmute::<*const u8, RunMtFn>(address(entries.run_mt))),
+            run_f32: entries.run_f32.map(|f| std::mem::transmute::<*const u8, RunF32Fn>(address(f))),
+            run_f32_mt: entries.run_f32_mt.map(|f| std::mem::transmute::<*const u8, RunF32MtFn>(address(f))),
+        }
+    };
+    let owner = Box::new(Memory(Some(module)));
+    // SAFETY: the entry points follow the ABI for the tensors of `info`, touch nothing but their arguments and constants,
+    // and live as long as `owner`.
+    let model = unsafe { Model::from_parts(entry, program.info, Some(program.manifest), owner) }.map_err(bug)?;
+    Ok(Jit { model, tasks: program.tasks })
+}

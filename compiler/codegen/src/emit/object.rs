@@ -1,0 +1,61 @@
+//! The program as files: relocatable object, shared object, C header.
+
+use std::collections::HashSet;
+
+use cranelift_module::default_libcall_names;
+use cranelift_object::{ObjectBuilder, ObjectModule};
+use qcc_ir::{Diags, Graph};
+use qcc_runtime::abi::symbol;
+use qcc_runtime::{Manifest, ModelInfo};
+
+use super::header;
+use super::link::{LinkOptions, link_shared};
+use crate::Options;
+use crate::program::{self, bug, entry_name};
+
+/// What was compiled ahead of time.
+pub struct Object {
+    /// The relocatable ELF object.
+    pub object: Vec<u8>,
+    /// Description.
+    pub info: ModelInfo,
+    /// How it was made.
+    pub manifest: Manifest,
+    edge: HashSet<String>,
+}
+
+/// Compiles an integer graph into a relocatable object.
+pub fn compile(graph: &Graph, options: &Options) -> Result<Object, Diags> {
+    let builder =
+        ObjectBuilder::new(options.target.isa()?, options.name.clone(), default_libcall_names()).map_err(bug)?;
+    let mut module = ObjectModule::new(builder);
+    let program = program::build(graph, options, &mut module)?;
+    let object = module.finish().emit().map_err(bug)?;
+    Ok(Object { object, info: program.info, manifest: program.manifest, edge: program.edge })
+}
+
+impl Object {
+    /// The shared object, to be stored under the file name `soname`.
+    pub fn link(&self, soname: &str) -> Result<Vec<u8>, Diags> {
+        let name = header::identifier(&self.info.name);
+        let mut exports = vec![
+            (entry_name::INFO, symbol::INFO),
+            (entry_name::RUN, symbol::RUN),
+            (entry_name::RUN_MT, symbol::RUN_MT),
+            (entry_name::MANIFEST, symbol::MANIFEST),
+        ];
+        if self.info.has_float_edge {
+            exports.extend([(entry_name::RUN_F32, symbol::RUN_F32), (entry_name::RUN_F32_MT, symbol::RUN_F32_MT)]);
+        }
+        let both = |(inside, fixed): (&str, &str)| {
+            (inside.to_string(), vec![fixed.to_string(), symbol::of_model(&name, fixed)])
+        };
+        let exports: Vec<(String, Vec<String>)> = exports.into_iter().map(both).collect();
+        link_shared(&self.object, &LinkOptions { soname, exports: &exports, edge: &self.edge }).map_err(bug)
+    }
+
+    /// The C header that belongs to it.
+    pub fn header(&self) -> String {
+        header::model_header(&self.info)
+    }
+}

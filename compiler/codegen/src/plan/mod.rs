@@ -1,0 +1,277 @@
+//! Where every value of an integer graph lives, and the steps that compute it.
+//!
+//! ```text
+//! graph --halo requests--> places (buffer + strides) --lifetimes--> arena offsets --> steps
+//! ```
+//! - A *buffer* is a stretch of memory: in the arena, a caller's input or output, or a constant.
+//! - A *place* is where a value lies in a buffer: an offset and a stride for each dimension, in bytes.
+//! - Values that a window slides over lie inside a *halo* that holds the padding value, so that no kernel tests borders. The
+//!   producer writes straight into the interior; only where that is impossible (a caller's buffer, two different padding
+//!   values) is a padded copy made.
+//! - A reshape is no step: its result is another place in the same buffer.
+
+mod arena;
+mod halo;
+mod place;
+
+use std::collections::HashMap;
+
+use qcc_ir::ops::{Class, IntOp, Move};
+use qcc_ir::{Def, Diag, Diags, Graph, NodeId, Type, ValueId, diag::Code};
+
+pub use halo::{Halo, window_of as halo_window};
+pub use place::{Place, element_bytes};
+
+/// Bytes that may be read, never written, past the end of a place in the arena: kernels load four bytes at a time.
+pub const SLACK: usize = 64;
+
+/// Alignment of buffers, in bytes: one AVX-512 register and one cache line.
+pub const ALIGN: usize = 64;
+
+/// Names a buffer of one plan.
+pub type BufferId = usize;
+
+/// What memory a buffer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// At this offset of the arena.
+    Arena(usize),
+    /// The caller's input with this number.
+    Input(usize),
+    /// The caller's output with this number.
+    Output(usize),
+    /// The contents of a constant of the graph.
+    Const(ValueId),
+}
+
+/// A stretch of memory.
+#[derive(Debug, Clone)]
+pub struct Buffer {
+    /// Where.
+    pub storage: Storage,
+    /// Length.
+    pub bytes: usize,
+    /// First and last step that touch it.
+    pub life: (usize, usize),
+    /// Name of the value it was made for.
+    pub name: String,
+}
+
+/// One unit of work between two barriers.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Name of the value it computes.
+    pub name: String,
+    /// What it does.
+    pub kind: StepKind,
+}
+
+/// What a step does.
+#[derive(Debug, Clone)]
+pub enum StepKind {
+    /// Computes a node. Operands that are windowed over are given as the places that have the halo.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// Places of its operands; constants too.
+        operands: Vec<Place>,
+        /// Place of its result.
+        result: Place,
+    },
+    /// Fills the halo around a place.
+    Fill {
+        /// The interior.
+        place: Place,
+        /// Its extent on each side.
+        halo: Halo,
+    },
+    /// Copies between two places of the same shape.
+    Copy {
+        /// Source.
+        from: Place,
+        /// Destination.
+        to: Place,
+    },
+}
+
+/// The finished plan.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// All buffers.
+    pub buffers: Vec<Buffer>,
+    /// All steps, in order.
+    pub steps: Vec<Step>,
+    /// Size of the arena in bytes, slack included.
+    pub arena_bytes: usize,
+}
+
+/// Plans a graph that [`qcc_ir::verify::check_level`] accepts as integer-only.
+pub fn plan(graph: &Graph) -> Result<Plan, Diags> {
+    let mut planner =
+        Planner { graph, buffers: Vec::new(), places: HashMap::new(), halos: HashMap::new(), steps: Vec::new() };
+    let requests = halo::requests(graph).map_err(Diags::from)?;
+    planner.place_sources();
+    for node in graph.order() {
+        planner.node(node, &requests)?;
+    }
+    planner.copy_remaining_outputs();
+    planner.finish()
+}
+
+struct Planner<'g> {
+    graph: &'g Graph,
+    buffers: Vec<Buffer>,
+    places: HashMap<ValueId, Place>,
+    halos: HashMap<BufferId, Halo>,
+    steps: Vec<Step>,
+}
+
+impl Planner<'_> {
+    fn buffer(&mut self, name: &str, storage: Storage, bytes: usize) -> BufferId {
+        let now = self.steps.len();
+        self.buffers.push(Buffer { storage, bytes, life: (now, now), name: name.to_string() });
+        self.buffers.len() - 1
+    }
+
+    fn arena_place(&mut self, name: &str, ty: &Type, halo: Halo) -> Place {
+        let (place, bytes) = Place::with_halo(0, ty, &halo);
+        let buffer = self.buffer(name, Storage::Arena(0), bytes);
+        self.halos.insert(buffer, halo);
+        Place { buffer, ..place }
+    }
+
+    fn place_sources(&mut self) {
+        let inputs = self.graph.inputs().iter().enumerate().map(|(i, &v)| (v, Storage::Input(i)));
+        let constants = self.graph.constants().map(|(v, _)| (v, Storage::Const(v)));
+        for (v, storage) in inputs.chain(constants).collect::<Vec<_>>() {
+            let (place, bytes) = Place::with_halo(0, self.graph.ty(v), &Halo::NONE);
+            let buffer = self.buffer(self.graph.name_of(v), storage, bytes);
+            self.places.insert(v, Place { buffer, ..place });
+        }
+    }
+
+    /// The output whose memory a value can be computed in: the value itself is the output, or reshapes of it that are its
+    /// only uses lead there.
+    fn output_for(&self, v: ValueId) -> Option<usize> {
+        if let Some(i) = self.graph.outputs().iter().position(|&o| o == v) {
+            return Some(i);
+        }
+        let user = self.graph.only_user(v)?;
+        matches!(self.graph.op(user).info().class, Class::Move(Move::Reshape))
+            .then(|| self.output_for(self.graph.result(user)))
+            .flatten()
+    }
+
+    fn node(&mut self, node: NodeId, requests: &halo::Requests) -> Result<(), Diags> {
+        let graph = self.graph;
+        let result = graph.result(node);
+        let name = graph.name_of(result).to_string();
+        let operands = graph.operands(node);
+        if let Class::Move(Move::Reshape) = graph.op(node).info().class {
+            let source = self.places[&operands[0]].clone();
+            let place = match source.reshaped(graph.ty(result)) {
+                Some(place) => place,
+                None => {
+                    let ty = graph.ty(operands[0]).clone();
+                    let copy = self.arena_place(&name, &ty, Halo::NONE);
+                    self.push(name, StepKind::Copy { from: source, to: copy.clone() });
+                    copy.reshaped(graph.ty(result))
+                        .ok_or_else(|| Diag::new(Code::CODEGEN, "a dense place cannot be reshaped"))?
+                }
+            };
+            self.places.insert(result, place);
+            return Ok(());
+        }
+        let mut places: Vec<Place> = operands.iter().map(|v| self.places[v].clone()).collect();
+        if let Some(need) = requests.by_node.get(&node) {
+            places[0] = self.padded(operands[0], &places[0], need);
+        }
+        let place = match self.output_for(result) {
+            Some(i) if !self.buffers.iter().any(|b| b.storage == Storage::Output(i)) => {
+                let (place, bytes) = Place::with_halo(0, graph.ty(result), &Halo::NONE);
+                let buffer = self.buffer(&name, Storage::Output(i), bytes);
+                Place { buffer, ..place }
+            }
+            _ => {
+                let halo = requests.by_value.get(&result).copied().unwrap_or(Halo::NONE);
+                let place = self.arena_place(&name, graph.ty(result), halo);
+                if halo.extent() > 0 {
+                    self.push(format!("{name}.halo"), StepKind::Fill { place: place.clone(), halo });
+                }
+                place
+            }
+        };
+        self.push(name, StepKind::Node { node, operands: places, result: place.clone() });
+        self.places.insert(result, place);
+        Ok(())
+    }
+
+    /// The place of `v`, or a copy of it, that has at least the halo that is needed.
+    fn padded(&mut self, v: ValueId, place: &Place, need: &Halo) -> Place {
+        let has = self.halos.get(&place.buffer).copied().unwrap_or(Halo::NONE);
+        let slack_is_ours = matches!(self.buffers[place.buffer].storage, Storage::Arena(_));
+        if has.covers(need) && slack_is_ours {
+            return place.clone();
+        }
+        let name = format!("{}.padded", self.graph.name_of(v));
+        let ty = self.graph.ty(v).clone();
+        let copy = self.arena_place(&name, &ty, *need);
+        if need.extent() > 0 {
+            self.push(format!("{name}.halo"), StepKind::Fill { place: copy.clone(), halo: *need });
+        }
+        self.push(name, StepKind::Copy { from: place.clone(), to: copy.clone() });
+        copy
+    }
+
+    /// Outputs that are inputs, constants, repeated, or also needed elsewhere in another form.
+    fn copy_remaining_outputs(&mut self) {
+        for (i, &v) in self.graph.outputs().iter().enumerate() {
+            let from = self.places[&v].clone();
+            if self.buffers[from.buffer].storage != Storage::Output(i) {
+                let (place, bytes) = Place::with_halo(0, self.graph.ty(v), &Halo::NONE);
+                let name = self.graph.name_of(v).to_string();
+                let buffer = self.buffer(&name, Storage::Output(i), bytes);
+                self.push(name, StepKind::Copy { from, to: Place { buffer, ..place } });
+            }
+        }
+    }
+
+    fn push(&mut self, name: String, kind: StepKind) {
+        let now = self.steps.len();
+        let mut touch = |p: &Place| self.buffers[p.buffer].life.1 = now;
+        match &kind {
+            StepKind::Node { operands, result, .. } => operands.iter().chain([result]).for_each(&mut touch),
+            StepKind::Fill { place, .. } => touch(place),
+            StepKind::Copy { from, to } => [from, to].into_iter().for_each(&mut touch),
+        }
+        self.steps.push(Step { name, kind });
+    }
+
+    fn finish(mut self) -> Result<Plan, Diags> {
+        let arena_bytes = arena::assign(&mut self.buffers);
+        Ok(Plan { buffers: self.buffers, steps: self.steps, arena_bytes })
+    }
+}
+
+/// True for integer operators that slide a window over their first operand.
+pub fn is_windowed(op: IntOp) -> bool {
+    match op {
+        IntOp::Conv2d | IntOp::QConv2d | IntOp::MaxPool | IntOp::AveragePool => true,
+        IntOp::Linear
+        | IntOp::Requant
+        | IntOp::QLinear
+        | IntOp::Add
+        | IntOp::Mul
+        | IntOp::Rescale
+        | IntOp::ScaleChannels
+        | IntOp::Lut
+        | IntOp::Clamp
+        | IntOp::Mean
+        | IntOp::Softmax => false,
+    }
+}
+
+/// True if the value is given from outside, so that no step computes it.
+pub fn is_source(graph: &Graph, v: ValueId) -> bool {
+    !matches!(graph.def(v), Def::Node(..))
+}

@@ -1,0 +1,270 @@
+//! Steps that multiply by constant weights: convolutions and matrix products, as calls of leaf kernels.
+//!
+//! The output channels of each group are cut into blocks of at most 64; a leaf computes some rows of one block. A unit is one
+//! leaf call: image, block and chunk of rows. Which of block and chunk is the outer one depends on what is the greater burden
+//! on the caches, the layer's weights or its activations.
+
+use cranelift_codegen::ir::{InstBuilder, Value};
+use qcc_ir::window::Window;
+use qcc_num::requant::Epilogue;
+
+use super::task::Task;
+use crate::kernel::conv::{ConvSpec, MAX_CHANNELS, Output, Residual};
+use crate::plan::Place;
+
+/// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
+const CACHED_WEIGHTS: usize = 384 << 10;
+
+/// Activation bytes of a chunk of rows where the chunk is the outer loop: half of a first-level cache.
+const CHUNK_BYTES: usize = 24 << 10;
+
+/// Least number of units to aim at, so that a few threads have something to share.
+const UNITS: usize = 16;
+
+/// A product with constant weights.
+pub struct Product<'a> {
+    /// NHWC activations, with halo. A matrix product [M, K] is one row of M pixels with K channels.
+    pub x: Place,
+    /// NHWC result.
+    pub result: Place,
+    /// The window.
+    pub window: Window,
+    /// Number of groups.
+    pub groups: usize,
+    /// `[O, KH, KW, C / groups]`.
+    pub weights: &'a [i8],
+    /// `[O]`.
+    pub bias: &'a [i32],
+    /// `[O]` multipliers and the rule, or nothing where the accumulators are the result.
+    pub requant: Option<(Vec<i32>, Epilogue)>,
+    /// Added before the last rounding, with its multiplier.
+    pub residual: Option<(Place, u16)>,
+    /// Greatest magnitude of any accumulator.
+    pub acc_bound: u32,
+}
+
+/// Blocks that share one leaf.
+pub struct Section {
+    /// The leaf.
+    pub spec: ConvSpec,
+    /// Number of blocks.
+    pub blocks: usize,
+    /// Blocks of one group.
+    per_group: usize,
+    /// First channel, in its group, of a group's first block.
+    first: usize,
+}
+
+/// How the units of a product are laid out.
+pub struct Schedule {
+    /// Rows of a leaf call.
+    chunk: usize,
+    /// Leaf calls for the rows of an image.
+    chunks: usize,
+    /// Whether all blocks of a chunk come before the next chunk.
+    chunks_outside: bool,
+    images: usize,
+}
+
+impl Product<'_> {
+    fn channels(&self) -> (usize, usize) {
+        let outputs = self.result.dims[3];
+        (outputs / self.groups, self.x.dims[3] / self.groups)
+    }
+
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        let [n, h, w, o] = self.result.dims[..] else { return 0 };
+        let taps = self.window.kernel[0] * self.window.kernel[1] * self.channels().1;
+        (n * h * w * o) as u64 * taps as u64
+    }
+
+    /// True if each group has one channel in and out: [`super::window`] does that.
+    pub fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.channels() == (1, 1) && self.requant.is_some()
+    }
+
+    /// The blocks: full ones, then the remainder of each group.
+    pub fn sections(&self) -> Vec<Section> {
+        let (per_group, _) = self.channels();
+        let (full, rest) = (per_group / MAX_CHANNELS, per_group % MAX_CHANNELS);
+        let section = |channels, count, first| Section {
+            spec: self.spec(channels),
+            blocks: self.groups * count,
+            per_group: count,
+            first,
+        };
+        let sections =
+            [section(MAX_CHANNELS, full, 0), section(rest.max(1), usize::from(rest > 0), full * MAX_CHANNELS)];
+        sections.into_iter().filter(|s| s.blocks > 0).collect()
+    }
+
+    fn spec(&self, channels: usize) -> ConvSpec {
+        let (_, inputs) = self.channels();
+        let [_, row, pixel, _] = self.x.strides[..] else { unreachable!("activations are NHWC") };
+        let w = &self.window;
+        let dense = self.groups == 1 && w.dilations[1] == 1 && pixel == inputs;
+        let output = match &self.requant {
+            None => Output::Raw,
+            Some((_, epilogue)) => Output::Requant {
+                epilogue: *epilogue,
+                residual: self.residual.as_ref().map(|(place, mult)| Residual {
+                    mult: *mult,
+                    pixel_step: place.strides[2],
+                    row_step: place.strides[1],
+                }),
+                acc_bound: Some(self.acc_bound),
+            },
+        };
+        ConvSpec {
+            width: self.result.dims[2],
+            channels,
+            k_rows: w.kernel[0],
+            k_row_step: w.dilations[0] * row,
+            segments: if dense { 1 } else { w.kernel[1] },
+            segment_step: if dense { 0 } else { w.dilations[1] * pixel },
+            run: if dense { w.kernel[1] * inputs } else { inputs },
+            pixel_step: w.strides[1] * pixel,
+            in_row_step: w.strides[0] * row,
+            out_pixel_step: self.result.strides[2],
+            out_row_step: self.result.strides[1],
+            output,
+        }
+    }
+
+    /// The output channels of each block of a section, in the order of the blocks.
+    pub fn block_channels(&self, s: &Section) -> Vec<std::ops::Range<usize>> {
+        let (per_group, _) = self.channels();
+        let start = |b: usize| b / s.per_group * per_group + s.first + b % s.per_group * MAX_CHANNELS;
+        (0..s.blocks).map(|b| start(b)..start(b) + s.spec.channels).collect()
+    }
+
+    /// Chooses the order of the units.
+    pub fn schedule(&self) -> Schedule {
+        let [images, rows, ..] = self.result.dims[..] else { unreachable!("results are NHWC") };
+        let blocks: usize = self.sections().iter().map(|s| s.blocks).sum();
+        let row_bytes = self.window.strides[0] * self.x.strides[1];
+        let chunks_outside = blocks > 1 && self.weights.len() <= CACHED_WEIGHTS;
+        let by_cache = if chunks_outside { (CHUNK_BYTES / row_bytes.max(1)).max(1) } else { rows };
+        let by_threads = rows.div_ceil(UNITS.div_ceil(blocks * images));
+        let chunk = by_cache.min(by_threads).clamp(1, rows);
+        Schedule { chunk, chunks: rows.div_ceil(chunk), chunks_outside, images }
+    }
+
+    /// Units of the task.
+    pub fn units(&self) -> usize {
+        let schedule = self.schedule();
+        self.sections().iter().map(|s| s.blocks).sum::<usize>() * schedule.chunks * schedule.images
+    }
+}
+
+/// What a section's leaf is called with.
+pub struct Leaf {
+    /// The function.
+    pub function: cranelift_module::FuncId,
+    /// Packed weights, biases and multipliers of all its blocks, in one data object.
+    pub data: cranelift_module::DataId,
+    /// Bytes of each of the three for one block, and where biases and multipliers start.
+    pub layout: Layout,
+}
+
+/// Where the packed parts of a section lie in its data object.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// Bytes of weights of one block.
+    pub weights: usize,
+    /// Bytes of biases of one block.
+    pub bias: usize,
+    /// Bytes of multipliers of one block.
+    pub mult: usize,
+    /// Offset of the biases.
+    pub bias_start: usize,
+    /// Offset of the multipliers.
+    pub mult_start: usize,
+}
+
+/// Emits the task.
+pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
+    let schedule = p.schedule();
+    let w = &p.window;
+    let corner = p.x.offset - w.pads[0] * p.x.strides[1] - w.pads[1] * p.x.strides[2];
+    let input = t.address(&Place { offset: corner, ..p.x.clone() });
+    let output = t.address(&p.result);
+    let residual = p.residual.as_ref().map(|(place, _)| (t.address(place), place.clone()));
+    let mut first_unit = 0;
+    for (section, leaf) in p.sections().iter().zip(leaves) {
+        let units = section.blocks * schedule.chunks * schedule.images;
+        let (per_group, inputs) = p.channels();
+        let base = t.data(leaf.data);
+        t.units_in(first_unit, first_unit + units, &mut |t, unit| {
+            let Position { image, block, first_row, rows } = position(t, &schedule, section, p.result.dims[1], unit);
+            let (group, in_group) = divide(t, block, section.per_group);
+            let row_of = |t: &mut Task<'_>, base: Value, place: &Place, step: usize| {
+                let at = t.at(base, image, place.strides[0]);
+                t.at(at, first_row, step)
+            };
+            let x = row_of(t, input, &p.x, section.spec.in_row_step);
+            let x = t.at(x, group, if p.groups == 1 { 0 } else { inputs });
+            let channel = |t: &mut Task<'_>, base: Value, element: usize| {
+                let at = t.at(base, group, if p.groups == 1 { 0 } else { per_group * element });
+                let at = t.at(at, in_group, MAX_CHANNELS * element);
+                t.plus(at, section.first * element)
+            };
+            let y = row_of(t, output, &p.result, section.spec.out_row_step);
+            let y = channel(t, y, p.result.element);
+            let r = match &residual {
+                None => y,
+                Some((base, place)) => {
+                    let r = row_of(t, *base, place, place.strides[1]);
+                    channel(t, r, place.element)
+                }
+            };
+            let weights = t.at(base, block, leaf.layout.weights);
+            let bias = t.plus(base, leaf.layout.bias_start);
+            let bias = t.at(bias, block, leaf.layout.bias);
+            let mult = t.plus(base, leaf.layout.mult_start);
+            let mult = t.at(mult, block, leaf.layout.mult);
+            t.call(leaf.function, &[x, weights, bias, mult, y, r, rows]);
+        });
+        first_unit += units;
+    }
+}
+
+struct Position {
+    image: Value,
+    block: Value,
+    first_row: Value,
+    rows: Value,
+}
+
+/// Which image, block and rows a unit of a section stands for.
+fn position(t: &mut Task<'_>, schedule: &Schedule, section: &Section, height: usize, unit: Value) -> Position {
+    let (image, in_image) = divide(t, unit, section.blocks * schedule.chunks);
+    let image = if schedule.images == 1 { t.word(0) } else { image };
+    let (block, chunk) = if schedule.chunks_outside {
+        let (chunk, block) = divide(t, in_image, section.blocks);
+        (block, chunk)
+    } else {
+        divide(t, in_image, schedule.chunks)
+    };
+    let first_row = t.b.ins().imul_imm_s(chunk, schedule.chunk as i64);
+    let end = t.word(height);
+    let left = t.b.ins().isub(end, first_row);
+    let most = t.word(schedule.chunk);
+    let rows = t.b.ins().umin(left, most);
+    Position { image, block, first_row, rows }
+}
+
+/// Quotient and remainder by a constant.
+fn divide(t: &mut Task<'_>, value: Value, by: usize) -> (Value, Value) {
+    match by {
+        1 => {
+            let zero = t.word(0);
+            (value, zero)
+        }
+        _ => {
+            let by = t.word(by);
+            (t.b.ins().udiv(value, by), t.b.ins().urem(value, by))
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Steps that compute each element from the elements at the same position: 16 bytes at a time on every target.
+
+use cranelift_codegen::ir::{InstBuilder, Type, Value, types};
+use qcc_ir::Attrs;
+use qcc_ir::ops::IntOp;
+use qcc_num::affine::Affine;
+use qcc_num::requant::Epilogue;
+
+use super::collapse::Loops;
+use super::task::Task;
+use crate::clif;
+use crate::plan::Place;
+
+/// The constants of equations (1) to (4) as a node has them.
+pub fn epilogue_of(attrs: &Attrs) -> Epilogue {
+    let byte = |name: &str| attrs.int(name).clamp(0, 255) as u8;
+    Epilogue { shl: attrs.int("shl") as u32, offset: attrs.int("offset") as i16, lo: byte("lo"), hi: byte("hi") }
+}
+
+/// The constants of equation (5) as a node has them; `offset` is 0 where it comes per channel.
+fn affine_of(attrs: &Attrs, offset: i64) -> Affine {
+    let byte = |name: &str| attrs.int(name).clamp(0, 255) as u8;
+    Affine { shift: attrs.int("shift") as u32, offset: offset as i32, lo: byte("lo"), hi: byte("hi") }
+}
+
+/// The common iteration space of the operands, broadcast to the result, and of the result.
+pub fn loops(operands: &[Place], result: &Place) -> Loops {
+    let operands: Vec<Place> = operands.iter().map(|p| p.broadcast(&result.dims)).collect();
+    let strides: Vec<&[usize]> = operands.iter().chain([result]).map(|p| p.strides.as_slice()).collect();
+    Loops::new(&result.dims, &strides)
+}
+
+/// The operands of an elementwise operator in a form that [`Place::broadcast`] can stretch to the result: a table is not
+/// indexed by position, and a vector of one constant for each channel lies along the last dimension.
+pub fn broadcastable(op: IntOp, operands: &[Place], result: &Place) -> Vec<Place> {
+    let mut places = operands.to_vec();
+    if op == IntOp::Lut {
+        places[1] = Place { dims: Vec::new(), strides: Vec::new(), ..places[1].clone() };
+    }
+    places.iter().map(|p| p.broadcast(&result.dims)).collect()
+}
+
+/// Emits the task of an elementwise operator; its units are [`Loops::units`].
+pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], result: &Place) {
+    let loops = loops(operands, result);
+    let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
+    bases.push(t.address(result));
+    if op == IntOp::Lut {
+        return lut(t, &loops, &bases);
+    }
+    let elements: Vec<usize> = operands.iter().map(|p| p.element).collect();
+    let splats: Vec<bool> = loops.inner.iter().map(|&s| s == 0).collect();
+    t.lanes(&loops, &bases, &mut |t, at, lanes| {
+        let load = |t: &mut Task<'_>, i: usize| operand(t, at[i], elements[i], splats[i], lanes);
+        let bytes = match op {
+            IntOp::Clamp => {
+                let x = load(t, 0)[0];
+                clif::clamp(&mut t.b, x, attrs.int("lo") as u8, attrs.int("hi") as u8)
+            }
+            IntOp::Rescale => {
+                let x = load(t, 0)[0];
+                let rule = affine_of(attrs, attrs.int("offset"));
+                let x = clif::widen_bytes(&mut t.b, x);
+                let sums = x.map(|x| scaled(t, x, attrs.int("mult"), i64::from(rule.offset)));
+                clif::affine(&mut t.b, sums, &rule)
+            }
+            IntOp::Add => {
+                let (x, y) = (load(t, 0)[0], load(t, 1)[0]);
+                let rule = affine_of(attrs, attrs.int("offset"));
+                let mults = attrs.ints("mults");
+                let (x, y) = (clif::widen_bytes(&mut t.b, x), clif::widen_bytes(&mut t.b, y));
+                let mut sums = x.map(|x| scaled(t, x, mults[0], i64::from(rule.offset)));
+                for (sum, y) in sums.iter_mut().zip(y) {
+                    let y = scaled(t, y, mults[1], 0);
+                    *sum = t.b.ins().iadd(*sum, y);
+                }
+                clif::affine(&mut t.b, sums, &rule)
+            }
+            IntOp::Mul => {
+                let (x, y) = (load(t, 0)[0], load(t, 1)[0]);
+                let zeros = attrs.ints("zeros");
+                let mult = clif::splat(&mut t.b, types::I32X4, attrs.int("mult"));
+                let (x, y) = (clif::widen_bytes(&mut t.b, x), clif::widen_bytes(&mut t.b, y));
+                let mut products = x.map(|x| scaled(t, x, 1, -zeros[0]));
+                for (product, y) in products.iter_mut().zip(y) {
+                    let y = scaled(t, y, 1, -zeros[1]);
+                    *product = t.b.ins().imul(*product, y);
+                }
+                clif::requantize(&mut t.b, products, [mult; 4], &epilogue_of(attrs))
+            }
+            IntOp::ScaleChannels => {
+                let x = load(t, 0)[0];
+                let (mult, offset) = (load(t, 1), load(t, 2));
+                let mult = widen_words(t, &mult);
+                let mut sums = clif::widen_bytes(&mut t.b, x);
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    let product = t.b.ins().imul(*sum, mult[i]);
+                    *sum = t.b.ins().iadd(product, offset[i]);
+                }
+                clif::affine(&mut t.b, sums, &affine_of(attrs, 0))
+            }
+            IntOp::Requant => {
+                let (acc, mult) = (load(t, 0), load(t, 1));
+                let four = |v: &[Value]| [v[0], v[1], v[2], v[3]];
+                clif::requantize(&mut t.b, four(&acc), four(&mult), &epilogue_of(attrs))
+            }
+            IntOp::Lut
+            | IntOp::Conv2d
+            | IntOp::Linear
+            | IntOp::QConv2d
+            | IntOp::QLinear
+            | IntOp::MaxPool
+            | IntOp::AveragePool
+            | IntOp::Mean
+            | IntOp::Softmax => unreachable!("not elementwise, or done above"),
+        };
+        clif::store_bytes(&mut t.b, bytes, at[at.len() - 1], 0, lanes);
+    });
+}
+
+/// Sixteen lanes of an operand: one vector of bytes, two of 16-bit or four of 32-bit lanes.
+fn operand(t: &mut Task<'_>, at: Value, element: usize, splat: bool, lanes: usize) -> Vec<Value> {
+    let lane = lane_type(element);
+    if splat {
+        let value = t.b.ins().load(lane, clif::memory(), at, 0);
+        let vector = t.b.ins().splat(lane.by((clif::VECTOR / element) as u32).unwrap_or(types::I8X16), value);
+        return vec![vector; element];
+    }
+    clif::load_lanes(&mut t.b, lane, at, lanes)
+}
+
+/// The integer type of an element of this size.
+pub fn lane_type(bytes: usize) -> Type {
+    match bytes {
+        1 => types::I8,
+        2 => types::I16,
+        4 => types::I32,
+        _ => types::I64,
+    }
+}
+
+/// `x * mult + offset` in 32 bits.
+fn scaled(t: &mut Task<'_>, x: Value, mult: i64, offset: i64) -> Value {
+    let product = match mult {
+        1 => x,
+        _ => {
+            let mult = clif::splat(&mut t.b, types::I32X4, mult);
+            t.b.ins().imul(x, mult)
+        }
+    };
+    if offset == 0 {
+        return product;
+    }
+    let offset = clif::splat(&mut t.b, types::I32X4, offset);
+    t.b.ins().iadd(product, offset)
+}
+
+/// Two vectors of 16-bit lanes as four of 32-bit lanes.
+fn widen_words(t: &mut Task<'_>, words: &[Value]) -> Vec<Value> {
+    let halves = |t: &mut Task<'_>, w: Value| [t.b.ins().swiden_low(w), t.b.ins().swiden_high(w)];
+    words.iter().flat_map(|&w| halves(t, w)).collect()
+}
+
+/// One table look-up a byte; there is no gather of bytes in 128-bit vectors.
+fn lut(t: &mut Task<'_>, loops: &Loops, bases: &[Value]) {
+    let table = bases[1];
+    let inner = [loops.inner[0], loops.inner[2]];
+    t.lanes(loops, bases, &mut |t, at, lanes| {
+        for i in 0..lanes {
+            let x = t.b.ins().load(types::I8, clif::memory(), at[0], (i * inner[0]) as i32);
+            let index = t.b.ins().uextend(t.pointer, x);
+            let entry = t.b.ins().iadd(table, index);
+            let y = t.b.ins().load(types::I8, clif::memory(), entry, 0);
+            t.b.ins().store(clif::memory(), y, at[2], (i * inner[1]) as i32);
+        }
+    });
+}

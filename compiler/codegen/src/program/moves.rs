@@ -1,0 +1,155 @@
+//! Steps that move elements: every one is a copy between two strided views.
+
+use cranelift_codegen::ir::{InstBuilder, Value};
+use qcc_ir::ops::Move;
+use qcc_ir::{Diag, Graph, NodeId, diag::Code};
+
+use super::collapse::Loops;
+use super::elementwise::lane_type;
+use super::task::Task;
+use crate::clif::{self, VECTOR};
+use crate::plan::{Halo, Place};
+
+/// A copy between two views of one shape.
+pub struct Copy {
+    /// Source.
+    pub from: Place,
+    /// Destination.
+    pub to: Place,
+}
+
+/// The copies that a movement operator consists of, and the value, if any, that the result is filled with before.
+pub fn copies(
+    graph: &Graph,
+    node: NodeId,
+    op: Move,
+    operands: &[Place],
+    to: &Place,
+) -> Result<(Vec<Copy>, Option<i64>), Diag> {
+    let attrs = &graph.node(node).attrs;
+    let one = |from: Place| (vec![Copy { from, to: to.clone() }], None);
+    Ok(match op {
+        Move::Transpose => one(operands[0].permuted(&attrs.sizes("perm"))),
+        Move::Slice => one(operands[0].window(&attrs.sizes("starts"), &attrs.sizes("steps"), &to.dims)),
+        Move::Expand => one(operands[0].broadcast(&to.dims)),
+        Move::Reshape | Move::Cast => one(operands[0].clone()),
+        Move::Concat => {
+            let axis = attrs.int("axis") as usize;
+            let mut start = vec![0; to.dims.len()];
+            let mut parts = Vec::new();
+            for from in operands {
+                let window = to.window(&start, &vec![1; to.dims.len()], &from.dims);
+                start[axis] += from.dims[axis];
+                parts.push(Copy { from: from.clone(), to: window });
+            }
+            (parts, None)
+        }
+        Move::Pad => {
+            let before = attrs.sizes("pads")[..to.dims.len()].to_vec();
+            let window = to.window(&before, &vec![1; to.dims.len()], &operands[0].dims);
+            (vec![Copy { from: operands[0].clone(), to: window }], Some(attrs.float("value") as i64))
+        }
+        Move::Gather => {
+            let indices = graph.constant(graph.operands(node)[1]).and_then(|t| t.as_i64());
+            let indices = indices.ok_or_else(|| {
+                Diag::new(Code::NO_INTEGER_FORM, "gather with computed indices").at(graph.describe(node))
+            })?;
+            (gather(attrs.int("axis") as usize, indices, &operands[0], to), None)
+        }
+    })
+}
+
+/// One copy for each index: a slice of the source to its place along the axis.
+fn gather(axis: usize, indices: &[i64], from: &Place, to: &Place) -> Vec<Copy> {
+    let extent = from.dims[axis];
+    let at = |index: i64| if index < 0 { (index + extent as i64) as usize } else { index as usize };
+    // The index's own dimensions are merged into one, so that both sides have the source's rank.
+    let index_rank = to.dims.len() + 1 - from.dims.len();
+    let mut merged = to.clone();
+    merged.dims.splice(axis..axis + index_rank, [indices.len()]);
+    let stride = if index_rank == 0 { 0 } else { to.strides[axis + index_rank - 1] };
+    merged.strides.splice(axis..axis + index_rank, [stride]);
+    let slice = |place: &Place, i: usize| {
+        let (mut start, mut dims) = (vec![0; place.dims.len()], place.dims.clone());
+        (start[axis], dims[axis]) = (i, 1);
+        place.window(&start, &vec![1; dims.len()], &dims)
+    };
+    let pairs = indices.iter().enumerate();
+    pairs.map(|(i, &index)| Copy { from: slice(from, at(index)), to: slice(&merged, i) }).collect()
+}
+
+impl Copy {
+    /// Units of this copy.
+    pub fn units(&self) -> usize {
+        self.loops().units()
+    }
+
+    /// The loops; a run that is dense on both sides is counted in bytes.
+    fn loops(&self) -> Loops {
+        let loops = Loops::new(&self.to.dims, &[&self.from.strides, &self.to.strides]);
+        let element = self.to.element;
+        match loops.inner == [element, element] {
+            true => Loops { run: loops.run * element, inner: vec![1, 1], ..loops },
+            false => loops,
+        }
+    }
+
+    /// Emits the copy over the task's units.
+    pub fn emit(&self, t: &mut Task<'_>) {
+        let loops = self.loops();
+        let (from, to) = (t.address(&self.from), t.address(&self.to));
+        if loops.inner == [1, 1] {
+            return t.lanes(&loops, &[from, to], &mut |t, at, lanes| {
+                let bytes = clif::load_bytes(&mut t.b, at[0], 0, lanes);
+                clif::store_bytes(&mut t.b, bytes, at[1], 0, lanes);
+            });
+        }
+        let (lane, inner) = (lane_type(self.to.element), loops.inner.clone());
+        t.lanes(&loops, &[from, to], &mut |t, at, lanes| {
+            for i in 0..lanes {
+                let value = t.b.ins().load(lane, clif::memory(), at[0], (i * inner[0]) as i32);
+                t.b.ins().store(clif::memory(), value, at[1], (i * inner[1]) as i32);
+            }
+        });
+    }
+}
+
+/// Fills `bytes` bytes at `to` with a byte.
+pub fn fill(t: &mut Task<'_>, to: Value, bytes: usize, value: u8) {
+    let vector = clif::splat(&mut t.b, cranelift_codegen::ir::types::I8X16, i64::from(value));
+    t.count(bytes / VECTOR, &mut |t, i| {
+        let at = t.at(to, i, VECTOR);
+        clif::store_bytes(&mut t.b, vector, at, 0, VECTOR);
+    });
+    if bytes % VECTOR > 0 {
+        let at = t.plus(to, bytes - bytes % VECTOR);
+        clif::store_bytes(&mut t.b, vector, at, 0, bytes % VECTOR);
+    }
+}
+
+/// Fills the halo around an NHWC place; one unit.
+pub fn fill_halo(t: &mut Task<'_>, place: &Place, halo: &Halo) {
+    let (h, w) = (place.dims[1], place.dims[2]);
+    let (image, row, pixel) = (place.strides[0], place.strides[1], place.strides[2]);
+    let outside = Place { offset: place.offset - halo.top * row - halo.left * pixel, ..place.clone() };
+    let base = t.address(&outside);
+    // A row's right side and the next row's left side follow each other, so the halo is a head, a gap a row, and a tail.
+    let gap = (halo.left + halo.right) * pixel;
+    let head = halo.top * row + halo.left * pixel;
+    let tail = halo.right * pixel + halo.bottom * row;
+    t.units(&mut |t, _| {
+        t.count(place.dims[0], &mut |t, n| {
+            let base = t.at(base, n, image);
+            fill(t, base, head, halo.value);
+            if gap > 0 {
+                let first = t.plus(base, head + w * pixel);
+                t.count(h - 1, &mut |t, y| {
+                    let at = t.at(first, y, row);
+                    fill(t, at, gap, halo.value);
+                });
+            }
+            let at = t.plus(base, head + (h - 1) * row + w * pixel);
+            fill(t, at, tail, halo.value);
+        });
+    });
+}

@@ -1,0 +1,164 @@
+//! Steps in which an element depends on many: mean over axes, softmax.
+
+use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
+use qcc_ir::Attrs;
+use qcc_num::requant::Epilogue;
+
+use super::task::Task;
+use crate::clif;
+use crate::plan::Place;
+
+/// Mean over `axes` as a sum with one requantization.
+pub struct Mean {
+    /// Operand.
+    pub x: Place,
+    /// Result.
+    pub result: Place,
+    /// Axes that vanish, with their extents and strides in the operand.
+    axes: Vec<usize>,
+    zero: i64,
+    mult: i64,
+    epilogue: Epilogue,
+}
+
+impl Mean {
+    /// The mean that a node stands for.
+    pub fn new(attrs: &Attrs, x: &Place, result: &Place) -> Mean {
+        let result = if attrs.bool("keepdims") { result.clone() } else { keep_dims(x, result, &attrs.sizes("axes")) };
+        Mean {
+            x: x.clone(),
+            result,
+            axes: attrs.sizes("axes"),
+            zero: attrs.int("zero"),
+            mult: attrs.int("mult"),
+            epilogue: super::elementwise::epilogue_of(attrs),
+        }
+    }
+
+    /// Units: one for each position of the first dimension that is kept and has more than one.
+    pub fn units(&self) -> usize {
+        self.first_kept().map_or(1, |d| self.x.dims[d])
+    }
+
+    fn first_kept(&self) -> Option<usize> {
+        (0..self.x.dims.len()).find(|d| !self.axes.contains(d) && self.x.dims[*d] > 1)
+    }
+
+    /// Emits the task: elements one by one.
+    pub fn emit(&self, t: &mut Task<'_>) {
+        let (x, y) = (t.address(&self.x), t.address(&self.result));
+        let first = self.first_kept();
+        t.units(&mut |t, unit| {
+            let (x, y) = match first {
+                Some(d) => (t.at(x, unit, self.x.strides[d]), t.at(y, unit, self.result.strides[d])),
+                None => (x, y),
+            };
+            let rest: Vec<usize> =
+                (0..self.x.dims.len()).filter(|d| !self.axes.contains(d) && Some(*d) != first).collect();
+            self.kept(t, &rest, x, y);
+        });
+    }
+
+    fn kept(&self, t: &mut Task<'_>, dims: &[usize], x: Value, y: Value) {
+        if let [d, rest @ ..] = dims {
+            return t.count(self.x.dims[*d], &mut |t, i| {
+                let (x, y) = (t.at(x, i, self.x.strides[*d]), t.at(y, i, self.result.strides[*d]));
+                self.kept(t, rest, x, y);
+            });
+        }
+        let sum = t.b.declare_var(types::I32);
+        let taps: usize = self.axes.iter().map(|&a| self.x.dims[a]).product();
+        let start = t.b.ins().iconst(types::I32, -(taps as i64) * self.zero);
+        t.b.def_var(sum, start);
+        self.reduced(t, &self.axes, x, &mut |t, at| {
+            let byte = t.b.ins().load(types::I8, clif::memory(), at, 0);
+            let wide = t.b.ins().uextend(types::I32, byte);
+            let total = t.b.use_var(sum);
+            let total = t.b.ins().iadd(total, wide);
+            t.b.def_var(sum, total);
+        });
+        let total = t.b.use_var(sum);
+        let acc = t.b.ins().splat(types::I32X4, total);
+        let mult = clif::splat(&mut t.b, types::I32X4, self.mult);
+        let bytes = clif::requantize(&mut t.b, [acc; 4], [mult; 4], &self.epilogue);
+        clif::store_bytes(&mut t.b, bytes, y, 0, 1);
+    }
+
+    fn reduced(&self, t: &mut Task<'_>, axes: &[usize], x: Value, body: &mut dyn FnMut(&mut Task<'_>, Value)) {
+        match axes {
+            [] => body(t, x),
+            [d, rest @ ..] => t.count(self.x.dims[*d], &mut |t, i| {
+                let x = t.at(x, i, self.x.strides[*d]);
+                self.reduced(t, rest, x, body);
+            }),
+        }
+    }
+}
+
+/// The result with its vanished axes as extents of 1.
+fn keep_dims(x: &Place, result: &Place, axes: &[usize]) -> Place {
+    let mut place = Place { dims: Vec::new(), strides: Vec::new(), ..result.clone() };
+    let mut kept = result.dims.iter().zip(&result.strides);
+    for d in 0..x.dims.len() {
+        let (dim, stride) = if axes.contains(&d) { (1, 0) } else { kept.next().map_or((1, 0), |(d, s)| (*d, *s)) };
+        place.dims.push(dim);
+        place.strides.push(stride);
+    }
+    place
+}
+
+/// Softmax along the last dimension; a unit is one position of all the others. See `int.softmax` in the operator table.
+pub fn softmax(t: &mut Task<'_>, x: &Place, table: &Place, result: &Place) {
+    let last = x.dims.len() - 1;
+    let (extent, x_step, y_step) = (x.dims[last], x.strides[last], result.strides[last]);
+    let (source, target, table) = (t.address(x), t.address(result), t.address(table));
+    t.units(&mut |t, unit| {
+        let (mut from, mut to, mut rest) = (source, target, unit);
+        for d in (0..last).rev() {
+            let extent = t.word(x.dims[d]);
+            let index = t.b.ins().urem(rest, extent);
+            rest = t.b.ins().udiv(rest, extent);
+            from = t.at(from, index, x.strides[d]);
+            to = t.at(to, index, result.strides[d]);
+        }
+        let greatest = t.b.declare_var(types::I64);
+        let zero = t.b.ins().iconst(types::I64, 0);
+        t.b.def_var(greatest, zero);
+        let code = |t: &mut Task<'_>, i: Value| {
+            let at = t.at(from, i, x_step);
+            let byte = t.b.ins().load(types::I8, clif::memory(), at, 0);
+            t.b.ins().uextend(types::I64, byte)
+        };
+        t.count(extent, &mut |t, i| {
+            let x = code(t, i);
+            let g = t.b.use_var(greatest);
+            let above = t.b.ins().icmp(IntCC::UnsignedGreaterThan, x, g);
+            let g = t.b.ins().select(above, x, g);
+            t.b.def_var(greatest, g);
+        });
+        let exponential = |t: &mut Task<'_>, i: Value| {
+            let (x, g) = (code(t, i), t.b.use_var(greatest));
+            let below = t.b.ins().isub(g, x);
+            let at = t.at(table, below, 4);
+            let e = t.b.ins().load(types::I32, clif::memory(), at, 0);
+            t.b.ins().uextend(types::I64, e)
+        };
+        let sum = t.b.declare_var(types::I64);
+        t.b.def_var(sum, zero);
+        t.count(extent, &mut |t, i| {
+            let (e, s) = (exponential(t, i), t.b.use_var(sum));
+            let s = t.b.ins().iadd(s, e);
+            t.b.def_var(sum, s);
+        });
+        let s = t.b.use_var(sum);
+        let twice = t.b.ins().ishl_imm_s(s, 1);
+        t.count(extent, &mut |t, i| {
+            let e = exponential(t, i);
+            let scaled = t.b.ins().imul_imm_s(e, 2 * 255);
+            let rounded = t.b.ins().iadd(scaled, s);
+            let q = t.b.ins().udiv(rounded, twice);
+            let at = t.at(to, i, y_step);
+            t.b.ins().istore8(clif::memory(), q, at, 0);
+        });
+    });
+}

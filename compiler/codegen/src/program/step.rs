@@ -1,0 +1,168 @@
+//! Which kernel a step becomes.
+
+use cranelift_codegen::ir::Function;
+use cranelift_module::Linkage;
+use qcc_ir::ops::{Class, IntOp};
+use qcc_ir::{Diags, NodeId, Opcode};
+
+use super::moves::{self, Copy};
+use super::reduce::{self, Mean};
+use super::task::Task;
+use super::window::{self, Reduction};
+use super::{Builder, TaskInfo, bug, elementwise, symbol};
+use crate::plan::{Place, Step, StepKind, halo_window};
+
+/// True for operators whose constants are packed rather than read as they are.
+pub fn packs_constants(op: Opcode) -> bool {
+    matches!(op.info().class, Class::Int(IntOp::Conv2d | IntOp::QConv2d | IntOp::Linear | IntOp::QLinear))
+}
+
+/// What is known of a task beside its code.
+pub(super) struct Cost {
+    pub kernel: String,
+    pub macs: u64,
+    pub weight_bytes: u64,
+}
+
+impl Cost {
+    /// A task without multiplications.
+    pub fn of(kernel: impl Into<String>) -> Cost {
+        Cost { kernel: kernel.into(), macs: 0, weight_bytes: 0 }
+    }
+}
+
+impl Builder<'_> {
+    /// Emits the tasks of a step.
+    pub(super) fn step(&mut self, index: usize, step: &Step) -> Result<(), Diags> {
+        let name = format!("step_{index:03}_{}", symbol(&step.name));
+        match &step.kind {
+            StepKind::Fill { place, halo } => {
+                let bytes = place.strides[0] * place.dims[0] - place.elements();
+                self.task(&name, &step.name, 1, bytes, Cost::of("halo"), |t| moves::fill_halo(t, place, halo))
+            }
+            StepKind::Copy { from, to } => {
+                let copy = Copy { from: from.clone(), to: to.clone() };
+                self.copy(&name, &step.name, &copy, "copy")
+            }
+            StepKind::Node { node, operands, result } => self.node(&name, &step.name, *node, operands, result),
+        }
+    }
+
+    fn copy(&mut self, name: &str, value: &str, copy: &Copy, kernel: &str) -> Result<(), Diags> {
+        let bytes = copy.to.elements() * copy.to.element;
+        self.task(name, value, copy.units(), bytes, Cost::of(kernel), |t| copy.emit(t))
+    }
+
+    fn node(&mut self, name: &str, value: &str, node: NodeId, operands: &[Place], result: &Place) -> Result<(), Diags> {
+        let graph = self.graph;
+        let attrs = &graph.node(node).attrs;
+        let bytes = result.elements() * result.element;
+        let op = match graph.op(node).info().class {
+            Class::Int(op) => op,
+            Class::Move(op) => {
+                let kernel = graph.op(node).name();
+                let (copies, fill) = moves::copies(graph, node, op, operands, result).map_err(Diags::from)?;
+                if let Some(fill) = fill {
+                    let fill =
+                        u8::try_from(fill).map_err(|_| bug(format!("{value}: padding value {fill} is not a byte")))?;
+                    self.task(&format!("{name}_fill"), value, 1, bytes, Cost::of("fill"), |t| {
+                        let to = t.address(result);
+                        t.units(&mut |t, _| moves::fill(t, to, bytes, fill));
+                    })?;
+                }
+                for (i, copy) in copies.iter().enumerate() {
+                    self.copy(&format!("{name}_{i}"), value, copy, kernel)?;
+                }
+                return Ok(());
+            }
+            Class::Unary(_)
+            | Class::Binary(_)
+            | Class::Contract(_)
+            | Class::Pool(_)
+            | Class::Reduce(_)
+            | Class::Norm(_)
+            | Class::Cast(_) => {
+                return Err(bug(format!("{} is not an integer operation", graph.describe(node))));
+            }
+        };
+        match op {
+            IntOp::Conv2d | IntOp::QConv2d | IntOp::Linear | IntOp::QLinear => {
+                self.product(name, value, node, op, operands, result)
+            }
+            IntOp::MaxPool | IntOp::AveragePool => {
+                let w = halo_window(graph, node);
+                let reduction = match op {
+                    IntOp::MaxPool => Reduction::Max,
+                    _ => Reduction::Average {
+                        zero: attrs.int("zero"),
+                        mult: operands[1].clone(),
+                        epilogue: elementwise::epilogue_of(attrs),
+                    },
+                };
+                let units = result.dims[0] * result.dims[1];
+                let kernel =
+                    format!("{} {}x{} stride {}", graph.op(node).name(), w.kernel[0], w.kernel[1], w.strides[0]);
+                self.task(name, value, units, bytes, Cost::of(kernel), |t| {
+                    window::emit(t, &operands[0], result, &w, &reduction);
+                })
+            }
+            IntOp::Mean => {
+                let mean = Mean::new(attrs, &operands[0], result);
+                self.task(name, value, mean.units(), bytes, Cost::of("mean"), |t| mean.emit(t))
+            }
+            IntOp::Softmax => {
+                let extent = result.dims.last().copied().unwrap_or(1).max(1);
+                let units = result.elements() / extent;
+                self.task(name, value, units, bytes, Cost::of("softmax"), |t| {
+                    reduce::softmax(t, &operands[0], &operands[1], result);
+                })
+            }
+            IntOp::Requant
+            | IntOp::Add
+            | IntOp::Mul
+            | IntOp::Rescale
+            | IntOp::ScaleChannels
+            | IntOp::Lut
+            | IntOp::Clamp => {
+                let operands: &[Place] = operands;
+                let shaped = elementwise::broadcastable(op, operands, result);
+                let units = elementwise::loops(&shaped, result).units();
+                let kernel = graph.op(node).name();
+                self.task(name, value, units, bytes, Cost::of(kernel), |t| {
+                    elementwise::emit(t, op, attrs, &shaped, result);
+                })
+            }
+        }
+    }
+
+    /// Declares, emits and records a task.
+    pub(super) fn task(
+        &mut self,
+        name: &str,
+        value: &str,
+        units: usize,
+        output_bytes: usize,
+        cost: Cost,
+        emit: impl FnOnce(&mut Task<'_>),
+    ) -> Result<(), Diags> {
+        let signature = self.signature(3, false);
+        let function = self.declare(name, Linkage::Local, &signature)?;
+        let mut code = Function::with_name_signature(Default::default(), signature);
+        let constants = &self.constants;
+        let constant = |v| constants.get(&v).copied();
+        let mut t = Task::new(&mut code, &mut self.context, &mut *self.module, self.plan, &constant);
+        emit(&mut t);
+        t.finish();
+        self.define(function, name, code)?;
+        self.tasks.push(TaskInfo {
+            name: value.to_string(),
+            kernel: cost.kernel,
+            function,
+            units,
+            macs: cost.macs,
+            output_bytes: output_bytes as u64,
+            weight_bytes: cost.weight_bytes,
+        });
+        Ok(())
+    }
+}

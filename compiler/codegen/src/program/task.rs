@@ -1,0 +1,240 @@
+//! The function of one step: `fn(frame, begin, end)` does units `begin..end` of it.
+//!
+//! The frame starts with a header that the entry point fills: the arrays of input and output pointers; the arena follows.
+//! Units can be done in any order and on any thread; two steps are separated by a barrier.
+
+use cranelift_codegen::ir::{Function, InstBuilder, Type, Value, condcodes::IntCC};
+use cranelift_codegen::isa::TargetFrontendConfig;
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use cranelift_module::{DataId, FuncId, Module};
+
+use super::collapse::Loops;
+use crate::clif::{VECTOR, memory};
+use crate::plan::{Place, Plan, Storage};
+
+/// Offsets in the frame.
+pub mod frame {
+    /// `const void *const *`: the inputs.
+    pub const INPUTS: i32 = 8;
+    /// `void *const *`: the outputs.
+    pub const OUTPUTS: i32 = 16;
+    /// First byte of the arena.
+    pub const ARENA: usize = 64;
+}
+
+/// A step's function in the making.
+pub struct Task<'a> {
+    /// The function's builder.
+    pub b: FunctionBuilder<'a>,
+    /// What the function refers to.
+    pub module: &'a mut dyn Module,
+    /// Type of addresses.
+    pub pointer: Type,
+    plan: &'a Plan,
+    constant: &'a dyn Fn(qcc_ir::ValueId) -> Option<DataId>,
+    config: TargetFrontendConfig,
+    frame: Value,
+    begin: Value,
+    end: Value,
+}
+
+impl<'a> Task<'a> {
+    /// Begins the body of `function`, whose signature is already there.
+    pub fn new(
+        function: &'a mut Function,
+        context: &'a mut FunctionBuilderContext,
+        module: &'a mut dyn Module,
+        plan: &'a Plan,
+        constant: &'a dyn Fn(qcc_ir::ValueId) -> Option<DataId>,
+    ) -> Task<'a> {
+        let config = module.target_config();
+        let mut b = FunctionBuilder::new(function, context);
+        let entry = b.create_block();
+        b.append_block_params_for_function_params(entry);
+        b.switch_to_block(entry);
+        b.seal_block(entry);
+        let [frame, begin, end] = b.block_params(entry) else { unreachable!("a task has three parameters") };
+        let (frame, begin, end) = (*frame, *begin, *end);
+        Task { b, module, pointer: config.pointer_type(), plan, constant, config, frame, begin, end }
+    }
+
+    /// Returns, and ends the function.
+    pub fn finish(mut self) {
+        self.b.ins().return_(&[]);
+        self.b.finalize(self.config);
+    }
+
+    /// An address-sized constant.
+    pub fn word(&mut self, value: usize) -> Value {
+        self.b.ins().iconst(self.pointer, value as i64)
+    }
+
+    /// `base + bytes`.
+    pub fn plus(&mut self, base: Value, bytes: usize) -> Value {
+        if bytes == 0 { base } else { self.b.ins().iadd_imm_s(base, bytes as i64) }
+    }
+
+    /// `base + index * step`.
+    pub fn at(&mut self, base: Value, index: Value, step: usize) -> Value {
+        if step == 0 {
+            return base;
+        }
+        let distance = self.b.ins().imul_imm_s(index, step as i64);
+        self.b.ins().iadd(base, distance)
+    }
+
+    /// Address of a data object.
+    pub fn data(&mut self, data: DataId) -> Value {
+        let global = self.module.declare_data_in_func(data, self.b.func);
+        self.b.ins().symbol_value(self.pointer, global)
+    }
+
+    /// Address of the first element of a place.
+    pub fn address(&mut self, place: &Place) -> Value {
+        let base = match self.plan.buffers[place.buffer].storage {
+            Storage::Arena(offset) => self.plus(self.frame, frame::ARENA + offset),
+            Storage::Input(i) => self.boundary(frame::INPUTS, i),
+            Storage::Output(i) => self.boundary(frame::OUTPUTS, i),
+            Storage::Const(v) => match (self.constant)(v) {
+                Some(data) => self.data(data),
+                None => unreachable!("constants that tasks read are defined before them"),
+            },
+        };
+        self.plus(base, place.offset)
+    }
+
+    fn boundary(&mut self, array: i32, index: usize) -> Value {
+        let array = self.b.ins().load(self.pointer, memory(), self.frame, array);
+        self.b.ins().load(self.pointer, memory(), array, 8 * index as i32)
+    }
+
+    /// Calls a function with address-sized arguments.
+    pub fn call(&mut self, function: FuncId, arguments: &[Value]) {
+        let function = self.module.declare_func_in_func(function, self.b.func);
+        self.b.ins().call(function, arguments);
+    }
+
+    /// `for i in begin..end { body(i) }` with a run-time range.
+    pub fn range(&mut self, begin: Value, end: Value, body: &mut dyn FnMut(&mut Task<'a>, Value)) {
+        let index = self.b.declare_var(self.pointer);
+        self.b.def_var(index, begin);
+        let (head, inside, exit) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        self.b.ins().jump(head, &[]);
+        self.b.switch_to_block(head);
+        let i = self.b.use_var(index);
+        let more = self.b.ins().icmp(IntCC::UnsignedLessThan, i, end);
+        self.b.ins().brif(more, inside, &[], exit, &[]);
+        self.b.switch_to_block(inside);
+        self.b.seal_block(inside);
+        body(self, i);
+        let next = self.b.ins().iadd_imm_s(i, 1);
+        self.b.def_var(index, next);
+        self.b.ins().jump(head, &[]);
+        self.b.seal_block(head);
+        self.b.switch_to_block(exit);
+        self.b.seal_block(exit);
+    }
+
+    /// `for i in 0..count { body(i) }`; no loop where there is one round.
+    pub fn count(&mut self, count: usize, body: &mut dyn FnMut(&mut Task<'a>, Value)) {
+        let zero = self.word(0);
+        match count {
+            0 => {}
+            1 => body(self, zero),
+            _ => {
+                let end = self.word(count);
+                self.range(zero, end, body);
+            }
+        }
+    }
+
+    /// The task's units.
+    pub fn units(&mut self, body: &mut dyn FnMut(&mut Task<'a>, Value)) {
+        let (begin, end) = (self.begin, self.end);
+        self.range(begin, end, body);
+    }
+
+    /// The task's units that lie in `lo..hi`, counted from `lo`.
+    pub fn units_in(&mut self, lo: usize, hi: usize, body: &mut dyn FnMut(&mut Task<'a>, Value)) {
+        let (lo_value, hi_value) = (self.word(lo), self.word(hi));
+        let begin = self.b.ins().umax(self.begin, lo_value);
+        let end = self.b.ins().umin(self.end, hi_value);
+        self.range(begin, end, &mut |t, i| {
+            let from_lo = t.b.ins().iadd_imm_s(i, -(lo as i64));
+            body(t, from_lo);
+        });
+    }
+
+    /// `if condition { body() }`.
+    pub fn when(&mut self, condition: Value, body: &mut dyn FnMut(&mut Task<'a>)) {
+        let (inside, exit) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(condition, inside, &[], exit, &[]);
+        self.b.switch_to_block(inside);
+        self.b.seal_block(inside);
+        body(self);
+        self.b.ins().jump(exit, &[]);
+        self.b.switch_to_block(exit);
+        self.b.seal_block(exit);
+    }
+
+    /// Goes through the loops `1..` of a collapsed iteration space inside a unit of loop 0: `body` gets an address for each
+    /// operand and the number of lanes, at most 16, that it has to do there.
+    pub fn lanes(&mut self, loops: &Loops, bases: &[Value], body: &mut dyn FnMut(&mut Task<'a>, &[Value], usize)) {
+        let run = loops.run;
+        if loops.outer.is_empty() {
+            // One dense run: units are chunks of it.
+            let (chunk, tail) = (Loops::CHUNK, run % VECTOR);
+            let vectors_per_chunk = chunk / VECTOR;
+            let vectors = self.word(run / VECTOR);
+            let last = self.word(run.div_ceil(chunk) - 1);
+            self.units(&mut |t, unit| {
+                let first = t.b.ins().imul_imm_s(unit, vectors_per_chunk as i64);
+                let end = t.b.ins().iadd_imm_s(first, vectors_per_chunk as i64);
+                let end = t.b.ins().umin(end, vectors);
+                t.range(first, end, &mut |t, i| t.vector(loops, bases, i, VECTOR, body));
+                if tail > 0 {
+                    let is_last = t.b.ins().icmp(IntCC::Equal, unit, last);
+                    t.when(is_last, &mut |t| t.vector(loops, bases, vectors, tail, body));
+                }
+            });
+            return;
+        }
+        self.units(&mut |t, unit| {
+            let here: Vec<Value> = bases.iter().zip(&loops.outer[0].strides).map(|(&b, &s)| t.at(b, unit, s)).collect();
+            t.nest(loops, 1, here, body);
+        });
+    }
+
+    fn nest(
+        &mut self,
+        loops: &Loops,
+        depth: usize,
+        bases: Vec<Value>,
+        body: &mut dyn FnMut(&mut Task<'a>, &[Value], usize),
+    ) {
+        if let Some(level) = loops.outer.get(depth) {
+            self.count(level.extent, &mut |t, i| {
+                let here = bases.iter().zip(&level.strides).map(|(&b, &s)| t.at(b, i, s)).collect();
+                t.nest(loops, depth + 1, here, body);
+            });
+            return;
+        }
+        self.count(loops.run / VECTOR, &mut |t, i| t.vector(loops, &bases, i, VECTOR, body));
+        if loops.run % VECTOR > 0 {
+            let full = self.word(loops.run / VECTOR);
+            self.vector(loops, &bases, full, loops.run % VECTOR, body);
+        }
+    }
+
+    fn vector(
+        &mut self,
+        loops: &Loops,
+        bases: &[Value],
+        index: Value,
+        lanes: usize,
+        body: &mut dyn FnMut(&mut Task<'a>, &[Value], usize),
+    ) {
+        let here: Vec<Value> = bases.iter().zip(&loops.inner).map(|(&b, &s)| self.at(b, index, s * VECTOR)).collect();
+        body(self, &here, lanes);
+    }
+}
