@@ -12,7 +12,7 @@ pub struct Diag {
     /// The thing that is wrong, first.
     pub message: String,
     /// Where.
-    pub place: Place,
+    pub place: Box<Place>,
     /// What to do about it.
     pub help: Option<String>,
 }
@@ -89,7 +89,7 @@ impl Code {
 impl Diag {
     /// A diagnostic without a place.
     pub fn new(code: Code, message: impl Into<String>) -> Diag {
-        Diag { code, message: message.into(), place: Place::default(), help: None }
+        Diag { code, message: message.into(), place: Box::default(), help: None }
     }
 
     /// The same at a node.

@@ -162,11 +162,23 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// Line and column of an offset, from 1; columns count characters.
-pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = &text[..offset];
-    let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+/// Where the lines of a text begin.
+pub(crate) struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn new(text: &'a str) -> Lines<'a> {
+        Lines { text, starts: std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect() }
+    }
+
+    /// Line and column of an offset, from 1; columns count characters.
+    pub(crate) fn position(&self, offset: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|&s| s <= offset);
+        let before = self.text.get(self.starts[line - 1]..offset).unwrap_or_default();
+        (line, before.chars().count() + 1)
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +211,8 @@ mod tests {
 
     #[test]
     fn positions_count_lines_and_characters() {
-        assert_eq!(position("ab\ncé d", 6), (2, 3));
-        assert_eq!(position("", 0), (1, 1));
+        assert_eq!(Lines::new("ab\ncé d").position(6), (2, 3));
+        assert_eq!(Lines::new("a\n").position(2), (2, 1));
+        assert_eq!(Lines::new("").position(0), (1, 1));
     }
 }

@@ -1,0 +1,432 @@
+//! A graph from its text (`.qir`), by recursive descent.
+//!
+//! ```text
+//! text    ::= alias* graph
+//! alias   ::= '!' NAME '=' uniform
+//! graph   ::= 'graph' '@' NAME '(' (input (',' input)*)? ')' '->' '(' (type (',' type)*)? ')'
+//!             '{' (const | node)* 'return' (use (',' use)*)? '}'
+//! input   ::= '%' NAME ':' type
+//! const   ::= 'const' '@' NAME ':' type '=' ('dense' '<' '[' (NUMBER (',' NUMBER)*)? ']' '>' | 'file' '<' STRING '>')
+//! node    ::= '%' NAME '=' OPERATOR '(' (use (',' use)*)? ')' ('{' attr (',' attr)* '}')? ':' type loc?
+//! attr    ::= WORD '=' (NUMBER | 'true' | 'false' | '[' (NUMBER (',' NUMBER)*)? ']')
+//! loc     ::= 'loc' '(' STRING (WORD | STRING) NUMBER ')'          name, ONNX operator, opset
+//! use     ::= '%' NAME | '@' NAME                                  of a value defined further up
+//! type    ::= 'tensor' '<' (NUMBER 'x')* elem '>'                  without blanks between extents
+//! elem    ::= 'f32' | 'bool' | integer | uniform | '!' NAME
+//!           | '!quant.calibrated' '<' 'f32' '<' NUMBER ':' NUMBER '>' '>'
+//! uniform ::= '!quant.uniform' '<' integer ('<' NUMBER ':' NUMBER '>')? ':' 'f32'
+//!             (',' scale | ':' NUMBER ',' '{' (scale (',' scale)*)? '}') '>'
+//! scale   ::= NUMBER (':' NUMBER)?                                 scale, zero point
+//! integer ::= 'i4' | 'u4' | 'i8' | 'u8' | 'i16' | 'i32' | 'i64'
+//! ```
+//!
+//! `NAME` is `[A-Za-z0-9_.$-]+` or a string; strings have the escapes `\"`, `\\` and `\u{..}`. `//` begins a comment.
+//!
+//! The parser checks what the text says, not whether shapes fit: that is the verifier's part ([`crate::verify`]). After a
+//! fault it resumes at the next line, so that several faults are reported at once. Nothing recurses.
+
+mod cursor;
+mod types;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use crate::attrs::{Attr, AttrKind, Attrs};
+use crate::diag::{Code, Diag, Diags};
+use crate::edit::Edit;
+use crate::graph::{Graph, Origin, ValueId};
+use crate::lex::Token;
+use crate::ops::Opcode;
+use crate::tensor::{Data, Tensor};
+use crate::types::{Elem, Int, Type, Uniform};
+
+use cursor::{Cursor, Parsed};
+
+/// Longest text that is read.
+const MAX_TEXT: usize = 1 << 30;
+/// Faults after which the parser gives up.
+const MAX_FAULTS: usize = 20;
+
+/// Reads a side file by the name that the text gives; see [`no_files`] and [`folder`].
+pub type Side<'a> = dyn Fn(&str) -> io::Result<Vec<u8>> + 'a;
+
+/// For texts without side files.
+pub fn no_files(_: &str) -> io::Result<Vec<u8>> {
+    Err(io::Error::other("side files are not available here"))
+}
+
+/// Side files from a folder.
+pub fn folder(path: &std::path::Path) -> impl Fn(&str) -> io::Result<Vec<u8>> + '_ {
+    move |name| std::fs::read(path.join(name))
+}
+
+/// A graph with the line and column at which each value is defined.
+#[derive(Debug)]
+pub struct Located {
+    /// The graph.
+    pub graph: Graph,
+    /// Line and column, from 1.
+    pub places: HashMap<ValueId, (usize, usize)>,
+}
+
+impl Located {
+    /// [`crate::verify()`] with places in the text.
+    pub fn verify(&self) -> Result<(), Diags> {
+        crate::verify::verify_at(&self.graph, &|v| self.places.get(&v).copied())
+    }
+
+    /// [`crate::check_level`] with places in the text.
+    pub fn check_level(&self, level: crate::Level) -> Result<(), Diags> {
+        crate::verify::check_level_at(&self.graph, level, &|v| self.places.get(&v).copied())
+    }
+}
+
+/// The graph that a text describes. It is not verified.
+pub fn parse(text: &str, side: &Side) -> Result<Graph, Diags> {
+    parse_located(text, side).map(|located| located.graph)
+}
+
+/// The graph that a text describes, and where. It is not verified.
+pub fn parse_located(text: &str, side: &Side) -> Result<Located, Diags> {
+    if text.len() > MAX_TEXT {
+        return Err(Diag::new(Code::SYNTAX, format!("the text is longer than {MAX_TEXT} bytes")).into());
+    }
+    let mut graph = Graph::new("");
+    let mut parser = Parser {
+        cursor: Cursor::new(text),
+        side,
+        edit: Edit::new(&mut graph),
+        aliases: HashMap::new(),
+        values: HashMap::new(),
+        places: HashMap::new(),
+        faults: Vec::new(),
+    };
+    let name = parser.text();
+    let (places, mut faults) = (parser.places, parser.faults);
+    match name {
+        Ok(name) if faults.is_empty() => {
+            graph.name = name;
+            Ok(Located { graph, places })
+        }
+        Ok(_) => Err(Diags(faults)),
+        Err(fault) => {
+            faults.push(fault);
+            Err(Diags(faults))
+        }
+    }
+}
+
+struct Parser<'a> {
+    cursor: Cursor<'a>,
+    side: &'a Side<'a>,
+    edit: Edit<'a>,
+    aliases: HashMap<String, Arc<Uniform>>,
+    /// Defined values; `None` where the definition was faulty, so that uses are not reported as well.
+    values: HashMap<String, Option<ValueId>>,
+    places: HashMap<ValueId, (usize, usize)>,
+    faults: Vec<Diag>,
+}
+
+impl<'a> Parser<'a> {
+    /// Items with commas between them up to `close`, which is eaten.
+    fn list<T>(&mut self, close: &'static str, mut item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
+        let mut items = Vec::new();
+        if self.cursor.eat(close) {
+            return Ok(items);
+        }
+        loop {
+            items.push(item(self)?);
+            if self.cursor.eat(close) {
+                return Ok(items);
+            }
+            if !self.cursor.eat(",") {
+                return Err(self.cursor.expected(&format!("`,` or `{close}`")));
+            }
+        }
+    }
+
+    /// The whole text; returns the name of the graph.
+    fn text(&mut self) -> Parsed<String> {
+        while matches!(self.cursor.token, Token::Name('!', _)) {
+            self.alias()?;
+        }
+        self.cursor.expect_word("graph")?;
+        let name = self.cursor.name('@', "the graph's name, as `@name`")?;
+        self.cursor.expect("(")?;
+        self.list(")", Self::input)?;
+        self.cursor.expect("->")?;
+        self.cursor.expect("(")?;
+        let outputs = self.list(")", Self::ty)?;
+        self.cursor.expect("{")?;
+        while !self.cursor.is_word("return") {
+            if matches!(self.cursor.token, Token::End | Token::Punct("}")) {
+                return Err(self.cursor.expected("an operation, a constant or `return`"));
+            }
+            let line = self.cursor.lines.position(self.cursor.at).0;
+            if let Err(fault) = self.statement() {
+                self.faults.push(fault);
+                if self.faults.len() >= MAX_FAULTS {
+                    return Err(self.cursor.fault_at(self.cursor.at, Code::SYNTAX, "too many faults".to_string()));
+                }
+                self.resume(line);
+            }
+        }
+        self.results(&outputs)?;
+        self.cursor.expect("}")?;
+        match self.cursor.token {
+            Token::End => Ok(name),
+            _ => Err(self.cursor.expected("the end of the text")),
+        }
+    }
+
+    /// Skips to what begins a statement on a line after `line`.
+    fn resume(&mut self, line: usize) {
+        loop {
+            let begins = match &self.cursor.token {
+                Token::End | Token::Punct("}") => return,
+                Token::Name('%', _) => true,
+                Token::Word(w) => matches!(*w, "const" | "return"),
+                Token::Name(..) | Token::Str(_) | Token::Punct(_) | Token::Unknown(_) => false,
+            };
+            if begins && self.cursor.lines.position(self.cursor.at).0 > line {
+                return;
+            }
+            self.cursor.advance();
+        }
+    }
+
+    fn alias(&mut self) -> Parsed<()> {
+        let at = self.cursor.at;
+        let name = self.cursor.name('!', "an alias")?;
+        self.cursor.expect("=")?;
+        let uniform_at = self.cursor.at;
+        let keyword = self.cursor.name('!', "`!quant.uniform`")?;
+        if keyword != "quant.uniform" {
+            return Err(self.cursor.fault_at(
+                uniform_at,
+                Code::SYNTAX,
+                format!("expected `!quant.uniform`, found `!{keyword}`"),
+            ));
+        }
+        let uniform = self.uniform()?;
+        if name.starts_with("quant.") || self.aliases.insert(name.clone(), Arc::new(uniform)).is_some() {
+            return Err(self.cursor.fault_at(at, Code::BAD_GRAPH, format!("the type `!{name}` is already defined")));
+        }
+        Ok(())
+    }
+
+    fn input(&mut self) -> Parsed<()> {
+        let at = self.cursor.at;
+        let name = self.cursor.name('%', "an input, as `%name`")?;
+        self.cursor.expect(":")?;
+        let ty = self.ty()?;
+        self.declare(at, &name)?;
+        let v = self.edit.add_input(&name, ty);
+        self.define(at, name, v);
+        Ok(())
+    }
+
+    fn declare(&self, at: usize, name: &str) -> Parsed<()> {
+        if self.values.contains_key(name) {
+            return Err(self.cursor.fault_at(at, Code::BAD_GRAPH, format!("the name `{name}` is already defined")));
+        }
+        Ok(())
+    }
+
+    fn define(&mut self, at: usize, name: String, v: ValueId) {
+        self.places.insert(v, self.cursor.lines.position(at));
+        self.values.insert(name, Some(v));
+    }
+
+    fn statement(&mut self) -> Parsed<()> {
+        let at = self.cursor.at;
+        let constant = self.cursor.is_word("const");
+        if constant {
+            self.cursor.advance();
+        }
+        let name = match constant {
+            true => self.cursor.name('@', "a constant, as `@name`")?,
+            false => self.cursor.name('%', "an operation, a constant or `return`")?,
+        };
+        self.declare(at, &name)?;
+        let defined = if constant { self.constant(&name) } else { self.node(&name) };
+        match defined {
+            Ok(Some(v)) => self.define(at, name, v),
+            // An operand was faulty, which has been reported where it was defined.
+            Ok(None) => _ = self.values.insert(name, None),
+            Err(fault) => {
+                self.values.insert(name, None);
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    fn constant(&mut self, name: &str) -> Parsed<Option<ValueId>> {
+        self.cursor.expect(":")?;
+        let ty = self.ty()?;
+        self.cursor.expect("=")?;
+        let at = self.cursor.at;
+        let data = if self.cursor.is_word("file") {
+            self.cursor.advance();
+            self.cursor.expect("<")?;
+            let data = self.side_file(&ty)?;
+            self.cursor.expect(">")?;
+            data
+        } else {
+            self.dense(&ty.elem)?
+        };
+        if data.len() != ty.elements() {
+            let message = format!("expected {} elements, found {}", ty.elements(), data.len());
+            return Err(self.cursor.fault_at(at, Code::SYNTAX, message));
+        }
+        let tensor = Tensor { dims: ty.dims, data };
+        Ok(Some(self.edit.add_typed_const(name, tensor, ty.elem)))
+    }
+
+    /// `dense<[..]>`, stored as the element type says.
+    fn dense(&mut self, elem: &Elem) -> Parsed<Data> {
+        self.cursor.expect_word("dense")?;
+        self.cursor.expect("<")?;
+        if matches!(self.cursor.token, Token::Punct("...")) {
+            return Err(self.cursor.expected("`[`").help("the text was printed without its large constants"));
+        }
+        self.cursor.expect("[")?;
+        let data = match (elem, elem.storage()) {
+            (Elem::F32 | Elem::Calibrated(_), _) => Data::F32(self.list("]", |p| p.cursor.float())?),
+            (_, None | Some(Int::U4 | Int::U8)) => Data::U8(self.list("]", |p| p.cursor.integer())?),
+            (_, Some(Int::I4 | Int::I8)) => Data::I8(self.list("]", |p| p.cursor.integer())?),
+            (_, Some(Int::I16)) => Data::I16(self.list("]", |p| p.cursor.integer())?),
+            (_, Some(Int::I32)) => Data::I32(self.list("]", |p| p.cursor.integer())?),
+            (_, Some(Int::I64)) => Data::I64(self.list("]", |p| p.cursor.integer())?),
+        };
+        self.cursor.expect(">")?;
+        Ok(data)
+    }
+
+    fn side_file(&mut self, ty: &Type) -> Parsed<Data> {
+        let at = self.cursor.at;
+        let name = self.cursor.string("the name of a file, in quotes")?;
+        // Only a plain name: a text must not reach outside the folder it is read from.
+        if name.starts_with('.') || name.is_empty() || !name.chars().all(crate::lex::is_name_char) {
+            return Err(self.cursor.fault_at(
+                at,
+                Code::SYNTAX,
+                "expected a plain file name without a folder".to_string(),
+            ));
+        }
+        let bytes = (self.side)(&name).map_err(|e| self.cursor.fault_at(at, Code::FILE, format!("`{name}`: {e}")))?;
+        let whole = Data::from_bytes(&ty.elem, &bytes);
+        whole.ok_or_else(|| self.cursor.fault_at(at, Code::FILE, format!("`{name}` is cut off: {} bytes", bytes.len())))
+    }
+
+    fn node(&mut self, name: &str) -> Parsed<Option<ValueId>> {
+        self.cursor.expect("=")?;
+        let op = self.cursor.word("an operator", Opcode::from_name)?;
+        self.cursor.expect("(")?;
+        let operands = self.list(")", Self::use_of)?;
+        let mut attrs = Attrs::new(op);
+        if self.cursor.eat("{") {
+            let mut given = Vec::new();
+            self.list("}", |p| p.attr(op, &mut attrs, &mut given))?;
+        }
+        self.cursor.expect(":")?;
+        let ty = self.ty()?;
+        let origin = if self.cursor.is_word("loc") { Some(Arc::new(self.origin()?)) } else { None };
+        let Some(operands) = operands.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
+        Ok(Some(self.edit.add(op, &operands, attrs, name, ty, origin)))
+    }
+
+    /// A value that has been defined; `None` if its definition was faulty.
+    fn use_of(&mut self) -> Parsed<Option<ValueId>> {
+        let at = self.cursor.at;
+        let sigil = if matches!(self.cursor.token, Token::Name('@', _)) { '@' } else { '%' };
+        let name = self.cursor.name(sigil, "a value, as `%name` or `@name`")?;
+        let undefined = |p: &Self| p.cursor.fault_at(at, Code::BAD_GRAPH, format!("`{sigil}{name}` is not defined"));
+        match self.values.get(&name) {
+            Some(Some(v)) if self.edit.graph().constant(*v).is_some() == (sigil == '@') => Ok(Some(*v)),
+            Some(Some(_)) => {
+                let other = if sigil == '@' { "no constant" } else { "a constant" };
+                Err(undefined(self).help(format!("`{name}` is {other}")))
+            }
+            Some(None) => Ok(None),
+            None => Err(undefined(self)),
+        }
+    }
+
+    fn attr(&mut self, op: Opcode, attrs: &mut Attrs, given: &mut Vec<&'static str>) -> Parsed<()> {
+        let at = self.cursor.at;
+        let names = || op.info().attrs.iter().map(|s| s.name).collect::<Vec<_>>().join("`, `");
+        let what = match op.info().attrs {
+            [] => format!("no attributes of `{}`", op.name()),
+            _ => format!("an attribute of `{}`, which are `{}`", op.name(), names()),
+        };
+        let schema = self.cursor.word(&what, |w| op.info().attrs.iter().find(|s| s.name == w))?;
+        self.cursor.expect("=")?;
+        let value = match schema.kind {
+            AttrKind::Int => Attr::Int(self.cursor.integer()?),
+            AttrKind::Float => Attr::Float(self.cursor.float()?),
+            AttrKind::Bool => Attr::Bool(self.cursor.word("`true` or `false`", |w| w.parse().ok())?),
+            AttrKind::Ints => {
+                self.cursor.expect("[")?;
+                Attr::Ints(self.list("]", |p| p.cursor.integer())?)
+            }
+        };
+        if given.contains(&schema.name) {
+            return Err(self.cursor.fault_at(at, Code::SYNTAX, format!("attribute `{}` is given twice", schema.name)));
+        }
+        given.push(schema.name);
+        attrs.try_set(schema.name, value).map_err(|message| self.cursor.fault_at(at, Code::SYNTAX, message))
+    }
+
+    fn origin(&mut self) -> Parsed<Origin> {
+        self.cursor.expect_word("loc")?;
+        self.cursor.expect("(")?;
+        let name = self.cursor.string("the name of an ONNX node, in quotes")?;
+        let op = match self.cursor.token {
+            Token::Str(_) => self.cursor.string("an ONNX operator")?,
+            _ => self.cursor.word("an ONNX operator", |w| Some(w.to_string()))?,
+        };
+        let opset = self.cursor.integer()?;
+        self.cursor.expect(")")?;
+        Ok(Origin { name, op, opset })
+    }
+
+    /// `return` and its values, which must have the types of the header.
+    fn results(&mut self, types: &[Type]) -> Parsed<()> {
+        let at = self.cursor.at;
+        self.cursor.expect_word("return")?;
+        let mut outputs = Vec::new();
+        while !matches!(self.cursor.token, Token::Punct("}")) {
+            if !outputs.is_empty() {
+                self.cursor.expect(",")?;
+            }
+            let use_at = self.cursor.at;
+            let Some(v) = self.use_of()? else {
+                self.skip_to_end();
+                return Ok(());
+            };
+            if let Some(ty) = types.get(outputs.len())
+                && ty != self.edit.graph().ty(v)
+            {
+                let message = format!("expected {ty} by the graph's header, found {}", self.edit.graph().ty(v));
+                return Err(self.cursor.fault_at(use_at, Code::SYNTAX, message));
+            }
+            outputs.push(v);
+        }
+        if outputs.len() != types.len() {
+            let message = format!("expected {} values by the graph's header, found {}", types.len(), outputs.len());
+            return Err(self.cursor.fault_at(at, Code::SYNTAX, message));
+        }
+        self.edit.set_outputs(outputs);
+        Ok(())
+    }
+
+    /// After a faulty value among the results nothing more can be checked.
+    fn skip_to_end(&mut self) {
+        while !matches!(self.cursor.token, Token::Punct("}") | Token::End) {
+            self.cursor.advance();
+        }
+    }
+}
