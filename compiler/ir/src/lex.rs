@@ -163,6 +163,7 @@ impl<'a> Lexer<'a> {
 }
 
 /// Where the lines of a text begin.
+#[derive(Debug)]
 pub(crate) struct Lines<'a> {
     text: &'a str,
     starts: Vec<usize>,
@@ -173,9 +174,14 @@ impl<'a> Lines<'a> {
         Lines { text, starts: std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect() }
     }
 
+    /// Line of an offset, from 1.
+    pub(crate) fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|&s| s <= offset)
+    }
+
     /// Line and column of an offset, from 1; columns count characters.
     pub(crate) fn position(&self, offset: usize) -> (usize, usize) {
-        let line = self.starts.partition_point(|&s| s <= offset);
+        let line = self.line(offset);
         let before = self.text.get(self.starts[line - 1]..offset).unwrap_or_default();
         (line, before.chars().count() + 1)
     }

@@ -36,7 +36,7 @@ use crate::attrs::{Attr, AttrKind, Attrs};
 use crate::diag::{Code, Diag, Diags};
 use crate::edit::Edit;
 use crate::graph::{Graph, Origin, ValueId};
-use crate::lex::Token;
+use crate::lex::{Lines, Token};
 use crate::ops::Opcode;
 use crate::tensor::{Data, Tensor};
 use crate::types::{Elem, Int, Type, Uniform};
@@ -61,24 +61,29 @@ pub fn folder(path: &std::path::Path) -> impl Fn(&str) -> io::Result<Vec<u8>> + 
     move |name| std::fs::read(path.join(name))
 }
 
-/// A graph with the line and column at which each value is defined.
+/// A graph with the places of its values in the text.
 #[derive(Debug)]
-pub struct Located {
+pub struct Located<'a> {
     /// The graph.
     pub graph: Graph,
-    /// Line and column, from 1.
-    pub places: HashMap<ValueId, (usize, usize)>,
+    lines: Lines<'a>,
+    offsets: HashMap<ValueId, usize>,
 }
 
-impl Located {
+impl Located<'_> {
+    /// Line and column, from 1, at which a value is defined.
+    pub fn place(&self, v: ValueId) -> Option<(usize, usize)> {
+        self.offsets.get(&v).map(|&offset| self.lines.position(offset))
+    }
+
     /// [`crate::verify()`] with places in the text.
     pub fn verify(&self) -> Result<(), Diags> {
-        crate::verify::verify_at(&self.graph, &|v| self.places.get(&v).copied())
+        crate::verify::verify_at(&self.graph, &|v| self.place(v))
     }
 
     /// [`crate::check_level`] with places in the text.
     pub fn check_level(&self, level: crate::Level) -> Result<(), Diags> {
-        crate::verify::check_level_at(&self.graph, level, &|v| self.places.get(&v).copied())
+        crate::verify::check_level_at(&self.graph, level, &|v| self.place(v))
     }
 }
 
@@ -88,7 +93,7 @@ pub fn parse(text: &str, side: &Side) -> Result<Graph, Diags> {
 }
 
 /// The graph that a text describes, and where. It is not verified.
-pub fn parse_located(text: &str, side: &Side) -> Result<Located, Diags> {
+pub fn parse_located<'a>(text: &'a str, side: &Side) -> Result<Located<'a>, Diags> {
     if text.len() > MAX_TEXT {
         return Err(Diag::new(Code::SYNTAX, format!("the text is longer than {MAX_TEXT} bytes")).into());
     }
@@ -99,15 +104,15 @@ pub fn parse_located(text: &str, side: &Side) -> Result<Located, Diags> {
         edit: Edit::new(&mut graph),
         aliases: HashMap::new(),
         values: HashMap::new(),
-        places: HashMap::new(),
+        offsets: HashMap::new(),
         faults: Vec::new(),
     };
     let name = parser.text();
-    let (places, mut faults) = (parser.places, parser.faults);
+    let (lines, offsets, mut faults) = (parser.cursor.lines, parser.offsets, parser.faults);
     match name {
         Ok(name) if faults.is_empty() => {
             graph.name = name;
-            Ok(Located { graph, places })
+            Ok(Located { graph, lines, offsets })
         }
         Ok(_) => Err(Diags(faults)),
         Err(fault) => {
@@ -117,18 +122,19 @@ pub fn parse_located(text: &str, side: &Side) -> Result<Located, Diags> {
     }
 }
 
-struct Parser<'a> {
+/// `'a` is the life of the text, `'g` that of what a run of the parser borrows.
+struct Parser<'a, 'g> {
     cursor: Cursor<'a>,
-    side: &'a Side<'a>,
-    edit: Edit<'a>,
+    side: &'g Side<'g>,
+    edit: Edit<'g>,
     aliases: HashMap<String, Arc<Uniform>>,
     /// Defined values; `None` where the definition was faulty, so that uses are not reported as well.
     values: HashMap<String, Option<ValueId>>,
-    places: HashMap<ValueId, (usize, usize)>,
+    offsets: HashMap<ValueId, usize>,
     faults: Vec<Diag>,
 }
 
-impl<'a> Parser<'a> {
+impl Parser<'_, '_> {
     /// Items with commas between them up to `close`, which is eaten.
     fn list<T>(&mut self, close: &'static str, mut item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
         let mut items = Vec::new();
@@ -163,7 +169,7 @@ impl<'a> Parser<'a> {
             if matches!(self.cursor.token, Token::End | Token::Punct("}")) {
                 return Err(self.cursor.expected("an operation, a constant or `return`"));
             }
-            let line = self.cursor.lines.position(self.cursor.at).0;
+            let line = self.cursor.lines.line(self.cursor.at);
             if let Err(fault) = self.statement() {
                 self.faults.push(fault);
                 if self.faults.len() >= MAX_FAULTS {
@@ -189,7 +195,7 @@ impl<'a> Parser<'a> {
                 Token::Word(w) => matches!(*w, "const" | "return"),
                 Token::Name(..) | Token::Str(_) | Token::Punct(_) | Token::Unknown(_) => false,
             };
-            if begins && self.cursor.lines.position(self.cursor.at).0 > line {
+            if begins && self.cursor.lines.line(self.cursor.at) > line {
                 return;
             }
             self.cursor.advance();
@@ -235,7 +241,7 @@ impl<'a> Parser<'a> {
     }
 
     fn define(&mut self, at: usize, name: String, v: ValueId) {
-        self.places.insert(v, self.cursor.lines.position(at));
+        self.offsets.insert(v, at);
         self.values.insert(name, Some(v));
     }
 

@@ -8,7 +8,7 @@ use crate::diag::Code;
 use crate::lex::Token;
 use crate::types::{Elem, Int, Range, Type, Uniform};
 
-impl Parser<'_> {
+impl Parser<'_, '_> {
     pub(super) fn ty(&mut self) -> Parsed<Type> {
         let at = self.cursor.at;
         self.cursor.expect_word("tensor")?;
