@@ -1,1 +1,51 @@
-//! ONNX files into graphs
+//! ONNX files into graphs of `nn.*`, `tensor.*` and `quant.*`. No other crate knows ONNX.
+//!
+//! ```text
+//! bytes --wire, model--> ModelProto --functions, structure--> ordered nodes --import/table--> Graph
+//! ```
+//!
+//! Everything in a file is taken for hostile: lengths, nesting, numbers and paths are checked before they are used, and a file
+//! that is not a whole model gives one diagnostic. A model that cannot be compiled gives all its faults at once, each with
+//! the node, its operator and operator set, and the shapes that it was given.
+
+mod element;
+mod external;
+mod fault;
+mod functions;
+mod import;
+mod model;
+mod options;
+mod structure;
+mod tensor;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::path::Path;
+
+use qcc_ir::diag::Code;
+use qcc_ir::{Diag, Diags, Graph};
+
+use crate::external::Folder;
+use crate::fault::Fault;
+
+pub use crate::options::ImportOptions;
+
+/// Imports a model from a file. External data must lie in the file's folder.
+pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, Diags> {
+    let named = |diags: Diags| diags.in_file(&path.display().to_string());
+    let unreadable = |what: String| named(Diag::new(Code::FILE, what).into());
+    let metadata = std::fs::metadata(path).map_err(|e| unreadable(format!("the model cannot be read: {e}")))?;
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "a folder" } else { "no regular file" };
+        return Err(unreadable(format!("the model cannot be read: it is {what}")));
+    }
+    let bytes = std::fs::read(path).map_err(|e| unreadable(format!("the model cannot be read: {e}")))?;
+    import_bytes(&bytes, path.parent(), options).map_err(named)
+}
+
+/// Imports a model from memory. Without a `folder` it can have no external data.
+pub fn import_bytes(bytes: &[u8], folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, Diags> {
+    let model = model::read(bytes).map_err(Fault::into_diag)?;
+    import::import(model, &folder.map_or_else(Folder::none, Folder::at), options)
+}

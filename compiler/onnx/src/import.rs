@@ -1,0 +1,230 @@
+//! The driver: inputs, initializers and nodes of a model in order, each through its row of [`table`].
+//!
+//! A node that cannot be imported does not end the import: its results count as failed, what depends on them is skipped,
+//! and every node that is at fault itself is reported.
+
+mod attributes;
+mod constants;
+mod conv;
+mod decompose;
+mod elementwise;
+mod fold;
+mod gemm;
+mod layout;
+mod names;
+mod numbers;
+mod pool;
+mod quantize;
+mod reduce;
+mod resize;
+mod shape_ops;
+mod site;
+mod slice;
+mod table;
+mod window;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use onnx_protobuf::{NodeProto, TensorProto};
+use qcc_ir::{Attrs, Diags, Edit, Graph, Opcode, Origin, ValueId};
+
+use crate::external::Folder;
+use crate::fault::{Fault, Outcome};
+use crate::functions;
+use crate::model::{Model, domain};
+use crate::options::{self, ImportOptions};
+use crate::structure::{Structure, analyze, node_name, place};
+use crate::tensor;
+use names::Names;
+use site::Site;
+
+/// A model as a graph of `nn.*`, `tensor.*` and `quant.*`.
+pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions) -> Result<Graph, Diags> {
+    let nodes = functions::inline(&mut model).map_err(Fault::into_diag)?;
+    let structure = analyze(&model.graph, &nodes, model.opset)?;
+    let mut graph = Graph::new(names::graph(&model.graph.name));
+    let driver = Driver {
+        model: &model,
+        structure: &structure,
+        edit: Edit::new(&mut graph),
+        names: Names::new(&model.graph),
+        values: HashMap::new(),
+        faults: Diags::default(),
+    };
+    driver.run(&nodes, folder, options)?;
+    Ok(graph)
+}
+
+struct Driver<'a, 'g> {
+    model: &'a Model,
+    structure: &'a Structure<'a>,
+    edit: Edit<'g>,
+    names: Names<'a>,
+    /// Values by their ONNX names; `None` where the producer failed.
+    values: HashMap<&'a str, Option<ValueId>>,
+    faults: Diags,
+}
+
+impl<'a> Driver<'a, '_> {
+    fn run(mut self, nodes: &'a [NodeProto], folder: &Folder, options: &ImportOptions) -> Result<(), Diags> {
+        self.edit.begin("import");
+        self.inputs(options);
+        self.initializers(folder);
+        for &i in &self.structure.order {
+            self.node(&nodes[i]);
+        }
+        let outputs = self.outputs();
+        self.faults.into_result()?;
+        self.edit.set_outputs(outputs);
+        self.edit.remove_dead();
+        Ok(())
+    }
+
+    fn inputs(&mut self, options: &ImportOptions) {
+        let graph = &self.model.graph;
+        let constants: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+        let inputs: Vec<_> = graph.input.iter().filter(|i| !constants.contains(i.name.as_str())).collect();
+        for fault in options.unused(&inputs) {
+            self.faults.0.push(fault.into_diag());
+        }
+        for input in inputs {
+            let value = match options.input_type(input) {
+                Ok(ty) => Some(self.edit.add_input(&input.name, ty)),
+                Err(fault) => {
+                    self.faults.0.push(fault.into_diag());
+                    None
+                }
+            };
+            self.values.insert(&input.name, value);
+        }
+    }
+
+    fn initializers(&mut self, folder: &Folder) {
+        for proto in self.model.graph.initializer.iter().filter(|t| self.structure.used.contains(t.name.as_str())) {
+            let value = match self.initializer(proto, folder) {
+                Ok(value) => Some(value),
+                Err(fault) => {
+                    let context = format!("initializer `{}`", proto.name);
+                    self.faults.0.push(fault.context(context).into_diag());
+                    None
+                }
+            };
+            self.values.insert(&proto.name, value);
+        }
+    }
+
+    fn initializer(&mut self, proto: &TensorProto, folder: &Folder) -> Outcome<ValueId> {
+        let constant = tensor::read(proto, folder)?;
+        let name = self.names.value(&proto.name);
+        Ok(self.edit.add_typed_const(&name, constant.tensor, constant.elem))
+    }
+
+    fn node(&mut self, node: &'a NodeProto) {
+        let opset = self.opset_of(node);
+        let outcome = match table::find(node, opset) {
+            Err(fault) => Some(Err(fault)),
+            Ok(rule) => self.operands(node).map(|operands| self.apply(node, rule, opset.unwrap_or(0), operands)),
+        };
+        let results = match outcome {
+            Some(Ok(results)) => results.into_iter().map(Some).collect(),
+            Some(Err(mut fault)) => {
+                let shapes = self.shapes(node);
+                if !shapes.is_empty() {
+                    fault.message = format!("{} (operands {shapes})", fault.message);
+                }
+                self.faults.0.push(fault.at(place(node, opset.unwrap_or(0))));
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        let mut results = results.into_iter();
+        for name in &node.output {
+            let value = results.next().flatten();
+            if !name.is_empty() {
+                self.values.insert(name, value);
+            }
+        }
+    }
+
+    /// Version of the operator set that a node belongs to, if the model names one.
+    fn opset_of(&self, node: &NodeProto) -> Option<i64> {
+        let own = domain(&node.domain);
+        self.model.domains.iter().find(|(d, _)| d == own).map(|(_, version)| *version)
+    }
+
+    /// The operands, `None` for those that are absent; `None` in all if the producer of one failed.
+    fn operands(&self, node: &NodeProto) -> Option<Vec<Option<ValueId>>> {
+        let operand = |name: &String| match name.as_str() {
+            "" => Some(None),
+            name => self.values.get(name).copied().flatten().map(Some),
+        };
+        node.input.iter().map(operand).collect()
+    }
+
+    fn apply(
+        &mut self,
+        node: &'a NodeProto,
+        rule: table::Rule,
+        opset: i64,
+        operands: Vec<Option<ValueId>>,
+    ) -> Outcome<Vec<ValueId>> {
+        let first = node.output.first().map_or("", String::as_str);
+        let origin = Origin { name: node_name(node).to_string(), op: node.op_type.clone(), opset };
+        let base = self.names.value(if first.is_empty() { node_name(node) } else { first });
+        let mut site = Site::new(&mut self.edit, node, Arc::new(origin), base, operands);
+        let results = rule.apply(&mut site)?;
+        let created = site.finish()?;
+        let unexpected = node.output.iter().skip(results.len()).find(|o| self.structure.used.contains(o.as_str()));
+        if let Some(name) = unexpected {
+            return Err(Fault::unsupported(format!("result `{name}` of {} is not supported", node.op_type)));
+        }
+        for (&v, name) in results.iter().zip(&node.output) {
+            // A result that existed before keeps the name that it has; so does one that is named already.
+            if !name.is_empty() && created.contains(&v) && results.iter().filter(|&&r| r == v).count() == 1 {
+                let name = self.names.value(name);
+                self.edit.rename(v, &name);
+            }
+        }
+        Ok(results)
+    }
+
+    /// Shapes of a node's operands as far as they are known.
+    fn shapes(&self, node: &NodeProto) -> String {
+        let shape = |name: &String| match self.values.get(name.as_str()) {
+            Some(Some(v)) => format!("{:?}", self.edit.graph().ty(*v).dims),
+            _ => {
+                let declared = self.model.graph.value_info.iter().find(|i| i.name == *name);
+                declared.and_then(options::declared).unwrap_or_else(|| "[?]".into())
+            }
+        };
+        let shapes: Vec<_> = node.input.iter().filter(|n| !n.is_empty()).map(shape).collect();
+        shapes.join(", ")
+    }
+
+    /// The graph's outputs, under their own names.
+    fn outputs(&mut self) -> Vec<ValueId> {
+        let mut outputs = Vec::new();
+        for output in &self.model.graph.output {
+            let Some(mut v) = self.values.get(output.name.as_str()).copied().flatten() else { continue };
+            let dims = self.edit.graph().ty(v).dims.clone();
+            if let Err(fault) = options::check_output(output, &dims) {
+                self.faults.0.push(fault.into_diag());
+                continue;
+            }
+            if self.edit.graph().name_of(v) != output.name {
+                if self.edit.graph().inputs().contains(&v) || outputs.contains(&v) {
+                    // One value under two names of the interface: a second value carries the second name.
+                    let shape: Vec<i64> = dims.iter().filter_map(|&d| i64::try_from(d).ok()).collect();
+                    let attrs = Attrs::new(Opcode::Reshape).with("shape", shape);
+                    let ty = self.edit.graph().ty(v).clone();
+                    v = self.edit.add(Opcode::Reshape, &[v], attrs, &output.name, ty, None);
+                } else {
+                    self.edit.rename(v, &output.name);
+                }
+            }
+            outputs.push(v);
+        }
+        outputs
+    }
+}

@@ -1,0 +1,315 @@
+//! Operators that exist between constants only, evaluated here: shapes, comparisons and selections.
+
+use std::sync::Arc;
+
+use qcc_ir::diag::Code;
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId, map_data};
+
+use super::layout;
+use super::numbers::{Numbers, broadcast};
+use super::quantize;
+use super::site::Site;
+use crate::element::DataType;
+use crate::external::Folder;
+use crate::fault::{Fault, Outcome};
+use crate::tensor::{self, Constant};
+
+/// Most elements that a constant operator makes.
+const LARGE: usize = 1 << 24;
+
+/// The tensor of operand `i`, which must be a constant.
+fn constant(site: &mut Site, i: usize) -> Outcome<(Arc<Tensor>, Elem)> {
+    let v = site.operand(i)?;
+    let elem = site.elem(v);
+    match site.constant(v) {
+        Some(tensor) => Ok((tensor, elem)),
+        None => Err(Fault::unsupported("the operator is supported between constants only")
+            .help(format!("operand {i} is computed by the model at run time"))),
+    }
+}
+
+fn int64(site: &mut Site, dims: &[usize], values: Vec<i64>) -> ValueId {
+    site.constant_of(Tensor::new(dims, Data::I64(values)), Elem::Int(Int::I64), "")
+}
+
+fn extent(d: usize) -> Outcome<i64> {
+    i64::try_from(d).map_err(|_| Fault::shape("a dimension exceeds 63 bits"))
+}
+
+pub(super) fn value(site: &mut Site) -> Outcome<ValueId> {
+    if let Some(proto) = site.attrs.tensor("value")? {
+        let Constant { tensor, elem } = tensor::read(proto, &Folder::none())?;
+        return Ok(site.constant_of(tensor, elem, ""));
+    }
+    if let Some(v) = site.attrs.float("value_float")? {
+        return Ok(site.floats(&[], vec![v], ""));
+    }
+    if let Some(v) = site.attrs.floats("value_floats")? {
+        return Ok(site.floats(&[v.len()], v.to_vec(), ""));
+    }
+    if let Some(v) = site.attrs.int("value_int")? {
+        return Ok(int64(site, &[], vec![v]));
+    }
+    if let Some(v) = site.attrs.ints("value_ints")? {
+        return Ok(int64(site, &[v.len()], v.to_vec()));
+    }
+    site.attrs.finish()?;
+    Err(Fault::shape("the constant has no value"))
+}
+
+pub(super) fn shape(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let dims: Vec<i64> = site.dims(x).into_iter().map(extent).collect::<Outcome<_>>()?;
+    let rank = extent(dims.len())?;
+    let mut bound = |name, default: i64| -> Outcome<usize> {
+        let at = site.attrs.int(name)?.unwrap_or(default);
+        let at = if at < 0 { at.saturating_add(rank) } else { at }.clamp(0, rank);
+        usize::try_from(at).map_err(|_| Fault::shape("a dimension exceeds memory"))
+    };
+    let (start, end) = (bound("start", 0)?, bound("end", rank)?);
+    let part = dims.get(start..end).unwrap_or_default().to_vec();
+    Ok(int64(site, &[part.len()], part))
+}
+
+pub(super) fn size(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let n = extent(site.ty(x).elements())?;
+    Ok(int64(site, &[], vec![n]))
+}
+
+pub(super) fn constant_of_shape(site: &mut Site) -> Outcome<ValueId> {
+    let dims = site.int_list(0, "the shape's dimensions")?.ok_or_else(|| Fault::shape("operand 0 is missing"))?;
+    let dims = tensor::extents(&dims)?;
+    let count = qcc_ir::Type::f32(&dims).checked_elements().filter(|&n| n <= LARGE);
+    let count = count.ok_or_else(|| Fault::shape(format!("a constant of shape {dims:?} is too large")))?;
+    let one = match site.attrs.tensor("value")? {
+        Some(proto) => tensor::read(proto, &Folder::none())?,
+        None => Constant::plain(Tensor::f32(&[1], vec![0.0])),
+    };
+    if one.tensor.data.len() != 1 {
+        return Err(Fault::shape("`value` has not one element"));
+    }
+    let data = map_data!(&one.tensor.data, v => vec![v[0]; count]);
+    Ok(site.constant_of(Tensor::new(&dims, data), one.elem, ""))
+}
+
+pub(super) fn range(site: &mut Site) -> Outcome<ValueId> {
+    site.attrs.ignore(&["stash_type"]);
+    let mut ends = Vec::new();
+    let (mut elem, mut float) = (Elem::F32, Vec::new());
+    for i in 0..3 {
+        let (tensor, of) = constant(site, i)?;
+        elem = of;
+        match Numbers::of(&tensor) {
+            Numbers::Int(v) if v.len() == 1 => ends.push(v[0]),
+            Numbers::Float(v) if v.len() == 1 => float.push(v[0]),
+            Numbers::Int(_) | Numbers::Float(_) => return Err(Fault::shape(format!("operand {i} is no scalar"))),
+        }
+    }
+    let too_large = || Fault::shape(format!("a range of more than {LARGE} elements"));
+    let numbers = match (ends.as_slice(), float.as_slice()) {
+        (&[start, limit, delta], []) if delta != 0 => {
+            let (span, step) = (i128::from(limit) - i128::from(start), i128::from(delta));
+            let count = (span / step + i128::from(span % step != 0 && (span < 0) == (step < 0))).max(0);
+            let count = i64::try_from(count).ok().filter(|&n| n <= 1 << 24).ok_or_else(too_large)?;
+            Numbers::Int((0..count).map(|i| start.saturating_add(i.saturating_mul(delta))).collect())
+        }
+        ([], &[start, limit, delta]) if delta != 0.0 => {
+            let (start, delta) = (f64::from(start), f64::from(delta));
+            let count = ((f64::from(limit) - start) / delta).ceil().max(0.0);
+            if count.is_nan() || count > f64::from(1 << 24) {
+                return Err(too_large());
+            }
+            Numbers::Float((0..count as u32).map(|i| (start + f64::from(i) * delta) as f32).collect())
+        }
+        _ => return Err(Fault::shape("start, limit and delta are of different types, or delta is 0")),
+    };
+    let data = numbers.cast(&elem)?;
+    Ok(site.constant_of(Tensor::new(&[data.len()], data), elem, ""))
+}
+
+/// A truth value for each pair of elements.
+fn compare(site: &mut Site, ints: fn(i64, i64) -> bool, floats: fn(f32, f32) -> bool) -> Outcome<ValueId> {
+    let (a, _) = constant(site, 0)?;
+    let (b, _) = constant(site, 1)?;
+    let (dims, at) = broadcast(&[&a.dims, &b.dims])?;
+    let pairs = at[0].iter().zip(&at[1]);
+    let truth: Vec<u8> = match (Numbers::of(&a), Numbers::of(&b)) {
+        (Numbers::Int(a), Numbers::Int(b)) => pairs.map(|(&i, &j)| u8::from(ints(a[i], b[j]))).collect(),
+        (Numbers::Float(a), Numbers::Float(b)) => pairs.map(|(&i, &j)| u8::from(floats(a[i], b[j]))).collect(),
+        _ => return Err(Fault::shape("the operands are of different types")),
+    };
+    Ok(site.constant_of(Tensor::new(&dims, Data::U8(truth)), Elem::Bool, ""))
+}
+
+pub(super) fn equal(site: &mut Site) -> Outcome<ValueId> {
+    compare(site, |a, b| a == b, |a, b| a == b)
+}
+
+pub(super) fn less(site: &mut Site) -> Outcome<ValueId> {
+    compare(site, |a, b| a < b, |a, b| a < b)
+}
+
+pub(super) fn greater(site: &mut Site) -> Outcome<ValueId> {
+    compare(site, |a, b| a > b, |a, b| a > b)
+}
+
+pub(super) fn less_or_equal(site: &mut Site) -> Outcome<ValueId> {
+    compare(site, |a, b| a <= b, |a, b| a <= b)
+}
+
+pub(super) fn greater_or_equal(site: &mut Site) -> Outcome<ValueId> {
+    compare(site, |a, b| a >= b, |a, b| a >= b)
+}
+
+pub(super) fn and(site: &mut Site) -> Outcome<ValueId> {
+    compare(site, |a, b| a != 0 && b != 0, |_, _| false)
+}
+
+pub(super) fn or(site: &mut Site) -> Outcome<ValueId> {
+    compare(site, |a, b| a != 0 || b != 0, |_, _| false)
+}
+
+pub(super) fn xor(site: &mut Site) -> Outcome<ValueId> {
+    compare(site, |a, b| (a != 0) != (b != 0), |_, _| false)
+}
+
+pub(super) fn not(site: &mut Site) -> Outcome<ValueId> {
+    let (x, elem) = constant(site, 0)?;
+    match &x.data {
+        Data::U8(v) if elem == Elem::Bool => {
+            let data = Data::U8(v.iter().map(|&b| u8::from(b == 0)).collect());
+            Ok(site.constant_of(Tensor::new(&x.dims, data), elem, ""))
+        }
+        _ => Err(Fault::shape("the operand is not of truth values")),
+    }
+}
+
+/// The remainder has the sign of the divisor; with `fmod` that of the dividend.
+pub(super) fn modulo(site: &mut Site) -> Outcome<ValueId> {
+    let fmod = site.attrs.flag("fmod", false)?;
+    let (a, elem) = constant(site, 0)?;
+    let (b, _) = constant(site, 1)?;
+    let (dims, at) = broadcast(&[&a.dims, &b.dims])?;
+    let pairs = at[0].iter().zip(&at[1]);
+    let numbers = match (Numbers::of(&a), Numbers::of(&b)) {
+        (Numbers::Int(a), Numbers::Int(b)) => {
+            let remainder = |(&i, &j): (&usize, &usize)| {
+                let of = a[i].checked_rem(b[j]).ok_or_else(|| Fault::shape("a remainder of a division by 0"))?;
+                Ok(if !fmod && of != 0 && (of < 0) != (b[j] < 0) { of + b[j] } else { of })
+            };
+            Numbers::Int(pairs.map(remainder).collect::<Outcome<_>>()?)
+        }
+        (Numbers::Float(a), Numbers::Float(b)) if fmod => Numbers::Float(pairs.map(|(&i, &j)| a[i] % b[j]).collect()),
+        _ => return Err(Fault::shape("the operands are of different types, or floats without `fmod`")),
+    };
+    let data = numbers.cast(&elem)?;
+    Ok(site.constant_of(Tensor::new(&dims, data), elem, ""))
+}
+
+/// Selects elements of constants; with a condition that is the same everywhere, the branch itself.
+pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
+    let (condition, _) = constant(site, 0)?;
+    let (x, y) = (site.operand(1)?, site.operand(2)?);
+    if site.elem(x) != site.elem(y) {
+        return Err(Fault::shape("the branches are of different types"));
+    }
+    let Data::U8(truth) = &condition.data else { return Err(Fault::shape("the condition is not of truth values")) };
+    let elem = site.elem(x);
+    let (x_dims, y_dims) = (site.dims(x), site.dims(y));
+    if let (Some(a), Some(b)) = (site.constant(x), site.constant(y)) {
+        let (dims, at) = broadcast(&[&condition.dims, &x_dims, &y_dims])?;
+        let both = Attrs::new(Opcode::Concat).with("axis", 0);
+        // Both branches one after the other, and from there by position.
+        let split = a.data.len();
+        let flat = |site: &mut Site, v, n: usize| layout::reshape(site, v, &[n], "flat");
+        let (a, b) = (flat(site, x, split)?, flat(site, y, b.data.len())?);
+        let joined = site.emit(Opcode::Concat, &[a, b], both, "joined")?;
+        let position = |i: usize| if truth[at[0][i]] != 0 { at[1][i] } else { split + at[2][i] };
+        let joined = site.constant(joined).ok_or_else(|| Fault::unsupported("a selection of this size"))?;
+        let data = map_data!(&joined.data, v => (0..at[0].len()).map(|i| v[position(i)]).collect());
+        return Ok(site.constant_of(Tensor::new(&dims, data), elem, ""));
+    }
+    let branch = match truth.iter().filter(|&&t| t != 0).count() {
+        0 => y,
+        n if n == truth.len() => x,
+        _ => return Err(Fault::unsupported("a selection between values that are known only at run time")),
+    };
+    let mut dims = condition.dims.clone();
+    for other in [&x_dims, &y_dims] {
+        dims = qcc_ir::shape::broadcast(&dims, other).map_err(Fault::shape)?;
+    }
+    layout::expand(site, branch, &dims)
+}
+
+pub(super) fn non_zero(site: &mut Site) -> Outcome<ValueId> {
+    let (x, _) = constant(site, 0)?;
+    let set: Vec<usize> = match Numbers::of(&x) {
+        Numbers::Int(v) => (0..v.len()).filter(|&i| v[i] != 0).collect(),
+        Numbers::Float(v) => (0..v.len()).filter(|&i| v[i] != 0.0).collect(),
+    };
+    let mut rows = Vec::new();
+    let mut stride = x.data.len();
+    for &d in &x.dims {
+        stride /= d.max(1);
+        rows.extend(set.iter().map(|&i| extent(i / stride.max(1) % d.max(1))).collect::<Outcome<Vec<_>>>()?);
+    }
+    Ok(int64(site, &[x.dims.len(), set.len()], rows))
+}
+
+pub(super) fn reduce_product(site: &mut Site) -> Outcome<ValueId> {
+    let keep = site.attrs.flag("keepdims", true)?;
+    let axes = site.int_list_since(18, "axes", 1)?;
+    site.attrs.ignore(&["noop_with_empty_axes"]);
+    let (x, elem) = constant(site, 0)?;
+    let rank = x.dims.len();
+    let all = axes.as_ref().is_none_or(|a| Site::axes(a, rank).is_ok_and(|a| a.len() == rank));
+    if !all {
+        return Err(Fault::unsupported("a product over some of the axes"));
+    }
+    let numbers = match Numbers::of(&x) {
+        Numbers::Int(v) => {
+            let product = v.iter().try_fold(1i64, |p, &x| p.checked_mul(x));
+            Numbers::Int(vec![product.ok_or_else(|| Fault::shape("a product exceeds 64 bits"))?])
+        }
+        Numbers::Float(v) => Numbers::Float(vec![v.iter().product()]),
+    };
+    let data = numbers.cast(&elem)?;
+    let dims = if keep { vec![1; rank] } else { Vec::new() };
+    Ok(site.constant_of(Tensor::new(&dims, data), elem, ""))
+}
+
+/// Constants are converted; between floats, and from integers that real numbers hold, nothing has to be done.
+pub(super) fn cast(site: &mut Site) -> Outcome<ValueId> {
+    // Only casts to 8-bit floats saturate or round.
+    site.attrs.ignore(&["saturate", "round_mode"]);
+    let to = site.attrs.int("to")?.ok_or_else(|| Fault::shape("attribute `to` is missing"))?;
+    let to = i32::try_from(to).map_err(|_| Fault::shape(format!("element type number {to}")))?;
+    let to = DataType::from_onnx(to)?.elem();
+    let x = site.operand(0)?;
+    cast_to(site, x, &to)
+}
+
+pub(super) fn cast_like(site: &mut Site) -> Outcome<ValueId> {
+    site.attrs.ignore(&["saturate", "round_mode"]);
+    let (x, like) = (site.operand(0)?, site.operand(1)?);
+    let to = site.elem(like);
+    cast_to(site, x, &to)
+}
+
+fn cast_to(site: &mut Site, x: ValueId, to: &Elem) -> Outcome<ValueId> {
+    let from = site.elem(x);
+    if from == *to {
+        return Ok(x);
+    }
+    if let (Some(tensor), None) = (site.constant(x), site.ty(x).uniform()) {
+        let data = Numbers::of(&tensor).cast(to)?;
+        return Ok(site.constant_of(Tensor::new(&tensor.dims, data), to.clone(), ""));
+    }
+    match (&from, to) {
+        // Positions are read as 64-bit integers wherever they are used.
+        (Elem::Int(Int::I32), Elem::Int(Int::I64)) => Ok(x),
+        (Elem::Int(Int::I8 | Int::U8 | Int::I16), Elem::F32) => quantize::integers_as_reals(site, x),
+        _ => Err(Fault::new(Code::UNSUPPORTED, format!("a conversion from {from} to {to} at run time"))),
+    }
+}

@@ -1,0 +1,139 @@
+//! Elementwise operators whose attributes or operands need more than a row of the table.
+
+use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId};
+
+use super::layout::apply;
+use super::numbers::Numbers;
+use super::site::Site;
+use crate::fault::{Fault, Outcome};
+
+/// Bounds are attributes before operator set 11, then operands.
+pub(super) fn clip(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let mut bounds = [None, None];
+    if site.opset() < 11 {
+        bounds = [site.attrs.float("min")?, site.attrs.float("max")?];
+    } else {
+        let computed = |site: &mut Site, i: usize| site.optional(i).filter(|&v| site.constant(v).is_none());
+        if computed(site, 1).is_some() || computed(site, 2).is_some() {
+            return clip_between(site, x);
+        }
+        for (i, bound) in bounds.iter_mut().enumerate() {
+            *bound = match site.numbers(i + 1, "bounds")? {
+                None => None,
+                Some(Numbers::Float(v)) if v.len() == 1 => Some(v[0]),
+                Some(Numbers::Float(_)) => return Err(Fault::shape("a bound is no scalar")),
+                Some(Numbers::Int(_)) => return clip_between(site, x),
+            };
+        }
+    }
+    if bounds.iter().flatten().any(|b| b.is_nan()) {
+        return Err(Fault::shape("a bound is not a number"));
+    }
+    let mut attrs = Attrs::new(Opcode::Clip);
+    for (name, bound) in ["min", "max"].into_iter().zip(bounds) {
+        if let Some(bound) = bound {
+            attrs = attrs.with(name, bound.clamp(f32::MIN, f32::MAX));
+        }
+    }
+    site.emit(Opcode::Clip, &[x], attrs, "")
+}
+
+/// The least of the upper bound and the greatest of the lower bound and the value.
+fn clip_between(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
+    let mut y = x;
+    for (i, op) in [(1, Opcode::Max), (2, Opcode::Min)] {
+        if let Some(bound) = site.optional(i) {
+            y = apply(site, op, &[y, bound], if i == 1 { "low" } else { "" })?;
+        }
+    }
+    Ok(y)
+}
+
+/// With `tanh`: `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`.
+pub(super) fn gelu(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    match site.attrs.string("approximate")?.unwrap_or("none") {
+        "none" => apply(site, Opcode::Gelu, &[x], ""),
+        "tanh" => {
+            let mut factor = |v: f32| site.floats(&[], vec![v], "factor");
+            let (cubic, root) = (factor(0.044_715), factor((2.0 / std::f64::consts::PI).sqrt() as f32));
+            let (one, half) = (factor(1.0), factor(0.5));
+            let square = apply(site, Opcode::Mul, &[x, x], "square")?;
+            let cube = apply(site, Opcode::Mul, &[square, x], "cube")?;
+            let cube = apply(site, Opcode::Mul, &[cube, cubic], "cube")?;
+            let inner = apply(site, Opcode::Add, &[x, cube], "inner")?;
+            let inner = apply(site, Opcode::Mul, &[inner, root], "inner")?;
+            let tanh = apply(site, Opcode::Tanh, &[inner], "tanh")?;
+            let gate = apply(site, Opcode::Add, &[tanh, one], "gate")?;
+            let gate = apply(site, Opcode::Mul, &[gate, half], "gate")?;
+            apply(site, Opcode::Mul, &[x, gate], "")
+        }
+        other => Err(Fault::unsupported(format!("`approximate` = {other:?} is not supported"))),
+    }
+}
+
+/// The exponent may be of another type than the base.
+pub(super) fn pow(site: &mut Site) -> Outcome<ValueId> {
+    let (base, mut exponent) = (site.operand(0)?, site.operand(1)?);
+    if site.elem(base) == Elem::F32 && site.elem(exponent) != Elem::F32 {
+        let tensor = site.constant(exponent);
+        let tensor = tensor.ok_or_else(|| Fault::unsupported("an integer exponent known only at run time"))?;
+        let data = Numbers::of(&tensor).cast(&Elem::F32)?;
+        exponent = site.constant_of(Tensor::new(&tensor.dims, data), Elem::F32, "exponent");
+    }
+    apply(site, Opcode::Pow, &[base, exponent], "")
+}
+
+/// Any number of operands, one after the other.
+fn chain(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
+    let operands = site.all_operands()?;
+    let Some((&first, rest)) = operands.split_first() else { return Err(Fault::shape("there is no operand")) };
+    let mut y = first;
+    for (i, &v) in rest.iter().enumerate() {
+        y = apply(site, op, &[y, v], if i + 1 == rest.len() { "" } else { "part" })?;
+    }
+    Ok(y)
+}
+
+pub(super) fn sum(site: &mut Site) -> Outcome<ValueId> {
+    chain(site, Opcode::Add)
+}
+
+pub(super) fn max(site: &mut Site) -> Outcome<ValueId> {
+    chain(site, Opcode::Max)
+}
+
+pub(super) fn min(site: &mut Site) -> Outcome<ValueId> {
+    chain(site, Opcode::Min)
+}
+
+pub(super) fn mean(site: &mut Site) -> Outcome<ValueId> {
+    let sum = chain(site, Opcode::Add)?;
+    match site.operand_count() {
+        1 => Ok(sum),
+        n => {
+            let factor = site.floats(&[], vec![1.0 / n as f32], "factor");
+            apply(site, Opcode::Mul, &[sum, factor], "")
+        }
+    }
+}
+
+/// At inference the identity.
+pub(super) fn dropout(site: &mut Site) -> Outcome<ValueId> {
+    site.attrs.ignore(&["seed", "ratio"]);
+    let x = site.operand(0)?;
+    // Operand 1, the ratio, means nothing when nothing is dropped.
+    site.optional(1);
+    if let Some(training) = site.optional(2) {
+        let off = site.constant(training).is_some_and(|t| matches!(&t.data, Data::U8(v) if v.iter().all(|&b| b == 0)));
+        if !off {
+            return Err(Fault::unsupported("dropping in training mode"));
+        }
+    }
+    Ok(x)
+}
+
+pub(super) fn identity(site: &mut Site) -> Outcome<ValueId> {
+    site.operand(0)
+}

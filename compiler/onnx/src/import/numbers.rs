@@ -1,0 +1,122 @@
+//! Contents of constants, all integers widened, and arithmetic of two broadcast operands.
+
+use qcc_ir::{Data, Elem, Int, Tensor, shape};
+
+use crate::fault::{Fault, Outcome};
+
+/// Elements of a constant.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Numbers {
+    /// Integers and truth values.
+    Int(Vec<i64>),
+    /// Floats.
+    Float(Vec<f32>),
+}
+
+impl Numbers {
+    /// The elements of a tensor.
+    pub(crate) fn of(tensor: &Tensor) -> Numbers {
+        match &tensor.data {
+            Data::F32(v) => Numbers::Float(v.clone()),
+            Data::I8(v) => Numbers::Int(v.iter().map(|&x| x.into()).collect()),
+            Data::U8(v) => Numbers::Int(v.iter().map(|&x| x.into()).collect()),
+            Data::I16(v) => Numbers::Int(v.iter().map(|&x| x.into()).collect()),
+            Data::I32(v) => Numbers::Int(v.iter().map(|&x| x.into()).collect()),
+            Data::I64(v) => Numbers::Int(v.clone()),
+        }
+    }
+
+    /// Converts to another element type as `Cast` does: towards zero, and to truth by being other than zero. A number
+    /// that the type does not hold has no defined result and is refused.
+    pub(crate) fn cast(self, elem: &Elem) -> Outcome<Data> {
+        let truth = |v: bool| u8::from(v);
+        match (self, elem) {
+            (Numbers::Float(v), Elem::F32) => Ok(Data::F32(v)),
+            (Numbers::Int(v), Elem::F32) => Ok(Data::F32(v.into_iter().map(|x| x as f32).collect())),
+            (Numbers::Float(v), Elem::Bool) => Ok(Data::U8(v.into_iter().map(|x| truth(x != 0.0)).collect())),
+            (Numbers::Int(v), Elem::Bool) => Ok(Data::U8(v.into_iter().map(|x| truth(x != 0)).collect())),
+            (Numbers::Float(v), Elem::Int(int)) => {
+                let whole = |x: f32| {
+                    let inside = x.is_finite() && x.abs() < 9.2e18;
+                    if inside { Ok(x as i64) } else { Err(Fault::shape(format!("{x} is no {}", int.name()))) }
+                };
+                Numbers::Int(v.into_iter().map(whole).collect::<Outcome<_>>()?).cast(elem)
+            }
+            (Numbers::Int(v), Elem::Int(int)) => {
+                let (least, greatest) = (Int::min(*int), Int::max(*int));
+                if let Some(x) = v.iter().find(|x| !(least..=greatest).contains(x)) {
+                    return Err(Fault::shape(format!("{x} is no {}", int.name())));
+                }
+                Ok(match int {
+                    Int::I4 | Int::I8 => Data::I8(narrow(v)),
+                    Int::U4 | Int::U8 => Data::U8(narrow(v)),
+                    Int::I16 => Data::I16(narrow(v)),
+                    Int::I32 => Data::I32(narrow(v)),
+                    Int::I64 => Data::I64(v),
+                })
+            }
+            (_, Elem::Calibrated(_) | Elem::Uniform(_)) => Err(Fault::unsupported("a cast to a quantized type")),
+        }
+    }
+}
+
+/// The values in a narrower type that is known to hold them.
+fn narrow<T: TryFrom<i64>>(values: Vec<i64>) -> Vec<T> {
+    values.into_iter().filter_map(|x| T::try_from(x).ok()).collect()
+}
+
+/// For each element of the result of broadcasting shapes, the positions of the operands' elements.
+pub(crate) fn broadcast(shapes: &[&[usize]]) -> Outcome<(Vec<usize>, Vec<Vec<usize>>)> {
+    let mut dims: Vec<usize> = Vec::new();
+    for shape in shapes {
+        dims = shape::broadcast(&dims, shape).map_err(Fault::shape)?;
+    }
+    let count = qcc_ir::Type::f32(&dims).checked_elements().filter(|&n| n <= 1 << 24);
+    let count = count.ok_or_else(|| Fault::shape(format!("a constant of shape {dims:?} is too large")))?;
+    let positions = |shape: &&[usize]| -> Vec<usize> {
+        let lead = dims.len() - shape.len();
+        let position = |mut i: usize| {
+            let (mut position, mut stride) = (0, 1);
+            for (axis, &extent) in dims.iter().enumerate().rev() {
+                let index = i % extent;
+                i /= extent;
+                if let Some(&own) = axis.checked_sub(lead).and_then(|a| shape.get(a)) {
+                    position += if own == 1 { 0 } else { index * stride };
+                    stride *= own;
+                }
+            }
+            position
+        };
+        (0..count).map(position).collect()
+    };
+    let positions = shapes.iter().map(positions).collect();
+    Ok((dims, positions))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcast_follows_numpy() {
+        let (dims, positions) = broadcast(&[&[2, 1], &[3]]).unwrap();
+        assert_eq!(dims, [2, 3]);
+        assert_eq!(positions, [vec![0, 0, 0, 1, 1, 1], vec![0, 1, 2, 0, 1, 2]]);
+        assert_eq!(broadcast(&[&[], &[1]]).unwrap().1, [vec![0], vec![0]]);
+        assert_eq!(broadcast(&[&[0], &[1]]).unwrap(), (vec![0], vec![vec![], vec![]]));
+        assert!(broadcast(&[&[2], &[3]]).is_err());
+        assert!(broadcast(&[&[1 << 30, 1], &[1 << 30]]).is_err());
+    }
+
+    #[test]
+    fn casts() {
+        let float = |v: f32, elem: Elem| Numbers::Float(vec![v]).cast(&elem);
+        assert_eq!(float(-1.9, Elem::Int(Int::I64)), Ok(Data::I64(vec![-1])));
+        assert_eq!(float(0.5, Elem::Bool), Ok(Data::U8(vec![1])));
+        assert!(float(f32::NAN, Elem::Int(Int::I64)).is_err());
+        assert!(float(1e20, Elem::Int(Int::I64)).is_err());
+        assert!(float(256.0, Elem::Int(Int::U8)).is_err());
+        assert_eq!(Numbers::Int(vec![-3]).cast(&Elem::F32), Ok(Data::F32(vec![-3.0])));
+        assert!(Numbers::Int(vec![1 << 40]).cast(&Elem::Int(Int::I32)).is_err());
+    }
+}

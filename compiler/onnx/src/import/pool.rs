@@ -1,0 +1,82 @@
+//! Pooling.
+
+use qcc_ir::{Attrs, Opcode, ValueId};
+
+use super::layout;
+use super::site::Site;
+use super::window::{Window, spatial, with_height, without_height};
+use crate::fault::{Fault, Outcome};
+
+/// Rounding up only adds padding behind, which takes no part in a maximum.
+pub(super) fn max_pool(site: &mut Site) -> Outcome<ValueId> {
+    // Says in which order indices, which are not supported, are counted.
+    site.attrs.ignore(&["storage_order"]);
+    let x = site.operand(0)?;
+    let window = read(site, x)?;
+    finish(site, Opcode::MaxPool, x, window, Attrs::new(Opcode::MaxPool))
+}
+
+/// Elements that only rounding up adds are never counted. With `count_include_pad`, the declared padding is: where both occur,
+/// the declared padding becomes elements of the input, and what is left is not counted.
+pub(super) fn average_pool(site: &mut Site) -> Outcome<ValueId> {
+    let include = site.attrs.flag("count_include_pad", false)?;
+    let mut x = site.operand(0)?;
+    let mut window = read(site, x)?;
+    if window.dilations.iter().any(|&d| d != 1) {
+        return Err(Fault::unsupported(format!("`dilations` {:?} of a mean", window.dilations)));
+    }
+    let padded = window.pads.iter().any(|p| *p != [0, 0]);
+    let rounded = window.extra.iter().any(|&e| e > 0);
+    if include && padded && rounded {
+        let before = [0, 0].into_iter().chain(window.pads.iter().map(|p| p[0]));
+        let after = [0, 0].into_iter().chain(window.pads.iter().map(|p| p[1]));
+        let pads: Vec<usize> = before.chain(after).collect();
+        let attrs = Attrs::new(Opcode::Pad).with("pads", layout::list(&pads)?);
+        x = site.emit(Opcode::Pad, &[x], attrs, "padded")?;
+        window.pads.fill([0, 0]);
+    }
+    let counted = include && padded && !rounded;
+    let attrs = Attrs::new(Opcode::AveragePool).with("count_include_pad", counted);
+    finish(site, Opcode::AveragePool, x, window, attrs)
+}
+
+fn read(site: &mut Site, x: ValueId) -> Outcome<Window> {
+    let input = spatial(site, x)?;
+    let mut window = Window::read(site, None, &input)?;
+    if site.attrs.flag("ceil_mode", false)? {
+        window.round_up(&input)?;
+    }
+    Ok(window)
+}
+
+fn finish(site: &mut Site, op: Opcode, x: ValueId, window: Window, attrs: Attrs) -> Outcome<ValueId> {
+    let rank = site.ty(x).rank();
+    let x = with_height(site, x, "x")?;
+    let attrs = window.set(attrs)?;
+    let y = site.emit(op, &[x], attrs, "")?;
+    without_height(site, y, rank)
+}
+
+pub(super) fn global_average_pool(site: &mut Site) -> Outcome<ValueId> {
+    global(site, Opcode::AveragePool, Opcode::ReduceMean)
+}
+
+pub(super) fn global_max_pool(site: &mut Site) -> Outcome<ValueId> {
+    global(site, Opcode::MaxPool, Opcode::ReduceMax)
+}
+
+/// One window over everything, or a reduction where there are not two spatial dimensions.
+fn global(site: &mut Site, pool: Opcode, reduce: Opcode) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    match *site.dims(x) {
+        [_, _, h, w] => {
+            let attrs = Attrs::new(pool).with("kernel", layout::list(&[h, w])?);
+            site.emit(pool, &[x], attrs, "")
+        }
+        [_, _, ref spatial @ ..] if !spatial.is_empty() => {
+            let axes: Vec<usize> = (2..spatial.len() + 2).collect();
+            site.emit(reduce, &[x], Attrs::new(reduce).with("axes", layout::list(&axes)?), "")
+        }
+        ref dims => Err(Fault::shape(format!("shape {dims:?} has no spatial dimension"))),
+    }
+}

@@ -1,0 +1,228 @@
+//! Quantization that the model itself carries: QDQ and QOperator nodes, and plain integers read as real numbers.
+
+use std::sync::Arc;
+
+use qcc_ir::ops::Move;
+use qcc_ir::{Attrs, Class, Def, Elem, Int, Opcode, Type, Uniform, ValueId};
+
+use super::layout;
+use super::numbers::Numbers;
+use super::site::Site;
+use super::window::{Window, spatial, with_height, without_height};
+use crate::element::DataType;
+use crate::fault::{Fault, Outcome};
+
+/// Storage of a quantized type, and its least and greatest integer.
+type Storage = (Int, i64, i64);
+
+/// `u16` is held in 32 bits.
+const U16: Storage = (Int::I32, 0, 65535);
+
+fn storage(int: Int) -> Storage {
+    (int, int.min(), int.max())
+}
+
+/// Scale and zero point from the operands `scale` and `scale + 1`, along `axis` if there are several.
+fn uniform(site: &mut Site, scale: usize, storage: Storage, dims: &[usize], axis: i64) -> Outcome<Uniform> {
+    let scales = site.float_list(scale, "scales")?.ok_or_else(|| Fault::shape("the scale is missing"))?;
+    let zero_points = site.int_list(scale + 1, "zero points")?.unwrap_or_else(|| vec![0; scales.len()]);
+    let (int, min, max) = storage;
+    if let Some(scale) = scales.iter().find(|s| !s.is_finite() || **s <= 0.0) {
+        return Err(Fault::shape(format!("a scale of {scale:?}")));
+    }
+    if let Some(zero) = zero_points.iter().find(|z| **z < min || **z > max) {
+        return Err(Fault::shape(format!("a zero point of {zero} outside {min}..={max}")));
+    }
+    if scales.is_empty() || scales.len() != zero_points.len() {
+        return Err(Fault::shape(format!("{} scales and {} zero points", scales.len(), zero_points.len())));
+    }
+    let axis = if scales.len() == 1 { None } else { Some(Site::axis(axis, dims.len())?) };
+    if let Some(axis) = axis.filter(|&a| dims[a] != scales.len()) {
+        return Err(Fault::shape(format!("{} scales along dimension {axis} of {dims:?}", scales.len())));
+    }
+    Ok(Uniform { storage: int, min, max, axis, scales, zero_points })
+}
+
+/// The axis of scales; blocks within it are refused.
+fn scale_axis(site: &mut Site) -> Outcome<i64> {
+    if site.attrs.int("block_size")?.is_some_and(|b| b != 0) {
+        return Err(Fault::unsupported("quantization in blocks is not supported"));
+    }
+    // Only casts to 8-bit floats saturate; the division is in f32.
+    site.attrs.ignore(&["saturate", "precision"]);
+    Ok(site.attrs.int("axis")?.unwrap_or(1))
+}
+
+pub(super) fn quantize_linear(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let axis = scale_axis(site)?;
+    let declared = match site.attrs.int("output_dtype")? {
+        None | Some(0) => None,
+        Some(n) => Some(DataType::from_onnx(i32::try_from(n).unwrap_or(-1))?),
+    };
+    let storage = match (declared, site.optional(2).map(|z| site.elem(z))) {
+        (Some(DataType::U16), _) => U16,
+        (Some(other), _) => int_storage(&other.elem())?,
+        // There are no zero points of 32 bits here: these were 16 bits without a sign.
+        (None, Some(Elem::Int(Int::I32))) => U16,
+        (None, Some(elem)) => int_storage(&elem)?,
+        (None, None) => storage(Int::U8),
+    };
+    let dims = site.dims(x);
+    let u = uniform(site, 1, storage, &dims, axis)?;
+    quantize(site, x, u, "")
+}
+
+fn int_storage(elem: &Elem) -> Outcome<Storage> {
+    match elem {
+        Elem::Int(int) => Ok(storage(*int)),
+        Elem::F32 | Elem::Bool | Elem::Calibrated(_) | Elem::Uniform(_) => {
+            Err(Fault::unsupported(format!("a zero point of type {elem}")))
+        }
+    }
+}
+
+fn quantize(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> Outcome<ValueId> {
+    if site.elem(x) != Elem::F32 {
+        return Err(Fault::unsupported(format!("quantization of {}", site.elem(x))));
+    }
+    let ty = Type { dims: site.dims(x), elem: Elem::Uniform(Arc::new(u)) };
+    site.emit_typed(Opcode::QCast, &[x], Attrs::new(Opcode::QCast), ty, suffix)
+}
+
+pub(super) fn dequantize_linear(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let axis = scale_axis(site)?;
+    // Floats of any width become f32.
+    site.attrs.ignore(&["output_dtype"]);
+    dequantize(site, x, 1, axis, "")
+}
+
+/// Real numbers from integers with the scale and zero point in operands `scale` and `scale + 1`.
+fn dequantize(site: &mut Site, x: ValueId, scale: usize, axis: i64, suffix: &str) -> Outcome<ValueId> {
+    let own = match site.elem(x) {
+        Elem::Int(int) => storage(int),
+        Elem::Uniform(u) => (u.storage, u.min, u.max),
+        other => return Err(Fault::shape(format!("real numbers from {other}"))),
+    };
+    let dims = site.dims(x);
+    let u = uniform(site, scale, own, &dims, axis)?;
+    as_real(site, x, u, suffix)
+}
+
+/// The real numbers for which plain integers stand.
+fn as_real(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> Outcome<ValueId> {
+    let elem = Elem::Uniform(Arc::new(u));
+    let x = match site.constant(x) {
+        Some(tensor) if site.ty(x).uniform().is_none() => site.constant_of(tensor, elem, "q"),
+        _ => {
+            reinterpret(site, x, &elem)?;
+            x
+        }
+    };
+    layout::apply(site, Opcode::DCast, &[x], suffix)
+}
+
+/// Integers of 8 or 16 bits as the real numbers of the same value.
+pub(super) fn integers_as_reals(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
+    match site.elem(x) {
+        Elem::Int(int) => as_real(site, x, Uniform::per_tensor(int, 1.0, 0), ""),
+        other => Err(Fault::unsupported(format!("real numbers from {other}"))),
+    }
+}
+
+/// Gives a computed value of plain integers, and the values from which data movement makes it, a quantized type of the same
+/// storage. It says what the integers of an input of the model stand for.
+fn reinterpret(site: &mut Site, x: ValueId, elem: &Elem) -> Outcome<()> {
+    let graph = site.edit().graph();
+    let (mut waiting, mut found) = (vec![x], Vec::new());
+    while let Some(v) = waiting.pop() {
+        let own = &graph.ty(v).elem;
+        if own == elem || found.contains(&v) {
+            continue;
+        }
+        if !matches!(own, Elem::Int(int) if Some(*int) == elem.storage()) {
+            return Err(Fault::unsupported(format!("integers of type {own} that are read as {elem}")));
+        }
+        let per_axis = matches!(elem, Elem::Uniform(u) if u.axis.is_some());
+        found.push(v);
+        match graph.def(v) {
+            Def::Input(_) | Def::Const(_) => {}
+            Def::Node(n, _) if !per_axis => match graph.op(n).info().class {
+                Class::Move(Move::Gather) => waiting.extend(graph.operands(n).first()),
+                Class::Move(
+                    Move::Reshape | Move::Transpose | Move::Concat | Move::Slice | Move::Pad | Move::Expand,
+                ) => {
+                    waiting.extend(graph.operands(n));
+                }
+                _ => return Err(Fault::unsupported(format!("`{}` on quantized values", graph.op(n).name()))),
+            },
+            Def::Node(..) => return Err(Fault::unsupported("moved integers with several scales")),
+        }
+    }
+    for v in found {
+        site.edit().set_elem(v, elem.clone());
+    }
+    Ok(())
+}
+
+/// `QLinearConv`: operands x, its scale and zero point, w, its scale and zero point, scale and zero point of the result,
+/// and a bias in units of the product of the scales.
+pub(super) fn conv(site: &mut Site) -> Outcome<ValueId> {
+    let (x, w) = (site.operand(0)?, site.operand(3)?);
+    let (input, kernel) = (spatial(site, x)?, spatial(site, w)?);
+    if input.len() != kernel.len() {
+        return Err(Fault::shape("input and weights differ in their number of dimensions"));
+    }
+    let window = Window::read(site, Some(&kernel), &input)?;
+    let groups = site.attrs.int("group")?.unwrap_or(1);
+    let bias = match site.optional(8) {
+        Some(b) => Some(bias(site, b)?),
+        None => None,
+    };
+    let real_x = dequantize(site, x, 1, 1, "x")?;
+    let real_w = dequantize(site, w, 4, 0, "weight")?;
+    let rank = site.ty(x).rank();
+    let (x, w) = (with_height(site, real_x, "x")?, with_height(site, real_w, "weight")?);
+    let operands: Vec<ValueId> = [x, w].into_iter().chain(bias).collect();
+    let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with("groups", groups);
+    let y = site.emit(Opcode::Conv2d, &operands, attrs, "real")?;
+    let y = without_height(site, y, rank)?;
+    requantize(site, y, 6)
+}
+
+fn bias(site: &mut Site, b: ValueId) -> Outcome<ValueId> {
+    let (dims, xs) = (site.dims(b), site.float_list(1, "scales")?.unwrap_or_default());
+    let ws = site.float_list(4, "scales")?.unwrap_or_default();
+    let ([x], false) = (xs.as_slice(), ws.is_empty()) else { return Err(Fault::shape("a scale is missing")) };
+    let scales: Vec<f32> = ws.iter().map(|w| w * x).collect();
+    let axis = if scales.len() == 1 { None } else { Some(0) };
+    let fits = dims.len() == 1 && (axis.is_none() || dims[0] == scales.len()) && scales.iter().all(|s| s.is_normal());
+    if !fits || site.elem(b) != Elem::Int(Int::I32) {
+        return Err(Fault::shape(format!("a bias of {} beside {} scales", site.ty(b), scales.len())));
+    }
+    let zero_points = vec![0; scales.len()];
+    let u = Uniform { axis, scales, zero_points, ..Uniform::per_tensor(Int::I32, 1.0, 0) };
+    as_real(site, b, u, "bias")
+}
+
+/// `QLinearMatMul`: operands a, its scale and zero point, b, its scale and zero point, scale and zero point of the result.
+pub(super) fn matmul(site: &mut Site) -> Outcome<ValueId> {
+    let (a, b) = (site.operand(0)?, site.operand(3)?);
+    let real_a = dequantize(site, a, 1, -2, "a")?;
+    let real_b = dequantize(site, b, 4, -1, "b")?;
+    let y = layout::apply(site, Opcode::MatMul, &[real_a, real_b], "real")?;
+    requantize(site, y, 6)
+}
+
+/// Quantizes a result with the scale and zero point in operands `scale` and `scale + 1`.
+fn requantize(site: &mut Site, y: ValueId, scale: usize) -> Outcome<ValueId> {
+    let zero = site.operand(scale + 1)?;
+    let own = int_storage(&site.elem(zero))?;
+    if !matches!(site.constant(zero).as_deref().map(Numbers::of), Some(Numbers::Int(_))) {
+        return Err(Fault::unsupported("a zero point known only at run time"));
+    }
+    let dims = site.dims(y);
+    let u = uniform(site, scale, own, &dims, 1)?;
+    quantize(site, y, u, "")
+}

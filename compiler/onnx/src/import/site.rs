@@ -1,0 +1,213 @@
+//! One ONNX node while it is imported: its operands and attributes, and the way by which operations get into the graph.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use onnx_protobuf::NodeProto;
+use qcc_ir::{Attrs, Dialect, Edit, Elem, Opcode, Origin, Tensor, Type, ValueId, shape};
+
+use super::attributes::Attributes;
+use super::fold;
+use super::numbers::Numbers;
+use crate::fault::{Fault, Outcome};
+
+/// A node at its place in the graph.
+pub(crate) struct Site<'a, 'e, 'g> {
+    edit: &'e mut Edit<'g>,
+    node: &'a NodeProto,
+    origin: Arc<Origin>,
+    /// Name from which the names of all values of this node are made.
+    base: String,
+    operands: Vec<Option<ValueId>>,
+    read: Vec<bool>,
+    created: HashSet<ValueId>,
+    /// The node's attributes.
+    pub(crate) attrs: Attributes<'a>,
+}
+
+impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
+    pub(crate) fn new(
+        edit: &'e mut Edit<'g>,
+        node: &'a NodeProto,
+        origin: Arc<Origin>,
+        base: String,
+        operands: Vec<Option<ValueId>>,
+    ) -> Site<'a, 'e, 'g> {
+        let read = vec![false; operands.len()];
+        Site { edit, node, origin, base, operands, read, created: HashSet::new(), attrs: Attributes::new(node) }
+    }
+
+    /// Version of the operator set.
+    pub(crate) fn opset(&self) -> i64 {
+        self.origin.opset
+    }
+
+    /// Number of results that the node names.
+    pub(crate) fn result_count(&self) -> usize {
+        self.node.output.len()
+    }
+
+    /// Number of operands that the node names, absent ones included.
+    pub(crate) fn operand_count(&self) -> usize {
+        self.operands.len()
+    }
+
+    /// Operand `i`, which may be absent.
+    pub(crate) fn optional(&mut self, i: usize) -> Option<ValueId> {
+        if let Some(read) = self.read.get_mut(i) {
+            *read = true;
+        }
+        self.operands.get(i).copied().flatten()
+    }
+
+    /// Operand `i`.
+    pub(crate) fn operand(&mut self, i: usize) -> Outcome<ValueId> {
+        self.optional(i).ok_or_else(|| Fault::shape(format!("operand {i} is missing")))
+    }
+
+    /// All operands, none of them absent.
+    pub(crate) fn all_operands(&mut self) -> Outcome<Vec<ValueId>> {
+        (0..self.operands.len()).map(|i| self.operand(i)).collect()
+    }
+
+    /// Type of a value.
+    pub(crate) fn ty(&self, v: ValueId) -> &Type {
+        self.edit.graph().ty(v)
+    }
+
+    /// Shape of a value.
+    pub(crate) fn dims(&self, v: ValueId) -> Vec<usize> {
+        self.ty(v).dims.clone()
+    }
+
+    /// Element type of a value.
+    pub(crate) fn elem(&self, v: ValueId) -> Elem {
+        self.ty(v).elem.clone()
+    }
+
+    /// The contents of a constant.
+    pub(crate) fn constant(&self, v: ValueId) -> Option<Arc<Tensor>> {
+        self.edit.graph().constant(v).cloned()
+    }
+
+    /// The graph's own record of a value, for rules that look behind their operands.
+    pub(crate) fn edit(&mut self) -> &mut Edit<'g> {
+        self.edit
+    }
+
+    /// The contents of operand `i` as numbers; it must be a constant or absent.
+    pub(crate) fn numbers(&mut self, i: usize, what: &str) -> Outcome<Option<Numbers>> {
+        let Some(v) = self.optional(i) else { return Ok(None) };
+        let tensor = self.constant(v).ok_or_else(|| {
+            let fault = Fault::unsupported(format!("{what} are computed by the model at run time"));
+            fault.help("only models whose shapes are known at compile time can be compiled")
+        })?;
+        Ok(Some(Numbers::of(&tensor)))
+    }
+
+    /// Operand `i` as a list of integers; it must be a constant or absent.
+    pub(crate) fn int_list(&mut self, i: usize, what: &str) -> Outcome<Option<Vec<i64>>> {
+        match self.numbers(i, what)? {
+            None => Ok(None),
+            Some(Numbers::Int(values)) => Ok(Some(values)),
+            Some(Numbers::Float(_)) => Err(Fault::shape(format!("{what} are not integers"))),
+        }
+    }
+
+    /// Operand `i` as a list of floats; it must be a constant or absent.
+    pub(crate) fn float_list(&mut self, i: usize, what: &str) -> Outcome<Option<Vec<f32>>> {
+        match self.numbers(i, what)? {
+            None => Ok(None),
+            Some(Numbers::Float(values)) => Ok(Some(values)),
+            Some(Numbers::Int(_)) => Err(Fault::shape(format!("{what} are not floats"))),
+        }
+    }
+
+    /// A list that is attribute `name` before operator set `since` and operand `i` from then on.
+    pub(crate) fn int_list_since(&mut self, since: i64, name: &'static str, i: usize) -> Outcome<Option<Vec<i64>>> {
+        if self.opset() < since {
+            Ok(self.attrs.ints(name)?.map(<[i64]>::to_vec))
+        } else {
+            self.int_list(i, &format!("`{name}`"))
+        }
+    }
+
+    /// A name for a value of this node.
+    fn name(&self, suffix: &str) -> String {
+        if suffix.is_empty() { self.base.clone() } else { format!("{}.{suffix}", self.base) }
+    }
+
+    /// Adds a constant.
+    pub(crate) fn constant_of(&mut self, tensor: impl Into<Arc<Tensor>>, elem: Elem, suffix: &str) -> ValueId {
+        let name = self.name(suffix);
+        let v = self.edit.add_typed_const(&name, tensor, elem);
+        self.created.insert(v);
+        v
+    }
+
+    /// Adds a float constant.
+    pub(crate) fn floats(&mut self, dims: &[usize], values: Vec<f32>, suffix: &str) -> ValueId {
+        self.constant_of(Tensor::f32(dims, values), Elem::F32, suffix)
+    }
+
+    /// Adds an operation whose type follows from its operands; on constants, evaluates it where shapes may depend on it.
+    pub(crate) fn emit(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs, suffix: &str) -> Outcome<ValueId> {
+        let types: Vec<&Type> = operands.iter().map(|&v| self.edit.graph().ty(v)).collect();
+        let dims = shape::infer_dims(op, &attrs, &types).map_err(Fault::shape)?;
+        shape::check_elems(op, &types).map_err(Fault::unsupported)?;
+        let elem = shape::infer_elem(op, &attrs, &types);
+        let elem = elem.ok_or_else(|| Fault::unsupported(format!("quantized operands of `{}`", op.name())))?;
+        self.emit_typed(op, operands, attrs, Type { dims, elem }, suffix)
+    }
+
+    /// Adds an operation of a given type.
+    pub(crate) fn emit_typed(
+        &mut self,
+        op: Opcode,
+        operands: &[ValueId],
+        attrs: Attrs,
+        ty: Type,
+        suffix: &str,
+    ) -> Outcome<ValueId> {
+        if let Some(tensor) = fold::evaluate(self.edit.graph(), op, &attrs, operands, &ty)? {
+            return Ok(self.constant_of(tensor, ty.elem, suffix));
+        }
+        if ty.dims.contains(&0) {
+            return Err(Fault::shape(format!("the result of shape {:?} is empty", ty.dims)));
+        }
+        if op.info().dialect() == Dialect::Nn && matches!(ty.elem, Elem::Int(_) | Elem::Bool) {
+            let fault = Fault::unsupported("arithmetic on integers that are known only at run time");
+            return Err(fault.help("only shapes and constants may be computed in integers"));
+        }
+        let name = self.name(suffix);
+        let v = self.edit.add(op, operands, attrs, &name, ty, Some(self.origin.clone()));
+        self.created.insert(v);
+        Ok(v)
+    }
+
+    /// An axis counted from the front; negative ones count from the end of `rank` dimensions.
+    pub(crate) fn axis(axis: i64, rank: usize) -> Outcome<usize> {
+        let outside = || Fault::shape(format!("axis {axis} of {rank} dimensions"));
+        let wide = i64::try_from(rank).map_err(|_| outside())?;
+        let axis = if axis < 0 { axis.checked_add(wide).ok_or_else(outside)? } else { axis };
+        usize::try_from(axis).ok().filter(|&a| a < rank).ok_or_else(outside)
+    }
+
+    /// Several axes, each at most once.
+    pub(crate) fn axes(axes: &[i64], rank: usize) -> Outcome<Vec<usize>> {
+        let axes: Vec<usize> = axes.iter().map(|&a| Site::axis(a, rank)).collect::<Outcome<_>>()?;
+        if axes.iter().enumerate().any(|(i, a)| axes[..i].contains(a)) {
+            return Err(Fault::shape(format!("axes {axes:?} name one twice")));
+        }
+        Ok(axes)
+    }
+
+    /// Ends the import of the node: every attribute and operand must have been read. Gives the values that were added.
+    pub(crate) fn finish(self) -> Outcome<HashSet<ValueId>> {
+        self.attrs.finish()?;
+        match self.operands.iter().zip(&self.read).position(|(v, read)| v.is_some() && !read) {
+            Some(i) => Err(Fault::unsupported(format!("operand {i} is not supported"))),
+            None => Ok(self.created),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Which ONNX operators can be imported: one row each, with the operator sets for which its meaning has been checked and
+//! the rule that imports it. An operator set that is newer than a row is refused by name.
+
+use qcc_ir::{Attr, AttrKind, Attrs, Opcode, ValueId};
+
+use onnx_protobuf::NodeProto;
+
+use super::site::Site;
+use super::{constants, conv, decompose, elementwise, gemm, pool, quantize, reduce, resize, shape_ops, slice};
+use crate::fault::{Fault, Outcome};
+use crate::model::domain;
+
+/// Newest operator set that was looked through. Rows of operators that it changed end before the change.
+const NEWEST: i64 = 28;
+
+/// How a node becomes operations.
+#[derive(Clone, Copy)]
+pub(crate) enum Rule {
+    /// One operation with the same operands; attributes have the same names and defaults.
+    Same(Opcode),
+    /// One result.
+    One(fn(&mut Site) -> Outcome<ValueId>),
+    /// Several results.
+    Many(fn(&mut Site) -> Outcome<Vec<ValueId>>),
+}
+
+/// ONNX operator of the default domain, oldest and newest operator set, rule.
+pub(crate) struct Row(&'static str, i64, i64, Rule);
+
+use Rule::{Many, One, Same};
+
+/// All operators that can be imported, in alphabetical order.
+#[rustfmt::skip]
+pub(crate) static ROWS: &[Row] = &[
+    Row("Abs", 6, NEWEST, Same(Opcode::Abs)),
+    Row("Add", 7, NEWEST, Same(Opcode::Add)),
+    Row("And", 7, NEWEST, One(constants::and)),
+    Row("AveragePool", 7, NEWEST, One(pool::average_pool)),
+    Row("BatchNormalization", 7, NEWEST, One(decompose::batch_norm)),
+    Row("Cast", 6, 27, One(constants::cast)),
+    Row("CastLike", 15, NEWEST, One(constants::cast_like)),
+    Row("Ceil", 6, NEWEST, Same(Opcode::Ceil)),
+    Row("Celu", 12, 27, Same(Opcode::Celu)),
+    Row("Clip", 6, NEWEST, One(elementwise::clip)),
+    Row("Concat", 4, NEWEST, One(shape_ops::concat)),
+    Row("Constant", 1, NEWEST, One(constants::value)),
+    Row("ConstantOfShape", 9, NEWEST, One(constants::constant_of_shape)),
+    Row("Conv", 1, NEWEST, One(conv::conv)),
+    Row("Cos", 7, NEWEST, Same(Opcode::Cos)),
+    Row("DepthToSpace", 1, 27, One(shape_ops::depth_to_space)),
+    Row("DequantizeLinear", 10, 27, One(quantize::dequantize_linear)),
+    Row("Div", 7, NEWEST, Same(Opcode::Div)),
+    Row("Dropout", 7, NEWEST, One(elementwise::dropout)),
+    Row("Elu", 6, NEWEST, Same(Opcode::Elu)),
+    Row("Equal", 7, NEWEST, One(constants::equal)),
+    Row("Erf", 9, NEWEST, Same(Opcode::Erf)),
+    Row("Exp", 6, NEWEST, Same(Opcode::Exp)),
+    Row("Expand", 8, NEWEST, One(shape_ops::expand)),
+    Row("Flatten", 1, NEWEST, One(shape_ops::flatten)),
+    Row("Floor", 6, NEWEST, Same(Opcode::Floor)),
+    Row("Gather", 1, NEWEST, One(shape_ops::gather)),
+    Row("Gelu", 20, NEWEST, One(elementwise::gelu)),
+    Row("Gemm", 7, NEWEST, One(gemm::gemm)),
+    Row("GlobalAveragePool", 1, NEWEST, One(pool::global_average_pool)),
+    Row("GlobalMaxPool", 1, NEWEST, One(pool::global_max_pool)),
+    Row("Greater", 7, NEWEST, One(constants::greater)),
+    Row("GreaterOrEqual", 12, NEWEST, One(constants::greater_or_equal)),
+    Row("HardSigmoid", 6, NEWEST, Same(Opcode::HardSigmoid)),
+    Row("HardSwish", 14, NEWEST, Same(Opcode::HardSwish)),
+    Row("Identity", 1, NEWEST, One(elementwise::identity)),
+    Row("InstanceNormalization", 6, NEWEST, One(decompose::instance_norm)),
+    Row("LayerNormalization", 17, NEWEST, One(decompose::layer_norm)),
+    Row("LeakyRelu", 6, NEWEST, Same(Opcode::LeakyRelu)),
+    Row("Less", 7, NEWEST, One(constants::less)),
+    Row("LessOrEqual", 12, NEWEST, One(constants::less_or_equal)),
+    Row("Log", 6, NEWEST, Same(Opcode::Log)),
+    Row("LogSoftmax", 1, NEWEST, One(reduce::log_softmax)),
+    Row("MatMul", 1, NEWEST, One(gemm::matmul)),
+    Row("Max", 6, NEWEST, One(elementwise::max)),
+    Row("MaxPool", 1, NEWEST, One(pool::max_pool)),
+    Row("Mean", 6, NEWEST, One(elementwise::mean)),
+    Row("Min", 6, NEWEST, One(elementwise::min)),
+    Row("Mish", 18, NEWEST, Same(Opcode::Mish)),
+    Row("Mod", 10, 27, One(constants::modulo)),
+    Row("Mul", 7, NEWEST, Same(Opcode::Mul)),
+    Row("Neg", 6, NEWEST, Same(Opcode::Neg)),
+    Row("NonZero", 9, NEWEST, One(constants::non_zero)),
+    Row("Not", 1, NEWEST, One(constants::not)),
+    Row("Or", 7, NEWEST, One(constants::or)),
+    Row("PRelu", 7, NEWEST, Same(Opcode::PRelu)),
+    Row("Pad", 2, NEWEST, One(shape_ops::pad)),
+    Row("Pow", 7, NEWEST, One(elementwise::pow)),
+    Row("QLinearConv", 10, NEWEST, One(quantize::conv)),
+    Row("QLinearMatMul", 10, NEWEST, One(quantize::matmul)),
+    Row("QuantizeLinear", 10, 27, One(quantize::quantize_linear)),
+    Row("Range", 11, NEWEST, One(constants::range)),
+    Row("Reciprocal", 6, NEWEST, Same(Opcode::Reciprocal)),
+    Row("ReduceL1", 1, NEWEST, One(reduce::l1)),
+    Row("ReduceL2", 1, NEWEST, One(reduce::l2)),
+    Row("ReduceMax", 1, NEWEST, One(reduce::max)),
+    Row("ReduceMean", 1, NEWEST, One(reduce::mean)),
+    Row("ReduceMin", 1, NEWEST, One(reduce::min)),
+    Row("ReduceProd", 1, NEWEST, One(constants::reduce_product)),
+    Row("ReduceSum", 1, NEWEST, One(reduce::sum)),
+    Row("ReduceSumSquare", 1, NEWEST, One(reduce::sum_square)),
+    Row("Relu", 6, NEWEST, Same(Opcode::Relu)),
+    Row("Reshape", 5, NEWEST, One(shape_ops::reshape)),
+    Row("Resize", 10, NEWEST, One(resize::resize)),
+    Row("Round", 11, NEWEST, Same(Opcode::Round)),
+    Row("Selu", 6, NEWEST, Same(Opcode::Selu)),
+    Row("Shape", 1, NEWEST, One(constants::shape)),
+    Row("Sigmoid", 6, NEWEST, Same(Opcode::Sigmoid)),
+    Row("Sign", 9, NEWEST, Same(Opcode::Sign)),
+    Row("Sin", 7, NEWEST, Same(Opcode::Sin)),
+    Row("Size", 1, NEWEST, One(constants::size)),
+    Row("Slice", 1, NEWEST, One(slice::slice)),
+    Row("Softmax", 1, NEWEST, One(reduce::softmax)),
+    Row("Softplus", 1, NEWEST, Same(Opcode::Softplus)),
+    Row("Softsign", 1, NEWEST, Same(Opcode::Softsign)),
+    Row("SpaceToDepth", 1, 27, One(shape_ops::space_to_depth)),
+    Row("Split", 2, NEWEST, Many(slice::split)),
+    Row("Sqrt", 6, NEWEST, Same(Opcode::Sqrt)),
+    Row("Squeeze", 1, NEWEST, One(shape_ops::squeeze)),
+    Row("Sub", 7, NEWEST, Same(Opcode::Sub)),
+    Row("Sum", 6, NEWEST, One(elementwise::sum)),
+    Row("Swish", 24, NEWEST, Same(Opcode::Swish)),
+    Row("Tanh", 6, NEWEST, Same(Opcode::Tanh)),
+    Row("ThresholdedRelu", 10, NEWEST, Same(Opcode::ThresholdedRelu)),
+    Row("Tile", 6, NEWEST, One(shape_ops::tile)),
+    Row("Transpose", 1, NEWEST, One(shape_ops::transpose)),
+    Row("Unsqueeze", 1, NEWEST, One(shape_ops::unsqueeze)),
+    Row("Upsample", 7, 9, One(resize::upsample)),
+    Row("Where", 9, NEWEST, One(constants::select)),
+    Row("Xor", 7, NEWEST, One(constants::xor)),
+];
+
+impl Rule {
+    /// Imports a node: its results, in order.
+    pub(crate) fn apply(self, site: &mut Site) -> Outcome<Vec<ValueId>> {
+        match self {
+            Same(op) => same(site, op).map(|v| vec![v]),
+            One(rule) => rule(site).map(|v| vec![v]),
+            Many(rule) => rule(site),
+        }
+    }
+}
+
+fn same(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
+    let mut attrs = Attrs::new(op);
+    for schema in op.info().attrs {
+        let value = match schema.kind {
+            AttrKind::Int => site.attrs.int(schema.name)?.map(Attr::Int),
+            AttrKind::Ints => site.attrs.ints(schema.name)?.map(|v| Attr::Ints(v.to_vec())),
+            AttrKind::Float => site.attrs.float(schema.name)?.map(Attr::Float),
+            AttrKind::Bool => site.attrs.int(schema.name)?.map(|v| Attr::Bool(v != 0)),
+        };
+        if let Some(value) = value {
+            attrs.try_set(schema.name, value).map_err(Fault::shape)?;
+        }
+    }
+    let operands = site.all_operands()?;
+    site.emit(op, &operands, attrs, "")
+}
+
+/// The rule for a node of a model whose operator set for the node's domain is `opset`.
+pub(crate) fn find(node: &NodeProto, opset: Option<i64>) -> Outcome<Rule> {
+    let op = &node.op_type;
+    let own = domain(&node.domain);
+    if !own.is_empty() {
+        return Err(Fault::unsupported(format!("operator {op} of domain `{own}` is not supported"))
+            .help("export the model with operators of the default ONNX domain only"));
+    }
+    let opset = opset.ok_or_else(|| Fault::shape("the model names no operator set of the default domain"))?;
+    let Ok(i) = ROWS.binary_search_by(|row| row.0.cmp(op)) else {
+        let help = match op.as_str() {
+            "If" | "Loop" | "Scan" => "control flow cannot be compiled; export the model with fixed shapes and options",
+            "LSTM" | "GRU" | "RNN" => "recurrent operators cannot be compiled; export the model unrolled",
+            _ => "replace it by supported operators when exporting the model",
+        };
+        return Err(Fault::unsupported(format!("operator {op} is not supported")).help(help));
+    };
+    let Row(_, oldest, newest, rule) = ROWS[i];
+    match opset {
+        _ if opset < oldest => Err(Fault::shape(format!("operator {op} does not exist before operator set {oldest}"))),
+        _ if opset > newest && op == "Upsample" => Err(Fault::shape("operator Upsample ends with operator set 9")),
+        _ if opset > newest => Err(Fault::unsupported(format!("operator {op} of operator set {opset} is not known"))
+            .help(format!("export the model with operator set {newest} or older"))),
+        _ => Ok(rule),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_sorted() {
+        assert!(ROWS.is_sorted_by(|a, b| a.0 < b.0));
+        assert!(ROWS.iter().all(|row| row.1 <= row.2 && row.2 <= NEWEST));
+    }
+
+    #[test]
+    fn versions_are_checked() {
+        let of = |op: &str, opset| {
+            let node = NodeProto { op_type: op.into(), ..NodeProto::new() };
+            find(&node, Some(opset)).err().map(|f| f.message)
+        };
+        assert_eq!(of("Relu", 13), None);
+        assert!(of("HardSwish", 13).is_some_and(|m| m.contains("does not exist before operator set 14")));
+        assert!(of("Relu", 99).is_some_and(|m| m.contains("operator set 99 is not known")));
+        assert!(of("Nonsense", 13).is_some_and(|m| m.contains("Nonsense is not supported")));
+    }
+}

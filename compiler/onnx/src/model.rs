@@ -1,0 +1,64 @@
+//! A model as read: whole, parsed, and of versions that are known.
+
+use onnx_protobuf::{GraphProto, Message, ModelProto};
+use qcc_ir::diag::Code;
+
+use crate::fault::{Fault, Outcome};
+use crate::wire;
+
+/// Versions of the IR of ONNX that are known; newer ones may change what older fields mean.
+const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
+/// Oldest operator set: from here on broadcasting is NumPy's.
+const OLDEST_OPSET: i64 = 7;
+
+/// A parsed model.
+#[derive(Debug)]
+pub(crate) struct Model {
+    /// The graph.
+    pub(crate) graph: GraphProto,
+    /// Version of the operator set of the default domain.
+    pub(crate) opset: i64,
+    /// Domains and versions, the default domain spelled "".
+    pub(crate) domains: Vec<(String, i64)>,
+    /// Functions of the model's own.
+    pub(crate) functions: Vec<onnx_protobuf::FunctionProto>,
+}
+
+/// The default domain has two spellings.
+pub(crate) fn domain(name: &str) -> &str {
+    if name == "ai.onnx" { "" } else { name }
+}
+
+/// Reads a model from the bytes of a file.
+pub(crate) fn read(bytes: &[u8]) -> Outcome<Model> {
+    let broken = |what: String| Fault::new(Code::NOT_ONNX, format!("not a whole ONNX model: {what}"));
+    if bytes.is_empty() {
+        return Err(broken("the file is empty".into()));
+    }
+    wire::check(bytes).map_err(broken)?;
+    let mut proto = ModelProto::parse_from_bytes(bytes).map_err(|e| broken(e.to_string()))?;
+    let Some(graph) = proto.graph.take() else {
+        return Err(broken("there is no graph in it".into()));
+    };
+    if !IR_VERSIONS.contains(&proto.ir_version) {
+        if proto.ir_version == 0 {
+            return Err(broken("the IR version is not given".into()));
+        }
+        let (oldest, newest) = (IR_VERSIONS.start(), IR_VERSIONS.end());
+        let message = format!("IR version {} is not between {oldest} and {newest}", proto.ir_version);
+        return Err(Fault::unsupported(message).help("convert the model, for example with onnx.version_converter"));
+    }
+    let domains: Vec<_> = proto.opset_import.iter().map(|o| (domain(&o.domain).to_string(), o.version)).collect();
+    if domains.is_empty() {
+        return Err(broken("no operator set is named".into()));
+    }
+    let opset = domains.iter().find(|(d, _)| d.is_empty()).map_or(OLDEST_OPSET, |(_, version)| *version);
+    if opset < OLDEST_OPSET {
+        let fault = Fault::unsupported(format!("operator set {opset} is older than {OLDEST_OPSET}"));
+        return Err(fault.help("convert the model, for example with onnx.version_converter"));
+    }
+    if !graph.sparse_initializer.is_empty() {
+        return Err(Fault::unsupported("sparse initializers are not supported"));
+    }
+    Ok(Model { graph, opset, domains, functions: proto.functions })
+}

@@ -1,0 +1,202 @@
+//! What a caller says about a model: extents that the model leaves open.
+
+use std::collections::HashMap;
+
+use onnx_protobuf::tensor_shape_proto::dimension;
+use onnx_protobuf::{ValueInfoProto, type_proto};
+use qcc_ir::Type;
+use qcc_ir::diag::Code;
+
+use crate::element::DataType;
+use crate::fault::{Fault, Outcome};
+
+/// Extents that the model leaves open. An open first dimension of an input, the batch, is 1 unless something is said.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ImportOptions {
+    /// Whole shapes of inputs, by name.
+    pub shapes: HashMap<String, Vec<usize>>,
+    /// Extents of symbolic dimensions, by symbol.
+    pub dims: HashMap<String, usize>,
+}
+
+impl ImportOptions {
+    /// Adds a shape spelled `input=1x3x224x224`, as the flag `--shape` takes it.
+    pub fn shape_flag(&mut self, text: &str) -> Result<(), String> {
+        let expected = || format!("expected NAME=1x3x224x224, found {text:?}");
+        // Names of inputs may contain `=`; a shape does not.
+        let (name, shape) = text.rsplit_once('=').ok_or_else(expected)?;
+        let dims: Option<Vec<usize>> = match shape {
+            "" => Some(Vec::new()),
+            _ => shape.split('x').map(|d| d.parse().ok().filter(|&d| d > 0)).collect(),
+        };
+        self.shapes.insert(name.to_string(), dims.ok_or_else(expected)?);
+        Ok(())
+    }
+
+    /// Adds an extent spelled `batch=1`, as the flag `--dim` takes it.
+    pub fn dim_flag(&mut self, text: &str) -> Result<(), String> {
+        let expected = || format!("expected SYMBOL=NUMBER, found {text:?}");
+        let (symbol, extent) = text.rsplit_once('=').ok_or_else(expected)?;
+        let extent = extent.parse().ok().filter(|&d| d > 0).ok_or_else(expected)?;
+        self.dims.insert(symbol.to_string(), extent);
+        Ok(())
+    }
+
+    /// Faults of options that name nothing in the model.
+    pub(crate) fn unused(&self, inputs: &[&ValueInfoProto]) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let names: Vec<_> = inputs.iter().map(|i| i.name.as_str()).collect();
+        let mut shapes: Vec<_> = self.shapes.keys().filter(|n| !names.contains(&n.as_str())).collect();
+        shapes.sort();
+        for name in shapes {
+            let fault = Fault::new(Code::DYNAMIC_SHAPE, format!("a shape is given for `{name}`, which is no input"));
+            faults.push(fault.help(format!("inputs are {}", names.join(", "))));
+        }
+        let symbols: Vec<_> = inputs.iter().flat_map(|i| extents(i).unwrap_or_default()).collect();
+        let known = |s: &str| symbols.iter().any(|e| matches!(e, Extent::Symbol(known) if known == s));
+        let mut dims: Vec<_> = self.dims.keys().filter(|s| !known(s)).collect();
+        dims.sort();
+        for symbol in dims {
+            let message = format!("an extent is given for `{symbol}`, which is no dimension of an input");
+            faults.push(Fault::new(Code::DYNAMIC_SHAPE, message));
+        }
+        faults
+    }
+
+    /// The type of an input.
+    pub(crate) fn input_type(&self, input: &ValueInfoProto) -> Outcome<Type> {
+        let name = &input.name;
+        let Some(type_proto::Value::TensorType(tensor)) = input.type_.as_ref().and_then(|t| t.value.as_ref()) else {
+            return Err(Fault::unsupported(format!("input `{name}` is not a tensor")));
+        };
+        let data_type = DataType::from_onnx(tensor.elem_type).map_err(|f| f.context(format_args!("input `{name}`")))?;
+        if !data_type.is_interface() {
+            return Err(Fault::unsupported(format!("input `{name}` has an unsupported element type, {data_type:?}")));
+        }
+        let dims = self.input_dims(name, extents(input))?;
+        if dims.contains(&0) {
+            return Err(Fault::shape(format!("input `{name}` of shape {dims:?} is empty")));
+        }
+        let ty = Type { dims, elem: data_type.elem() };
+        if ty.checked_elements().is_none() {
+            return Err(Fault::shape(format!("input `{name}` of shape {:?} is too large", ty.dims)));
+        }
+        Ok(ty)
+    }
+
+    fn input_dims(&self, name: &str, declared: Option<Vec<Extent>>) -> Outcome<Vec<usize>> {
+        if let Some(dims) = self.shapes.get(name) {
+            let fits = |declared: &[Extent]| {
+                declared.len() == dims.len()
+                    && declared.iter().zip(dims).all(|(d, &n)| match d {
+                        Extent::Known(known) => *known == n,
+                        Extent::Symbol(_) | Extent::Open => true,
+                    })
+            };
+            return match declared {
+                Some(declared) if !fits(&declared) => {
+                    let declared: Vec<_> = declared.iter().map(ToString::to_string).collect();
+                    let declared = declared.join("x");
+                    Err(Fault::shape(format!("shape {dims:?} is given for input `{name}`, which is {declared}")))
+                }
+                _ => Ok(dims.clone()),
+            };
+        }
+        let Some(declared) = declared else {
+            let fault = Fault::new(Code::DYNAMIC_SHAPE, format!("the shape of input `{name}` is not known"));
+            return Err(fault.help(format!("give it: --shape {name}=1x3x224x224")));
+        };
+        let resolve = |(i, extent): (usize, &Extent)| match extent {
+            Extent::Known(n) => Ok(*n),
+            Extent::Symbol(s) if self.dims.contains_key(s) => Ok(self.dims[s]),
+            Extent::Symbol(_) | Extent::Open if i == 0 => Ok(1),
+            Extent::Symbol(_) | Extent::Open => {
+                let spelled: Vec<_> = declared.iter().map(ToString::to_string).collect();
+                let (what, mut help) = match extent {
+                    Extent::Symbol(s) => (format!("`{s}`, dimension {i}"), format!("--dim {s}=NUMBER, or ")),
+                    Extent::Open | Extent::Known(_) => (format!("dimension {i}"), String::new()),
+                };
+                help.push_str(&format!("--shape {name}={}", spelled.join("x")));
+                let message = format!("{what} of input `{name}`, is not known at compile time");
+                Err(Fault::new(Code::DYNAMIC_SHAPE, message).help(format!("give it: {help} with numbers for names")))
+            }
+        };
+        declared.iter().enumerate().map(resolve).collect()
+    }
+}
+
+/// A dimension as declared.
+#[derive(Debug, Clone, PartialEq)]
+enum Extent {
+    Known(usize),
+    Symbol(String),
+    Open,
+}
+
+impl std::fmt::Display for Extent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Extent::Known(n) => n.fmt(f),
+            Extent::Symbol(s) => f.write_str(s),
+            Extent::Open => f.write_str("?"),
+        }
+    }
+}
+
+/// The declared dimensions; `None` if the rank is not declared.
+fn extents(value: &ValueInfoProto) -> Option<Vec<Extent>> {
+    let Some(type_proto::Value::TensorType(tensor)) = value.type_.as_ref()?.value.as_ref() else { return None };
+    let shape = tensor.shape.as_ref()?;
+    let extent = |value: &Option<dimension::Value>| match value {
+        Some(dimension::Value::DimValue(n)) => usize::try_from(*n).map_or(Extent::Open, Extent::Known),
+        Some(dimension::Value::DimParam(s)) if !s.is_empty() => Extent::Symbol(s.clone()),
+        Some(dimension::Value::DimParam(_)) | None => Extent::Open,
+        Some(_) => Extent::Open,
+    };
+    Some(shape.dim.iter().map(|d| extent(&d.value)).collect())
+}
+
+/// Compares the declared shape of an output with the one that was found; what is left open or symbolic fits anything.
+pub(crate) fn check_output(output: &ValueInfoProto, found: &[usize]) -> Outcome<()> {
+    let Some(declared) = extents(output) else { return Ok(()) };
+    let fits = declared.len() == found.len()
+        && declared.iter().zip(found).all(|(d, &n)| match d {
+            // Exporters write 0 for a dimension that they do not know.
+            Extent::Known(known) => *known == n || *known == 0,
+            Extent::Symbol(_) | Extent::Open => true,
+        });
+    if fits {
+        return Ok(());
+    }
+    let declared: Vec<_> = declared.iter().map(ToString::to_string).collect();
+    let message = format!("output `{}` is declared as {} and is {found:?}", output.name, declared.join("x"));
+    Err(Fault::shape(message))
+}
+
+/// A declared shape as text, for values that were not reached.
+pub(crate) fn declared(value: &ValueInfoProto) -> Option<String> {
+    let spelled: Vec<_> = extents(value)?.iter().map(ToString::to_string).collect();
+    Some(format!("[{}]", spelled.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags() {
+        let mut options = ImportOptions::default();
+        options.shape_flag("input:0=1x3x224x224").unwrap();
+        options.shape_flag("scalar=").unwrap();
+        options.dim_flag("batch=4").unwrap();
+        assert_eq!(options.shapes["input:0"], [1, 3, 224, 224]);
+        assert_eq!(options.shapes["scalar"], [0usize; 0]);
+        assert_eq!(options.dims["batch"], 4);
+        for bad in ["x", "x=1x", "x=1x0", "x=1x-1", "x=99999999999999999999999"] {
+            assert!(options.shape_flag(bad).is_err(), "{bad}");
+        }
+        for bad in ["n", "n=", "n=0", "n=x"] {
+            assert!(options.dim_flag(bad).is_err(), "{bad}");
+        }
+    }
+}
