@@ -8,6 +8,12 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
     fn slice(data: &Data) -> Option<&[Self]>;
     /// The nearest value to a float, as `as` converts it.
     fn from_f32(x: f32) -> Self;
+    /// As `as f32`: rounded to nearest.
+    fn to_f32(self) -> f32;
+    /// As `as i64`: floats truncate and saturate.
+    fn to_i64(self) -> i64;
+    /// As `as i32`: floats truncate and saturate, wide integers keep their low bits.
+    fn to_i32(self) -> i32;
 }
 
 macro_rules! element {
@@ -18,6 +24,15 @@ macro_rules! element {
             }
             fn from_f32(x: f32) -> Self {
                 x as $ty
+            }
+            fn to_f32(self) -> f32 {
+                self as f32
+            }
+            fn to_i64(self) -> i64 {
+                self as i64
+            }
+            fn to_i32(self) -> i32 {
+                self as i32
             }
         })*
     };

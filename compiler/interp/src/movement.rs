@@ -124,12 +124,12 @@ fn select<T: Element>(x: &[T], dims: &[usize], axis: usize, positions: &[i64]) -
     Ok(out)
 }
 
-/// Floats to integers truncate towards zero and saturate; wide integers to narrow ones keep their low bits.
+/// To f32 (0), i64 (1) or i32 (2).
 fn cast(x: &Data, to: i64) -> Result<Data, Diag> {
     match to {
-        0 => Ok(Data::F32(for_data!(x, v => v.iter().map(|&e| e as f32).collect()))),
-        1 => Ok(Data::I64(for_data!(x, v => v.iter().map(|&e| e as i64).collect()))),
-        2 => Ok(Data::I32(for_data!(x, v => v.iter().map(|&e| e as i32).collect()))),
+        0 => Ok(Data::F32(for_data!(x, v => v.iter().map(|e| e.to_f32()).collect()))),
+        1 => Ok(Data::I64(for_data!(x, v => v.iter().map(|e| e.to_i64()).collect()))),
+        2 => Ok(Data::I32(for_data!(x, v => v.iter().map(|e| e.to_i32()).collect()))),
         other => Err(Diag::new(Code::VERIFY, format!("{other} names no element type of a cast"))),
     }
 }

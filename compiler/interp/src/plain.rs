@@ -10,7 +10,7 @@ use crate::element::{narrow, widen};
 use crate::layout::{grouped, zip_broadcast};
 
 /// Integers up to this magnitude are exact in f32.
-const EXACT: i64 = 1 << 24;
+const EXACT: u64 = 1 << 24;
 
 /// Evaluates an `nn.*` operator whose operands are all plain integers.
 pub(crate) fn eval(op: Opcode, attrs: &Attrs, operands: &[(&Tensor, &Type)], result: &Type) -> Result<Tensor, Diag> {
@@ -46,7 +46,7 @@ pub(crate) fn eval(op: Opcode, attrs: &Attrs, operands: &[(&Tensor, &Type)], res
 fn unary(f: fn(&Attrs, f32) -> f32, attrs: &Attrs, x: &[i64]) -> Option<Vec<i64>> {
     let one = |&v: &i64| {
         let y = f(attrs, v as f32);
-        let exact = v.abs() <= EXACT && y.trunc() == y && y.abs() <= EXACT as f32;
+        let exact = v.unsigned_abs() <= EXACT && y.trunc() == y && y.abs() <= EXACT as f32;
         exact.then_some(y as i64)
     };
     x.iter().map(one).collect()

@@ -26,8 +26,8 @@ pub(super) fn conv2d(call: &Call) -> Result<Vec<i32>, Diag> {
     let [_, oh, ow, _] = *call.dims else { return Err(call.wrong(0, "NHWC")) };
     let window = Window::conv(call.attrs, [kh, kw]);
     let pad_value = call.attrs.int("pad_value") as u8;
-    let groups = if per_group == 0 { 1 } else { channels / per_group };
-    let (group_outputs, patch_size) = (outputs / groups.max(1), kh * kw * per_group);
+    let groups = channels.checked_div(per_group).unwrap_or(1).max(1);
+    let (group_outputs, patch_size) = (outputs / groups, kh * kw * per_group);
 
     let mut acc = vec![0; call.dims.iter().product()];
     call.cx.try_chunks(&mut acc, ow * outputs, |row, acc| {
