@@ -1,1 +1,332 @@
-//! Passes and pipelines
+//! Passes: each is one file, one row of [`PASSES`], and changes a graph through [`Edit`] only.
+//!
+//! A pipeline is a text, `canonicalize, calibrate{method=mse}, fixpoint(fold-constants, canonicalize)`: see [`pipeline`].
+//! Before a pipeline runs, what each pass requires is checked against what holds of the graph and what earlier passes
+//! ensure; after each pass the graph is verified.
+
+use qcc_ir::diag::Code;
+use qcc_ir::ops::Dialect;
+use qcc_ir::{Def, Diag, Diags, Edit, Elem, Graph};
+
+pub mod context;
+pub mod options;
+pub mod pipeline;
+
+mod rewrite;
+
+pub mod assign_scales;
+pub mod calibrate;
+pub mod cancel_qdq;
+pub mod canonicalize;
+pub mod check_integer_only;
+pub mod fold_bn;
+pub mod fold_constants;
+pub mod fuse;
+pub mod fuse_epilogue;
+pub mod insert_qdq;
+pub mod layout;
+pub mod lower_to_int;
+pub mod merge_requant;
+pub mod propagate_ranges;
+pub mod prove_accumulators;
+
+mod histogram;
+mod moments;
+mod moves;
+mod quantize;
+mod terms;
+
+pub use context::{Context, Method, RangeEntry, RangeTable, Samples};
+pub use options::{OptionInfo, Options};
+pub use pipeline::{Pipeline, Step, default_pipeline, preset};
+pub use prove_accumulators::accumulator_bounds;
+
+/// A transformation of a graph.
+pub trait Pass {
+    /// Transforms the graph. Faults of the model are collected; on an error the graph is not used any more.
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags>;
+}
+
+/// Part of the route that a pass belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// `nn.*` on real numbers.
+    Float,
+    /// `nn.*` and `quant.*`.
+    Quant,
+    /// `int.*`.
+    Int,
+}
+
+impl Phase {
+    /// Spelling in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Float => "float",
+            Phase::Quant => "quant",
+            Phase::Int => "int",
+        }
+    }
+}
+
+/// What may hold of a graph, and passes rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Property {
+    /// Only `nn.*` and `tensor.*` operators, no quantized types.
+    Float,
+    /// The range of every float activation is in its type.
+    Ranged,
+    /// No activation has a float type, but constants may.
+    Scaled,
+    /// `nn.*` operators compute on f32 between `quant.dcast` and `quant.qcast`.
+    Explicit,
+    /// `nn.*` operators have quantized results, and nothing casts to or from f32.
+    Quantized,
+    /// Only `int.*` and `tensor.*` operators on integers.
+    Integer,
+}
+
+impl Property {
+    /// All properties.
+    pub const ALL: [Property; 6] = [
+        Property::Float,
+        Property::Ranged,
+        Property::Scaled,
+        Property::Explicit,
+        Property::Quantized,
+        Property::Integer,
+    ];
+
+    /// The property in words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Property::Float => "no operator or type is quantized",
+            Property::Ranged => "the range of every activation is known",
+            Property::Scaled => "every activation has a scale",
+            Property::Explicit => "quantization is explicit (`quant.qcast`, `quant.dcast`)",
+            Property::Quantized => "every operator works on quantized types",
+            Property::Integer => "every operator is an integer operator",
+        }
+    }
+
+    /// Whether it holds of a graph.
+    pub fn holds(self, graph: &Graph) -> bool {
+        let activations = || graph.values().filter(|&v| !matches!(graph.def(v), Def::Const(_)));
+        let dialect_in =
+            |allowed: &[Dialect]| graph.order().iter().all(|&n| allowed.contains(&graph.op(n).info().dialect()));
+        let no_float = || activations().all(|v| !graph.ty(v).is_float());
+        match self {
+            Property::Float => {
+                dialect_in(&[Dialect::Nn, Dialect::Tensor]) && graph.values().all(|v| graph.ty(v).uniform().is_none())
+            }
+            Property::Ranged => activations().all(|v| graph.ty(v).elem != Elem::F32),
+            Property::Scaled | Property::Quantized => dialect_in(&[Dialect::Nn, Dialect::Tensor]) && no_float(),
+            Property::Explicit => graph.order().iter().all(|&n| match graph.op(n).info().dialect() {
+                Dialect::Nn => graph.ty(graph.result(n)).uniform().is_none(),
+                Dialect::Int => false,
+                Dialect::Tensor | Dialect::Quant => true,
+            }),
+            Property::Integer => dialect_in(&[Dialect::Int, Dialect::Tensor]) && no_float(),
+        }
+    }
+}
+
+/// One row of [`PASSES`].
+pub struct PassInfo {
+    /// Name in pipelines: verb and noun.
+    pub name: &'static str,
+    /// Part of the route.
+    pub phase: Phase,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// Its options.
+    pub options: &'static [OptionInfo],
+    /// What must hold before.
+    pub requires: &'static [Property],
+    /// What holds after.
+    pub ensures: &'static [Property],
+    /// What need not hold any more after.
+    pub breaks: &'static [Property],
+    /// Makes the pass; the options have been checked against the schema.
+    pub make: fn(&Options) -> Box<dyn Pass>,
+}
+
+impl PassInfo {
+    /// The pass with this name.
+    pub fn find(name: &str) -> Option<&'static PassInfo> {
+        PASSES.iter().find(|p| p.name == name)
+    }
+}
+
+/// All passes, in the order in which they usually run.
+pub static PASSES: &[PassInfo] = &[
+    PassInfo {
+        name: "canonicalize",
+        phase: Phase::Float,
+        summary: "removes what does nothing and writes equal things in one way",
+        options: &[],
+        requires: &[Property::Float],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(canonicalize::Canonicalize),
+    },
+    PassInfo {
+        name: "fold-constants",
+        phase: Phase::Float,
+        summary: "evaluates what depends on constants only",
+        options: &[],
+        requires: &[Property::Float],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(fold_constants::FoldConstants),
+    },
+    PassInfo {
+        name: "calibrate",
+        phase: Phase::Float,
+        summary: "finds the range of every activation from samples, or takes it from a table",
+        options: calibrate::OPTIONS,
+        requires: &[Property::Float],
+        ensures: &[],
+        breaks: &[],
+        make: |o| Box::new(calibrate::Calibrate::new(o)),
+    },
+    PassInfo {
+        name: "propagate-ranges",
+        phase: Phase::Float,
+        summary: "derives ranges that are still unknown from the inputs' and batch normalization's",
+        options: propagate_ranges::OPTIONS,
+        requires: &[Property::Float],
+        ensures: &[Property::Ranged],
+        breaks: &[],
+        make: |o| Box::new(propagate_ranges::PropagateRanges::new(o)),
+    },
+    PassInfo {
+        name: "fold-bn",
+        phase: Phase::Float,
+        summary: "folds batch normalization into the convolution or linear layer beside it",
+        options: &[],
+        requires: &[Property::Float],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(fold_bn::FoldBn),
+    },
+    PassInfo {
+        name: "assign-scales",
+        phase: Phase::Quant,
+        summary: "turns ranges into scales and zero points, equal ones where that saves work",
+        options: &[],
+        requires: &[Property::Float, Property::Ranged],
+        ensures: &[Property::Scaled],
+        breaks: &[Property::Float],
+        make: |_| Box::new(assign_scales::AssignScales),
+    },
+    PassInfo {
+        name: "insert-qdq",
+        phase: Phase::Quant,
+        summary: "quantizes weights and makes every change between real and quantized explicit",
+        options: &[],
+        requires: &[Property::Scaled],
+        ensures: &[Property::Explicit],
+        breaks: &[Property::Scaled, Property::Quantized, Property::Ranged],
+        make: |_| Box::new(insert_qdq::InsertQdq),
+    },
+    PassInfo {
+        name: "cancel-qdq",
+        phase: Phase::Quant,
+        summary: "cancels casts that meet and moves data in its quantized form",
+        options: &[],
+        requires: &[Property::Explicit],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(cancel_qdq::CancelQdq),
+    },
+    PassInfo {
+        name: "fuse",
+        phase: Phase::Quant,
+        summary: "takes casts into the operators, so that all of them work on quantized types",
+        options: &[],
+        requires: &[Property::Explicit],
+        ensures: &[Property::Quantized],
+        breaks: &[Property::Explicit],
+        make: |_| Box::new(fuse::Fuse),
+    },
+    PassInfo {
+        name: "lower-to-int",
+        phase: Phase::Int,
+        summary: "replaces operators on quantized types by integer operators",
+        options: &[],
+        requires: &[Property::Quantized],
+        ensures: &[Property::Integer],
+        breaks: &[Property::Quantized],
+        make: |_| Box::new(lower_to_int::LowerToInt),
+    },
+    PassInfo {
+        name: "layout",
+        phase: Phase::Int,
+        summary: "moves transposes through the graph until they cancel",
+        options: &[],
+        requires: &[Property::Integer],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(layout::Layout),
+    },
+    PassInfo {
+        name: "merge-requant",
+        phase: Phase::Int,
+        summary: "merges chains of requantizations, rescalings, clamps and tables",
+        options: &[],
+        requires: &[Property::Integer],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(merge_requant::MergeRequant),
+    },
+    PassInfo {
+        name: "fuse-epilogue",
+        phase: Phase::Int,
+        summary: "takes requantization and residual addition into convolutions and linear layers",
+        options: &[],
+        requires: &[Property::Integer],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(fuse_epilogue::FuseEpilogue),
+    },
+    PassInfo {
+        name: "prove-accumulators",
+        phase: Phase::Int,
+        summary: "proves that no accumulator overflows 32 bits",
+        options: &[],
+        requires: &[Property::Integer],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(prove_accumulators::ProveAccumulators),
+    },
+    PassInfo {
+        name: "check-integer-only",
+        phase: Phase::Int,
+        summary: "checks that no float is left",
+        options: &[],
+        requires: &[],
+        ensures: &[Property::Integer],
+        breaks: &[],
+        make: |_| Box::new(check_integer_only::CheckIntegerOnly),
+    },
+];
+
+/// A diagnostic at a node.
+pub(crate) fn diag_at(graph: &Graph, n: qcc_ir::NodeId, code: Code, message: impl Into<String>) -> Diag {
+    Diag::new(code, message).at(graph.describe(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_consistent() {
+        for (i, p) in PASSES.iter().enumerate() {
+            assert!(PASSES[..i].iter().all(|q| q.name != p.name), "{} is doubly named", p.name);
+            assert!(!p.summary.ends_with('.') && !p.summary.is_empty());
+            let _ = (p.make)(&Options::defaults(p.options));
+        }
+    }
+}

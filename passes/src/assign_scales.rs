@@ -1,0 +1,199 @@
+//! Turns ranges into scales and zero points: `u8`, asymmetric, per tensor (Jacob et al. 2018, section 2.1).
+//!
+//! ```text
+//! %conv = nn.conv2d(%x, @w, @b) : tensor<1x8x4x4x!quant.calibrated<f32<-2.0:3.0>>>
+//! %relu = nn.relu(%conv)        : tensor<1x8x4x4x!quant.calibrated<f32<0.0:3.0>>>
+//! // becomes
+//! %conv = nn.conv2d(%x, @w, @b) : tensor<1x8x4x4x!quant.uniform<u8:f32, 0.0117647061>>
+//! %relu = nn.relu(%conv)        : tensor<1x8x4x4x!quant.uniform<u8:f32, 0.0117647061>>
+//! ```
+//!
+//! Values share one type where that saves work:
+//! - the result of data movement or of a maximum has its operand's type: nothing is computed;
+//! - what only a rectifier or clip reads takes the type of its result: saturation then does the clamping;
+//! - operands of a concat that only concats read take the type of its result: they are written where they belong.
+//!
+//! A shared type covers the ranges of all its values, except of those that are clamped anyway. A concat operand that keeps
+//! its own type gets a `quant.scast`. Functions with a natural range (logistic, softmax, tanh) keep to it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use qcc_ir::ops::{Move, Pool, Reduce};
+use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Uniform, ValueId};
+
+use crate::calibrate::activations;
+use crate::quantize;
+use crate::rewrite::floats;
+use crate::{Context, Pass};
+
+/// The pass `assign-scales`.
+pub struct AssignScales;
+
+impl Pass for AssignScales {
+    fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
+        let types = Ties::new(edit.graph()).types();
+        if !edit.begin(format!("assign-scales: {} values", types.len())) {
+            return Ok(());
+        }
+        for (v, uniform) in types {
+            edit.set_elem(v, Elem::Uniform(uniform));
+        }
+        for n in edit.graph().order() {
+            if let Class::Move(_) = edit.graph().op(n).info().class {
+                settle_operands(edit, n);
+            }
+        }
+        edit.remove_dead();
+        Ok(())
+    }
+}
+
+/// Operands of data movement get the type of the result: constants are quantized, others rescaled.
+fn settle_operands(edit: &mut Edit, n: NodeId) {
+    let y = edit.graph().result(n);
+    let Elem::Uniform(to) = edit.graph().ty(y).elem.clone() else { return };
+    for (i, v) in edit.graph().operands(n).into_iter().enumerate() {
+        let g = edit.graph();
+        let name = g.name_of(v).to_string();
+        let settled = match (floats(g, v), &g.ty(v).elem) {
+            (Some((tensor, data)), _) => {
+                let tensor = quantize::tensor(&tensor.dims, data, &to);
+                edit.add_typed_const(&format!("{name}.q"), tensor, Elem::Uniform(to.clone()))
+            }
+            (None, Elem::Uniform(from)) if *from != to => {
+                let ty = g.ty(v).with_elem(Elem::Uniform(to.clone()));
+                let origin = g.node(n).origin.clone();
+                edit.add(Opcode::SCast, &[v], Attrs::new(Opcode::SCast), &format!("{name}.s"), ty, origin)
+            }
+            _ => continue,
+        };
+        edit.set_operand(n, i, settled);
+    }
+}
+
+/// Which values share a type: a forest of sets.
+struct Ties<'g> {
+    g: &'g Graph,
+    values: Vec<ValueId>,
+    place: HashMap<ValueId, usize>,
+    parent: Vec<usize>,
+}
+
+impl<'g> Ties<'g> {
+    fn new(g: &'g Graph) -> Ties<'g> {
+        let values = activations(g);
+        let place = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
+        let parent = (0..values.len()).collect();
+        let mut ties = Ties { g, values, place, parent };
+        for n in g.order() {
+            ties.tie_node(n);
+        }
+        ties
+    }
+
+    fn root(&mut self, mut i: usize) -> usize {
+        while self.parent[i] != i {
+            self.parent[i] = self.parent[self.parent[i]];
+            i = self.parent[i];
+        }
+        i
+    }
+
+    fn tie(&mut self, a: ValueId, b: ValueId) {
+        if let (Some(&a), Some(&b)) = (self.place.get(&a), self.place.get(&b)) {
+            let (a, b) = (self.root(a), self.root(b));
+            self.parent[a.max(b)] = a.min(b);
+        }
+    }
+
+    fn tie_node(&mut self, n: NodeId) {
+        let g = self.g;
+        let y = g.result(n);
+        let operands = g.operands(n);
+        if selects(g.op(n)) {
+            match g.op(n) {
+                Opcode::Concat => {
+                    for v in operands.into_iter().filter(|&v| into_concat(g, v)) {
+                        self.tie(v, y);
+                    }
+                }
+                _ => self.tie(operands[0], y),
+            }
+        } else if clamps(g.op(n)) && operands.iter().all(|&v| g.only_user(v).is_some() && is_free(g, v)) {
+            self.tie(operands[0], y);
+        }
+    }
+
+    /// The type of each value.
+    fn types(mut self) -> Vec<(ValueId, Arc<Uniform>)> {
+        let mut ranges: HashMap<usize, Range> = HashMap::new();
+        for (i, v) in self.values.clone().into_iter().enumerate() {
+            let root = self.root(i);
+            if let Some(range) = demand(self.g, v) {
+                ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
+            }
+        }
+        let types: HashMap<usize, Arc<Uniform>> =
+            ranges.into_iter().map(|(root, range)| (root, Arc::new(Uniform::u8_for(range)))).collect();
+        let values = self.values.clone().into_iter().enumerate();
+        values.filter_map(|(i, v)| Some((v, types.get(&self.root(i))?.clone()))).collect()
+    }
+}
+
+/// Operators whose results are some of the operand's elements.
+pub(crate) fn selects(op: Opcode) -> bool {
+    match op.info().class {
+        Class::Move(Move::Cast) => false,
+        Class::Move(_) | Class::Pool(Pool::Max) | Class::Reduce(Reduce::Max | Reduce::Min) => true,
+        _ => false,
+    }
+}
+
+fn clamps(op: Opcode) -> bool {
+    matches!(op, Opcode::Relu | Opcode::Clip)
+}
+
+/// True if the producer can give `v` any type: it computes, or moves what has no other use and can itself have any type.
+fn is_free(g: &Graph, v: ValueId) -> bool {
+    let Some(n) = g.producer(v).filter(|_| !g.is_output(v)) else { return false };
+    let all_free = |operands: Vec<ValueId>| operands.iter().all(|&x| g.only_user(x).is_some() && is_free(g, x));
+    match g.op(n) {
+        // Its scale is fixed by its integer form.
+        Opcode::Softmax => false,
+        Opcode::Gather | Opcode::Concat => false,
+        op if selects(op) => all_free(g.operands(n)),
+        _ => true,
+    }
+}
+
+/// True if `v` goes nowhere but into concats.
+fn into_concat(g: &Graph, v: ValueId) -> bool {
+    g.uses(v).iter().all(|&(n, _)| g.op(n) == Opcode::Concat) && (is_free(g, v) || of_concat(g, v))
+}
+
+/// True if `v` is itself a concat that only concats read.
+fn of_concat(g: &Graph, v: ValueId) -> bool {
+    g.producer(v).is_some_and(|n| g.op(n) == Opcode::Concat) && !g.is_output(v)
+}
+
+/// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type.
+fn demand(g: &Graph, v: ValueId) -> Option<Range> {
+    let Elem::Calibrated(range) = g.ty(v).elem else { return None };
+    if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))
+        && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather))
+    {
+        let y = g.result(n);
+        return if clamps(g.op(n)) { None } else { demand(g, y) };
+    }
+    let Some(n) = g.producer(v) else { return Some(range) };
+    Some(match g.op(n) {
+        Opcode::Sigmoid | Opcode::HardSigmoid | Opcode::Softmax => Range { min: 0.0, max: 1.0 },
+        Opcode::Tanh | Opcode::Erf | Opcode::Softsign => Range { min: -1.0, max: 1.0 },
+        Opcode::Pad => {
+            let value = g.node(n).attrs.float("value");
+            range.union(Range { min: value, max: value })
+        }
+        _ => range,
+    })
+}

@@ -1,0 +1,152 @@
+//! Finds the range of every float activation from samples, or takes it from a table that the user gave.
+//!
+//! ```text
+//! %conv = nn.conv2d(%x, @w) : tensor<1x8x4x4xf32>
+//! // becomes
+//! %conv = nn.conv2d(%x, @w) : tensor<1x8x4x4x!quant.calibrated<f32<-2.1:2.6>>>
+//! ```
+//!
+//! Samples run through the reference evaluator, several at a time. Of each value only a histogram is kept, so that memory
+//! does not grow with their number, and the result does not depend on the number of threads.
+
+use std::collections::HashMap;
+
+use qcc_interp::Evaluator;
+use qcc_ir::diag::Code;
+use qcc_ir::{Def, Diag, Diags, Edit, Elem, Graph, Range, ValueId};
+use rayon::prelude::*;
+
+use crate::context::{RangeEntry, RangeTable};
+use crate::histogram::Histogram;
+use crate::options::{OptionInfo, OptionKind};
+use crate::{Context, Method, Options, Pass, Samples};
+
+/// Options of `calibrate`.
+pub const OPTIONS: &[OptionInfo] = &[OptionInfo {
+    name: "method",
+    default: "",
+    doc: "how a range is chosen from what was observed",
+    kind: OptionKind::Word(&["minmax", "percentile", "mse", "kl"]),
+}];
+
+/// The pass `calibrate`.
+pub struct Calibrate {
+    method: Option<Method>,
+}
+
+impl Calibrate {
+    /// The pass with its options.
+    pub fn new(options: &Options) -> Calibrate {
+        Calibrate { method: options.get("method").and_then(|m| m.parse().ok()) }
+    }
+}
+
+impl Pass for Calibrate {
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
+        let activations = activations(edit.graph());
+        let table = match (&cx.ranges, cx.samples.clone()) {
+            (Some(table), _) => table.clone(),
+            (None, Some(samples)) if !samples.is_empty() => {
+                let method = self.method.unwrap_or(cx.method);
+                observe(edit.graph(), &activations, samples.as_ref(), method, cx)?
+            }
+            (None, _) => {
+                edit.remark("nothing calibrated: there are neither samples nor a range table");
+                return Ok(());
+            }
+        };
+        let mut ranges: Vec<(ValueId, Range)> = Vec::new();
+        for &v in &activations {
+            let name = edit.graph().name_of(v);
+            match table.values.get(name) {
+                Some(entry) => ranges.push((v, entry.range())),
+                None => {
+                    let remark = format!("not calibrated: the range table does not name %{name}");
+                    edit.remark(remark);
+                }
+            }
+        }
+        if edit.begin(format!("calibrate: {} values", ranges.len())) {
+            for (v, range) in ranges {
+                edit.set_elem(v, Elem::Calibrated(range));
+            }
+            let source = if table.source.is_empty() { "ranges from a table" } else { &table.source };
+            cx.note_source(source);
+            cx.ranges = Some(table);
+        }
+        Ok(())
+    }
+}
+
+/// Float values that are no constants, in order of creation.
+pub(crate) fn activations(g: &Graph) -> Vec<ValueId> {
+    g.values().filter(|&v| !matches!(g.def(v), Def::Const(_)) && g.ty(v).is_float()).collect()
+}
+
+fn observe(
+    g: &Graph,
+    activations: &[ValueId],
+    samples: &dyn Samples,
+    method: Method,
+    cx: &Context,
+) -> Result<RangeTable, Diags> {
+    let count = samples.len();
+    let usage = |e: rayon::ThreadPoolBuildError| Diag::new(Code::PIPELINE, format!("cannot start threads: {e}"));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.threads).build().map_err(usage)?;
+    let threads = pool.current_num_threads().max(1);
+    let workers = threads.min(count);
+    let evaluator = Evaluator::new(g).with_threads(threads / workers);
+    let place: HashMap<ValueId, usize> = activations.iter().enumerate().map(|(i, &v)| (v, i)).collect();
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let worker = |first: usize| -> Result<Vec<Histogram>, Diag> {
+        let mut histograms = vec![Histogram::new(); activations.len()];
+        for i in (first..count).step_by(workers) {
+            evaluator.run_observed(&samples.get(i)?, &mut |v, tensor| {
+                if let (Some(&at), Some(data)) = (place.get(&v), tensor.as_f32()) {
+                    histograms[at].observe(data);
+                }
+            })?;
+            cx.report(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, count);
+        }
+        Ok(histograms)
+    };
+    let parts: Vec<_> = pool.install(|| (0..workers).into_par_iter().map(worker).collect::<Result<_, _>>())?;
+    let mut merged = vec![Histogram::new(); activations.len()];
+    for part in parts {
+        for (all, one) in merged.iter_mut().zip(part) {
+            all.merge(one);
+        }
+    }
+    tabulate(g, activations, &merged, method, count)
+}
+
+fn tabulate(
+    g: &Graph,
+    activations: &[ValueId],
+    histograms: &[Histogram],
+    method: Method,
+    samples: usize,
+) -> Result<RangeTable, Diags> {
+    let source = format!("calibrated with {samples} sample{} ({method})", if samples == 1 { "" } else { "s" });
+    let mut table = RangeTable { source, ..RangeTable::default() };
+    let mut faults = Diags::default();
+    for (&v, h) in activations.iter().zip(histograms) {
+        let name = g.name_of(v);
+        let range = h.range(method).filter(|r| r.is_valid() && h.strange == 0);
+        let Some(range) = range else {
+            let message = format!("%{name} is not finite on the samples ({} of its elements)", h.strange);
+            let diag = Diag::new(Code::RANGE, message).help("check how the samples are preprocessed");
+            faults.0.push(match g.producer(v) {
+                Some(n) => diag.at(g.describe(n)),
+                None => diag,
+            });
+            continue;
+        };
+        let (mean, deviation) = h.moments().unzip();
+        let entry =
+            RangeEntry { seen_min: Some(h.min), seen_max: Some(h.max), mean, deviation, ..RangeEntry::new(range) };
+        table.values.insert(name.to_string(), entry);
+    }
+    faults.into_result()?;
+    Ok(table)
+}

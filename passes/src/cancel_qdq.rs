@@ -1,0 +1,100 @@
+//! Cancels casts that meet and lets data movement work on quantized types, by rewriting in an e-graph (`terms`).
+//!
+//! ```text
+//! %a.dq = quant.dcast(%a) : f32                    %a  : !t
+//! %m    = tensor.transpose(%a.dq) {perm = [1, 0]}
+//! %m.q  = quant.qcast(%m) : !u
+//! // becomes
+//! %m    = tensor.transpose(%a) {perm = [1, 0]} : !t
+//! %m.s  = quant.scast(%m) : !u                      // only if !u is not !t
+//! ```
+//!
+//! | rule | exact |
+//! |---|---|
+//! | `q t (dq x) = x` if `x` has type `t` | yes: every code survives the round trip (`qcc_num::edge`) |
+//! | `q t (dq x) = s t x` otherwise | yes, by the meaning of `quant.scast` |
+//! | `s u (s t x) = s u x` | no: one rounding less |
+//! | `move (dq x) = dq (move x)` for what only selects elements, maxima among them | yes, if padding is representable |
+//! | `q t (concat a b) = concat (q t a) (q t b)` | yes |
+
+use egg::{Id, Rewrite, Subst, rewrite};
+use qcc_ir::{Diags, Edit, Opcode};
+
+use crate::assign_scales::selects;
+use crate::terms::{By, Facts, Kind, Term, Terms, dequantized, real_terms, rewrite_regions};
+use crate::{Context, Pass, quantize};
+
+/// The pass `cancel-qdq`.
+pub struct CancelQdq;
+
+impl Pass for CancelQdq {
+    fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
+        rewrite_regions(edit, "cancel-qdq", &rules());
+        Ok(())
+    }
+}
+
+/// The rules in the table above.
+pub(crate) fn rules() -> Vec<Rewrite<Term, Facts>> {
+    vec![
+        rewrite!("cancel-equal"; "(q ?t (dq ?x))" => "?x" if of_type("?t", "?x", true)),
+        rewrite!("cancel-unequal"; "(q ?t (dq ?x))" => "(s ?t ?x)" if of_type("?t", "?x", false)),
+        rewrite!("drop-rescale"; "(s ?t ?x)" => "?x" if of_type("?t", "?x", true)),
+        rewrite!("merge-rescale"; "(s ?u (s ?t ?x))" => "(s ?u ?x)"),
+        rewrite!("move-quantized"; "?x" => { By(move_quantized) }),
+        rewrite!("split-concat"; "(q ?t ?x)" => { By(split_concat) }),
+    ]
+}
+
+/// Whether `x` has the type `t`, or not.
+fn of_type(t: &str, x: &str, wanted: bool) -> impl Fn(&mut Terms, Id, &Subst) -> bool + use<> {
+    let (t, x) = (t.parse::<egg::Var>(), x.parse::<egg::Var>());
+    move |egraph, _, subst| {
+        let (Ok(t), Ok(x)) = (&t, &x) else { return false };
+        match (egraph[subst[*t]].data, egraph[subst[*x]].data) {
+            (Kind::Type(t), Kind::Quantized(u)) => (t == u) == wanted,
+            _ => false,
+        }
+    }
+}
+
+fn move_quantized(egraph: &mut Terms, class: Id) -> Option<Id> {
+    let (site, children) = real_terms(egraph, class).into_iter().find(|(s, _)| selects(egraph.analysis.site(*s).op))?;
+    let (_, ty) = dequantized(egraph, *children.first()?)?;
+    let operation = egraph.analysis.site(site);
+    let uniform = egraph.analysis.uniform(ty);
+    if operation.op == Opcode::Pad {
+        let value = operation.attrs.float("value");
+        let code = u8::try_from(quantize::code(value, uniform)).ok()?;
+        if quantize::real(code, uniform) != value {
+            return None;
+        }
+    }
+    // Indices of a gather are no reals.
+    let data = if operation.op == Opcode::Gather { 1 } else { children.len() };
+    let mut quantized = vec![egraph.add(Term::Type(ty))];
+    for (i, &c) in children.iter().enumerate() {
+        quantized.push(match dequantized(egraph, c) {
+            Some((x, t)) if t == ty => x,
+            None if i >= data => c,
+            Some(_) | None => return None,
+        });
+    }
+    let moved = egraph.add(Term::Exact(site, quantized.into()));
+    Some(egraph.add(Term::Dequantize([moved])))
+}
+
+fn split_concat(egraph: &mut Terms, class: Id) -> Option<Id> {
+    let casts = egraph[class].nodes.iter().find_map(|t| match t {
+        Term::Quantize([t, x]) => {
+            let mut concats = real_terms(egraph, *x).into_iter();
+            Some((*t, concats.find(|(s, _)| egraph.analysis.site(*s).op == Opcode::Concat)?))
+        }
+        _ => None,
+    });
+    let (ty, (site, children)) = casts?;
+    let parts = children.into_iter().map(|c| egraph.add(Term::Quantize([ty, c])));
+    let parts: Vec<Id> = parts.collect();
+    let children: Vec<Id> = [ty].into_iter().chain(parts).collect();
+    Some(egraph.add(Term::Exact(site, children.into())))
+}

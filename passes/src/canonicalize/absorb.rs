@@ -1,0 +1,155 @@
+//! Takes constants and padding beside a convolution or a linear layer into its weights, bias and attributes.
+
+use qcc_ir::{Attrs, Edit, NodeId, Opcode, Tensor, ValueId};
+
+use super::named;
+use crate::rewrite::{bypass, either, floats, per_channel, produced_once, substitute};
+
+/// A convolution or linear layer with constant weights whose only user is the node at hand.
+struct Layer {
+    node: NodeId,
+    weights: ValueId,
+    bias: Option<ValueId>,
+    /// Axis of the result along which the output channels lie.
+    axis: usize,
+}
+
+fn layer(edit: &Edit, v: ValueId) -> Option<Layer> {
+    let g = edit.graph();
+    let node = produced_once(g, v, Opcode::Conv2d).or_else(|| produced_once(g, v, Opcode::Linear))?;
+    let operands = g.operands(node);
+    let axis = if g.op(node) == Opcode::Conv2d { 1 } else { g.ty(v).rank().checked_sub(1)? };
+    let bias = operands.get(2).copied();
+    if bias.is_some_and(|b| floats(g, b).is_none()) {
+        return None;
+    }
+    Some(Layer { node, weights: operands[1], bias, axis })
+}
+
+/// `nn.matmul` by constant weights `[K, N]` is `nn.linear` with the weights transposed.
+pub(super) fn matmul_is_linear(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::MatMul {
+        return false;
+    }
+    let [a, b] = g.operands(n)[..] else { return false };
+    let Some((tensor, data)) = floats(g, b) else { return false };
+    let [k, width] = tensor.dims[..] else { return false };
+    if g.constant(a).is_some() {
+        return false;
+    }
+    let transposed = (0..k * width).map(|i| data[i % k * width + i / k]).collect();
+    let (y, name) = (g.result(n), format!("{}.t", g.name_of(b)));
+    let tensor = Tensor::f32(&[width, k], transposed);
+    let label = format!("canonicalize: {} by a constant becomes nn.linear", named(edit, n));
+    if !edit.begin(label) {
+        return false;
+    }
+    let w = edit.add_const(&name, tensor);
+    substitute(edit, y, Opcode::Linear, &[a, w], Attrs::new(Opcode::Linear));
+    true
+}
+
+/// `layer + c` with one constant a channel: `c` goes into the bias.
+pub(super) fn addition(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Add {
+        return false;
+    }
+    let y = g.result(n);
+    let found = either(g, n, |x, c| {
+        let layer = layer(edit, x).filter(|_| g.ty(x).dims == g.ty(y).dims)?;
+        let added = per_channel(g, c, &g.ty(x).dims, layer.axis)?;
+        Some((x, layer, added))
+    });
+    let Some(((x, layer, added), _)) = found else { return false };
+    let old = layer.bias.and_then(|b| floats(g, b)).map(|(_, data)| data);
+    let sum: Vec<f32> = added.iter().enumerate().map(|(i, c)| c + old.map_or(0.0, |b| b[i])).collect();
+    let name = bias_name(edit, &layer, x);
+    let label = format!("canonicalize: {} into the bias of %{}", named(edit, n), g.name_of(x));
+    if !edit.begin(label) {
+        return false;
+    }
+    let bias = edit.add_const(&name, Tensor::f32(&[sum.len()], sum));
+    replace_parameters(edit, &layer, layer.weights, Some(bias), y, x);
+    true
+}
+
+/// `layer * c` with one constant a channel: `c` goes into weights and bias.
+pub(super) fn multiplication(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Mul {
+        return false;
+    }
+    let y = g.result(n);
+    let found = either(g, n, |x, c| {
+        let layer = layer(edit, x).filter(|_| g.ty(x).dims == g.ty(y).dims)?;
+        let factors = per_channel(g, c, &g.ty(x).dims, layer.axis)?;
+        Some((x, layer, factors))
+    });
+    let Some(((x, layer, factors), _)) = found else { return false };
+    let Some((tensor, data)) = floats(g, layer.weights) else { return false };
+    let row = data.len() / factors.len().max(1);
+    let scaled = data.iter().enumerate().map(|(i, w)| w * factors[i / row.max(1)]).collect();
+    let weights = Tensor::f32(&tensor.dims, scaled);
+    let weights_name = format!("{}.scaled", g.name_of(layer.weights));
+    let bias = layer.bias.and_then(|b| floats(g, b)).map(|(_, b)| b.iter().zip(&factors).map(|(b, f)| b * f).collect());
+    let bias_name = bias_name(edit, &layer, x);
+    let label = format!("canonicalize: {} into the weights of %{}", named(edit, n), g.name_of(x));
+    if !edit.begin(label) {
+        return false;
+    }
+    let weights = edit.add_const(&weights_name, weights);
+    let bias = bias.map(|b| edit.add_const(&bias_name, Tensor::f32(&[factors.len()], b)));
+    replace_parameters(edit, &layer, weights, bias, y, x);
+    true
+}
+
+/// Zeros around the input of a convolution or of an average that counts padding become `pads`.
+pub(super) fn padding(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    let op = g.op(n);
+    if !matches!(op, Opcode::Conv2d | Opcode::AveragePool) {
+        return false;
+    }
+    let operands = g.operands(n);
+    let Some(pad) = produced_once(g, operands[0], Opcode::Pad) else { return false };
+    let attrs = &g.node(pad).attrs;
+    let around = attrs.ints("pads");
+    let [0, 0, top, left, 0, 0, bottom, right] = around[..] else { return false };
+    let own = g.node(n).attrs.ints("pads");
+    let averages = op == Opcode::AveragePool;
+    // An average without `count_include_pad` counts these zeros and not its own padding: only one kind can be said.
+    let mixed = averages && own.iter().any(|&p| p != 0) && !g.node(n).attrs.bool("count_include_pad");
+    if attrs.float("value") != 0.0 || mixed || own.len() != 4 {
+        return false;
+    }
+    let pads: Vec<i64> = own.iter().zip([top, left, bottom, right]).map(|(a, b)| a + b).collect();
+    let mut new = g.node(n).attrs.clone().with("pads", pads);
+    if averages {
+        new = new.with("count_include_pad", true);
+    }
+    let source = g.operands(pad)[0];
+    let label = format!("canonicalize: {} into {}", named(edit, pad), named(edit, n));
+    if !edit.begin(label) {
+        return false;
+    }
+    edit.set_op(n, op, new);
+    edit.set_operand(n, 0, source);
+    true
+}
+
+fn bias_name(edit: &Edit, layer: &Layer, x: ValueId) -> String {
+    let g = edit.graph();
+    layer.bias.map_or_else(|| format!("{}.bias", g.name_of(x)), |b| g.name_of(b).to_string())
+}
+
+/// The layer with other parameters computes `y`; its result `x` takes the place and the type of `y`.
+fn replace_parameters(edit: &mut Edit, layer: &Layer, w: ValueId, bias: Option<ValueId>, y: ValueId, x: ValueId) {
+    let elem = edit.graph().ty(y).elem.clone();
+    let input = edit.graph().operands(layer.node)[0];
+    let operands: Vec<ValueId> = [input, w].into_iter().chain(bias).collect();
+    edit.set_operands(layer.node, &operands);
+    edit.set_elem(x, elem);
+    bypass(edit, y, x);
+}

@@ -1,0 +1,174 @@
+//! Activations that exporters spell out, gathered into one operator: on 8-bit data one table.
+//!
+//! A value that other nodes also use may take part where it is the activation's argument; intermediate values may not.
+
+use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, ValueId};
+
+use super::named;
+use crate::rewrite::{either, produced_once, scalar, substitute};
+
+fn near(a: f32, b: f32) -> bool {
+    (a - b).abs() <= 1e-4 * b.abs()
+}
+
+fn replace(edit: &mut Edit, n: NodeId, op: Opcode, x: ValueId, attrs: Attrs) -> bool {
+    let label = format!("canonicalize: {} becomes {}", named(edit, n), op.name());
+    let y = edit.graph().result(n);
+    // Broadcasting a gate over its argument is no elementwise function.
+    if edit.graph().ty(x).dims != edit.graph().ty(y).dims || !edit.begin(label) {
+        return false;
+    }
+    substitute(edit, y, op, &[x], attrs);
+    true
+}
+
+/// `v = x <op> c` for a scalar constant, used once.
+fn with_scalar(g: &Graph, v: ValueId, op: Opcode) -> Option<(ValueId, f32)> {
+    let n = produced_once(g, v, op)?;
+    let (c, x) = either(g, n, |a, _| scalar(g, a))?;
+    Some((x, c))
+}
+
+/// `v = clip(x)`, used once: argument and bounds.
+fn clipped(g: &Graph, v: ValueId) -> Option<(ValueId, f32, f32)> {
+    let n = produced_once(g, v, Opcode::Clip)?;
+    let attrs = &g.node(n).attrs;
+    Some((g.operands(n)[0], attrs.float("min"), attrs.float("max")))
+}
+
+/// `v = clip(x + 3, 0, 6)`.
+fn relu6_of_shifted(g: &Graph, v: ValueId) -> Option<ValueId> {
+    let (shifted, min, max) = clipped(g, v)?;
+    let (x, c) = with_scalar(g, shifted, Opcode::Add)?;
+    (min == 0.0 && near(max, 6.0) && near(c, 3.0)).then_some(x)
+}
+
+/// `max(x, c)` and `min(x, c)` are clips; a clip of a clip or of a rectifier is one clip.
+pub(super) fn clip_from_extremes(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    let clip = |min: f32, max: f32| Attrs::new(Opcode::Clip).with("min", min).with("max", max);
+    match g.op(n) {
+        op @ (Opcode::Max | Opcode::Min) => {
+            let Some((c, x)) = either(g, n, |a, _| scalar(g, a)).filter(|(_, x)| g.constant(*x).is_none()) else {
+                return false;
+            };
+            match op {
+                Opcode::Max if c == 0.0 => replace(edit, n, Opcode::Relu, x, Attrs::new(Opcode::Relu)),
+                Opcode::Max => replace(edit, n, Opcode::Clip, x, clip(c, f32::MAX)),
+                _ => replace(edit, n, Opcode::Clip, x, clip(f32::MIN, c)),
+            }
+        }
+        Opcode::Clip => {
+            let x = g.operands(n)[0];
+            let attrs = &g.node(n).attrs;
+            let (min, max) = (attrs.float("min"), attrs.float("max"));
+            if let Some((inner, lo, hi)) = clipped(g, x) {
+                // As ONNX defines it: first the lower bound, then the upper one, which wins.
+                return replace(edit, n, Opcode::Clip, inner, clip(lo.max(min).min(max), hi.max(min).min(max)));
+            }
+            if let Some(relu) = produced_once(g, x, Opcode::Relu) {
+                let inner = g.operands(relu)[0];
+                return replace(edit, n, Opcode::Clip, inner, clip(min.max(0.0).min(max), max));
+            }
+            if min == 0.0 && max == f32::MAX {
+                return replace(edit, n, Opcode::Relu, x, Attrs::new(Opcode::Relu));
+            }
+            false
+        }
+        _ => false,
+    }
+}
+
+/// `clip(x + 3, 0, 6) * (1 / 6)`.
+pub(super) fn hard_sigmoid(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Mul {
+        return false;
+    }
+    let found = either(g, n, |a, b| Some((scalar(g, a).filter(|c| near(*c, 1.0 / 6.0))?, relu6_of_shifted(g, b)?)));
+    let Some(((_, x), _)) = found else { return false };
+    replace(edit, n, Opcode::HardSigmoid, x, Attrs::new(Opcode::HardSigmoid).with("alpha", 1.0f32 / 6.0))
+}
+
+/// `x * sigmoid(x)`, `x * hard_sigmoid(x)`, `x * tanh(softplus(x))`.
+pub(super) fn gated(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Mul {
+        return false;
+    }
+    let found = either(g, n, |gate, x| {
+        let node = g.producer(gate).filter(|_| g.only_user(gate).is_some())?;
+        let inner = g.operands(node)[0];
+        match g.op(node) {
+            Opcode::Sigmoid if inner == x => Some(Attrs::new(Opcode::Swish)),
+            Opcode::Sigmoid => {
+                let (argument, alpha) = with_scalar(g, inner, Opcode::Mul)?;
+                (argument == x).then(|| Attrs::new(Opcode::Swish).with("alpha", alpha))
+            }
+            Opcode::HardSigmoid if inner == x => {
+                let attrs = &g.node(node).attrs;
+                let fits = near(attrs.float("alpha"), 1.0 / 6.0) && near(attrs.float("beta"), 0.5);
+                fits.then(|| Attrs::new(Opcode::HardSwish))
+            }
+            Opcode::Tanh => {
+                let softplus = produced_once(g, inner, Opcode::Softplus)?;
+                (g.operands(softplus)[0] == x).then(|| Attrs::new(Opcode::Mish))
+            }
+            _ => None,
+        }
+    });
+    let Some((attrs, x)) = found else { return false };
+    replace(edit, n, attrs.op(), x, attrs)
+}
+
+/// `(x * clip(x + 3, 0, 6)) * (1 / 6)`.
+pub(super) fn hard_swish_scaled(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Mul {
+        return false;
+    }
+    let found = either(g, n, |a, b| {
+        scalar(g, a).filter(|c| near(*c, 1.0 / 6.0))?;
+        let product = produced_once(g, b, Opcode::Mul)?;
+        let (argument, x) = either(g, product, |gate, _| relu6_of_shifted(g, gate))?;
+        (argument == x).then_some(x)
+    });
+    let Some((x, _)) = found else { return false };
+    replace(edit, n, Opcode::HardSwish, x, Attrs::new(Opcode::HardSwish))
+}
+
+/// `v = 1 + erf(x / sqrt(2))`.
+fn shifted_erf(g: &Graph, v: ValueId) -> Option<ValueId> {
+    let (erf, one) = with_scalar(g, v, Opcode::Add)?;
+    let erf = produced_once(g, erf, Opcode::Erf)?;
+    let (x, c) = with_scalar(g, g.operands(erf)[0], Opcode::Mul)?;
+    (near(one, 1.0) && near(c, std::f32::consts::FRAC_1_SQRT_2)).then_some(x)
+}
+
+/// `x * (1 + erf(x / sqrt(2))) * 0.5`, with the half at any of the three places.
+pub(super) fn gelu(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Mul {
+        return false;
+    }
+    let half = |v: ValueId| scalar(g, v).filter(|c| near(*c, 0.5));
+    let outside = || {
+        let (product, _) = either(g, n, |a, b| half(a).and_then(|_| produced_once(g, b, Opcode::Mul)))?;
+        let (argument, x) = either(g, product, |a, _| shifted_erf(g, a))?;
+        (argument == x).then_some(x)
+    };
+    let on_argument = || {
+        let (argument, other) = either(g, n, |a, _| shifted_erf(g, a))?;
+        let (x, c) = with_scalar(g, other, Opcode::Mul)?;
+        (x == argument && near(c, 0.5)).then_some(x)
+    };
+    let on_gate = || {
+        let (argument, x) = either(g, n, |a, _| {
+            let (gate, c) = with_scalar(g, a, Opcode::Mul)?;
+            shifted_erf(g, gate).filter(|_| near(c, 0.5))
+        })?;
+        (argument == x).then_some(x)
+    };
+    let Some(x) = outside().or_else(on_argument).or_else(on_gate) else { return false };
+    replace(edit, n, Opcode::Gelu, x, Attrs::new(Opcode::Gelu))
+}

@@ -1,0 +1,264 @@
+//! Histogram whose bins grow by powers of two, so that it needs no range beforehand, takes constant memory, and two of
+//! them merge exactly: the result does not depend on the order of observations nor on how they are split among threads.
+
+use qcc_ir::Range;
+
+use crate::Method;
+
+/// Bins on each side of zero.
+const HALF: usize = 2048;
+
+/// Counts of values, their extremes and moments.
+#[derive(Debug, Clone)]
+pub(crate) struct Histogram {
+    /// A bin is `2^exponent` wide; bin `HALF + i` holds values in `[i, i + 1) * 2^exponent`.
+    exponent: i32,
+    counts: Vec<u64>,
+    pub(crate) min: f32,
+    pub(crate) max: f32,
+    sum: f64,
+    squares: f64,
+    count: u64,
+    /// Values that are not finite.
+    pub(crate) strange: u64,
+}
+
+impl Histogram {
+    pub(crate) fn new() -> Histogram {
+        Histogram {
+            exponent: -60,
+            counts: vec![0; 2 * HALF],
+            min: f32::INFINITY,
+            max: f32::NEG_INFINITY,
+            sum: 0.0,
+            squares: 0.0,
+            count: 0,
+            strange: 0,
+        }
+    }
+
+    /// Takes values into account.
+    pub(crate) fn observe(&mut self, values: &[f32]) {
+        let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
+        let (mut sum, mut squares, mut strange) = (0.0f64, 0.0f64, 0u64);
+        for &x in values {
+            if x.is_finite() {
+                min = min.min(x);
+                max = max.max(x);
+                sum += f64::from(x);
+                squares += f64::from(x) * f64::from(x);
+            } else {
+                strange += 1;
+            }
+        }
+        self.strange += strange;
+        if min > max {
+            return;
+        }
+        self.min = self.min.min(min);
+        self.max = self.max.max(max);
+        // Sums of f64 depend on their order in the last bits; a product of a large power of two rounds that away.
+        self.sum += sum;
+        self.squares += squares;
+        self.count += values.len() as u64 - strange;
+        self.reach(min.abs().max(max.abs()));
+        let inverse = exp2(-self.exponent);
+        for &x in values {
+            if x.is_finite() {
+                let bin = (f64::from(x) * inverse).floor() as i64 + HALF as i64;
+                // `reach` made room; the clamp only keeps an index from ever being out of bounds.
+                self.counts[bin.clamp(0, 2 * HALF as i64 - 1) as usize] += 1;
+            }
+        }
+    }
+
+    /// Adds another histogram.
+    pub(crate) fn merge(&mut self, mut other: Histogram) {
+        while self.exponent < other.exponent {
+            self.grow();
+        }
+        while other.exponent < self.exponent {
+            other.grow();
+        }
+        for (a, b) in self.counts.iter_mut().zip(&other.counts) {
+            *a += b;
+        }
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+        self.sum += other.sum;
+        self.squares += other.squares;
+        self.count += other.count;
+        self.strange += other.strange;
+    }
+
+    /// Mean and standard deviation.
+    pub(crate) fn moments(&self) -> Option<(f32, f32)> {
+        let n = self.count as f64;
+        let mean = self.sum / n;
+        // Three digits say all that a reader wants, and do not depend on the order of summation.
+        let digits = |x: f64| format!("{x:.3e}").parse().unwrap_or(x as f32);
+        (self.count > 0).then(|| (digits(mean), digits((self.squares / n - mean * mean).max(0.0).sqrt())))
+    }
+
+    fn reach(&mut self, magnitude: f32) {
+        while f64::from(magnitude) >= HALF as f64 * exp2(self.exponent) {
+            self.grow();
+        }
+    }
+
+    fn grow(&mut self) {
+        if self.count > 0 {
+            let old = std::mem::replace(&mut self.counts, vec![0; 2 * HALF]);
+            for (i, &n) in old.iter().enumerate().filter(|(_, n)| **n > 0) {
+                let signed = i as i64 - HALF as i64;
+                self.counts[(signed.div_euclid(2) + HALF as i64) as usize] += n;
+            }
+        }
+        self.exponent += 1;
+    }
+
+    /// The range that the method chooses; `None` if nothing finite was observed.
+    pub(crate) fn range(&self, method: Method) -> Option<Range> {
+        if self.count == 0 {
+            return None;
+        }
+        let full = Range { min: self.min, max: self.max };
+        let chosen = match method {
+            Method::MinMax => full,
+            Method::Percentile => self.quantiles(1e-5),
+            Method::Mse => self.best(full, |r| self.square_error(r)),
+            Method::Kl => self.best(full, |r| self.divergence(r)),
+        };
+        Some(Range { min: chosen.min.max(full.min), max: chosen.max.min(full.max) })
+    }
+
+    fn edge(&self, bin: usize) -> f64 {
+        (bin as f64 - HALF as f64) * exp2(self.exponent)
+    }
+
+    /// The range without a share `tail` of the values at either end.
+    fn quantiles(&self, tail: f64) -> Range {
+        let drop = (self.count as f64 * tail) as u64;
+        let past_tail = |mut bins: Box<dyn Iterator<Item = usize>>| {
+            let mut seen = 0;
+            bins.find(|&i| {
+                seen += self.counts[i];
+                seen > drop
+            })
+        };
+        let lo = past_tail(Box::new(0..2 * HALF)).unwrap_or(0);
+        let hi = past_tail(Box::new((0..2 * HALF).rev())).unwrap_or(2 * HALF - 1);
+        Range { min: self.edge(lo) as f32, max: self.edge(hi + 1) as f32 }
+    }
+
+    /// Shrinks either end in turn while that lowers the loss; a candidate is a 64th of the full span.
+    fn best(&self, full: Range, loss: impl Fn(Range) -> f64) -> Range {
+        let full = full.with_zero();
+        let mut best = (loss(full), full);
+        for _ in 0..2 {
+            for keep in (8..64).rev().map(|i| i as f32 / 64.0) {
+                for r in [Range { max: full.max * keep, ..best.1 }, Range { min: full.min * keep, ..best.1 }] {
+                    let l = loss(r);
+                    if l < best.0 {
+                        best = (l, r);
+                    }
+                }
+            }
+        }
+        best.1
+    }
+
+    /// Mean square error of 8-bit quantization over the range: clipping outside, uniform rounding inside.
+    fn square_error(&self, r: Range) -> f64 {
+        let (lo, hi) = (f64::from(r.min), f64::from(r.max));
+        let step = (hi - lo) / 255.0;
+        let width = exp2(self.exponent);
+        let error = |i: usize| {
+            let x = self.edge(i) + width / 2.0;
+            let outside = (lo - x).max(x - hi).max(0.0);
+            // Zero is represented exactly, and most activations are zero.
+            let rounding = if x.abs() < width { 0.0 } else { step * step / 12.0 };
+            if outside > 0.0 { outside * outside } else { rounding }
+        };
+        self.nonempty().map(|(i, n)| n as f64 * error(i)).sum::<f64>() / self.count as f64
+    }
+
+    /// Kullback-Leibler divergence of the clipped distribution from the one that 256 levels can tell apart.
+    fn divergence(&self, r: Range) -> f64 {
+        let bin =
+            |x: f32| ((f64::from(x) / exp2(self.exponent)).floor() as i64 + HALF as i64).clamp(0, 2 * HALF as i64 - 1);
+        let (lo, hi) = (bin(r.min) as usize, bin(r.max) as usize);
+        let mut p: Vec<f64> = self.counts[lo..=hi].iter().map(|&n| n as f64).collect();
+        let inside = p.clone();
+        let last = p.len() - 1;
+        p[0] += self.counts[..lo].iter().sum::<u64>() as f64;
+        p[last] += self.counts[hi + 1..].iter().sum::<u64>() as f64;
+        let total = self.count as f64;
+        let levels = 256.min(p.len());
+        let mut divergence = 0.0;
+        for level in 0..levels {
+            let (a, b) = (level * p.len() / levels, (level + 1) * p.len() / levels);
+            let mass: f64 = inside[a..b].iter().sum();
+            let filled = p[a..b].iter().filter(|&&x| x > 0.0).count().max(1) as f64;
+            for &x in p[a..b].iter().filter(|&&x| x > 0.0) {
+                let q = (mass / filled).max(1e-6);
+                divergence += x / total * (x / q).ln();
+            }
+        }
+        divergence
+    }
+
+    fn nonempty(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.counts.iter().copied().enumerate().filter(|(_, n)| *n > 0)
+    }
+}
+
+fn exp2(e: i32) -> f64 {
+    f64::from(e).exp2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 / n as f32 - 0.25) * scale).collect()
+    }
+
+    #[test]
+    fn merging_is_the_same_as_observing_together() {
+        let (a, b) = (ramp(1000, 1.0), ramp(500, 300.0));
+        let mut together = Histogram::new();
+        together.observe(&a);
+        together.observe(&b);
+        let (mut left, mut right) = (Histogram::new(), Histogram::new());
+        left.observe(&b);
+        right.observe(&a);
+        left.merge(right);
+        assert_eq!((together.exponent, &together.counts), (left.exponent, &left.counts));
+        assert_eq!(together.range(Method::MinMax), left.range(Method::MinMax));
+        assert_eq!(together.counts.iter().sum::<u64>(), 1500);
+    }
+
+    #[test]
+    fn outliers_are_clipped_by_all_but_minmax() {
+        let mut h = Histogram::new();
+        for _ in 0..400 {
+            h.observe(&ramp(1000, 2.0));
+        }
+        h.observe(&[40.0]);
+        assert_eq!(h.range(Method::MinMax).unwrap().max, 40.0);
+        for method in [Method::Percentile, Method::Mse, Method::Kl] {
+            let r = h.range(method).unwrap();
+            assert!(r.max < 15.0 && r.max > 1.4 && r.min < -0.4, "{method}: {r:?}");
+        }
+    }
+
+    #[test]
+    fn strange_values_are_counted_apart() {
+        let mut h = Histogram::new();
+        h.observe(&[f32::NAN, 1.0, f32::INFINITY]);
+        assert_eq!((h.strange, h.range(Method::MinMax)), (2, Some(Range { min: 1.0, max: 1.0 })));
+        assert_eq!(Histogram::new().range(Method::MinMax), None);
+    }
+}

@@ -1,0 +1,190 @@
+//! Quantizes weights and makes every change between real and quantized explicit: operators compute on real numbers between
+//! a `quant.dcast` of each operand and a `quant.qcast` of the result.
+//!
+//! ```text
+//! %y = nn.conv2d(%x, @w, @b) : tensor<1x8x4x4x!out>
+//! // becomes
+//! %x.dq = quant.dcast(%x)                   : tensor<1x3x4x4xf32>
+//! %w.dq = quant.dcast(@w.q)                 : tensor<8x3x3x3xf32>      // w.q: !quant.uniform<i8<-127:127>:f32:0, {..}>
+//! %b.dq = quant.dcast(@b.q)                 : tensor<8xf32>            // b.q: !quant.uniform<i32:f32:0, {..}>
+//! %y    = nn.conv2d(%x.dq, %w.dq, %b.dq)    : tensor<1x8x4x4xf32>
+//! %y.q  = quant.qcast(%y)                   : tensor<1x8x4x4x!out>
+//! ```
+//!
+//! Weights are symmetric in `[-127, 127]`, one scale an output channel: `Sw[c] = max|w[c]| / 127`. A bias has the scale
+//! `Sx * Sw[c]` of the accumulators (Jacob et al. 2018, section 2.4). A channel whose weights almost vanish gets a greater
+//! scale, so that its bias fits the accumulator and its requantization factor `Sx * Sw[c] / Sy` keeps its precision.
+//! There is one `quant.dcast` for each use: real values have one reader each.
+
+use std::sync::Arc;
+
+use qcc_ir::diag::Code;
+use qcc_ir::ops::Dialect;
+use qcc_ir::{Attrs, Data, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Uniform, ValueId};
+
+use crate::rewrite::floats;
+use crate::{Context, Pass, diag_at};
+
+/// Least requantization factor: its multiplier keeps at least 18 bits before a common shift.
+const LEAST_FACTOR: f64 = 1.0 / (1u32 << 20) as f64;
+
+/// Greatest accumulator that a bias may take up by itself.
+const GREATEST_BIAS: f64 = (1u32 << 29) as f64;
+
+/// The pass `insert-qdq`.
+pub struct InsertQdq;
+
+impl Pass for InsertQdq {
+    fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
+        let mut faults = Diags::default();
+        for n in edit.graph().order() {
+            match edit.graph().op(n).info().dialect() {
+                Dialect::Nn | Dialect::Tensor => node(edit, n, &mut faults),
+                Dialect::Quant | Dialect::Int => {}
+            }
+        }
+        faults.into_result()?;
+        inputs(edit);
+        outputs(edit);
+        edit.remove_dead();
+        Ok(())
+    }
+}
+
+fn cast(edit: &mut Edit, op: Opcode, v: ValueId, name: &str, elem: Elem) -> ValueId {
+    let g = edit.graph();
+    let ty = g.ty(v).with_elem(elem);
+    let origin = g.producer(v).and_then(|n| g.node(n).origin.clone());
+    edit.add(op, &[v], Attrs::new(op), name, ty, origin)
+}
+
+fn dcast(edit: &mut Edit, v: ValueId) -> ValueId {
+    let name = edit.graph().name_of(v).to_string();
+    let name = format!("{}.dq", name.strip_suffix(".q").unwrap_or(&name));
+    cast(edit, Opcode::DCast, v, &name, Elem::F32)
+}
+
+/// The value becomes real, and whatever read it reads its `quant.qcast`.
+fn qcast(edit: &mut Edit, v: ValueId) {
+    let Elem::Uniform(uniform) = edit.graph().ty(v).elem.clone() else { return };
+    let name = format!("{}.q", edit.graph().name_of(v));
+    edit.set_elem(v, Elem::F32);
+    let q = cast(edit, Opcode::QCast, v, &name, Elem::Uniform(uniform));
+    let caster = edit.graph().producer(q);
+    edit.replace_uses(v, q);
+    if let Some(caster) = caster {
+        edit.set_operand(caster, 0, v);
+    }
+}
+
+fn node(edit: &mut Edit, n: NodeId, faults: &mut Diags) {
+    let g = edit.graph();
+    let y = g.result(n);
+    let quantized = g.ty(y).uniform().cloned();
+    let operands = g.operands(n);
+    let reads = operands.iter().any(|&v| g.ty(v).uniform().is_some());
+    if quantized.is_none() && !reads {
+        return;
+    }
+    let label = format!("insert-qdq: %{} = {}", g.name_of(y), g.op(n).name());
+    if !edit.begin(label) {
+        return;
+    }
+    if matches!(edit.graph().op(n), Opcode::Conv2d | Opcode::Linear)
+        && let Err(message) = parameters(edit, n, quantized.as_deref())
+    {
+        faults.0.push(diag_at(edit.graph(), n, Code::NO_INTEGER_FORM, message));
+        return;
+    }
+    for (i, v) in edit.graph().operands(n).into_iter().enumerate() {
+        if edit.graph().ty(v).uniform().is_some() {
+            let real = dcast(edit, v);
+            edit.set_operand(n, i, real);
+        }
+    }
+    qcast(edit, y);
+}
+
+fn inputs(edit: &mut Edit) {
+    for x in edit.graph().inputs().to_vec() {
+        qcast(edit, x);
+    }
+}
+
+fn outputs(edit: &mut Edit) {
+    let outputs = edit.graph().outputs().to_vec();
+    let real = outputs.into_iter().map(|v| if edit.graph().ty(v).uniform().is_some() { dcast(edit, v) } else { v });
+    let real = real.collect();
+    edit.set_outputs(real);
+}
+
+/// Replaces the weights and the bias of a layer by quantized constants.
+fn parameters(edit: &mut Edit, n: NodeId, result: Option<&Uniform>) -> Result<(), String> {
+    let g = edit.graph();
+    let operands = g.operands(n);
+    let constant = |v: ValueId| floats(g, v).ok_or_else(|| format!("%{} is not constant", g.name_of(v)));
+    let (tensor, w) = constant(operands[1])?;
+    let bias = operands.get(2).map(|&b| constant(b)).transpose()?.map(|(_, b)| b);
+    let scale = |u: Option<&Uniform>| u.map_or(1.0, |u| f64::from(u.scale()));
+    let sx = scale(g.ty(operands[0]).uniform().map(Arc::as_ref));
+    let scales = weight_scales(tensor, w, bias, sx, scale(result))?;
+    let (weights, weights_type) = quantized_weights(tensor, w, &scales);
+    let bias = bias.map(|b| quantized_bias(b, sx, &scales));
+    let (w_name, b_name) = (name_of(g, operands[1]), operands.get(2).map(|&b| name_of(g, b)));
+    let w = edit.add_typed_const(&w_name, weights, weights_type);
+    edit.set_operand(n, 1, w);
+    if let (Some((bias, ty)), Some(name)) = (bias, b_name) {
+        let b = edit.add_typed_const(&name, bias, ty);
+        edit.set_operand(n, 2, b);
+    }
+    Ok(())
+}
+
+fn name_of(g: &Graph, v: ValueId) -> String {
+    format!("{}.q", g.name_of(v))
+}
+
+/// One scale for each output channel, as said in the header.
+fn weight_scales(tensor: &Tensor, w: &[f32], bias: Option<&[f32]>, sx: f64, sy: f64) -> Result<Vec<f32>, String> {
+    let channels = tensor.dims.first().copied().unwrap_or(0);
+    let row = w.len() / channels.max(1);
+    let mut scales = Vec::with_capacity(channels);
+    for c in 0..channels {
+        let largest = w[c * row..(c + 1) * row]
+            .iter()
+            .fold(0.0f64, |m, &x| if x.is_finite() { m.max(f64::from(x).abs()) } else { f64::NAN });
+        let b = bias.map_or(0.0, |b| f64::from(b[c]).abs());
+        if !(largest + b).is_finite() || w[c * row..(c + 1) * row].iter().any(|x| !x.is_finite()) {
+            return Err(format!("the parameters of output channel {c} are not finite"));
+        }
+        let least = (LEAST_FACTOR * sy / sx).max(b / (sx * GREATEST_BIAS));
+        scales.push(((largest / 127.0).max(least) as f32).max(f32::MIN_POSITIVE));
+    }
+    Ok(scales)
+}
+
+fn quantized_weights(tensor: &Tensor, w: &[f32], scales: &[f32]) -> (Tensor, Elem) {
+    let row = w.len() / scales.len().max(1);
+    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, 1.0 / scales[i / row], 0, -127, 127) as i8;
+    let codes = w.iter().enumerate().map(code).collect();
+    let uniform = Uniform {
+        storage: Int::I8,
+        min: -127,
+        max: 127,
+        axis: Some(0),
+        scales: scales.to_vec(),
+        zero_points: vec![0; scales.len()],
+    };
+    (Tensor::new(&tensor.dims, Data::I8(codes)), Elem::Uniform(Arc::new(uniform)))
+}
+
+fn quantized_bias(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
+    let steps: Vec<f32> = scales.iter().map(|&s| ((sx * f64::from(s)) as f32).max(f32::MIN_POSITIVE)).collect();
+    let code = |(&b, &s): (&f32, &f32)| {
+        (f64::from(b) / f64::from(s)).round().clamp(-2.0 * GREATEST_BIAS, 2.0 * GREATEST_BIAS) as i32
+    };
+    let codes = bias.iter().zip(&steps).map(code).collect();
+    let zero_points = vec![0; steps.len()];
+    let uniform = Uniform { axis: Some(0), scales: steps, zero_points, ..Uniform::per_tensor(Int::I32, 1.0, 0) };
+    (Tensor::new(&[bias.len()], Data::I32(codes)), Elem::Uniform(Arc::new(uniform)))
+}

@@ -1,0 +1,317 @@
+//! Moves transposes down through the graph until they cancel, so that activations stay in the layout of the convolutions.
+//!
+//! ```text
+//! %a      = tensor.transpose(%a.nhwc) {perm = [0, 3, 1, 2]}
+//! %b      = int.lut(%a, @table)
+//! %b.nhwc = tensor.transpose(%b) {perm = [0, 2, 3, 1]}
+//! %c      = int.conv2d(%b.nhwc, ..)
+//! // becomes
+//! %b      = int.lut(%a, @table)                        // a, b: NHWC
+//! %c      = int.conv2d(%b, ..)
+//! ```
+//!
+//! With `T` a transpose, `op(T(x)) = T(op'(x))` where `op'` has its axes mapped; `T` and its inverse cancel; a transpose that
+//! moves only extents of 1 is a reshape; and before a linear layer, `reshape(T(x)) * w` is `reshape(x)` times `w` with its
+//! columns in another order (the 7x7x512 features of VGG). Every step is exact. Inputs and outputs of the graph keep
+//! their layout.
+
+use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId};
+
+use crate::rewrite::{inverse, is_live, keeps_order, origin_of, produced_by, substitute};
+use crate::{Context, Pass, moves};
+
+/// The pass `layout`.
+pub struct Layout;
+
+/// Changes the graph at a node and says whether it did.
+type Rule = fn(&mut Edit, NodeId) -> bool;
+
+const RULES: &[Rule] = &[
+    |edit, n| moves::drop_identity(edit, n, "layout"),
+    |edit, n| moves::merge(edit, n, "layout"),
+    sink,
+    sink_reshape,
+    permute_columns,
+];
+
+/// Rounds after which sinking stops: a transpose moves down one operation a round at least.
+const ROUNDS: usize = 10_000;
+
+impl Pass for Layout {
+    fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
+        for _ in 0..ROUNDS {
+            let before = edit.labels().len();
+            for n in edit.graph().order() {
+                if is_live(edit.graph(), n) {
+                    RULES.iter().any(|rule| rule(edit, n));
+                }
+            }
+            edit.remove_dead();
+            if edit.labels().len() == before {
+                break;
+            }
+        }
+        restore_names(edit);
+        Ok(())
+    }
+}
+
+/// A value whose transposed form is gone takes its name.
+fn restore_names(edit: &mut Edit) {
+    for v in edit.graph().values().collect::<Vec<_>>() {
+        let g = edit.graph();
+        let base = [".nhwc", ".t"].iter().find_map(|suffix| g.name_of(v).strip_suffix(suffix));
+        if let Some(base) = base.map(str::to_string)
+            && g.producer(v).is_some()
+            && g.find(&base).is_none()
+        {
+            edit.rename(v, &base);
+        }
+    }
+}
+
+/// What `v` is the transpose of, and how.
+fn transposed(g: &Graph, v: ValueId) -> Option<(ValueId, Vec<usize>)> {
+    let n = produced_by(g, v, Opcode::Transpose)?;
+    Some((g.operands(n)[0], g.node(n).attrs.sizes("perm")))
+}
+
+/// Attributes of the operation before a transpose by `perm` instead of after it, and the transpose then needed: `None` if the
+/// operation cannot trade places with it.
+fn before_transpose(g: &Graph, n: NodeId, perm: &[usize]) -> Option<(Attrs, Vec<usize>)> {
+    let attrs = &g.node(n).attrs;
+    let keeps_last = perm.last().is_some_and(|&p| p + 1 == perm.len());
+    let keep = |attrs: Attrs| Some((attrs, perm.to_vec()));
+    // Entry `i` belongs to axis `i` of the transposed value, which is axis `perm[i]` of the original.
+    let by_axis = |list: &[i64]| {
+        let mut mapped = vec![0; list.len()];
+        for (i, &p) in perm.iter().enumerate() {
+            mapped[p] = *list.get(i)?;
+        }
+        Some(mapped)
+    };
+    match g.op(n) {
+        Opcode::Lut | Opcode::Clamp | Opcode::Rescale | Opcode::IAdd | Opcode::IMul => keep(attrs.clone()),
+        Opcode::ScaleChannels | Opcode::ISoftmax if keeps_last => keep(attrs.clone()),
+        Opcode::Concat => {
+            let axis = perm.get(usize::try_from(attrs.int("axis")).ok()?)?;
+            keep(attrs.clone().with("axis", *axis as i64))
+        }
+        Opcode::Slice => {
+            let mut mapped = attrs.clone();
+            for name in ["starts", "ends", "steps"] {
+                mapped = mapped.with(name, by_axis(&attrs.ints(name))?);
+            }
+            keep(mapped)
+        }
+        Opcode::Pad => {
+            let pads = attrs.ints("pads");
+            let (before, after) = pads.split_at_checked(perm.len())?;
+            keep(attrs.clone().with("pads", [by_axis(before)?, by_axis(after)?].concat()))
+        }
+        Opcode::IMean => {
+            let axes: Vec<usize> = attrs.sizes("axes").iter().map(|&a| perm.get(a).copied()).collect::<Option<_>>()?;
+            let mapped = attrs.clone().with("axes", axes.as_slice());
+            if attrs.bool("keepdims") {
+                return keep(mapped);
+            }
+            let left: Vec<usize> = perm.iter().copied().filter(|p| !axes.contains(p)).collect();
+            let rank = |p: &usize| left.iter().filter(|q| *q < p).count();
+            Some((mapped, left.iter().map(rank).collect()))
+        }
+        _ => None,
+    }
+}
+
+/// `op(T(x), ..)` becomes `T(op'(x, ..))`.
+fn sink(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    let operands = g.operands(n);
+    let Some(perm) = operands.iter().find_map(|&v| transposed(g, v)).map(|(_, perm)| perm) else { return false };
+    let Some((attrs, after)) = before_transpose(g, n, &perm) else { return false };
+    let y = g.result(n);
+    // Parameters of the operation stay; operands that are data get the layout of `x`.
+    let data = match g.op(n) {
+        Opcode::IAdd | Opcode::IMul | Opcode::Concat => operands.len(),
+        _ => 1,
+    };
+    let ways: Option<Vec<Way>> = operands[..data].iter().map(|&v| way(g, v, &perm)).collect();
+    let Some(ways) = ways else { return false };
+    let (gained, lost) = ways.iter().fold((0, 0), |(gained, lost), w| match w {
+        Way::Undo(_) => (gained + 1, lost),
+        Way::Transpose => (gained, lost + 1),
+        Way::Reshape(_) | Way::Constant(_) => (gained, lost),
+    });
+    if gained <= lost {
+        return false;
+    }
+    let label = format!("layout: %{} = {} before its transpose", g.name_of(y), g.op(n).name());
+    if !edit.begin(label) {
+        return false;
+    }
+    let mut moved: Vec<ValueId> = ways.into_iter().zip(&operands).map(|(w, &v)| w.apply(edit, v, &perm)).collect();
+    moved.extend(&operands[data..]);
+    let g = edit.graph();
+    let (op, name, ty) = (g.op(n), g.name_of(y).to_string(), g.ty(y).clone());
+    let undo = inverse(&after);
+    let dims: Vec<usize> = undo.iter().map(|&p| ty.dims[p]).collect();
+    let origin = g.node(n).origin.clone();
+    let suffix = if after == [0, 3, 1, 2] { ".nhwc" } else { ".t" };
+    let inner = edit.add(op, &moved, attrs, &format!("{name}{suffix}"), Type { dims, elem: ty.elem }, origin);
+    substitute(edit, y, Opcode::Transpose, &[inner], Attrs::new(Opcode::Transpose).with("perm", after.as_slice()));
+    true
+}
+
+/// How an operand gets the layout before the transpose.
+enum Way {
+    /// It is the transpose of this value.
+    Undo(ValueId),
+    /// Its elements are in the right order already: this shape.
+    Reshape(Vec<usize>),
+    /// A constant of this shape and contents.
+    Constant(Tensor),
+    /// It must be transposed back.
+    Transpose,
+}
+
+fn way(g: &Graph, v: ValueId, perm: &[usize]) -> Option<Way> {
+    if let Some((source, p)) = transposed(g, v)
+        && p == perm
+    {
+        return Some(Way::Undo(source));
+    }
+    let own = &g.ty(v).dims;
+    // Broadcasting aligns the last dimensions.
+    let lead = perm.len().checked_sub(own.len())?;
+    let dims: Vec<usize> = std::iter::repeat_n(1, lead).chain(own.iter().copied()).collect();
+    let undo = inverse(perm);
+    let target: Vec<usize> = undo.iter().map(|&p| dims[p]).collect();
+    if let Some(tensor) = g.constant(v) {
+        return Some(Way::Constant(transpose_tensor(tensor, &dims, &undo)));
+    }
+    if keeps_order(&dims, &undo) {
+        return Some(Way::Reshape(target));
+    }
+    (lead == 0).then_some(Way::Transpose)
+}
+
+impl Way {
+    fn apply(self, edit: &mut Edit, v: ValueId, perm: &[usize]) -> ValueId {
+        let g = edit.graph();
+        let (name, elem, origin) = (g.name_of(v).to_string(), g.ty(v).elem.clone(), origin_of(g, v));
+        let name = format!("{name}.nhwc");
+        match self {
+            Way::Undo(source) => source,
+            Way::Reshape(dims) if dims == g.ty(v).dims => v,
+            Way::Reshape(dims) => {
+                let attrs = Attrs::new(Opcode::Reshape).with("shape", dims.as_slice());
+                edit.add(Opcode::Reshape, &[v], attrs, &name, Type { dims, elem }, origin)
+            }
+            Way::Constant(tensor) => edit.add_typed_const(&name, tensor, elem),
+            Way::Transpose => {
+                let undo = inverse(perm);
+                let dims: Vec<usize> = undo.iter().map(|&p| g.ty(v).dims[p]).collect();
+                let attrs = Attrs::new(Opcode::Transpose).with("perm", undo.as_slice());
+                edit.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem }, origin)
+            }
+        }
+    }
+}
+
+/// The tensor, taken as of shape `dims`, transposed.
+fn transpose_tensor(tensor: &Tensor, dims: &[usize], perm: &[usize]) -> Tensor {
+    let target: Vec<usize> = perm.iter().map(|&p| dims[p]).collect();
+    let order = source_order(dims, perm);
+    let data = qcc_ir::map_data!(&tensor.data, v => order.iter().map(|&i| v[i]).collect());
+    Tensor::new(&target, data)
+}
+
+/// For each element of the transposed value, in order, its position in the original.
+fn source_order(dims: &[usize], perm: &[usize]) -> Vec<usize> {
+    let stride = |axis: usize| dims[axis + 1..].iter().product::<usize>();
+    let mut order = vec![0];
+    for &p in perm {
+        let step = stride(p);
+        order = order.iter().flat_map(|&base| (0..dims[p]).map(move |i| base + i * step)).collect();
+    }
+    order
+}
+
+/// A function of single elements trades places with a reshape of a transposed value, which can then move on.
+fn sink_reshape(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if !matches!(g.op(n), Opcode::Lut | Opcode::Clamp | Opcode::Rescale) {
+        return false;
+    }
+    let operands = g.operands(n);
+    let Some(reshape) = produced_by(g, operands[0], Opcode::Reshape) else { return false };
+    let source = g.operands(reshape)[0];
+    if transposed(g, source).is_none() {
+        return false;
+    }
+    let y = g.result(n);
+    let label = format!("layout: %{} = {} before its reshape", g.name_of(y), g.op(n).name());
+    let (node, ty) = (g.node(n).clone(), g.ty(source).with_elem(g.ty(y).elem.clone()));
+    let (name, shape) = (format!("{}.t", g.name_of(y)), g.ty(y).dims.clone());
+    if !edit.begin(label) {
+        return false;
+    }
+    let operands: Vec<ValueId> = [source].into_iter().chain(operands[1..].iter().copied()).collect();
+    let inner = edit.add(node.op, &operands, node.attrs, &name, ty, node.origin);
+    substitute(edit, y, Opcode::Reshape, &[inner], Attrs::new(Opcode::Reshape).with("shape", shape.as_slice()));
+    true
+}
+
+/// `reshape(T(x))` before a linear layer becomes `reshape(x)`, and the columns of the weights trade places instead.
+fn permute_columns(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::ILinear {
+        return false;
+    }
+    let operands = g.operands(n);
+    let Some(reshape) = produced_by(g, operands[0], Opcode::Reshape) else { return false };
+    let Some((source, perm)) = transposed(g, g.operands(reshape)[0]) else { return false };
+    let (dims, flat) = (&g.ty(source).dims, g.ty(operands[0]).clone());
+    let (Some(weights), Some(&k)) = (g.constant(operands[1]), flat.dims.last()) else { return false };
+    let Some(w) = weights.as_i8() else { return false };
+    // The dimensions that become columns, and they alone, may change their order.
+    let Some(outer) = (0..=dims.len()).find(|&i| dims[i..].iter().product::<usize>() == k && perm[..i].is_sorted())
+    else {
+        return false;
+    };
+    if perm[..outer].iter().enumerate().any(|(i, &p)| i != p) {
+        return false;
+    }
+    let inner: Vec<usize> = perm[outer..].iter().map(|p| p - outer).collect();
+    let mut columns = vec![0; k];
+    for (new, old) in source_order(&dims[outer..], &inner).into_iter().enumerate() {
+        columns[old] = new;
+    }
+    let permuted = w.chunks(k.max(1)).flat_map(|row| columns.iter().map(|&c| row[c])).collect();
+    let weights = Tensor::new(&weights.dims, Data::I8(permuted));
+    let y = g.name_of(g.result(n));
+    let label = format!("layout: columns of %{y} in the order of its input");
+    let (w_name, x_name) = (format!("{}.nhwc", g.name_of(operands[1])), format!("{}.nhwc", g.name_of(operands[0])));
+    let origin = origin_of(g, operands[0]);
+    if !edit.begin(label) {
+        return false;
+    }
+    let attrs = Attrs::new(Opcode::Reshape).with("shape", flat.dims.as_slice());
+    let x = edit.add(Opcode::Reshape, &[source], attrs, &x_name, flat, origin);
+    let w = edit.add_const(&w_name, weights);
+    edit.set_operand(n, 0, x);
+    edit.set_operand(n, 1, w);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_transposed() {
+        let t = Tensor::new(&[2, 3], Data::U8(vec![1, 2, 3, 4, 5, 6]));
+        let expected = Tensor::new(&[3, 2], Data::U8(vec![1, 4, 2, 5, 3, 6]));
+        assert_eq!(transpose_tensor(&t, &[2, 3], &[1, 0]), expected);
+    }
+}

@@ -1,0 +1,108 @@
+//! Convolutions and linear layers: 32-bit accumulators, then requantization with one factor an output channel.
+//!
+//! ```text
+//! sum (x - Zx) w + b  =  sum x w + (b - Zx sum w)
+//! ```
+//!
+//! Padding holds `Zx`, which stands for zero, so that the correction is the same for all positions.
+
+use qcc_ir::diag::Code;
+use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, ValueId};
+
+use super::{Bytes, Lower};
+
+/// Weights and bias of a layer as integers, and what the accumulators stand for.
+struct Layer {
+    weights: Vec<i8>,
+    dims: Vec<usize>,
+    /// With the zero point of the input folded in.
+    bias: Vec<i32>,
+    /// `Sx * Sw[c] / Sy`.
+    factors: Vec<f64>,
+    input: Bytes,
+    output: Bytes,
+}
+
+impl Lower<'_, '_> {
+    fn layer(&self) -> Result<Layer, Diag> {
+        let g = self.g();
+        let operands = g.operands(self.n);
+        let (input, output) = (self.bytes(operands[0])?, self.bytes(self.y)?);
+        let unquantized = || self.no_form("its weights are not quantized by channel");
+        let weights = g.constant(operands[1]).ok_or_else(unquantized)?;
+        let scales =
+            g.ty(operands[1]).uniform().filter(|u| u.zero_points.iter().all(|&z| z == 0)).ok_or_else(unquantized)?;
+        let w = weights.as_i8().ok_or_else(unquantized)?;
+        let channels = weights.dims.first().copied().unwrap_or(0);
+        let row = w.len() / channels.max(1);
+        let own = match operands.get(2) {
+            Some(&b) => Some(g.constant(b).and_then(|t| t.as_i32()).ok_or_else(unquantized)?),
+            None => None,
+        };
+        let mut bias = Vec::with_capacity(channels);
+        let mut factors = Vec::with_capacity(channels);
+        for c in 0..channels {
+            let sum: i64 = w[c * row..(c + 1) * row].iter().map(|&w| i64::from(w)).sum();
+            let folded = own.map_or(0, |b| i64::from(b[c])) - i64::from(input.zero) * sum;
+            bias.push(i32::try_from(folded).map_err(|_| {
+                Diag::new(Code::OVERFLOW, format!("the bias {folded} of output channel {c} does not fit 32 bits"))
+            })?);
+            let scale = if scales.axis.is_none() { scales.scale() } else { scales.scales[c] };
+            factors.push(input.scale * f64::from(scale) / output.scale);
+        }
+        Ok(Layer { weights: w.to_vec(), dims: weights.dims.clone(), bias, factors, input, output })
+    }
+
+    /// Constants of the integer operation: weights, bias, multipliers, and the attributes of the requantization.
+    fn parameters(&mut self, layer: &Layer, weights: Tensor) -> Result<([ValueId; 3], Attrs), Diag> {
+        let (shl, mult) = qcc_num::requant::multipliers(&layer.factors).map_err(|e| self.scale_error(e))?;
+        let offset = qcc_num::requant::offset(layer.output.zero, None);
+        let attrs = Attrs::new(Opcode::Requant).with("shl", i64::from(shl)).with("offset", i64::from(offset));
+        let name = self.g().name_of(self.operand(1)).to_string();
+        let w = self.edit.add_const(name.strip_suffix(".q").unwrap_or(&name), weights);
+        let channels = layer.bias.len();
+        let bias_name = match self.g().operands(self.n).get(2) {
+            Some(&b) => self.g().name_of(b).trim_end_matches(".q").to_string(),
+            None => format!("{}.bias", self.name),
+        };
+        let b = self.edit.add_const(&bias_name, Tensor::new(&[channels], Data::I32(layer.bias.clone())));
+        let mult = self.constant("mult", Tensor::new(&[channels], Data::I32(mult)));
+        Ok(([w, b, mult], attrs))
+    }
+
+    pub(super) fn conv2d(&mut self) -> Result<ValueId, Diag> {
+        let layer = self.layer()?;
+        let [o, c, kh, kw] = layer.dims[..] else { return Err(self.no_form("its weights are not of rank 4")) };
+        let mut ohwi = Vec::with_capacity(layer.weights.len());
+        for filter in layer.weights.chunks((c * kh * kw).max(1)) {
+            for k in 0..kh * kw {
+                ohwi.extend((0..c).map(|c| filter[c * kh * kw + k]));
+            }
+        }
+        let weights = Tensor::new(&[o, kh, kw, c], Data::I8(ohwi));
+        let ([w, b, mult], requant) = self.parameters(&layer, weights)?;
+        let mut attrs = Attrs::new(Opcode::IConv2d).with("pad_value", i64::from(layer.input.zero));
+        for name in ["strides", "pads", "dilations"] {
+            attrs = attrs.with(name, self.attrs().ints(name));
+        }
+        attrs = attrs.with("groups", self.attrs().int("groups"));
+        let x = self.nhwc(self.operand(0));
+        let [n, c, h, w_extent] = self.dims(self.y)[..] else {
+            return Err(self.no_form("its result is not of rank 4"));
+        };
+        let dims = [n, h, w_extent, c];
+        let acc = self.emit(Opcode::IConv2d, &[x, w, b], attrs, ".acc", &dims, Elem::Int(Int::I32));
+        let q = self.emit_result(Opcode::Requant, &[acc, mult], requant, ".nhwc", &dims);
+        Ok(self.nchw(q))
+    }
+
+    pub(super) fn linear(&mut self) -> Result<ValueId, Diag> {
+        let layer = self.layer()?;
+        let weights = Tensor::new(&layer.dims, Data::I8(layer.weights.clone()));
+        let ([w, b, mult], requant) = self.parameters(&layer, weights)?;
+        let (x, dims) = (self.operand(0), self.dims(self.y));
+        let acc =
+            self.emit(Opcode::ILinear, &[x, w, b], Attrs::new(Opcode::ILinear), ".acc", &dims, Elem::Int(Int::I32));
+        Ok(self.emit_result(Opcode::Requant, &[acc, mult], requant, "", &dims))
+    }
+}

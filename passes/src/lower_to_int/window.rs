@@ -1,0 +1,155 @@
+//! Pooling, reductions and softmax.
+
+use qcc_ir::ops::Reduce;
+use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, Window};
+use qcc_num::requant;
+
+use super::Lower;
+use crate::quantize;
+
+/// One in a table of `int.softmax`.
+const SOFTMAX_ONE: f64 = (1u32 << 30) as f64;
+
+impl Lower<'_, '_> {
+    pub(super) fn max_pool(&mut self) -> Result<ValueId, Diag> {
+        let x = self.operand(0);
+        let [n, c, h, w] = self.dims(self.y)[..] else { return Err(self.no_form("its result is not of rank 4")) };
+        let mut attrs = Attrs::new(Opcode::IMaxPool);
+        for name in ["kernel", "strides", "pads", "dilations"] {
+            attrs = attrs.with(name, self.attrs().ints(name));
+        }
+        let elem = self.g().ty(x).elem.clone();
+        let x = self.nhwc(x);
+        let pooled = self.emit(Opcode::IMaxPool, &[x], attrs, ".nhwc", &[n, h, w, c], elem);
+        self.in_result_type(pooled).map(|v| self.nchw(v))
+    }
+
+    /// The value, rescaled if its type is not that of the result.
+    fn in_result_type(&mut self, v: ValueId) -> Result<ValueId, Diag> {
+        if self.g().ty(v).elem == self.g().ty(self.y).elem { Ok(v) } else { self.rescale(v) }
+    }
+
+    pub(super) fn average_pool(&mut self) -> Result<ValueId, Diag> {
+        let x = self.operand(0);
+        let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
+        let [n, c, oh, ow] = self.dims(self.y)[..] else { return Err(self.no_form("its result is not of rank 4")) };
+        let [_, _, h, w] = self.dims(x)[..] else { return Err(self.no_form("its operand is not of rank 4")) };
+        let window = Window::pool(self.attrs());
+        let counts: Vec<usize> = if self.attrs().bool("count_include_pad") {
+            vec![window.kernel[0] * window.kernel[1]]
+        } else {
+            let (rows, columns) = (elements_inside(&window, 0, oh, h), elements_inside(&window, 1, ow, w));
+            rows.iter().flat_map(|r| columns.iter().map(move |c| r * c)).collect()
+        };
+        let alike = counts.iter().all(|&k| k == counts[0]);
+        let counts = if alike { &counts[..1] } else { &counts[..] };
+        let factors: Vec<f64> = counts.iter().map(|&k| from.scale / to.scale / k as f64).collect();
+        let (shl, mult) = requant::multipliers(&factors).map_err(|e| self.scale_error(e))?;
+        let dims: &[usize] = if alike { &[1] } else { &[oh, ow] };
+        let mult = self.constant("mult", Tensor::new(dims, Data::I32(mult)));
+        let mut attrs = Attrs::new(Opcode::IAveragePool)
+            .with("zero", i64::from(from.zero))
+            .with("shl", i64::from(shl))
+            .with("offset", i64::from(requant::offset(to.zero, None)));
+        for name in ["kernel", "strides", "pads"] {
+            attrs = attrs.with(name, self.attrs().ints(name));
+        }
+        let x = self.nhwc(x);
+        let pooled = self.emit_result(Opcode::IAveragePool, &[x, mult], attrs, ".nhwc", &[n, oh, ow, c]);
+        Ok(self.nchw(pooled))
+    }
+
+    pub(super) fn reduce(&mut self, kind: Reduce) -> Result<ValueId, Diag> {
+        match kind {
+            Reduce::Mean | Reduce::Sum => self.sum(kind),
+            Reduce::Max => {
+                let x = self.operand(0);
+                let reduced = self.maximum(x)?;
+                self.in_result_type(reduced)
+            }
+            Reduce::Min => {
+                let negated = self.complement(self.operand(0), ".neg");
+                let reduced = self.maximum(negated)?;
+                let restored = self.complement(reduced, ".min");
+                self.in_result_type(restored)
+            }
+        }
+    }
+
+    fn sum(&mut self, kind: Reduce) -> Result<ValueId, Diag> {
+        let x = self.operand(0);
+        let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
+        let (dims, axes) = (self.dims(x), self.attrs().sizes("axes"));
+        let count: usize = axes.iter().map(|&a| dims[a]).product();
+        let divisor = if kind == Reduce::Mean { count.max(1) as f64 } else { 1.0 };
+        let factor = from.scale / to.scale / divisor;
+        let (shl, mult) = requant::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
+        let attrs = Attrs::new(Opcode::IMean)
+            .with("axes", axes.as_slice())
+            .with("keepdims", self.attrs().bool("keepdims"))
+            .with("zero", i64::from(from.zero))
+            .with("mult", i64::from(mult[0]))
+            .with("shl", i64::from(shl))
+            .with("offset", i64::from(requant::offset(to.zero, None)));
+        let dims = self.dims(self.y);
+        Ok(self.emit_result(Opcode::IMean, &[x], attrs, "", &dims))
+    }
+
+    /// `255 - x`: the order of codes reversed.
+    fn complement(&mut self, x: ValueId, suffix: &str) -> ValueId {
+        let table: Vec<u8> = (0..=255u8).map(|q| 255 - q).collect();
+        let table = self.constant("complement", Tensor::new(&[256], Data::U8(table)));
+        let ty = self.g().ty(x).clone();
+        self.emit(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut), suffix, &ty.dims, ty.elem)
+    }
+
+    /// The greatest over the axes: a window over all elements of `[1, reduced, 1, kept]`.
+    fn maximum(&mut self, x: ValueId) -> Result<ValueId, Diag> {
+        let (axes, result) = (self.attrs().sizes("axes"), self.dims(self.y));
+        let (dims, elem) = (self.dims(x), self.g().ty(x).elem.clone());
+        let kept = (0..dims.len()).filter(|i| !axes.contains(i));
+        let perm: Vec<usize> = axes.iter().copied().chain(kept).collect();
+        let count: usize = axes.iter().map(|&a| dims[a]).product();
+        let rest: usize = result.iter().product();
+        let x = self.transpose(x, &perm, ".t");
+        let reshape = |dims: &[usize]| Attrs::new(Opcode::Reshape).with("shape", dims);
+        let shape = [1, count, 1, rest];
+        let flat = self.emit(Opcode::Reshape, &[x], reshape(&shape), ".flat", &shape, elem.clone());
+        let attrs = Attrs::new(Opcode::IMaxPool).with("kernel", [count, 1].as_slice());
+        let pooled = self.emit(Opcode::IMaxPool, &[flat], attrs, ".max", &[1, 1, 1, rest], elem.clone());
+        Ok(self.emit(Opcode::Reshape, &[pooled], reshape(&result), "", &result, elem))
+    }
+
+    pub(super) fn softmax(&mut self) -> Result<ValueId, Diag> {
+        let x = self.operand(0);
+        let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
+        let axis = usize::try_from(self.attrs().int("axis")).unwrap_or(0);
+        let table = (0..256).map(|d| (SOFTMAX_ONE * (-f64::from(d) * from.scale).exp()).round() as i32).collect();
+        let table = self.constant("table", Tensor::new(&[256], Data::I32(table)));
+        let rank = self.dims(x).len();
+        let perm: Vec<usize> = (0..rank).filter(|&i| i != axis).chain([axis]).collect();
+        let x = self.transpose(x, &perm, ".t");
+        let dims = self.dims(x);
+        let own = Uniform::per_tensor(Int::U8, 1.0 / 255.0, 0);
+        let suffix = if perm.is_sorted() { "" } else { ".t" };
+        let attrs = Attrs::new(Opcode::ISoftmax);
+        let mut y = self.emit(Opcode::ISoftmax, &[x, table], attrs, suffix, &dims, Elem::Uniform(own.clone().into()));
+        if *to.uniform != own {
+            let table = quantize::table(&own, &to.uniform, |x| x);
+            let table = self.constant("rescale", Tensor::new(&[256], Data::U8(table)));
+            y = self.emit_result(Opcode::Lut, &[y, table], Attrs::new(Opcode::Lut), suffix, &dims);
+        }
+        Ok(self.transpose(y, &crate::rewrite::inverse(&perm), ""))
+    }
+}
+
+/// How many elements of the window lie inside the input, for each output position along height (0) or width (1).
+fn elements_inside(window: &Window, along: usize, outputs: usize, input: usize) -> Vec<usize> {
+    let before = window.pads[along];
+    (0..outputs)
+        .map(|o| {
+            let first = o * window.strides[along];
+            (first..first + window.kernel[along]).filter(|&i| (before..before + input).contains(&i)).count().max(1)
+        })
+        .collect()
+}

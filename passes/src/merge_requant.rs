@@ -1,0 +1,240 @@
+//! Merges chains of requantizations, rescalings, clamps and tables.
+//!
+//! ```text
+//! %conv = int.requant(%acc, @mult) {offset = 32}
+//! %relu = int.clamp(%conv) {lo = 7}
+//! %f    = int.lut(%relu, @f)
+//! %g    = int.lut(%f, @g)
+//! // becomes
+//! %relu = int.requant(%acc, @mult) {offset = 32, lo = 7}
+//! %g    = int.lut(%relu, @g.merged)
+//! ```
+//!
+//! | rule | exact |
+//! |---|---|
+//! | a clamp behind an operation with bounds narrows these, also through maxima and data movement | yes |
+//! | tables, clamps and rescalings before a table, and tables before these, are one table | yes |
+//! | a rescaling of a clamped value clamps its result | yes: it is monotone |
+//! | a rescaling of a requantized or rescaled value scales its multipliers | no: one rounding less |
+//! | what changes no code goes away | yes |
+
+use qcc_ir::{Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
+use qcc_num::{affine, requant};
+
+use crate::rewrite::{bypass, can_bypass, is_live, produced_by, produced_once, substitute};
+use crate::{Context, Pass};
+
+/// The pass `merge-requant`.
+pub struct MergeRequant;
+
+/// Changes the graph at a node and says whether it did.
+type Rule = fn(&mut Edit, NodeId) -> bool;
+
+const RULES: &[Rule] = &[drop_identity, clamp_into_bounds, compose_tables, rescale_clamped, rescale_into_multipliers];
+
+impl Pass for MergeRequant {
+    fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
+        loop {
+            let before = edit.labels().len();
+            for n in edit.graph().order() {
+                if is_live(edit.graph(), n) {
+                    RULES.iter().any(|rule| rule(edit, n));
+                }
+            }
+            edit.remove_dead();
+            if edit.labels().len() == before {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn label(edit: &Edit, n: NodeId, what: &str) -> String {
+    let g = edit.graph();
+    format!("merge-requant: %{} = {} {what}", g.name_of(g.result(n)), g.op(n).name())
+}
+
+/// The code that each code becomes, for operations on single elements.
+pub(crate) fn table_of(g: &Graph, n: NodeId) -> Option<Vec<u8>> {
+    let attrs = &g.node(n).attrs;
+    let bound = |name: &str| u8::try_from(attrs.int(name)).ok();
+    match g.op(n) {
+        Opcode::Lut => {
+            let table = g.constant(*g.operands(n).get(1)?)?.as_u8()?;
+            (table.len() == 256).then(|| table.to_vec())
+        }
+        Opcode::Clamp => {
+            let (lo, hi) = (bound("lo")?, bound("hi")?);
+            (lo <= hi).then(|| (0..=255u8).map(|q| q.clamp(lo, hi)).collect())
+        }
+        Opcode::Rescale => {
+            let rule = rescale_rule(g, n)?;
+            let mult = i32::from(i16::try_from(attrs.int("mult")).ok()?);
+            Some((0..=255).map(|q| rule.apply(q * mult)).collect())
+        }
+        _ => None,
+    }
+}
+
+fn rescale_rule(g: &Graph, n: NodeId) -> Option<affine::Affine> {
+    let attrs = &g.node(n).attrs;
+    let byte = |name: &str| u8::try_from(attrs.int(name)).ok();
+    Some(affine::Affine {
+        shift: u32::try_from(attrs.int("shift")).ok()?,
+        offset: i32::try_from(attrs.int("offset")).ok()?,
+        lo: byte("lo")?,
+        hi: byte("hi")?,
+    })
+    .filter(|r| r.lo <= r.hi)
+}
+
+fn drop_identity(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    let Some(table) = table_of(g, n) else { return false };
+    let (x, y) = (g.operands(n)[0], g.result(n));
+    let identity = table.iter().enumerate().all(|(q, &t)| q == usize::from(t));
+    if !identity
+        || g.ty(x).elem != g.ty(y).elem
+        || !can_bypass(g, y, x)
+        || !edit.begin(label(edit, n, "changes nothing"))
+    {
+        return false;
+    }
+    bypass(edit, y, x);
+    true
+}
+
+/// The operation with bounds behind `v`, reached through operations that keep the order of codes, if nothing else reads
+/// any of these values.
+fn bounded(g: &Graph, v: ValueId) -> Option<NodeId> {
+    g.only_user(v)?;
+    let n = g.producer(v)?;
+    match g.op(n) {
+        Opcode::Reshape | Opcode::Transpose | Opcode::Slice | Opcode::IMaxPool => bounded(g, g.operands(n)[0]),
+        _ => g.node(n).attrs.has("lo").then_some(n),
+    }
+}
+
+fn clamp_into_bounds(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Clamp {
+        return false;
+    }
+    let (x, y) = (g.operands(n)[0], g.result(n));
+    let Some(source) = bounded(g, x).filter(|_| can_bypass(g, y, x)) else { return false };
+    let (lo, hi) = (g.node(n).attrs.int("lo"), g.node(n).attrs.int("hi"));
+    let (node, elem) = (g.node(source).clone(), g.ty(y).elem.clone());
+    let narrowed = |name: &str| node.attrs.int(name).clamp(lo, hi.max(lo));
+    let attrs = node.attrs.clone().with("lo", narrowed("lo")).with("hi", narrowed("hi"));
+    let same_type = g.ty(x).elem == elem;
+    // In another type the codes on the way would stand for something else.
+    if !same_type || !edit.begin(label(edit, n, "into the bounds before it")) {
+        return false;
+    }
+    let name = edit.graph().name_of(y).to_string();
+    edit.set_op(source, node.op, attrs);
+    bypass(edit, y, x);
+    // The clamped value is what the ONNX model calls by the name of the clamp's result.
+    if edit.graph().name_of(x) != name {
+        edit.rename(y, &format!("{name}.dead"));
+        edit.rename(x, &name);
+    }
+    true
+}
+
+fn compose_tables(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    let Some(outer) = table_of(g, n) else { return false };
+    let (x, y) = (g.operands(n)[0], g.result(n));
+    let Some(inner_node) = g.producer(x) else { return false };
+    let Some(inner) = table_of(g, inner_node) else { return false };
+    let (is_table, of_table) = (g.op(n) == Opcode::Lut, g.op(inner_node) == Opcode::Lut);
+    // Without a table among the two, a clamp and a rescaling stay what they are: other rules merge them.
+    if !(is_table || of_table && g.only_user(x).is_some()) {
+        return false;
+    }
+    let source = g.operands(inner_node)[0];
+    let table = inner.iter().map(|&q| outer[usize::from(q)]).collect();
+    let name = format!("{}.table", g.name_of(y));
+    if !edit.begin(label(edit, n, "with what is before it in one table")) {
+        return false;
+    }
+    let table = edit.add_const(&name, Tensor::new(&[256], Data::U8(table)));
+    substitute(edit, y, Opcode::Lut, &[source, table], qcc_ir::Attrs::new(Opcode::Lut));
+    true
+}
+
+/// `rescale(clamp(x))`: the bounds, rescaled, bound the result.
+fn rescale_clamped(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Rescale {
+        return false;
+    }
+    let Some(clamp) = produced_by(g, g.operands(n)[0], Opcode::Clamp) else { return false };
+    let (Some(table), Some(_)) = (table_of(g, n), table_of(g, clamp)) else { return false };
+    let bound = |name: &str| g.node(clamp).attrs.int(name);
+    let at = |q: i64| i64::from(table[usize::try_from(q).unwrap_or(0).min(255)]);
+    let (lo, hi) = (at(bound("lo")), at(bound("hi")));
+    let attrs = g.node(n).attrs.clone();
+    let source = g.operands(clamp)[0];
+    if attrs.int("mult") < 0 || !edit.begin(label(edit, n, "takes in the clamp before it")) {
+        return false;
+    }
+    edit.set_op(n, Opcode::Rescale, attrs.with("lo", lo).with("hi", hi));
+    edit.set_operand(n, 0, source);
+    true
+}
+
+/// Zero point of an 8-bit value, from its type.
+pub(crate) fn zero_point(g: &Graph, v: ValueId) -> Option<u8> {
+    g.ty(v).uniform().filter(|u| u.axis.is_none()).and_then(|u| u8::try_from(u.zero_point()).ok())
+}
+
+/// A requantization or rescaling whose only reader is a rescaling.
+fn rescale_into_multipliers(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Rescale {
+        return false;
+    }
+    let (x, y) = (g.operands(n)[0], g.result(n));
+    let (Some(table), Some(to)) = (table_of(g, n), zero_point(g, y)) else { return false };
+    let attrs = &g.node(n).attrs;
+    let factor = attrs.int("mult") as f64 / (attrs.int("shift") as f64).exp2();
+    if factor <= 0.0 {
+        return false;
+    }
+    let Some(inner) = produced_once(g, x, Opcode::Requant).or_else(|| produced_once(g, x, Opcode::Rescale)) else {
+        return false;
+    };
+    // What the first operation clamps, the merged one clamps.
+    let before = g.node(inner).attrs.clone();
+    let bound = |name: &str| i64::from(table[usize::try_from(before.int(name)).unwrap_or(0).min(255)]);
+    let bounded = before.clone().with("lo", bound("lo")).with("hi", bound("hi"));
+    let operands = g.operands(inner);
+    let merged = if g.op(inner) == Opcode::Requant {
+        let Some(mult) = g.constant(operands[1]).and_then(|t| t.as_i32()) else { return false };
+        let unit = (before.int("shl") as f64 - 38.0).exp2();
+        let factors: Vec<f64> = mult.iter().map(|&m| f64::from(m) * unit * factor).collect();
+        let Ok((shl, mult)) = requant::multipliers(&factors) else { return false };
+        let attrs = bounded.with("shl", i64::from(shl)).with("offset", i64::from(requant::offset(to, None)));
+        (attrs, Some(mult))
+    } else {
+        let Some(from) = zero_point(g, operands[0]) else { return false };
+        let first = before.int("mult") as f64 / (before.int("shift") as f64).exp2();
+        let Ok((shift, mult)) = affine::multipliers(&[first * factor]) else { return false };
+        let offset = affine::offset(shift, to, &[(from, mult[0])]);
+        let attrs = bounded.with("shift", i64::from(shift)).with("offset", i64::from(offset));
+        (attrs.with("mult", i64::from(mult[0])), None)
+    };
+    let (op, name) = (g.op(inner), format!("{}.mult", g.name_of(y)));
+    if !edit.begin(label(edit, n, "into the multipliers before it")) {
+        return false;
+    }
+    let (attrs, mult) = merged;
+    let mut operands = operands;
+    if let Some(mult) = mult {
+        operands[1] = edit.add_const(&name, Tensor::new(&[mult.len()], Data::I32(mult)));
+    }
+    substitute(edit, y, op, &operands, attrs);
+    true
+}

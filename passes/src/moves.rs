@@ -1,0 +1,66 @@
+//! Data movement that moves nothing, or twice.
+
+use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode};
+
+use crate::rewrite::{bypass, can_bypass, compose, keeps_order, produced_by, substitute};
+
+/// True if the node gives back its first operand unchanged.
+pub(crate) fn is_identity(g: &Graph, n: NodeId) -> bool {
+    let operands = g.operands(n);
+    let Some(&x) = operands.first() else { return false };
+    let same_dims = g.ty(x).dims == g.ty(g.result(n)).dims;
+    match g.op(n) {
+        Opcode::Reshape | Opcode::Expand | Opcode::Pad | Opcode::Slice => same_dims,
+        Opcode::Transpose => g.node(n).attrs.sizes("perm").is_sorted(),
+        Opcode::Concat => operands.len() == 1,
+        _ => false,
+    }
+}
+
+/// Removes movement that moves nothing.
+pub(crate) fn drop_identity(edit: &mut Edit, n: NodeId, pass: &str) -> bool {
+    let g = edit.graph();
+    let y = g.result(n);
+    let Some(&x) = g.operands(n).first() else { return false };
+    if !is_identity(g, n) || !can_bypass(g, y, x) {
+        return false;
+    }
+    let label = format!("{pass}: drop %{} = {}", g.name_of(y), g.op(n).name());
+    if !edit.begin(label) {
+        return false;
+    }
+    bypass(edit, y, x);
+    true
+}
+
+/// A reshape of a reshape and a transpose of a transpose are one; a transpose that only moves extents of 1 is a reshape.
+pub(crate) fn merge(edit: &mut Edit, n: NodeId, pass: &str) -> bool {
+    let g = edit.graph();
+    let y = g.result(n);
+    let Some(&x) = g.operands(n).first() else { return false };
+    let reshape = || Attrs::new(Opcode::Reshape).with("shape", g.ty(y).dims.as_slice());
+    let (source, attrs) = match g.op(n) {
+        Opcode::Reshape => match produced_by(g, x, Opcode::Reshape) {
+            Some(inner) => (g.operands(inner)[0], reshape()),
+            None => return false,
+        },
+        Opcode::Transpose => {
+            let perm = g.node(n).attrs.sizes("perm");
+            if keeps_order(&g.ty(x).dims, &perm) {
+                (x, reshape())
+            } else if let Some(inner) = produced_by(g, x, Opcode::Transpose) {
+                let both = compose(&g.node(inner).attrs.sizes("perm"), &perm);
+                (g.operands(inner)[0], Attrs::new(Opcode::Transpose).with("perm", both.as_slice()))
+            } else {
+                return false;
+            }
+        }
+        _ => return false,
+    };
+    let label = format!("{pass}: %{} = {} of an earlier value", g.name_of(y), attrs.op().name());
+    if !edit.begin(label) {
+        return false;
+    }
+    substitute(edit, y, attrs.op(), &[source], attrs);
+    true
+}

@@ -1,0 +1,400 @@
+//! Pipelines as text, and running them.
+//!
+//! ```text
+//! pipeline ::= item (',' item)*
+//! item     ::= name ('{' key '=' value (' ' key '=' value)* '}')? | 'fixpoint' '(' pipeline ')'
+//! ```
+//!
+//! What a pass requires must hold of the graph at the start or be ensured by an earlier pass, and not be broken in
+//! between; this is checked before anything runs. After each pass the graph is verified, always.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use qcc_ir::diag::Code;
+use qcc_ir::{Diag, Diags, Edit, Graph, Level, check_level, verify};
+
+use crate::{Context, Options, PassInfo, Phase, Property};
+
+/// Times a `fixpoint` may repeat before it counts as not ending.
+const FIXPOINT_LIMIT: usize = 32;
+
+/// The float passes that do not need to know how ranges are found.
+const PRESETS: &[(&str, &str)] = &[
+    (
+        "-O0",
+        "canonicalize, fold-constants, calibrate, propagate-ranges, assign-scales, insert-qdq, cancel-qdq, fuse, \
+         lower-to-int, prove-accumulators, check-integer-only",
+    ),
+    (
+        "-O1",
+        "canonicalize, fold-constants, propagate-ranges, fold-bn, assign-scales, insert-qdq, cancel-qdq, fuse, \
+         lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
+    ),
+    (
+        "-O2",
+        "canonicalize, fold-constants, fold-bn, canonicalize, calibrate, propagate-ranges, assign-scales, insert-qdq, \
+         cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
+    ),
+];
+
+/// The pipeline with this name: `-O0` optimises nothing, `-O1` needs no samples, `-O2` calibrates.
+pub fn preset(name: &str) -> Option<&'static str> {
+    PRESETS.iter().find(|p| p.0 == name).map(|p| p.1)
+}
+
+/// The pipeline for what the context offers: `-O2` with samples or a range table. Without either, `-O1`: ranges are
+/// derived before batch normalization is folded, because its parameters tell them.
+pub fn default_pipeline(cx: &Context) -> String {
+    let name = if cx.samples.is_some() || cx.ranges.is_some() { "-O2" } else { "-O1" };
+    preset(name).unwrap_or_default().to_string()
+}
+
+/// A sequence of passes.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    items: Vec<Item>,
+}
+
+/// A part of a [`Pipeline`].
+#[derive(Clone)]
+enum Item {
+    Pass(&'static PassInfo, Options),
+    Fixpoint(Vec<Item>),
+}
+
+/// What one pass did, for dumps and reports.
+pub struct Step<'a> {
+    /// Number of the step, from 1.
+    pub number: usize,
+    /// The pass.
+    pub info: &'static PassInfo,
+    /// The pass with its options, as in the pipeline.
+    pub text: String,
+    /// Number of the first edit.
+    pub first_edit: usize,
+    /// What was changed: one label an edit.
+    pub labels: &'a [String],
+    /// What was not done and why.
+    pub remarks: &'a [String],
+    /// How long the pass ran, without verification.
+    pub time: Duration,
+    /// The graph after the pass.
+    pub graph: &'a Graph,
+}
+
+impl Pipeline {
+    /// Parses a pipeline; a preset's name stands for its text.
+    pub fn parse(text: &str) -> Result<Pipeline, Diag> {
+        let text = preset(text.trim()).unwrap_or(text);
+        let mut parser = Parser { text, at: 0 };
+        let items = parser.items()?;
+        match parser.peek() {
+            None => Ok(Pipeline { items }),
+            Some(c) => Err(parser.error(format!("expected `,` or the end, found `{c}`"))),
+        }
+    }
+
+    /// Runs the passes.
+    pub fn run(&self, graph: &mut Graph, cx: &mut Context) -> Result<(), Diags> {
+        self.run_observed(graph, cx, usize::MAX, &mut |_| {})
+    }
+
+    /// Runs the passes, carrying out edits below number `edit_limit` only, and shows every step to `observe`.
+    pub fn run_observed(
+        &self,
+        graph: &mut Graph,
+        cx: &mut Context,
+        edit_limit: usize,
+        observe: &mut dyn FnMut(&Step),
+    ) -> Result<(), Diags> {
+        self.check(graph)?;
+        let mut run = Run { edits: 0, steps: 0, edit_limit, observe };
+        run.items(&self.items, graph, cx)
+    }
+
+    /// Checks that what each pass requires holds when its turn comes.
+    pub fn check(&self, graph: &Graph) -> Result<(), Diag> {
+        let mut holding: Vec<Property> = Property::ALL.into_iter().filter(|p| p.holds(graph)).collect();
+        let mut passes = Vec::new();
+        flatten(&self.items, &mut passes);
+        for info in passes {
+            if let Some(missing) = info.requires.iter().find(|p| !holding.contains(p)) {
+                let makers: Vec<_> =
+                    crate::PASSES.iter().filter(|p| p.ensures.contains(missing)).map(|p| p.name).collect();
+                let message = format!("`{}` cannot run here: it requires that {}", info.name, missing.text());
+                let diag = Diag::new(Code::PIPELINE, message);
+                return Err(match makers.as_slice() {
+                    [] => diag,
+                    makers => diag.help(format!("run {} before it", makers.join(" or "))),
+                });
+            }
+            holding.retain(|p| !info.breaks.contains(p));
+            holding.extend(info.ensures);
+        }
+        Ok(())
+    }
+}
+
+fn flatten(items: &[Item], into: &mut Vec<&'static PassInfo>) {
+    for item in items {
+        match item {
+            Item::Pass(info, _) => into.push(info),
+            Item::Fixpoint(items) => flatten(items, into),
+        }
+    }
+}
+
+/// State of a run.
+struct Run<'o> {
+    edits: usize,
+    steps: usize,
+    edit_limit: usize,
+    observe: &'o mut dyn FnMut(&Step),
+}
+
+impl Run<'_> {
+    fn items(&mut self, items: &[Item], graph: &mut Graph, cx: &mut Context) -> Result<(), Diags> {
+        for item in items {
+            match item {
+                Item::Pass(info, options) => self.pass(info, options, graph, cx)?,
+                Item::Fixpoint(inner) => self.fixpoint(inner, graph, cx)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn fixpoint(&mut self, items: &[Item], graph: &mut Graph, cx: &mut Context) -> Result<(), Diags> {
+        for _ in 0..FIXPOINT_LIMIT {
+            let before = self.edits;
+            self.items(items, graph, cx)?;
+            if self.edits == before {
+                return Ok(());
+            }
+        }
+        let text = Item::Fixpoint(items.to_vec());
+        Err(Diag::new(Code::PIPELINE, format!("`{text}` still changes the graph after {FIXPOINT_LIMIT} rounds")).into())
+    }
+
+    fn pass(
+        &mut self,
+        info: &'static PassInfo,
+        options: &Options,
+        graph: &mut Graph,
+        cx: &mut Context,
+    ) -> Result<(), Diags> {
+        let start = Instant::now();
+        let mut edit = Edit::with_limit(graph, self.edits, self.edit_limit);
+        let result = (info.make)(options).run(&mut edit, cx);
+        let (labels, remarks) = edit.finish();
+        result?;
+        let time = start.elapsed();
+        verify(graph).and_then(|()| self.check_level(info, labels.len(), graph)).map_err(|mut diags| {
+            let first = self.edits;
+            let message = match labels.len() {
+                0 => format!("pass `{}` broke the graph", info.name),
+                n => format!("pass `{}` broke the graph by one of its edits #{first} to #{}", info.name, first + n - 1),
+            };
+            diags.0.insert(0, Diag::new(Code::VERIFY, message));
+            diags
+        })?;
+        self.steps += 1;
+        (self.observe)(&Step {
+            number: self.steps,
+            info,
+            text: format!("{}{options}", info.name),
+            first_edit: self.edits,
+            labels: &labels,
+            remarks: &remarks,
+            time,
+            graph,
+        });
+        self.edits += labels.len();
+        Ok(())
+    }
+
+    /// The graph belongs to the pass's phase, unless the edit limit kept the pass from finishing.
+    fn check_level(&self, info: &PassInfo, edits: usize, graph: &Graph) -> Result<(), Diags> {
+        if self.edits + edits >= self.edit_limit {
+            return Ok(());
+        }
+        let level = match info.phase {
+            Phase::Float => Level::Float,
+            Phase::Quant => Level::Quant,
+            Phase::Int => Level::Int,
+        };
+        check_level(graph, level)
+    }
+}
+
+/// Recursive descent over the grammar in the header.
+struct Parser<'t> {
+    text: &'t str,
+    at: usize,
+}
+
+impl Parser<'_> {
+    fn error(&self, message: String) -> Diag {
+        let column = self.text.get(..self.at).map_or(1, |s| s.chars().count() + 1);
+        Diag::new(Code::PIPELINE, message).on_line(1, column)
+    }
+
+    fn rest(&self) -> &str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn peek(&mut self) -> Option<char> {
+        let rest = self.rest();
+        self.at += rest.len() - rest.trim_start().len();
+        self.rest().chars().next()
+    }
+
+    fn eat(&mut self, c: char) -> bool {
+        let found = self.peek() == Some(c);
+        if found {
+            self.at += c.len_utf8();
+        }
+        found
+    }
+
+    fn expect(&mut self, c: char) -> Result<(), Diag> {
+        match self.peek() {
+            Some(f) if f == c => {
+                self.at += c.len_utf8();
+                Ok(())
+            }
+            Some(f) => Err(self.error(format!("expected `{c}`, found `{f}`"))),
+            None => Err(self.error(format!("expected `{c}`, found the end"))),
+        }
+    }
+
+    fn word(&mut self, what: &str) -> Result<String, Diag> {
+        self.peek();
+        let is_word = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+        let word: String = self.rest().chars().take_while(|&c| is_word(c)).collect();
+        if word.is_empty() {
+            let found = self.peek().map_or("the end".to_string(), |c| format!("`{c}`"));
+            return Err(self.error(format!("expected {what}, found {found}")));
+        }
+        self.at += word.len();
+        Ok(word)
+    }
+
+    fn items(&mut self) -> Result<Vec<Item>, Diag> {
+        let mut items = vec![self.item()?];
+        while self.eat(',') {
+            items.push(self.item()?);
+        }
+        Ok(items)
+    }
+
+    fn item(&mut self) -> Result<Item, Diag> {
+        self.peek();
+        let start = self.at;
+        let name = self.word("the name of a pass")?;
+        if name == "fixpoint" {
+            self.expect('(')?;
+            let items = self.items()?;
+            self.expect(')')?;
+            return Ok(Item::Fixpoint(items));
+        }
+        let Some(info) = PassInfo::find(&name) else {
+            self.at = start;
+            let known: Vec<_> = crate::PASSES.iter().map(|p| p.name).collect();
+            return Err(self
+                .error(format!("there is no pass `{name}`"))
+                .help(format!("passes are {}", known.join(", "))));
+        };
+        let mut options = Options::defaults(info.options);
+        if self.eat('{') {
+            while !self.eat('}') {
+                let start = self.at;
+                let key = self.word("an option")?;
+                self.expect('=')?;
+                let value = self.word("a value")?;
+                options.set(&key, &value).map_err(|m| Parser { text: self.text, at: start }.error(m))?;
+            }
+        }
+        Ok(Item::Pass(info, options))
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Item::Pass(info, options) => write!(f, "{}{options}", info.name),
+            Item::Fixpoint(items) => write!(f, "fixpoint({})", Items(items)),
+        }
+    }
+}
+
+impl fmt::Debug for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+struct Items<'a>(&'a [Item]);
+
+impl fmt::Display for Items<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, item) in self.0.iter().enumerate() {
+            write!(f, "{}{item}", if i > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Items(&self.items).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipelines_round_trip() {
+        for text in ["canonicalize", "calibrate{method=mse}, fixpoint(fold-constants, canonicalize), fold-bn"] {
+            assert_eq!(Pipeline::parse(text).unwrap().to_string(), text);
+        }
+        for (name, text) in PRESETS {
+            assert_eq!(Pipeline::parse(name).unwrap().to_string(), *text);
+        }
+        let spaced = Pipeline::parse(" calibrate { method = kl } ,fold-bn").unwrap();
+        assert_eq!(spaced.to_string(), "calibrate{method=kl}, fold-bn");
+    }
+
+    #[test]
+    fn faults_are_named_with_their_column() {
+        for (text, column, message) in [
+            ("fold-bn, fold-nb", 10, "there is no pass `fold-nb`"),
+            ("calibrate{method=max}", 11, "`method` is one of"),
+            ("fixpoint(fold-bn", 17, "expected `)`, found the end"),
+            ("fold-bn fold-bn", 9, "expected `,` or the end"),
+            ("", 1, "expected the name of a pass"),
+            ("fold-bn{x=1}", 9, "there is no option `x`"),
+        ] {
+            let e = Pipeline::parse(text).unwrap_err();
+            assert!(e.message.starts_with(message), "{text}: {e}");
+            assert_eq!(e.place.line, Some((1, column)), "{text}: {e}");
+        }
+    }
+
+    #[test]
+    fn order_is_checked_before_running() {
+        let e = Pipeline::parse("fold-bn, lower-to-int").unwrap();
+        let mut graph = Graph::new("g");
+        let mut edit = Edit::new(&mut graph);
+        let x = edit.add_input("x", qcc_ir::Type::f32(&[1]));
+        edit.set_outputs(vec![x]);
+        let e = e.check(&graph).unwrap_err();
+        assert!(e.message.contains("every operator works on quantized types"), "{e}");
+        assert_eq!(e.help.as_deref(), Some("run fuse before it"));
+        for (name, text) in PRESETS {
+            assert!(Pipeline::parse(text).unwrap().check(&graph).is_ok(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Proves from the weights that no accumulator leaves 32 bits, and says how many bits are left.
+//!
+//! For output channel `c` of a layer on inputs `x` in `[0, 255]`, padding included:
+//!
+//! ```text
+//! b[c] + 255 * sum(min(w[c], 0))  <=  acc[c]  <=  b[c] + 255 * sum(max(w[c], 0))
+//! ```
+//!
+//! Intermediate sums may leave the range in any order of summation and come back: additions wrap. Sums of pooling and means are
+//! bounded by the number of their elements times 255.
+
+use qcc_ir::diag::Code;
+use qcc_ir::ops::IntOp;
+use qcc_ir::{Class, Diags, Edit, Graph, NodeId};
+
+use crate::{Context, Pass, diag_at};
+
+/// The pass `prove-accumulators`.
+pub struct ProveAccumulators;
+
+impl Pass for ProveAccumulators {
+    fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
+        let mut faults = Diags::default();
+        let mut least: Option<(u32, String)> = None;
+        for n in edit.graph().order() {
+            let g = edit.graph();
+            let Some(bounds) = accumulator_bounds(g, n) else {
+                if has_weights(g, n) {
+                    faults.0.push(diag_at(
+                        g,
+                        n,
+                        Code::OVERFLOW,
+                        "the weights are not constant: nothing is known of the sums",
+                    ));
+                }
+                continue;
+            };
+            for (c, &(lo, hi)) in bounds.iter().enumerate() {
+                match margin(lo, hi) {
+                    Some(bits) if least.as_ref().is_none_or(|(b, _)| bits < *b) => {
+                        least = Some((bits, g.name_of(g.result(n)).to_string()));
+                    }
+                    Some(_) => {}
+                    None => {
+                        let message =
+                            format!("the accumulator of output channel {c} may reach {lo} to {hi}: more than 32 bits");
+                        faults.0.push(diag_at(g, n, Code::OVERFLOW, message));
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some((bits, name)) = least {
+            edit.remark(format!("every accumulator fits 32 bits; the least margin is {bits} bits, at %{name}"));
+        }
+        faults.into_result()
+    }
+}
+
+/// Bits by which both ends could grow within 32 bits; `None` if they do not fit.
+fn margin(lo: i64, hi: i64) -> Option<u32> {
+    i32::try_from(lo).and(i32::try_from(hi)).ok()?;
+    let magnitude = hi.max(-(lo + 1)).max(0) as u64;
+    Some(magnitude.leading_zeros() - 33)
+}
+
+fn has_weights(g: &Graph, n: NodeId) -> bool {
+    matches!(g.op(n).info().class, Class::Int(IntOp::Conv2d | IntOp::Linear | IntOp::QConv2d | IntOp::QLinear))
+}
+
+/// Bounds within which the accumulators of each output channel lie, for any input; one pair for sums without weights.
+/// `None` for operations that have no accumulators or whose weights are not constant.
+pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
+    let operands = g.operands(n);
+    let attrs = &g.node(n).attrs;
+    match g.op(n).info().class {
+        Class::Int(IntOp::Conv2d | IntOp::Linear | IntOp::QConv2d | IntOp::QLinear) => {
+            let weights = g.constant(operands[1])?;
+            let (w, bias) = (weights.as_i8()?, g.constant(operands[2])?.as_i32()?);
+            let row = w.len() / bias.len().max(1);
+            let bound = |(c, &b): (usize, &i32)| {
+                let (mut lo, mut hi) = (i64::from(b), i64::from(b));
+                for &w in &w[c * row..(c + 1) * row] {
+                    lo += 255 * i64::from(w.min(0));
+                    hi += 255 * i64::from(w.max(0));
+                }
+                (lo, hi)
+            };
+            Some(bias.iter().enumerate().map(bound).collect())
+        }
+        Class::Int(IntOp::AveragePool) => {
+            let count: i64 = attrs.ints("kernel").iter().product();
+            Some(vec![around(attrs.int("zero"), count)])
+        }
+        Class::Int(IntOp::Mean) => {
+            let dims = &g.ty(operands[0]).dims;
+            let count: usize = attrs.sizes("axes").iter().filter_map(|&a| dims.get(a)).product();
+            Some(vec![around(attrs.int("zero"), i64::try_from(count).ok()?)])
+        }
+        _ => None,
+    }
+}
+
+/// Bounds of a sum of `count` codes less the zero point.
+fn around(zero: i64, count: i64) -> (i64, i64) {
+    ((-zero).saturating_mul(count), (255 - zero).saturating_mul(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::margin;
+
+    #[test]
+    fn margins() {
+        assert_eq!(margin(0, i64::from(i32::MAX)), Some(0));
+        assert_eq!(margin(i64::from(i32::MIN), 0), Some(0));
+        assert_eq!(margin(-256, 255), Some(23));
+        assert_eq!(margin(0, 0), Some(31));
+        assert_eq!(margin(0, 1 << 31), None);
+    }
+}
