@@ -114,8 +114,23 @@ impl Copy {
     }
 }
 
+/// Units of [`fill_place`].
+pub fn fill_units(place: &Place) -> usize {
+    Loops::new(&place.dims, &[&place.strides]).units()
+}
+
+/// Fills the elements of a place of bytes, and nothing between them.
+pub fn fill_place(t: &mut Task<'_>, place: &Place, value: u8) {
+    let loops = Loops::new(&place.dims, &[&place.strides]);
+    let to = t.address(place);
+    t.lanes(&loops, &[to], &mut |t, at, lanes| {
+        let vector = clif::splat(&mut t.b, cranelift_codegen::ir::types::I8X16, i64::from(value));
+        clif::store_bytes(&mut t.b, vector, at[0], 0, lanes);
+    });
+}
+
 /// Fills `bytes` bytes at `to` with a byte.
-pub fn fill(t: &mut Task<'_>, to: Value, bytes: usize, value: u8) {
+fn fill(t: &mut Task<'_>, to: Value, bytes: usize, value: u8) {
     let vector = clif::splat(&mut t.b, cranelift_codegen::ir::types::I8X16, i64::from(value));
     t.count(bytes / VECTOR, &mut |t, i| {
         let at = t.at(to, i, VECTOR);

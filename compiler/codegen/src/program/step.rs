@@ -65,9 +65,9 @@ impl Builder<'_> {
                 if let Some(fill) = fill {
                     let fill =
                         u8::try_from(fill).map_err(|_| bug(format!("{value}: padding value {fill} is not a byte")))?;
-                    self.task(&format!("{name}_fill"), value, 1, bytes, Cost::of("fill"), |t| {
-                        let to = t.address(result);
-                        t.units(&mut |t, _| moves::fill(t, to, bytes, fill));
+                    let units = moves::fill_units(result);
+                    self.task(&format!("{name}_fill"), value, units, bytes, Cost::of("fill"), |t| {
+                        moves::fill_place(t, result, fill);
                     })?;
                 }
                 for (i, copy) in copies.iter().enumerate() {
