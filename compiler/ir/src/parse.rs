@@ -190,8 +190,8 @@ impl Parser<'_, '_> {
     fn resume(&mut self, line: usize) {
         loop {
             let begins = match &self.cursor.token {
-                Token::End | Token::Punct("}") => return,
-                Token::Name('%', _) => true,
+                Token::End => return,
+                Token::Name('%', _) | Token::Punct("}") => true,
                 Token::Word(w) => matches!(*w, "const" | "return"),
                 Token::Name(..) | Token::Str(_) | Token::Punct(_) | Token::Unknown(_) => false,
             };
@@ -366,7 +366,7 @@ impl Parser<'_, '_> {
         let names = || op.info().attrs.iter().map(|s| s.name).collect::<Vec<_>>().join("`, `");
         let what = match op.info().attrs {
             [] => format!("no attributes of `{}`", op.name()),
-            _ => format!("an attribute of `{}`, which are `{}`", op.name(), names()),
+            _ => format!("an attribute of `{}` (`{}`)", op.name(), names()),
         };
         let schema = self.cursor.word(&what, |w| op.info().attrs.iter().find(|s| s.name == w))?;
         self.cursor.expect("=")?;
@@ -422,7 +422,8 @@ impl Parser<'_, '_> {
             outputs.push(v);
         }
         if outputs.len() != types.len() {
-            let message = format!("expected {} values by the graph's header, found {}", types.len(), outputs.len());
+            let message =
+                format!("expected values for {} types of the graph's header, found {}", types.len(), outputs.len());
             return Err(self.cursor.fault_at(at, Code::SYNTAX, message));
         }
         self.edit.set_outputs(outputs);

@@ -171,11 +171,12 @@ impl<'a> Call<'a> {
         let (least, greatest) = info.arity();
         if !(least..=greatest).contains(&operands.len()) {
             let wanted = match greatest {
-                usize::MAX => format!("at least {least}"),
-                _ if least == greatest => least.to_string(),
-                _ => format!("{least} to {greatest}"),
+                usize::MAX => format!("at least {least} operands"),
+                1 if least == 1 => "one operand".to_string(),
+                _ if least == greatest => format!("{least} operands"),
+                _ => format!("{least} to {greatest} operands"),
             };
-            return Err(format!("`{}` takes {wanted} operand(s), found {}", info.name, operands.len()));
+            return Err(format!("expected {wanted} of `{}`, found {}", info.name, operands.len()));
         }
         if let Some(name) = attrs.missing().next() {
             return Err(format!("`{}` lacks attribute `{name}`", info.name));
@@ -360,7 +361,7 @@ mod tests {
         let e = dims(Opcode::Add, Attrs::new(Opcode::Add), &[&[2, 3], &[4]]).unwrap_err();
         assert_eq!(e, "shapes [2, 3] and [4] do not broadcast");
         let e = dims(Opcode::Relu, Attrs::new(Opcode::Relu), &[]).unwrap_err();
-        assert_eq!(e, "`nn.relu` takes 1 operand(s), found 0");
+        assert_eq!(e, "expected one operand of `nn.relu`, found 0");
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl Window {
                 self.kernel, self.strides, self.dilations
             ));
         }
-        let too_large = || format!("window {self:?} over {h}x{w} overflows");
+        let Window { kernel, pads, dilations, .. } = self;
+        let too_large = || format!("kernel {kernel:?}, pads {pads:?} and dilations {dilations:?} are too large");
         let extent = self.extent().ok_or_else(too_large)?;
         let along = |i: usize, input: usize| {
             let padded = input.checked_add(self.pads[i]).and_then(|s| s.checked_add(self.pads[i + 2]));

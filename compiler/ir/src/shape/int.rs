@@ -135,8 +135,11 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             crate::AttrKind::Float | crate::AttrKind::Bool => continue,
         };
         if numbers.len() != length || numbers.iter().any(|v| !(least..=greatest).contains(v)) {
-            let wanted = if length == 1 { String::new() } else { format!("{length} numbers ") };
-            return Err(format!("expected `{}` {wanted}in {least}..={greatest}, found {numbers:?}", schema.name));
+            let name = schema.name;
+            return Err(match numbers[..] {
+                [v] if length == 1 => format!("expected `{name}` in {least}..={greatest}, found {v}"),
+                _ => format!("expected `{name}` of {length} numbers in {least}..={greatest}, found {numbers:?}"),
+            });
         }
     }
     if call.attrs.has("lo") && call.attrs.int("lo") > call.attrs.int("hi") {

@@ -1,0 +1,71 @@
+//! `//@ run`: a graph evaluated by every engine that can run it.
+
+use qcc_interp::Evaluator;
+use qcc_ir::parse::{no_files, parse};
+use qcc_ir::print::dense;
+use qcc_ir::{Data, Def, Graph, Tensor, Type};
+
+use super::case::RunLine;
+
+/// A way to evaluate a graph.
+struct Engine {
+    name: &'static str,
+    /// Whether the engine can run the graph at all.
+    accepts: fn(&Graph) -> bool,
+    run: fn(&Graph, &[Tensor]) -> Result<Vec<Tensor>, String>,
+}
+
+/// The interpreter defines what is right; all others must give the same bits.
+const ENGINES: &[Engine] = &[Engine { name: "interpreter", accepts: |_| true, run: interpret }];
+
+fn interpret(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    Evaluator::new(graph).run(inputs).map_err(|e| e.to_string())
+}
+
+/// Runs the graph on the inputs of the line and compares with its outputs.
+pub fn check(graph: &Graph, line: &RunLine) -> Result<(), String> {
+    let types = |values: &[qcc_ir::ValueId]| values.iter().map(|&v| graph.ty(v).clone()).collect::<Vec<_>>();
+    let fault = |message: String| format!("//@ {}\n{message}", line.text);
+    let inputs = tensors(&line.inputs, &types(graph.inputs())).map_err(fault)?;
+    let wanted = tensors(&line.outputs, &types(graph.outputs())).map_err(fault)?;
+    let mut reference: Option<Vec<Tensor>> = None;
+    for engine in ENGINES.iter().filter(|e| (e.accepts)(graph)) {
+        let found = (engine.run)(graph, &inputs).map_err(|e| fault(format!("{}: {e}", engine.name)))?;
+        let as_wanted = found.len() == wanted.len() && found.iter().zip(&wanted).all(|(f, w)| close(f, w, line.within));
+        let as_reference = reference.as_ref().is_none_or(|r| *r == found);
+        if !as_wanted || !as_reference {
+            let found: Vec<_> = found.iter().map(|t| dense(&t.data)).collect();
+            return Err(fault(format!("{} gives {}", engine.name, found.join(", "))));
+        }
+        reference.get_or_insert(found);
+    }
+    Ok(())
+}
+
+/// Tensors written as `dense<[..]>, dense<[..]>`, of these types.
+fn tensors(text: &str, types: &[Type]) -> Result<Vec<Tensor>, String> {
+    let parts: Vec<_> = text.split("dense<").skip(1).map(|p| p.trim().trim_end_matches(',')).collect();
+    if parts.len() != types.len() {
+        return Err(format!("expected {} tensors, found {} in `{text}`", types.len(), parts.len()));
+    }
+    let declared = parts.iter().zip(types).enumerate();
+    let lines: String = declared.map(|(i, (part, ty))| format!("const @c{i} : {ty} = dense<{part}\n")).collect();
+    let graph = parse(&format!("graph @values() -> () {{\n{lines}return }}"), &no_files).map_err(|e| e.to_string())?;
+    let values: Vec<_> = graph.values().collect();
+    let constant = |v| match graph.def(v) {
+        Def::Const(tensor) => Some(tensor.as_ref().clone()),
+        Def::Input(_) | Def::Node(..) => None,
+    };
+    Ok(values.into_iter().filter_map(constant).collect())
+}
+
+/// Equal, or floats that differ by no more than `within`; one NaN is as good as another.
+fn close(found: &Tensor, wanted: &Tensor, within: f32) -> bool {
+    match (&found.data, &wanted.data) {
+        (Data::F32(f), Data::F32(w)) => {
+            let near = |(f, w): (&f32, &f32)| f == w || (f - w).abs() <= within || f.is_nan() && w.is_nan();
+            found.dims == wanted.dims && f.len() == w.len() && f.iter().zip(w).all(near)
+        }
+        _ => found == wanted,
+    }
+}
