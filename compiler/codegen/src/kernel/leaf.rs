@@ -163,28 +163,18 @@ impl<P: Copy> Leaf<'_, P> {
         m.step(self.pointers.input, -(4 * (loops * unroll) as i64));
     }
 
-    /// Four bytes of each pixel against all vectors of weights. As many of these as fit stay in registers; one register
-    /// is for the activations.
+    /// Four bytes of each pixel against all vectors of weights, which are read once.
     fn step<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel, tile: &[Vec<M::Vector>], step: usize) {
-        let shape = m.shape();
-        let place = |v: usize| {
-            let at = (step * panel.vectors + v) * LANE * shape.lanes;
-            At::new(self.pointers.weights).plus(at)
-        };
-        let spare = shape.registers.saturating_sub(tile.len() * panel.vectors + 1);
-        let held: Vec<M::Vector> = (0..panel.vectors.min(spare)).map(|v| m.load(place(v))).collect();
+        let vector = LANE * m.shape().lanes;
+        let first = At::new(self.pointers.weights).plus(step * panel.vectors * vector);
+        let weights: Vec<M::Vector> = (0..panel.vectors).map(|v| m.load(first.plus(v * vector))).collect();
         for (index, pixel) in tile.iter().enumerate() {
-            let activations = At::new(self.pointers.input).plus(index * self.spec.pixel_step + 4 * step);
-            let activations = m.broadcast(activations);
-            for (v, &acc) in pixel.iter().enumerate() {
-                match held.get(v) {
-                    Some(&weights) => m.dot(acc, activations, weights),
-                    None => m.dot_load(acc, activations, place(v)),
-                }
-            }
+            let from = At::new(self.pointers.input).plus(index * self.spec.pixel_step + 4 * step);
+            let activations = m.broadcast(from);
+            pixel.iter().zip(&weights).for_each(|(&acc, &weights)| m.dot(acc, activations, weights));
             m.release(activations);
         }
-        held.into_iter().for_each(|weights| m.release(weights));
+        weights.into_iter().for_each(|weights| m.release(weights));
     }
 }
 

@@ -4,16 +4,23 @@
 //! so many pixels as there are accumulators left. Both cuts come from one estimate in *slots*, the time of one dot:
 //!
 //! ```text
-//! step  = max(h * v * chains, (h + v) * chains, in_flight) / chains     dots; loads, as many a cycle; latency
-//! tile  = steps * step + EPILOGUE * h * v + TILE                        h pixels, v vectors
+//! step  = max(h * v, h + v, h * broadcast, in_flight / chains) + (h + v) / 8     dots; loads, as many a cycle; latency
+//! tile  = steps * step + h * v * epilogue(v) + TILE                              h pixels, v vectors
 //! ```
-//! Remainders are balanced: 10 pixels at most 7 high are two tiles of 5, not 7 and 3.
+//! Loads have ports of their own, but they are not free: vectors that come from the second-level cache wait for each
+//! other.
+//!
+//! The weights of a step and one broadcast have registers beside the accumulators: with 32 registers that is 6 pixels by
+//! 4 vectors. A seventh pixel, its fourth weights read anew for every pixel, measured 10 % less on Ice Lake.
+//! Remainders are balanced: 10 pixels at most 6 high are two tiles of 5, not 6 and 4.
 
 use super::conv::ConvSpec;
 use crate::machine::Shape;
 
-/// Slots to requantize one vector of accumulators.
+/// Slots to requantize one vector of accumulators, four of them being narrowed and stored at once.
 const EPILOGUE: usize = 6;
+/// The same where a pixel has fewer than four vectors.
+const EPILOGUE_PARTS: usize = 8;
 /// Slots to begin and end a tile.
 const TILE: usize = 24;
 
@@ -66,7 +73,7 @@ fn panels(spec: &ConvSpec, shape: &Shape, vectors: usize) -> Vec<Panel> {
 
 /// A row cut into tiles of two heights that differ by one.
 fn tiles(spec: &ConvSpec, shape: &Shape, vectors: usize) -> Vec<Tiles> {
-    let highest = shape.accumulators / vectors;
+    let highest = shape.accumulators.min(shape.registers - vectors - 1) / vectors;
     let count = spec.width.div_ceil(highest);
     let (height, higher) = (spec.width / count, spec.width % count);
     [(higher, height + 1), (count - higher, height)]
@@ -81,13 +88,16 @@ fn chains(spec: &ConvSpec, shape: &Shape, accumulators: usize) -> usize {
     wanted.min(shape.accumulators / accumulators).min(spec.run_steps()).min(shape.unroll).max(1)
 }
 
+/// The estimate, in eighths of a slot.
 fn cost(spec: &ConvSpec, shape: &Shape, panel: &Panel) -> usize {
     let steps = spec.k_rows * spec.segments * spec.run_steps();
+    let epilogue = if panel.vectors == 4 { EPILOGUE } else { EPILOGUE_PARTS };
     let tile = |tiles: &Tiles| {
         let dots = tiles.height * panel.vectors;
         let loads = tiles.height + panel.vectors;
-        let step = dots.max(loads).max(shape.in_flight.div_ceil(tiles.chains));
-        tiles.count * (steps * step + EPILOGUE * dots + TILE)
+        let latency = shape.in_flight.div_ceil(tiles.chains);
+        let step = dots.max(loads).max(tiles.height * shape.broadcast).max(latency);
+        tiles.count * (steps * (8 * step + loads) + 8 * (epilogue * dots + TILE))
     };
     panel.count * panel.tiles.iter().map(tile).sum::<usize>()
 }

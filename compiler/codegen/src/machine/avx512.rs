@@ -200,10 +200,6 @@ impl Machine for Avx512 {
         emit!(self, vpdpbusd, acc.zmm(), activations.zmm(), weights.zmm());
     }
 
-    fn dot_load(&mut self, acc: Zmm, activations: Zmm, weights: At<AsmRegister64>) {
-        emit!(self, vpdpbusd, acc.zmm(), activations.zmm(), zmmword_ptr(memory(weights)));
-    }
-
     fn add(&mut self, acc: Zmm, term: Zmm) {
         emit!(self, vpaddd, acc.zmm(), acc.zmm(), term.zmm());
     }

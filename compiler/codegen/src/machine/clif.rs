@@ -59,6 +59,12 @@ impl<'a> Clif<'a> {
         self.b.ins().load(kind, memory(), base, at.disp)
     }
 
+    /// `kind` loaded from `at`, memory that nobody writes while the function runs: the load may stand where it is wanted.
+    pub(super) fn load_constant(&mut self, kind: Type, at: At<Variable>) -> Value {
+        let base = self.b.use_var(at.base);
+        self.b.ins().load(kind, memory().with_readonly().with_can_move(), base, at.disp)
+    }
+
     /// `value` stored to `at`.
     pub(super) fn store(&mut self, value: Value, at: At<Variable>) {
         let base = self.b.use_var(at.base);
@@ -174,12 +180,12 @@ impl Machine for Clif<'_> {
     }
 
     fn load(&mut self, at: At<Variable>) -> Variable {
-        let value = self.load_as(types::I32X4, at);
+        let value = self.load_constant(types::I32X4, at);
         self.vector(value)
     }
 
     fn broadcast(&mut self, at: At<Variable>) -> Variable {
-        let value = self.load_as(types::I32, at);
+        let value = self.load_constant(types::I32, at);
         let value = self.b.ins().splat(types::I32X4, value);
         self.vector(value)
     }
@@ -192,13 +198,6 @@ impl Machine for Clif<'_> {
     fn dot(&mut self, acc: Variable, activations: Variable, weights: Variable) {
         let operands = (self.b.use_var(acc), self.b.use_var(activations), self.b.use_var(weights));
         let sum = self.dot_value(operands.0, operands.1, operands.2);
-        self.b.def_var(acc, sum);
-    }
-
-    fn dot_load(&mut self, acc: Variable, activations: Variable, weights: At<Variable>) {
-        let weights = self.load_as(types::I32X4, weights);
-        let (value, activations) = (self.b.use_var(acc), self.b.use_var(activations));
-        let sum = self.dot_value(value, activations, weights);
         self.b.def_var(acc, sum);
     }
 

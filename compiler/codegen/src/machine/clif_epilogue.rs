@@ -19,7 +19,7 @@ pub(super) fn requantize(m: &mut Clif<'_>, tile: &[Vec<Variable>], operands: &Re
         for (vector, &acc) in pixel.iter().enumerate() {
             let acc = m.consume(acc);
             let acc = shift_left(m, acc, &operands.epilogue, operands.fits_shift);
-            let mult = m.load_as(types::I32X4, operands.mult.plus(4 * LANES * vector));
+            let mult = m.load_constant(types::I32X4, operands.mult.plus(4 * LANES * vector));
             highs.push(mul_high(m, acc, mult));
         }
         let pairs = highs.chunks(2).map(|pair| m.b.ins().snarrow(pair[0], pair[pair.len() - 1]));

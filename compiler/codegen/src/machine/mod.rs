@@ -36,6 +36,8 @@ pub struct Shape {
     pub accumulators: usize,
     /// Dots that must be independent of each other to keep the multipliers busy: latency times dots a cycle.
     pub in_flight: usize,
+    /// Time of one broadcast, in that of a dot; broadcasts keep other ports busy than dots do.
+    pub broadcast: usize,
     /// Most vectors side by side in a tile: what one group of [`Machine::requantize`] narrows at once.
     pub vectors: usize,
     /// Steps of the reduction in one loop body.
@@ -51,17 +53,20 @@ impl Shape {
         registers: 32,
         accumulators: 28,
         in_flight: 10,
+        broadcast: 1,
         vectors: 4,
         unroll: 8,
         paired_multipliers: true,
     };
 
-    /// Cranelift's 128-bit vectors.
+    /// Cranelift's 128-bit vectors. A broadcast passes through a general register there, and a longer loop body spills:
+    /// the values that a block passes on are computed one after the other, each through all steps.
     pub const CLIF: Shape = Shape {
         lanes: 4,
         registers: 16,
         accumulators: 12,
         in_flight: 10,
+        broadcast: 4,
         vectors: 4,
         unroll: 1,
         paired_multipliers: false,
@@ -170,8 +175,6 @@ pub trait Machine {
     fn splat(&mut self, value: i32) -> Self::Vector;
     /// `acc += unsigned activations . signed weights`, four products a lane, wrapping.
     fn dot(&mut self, acc: Self::Vector, activations: Self::Vector, weights: Self::Vector);
-    /// [`Machine::dot`] with weights from memory.
-    fn dot_load(&mut self, acc: Self::Vector, activations: Self::Vector, weights: At<Self::Pointer>);
     /// `acc += term`, wrapping.
     fn add(&mut self, acc: Self::Vector, term: Self::Vector);
     /// Ends the life of a vector.
