@@ -88,6 +88,7 @@ impl<'a> Driver<'a, '_> {
         for fault in options.unused(&inputs) {
             self.faults.0.push(fault.into_diag());
         }
+        let options = options.with_batch(&inputs);
         for input in inputs {
             let value = match options.input_type(input) {
                 Ok(ty) => Some(self.edit.add_input(&input.name, ty)),
@@ -183,6 +184,11 @@ impl<'a> Driver<'a, '_> {
             // A result that existed before keeps the name that it has; so does one that is named already.
             if !name.is_empty() && created.contains(&v) && results.iter().filter(|&&r| r == v).count() == 1 {
                 let name = self.names.value(name);
+                if let Some(inner) =
+                    self.edit.graph().find(&name).filter(|other| *other != v && created.contains(other))
+                {
+                    self.edit.rename(inner, &format!("{name}.inner"));
+                }
                 self.edit.rename(v, &name);
             }
         }

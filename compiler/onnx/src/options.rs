@@ -63,6 +63,17 @@ impl ImportOptions {
         faults
     }
 
+    /// The same, with 1 for every symbol of a batch: one that is the first dimension of an input.
+    pub(crate) fn with_batch(&self, inputs: &[&ValueInfoProto]) -> ImportOptions {
+        let mut options = self.clone();
+        for input in inputs {
+            if let Some(Extent::Symbol(batch)) = extents(input).and_then(|e| e.into_iter().next()) {
+                options.dims.entry(batch).or_insert(1);
+            }
+        }
+        options
+    }
+
     /// The type of an input.
     pub(crate) fn input_type(&self, input: &ValueInfoProto) -> Outcome<Type> {
         let name = &input.name;
@@ -110,18 +121,30 @@ impl ImportOptions {
             Extent::Known(n) => Ok(*n),
             Extent::Symbol(s) if self.dims.contains_key(s) => Ok(self.dims[s]),
             Extent::Symbol(_) | Extent::Open if i == 0 => Ok(1),
-            Extent::Symbol(_) | Extent::Open => {
-                let spelled: Vec<_> = declared.iter().map(ToString::to_string).collect();
-                let (what, mut help) = match extent {
-                    Extent::Symbol(s) => (format!("`{s}`, dimension {i}"), format!("--dim {s}=NUMBER, or ")),
-                    Extent::Open | Extent::Known(_) => (format!("dimension {i}"), String::new()),
-                };
-                help.push_str(&format!("--shape {name}={}", spelled.join("x")));
-                let message = format!("{what} of input `{name}`, is not known at compile time");
-                Err(Fault::new(Code::DYNAMIC_SHAPE, message).help(format!("give it: {help} with numbers for names")))
-            }
+            Extent::Symbol(_) | Extent::Open => Err(self.open(name, &declared, i)),
         };
         declared.iter().enumerate().map(resolve).collect()
+    }
+
+    /// The fault of leaving dimension `i` of an input open, with the flags that close it.
+    fn open(&self, name: &str, declared: &[Extent], i: usize) -> Fault {
+        let spell = |(i, extent): (usize, &Extent)| match extent {
+            Extent::Known(n) => n.to_string(),
+            Extent::Symbol(s) => self.dims.get(s).map_or_else(|| "NUMBER".into(), ToString::to_string),
+            Extent::Open => if i == 0 { "1" } else { "NUMBER" }.into(),
+        };
+        let spelled: Vec<_> = declared.iter().enumerate().map(spell).collect();
+        let shape = format!("--shape {name}={}", spelled.join("x"));
+        // Exporters write `?` for all dimensions that they do not know, which are not the same then.
+        let (what, help) = match &declared[i] {
+            Extent::Symbol(s) if s != "?" => {
+                (format!("`{s}`, dimension {i}"), format!("give it: --dim {s}=NUMBER, or {shape}"))
+            }
+            Extent::Symbol(_) | Extent::Open | Extent::Known(_) => {
+                (format!("dimension {i}"), format!("give it: {shape}"))
+            }
+        };
+        Fault::new(Code::DYNAMIC_SHAPE, format!("{what} of input `{name}` is not known at compile time")).help(help)
     }
 }
 

@@ -200,6 +200,10 @@ fn walk(cursor: &mut Cursor, message: Message, depth: usize) -> Result<(), Strin
             return cursor.fault("this is no field of a message");
         }
         let field = message.field(number);
+        if matches!(wire, 3 | 4) {
+            cursor.at = start;
+            return cursor.fault("groups are not part of the ONNX format");
+        }
         if field.is_some_and(|f| !f.accepts(wire)) {
             cursor.at = start;
             return cursor.fault(&format!("field {number} has wire type {wire}, which it cannot have"));
@@ -231,7 +235,7 @@ fn walk(cursor: &mut Cursor, message: Message, depth: usize) -> Result<(), Strin
             }
             _ => {
                 cursor.at = start;
-                return cursor.fault("groups are not part of the ONNX format");
+                return cursor.fault(&format!("there is no wire type {wire}"));
             }
         }
     }
@@ -260,6 +264,7 @@ mod tests {
             (&[0x3a, 2, 0x0a], "a field of 2 bytes"),
             (&[0x38, 1], "field 7 has wire type 0"),
             (&[0xfb, 0x06], "groups"),
+            (&[0xfe, 0x06], "no wire type 6"),
             (&[0x02, 0], "no field"),
             (&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], "64 bits"),
         ] {
