@@ -370,16 +370,16 @@ ops! {
     /// `x` where positive, else `slope * x`.
     PRelu = "nn.prelu" ("x", "slope") {} Class::Binary(Binary::PRelu);
 
-    /// Convolution: `x` [N, C, H, W], `w` [O, C / groups, KH, KW], `bias` [O]. `pads` are top, left, bottom, right.
+    /// Convolution: `x` `[N, C, H, W]`, `w` `[O, C / groups, KH, KW]`, `bias` `[O]`. `pads` are top, left, bottom, right.
     Conv2d = "nn.conv2d" ("x", "w", "bias?") { STRIDES, PADS, DILATIONS, GROUPS } Class::Contract(Contract::Conv2d);
-    /// `x * w^T + bias`: `x` [.., K], `w` [N, K], `bias` [N].
+    /// `x * w^T + bias`: `x` `[.., K]`, `w` `[N, K]`, `bias` `[N]`.
     Linear = "nn.linear" ("x", "w", "bias?") {} Class::Contract(Contract::Linear);
     /// Matrix product of the last two dimensions, broadcast over the others.
     MatMul = "nn.matmul" ("a", "b") {} Class::Contract(Contract::MatMul);
 
-    /// Greatest element of each window of [N, C, H, W]; padding does not take part.
+    /// Greatest element of each window of `[N, C, H, W]`; padding does not take part.
     MaxPool = "nn.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Pool(Pool::Max);
-    /// Mean of each window of [N, C, H, W]; with `count_include_pad`, padding takes part as zeros.
+    /// Mean of each window of `[N, C, H, W]`; with `count_include_pad`, padding takes part as zeros.
     AveragePool = "nn.average_pool" ("x") { KERNEL, STRIDES, PADS, bool_or("count_include_pad", false) }
         Class::Pool(Pool::Average);
 
@@ -423,9 +423,9 @@ ops! {
     /// From one quantization to another.
     SCast = "quant.scast" ("x") {} Class::Cast(Cast::Requantize);
 
-    /// Accumulators of a convolution: `x` u8 [N, H, W, C], `w` i8 [O, KH, KW, C / groups], `bias` i32 [O]; outside `x` is `pad_value`.
+    /// Accumulators of a convolution: `x` u8 `[N, H, W, C]`, `w` i8 `[O, KH, KW, C / groups]`, `bias` i32 `[O]`; outside `x` is `pad_value`.
     IConv2d = "int.conv2d" ("x", "w", "bias") { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE } Class::Int(IntOp::Conv2d);
-    /// Accumulators `bias + x * w^T`: `x` u8 [.., K], `w` i8 [N, K], `bias` i32 [N].
+    /// Accumulators `bias + x * w^T`: `x` u8 `[.., K]`, `w` i8 `[N, K]`, `bias` i32 `[N]`.
     ILinear = "int.linear" ("x", "w", "bias") {} Class::Int(IntOp::Linear);
     /// 32-bit accumulators to u8 by `qcc_num::requant`; `mult` i32 has one element, or one for each of the last dimension.
     Requant = "int.requant" ("acc", "mult") { SHL, OFFSET, LO, HI } Class::Int(IntOp::Requant);
@@ -443,20 +443,20 @@ ops! {
     Rescale = "int.rescale" ("x") { int("mult"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Rescale);
     /// `x * mult[c] + offset[c]` by `qcc_num::affine`, `c` the index in the last dimension: `mult` i16, `offset` i32.
     ScaleChannels = "int.scale_channels" ("x", "mult", "offset") { SHIFT, LO, HI } Class::Int(IntOp::ScaleChannels);
-    /// `table[x]`: any function of one 8-bit operand. `table` u8 [256].
+    /// `table[x]`: any function of one 8-bit operand. `table` u8 `[256]`.
     Lut = "int.lut" ("x", "table") {} Class::Int(IntOp::Lut);
     /// `min(max(x, lo), hi)`.
     Clamp = "int.clamp" ("x") { LO, HI } Class::Int(IntOp::Clamp);
-    /// Greatest element of each window of u8 [N, H, W, C]; padding does not take part.
+    /// Greatest element of each window of u8 `[N, H, W, C]`; padding does not take part.
     IMaxPool = "int.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Int(IntOp::MaxPool);
-    /// Sum of `x - zero` over each window of u8 [N, H, W, C], requantized by `qcc_num::requant`. `mult` i32 has one element,
-    /// or one for each output position [OH, OW] where border windows have fewer elements.
+    /// Sum of `x - zero` over each window of u8 `[N, H, W, C]`, requantized by `qcc_num::requant`. `mult` i32 has one element,
+    /// or one for each output position `[OH, OW]` where border windows have fewer elements.
     IAveragePool = "int.average_pool" ("x", "mult") { KERNEL, STRIDES, PADS, int("zero"), SHL, OFFSET, LO, HI }
         Class::Int(IntOp::AveragePool);
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
     IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, LO, HI }
         Class::Int(IntOp::Mean);
-    /// Softmax of u8 along the last dimension: with `e = table[max - x]` (i32 [256], not negative) and `s = sum(e)` in 64 bits,
+    /// Softmax of u8 along the last dimension: with `e = table[max - x]` (i32 `[256]`, not negative) and `s = sum(e)` in 64 bits,
     /// the result is `floor((2 * 255 * e + s) / (2 * s))`; its scale is 1/255, its zero point 0.
     ISoftmax = "int.softmax" ("x", "table") {} Class::Int(IntOp::Softmax);
 }

@@ -22,7 +22,7 @@
 //!
 //! `NAME` is `[A-Za-z0-9_.$-]+` or a string; strings have the escapes `\"`, `\\` and `\u{..}`. `//` begins a comment.
 //!
-//! The parser checks what the text says, not whether shapes fit: that is the verifier's part ([`crate::verify`]). After a
+//! The parser checks what the text says, not whether shapes fit: that is the verifier's part ([`mod@crate::verify`]). After a
 //! fault it resumes at the next line, so that several faults are reported at once. Nothing recurses.
 
 mod cursor;
@@ -76,7 +76,7 @@ impl Located<'_> {
         self.offsets.get(&v).map(|&offset| self.lines.position(offset))
     }
 
-    /// [`crate::verify()`] with places in the text.
+    /// [`fn@crate::verify`] with places in the text.
     pub fn verify(&self) -> Result<(), Diags> {
         crate::verify::verify_at(&self.graph, &|v| self.place(v))
     }

@@ -1,4 +1,4 @@
-//! The graph as text (`.qir`). The grammar is in the header of [`crate::parse`]; the two keep the laws
+//! The graph as text (`.qir`). The grammar is in the header of [`mod@crate::parse`]; the two keep the laws
 //!
 //! ```text
 //! parse(print(g)) == g        print(parse(t)) == t for a printed t

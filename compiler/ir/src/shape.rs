@@ -1,9 +1,10 @@
 //! Shapes and element types of results, from an operator, its attributes and the types of its operands.
 //!
-//! The rules of real operators are here, those of data movement in [`moves`], those of integer operators in [`int`]. A
-//! rule accepts any attributes and types and says in words what does not fit; it neither panics nor overflows.
+//! The rules of real operators are here, those of data movement in `shape/moves.rs`, those of integer operators in
+//! `shape/int.rs`. A rule accepts any attributes and types and says in words what does not fit; it neither panics nor
+//! overflows.
 
-mod int;
+pub(crate) mod int;
 mod moves;
 
 use std::sync::Arc;

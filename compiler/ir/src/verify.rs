@@ -16,7 +16,8 @@ use petgraph::Direction;
 
 use crate::diag::{Code, Diag, Diags};
 use crate::graph::{Graph, NodeId, ValueId, Vertex};
-use crate::ops::Dialect;
+use crate::ops::{Dialect, Opcode};
+use crate::shape::int::AFFINE_OFFSET;
 use crate::shape::{check_elems, elem_fits, infer_dims, infer_elem};
 use crate::tensor::{Data, Tensor};
 use crate::types::{Elem, Int, Type, Uniform};
@@ -216,6 +217,12 @@ impl Verifier<'_> {
         if let Err(message) = check_elems(node.op, &types) {
             return self.at_node(n, message);
         }
+        if node.op == Opcode::ScaleChannels
+            && let Some(offsets) = graph.constant(operands[2]).and_then(|t| t.as_i32())
+            && let Some(offset) = offsets.iter().find(|o| i64::from(**o).abs() > AFFINE_OFFSET)
+        {
+            self.at_node(n, format!("expected offset in -{AFFINE_OFFSET}..={AFFINE_OFFSET}, found {offset}"));
+        }
         let inferred = infer_elem(node.op, &node.attrs, &types);
         if !elem_fits(node.op.info().dialect(), inferred.as_ref(), &found.elem) {
             let wanted = inferred.map_or("a quantized type".to_string(), |e| e.to_string());
@@ -303,7 +310,7 @@ mod tests {
 
     use super::*;
     use crate::types::Range;
-    use crate::{Attrs, Edit, Opcode};
+    use crate::{Attrs, Edit};
 
     /// Faults that no text can express, because the parser would refuse it; all others are in `tests/filetests/verify`.
     fn messages(damage: impl FnOnce(&mut Graph, ValueId, ValueId)) -> String {

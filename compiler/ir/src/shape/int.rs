@@ -151,4 +151,4 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
 
 /// Greatest offset of equation (5): rounding, zero point and the operands' zero points, `2^21 + 255 * 2^22 + 2 * 255 * 2^15`,
 /// is below it, and it leaves room for the two products.
-const AFFINE_OFFSET: i64 = (1 << 30) + (1 << 26);
+pub(crate) const AFFINE_OFFSET: i64 = (1 << 30) + (1 << 26);
