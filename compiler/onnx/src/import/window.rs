@@ -71,8 +71,9 @@ impl Window {
 
     /// Input positions from the first to the last element of the window.
     fn extent(&self, i: usize) -> Outcome<usize> {
-        let extent = (self.kernel[i] - 1).checked_mul(self.dilations[i]).and_then(|e| e.checked_add(1));
-        extent.ok_or_else(|| Fault::shape(format!("a window of {:?} overflows", self.kernel)))
+        let steps = self.kernel[i].checked_sub(1).and_then(|k| k.checked_mul(self.dilations[i]));
+        let extent = steps.and_then(|s| s.checked_add(1));
+        extent.ok_or_else(|| Fault::shape(format!("a window of {:?} is empty or overflows", self.kernel)))
     }
 
     /// Pads so that the result has `ceil(input / stride)` elements; an odd element goes behind (`upper`) or in front.
@@ -212,6 +213,7 @@ mod tests {
         let mut w = window(usize::MAX, 1, [usize::MAX, 0]);
         assert!(w.round_up(&[9]).is_err());
         assert!(window(usize::MAX, usize::MAX, [0, 0]).pad_to_same(&[usize::MAX], true).is_ok());
+        assert!(window(0, 1, [0, 0]).round_up(&[9]).is_err());
         let mut w = Window { dilations: vec![usize::MAX], ..window(3, 1, [0, 0]) };
         assert!(w.pad_to_same(&[9], true).is_err());
     }
