@@ -27,6 +27,9 @@ use crate::quantize;
 use crate::rewrite::floats;
 use crate::{Context, Pass};
 
+/// Extent below which a range counts as zero: no scale that follows from it could be told from another.
+const LEAST_SPAN: f32 = 1e-12;
+
 /// The pass `assign-scales`.
 pub struct AssignScales;
 
@@ -135,10 +138,16 @@ impl<'g> Ties<'g> {
             }
         }
         let types: HashMap<usize, Arc<Uniform>> =
-            ranges.into_iter().map(|(root, range)| (root, Arc::new(Uniform::u8_for(range)))).collect();
+            ranges.into_iter().map(|(root, range)| (root, Arc::new(Uniform::u8_for(workable(range))))).collect();
         let values = self.values.clone().into_iter().enumerate();
         values.filter_map(|(i, v)| Some((v, types.get(&self.root(i))?.clone()))).collect()
     }
+}
+
+/// A range with an extent: that of a value which was never seen to differ from zero is made up.
+fn workable(range: Range) -> Range {
+    let zero = range.with_zero();
+    if zero.max - zero.min < LEAST_SPAN { Range { min: 0.0, max: 1.0 } } else { range }
 }
 
 /// Operators whose results are some of the operand's elements.

@@ -250,7 +250,9 @@ mod tests {
         assert_eq!(h.range(Method::MinMax).unwrap().max, 40.0);
         for method in [Method::Percentile, Method::Mse, Method::Kl] {
             let r = h.range(method).unwrap();
-            assert!(r.max < 15.0 && r.max > 1.4 && r.min < -0.4, "{method}: {r:?}");
+            // One value in 400 000 at 40 and the others below 1.5: the square error is least at 26.4.
+            let greatest = if method == Method::Mse { 27.0 } else { 15.0 };
+            assert!(r.max < greatest && r.max > 1.4 && r.min < -0.4, "{method}: {r:?}");
         }
     }
 

@@ -120,7 +120,10 @@ impl Property {
                 dialect_in(&[Dialect::Nn, Dialect::Tensor]) && graph.values().all(|v| graph.ty(v).uniform().is_none())
             }
             Property::Ranged => activations().all(|v| graph.ty(v).elem != Elem::F32),
-            Property::Scaled | Property::Quantized => dialect_in(&[Dialect::Nn, Dialect::Tensor]) && no_float(),
+            // Without floats the only casts are those between quantizations.
+            Property::Scaled | Property::Quantized => {
+                dialect_in(&[Dialect::Nn, Dialect::Tensor, Dialect::Quant]) && no_float()
+            }
             Property::Explicit => graph.order().iter().all(|&n| match graph.op(n).info().dialect() {
                 Dialect::Nn => graph.ty(graph.result(n)).uniform().is_none(),
                 Dialect::Int => false,

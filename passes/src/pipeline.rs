@@ -189,7 +189,7 @@ impl Run<'_> {
         let (labels, remarks) = edit.finish();
         result?;
         let time = start.elapsed();
-        verify(graph).and_then(|()| self.check_level(info, labels.len(), graph)).map_err(|mut diags| {
+        verify(graph).and_then(|()| self.check_promises(info, labels.len(), graph)).map_err(|mut diags| {
             let first = self.edits;
             let message = match labels.len() {
                 0 => format!("pass `{}` broke the graph", info.name),
@@ -213,8 +213,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The graph belongs to the pass's phase, unless the edit limit kept the pass from finishing.
-    fn check_level(&self, info: &PassInfo, edits: usize, graph: &Graph) -> Result<(), Diags> {
+    /// The graph belongs to the pass's phase and has what the pass ensures, unless the edit limit kept it from finishing.
+    fn check_promises(&self, info: &PassInfo, edits: usize, graph: &Graph) -> Result<(), Diags> {
         if self.edits + edits >= self.edit_limit {
             return Ok(());
         }
@@ -223,7 +223,11 @@ impl Run<'_> {
             Phase::Quant => Level::Quant,
             Phase::Int => Level::Int,
         };
-        check_level(graph, level)
+        check_level(graph, level)?;
+        match info.ensures.iter().find(|p| !p.holds(graph)) {
+            Some(missing) => Err(Diag::new(Code::VERIFY, format!("it does not hold that {}", missing.text())).into()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -183,8 +183,20 @@ fn is_root(g: &Graph, v: ValueId) -> bool {
     ends_region(g, v) && (g.is_output(v) || !g.uses(v).is_empty())
 }
 
+/// True if the value belongs to no other region than its own. A dequantization belongs to each of its readers, which are
+/// then readers of what it dequantizes.
 fn ends_region(g: &Graph, v: ValueId) -> bool {
-    g.only_user(v).is_none()
+    let dequantizes = g.producer(v).is_some_and(|n| g.op(n) == Opcode::DCast) && !g.is_output(v);
+    !dequantizes && (g.is_output(v) || readers(g, v) != 1)
+}
+
+/// Number of uses, seen through dequantizations.
+fn readers(g: &Graph, v: ValueId) -> usize {
+    let through = |n: NodeId| match g.op(n) {
+        Opcode::DCast => readers(g, g.result(n)) + usize::from(g.is_output(g.result(n))),
+        _ => 1,
+    };
+    g.uses(v).into_iter().map(|(n, _)| through(n)).sum()
 }
 
 fn rewrite_region(edit: &mut Edit, pass: &str, root: ValueId, rules: &[Rewrite<Term, Facts>]) {
