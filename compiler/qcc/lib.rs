@@ -1,1 +1,59 @@
-//! qcc
+//! qcc compiles a float network (ONNX) into integer-only machine code.
+//!
+//! No data is needed: ranges come from the model's own statistics, unless samples are given.
+//!
+//! ```
+//! use qcc::{Options, compile};
+//! # use qcc::ir::{Attrs, Edit, Graph, Opcode, Tensor, Type};
+//! # let mut model = Graph::new("tiny");
+//! # let mut edit = Edit::new(&mut model);
+//! # let x = edit.add_input("x", Type::f32(&[1, 4]));
+//! # let w = edit.add_const("w", Tensor::f32(&[2, 4], vec![0.5, -1.0, 0.25, 1.0, 1.0, 0.5, -0.5, 0.25]));
+//! # let y = edit.add_inferred(Opcode::Linear, &[x, w], Attrs::new(Opcode::Linear), "y", None).unwrap();
+//! # edit.set_outputs(vec![y]);
+//! let compiled = compile(model, &Options::default())?; // or compile("model.onnx", ..)
+//! let model = compiled.jit()?;
+//! let x = qcc::TensorRef::new(&[1, 4], &[1.0f32, 2.0, -1.0, 0.5]);
+//! let y = model.run_f32(&[x])?;
+//! assert!((y[0].as_slice::<f32>().unwrap()[0] + 1.25).abs() < 0.1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | | |
+//! |---|---|
+//! | [`compile`], [`Options`], [`Source`] | a model in, a [`Compiled`] model out |
+//! | [`Compiled::jit`], [`Compiled::write_so`], [`Compiled::interpreter`] | run it here, ship it, look up what it means |
+//! | [`data`] | samples from files: arrays, images, lists |
+//! | [`compare`] | the integer model against the float one, layer by layer |
+//! | [`engine`] | the forms of an integer model behind one way to run it |
+//! | [`bench`](mod@bench) | how fast, and how near the machine's limit |
+//! | [`ir`], [`passes`], [`runtime`], [`codegen`] | the crates behind it |
+
+pub mod bench;
+pub mod compare;
+mod compile;
+pub mod data;
+pub mod dump;
+mod edge;
+pub mod engine;
+mod error;
+mod files;
+mod options;
+mod source;
+
+pub use compile::{Compiled, Event, PassReport, Report, compile, compile_observed};
+pub use error::{Error, Kind};
+pub use files::write as write_file;
+pub use options::{Calibration, Options};
+pub use source::Source;
+
+pub use qcc_codegen as codegen;
+pub use qcc_codegen::Target;
+pub use qcc_interp::Evaluator;
+pub use qcc_ir as ir;
+pub use qcc_ir::{Diag, Graph};
+pub use qcc_onnx::ImportOptions;
+pub use qcc_passes as passes;
+pub use qcc_passes::{Method, RangeTable, Samples};
+pub use qcc_runtime as runtime;
+pub use qcc_runtime::{Model, Pool, Tensor, TensorRef};

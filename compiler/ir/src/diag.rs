@@ -77,6 +77,7 @@ codes! {
     CODEGEN = 30, Bug, "Machine code cannot be produced.";
     TARGET = 31, Usage, "The target is unknown or cannot run here.";
     DATA = 40, Input, "Samples do not fit the model.";
+    FLAGS = 41, Usage, "A flag cannot be meant as it is written.";
 }
 
 impl Code {

@@ -13,7 +13,14 @@ use crate::program::{self, TaskInfo, bug};
 const CODE_BYTES: usize = 64 << 20;
 
 /// The memory of a finished program.
-struct Memory(Option<JITModule>);
+pub(super) struct Memory(Option<JITModule>);
+
+impl Memory {
+    /// Takes a module whose definitions are final.
+    pub(super) fn new(module: JITModule) -> Memory {
+        Memory(Some(module))
+    }
+}
 
 // SAFETY: after `finalize_definitions` the module is only kept for its memory, which holds code and constants that nobody
 // writes.
@@ -24,8 +31,7 @@ unsafe impl Sync for Memory {}
 impl Drop for Memory {
     fn drop(&mut self) {
         if let Some(module) = self.0.take() {
-            // SAFETY: the runtime drops the owner of a model's code together with the model, so that no entry point can be
-            // called any more.
+            // SAFETY: code is dropped together with what calls it: the runtime drops the owner of a model's code last.
             unsafe { module.free_memory() };
         }
     }
@@ -37,6 +43,21 @@ pub struct Jit {
     pub model: Model,
     /// The tasks, in order.
     pub tasks: Vec<TaskInfo>,
+    /// Addresses of the tasks' functions.
+    pub(super) addresses: Vec<usize>,
+    pub(super) run: RunFn,
+}
+
+impl Jit {
+    /// Runs one task alone on a frame that the whole model has run on before: `fn(frame, 0, units)`.
+    ///
+    /// # Safety
+    /// `frame` is the scratch of a finished call of [`Jit::model`], and the inputs and outputs of that call are still there.
+    pub unsafe fn run_task(&self, index: usize, frame: *mut u8) {
+        // SAFETY: the address is that of a task function of this model, which `self` keeps in memory.
+        let task = unsafe { std::mem::transmute::<usize, extern "C" fn(*mut u8, usize, usize)>(self.addresses[index]) };
+        task(frame, 0, self.tasks[index].units);
+    }
 }
 
 /// Compiles an integer graph into this process's memory. Fails if the target does not run here.
@@ -65,9 +86,10 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Jit, Diags> {
             run_f32_mt: entries.run_f32_mt.map(|f| std::mem::transmute::<*const u8, RunF32MtFn>(address(f))),
         }
     };
-    let owner = Box::new(Memory(Some(module)));
+    let addresses = program.tasks.iter().map(|t| address(t.function) as usize).collect();
+    let owner = Box::new(Memory::new(module));
     // SAFETY: the entry points follow the ABI for the tensors of `info`, touch nothing but their arguments and constants,
     // and live as long as `owner`.
     let model = unsafe { Model::from_parts(entry, program.info, Some(program.manifest), owner) }.map_err(bug)?;
-    Ok(Jit { model, tasks: program.tasks })
+    Ok(Jit { model, tasks: program.tasks, addresses, run: entry.run })
 }

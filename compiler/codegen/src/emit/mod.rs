@@ -4,3 +4,5 @@ pub mod header;
 pub mod jit;
 pub mod link;
 pub mod object;
+pub mod peak;
+mod profile;

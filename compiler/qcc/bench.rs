@@ -1,0 +1,168 @@
+//! How fast a model runs, and how near that is to the machine's limit.
+//!
+//! The limit is measured in the same process and interleaved with the runs, so that a change of the clock frequency or a
+//! neighbour on the machine falls on both.
+
+use std::time::{Duration, Instant};
+
+use qcc_codegen::Target;
+use qcc_codegen::emit::jit::Jit;
+use qcc_codegen::emit::peak::Peak;
+use qcc_ir::diag::Code;
+use qcc_runtime::{DType, Model, Pool, RunError, Tensor, TensorRef};
+use serde::Serialize;
+
+use crate::Error;
+
+/// Parts of a measurement, with a measurement of the limit before and after each.
+const ROUNDS: usize = 5;
+
+/// Duration of one measurement of the limit.
+const PEAK_TIME: Duration = Duration::from_millis(40);
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measurement {
+    /// Median time of a run in milliseconds.
+    pub median_ms: f64,
+    /// Least time of a run in milliseconds.
+    pub min_ms: f64,
+    /// Runs measured.
+    pub runs: usize,
+    /// Threads used.
+    pub threads: usize,
+    /// Multiply-accumulates of a run.
+    pub macs: u64,
+    /// Multiply-accumulates a second, in thousand millions.
+    pub gmacs_per_s: f64,
+    /// The same of a loop of nothing but multiplications in registers, on as many threads.
+    pub peak_gmacs_per_s: f64,
+    /// The ratio of the two.
+    pub peak_fraction: f64,
+    /// From the file to the first result, in milliseconds.
+    pub load_ms: f64,
+    /// Greatest memory of the process so far, in units of 10^6 bytes.
+    pub peak_rss_mb: Option<f64>,
+}
+
+/// One task of a program.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TaskTime {
+    /// Value that it computes.
+    pub name: String,
+    /// Kernel with its parameters.
+    pub kernel: String,
+    /// Median time in milliseconds.
+    pub ms: f64,
+    /// Multiply-accumulates.
+    pub macs: u64,
+    /// Multiply-accumulates a second, in thousand millions.
+    pub gmacs_per_s: f64,
+}
+
+/// Inputs of stored integers from a fixed sequence: the time of integer code does not depend on them.
+pub fn inputs(model: &Model) -> Vec<Tensor> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let fill = |info: &qcc_runtime::TensorInfo| {
+        let mut tensor = Tensor::zeros(info.dtype, &info.dims);
+        // Indices of plain integer inputs stay 0, which is always within range.
+        if matches!(info.dtype, DType::U8 | DType::I8) {
+            for byte in tensor.bytes_mut() {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                *byte = (state >> 56) as u8;
+            }
+        }
+        tensor
+    };
+    model.inputs().iter().map(fill).collect()
+}
+
+/// Measures runs for about `time`. `started` is when loading began.
+pub fn measure(model: &Model, threads: usize, time: Duration, started: Instant) -> Result<Measurement, Error> {
+    let fail = |e: RunError| Error::new(Code::DATA, e.to_string());
+    let pool = Pool::new(threads).map_err(|e| Error::new(Code::TARGET, format!("cannot start threads: {e}")))?;
+    let mut session = model.session();
+    if pool.threads() > 1 {
+        session = session.with_pool(&pool);
+    }
+    let inputs = inputs(model);
+    let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
+    let mut outputs = session.run(&views).map_err(fail)?;
+    let load = started.elapsed();
+    let peak = Peak::new(Target::native())?;
+    let mut peaks = vec![peak_rate(&peak, &pool)];
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let round = Instant::now();
+        loop {
+            let start = Instant::now();
+            session.run_into(&views, &mut outputs).map_err(fail)?;
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+            if round.elapsed() >= time / ROUNDS as u32 {
+                break;
+            }
+        }
+        peaks.push(peak_rate(&peak, &pool));
+    }
+    let (median_ms, limit) = (median(&mut times), median(&mut peaks));
+    let macs = model.info().macs;
+    let rate = macs as f64 / median_ms / 1e6;
+    Ok(Measurement {
+        median_ms,
+        min_ms: times.first().copied().unwrap_or(0.0),
+        runs: times.len(),
+        threads: pool.threads(),
+        macs,
+        gmacs_per_s: rate,
+        peak_gmacs_per_s: limit,
+        peak_fraction: rate / limit,
+        load_ms: load.as_secs_f64() * 1e3,
+        peak_rss_mb: peak_rss_mb(),
+    })
+}
+
+/// Measures every task of a program on its own, over `rounds` runs.
+pub fn profile(program: &Jit, threads: usize, rounds: usize) -> Result<Vec<TaskTime>, Error> {
+    let pool = Pool::new(threads).map_err(|e| Error::new(Code::TARGET, format!("cannot start threads: {e}")))?;
+    let inputs = inputs(&program.model);
+    let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
+    let pool = (pool.threads() > 1).then_some(&pool);
+    let times = program.profile(&views, rounds, pool).map_err(|e| Error::new(Code::DATA, e.to_string()))?;
+    let row = |(task, time): (&qcc_codegen::program::TaskInfo, Duration)| TaskTime {
+        name: task.name.clone(),
+        kernel: task.kernel.clone(),
+        ms: time.as_secs_f64() * 1e3,
+        macs: task.macs,
+        gmacs_per_s: task.macs as f64 / time.as_secs_f64().max(1e-9) / 1e9,
+    };
+    Ok(program.tasks.iter().zip(times).map(row).collect())
+}
+
+/// Thousand millions of multiply-accumulates a second on all threads of the pool.
+fn peak_rate(peak: &Peak, pool: &Pool) -> f64 {
+    let mut iterations = 1 << 12;
+    loop {
+        let start = Instant::now();
+        pool.for_each(pool.threads(), |part| part.for_each(|_| _ = peak.run(iterations)));
+        let time = start.elapsed();
+        if time >= PEAK_TIME {
+            let macs = peak.run(1) * iterations as u64 * pool.threads() as u64;
+            return macs as f64 / time.as_secs_f64() / 1e9;
+        }
+        iterations *= 2;
+    }
+}
+
+/// Sorts, and takes the middle.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// The high-water mark that Linux keeps; nothing elsewhere.
+fn peak_rss_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024.0 / 1e6)
+}

@@ -1,0 +1,99 @@
+//! `qcc bench`: speed, against the machine's limit measured in the same run.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use qcc::bench::{Measurement, TaskTime, measure, profile};
+use qcc::{Error, compile};
+
+use super::flags::{ModelFlags, usage};
+use super::run::{is_compiled, load};
+use super::terminal;
+
+/// Runs behind the median of each task.
+const TASK_ROUNDS: usize = 30;
+
+/// Measure the speed of a model.
+#[derive(Args)]
+pub struct Bench {
+    /// Model: .so, or .onnx and .qir to be compiled in memory
+    file: PathBuf,
+    /// Threads of the model; 0 for one a core
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// How long to measure
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Measure every step of the program; not for .so
+    #[arg(long)]
+    per_layer: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: ModelFlags,
+}
+
+impl Bench {
+    /// Does it.
+    pub fn execute(&self) -> Result<(), Error> {
+        let time = Duration::try_from_secs_f64(self.seconds).map_err(|e| usage(format!("--seconds: {e}")))?;
+        let start = Instant::now();
+        let (result, tasks) = if is_compiled(&self.file) {
+            if self.per_layer {
+                return Err(usage("steps are measured in memory only").help("give the .onnx or .qir file"));
+            }
+            (measure(&load(&self.file)?, self.threads, time, start)?, Vec::new())
+        } else {
+            let mut options = self.flags.options(0)?;
+            options.float_edge = false;
+            let program = compile(self.file.as_path(), &options)?.jit_program()?;
+            let result = measure(&program.model, self.threads, time, start)?;
+            let tasks = if self.per_layer { profile(&program, self.threads, TASK_ROUNDS)? } else { Vec::new() };
+            (result, tasks)
+        };
+        terminal::result(&if self.json { json(&result, &tasks) } else { text(&result, &tasks) });
+        Ok(())
+    }
+}
+
+fn json(result: &Measurement, tasks: &[TaskTime]) -> String {
+    let mut value = serde_json::to_value(result).unwrap_or_default();
+    if !tasks.is_empty() {
+        value["layers"] = serde_json::to_value(tasks).unwrap_or_default();
+    }
+    format!("{value}\n")
+}
+
+fn text(result: &Measurement, tasks: &[TaskTime]) -> String {
+    let mut out = String::new();
+    let rss = result.peak_rss_mb.map_or("unknown".to_string(), |mb| format!("{mb:.1} MB"));
+    let rows = [
+        ("median", format!("{:.3} ms of {} runs, least {:.3}", result.median_ms, result.runs, result.min_ms)),
+        ("threads", result.threads.to_string()),
+        ("multiply-accumulates", result.macs.to_string()),
+        ("rate", format!("{:.1} GMAC/s", result.gmacs_per_s)),
+        ("limit, same run", format!("{:.1} GMAC/s", result.peak_gmacs_per_s)),
+        ("of the limit", format!("{:.1} %", 100.0 * result.peak_fraction)),
+        ("load to first result", format!("{:.1} ms", result.load_ms)),
+        ("peak memory", rss),
+    ];
+    // Writing to a string cannot fail.
+    for (name, value) in rows {
+        let _ = writeln!(out, "{name:<22}{value}");
+    }
+    if tasks.is_empty() {
+        return out;
+    }
+    let _ = writeln!(out, "\n{:>9} {:>6} {:>9} {:>7}  value: kernel", "ms", "%", "GMAC/s", "% limit");
+    let total: f64 = tasks.iter().map(|t| t.ms).sum();
+    for t in tasks {
+        let limit = 100.0 * t.gmacs_per_s / result.peak_gmacs_per_s;
+        let share = 100.0 * t.ms / total.max(1e-9);
+        let _ =
+            writeln!(out, "{:>9.4} {share:>6.2} {:>9.1} {limit:>7.1}  {}: {}", t.ms, t.gmacs_per_s, t.name, t.kernel);
+    }
+    out
+}

@@ -1,0 +1,157 @@
+//! `qcc MODEL -o OUT`: compiles a model into a file.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use qcc::dump::Dump;
+use qcc::ir::Graph;
+use qcc::{Compiled, Error, Event, compile_observed};
+
+use super::flags::{Io, ModelFlags, usage};
+use super::terminal;
+
+/// Compile a model.
+#[derive(Args)]
+pub struct Build {
+    /// Model to compile: .onnx, or .qir
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// File to write; its extension says what: .so, .o, .qir
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// What to write, whatever the extension
+    #[arg(long)]
+    emit: Option<Emit>,
+    /// Name of the model in C [default: that of the output file]
+    #[arg(long)]
+    name: Option<String>,
+    /// Whether the model also takes and gives floats, or integers only
+    #[arg(long, value_enum, default_value = "float")]
+    io: Io,
+    /// Threads of the compiler; 0 for one a core
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Write the ranges that were found, to be edited and given back
+    #[arg(long, value_name = "FILE.json")]
+    save_ranges: Option<PathBuf>,
+    #[command(flatten)]
+    flags: ModelFlags,
+    #[command(flatten)]
+    watch: WatchFlags,
+}
+
+/// What a compilation leaves behind for those who want to see inside.
+#[derive(Args)]
+#[command(next_help_heading = "Looking inside")]
+pub struct WatchFlags {
+    /// Write the graph after every pass, and a summary
+    #[arg(long, value_name = "DIR")]
+    pub dump_dir: Option<PathBuf>,
+    /// Print the graph after every pass to stderr
+    #[arg(long)]
+    pub print_ir_after_all: bool,
+    /// Print what passes did not do, and why
+    #[arg(long)]
+    pub remarks: bool,
+}
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Emit {
+    /// Shared object and C header
+    So,
+    /// Relocatable object and C header
+    Obj,
+    /// Integer graph as text
+    Qir,
+}
+
+impl Build {
+    /// Does it.
+    pub fn execute(&self) -> Result<(), Error> {
+        let emit = self.emit()?;
+        let mut options = self.flags.options(self.threads)?;
+        options.float_edge = self.io == Io::Float;
+        let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
+        options.name = self.name.clone().or(stem);
+        let compiled = self.watch.compile(&self.model, &options)?;
+        if let Some(path) = &self.save_ranges
+            && let Some(ranges) = compiled.ranges()
+        {
+            ranges.save(path)?;
+        }
+        announce(&compiled, self.flags.is_data_free());
+        match (emit, &self.output) {
+            (Emit::So, Some(path)) => compiled.write_so(path),
+            (Emit::Obj, Some(path)) => compiled.write_object(path),
+            (Emit::Qir, Some(path)) => compiled.write_text(path),
+            (Emit::Qir, None) => {
+                terminal::result(&qcc::ir::print(compiled.graph()));
+                Ok(())
+            }
+            (Emit::So | Emit::Obj, None) => Err(usage("machine code needs a file to go to").help("add -o model.so")),
+        }
+    }
+
+    fn emit(&self) -> Result<Emit, Error> {
+        let extension = self.output.as_deref().and_then(Path::extension).map(|e| e.to_string_lossy().into_owned());
+        match (self.emit, extension.as_deref()) {
+            (Some(Emit::Qir), _) => Ok(Emit::Qir),
+            (_, None) if self.output.is_none() => {
+                Err(usage("there is no output file").help("add -o model.so, or --emit qir for text on stdout"))
+            }
+            (Some(emit), _) => Ok(emit),
+            (None, Some("so")) => Ok(Emit::So),
+            (None, Some("o")) => Ok(Emit::Obj),
+            (None, Some("qir")) => Ok(Emit::Qir),
+            (None, other) => {
+                let what = other.map_or("no extension".to_string(), |e| format!("the extension `.{e}`"));
+                Err(usage(format!("an output file with {what} does not say what to write"))
+                    .help("use .so, .o or .qir, or say it with --emit"))
+            }
+        }
+    }
+}
+
+/// Says how ranges were found: what they rest on decides how far the result can be trusted.
+pub fn announce(compiled: &Compiled, data_free: bool) {
+    let source = &compiled.report().range_source;
+    if !source.is_empty() {
+        let hint = if data_free { " (for better ones give samples: --calibrate)" } else { "" };
+        terminal::note(&format!("ranges: {source}{hint}"));
+    }
+}
+
+impl WatchFlags {
+    /// Compiles under observation.
+    pub fn compile(&self, model: &Path, options: &qcc::Options) -> Result<Compiled, Error> {
+        let mut dump = self.dump_dir.as_deref().map(Dump::new).transpose()?;
+        let result = compile_observed(model, options, &mut |event| {
+            if let Some(dump) = &mut dump {
+                dump.observe(event);
+            }
+            self.print(event);
+        });
+        // What was reached before a fault is what one wants to look at.
+        let written = dump.map_or(Ok(()), Dump::finish);
+        let compiled = result?;
+        written?;
+        Ok(compiled)
+    }
+
+    fn print(&self, event: &Event) {
+        let show = |title: &str, graph: &Graph| terminal::note(&format!("// after {title}\n{graph}"));
+        match event {
+            Event::Imported { graph, .. } if self.print_ir_after_all => show("import", graph),
+            Event::Imported { .. } => {}
+            Event::Pass(step) => {
+                if self.print_ir_after_all {
+                    show(&step.text, step.graph);
+                }
+                if self.remarks {
+                    step.remarks.iter().for_each(|r| terminal::note(&format!("remark: {}: {r}", step.info.name)));
+                }
+            }
+        }
+    }
+}

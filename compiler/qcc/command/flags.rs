@@ -1,0 +1,194 @@
+//! Flags that several commands share.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
+use qcc::engine;
+use qcc::ir::Range;
+use qcc::{Calibration, Error, Method, Options, RangeTable, Target};
+
+use super::terminal;
+
+/// How a model is compiled.
+#[derive(Args)]
+pub struct ModelFlags {
+    /// Samples to find ranges with: .npy, .npz, image, list or folder
+    #[arg(long, value_name = "SAMPLES")]
+    calibrate: Option<PathBuf>,
+    /// Ranges from an earlier run, instead of samples
+    #[arg(long, value_name = "FILE.json", conflicts_with = "calibrate")]
+    ranges: Option<PathBuf>,
+    /// How ranges follow from samples: minmax, percentile, mse, kl
+    #[arg(long, default_value = "minmax")]
+    method: Method,
+    /// Declared range of an input, or of all of them
+    #[arg(long, value_name = "[INPUT=]MIN:MAX", allow_hyphen_values = true)]
+    input_range: Vec<String>,
+    /// Passes to run instead of the usual ones
+    #[arg(long, value_name = "PIPELINE")]
+    passes: Option<String>,
+    /// CPU to compile for: native, x86-64-v2, v3, v4, v4-vnni, aarch64
+    #[arg(long, default_value = "native")]
+    target: String,
+    /// Leave the wide kernels out: everything is Cranelift's
+    #[arg(long)]
+    portable_kernels: bool,
+    /// Shape of an input
+    #[arg(long, value_name = "INPUT=1x3x224x224")]
+    shape: Vec<String>,
+    /// Extent of a symbolic dimension
+    #[arg(long, value_name = "SYMBOL=NUMBER")]
+    dim: Vec<String>,
+    #[command(flatten)]
+    image: ImageFlags,
+}
+
+/// How images become inputs: value = (pixel / SCALE - MEAN) / STD.
+#[derive(Args)]
+#[command(next_help_heading = "Images")]
+pub struct ImageFlags {
+    /// Preprocessing by name: imagenet, cifar10, tensorflow, unit, raw; other flags override it
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// Length of the shorter side, or height x width; 0 for none
+    #[arg(long, value_name = "S|HxW")]
+    resize: Option<String>,
+    /// Centre crop; 0 for none
+    #[arg(long, value_name = "S|HxW")]
+    crop: Option<String>,
+    /// Divides the pixel [default: 255]
+    #[arg(long, value_name = "D")]
+    scale: Option<f32>,
+    /// Subtracted next, one number or one for each channel [default: 0]
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', allow_hyphen_values = true)]
+    mean: Vec<f32>,
+    /// Divides what is left [default: 1]
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    std: Vec<f32>,
+    /// Order of the axes: nchw, nhwc [default: as the input's shape says]
+    #[arg(long)]
+    layout: Option<Layout>,
+    /// Order of the channels: rgb, bgr [default: rgb]
+    #[arg(long)]
+    channel_order: Option<ChannelOrder>,
+}
+
+/// What goes in and comes out of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Io {
+    /// Real numbers
+    Float,
+    /// Stored integers
+    Int,
+}
+
+impl From<Io> for engine::Io {
+    fn from(io: Io) -> engine::Io {
+        match io {
+            Io::Float => engine::Io::Float,
+            Io::Int => engine::Io::Int,
+        }
+    }
+}
+
+/// A flag that cannot be meant as it is written.
+pub fn usage(message: impl Into<String>) -> Error {
+    Error::new(qcc::ir::diag::Code::FLAGS, message)
+}
+
+impl ModelFlags {
+    /// The options that the flags stand for.
+    pub fn options(&self, threads: usize) -> Result<Options, Error> {
+        let mut options = Options {
+            target: Target::from_str(&self.target)?,
+            calibration: self.calibrate.clone().map(Calibration::Path),
+            ranges: self.ranges.as_deref().map(RangeTable::load).transpose()?,
+            method: self.method,
+            preprocess: self.image.preprocess()?,
+            pipeline: self.passes.clone(),
+            threads,
+            progress: terminal::progress("calibrating"),
+            ..Options::default()
+        };
+        options.target.wide = !self.portable_kernels;
+        for text in &self.shape {
+            options.shapes.shape_flag(text).map_err(|e| usage(format!("--shape: {e}")))?;
+        }
+        for text in &self.dim {
+            options.shapes.dim_flag(text).map_err(|e| usage(format!("--dim: {e}")))?;
+        }
+        for text in &self.input_range {
+            let (name, range) = input_range(text)?;
+            options.input_ranges.insert(name, range);
+        }
+        Ok(options)
+    }
+
+    /// True if ranges come from the model alone.
+    pub fn is_data_free(&self) -> bool {
+        self.calibrate.is_none() && self.ranges.is_none()
+    }
+}
+
+/// `NAME=MIN:MAX`, or `MIN:MAX` under an empty name.
+fn input_range(text: &str) -> Result<(String, Range), Error> {
+    let expected = || usage(format!("--input-range: expected [INPUT=]MIN:MAX, found `{text}`"));
+    let (name, ends) = text.rsplit_once('=').unwrap_or(("", text));
+    let (min, max) = ends.split_once(':').ok_or_else(expected)?;
+    let number = |s: &str| s.trim().parse::<f32>().map_err(|_| expected());
+    let range = Range { min: number(min)?, max: number(max)? };
+    if range.is_valid() { Ok((name.to_string(), range)) } else { Err(expected()) }
+}
+
+impl ImageFlags {
+    /// The preprocessing, if any flag speaks of it.
+    pub fn preprocess(&self) -> Result<Option<Preprocess>, Error> {
+        let mut p = match &self.preset {
+            Some(name) => Preprocess::preset(name).ok_or_else(|| {
+                let known: Vec<_> = Preprocess::PRESETS.iter().map(|p| p.0).collect();
+                usage(format!("--preset: `{name}` is none of {}", known.join(", ")))
+            })?,
+            None => Preprocess::default(),
+        };
+        let untouched = p.clone();
+        if let Some(text) = &self.resize {
+            p.resize = match extent("--resize", text)? {
+                None => Resize::Keep,
+                Some((s, t)) if text.contains('x') => Resize::Exact((s, t)),
+                Some((s, _)) => Resize::Short(s),
+            };
+        }
+        if let Some(text) = &self.crop {
+            p.crop = extent("--crop", text)?;
+        }
+        p.scale = self.scale.unwrap_or(p.scale);
+        for (given, place) in [(&self.mean, &mut p.mean), (&self.std, &mut p.std)] {
+            if !given.is_empty() {
+                place.clone_from(given);
+            }
+        }
+        p.layout = self.layout.or(p.layout);
+        p.order = self.channel_order.unwrap_or(p.order);
+        p.check().map_err(usage)?;
+        // `--scale 255` changes nothing and yet says that inputs are images.
+        let speaks = self.preset.is_some() || self.scale.is_some() || p != untouched;
+        Ok(speaks.then_some(p))
+    }
+}
+
+/// A side or height x width; `None` for 0.
+fn extent(flag: &str, text: &str) -> Result<Option<Extent>, Error> {
+    let expected = || usage(format!("{flag}: expected a number of pixels or HEIGHTxWIDTH, found `{text}`"));
+    let side = |s: &str| s.parse::<u32>().ok().filter(|&n| n <= 1 << 16).ok_or_else(expected);
+    let (height, width) = match text.split_once('x') {
+        Some((h, w)) => (side(h)?, side(w)?),
+        None => (side(text)?, side(text)?),
+    };
+    match (height, width) {
+        (0, 0) => Ok(None),
+        (0, _) | (_, 0) => Err(expected()),
+        both => Ok(Some(both)),
+    }
+}

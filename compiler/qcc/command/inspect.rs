@@ -1,0 +1,133 @@
+//! `qcc inspect`: what a file holds.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use object::{Object as _, ObjectSection as _};
+use qcc::ir::ops::{Contract, IntOp};
+use qcc::ir::{Class, Graph, NodeId, ValueId};
+use qcc::{Error, Source};
+
+use super::flags::ModelFlags;
+use super::run::{is_compiled, load};
+use super::terminal;
+
+/// Describe a model.
+#[derive(Args)]
+pub struct Inspect {
+    /// Model: .onnx, .qir or .so
+    file: PathBuf,
+    #[command(flatten)]
+    flags: ModelFlags,
+}
+
+impl Inspect {
+    /// Does it.
+    pub fn execute(&self) -> Result<(), Error> {
+        let text = if is_compiled(&self.file) {
+            self.compiled()?
+        } else {
+            let graph = Source::from(self.file.as_path()).load(&self.flags.options(0)?)?;
+            graph_text(&graph)
+        };
+        terminal::result(&text);
+        Ok(())
+    }
+
+    fn compiled(&self) -> Result<String, Error> {
+        let model = load(&self.file)?;
+        let info = model.info();
+        let mut out = String::new();
+        let hash: String = info.model_hash.iter().map(|b| format!("{b:02x}")).collect();
+        let mut row = |name: &str, value: String| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "{name:<22}{value}");
+        };
+        row("model", info.name.clone());
+        row("compiler", format!("qcc {}", info.compiler));
+        row("hash", hash);
+        row("CPU features", info.cpu_features.to_string());
+        row("multiply-accumulates", info.macs.to_string());
+        row("scratch", format!("{} bytes", info.scratch_bytes));
+        row("float edge", if info.has_float_edge { "yes" } else { "no" }.to_string());
+        for (what, list) in [("input", &info.inputs), ("output", &info.outputs)] {
+            for t in list {
+                let quant = t.quant.map_or(String::new(), |q| format!(", {:?} * (stored - {})", q.scale, q.zero_point));
+                row(what, format!("`{}` {} {:?}{quant}", t.name, t.dtype, t.dims));
+            }
+        }
+        if let Some(m) = model.manifest() {
+            row("source", m.source.clone());
+            row("target", m.target.clone());
+            row("ranges", m.ranges.clone());
+            row("passes", m.pipeline.clone());
+            for (name, value) in &m.options {
+                row(&format!("--{name}"), value.clone());
+            }
+            for p in &m.preprocessing {
+                let numbers = format!("1/{}, mean {:?}, std {:?}", 1.0 / p.scale, p.mean, p.std);
+                let preset = if p.preset.is_empty() { String::new() } else { format!(" ({})", p.preset) };
+                row("images", format!("{numbers}, {}, {}{preset}", p.layout, p.channels));
+            }
+            if let Some(arena) = &m.arena {
+                let shared = format!("{} bytes in {} buffers unshared", arena.unshared_bytes, arena.buffers);
+                row("memory", format!("{shared}, {} at once at most", arena.peak_live_bytes));
+                row("constants", format!("{} bytes", arena.constant_bytes));
+            }
+        }
+        let bytes = std::fs::read(&self.file).map_err(|e| Error::file(&self.file, "read the model", e))?;
+        let elf = object::File::parse(&*bytes).map_err(|e| Error::file(&self.file, "read the model", e))?;
+        for section in elf.sections().filter(|s| s.size() > 0) {
+            row("section", format!("{:<16} {:>12} bytes", section.name().unwrap_or("?"), section.size()));
+        }
+        if let Some(m) = model.manifest() {
+            let _ = writeln!(out, "\n{:>14} {:>12}  step: kernel", "MACs", "weight bytes");
+            for step in &m.steps {
+                let _ = writeln!(out, "{:>14} {:>12}  {}: {}", step.macs, step.weight_bytes, step.name, step.kernel);
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn graph_text(graph: &Graph) -> String {
+    let mut out = format!("graph                 {}\n", graph.name);
+    let list = |ids: &[ValueId]| ids.iter().map(|&v| (graph.name_of(v).to_string(), graph.ty(v).to_string())).collect();
+    let lists: [(&str, Vec<(String, String)>); 2] =
+        [("input", list(graph.inputs())), ("output", list(graph.outputs()))];
+    for (what, values) in lists {
+        for (name, ty) in values {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "{what:<22}`{name}` {ty}");
+        }
+    }
+    let (count, parameters) = graph.constants().fold((0, 0), |(n, e), (_, t)| (n + 1, e + t.data.len()));
+    let _ = writeln!(out, "{:<22}{parameters} in {count} constants", "parameters");
+    let macs: u64 = graph.order().iter().map(|&n| macs(graph, n)).sum();
+    let _ = writeln!(out, "{:<22}{macs}", "multiply-accumulates");
+    let mut operators: BTreeMap<&str, usize> = BTreeMap::new();
+    for n in graph.order() {
+        *operators.entry(graph.op(n).name()).or_default() += 1;
+    }
+    let _ = writeln!(out, "{:<22}{}", "operations", graph.node_count());
+    for (name, count) in operators {
+        let _ = writeln!(out, "{count:>8}  {name}");
+    }
+    out
+}
+
+/// Multiply-accumulates of a node.
+fn macs(graph: &Graph, n: NodeId) -> u64 {
+    let operands = graph.operands(n);
+    let dims = |i: usize| graph.ty(operands[i]).dims.as_slice();
+    let terms: usize = match graph.op(n).info().class {
+        // Weights have the outputs first: what is behind is summed up for each.
+        Class::Contract(Contract::Conv2d | Contract::Linear)
+        | Class::Int(IntOp::Conv2d | IntOp::Linear | IntOp::QConv2d | IntOp::QLinear) => dims(1)[1..].iter().product(),
+        Class::Contract(Contract::MatMul) => dims(0).last().copied().unwrap_or(1),
+        _ => 0,
+    };
+    graph.ty(graph.result(n)).elements() as u64 * terms as u64
+}

@@ -1,0 +1,90 @@
+//! The command line: what can be asked, and who answers.
+
+mod bench;
+mod build;
+mod check;
+mod compare;
+mod flags;
+mod inspect;
+mod list;
+mod opt;
+mod run;
+pub mod terminal;
+
+use clap::{Parser, Subcommand};
+use qcc::{Error, Kind};
+
+/// Compiles a float neural network (ONNX) into integer-only machine code.
+#[derive(Parser)]
+#[command(name = "qcc", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "Without a subcommand, MODEL is compiled: qcc model.onnx -o model.so")]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    build: Option<build::Build>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a model on an array
+    Run(run::Run),
+    /// Count the float instructions of a compiled model
+    Check(check::Check),
+    /// Compare the integer model with the float one
+    Compare(Box<compare::Compare>),
+    /// Measure the speed of a model
+    Bench(bench::Bench),
+    /// Describe a model
+    Inspect(inspect::Inspect),
+    /// Run passes on a .qir file and print the graph
+    Opt(opt::Opt),
+    /// List all operators
+    ListOps,
+    /// List all passes
+    ListPasses,
+    /// List all environment variables
+    ListKnobs,
+}
+
+/// How a command ended, unless something went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done.
+    Done,
+    /// What was to be verified is not so.
+    Refuted,
+}
+
+/// Does what was asked and returns the exit code.
+pub fn dispatch(arguments: Arguments) -> u8 {
+    let done = |result: Result<(), Error>| result.map(|()| Verdict::Done);
+    let result = match (arguments.command, arguments.build) {
+        (Some(Command::Run(run)), _) => done(run.execute()),
+        (Some(Command::Check(check)), _) => check.execute(),
+        (Some(Command::Compare(compare)), _) => done(compare.execute()),
+        (Some(Command::Bench(bench)), _) => done(bench.execute()),
+        (Some(Command::Inspect(inspect)), _) => done(inspect.execute()),
+        (Some(Command::Opt(opt)), _) => done(opt.execute()),
+        (Some(Command::ListOps), _) => done(list::operators()),
+        (Some(Command::ListPasses), _) => done(list::passes()),
+        (Some(Command::ListKnobs), _) => done(list::knobs()),
+        (None, Some(build)) => done(build.execute()),
+        (None, None) => {
+            terminal::note("error: no model is given; see qcc --help");
+            return 2;
+        }
+    };
+    match result {
+        Ok(Verdict::Done) => 0,
+        Ok(Verdict::Refuted) => 3,
+        Err(error) => {
+            terminal::show(&error);
+            match error.kind() {
+                Kind::Input => 1,
+                Kind::Usage => 2,
+                Kind::Bug => 101,
+            }
+        }
+    }
+}

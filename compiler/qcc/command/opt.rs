@@ -1,0 +1,41 @@
+//! `qcc opt`: passes on a graph in textual form.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use qcc::Error;
+
+use super::build::WatchFlags;
+use super::flags::ModelFlags;
+use super::terminal;
+
+/// Run passes on a .qir file and print the graph.
+#[derive(Args)]
+pub struct Opt {
+    /// Graph: .qir, or .onnx
+    file: PathBuf,
+    /// File to write instead of stdout
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    flags: ModelFlags,
+    #[command(flatten)]
+    watch: WatchFlags,
+}
+
+impl Opt {
+    /// Does it.
+    pub fn execute(&self) -> Result<(), Error> {
+        let mut options = self.flags.options(0)?;
+        // Without `--passes` the graph is only read, verified and printed.
+        options.pipeline.get_or_insert_default();
+        let compiled = self.watch.compile(&self.file, &options)?;
+        match &self.output {
+            Some(path) => compiled.write_text(path),
+            None => {
+                terminal::result(&qcc::ir::print(compiled.graph()));
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Which layer does the damage: every value that both graphs have, matched by name.
+
+use std::collections::{HashMap, HashSet};
+
+use qcc_interp::Evaluator;
+use qcc_ir::{Graph, Tensor, Uniform, ValueId};
+use qcc_passes::Samples;
+use serde::Serialize;
+
+use super::{Noise, reals};
+use crate::data::Dataset;
+use crate::edge::Boundary;
+use crate::{Compiled, Error};
+
+/// One value of the model in both forms.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Layer {
+    /// Name of the value.
+    pub name: String,
+    /// Integer operator that computes it.
+    pub op: String,
+    /// Signal-to-noise ratio of the value; `None` if there is no noise.
+    pub sqnr_db: Option<f64>,
+    /// How much of it was lost here: the least ratio of the values that it is computed from, less its own.
+    pub loss_db: f64,
+    /// Cosine of the angle between the float and the integer value.
+    pub cosine: f64,
+    /// Least and greatest float value.
+    pub float_range: (f64, f64),
+    /// Least and greatest value that the integers can stand for.
+    pub int_range: (f64, f64),
+}
+
+/// Running sums of one value.
+#[derive(Debug, Clone, Copy)]
+struct Sums {
+    noise: Noise,
+    product: f64,
+    power: f64,
+    range: (f64, f64),
+}
+
+impl Default for Sums {
+    fn default() -> Sums {
+        Sums { noise: Noise::default(), product: 0.0, power: 0.0, range: (f64::INFINITY, f64::NEG_INFINITY) }
+    }
+}
+
+/// Compares the first `limit` calls, value by value; the most damaging first.
+pub fn layers(compiled: &Compiled, data: &Dataset, limit: usize) -> Result<Vec<Layer>, Error> {
+    let (float_graph, graph) = (compiled.source(), compiled.graph());
+    let (float, int) = (Evaluator::new(float_graph), Evaluator::new(graph));
+    let both: HashMap<ValueId, ValueId> = graph
+        .values()
+        .filter(|&v| graph.constant(v).is_none() && graph.ty(v).uniform().is_some_and(|u| u.axis.is_none()))
+        .filter_map(|v| Some((float_graph.find(graph.name_of(v))?, v)))
+        .filter(|&(f, v)| float_graph.ty(f).elements() == graph.ty(v).elements())
+        .collect();
+    let boundary: Vec<Boundary> = graph.inputs().iter().map(|&v| Boundary::of_type(graph.ty(v))).collect();
+    let mut sums: HashMap<ValueId, Sums> = HashMap::new();
+    for i in 0..data.len().min(limit) {
+        let inputs = data.get(i)?;
+        let mut seen: HashMap<ValueId, Tensor> = HashMap::new();
+        float.run_observed(&inputs, &mut |f, tensor| {
+            if let Some(&v) = both.get(&f) {
+                seen.insert(v, tensor.clone());
+            }
+        })?;
+        let stored: Vec<Tensor> = boundary.iter().zip(&inputs).map(|(b, t)| b.store(t)).collect();
+        int.run_observed(&stored, &mut |v, tensor| {
+            if let (Some(f), Some(u)) = (seen.remove(&v), graph.ty(v).uniform()) {
+                sums.entry(v).or_default().observe(&f, tensor, u);
+            }
+        })?;
+    }
+    let mut found: Vec<Layer> = sums.iter().map(|(&v, s)| s.layer(graph, v, &sums)).collect();
+    found.sort_by(|a, b| b.loss_db.total_cmp(&a.loss_db).then_with(|| a.name.cmp(&b.name)));
+    Ok(found)
+}
+
+impl Sums {
+    fn observe(&mut self, float: &Tensor, int: &Tensor, u: &Uniform) {
+        let (scale, zero) = (f64::from(u.scale()), u.zero_point() as f64);
+        let real: Vec<f64> = reals(int).into_iter().map(|q| scale * (q - zero)).collect();
+        let float_values = reals(float);
+        // Integer graphs are NHWC in their interior; where the shape does not tell, the order with less noise is the right one.
+        let mut best: Option<Sums> = None;
+        for order in [Order::Same, Order::Nhwc] {
+            let fits = match order {
+                Order::Same => float.dims == int.dims,
+                Order::Nhwc => matches!((float.dims.as_slice(), int.dims.as_slice()),
+                    (&[n, c, h, w], &[m, y, x, d]) if (n, c, h, w) == (m, d, y, x)),
+            };
+            if !fits {
+                continue;
+            }
+            let mut sums = Sums::default();
+            for (i, &f) in float_values.iter().enumerate() {
+                sums.add(f, real[order.position(i, &float.dims)]);
+            }
+            if best.is_none_or(|b| sums.noise.noise < b.noise.noise) {
+                best = Some(sums);
+            }
+        }
+        if let Some(sums) = best {
+            self.noise.merge(sums.noise);
+            self.product += sums.product;
+            self.power += sums.power;
+            self.range = (self.range.0.min(sums.range.0), self.range.1.max(sums.range.1));
+        }
+    }
+
+    fn add(&mut self, float: f64, int: f64) {
+        self.noise.add(float, int);
+        self.product += float * int;
+        self.power += int * int;
+        self.range = (self.range.0.min(float), self.range.1.max(float));
+    }
+
+    fn layer(&self, graph: &Graph, v: ValueId, all: &HashMap<ValueId, Sums>) -> Layer {
+        let own = self.noise.decibels();
+        let before = sources(graph, v, all).filter_map(|s| all[&s].noise.decibels()).reduce(f64::min);
+        let range = graph.ty(v).uniform().map(|u| u.range());
+        let norm = (self.noise.signal * self.power).sqrt();
+        Layer {
+            name: graph.name_of(v).to_string(),
+            op: graph.producer(v).map_or("input", |n| graph.op(n).name()).to_string(),
+            sqnr_db: own,
+            loss_db: match (before, own) {
+                (Some(before), Some(own)) => before - own,
+                _ => 0.0,
+            },
+            cosine: if norm > 0.0 { self.product / norm } else { 1.0 },
+            float_range: self.range,
+            int_range: range.map_or((0.0, 0.0), |r| (r.min.into(), r.max.into())),
+        }
+    }
+}
+
+/// The nearest values before `v` that were compared.
+fn sources<'a>(graph: &'a Graph, v: ValueId, all: &'a HashMap<ValueId, Sums>) -> impl Iterator<Item = ValueId> + 'a {
+    let mut open = vec![v];
+    let mut seen = HashSet::new();
+    std::iter::from_fn(move || {
+        loop {
+            let next = open.pop()?;
+            if next != v && all.contains_key(&next) {
+                return Some(next);
+            }
+            let operands = graph.producer(next).map(|n| graph.operands(n)).unwrap_or_default();
+            open.extend(operands.into_iter().filter(|&o| seen.insert(o)));
+        }
+    })
+}
+
+/// How the elements of the integer value are ordered.
+#[derive(Clone, Copy)]
+enum Order {
+    Same,
+    Nhwc,
+}
+
+impl Order {
+    /// Where element `i` of the float value is in the integer value.
+    fn position(self, i: usize, dims: &[usize]) -> usize {
+        match (self, dims) {
+            (Order::Nhwc, &[_, c, h, w]) => {
+                let (n, channel, y, x) = (i / (c * h * w), i / (h * w) % c, i / w % h, i % w);
+                ((n * h + y) * w + x) * c + channel
+            }
+            _ => i,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The integer model against the float one: accuracy on labelled samples, agreement, and noise.
+//!
+//! Signal-to-quantization-noise ratio: `SQNR = 10 log10(sum f^2 / sum (f - q)^2)` in decibels, over all samples, `f` being
+//! the float result and `q` the real number that the integer result stands for. Of several outputs the worst counts.
+
+mod layers;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use qcc_interp::Evaluator;
+use qcc_ir::diag::Code;
+use qcc_ir::{Tensor, verify};
+use qcc_passes::Samples;
+use qcc_passes::context::Progress;
+use rayon::prelude::*;
+use serde::Serialize;
+
+pub use crate::engine::{Engine, Io, Runner};
+pub use layers::{Layer, layers};
+
+use crate::data::Dataset;
+use crate::{Compiled, Error};
+
+/// How the integer model did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Fraction of samples that the float model gets right; `None` without labels.
+    pub float_top1: Option<f64>,
+    /// Fraction of samples that the integer model gets right.
+    pub int_top1: Option<f64>,
+    /// Fraction of samples for which both give the same class.
+    pub agreement: f64,
+    /// Signal-to-noise ratio of the output; `None` if the two are equal.
+    pub sqnr_db: Option<f64>,
+    /// Number of samples.
+    pub samples: usize,
+}
+
+/// Signal and noise of one output.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Noise {
+    pub signal: f64,
+    pub noise: f64,
+}
+
+impl Noise {
+    pub fn add(&mut self, float: f64, int: f64) {
+        self.signal += float * float;
+        self.noise += (float - int) * (float - int);
+    }
+
+    pub fn merge(&mut self, other: Noise) {
+        self.signal += other.signal;
+        self.noise += other.noise;
+    }
+
+    pub fn decibels(self) -> Option<f64> {
+        (self.noise > 0.0).then(|| 10.0 * (self.signal / self.noise).max(1e-30).log10())
+    }
+}
+
+/// What one call of both models gave.
+struct Outcome {
+    /// Class by the float and by the integer model, for each sample of the batch.
+    classes: Vec<(usize, usize)>,
+    noise: Vec<Noise>,
+}
+
+/// How to compare.
+#[derive(Clone, Default)]
+pub struct CompareOptions {
+    /// Threads, 0 for one a core.
+    pub threads: usize,
+    /// Told how many samples are done.
+    pub progress: Option<Progress>,
+    /// Added to every label, for models whose first class is something else.
+    pub label_offset: i64,
+}
+
+/// Compares over all samples; `engine` runs the integer model. The result does not depend on the number of threads.
+pub fn compare(
+    compiled: &Compiled,
+    engine: &Engine,
+    data: &Dataset,
+    options: &CompareOptions,
+) -> Result<Comparison, Error> {
+    verify(compiled.source())?;
+    let float = Evaluator::new(compiled.source());
+    let calls = data.len();
+    let done = AtomicUsize::new(0);
+    let one = |runner: &mut Runner<'_>, i: usize| -> Result<Outcome, Error> {
+        let inputs = data.get(i)?;
+        let expected = float.run(&inputs)?;
+        let found = runner.run(&inputs, Io::Float)?;
+        let outcome = judge(&expected, &found, data.batch());
+        if let Some(progress) = &options.progress {
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, calls);
+        }
+        Ok(outcome)
+    };
+    let fail = |e| Error::new(Code::TARGET, format!("cannot start threads: {e}"));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().map_err(fail)?;
+    let outcomes: Vec<Outcome> = pool.install(|| {
+        (0..calls).into_par_iter().map_init(|| engine.runner(), |runner, i| one(runner, i)).collect::<Result<_, _>>()
+    })?;
+    Ok(summarize(&outcomes, data, options.label_offset))
+}
+
+fn judge(expected: &[Tensor], found: &[Tensor], batch: usize) -> Outcome {
+    let mut noise = Vec::with_capacity(expected.len());
+    let mut classes = Vec::new();
+    for (i, (e, f)) in expected.iter().zip(found).enumerate() {
+        let (e, f) = (reals(e), reals(f));
+        let mut sum = Noise::default();
+        e.iter().zip(&f).for_each(|(&a, &b)| sum.add(a, b));
+        noise.push(sum);
+        if i == 0 {
+            let row = (e.len() / batch).max(1);
+            classes = e.chunks(row).zip(f.chunks(row)).map(|(e, f)| (top(e), top(f))).collect();
+        }
+    }
+    Outcome { classes, noise }
+}
+
+fn summarize(outcomes: &[Outcome], data: &Dataset, label_offset: i64) -> Comparison {
+    let classes: Vec<(usize, usize)> = outcomes.iter().flat_map(|o| o.classes.iter().copied()).collect();
+    let mut noise: Vec<Noise> = Vec::new();
+    for outcome in outcomes {
+        noise.resize(noise.len().max(outcome.noise.len()), Noise::default());
+        noise.iter_mut().zip(&outcome.noise).for_each(|(all, &one)| all.merge(one));
+    }
+    let samples = classes.len();
+    let share = |count: usize| count as f64 / samples.max(1) as f64;
+    let right = |class: fn(&(usize, usize)) -> usize| {
+        let labels = data.labels()?;
+        let hits = classes.iter().zip(labels).filter(|(c, l)| i64::try_from(class(c)) == Ok(**l + label_offset));
+        Some(share(hits.count()))
+    };
+    let worst = noise.iter().filter_map(|n| n.decibels()).reduce(f64::min);
+    Comparison {
+        float_top1: right(|c| c.0),
+        int_top1: right(|c| c.1),
+        agreement: share(classes.iter().filter(|c| c.0 == c.1).count()),
+        sqnr_db: worst,
+        samples,
+    }
+}
+
+/// Elements as real numbers.
+pub(crate) fn reals(tensor: &Tensor) -> Vec<f64> {
+    qcc_ir::for_data!(&tensor.data, v => v.iter().map(|&x| x as f64).collect())
+}
+
+/// Index of the greatest element, the first of several.
+fn top(row: &[f64]) -> usize {
+    row.iter().enumerate().fold(0, |best, (i, &x)| if x > row[best] { i } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_take_the_first() {
+        assert_eq!(top(&[1.0, 3.0, 3.0, 2.0]), 1);
+        assert_eq!(top(&[0.0, 0.0]), 0);
+        assert_eq!(top(&[]), 0);
+    }
+
+    #[test]
+    fn noise_is_measured_against_the_signal() {
+        let mut noise = Noise::default();
+        noise.add(10.0, 10.0);
+        assert_eq!(noise.decibels(), None);
+        noise.add(0.0, 1.0);
+        assert!((noise.decibels().unwrap() - 20.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,289 @@
+//! Compilation: a source, through the passes, to an integer graph and what is made of it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use qcc_codegen::emit::{jit, object};
+use qcc_interp::Evaluator;
+use qcc_ir::diag::Code;
+use qcc_ir::{Diag, Elem, Graph, Level, check_level};
+use qcc_passes::{Context, Pipeline, RangeTable, Samples, Step, default_pipeline};
+use qcc_runtime::{Manifest, Model};
+use sha2::{Digest, Sha256};
+
+use crate::data::Dataset;
+use crate::files;
+use crate::options::Calibration;
+use crate::{Error, Options, Source};
+
+/// A stage that has just ended, for those who watch.
+pub enum Event<'a> {
+    /// The model was read.
+    Imported {
+        /// The model as it was read.
+        graph: &'a Graph,
+        /// How long it took.
+        time: Duration,
+    },
+    /// A pass ran.
+    Pass(&'a Step<'a>),
+}
+
+/// What one pass did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PassReport {
+    /// The pass with its options, as in a pipeline.
+    pub text: String,
+    /// Number of edits.
+    pub edits: usize,
+    /// Nodes in the graph afterwards.
+    pub nodes: usize,
+    /// How long it took, without verification.
+    pub time: Duration,
+    /// What was not done and why.
+    pub remarks: Vec<String>,
+}
+
+/// What a compilation has to say.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Report {
+    /// How the ranges of activations were found.
+    pub range_source: String,
+    /// The passes that ran.
+    pub pipeline: String,
+    /// What each did.
+    pub passes: Vec<PassReport>,
+}
+
+/// A compiled model.
+pub struct Compiled {
+    source: Graph,
+    graph: Graph,
+    options: qcc_codegen::Options,
+    ranges: Option<RangeTable>,
+    report: Report,
+    threads: usize,
+}
+
+/// Compiles a model down to integer operators; machine code is made by the methods of the result.
+pub fn compile(source: impl Into<Source>, options: &Options) -> Result<Compiled, Error> {
+    compile_observed(source, options, &mut |_| {})
+}
+
+/// [`compile`], showing every stage to `observe`.
+pub fn compile_observed(
+    source: impl Into<Source>,
+    options: &Options,
+    observe: &mut dyn FnMut(&Event),
+) -> Result<Compiled, Error> {
+    let source = source.into();
+    let start = Instant::now();
+    let imported = source.load(options)?;
+    let time = start.elapsed();
+    tracing::info!(ms = time.as_millis(), nodes = imported.node_count(), "imported");
+    observe(&Event::Imported { graph: &imported, time });
+    let mut graph = imported.clone();
+    let mut cx = context(&graph, options)?;
+    let text = match &options.pipeline {
+        Some(text) => text.clone(),
+        // What is in integer form already needs no passes.
+        None if check_level(&graph, Level::Int).is_ok() => String::new(),
+        None => default_pipeline(&cx),
+    };
+    let mut report = Report::default();
+    if !text.trim().is_empty() {
+        let pipeline = Pipeline::parse(&text)?;
+        report.pipeline = pipeline.to_string();
+        pipeline.run_observed(&mut graph, &mut cx, usize::MAX, &mut |step| {
+            tracing::info!(pass = step.text, ms = step.time.as_millis(), edits = step.labels.len(), "ran");
+            report.passes.push(PassReport {
+                text: step.text.clone(),
+                edits: step.labels.len(),
+                nodes: step.graph.node_count(),
+                time: step.time,
+                remarks: step.remarks.to_vec(),
+            });
+            observe(&Event::Pass(step));
+        })?;
+    }
+    report.range_source.clone_from(&cx.range_source);
+    let name = match (&options.name, Path::new(&source.file_name()).file_stem()) {
+        (Some(name), _) => name.clone(),
+        (None, Some(stem)) => stem.to_string_lossy().into_owned(),
+        (None, None) => imported.name.clone(),
+    };
+    let record = options.record();
+    let inputs = imported.inputs().iter();
+    let preprocessing = options.preprocess.as_ref().map_or(Vec::new(), |p| {
+        let images = inputs.filter(|&&v| p.layout_of(imported.ty(v)).is_some());
+        images.map(|&v| p.record(imported.name_of(v), imported.ty(v))).collect()
+    });
+    let hash = digest(&imported, &record, cx.ranges.as_ref(), &report.pipeline);
+    let manifest = Manifest {
+        options: record,
+        pipeline: report.pipeline.clone(),
+        preprocessing,
+        ranges: report.range_source.clone(),
+        source: source.file_name(),
+        ..Manifest::default()
+    };
+    let codegen = qcc_codegen::Options { target: options.target, name, float_edge: options.float_edge, hash, manifest };
+    Ok(Compiled { source: imported, graph, options: codegen, ranges: cx.ranges, report, threads: options.threads })
+}
+
+fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
+    let samples: Option<Arc<dyn Samples>> = match &options.calibration {
+        None => None,
+        Some(Calibration::Samples(samples)) => Some(samples.clone()),
+        Some(Calibration::Path(path)) => {
+            let preprocess = options.preprocess.clone().unwrap_or_default();
+            Some(Arc::new(Dataset::open(path, graph, &preprocess)?))
+        }
+    };
+    let mut input_ranges = options.input_ranges.clone();
+    let fallback = input_ranges.remove("");
+    let known = |name: &str| graph.inputs().iter().any(|&v| graph.name_of(v) == name);
+    if let Some(name) = input_ranges.keys().filter(|n| !known(n)).min() {
+        let names: Vec<_> = graph.inputs().iter().map(|&v| graph.name_of(v)).collect();
+        let message = format!("a range is given for `{name}`, which is no input");
+        return Err(Error::new(Code::DATA, message).help(format!("inputs are {}", names.join(", "))));
+    }
+    for &v in graph.inputs() {
+        let ty = graph.ty(v);
+        let images = options.preprocess.as_ref().filter(|p| p.layout_of(ty).is_some());
+        if let Some(range) = fallback.or(images.map(|p| p.range())).filter(|_| ty.is_float()) {
+            input_ranges.entry(graph.name_of(v).to_string()).or_insert(range);
+        }
+    }
+    Ok(Context {
+        samples,
+        input_ranges,
+        ranges: options.ranges.clone(),
+        method: options.method,
+        progress: options.progress.clone(),
+        threads: options.threads,
+        range_source: String::new(),
+    })
+}
+
+/// Digest of everything that shapes the result: model, options, ranges, passes and the compiler's version.
+fn digest(
+    graph: &Graph,
+    record: &std::collections::BTreeMap<String, String>,
+    ranges: Option<&RangeTable>,
+    pipeline: &str,
+) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut put = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    put(env!("CARGO_PKG_VERSION").as_bytes());
+    put(graph.to_string().as_bytes());
+    for (_, tensor) in graph.constants() {
+        qcc_ir::for_data!(&tensor.data, v => for part in v.chunks(1 << 14) {
+            let bytes: Vec<u8> = part.iter().flat_map(|x| x.to_le_bytes()).collect();
+            put(&bytes);
+        });
+    }
+    for (name, value) in record {
+        put(name.as_bytes());
+        put(value.as_bytes());
+    }
+    put(ranges.map(RangeTable::to_json).unwrap_or_default().as_bytes());
+    put(pipeline.as_bytes());
+    hash.finalize().into()
+}
+
+impl Compiled {
+    /// The model as it was read.
+    pub fn source(&self) -> &Graph {
+        &self.source
+    }
+
+    /// The model after the passes: integer-only after the usual ones.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// What the compilation has to say.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The range of every activation: can be saved, edited and given back.
+    pub fn ranges(&self) -> Option<&RangeTable> {
+        self.ranges.as_ref()
+    }
+
+    /// How machine code is made of it.
+    pub fn codegen_options(&self) -> &qcc_codegen::Options {
+        &self.options
+    }
+
+    /// The exact meaning of the compiled model: evaluates the integer graph operation by operation.
+    pub fn interpreter(&self) -> Evaluator {
+        Evaluator::new(&self.graph).with_threads(self.threads.max(1))
+    }
+
+    /// Compiles into the memory of this process.
+    pub fn jit(&self) -> Result<Model, Error> {
+        Ok(self.jit_program()?.model)
+    }
+
+    /// [`Compiled::jit`], with the tasks that the program consists of.
+    pub fn jit_program(&self) -> Result<jit::Jit, Error> {
+        self.check_integer()?;
+        let start = Instant::now();
+        let program = jit::compile(&self.graph, &self.options)?;
+        tracing::info!(ms = start.elapsed().as_millis(), tasks = program.tasks.len(), "compiled in memory");
+        Ok(program)
+    }
+
+    /// Compiles into a relocatable object.
+    pub fn object(&self) -> Result<object::Object, Error> {
+        self.check_integer()?;
+        let start = Instant::now();
+        let object = object::compile(&self.graph, &self.options)?;
+        tracing::info!(ms = start.elapsed().as_millis(), bytes = object.object.len(), "compiled");
+        Ok(object)
+    }
+
+    /// Writes a shared object, and its C header beside it with the extension `.h`. Both are written, or none.
+    pub fn write_so(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let object = self.object()?;
+        let soname = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let image = object.link(&soname)?;
+        files::write_all(&[(path, &image), (&path.with_extension("h"), object.header().as_bytes())])
+    }
+
+    /// Writes a relocatable object and its C header, as [`Compiled::write_so`] does.
+    pub fn write_object(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let object = self.object()?;
+        files::write_all(&[(path, &object.object), (&path.with_extension("h"), object.header().as_bytes())])
+    }
+
+    /// Writes the integer graph as text, all constants inline.
+    pub fn write_text(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::write(path.as_ref(), qcc_ir::print(&self.graph).as_bytes())
+    }
+
+    /// Machine code is made of integer graphs only; another pipeline may end before that.
+    fn check_integer(&self) -> Result<(), Error> {
+        let float = self.graph.values().find(|&v| matches!(self.graph.ty(v).elem, Elem::F32 | Elem::Calibrated(_)));
+        if let (Some(v), false) = (float, self.report.passes.iter().any(|p| p.text.starts_with("check-integer-only"))) {
+            let message =
+                format!("there is no machine code for %{} of type {}", self.graph.name_of(v), self.graph.ty(v));
+            let diag = Diag::new(Code::PIPELINE, message);
+            return Err(diag.help("end the pipeline with `check-integer-only`, or write a .qir file").into());
+        }
+        check_level(&self.graph, Level::Int).map_err(|mut diags| {
+            diags.0.truncate(1);
+            diags.0.iter_mut().for_each(|d| d.code = Code::PIPELINE);
+            Error::from(diags)
+        })
+    }
+}

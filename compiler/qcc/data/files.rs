@@ -1,0 +1,122 @@
+//! Samples that are files of their own: lists and folders of them.
+
+use std::path::{Path, PathBuf};
+
+use image::{ImageReader, Limits, RgbImage};
+use qcc_ir::diag::Code;
+use qcc_ir::{Data, Diag};
+
+use super::array::Array;
+use super::{Input, Preprocess};
+use crate::Error;
+
+/// Longest side of an image that is decoded.
+const MAX_SIDE: u32 = 1 << 20;
+
+/// A file with one sample.
+pub(super) struct Item {
+    path: PathBuf,
+}
+
+impl Item {
+    pub(super) fn new(path: PathBuf) -> Item {
+        Item { path }
+    }
+
+    /// The sample for one input.
+    pub(super) fn load(&self, input: &Input, preprocess: &Preprocess) -> Result<Data, Diag> {
+        let fault = |code: Code, what: String| Diag::new(code, what).in_file(self.path.display().to_string());
+        let first = |e: Error| e.diags().first().cloned().unwrap_or_else(|| fault(Code::FILE, "unreadable".into()));
+        if extension(&self.path) != "npy" {
+            let image = decode(&self.path).map_err(first)?;
+            return preprocess.apply(&image, &input.ty).map_err(|e| fault(Code::DATA, e));
+        }
+        let array = Array::open(&self.path).map_err(first)?;
+        let count = input.sample.iter().product();
+        let ones = |dims: &[usize]| dims.iter().copied().skip_while(|&d| d == 1).collect::<Vec<_>>();
+        if ones(array.dims()) != ones(&input.sample) {
+            let what = format!("an array of shape {:?} is no sample of shape {:?}", array.dims(), input.sample);
+            return Err(fault(Code::DATA, what));
+        }
+        array.elements(0, count, &input.ty.elem).map_err(|e| fault(Code::FILE, format!("cannot read the array: {e}")))
+    }
+}
+
+pub(super) fn is_image(extension: &str) -> bool {
+    matches!(extension, "png" | "jpg" | "jpeg")
+}
+
+fn extension(path: &Path) -> String {
+    path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
+}
+
+/// Decodes an image to 8-bit RGB. What it is, its contents say, not its name.
+pub(super) fn decode(path: &Path) -> Result<RgbImage, Error> {
+    let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the image", e);
+    let mut reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(|e| fail(&e))?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    reader.limits(limits);
+    Ok(reader.decode().map_err(|e| fail(&e))?.into_rgb8())
+}
+
+/// A list: `path label` a line, the label being optional. Paths are relative to the list's folder or to the current one.
+pub(super) fn list(path: &Path) -> Result<(Vec<Item>, Option<Vec<i64>>), Error> {
+    let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the list of samples", e);
+    let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
+    let text = String::from_utf8(bytes).map_err(|_| fail(&"it is not text"))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let (mut items, mut labels) = (Vec::new(), Vec::new());
+    let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));
+    for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+        // Paths may contain blanks: only a last word that is a number is a label.
+        let labelled = line.rsplit_once(char::is_whitespace).and_then(|(p, l)| Some((p.trim_end(), l.parse().ok()?)));
+        let name = match labelled {
+            Some((name, label)) => {
+                labels.push(label);
+                name
+            }
+            None => line,
+        };
+        let found = [folder.join(name), PathBuf::from(name)].into_iter().find(|p| p.is_file());
+        let Some(found) = found else {
+            let diag = Diag::new(Code::FILE, format!("there is no file `{name}`"));
+            return Err(diag.in_file(path.display().to_string()).on_line(number, 1).into());
+        };
+        items.push(Item::new(found));
+    }
+    let all_labelled = labels.len() == items.len() && !items.is_empty();
+    Ok((items, all_labelled.then_some(labels)))
+}
+
+/// The files of a folder, sorted by name, or those of its subfolders named after the inputs.
+pub(super) fn folder(path: &Path, inputs: &[Input]) -> Result<Vec<Vec<Item>>, Error> {
+    let per_input = inputs.iter().all(|i| path.join(&i.name).is_dir());
+    if per_input && !inputs.is_empty() {
+        return inputs.iter().map(|i| samples_in(&path.join(&i.name))).collect();
+    }
+    if inputs.len() != 1 {
+        let names: Vec<_> = inputs.iter().map(|i| i.name.as_str()).collect();
+        let what = format!("a folder of samples for several inputs has a folder for each: {}", names.join(", "));
+        return Err(Diag::new(Code::DATA, what).in_file(path.display().to_string()).into());
+    }
+    Ok(vec![samples_in(path)?])
+}
+
+fn samples_in(path: &Path) -> Result<Vec<Item>, Error> {
+    let fail = |e: std::io::Error| Error::file(path, "read the folder", e);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        let extension = extension(&path);
+        if path.is_file() && (extension == "npy" || is_image(&extension)) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    if found.is_empty() {
+        return Err(Error::file(path, "read the samples", "the folder has no .npy, .png or .jpg file"));
+    }
+    Ok(found.into_iter().map(Item::new).collect())
+}

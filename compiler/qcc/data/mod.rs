@@ -1,0 +1,291 @@
+//! Samples from files, in the forms that people have them:
+//!
+//! | form | samples | labels |
+//! |---|---|---|
+//! | `x.npy` | its rows, already preprocessed | from a file of their own |
+//! | `x.npz` | rows of the arrays named after the inputs, or of its only one | its array `labels` or `y` |
+//! | text file, `path label` a line | images or `.npy` files | second column |
+//! | folder | its images or `.npy` files, sorted; for several inputs a folder of `.npy` each | none |
+//! | image | the image, or one image a row where the rows are as long as the input has pixels | none |
+//!
+//! Nothing but one sample at a time is held in memory, apart from archives and single images.
+
+pub mod array;
+mod files;
+mod preprocess;
+
+use std::path::Path;
+
+use image::RgbImage;
+use qcc_ir::diag::Code;
+use qcc_ir::{Data, Diag, Graph, Tensor, Type};
+use qcc_passes::Samples;
+
+use crate::Error;
+use array::Array;
+use files::Item;
+pub use preprocess::{ChannelOrder, Extent, Layout, Preprocess, Resize};
+
+/// Samples for a model, and their labels where they are known.
+pub struct Dataset {
+    inputs: Vec<Input>,
+    records: Records,
+    labels: Option<Vec<i64>>,
+    preprocess: Preprocess,
+    /// Samples that the model takes at once.
+    batch: usize,
+}
+
+/// An input of the model.
+#[derive(Debug, Clone)]
+pub(crate) struct Input {
+    pub name: String,
+    pub ty: Type,
+    /// Extents of one sample.
+    pub sample: Vec<usize>,
+}
+
+/// Where samples are. An item of a list is one sample for the model's only input; folders of arrays may serve several.
+enum Records {
+    /// An array for each input, one sample a row.
+    Rows(Vec<Array>),
+    /// A file for each sample, per input.
+    Files(Vec<Vec<Item>>),
+    /// An image for each row of this one.
+    Strip(RgbImage),
+}
+
+impl Dataset {
+    /// Opens samples for the inputs of `graph`.
+    pub fn open(path: &Path, graph: &Graph, preprocess: &Preprocess) -> Result<Dataset, Error> {
+        let inputs: Vec<Input> = graph.inputs().iter().map(|&v| Input::new(graph.name_of(v), graph.ty(v))).collect();
+        let batch = batch(&inputs);
+        let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        if !path.exists() {
+            return Err(Error::file(path, "read the samples", "there is no such file or folder"));
+        }
+        let (records, labels) = if path.is_dir() {
+            (Records::Files(files::folder(path, &inputs)?), None)
+        } else {
+            match extension.as_str() {
+                "npy" => (Records::Rows(vec![Array::open(path)?]), None),
+                "npz" => archive(path, &inputs)?,
+                e if files::is_image(e) => (single(path, &inputs)?, None),
+                _ => {
+                    let (items, labels) = files::list(path)?;
+                    (Records::Files(vec![items]), labels)
+                }
+            }
+        };
+        let mut dataset = Dataset { inputs, records, labels, preprocess: preprocess.clone(), batch };
+        dataset.check().map_err(|d| d.in_file(path.display().to_string()))?;
+        let count = dataset.samples();
+        if dataset.labels.as_ref().is_some_and(|l| l.len() != count) {
+            dataset.labels = None;
+        }
+        Ok(dataset)
+    }
+
+    /// Takes labels from a `.npy` or `.npz` file, instead of those found with the samples.
+    pub fn with_labels(mut self, path: &Path) -> Result<Dataset, Error> {
+        let labels = if path.extension().is_some_and(|e| e == "npz") {
+            let mut arrays = Array::open_archive(path)?;
+            let named = arrays.iter().position(|(name, _)| is_label_name(name)).unwrap_or(0);
+            if arrays.is_empty() {
+                return Err(Error::file(path, "read the labels", "the archive has no array"));
+            }
+            arrays.swap_remove(named).1
+        } else {
+            Array::open(path)?
+        };
+        let labels = integers(&labels).map_err(|e| Error::file(path, "read the labels", e))?;
+        if labels.len() != self.samples() {
+            let what = format!("{} labels for {} samples", labels.len(), self.samples());
+            return Err(Error::from(Diag::new(Code::DATA, what).in_file(path.display().to_string())));
+        }
+        self.labels = Some(labels);
+        Ok(self)
+    }
+
+    /// Number of samples, the model's batch not considered.
+    pub fn samples(&self) -> usize {
+        match &self.records {
+            Records::Rows(arrays) => arrays.iter().zip(&self.inputs).map(|(a, i)| i.rows(a)).min().unwrap_or(0),
+            Records::Files(inputs) => inputs.iter().map(Vec::len).min().unwrap_or(0),
+            Records::Strip(image) => image.height() as usize,
+        }
+    }
+
+    /// Samples that one call of the model takes.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Labels, one for each sample.
+    pub fn labels(&self) -> Option<&[i64]> {
+        self.labels.as_deref()
+    }
+
+    fn check(&self) -> Result<(), Diag> {
+        let fault = |what: String| Err(Diag::new(Code::DATA, what));
+        if let Records::Rows(arrays) = &self.records {
+            if arrays.len() != self.inputs.len() {
+                let names: Vec<_> = self.inputs.iter().map(|i| i.name.as_str()).collect();
+                let what = format!("{} inputs and {} arrays", self.inputs.len(), arrays.len());
+                return fault(what).map_err(|d| d.help(format!("give a .npz with the arrays {}", names.join(", "))));
+            }
+            for (array, input) in arrays.iter().zip(&self.inputs) {
+                if !input.takes(array.dims()) {
+                    let wanted = &input.sample;
+                    let what =
+                        format!("an array of shape {:?} does not hold samples of shape {wanted:?}", array.dims());
+                    return fault(what).map_err(|d| d.help(format!("it is for input `{}`", input.name)));
+                }
+            }
+        }
+        if let Records::Files(lists) = &self.records
+            && lists.len() != self.inputs.len()
+        {
+            return fault(format!("files for {} inputs, the model has {}", lists.len(), self.inputs.len()));
+        }
+        match self.samples() {
+            0 => fault("there are no samples".into()),
+            n if n < self.batch => fault(format!("{n} samples for a model that takes {} at once", self.batch)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sample `i` of one input.
+    fn sample(&self, input: usize, i: usize) -> Result<Data, Diag> {
+        let spec = &self.inputs[input];
+        match &self.records {
+            Records::Rows(arrays) => {
+                let count = spec.sample.iter().product();
+                arrays[input]
+                    .elements(i * count, count, &spec.ty.elem)
+                    .map_err(|e| Diag::new(Code::FILE, format!("cannot read sample {i}: {e}")))
+            }
+            Records::Files(lists) => lists[input][i].load(spec, &self.preprocess),
+            Records::Strip(image) => {
+                let (height, width) = pixels(&spec.ty).unwrap_or_default();
+                let row = width * height * 3;
+                let raw = image.as_raw()[i * row..][..row].to_vec();
+                let fault = |what: String| Diag::new(Code::DATA, format!("sample {i}: {what}"));
+                let image = RgbImage::from_raw(width as u32, height as u32, raw);
+                let image = image.ok_or_else(|| fault("the row is too short".into()))?;
+                self.preprocess.apply(&image, &spec.ty).map_err(fault)
+            }
+        }
+    }
+}
+
+/// One call of the model is one item here: as many samples as its batch. A rest that fills no batch is left out.
+impl Samples for Dataset {
+    fn len(&self) -> usize {
+        self.samples() / self.batch
+    }
+
+    fn get(&self, i: usize) -> Result<Vec<Tensor>, Diag> {
+        let one = |input: usize| -> Result<Tensor, Diag> {
+            let mut data = self.sample(input, i * self.batch)?;
+            for b in 1..self.batch {
+                append(&mut data, self.sample(input, i * self.batch + b)?);
+            }
+            Ok(Tensor { dims: self.inputs[input].ty.dims.clone(), data })
+        };
+        (0..self.inputs.len()).map(one).collect()
+    }
+}
+
+impl Input {
+    fn new(name: &str, ty: &Type) -> Input {
+        let sample = if ty.rank() > 1 { ty.dims[1..].to_vec() } else { ty.dims.clone() };
+        Input { name: name.to_string(), ty: ty.clone(), sample }
+    }
+
+    /// True if an array holds whole samples: rows of a sample's shape, perhaps each with a batch axis of 1.
+    fn takes(&self, dims: &[usize]) -> bool {
+        let rest = dims.get(1..).unwrap_or_default();
+        let sample = rest == self.sample || rest.first() == Some(&1) && rest[1..] == self.sample;
+        !dims.is_empty() && (sample || dims == self.sample)
+    }
+
+    fn rows(&self, array: &Array) -> usize {
+        let elements: usize = array.dims().iter().product();
+        elements / self.sample.iter().product::<usize>().max(1)
+    }
+}
+
+/// Samples at once: the common first extent of inputs of rank 2 and more.
+fn batch(inputs: &[Input]) -> usize {
+    let mut firsts = inputs.iter().filter(|i| i.ty.rank() > 1).map(|i| i.ty.dims[0]);
+    let first = firsts.next().unwrap_or(1);
+    if firsts.all(|d| d == first) { first.max(1) } else { 1 }
+}
+
+/// Height and width of an image input.
+fn pixels(ty: &Type) -> Option<(usize, usize)> {
+    match Preprocess::default().layout_of(ty)? {
+        Layout::Nchw => Some((ty.dims[2], ty.dims[3])),
+        Layout::Nhwc => Some((ty.dims[1], ty.dims[2])),
+    }
+}
+
+fn append(data: &mut Data, more: Data) {
+    match (data, more) {
+        (Data::F32(a), Data::F32(b)) => a.extend(b),
+        (Data::I8(a), Data::I8(b)) => a.extend(b),
+        (Data::U8(a), Data::U8(b)) => a.extend(b),
+        (Data::I16(a), Data::I16(b)) => a.extend(b),
+        (Data::I32(a), Data::I32(b)) => a.extend(b),
+        (Data::I64(a), Data::I64(b)) => a.extend(b),
+        // Samples of one input have one type.
+        _ => {}
+    }
+}
+
+fn is_label_name(name: &str) -> bool {
+    matches!(name, "labels" | "label" | "y")
+}
+
+fn integers(array: &Array) -> std::io::Result<Vec<i64>> {
+    let tensor = array.tensor_as(&qcc_ir::Elem::Int(qcc_ir::Int::I64))?;
+    Ok(tensor.as_i64().map(<[i64]>::to_vec).unwrap_or_default())
+}
+
+/// Arrays of an archive by input name, or its only array for the only input.
+fn archive(path: &Path, inputs: &[Input]) -> Result<(Records, Option<Vec<i64>>), Error> {
+    let (labels, mut arrays): (Vec<_>, Vec<_>) = Array::open_archive(path)?
+        .into_iter()
+        .partition(|(n, _)| is_label_name(n) && inputs.iter().all(|i| i.name != *n));
+    let labels = match labels.first() {
+        Some((_, array)) => Some(integers(array).map_err(|e| Error::file(path, "read the labels", e))?),
+        None => None,
+    };
+    if let ([input], [(name, _)]) = (inputs, arrays.as_mut_slice()) {
+        name.clone_from(&input.name);
+    }
+    let mut found = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        let Some(i) = arrays.iter().position(|(name, _)| *name == input.name) else {
+            let names: Vec<_> = arrays.iter().map(|(n, _)| format!("`{n}`")).collect();
+            let what = format!("the archive has no array `{}`; it has {}", input.name, names.join(", "));
+            return Err(Diag::new(Code::DATA, what).in_file(path.display().to_string()).into());
+        };
+        found.push(arrays.swap_remove(i).1);
+    }
+    Ok((Records::Rows(found), labels))
+}
+
+/// One image, or a strip of images one a row.
+fn single(path: &Path, inputs: &[Input]) -> Result<Records, Error> {
+    let image = files::decode(path)?;
+    let strip = match inputs {
+        [input] => pixels(&input.ty).is_some_and(|(h, w)| h > 1 && h * w == image.width() as usize),
+        _ => false,
+    };
+    if strip {
+        return Ok(Records::Strip(image));
+    }
+    Ok(Records::Files(vec![vec![Item::new(path.to_path_buf())]]))
+}

@@ -1,0 +1,96 @@
+//! How a model is compiled.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use qcc_codegen::Target;
+use qcc_ir::Range;
+use qcc_onnx::ImportOptions;
+use qcc_passes::context::Progress;
+use qcc_passes::{Method, RangeTable, Samples};
+
+use crate::data::Preprocess;
+
+/// Samples to calibrate with.
+#[derive(Clone)]
+pub enum Calibration {
+    /// A file or folder in one of the forms that [`crate::data::Dataset::open`] takes.
+    Path(PathBuf),
+    /// Samples from elsewhere.
+    Samples(Arc<dyn Samples>),
+}
+
+/// How a model is compiled. The default needs no data: it targets this CPU and derives ranges from the model.
+#[derive(Clone)]
+pub struct Options {
+    /// CPU to compile for.
+    pub target: Target,
+    /// Name of the model, from which C functions are named; by default that of the source file.
+    pub name: Option<String>,
+    /// Whether the model also takes and gives floats.
+    pub float_edge: bool,
+    /// Extents that the model leaves open.
+    pub shapes: ImportOptions,
+    /// Samples from which ranges are found.
+    pub calibration: Option<Calibration>,
+    /// Ranges found earlier, instead of samples.
+    pub ranges: Option<RangeTable>,
+    /// How a range is chosen from what was observed.
+    pub method: Method,
+    /// Declared ranges of inputs, by name; under an empty name, of all inputs that are not named.
+    pub input_ranges: HashMap<String, Range>,
+    /// How images become inputs; also declares the inputs' range where nothing else does.
+    pub preprocess: Option<Preprocess>,
+    /// Passes to run instead of the usual ones.
+    pub pipeline: Option<String>,
+    /// Threads of the compiler; 0 for one a core. The result does not depend on it.
+    pub threads: usize,
+    /// Told how far calibration is.
+    pub progress: Option<Progress>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            target: Target::native(),
+            name: None,
+            float_edge: true,
+            shapes: ImportOptions::default(),
+            calibration: None,
+            ranges: None,
+            method: Method::default(),
+            input_ranges: HashMap::new(),
+            preprocess: None,
+            pipeline: None,
+            threads: 0,
+            progress: None,
+        }
+    }
+}
+
+impl Options {
+    /// Everything that shapes the result, by the name of its flag: recorded in the model and part of its hash.
+    pub(crate) fn record(&self) -> BTreeMap<String, String> {
+        let mut record = BTreeMap::new();
+        let mut put = |name: &str, value: String| record.insert(name.to_string(), value);
+        put("target", self.target.name().to_string());
+        put("wide", self.target.wide.to_string());
+        put("io", if self.float_edge { "float" } else { "int" }.to_string());
+        put("method", self.method.to_string());
+        if let Some(pipeline) = &self.pipeline {
+            put("passes", pipeline.clone());
+        }
+        let mut list = |name: &str, mut items: Vec<String>| {
+            items.sort();
+            if !items.is_empty() {
+                record.insert(name.to_string(), items.join(" "));
+            }
+        };
+        let dims = |d: &[usize]| d.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+        list("shape", self.shapes.shapes.iter().map(|(n, d)| format!("{n}={}", dims(d))).collect());
+        list("dim", self.shapes.dims.iter().map(|(n, d)| format!("{n}={d}")).collect());
+        list("input-range", self.input_ranges.iter().map(|(n, r)| format!("{n}={:?}:{:?}", r.min, r.max)).collect());
+        record
+    }
+}

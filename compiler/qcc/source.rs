@@ -1,0 +1,92 @@
+//! Where a model comes from.
+
+use std::path::{Path, PathBuf};
+
+use qcc_ir::diag::Code;
+use qcc_ir::{Diag, Graph, parse};
+
+use crate::{Error, Options};
+
+/// A model to compile.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A file: `.qir` is the textual form, everything else is taken for ONNX.
+    Path(PathBuf),
+    /// The contents of an ONNX file.
+    Onnx(Vec<u8>),
+    /// A graph made by other means.
+    Graph(Graph),
+}
+
+impl From<&Path> for Source {
+    fn from(path: &Path) -> Source {
+        Source::Path(path.to_path_buf())
+    }
+}
+
+impl From<PathBuf> for Source {
+    fn from(path: PathBuf) -> Source {
+        Source::Path(path)
+    }
+}
+
+impl From<&str> for Source {
+    fn from(path: &str) -> Source {
+        Source::Path(path.into())
+    }
+}
+
+impl From<Vec<u8>> for Source {
+    fn from(bytes: Vec<u8>) -> Source {
+        Source::Onnx(bytes)
+    }
+}
+
+impl From<Graph> for Source {
+    fn from(graph: Graph) -> Source {
+        Source::Graph(graph)
+    }
+}
+
+impl Source {
+    /// The file's name without its folder; empty if there is no file.
+    pub(crate) fn file_name(&self) -> String {
+        match self {
+            Source::Path(path) => path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            Source::Onnx(_) | Source::Graph(_) => String::new(),
+        }
+    }
+
+    /// Reads and verifies the model.
+    pub fn load(&self, options: &Options) -> Result<Graph, Error> {
+        match self {
+            Source::Path(path) if is_text(path) => read_text(path),
+            Source::Path(path) => Ok(qcc_onnx::import(path, &options.shapes)?),
+            Source::Onnx(bytes) => Ok(qcc_onnx::import_bytes(bytes, None, &options.shapes)?),
+            Source::Graph(graph) => {
+                qcc_ir::verify(graph)?;
+                Ok(graph.clone())
+            }
+        }
+    }
+}
+
+fn is_text(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "qir")
+}
+
+/// A graph from a `.qir` file and the side files that it names. What is wrong with it is the text's fault, not qcc's.
+fn read_text(path: &Path) -> Result<Graph, Error> {
+    let bytes = std::fs::read(path).map_err(|e| Error::file(path, "read the model", e))?;
+    let file = path.display().to_string();
+    let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "read the model", "it is not text"))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let located = parse::parse_located(&text, &parse::folder(folder)).map_err(|d| d.in_file(&file))?;
+    located.verify().map_err(|mut diags| {
+        for d in &mut diags.0 {
+            *d = Diag { code: if d.code == Code::VERIFY { Code::BAD_GRAPH } else { d.code }, ..d.clone() };
+        }
+        diags.in_file(&file)
+    })?;
+    Ok(located.graph)
+}
