@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use qcc_interp::Evaluator;
-use qcc_ir::{Data, Graph, Tensor};
+use qcc_ir::parse::no_files;
+use qcc_ir::{Data, Graph, Tensor, parse, print, verify};
 use qcc_onnx::{ImportOptions, import};
 
 fn root() -> PathBuf {
@@ -39,9 +40,17 @@ fn difference(found: &Tensor, wanted: &Tensor) -> Option<String> {
     (ratio > 1.0).then(|| format!("{a} and not {b}"))
 }
 
+/// What every graph has to be: valid, and the same after printing and parsing.
+fn lawful(graph: &Graph) {
+    verify(graph).unwrap_or_else(|d| panic!("{}: {d}", graph.name));
+    let again = parse(&print(graph), &no_files).unwrap_or_else(|d| panic!("{}: {d}", graph.name));
+    assert!(again == *graph, "{} differs after printing and parsing", graph.name);
+}
+
 /// Runs a file of cases: how many there are, and which are wrong.
 fn run(path: &Path) -> (usize, Vec<String>) {
     let graph = import(path, &ImportOptions::default()).unwrap_or_else(|d| panic!("{d}"));
+    lawful(&graph);
     let inputs: Vec<_> = graph.inputs().iter().map(|&v| format!("in.{}", graph.name_of(v))).collect();
     let inputs: Vec<_> = inputs.iter().map(|n| constant(&graph, n).unwrap_or_else(|| panic!("no {n}"))).collect();
     let results = Evaluator::new(&graph).run(&inputs).unwrap_or_else(|d| panic!("{d}"));
@@ -106,7 +115,14 @@ fn models_of_the_shared_folder() {
             continue;
         }
         match (import(&path, options), refused) {
-            (Ok(graph), None) => assert!(graph.node_count() > 10, "{name}"),
+            (Ok(graph), None) => {
+                assert!(graph.node_count() > 10, "{name}");
+                // Text of large models takes seconds.
+                if graph.constants().map(|(_, t)| t.data.len()).sum::<usize>() < 200_000 {
+                    lawful(&graph);
+                }
+                verify(&graph).unwrap_or_else(|d| panic!("{name}: {d}"));
+            }
             (Err(diags), Some(text)) => assert!(diags.to_string().contains(text), "{name}: {diags}"),
             (Ok(_), Some(text)) => panic!("{name} is imported and not refused for {text:?}"),
             (Err(diags), None) => panic!("{name}: {diags}"),
