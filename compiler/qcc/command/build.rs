@@ -15,7 +15,7 @@ use super::terminal;
 pub struct Build {
     /// Model to compile: .onnx, or .qir
     #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// File to write; its extension says what: .so, .o, .qir
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
@@ -69,12 +69,13 @@ enum Emit {
 impl Build {
     /// Does it.
     pub fn execute(&self) -> Result<(), Error> {
+        let model = self.model.as_ref().ok_or_else(|| usage("no model is given").help("qcc model.onnx -o model.so"))?;
         let emit = self.emit()?;
         let mut options = self.flags.options(self.threads)?;
         options.float_edge = self.io == Io::Float;
         let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         options.name = self.name.clone().or(stem);
-        let compiled = self.watch.compile(&self.model, &options)?;
+        let compiled = self.watch.compile(model, &options)?;
         if let Some(path) = &self.save_ranges
             && let Some(ranges) = compiled.ranges()
         {

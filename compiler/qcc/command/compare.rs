@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use qcc::compare::{CompareOptions, Comparison, Engine, Layer, compare, layers};
 use qcc::data::Dataset;
-use qcc::{Compiled, Error, compile};
+use qcc::{Error, compile};
 
 use super::build::announce;
 use super::flags::ModelFlags;
@@ -75,13 +75,9 @@ impl Compare {
         };
         let result = compare(&compiled, &engine, &data, &options)?;
         let calls = self.layers.unwrap_or(if self.json { 0 } else { 8 });
-        let layers = if calls > 0 { self.layers(&compiled, &data, calls)? } else { Vec::new() };
+        let layers = if calls > 0 { layers(&compiled, &data, calls)? } else { Vec::new() };
         terminal::result(&if self.json { json(&result, &layers) } else { text(&result, &layers, calls) });
         Ok(())
-    }
-
-    fn layers(&self, compiled: &Compiled, data: &Dataset, calls: usize) -> Result<Vec<Layer>, Error> {
-        layers(compiled, data, calls)
     }
 }
 

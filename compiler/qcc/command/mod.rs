@@ -16,13 +16,13 @@ use qcc::{Error, Kind};
 
 /// Compiles a float neural network (ONNX) into integer-only machine code.
 #[derive(Parser)]
-#[command(name = "qcc", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(name = "qcc", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 #[command(after_help = "Without a subcommand, MODEL is compiled: qcc model.onnx -o model.so")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    build: Option<build::Build>,
+    build: build::Build,
 }
 
 #[derive(Subcommand)]
@@ -59,21 +59,17 @@ pub enum Verdict {
 /// Does what was asked and returns the exit code.
 pub fn dispatch(arguments: Arguments) -> u8 {
     let done = |result: Result<(), Error>| result.map(|()| Verdict::Done);
-    let result = match (arguments.command, arguments.build) {
-        (Some(Command::Run(run)), _) => done(run.execute()),
-        (Some(Command::Check(check)), _) => check.execute(),
-        (Some(Command::Compare(compare)), _) => done(compare.execute()),
-        (Some(Command::Bench(bench)), _) => done(bench.execute()),
-        (Some(Command::Inspect(inspect)), _) => done(inspect.execute()),
-        (Some(Command::Opt(opt)), _) => done(opt.execute()),
-        (Some(Command::ListOps), _) => done(list::operators()),
-        (Some(Command::ListPasses), _) => done(list::passes()),
-        (Some(Command::ListKnobs), _) => done(list::knobs()),
-        (None, Some(build)) => done(build.execute()),
-        (None, None) => {
-            terminal::note("error: no model is given; see qcc --help");
-            return 2;
-        }
+    let result = match arguments.command {
+        None => done(arguments.build.execute()),
+        Some(Command::Run(run)) => done(run.execute()),
+        Some(Command::Check(check)) => check.execute(),
+        Some(Command::Compare(compare)) => done(compare.execute()),
+        Some(Command::Bench(bench)) => done(bench.execute()),
+        Some(Command::Inspect(inspect)) => done(inspect.execute()),
+        Some(Command::Opt(opt)) => done(opt.execute()),
+        Some(Command::ListOps) => done(list::operators()),
+        Some(Command::ListPasses) => done(list::passes()),
+        Some(Command::ListKnobs) => done(list::knobs()),
     };
     match result {
         Ok(Verdict::Done) => 0,
