@@ -94,7 +94,8 @@ impl Maker<'_> {
         let dilation = if dilate { self.random.pick(&[1, 1, 2]) } else { 1 };
         let pads: Vec<i64> = (0..4).map(|i| self.random.within(0, kernel[i % 2] as i64 - 1)).collect();
         let fits = |size: usize, k: usize, p: i64| (k - 1) * dilation + 1 <= size + p as usize;
-        let dilation = if fits(h, kernel[0], pads[0] + pads[2]) && fits(w, kernel[1], pads[1] + pads[3]) { dilation } else { 1 };
+        let dilation =
+            if fits(h, kernel[0], pads[0] + pads[2]) && fits(w, kernel[1], pads[1] + pads[3]) { dilation } else { 1 };
         let strides = vec![self.random.within(1, 2), self.random.within(1, 2)];
         let attrs = op.with("strides", strides).with("pads", pads);
         let attrs = if dilate { attrs.with("dilations", vec![dilation as i64; 2]) } else { attrs };
@@ -116,7 +117,10 @@ impl Maker<'_> {
         let w = self.i8s(&[outputs, kernel[0], kernel[1], c / groups]);
         let bias = self.i32s(outputs, -20000, 20000);
         let mult = self.i32s(outputs, mult / 2, mult);
-        let plain = self.edit.add_inferred(Opcode::QConv2d, &[self.now, w, bias, mult], attrs.clone(), "v", None).expect("legal");
+        let plain = self
+            .edit
+            .add_inferred(Opcode::QConv2d, &[self.now, w, bias, mult], attrs.clone(), "v", None)
+            .expect("legal");
         let ty = self.edit.graph().ty(plain).clone();
         let partner = self.earlier.iter().copied().find(|&v| *self.edit.graph().ty(v) == ty);
         match partner.filter(|_| self.random.below(2) == 0) {
@@ -153,7 +157,8 @@ impl Maker<'_> {
             1 => {
                 let (attrs, kernel) = self.window(Attrs::new(Opcode::IAveragePool), false);
                 let (attrs, _) = self.epilogue(attrs, 1);
-                let attrs = attrs.with("kernel", kernel.as_slice()).with("zero", self.random.within(0, 255)).with("shl", 7);
+                let attrs =
+                    attrs.with("kernel", kernel.as_slice()).with("zero", self.random.within(0, 255)).with("shl", 7);
                 let mult = self.i32s(1, 1 << 28, (1 << 31) - 1);
                 self.pool_step(Opcode::IAveragePool, &[self.now, mult], attrs);
             }
@@ -162,7 +167,11 @@ impl Maker<'_> {
                 let (attrs, _) = self.epilogue(Attrs::new(Opcode::IMean), 1);
                 let axes = self.random.pick(&[[1, 2], [2, 3], [1, 3]]);
                 let mult = ((1u64 << 31) / (h * w) as u64) as i64;
-                let attrs = attrs.with("axes", axes.to_vec()).with("zero", 100).with("mult", mult.min(i64::from(i32::MAX))).with("shl", 7);
+                let attrs = attrs
+                    .with("axes", axes.to_vec())
+                    .with("zero", 100)
+                    .with("mult", mult.min(i64::from(i32::MAX)))
+                    .with("shl", 7);
                 self.step(Opcode::IMean, &[self.now], attrs);
             }
         }
@@ -173,7 +182,8 @@ impl Maker<'_> {
         match self.random.below(7) {
             0 => {
                 let b = self.partner();
-                let attrs = Attrs::new(Opcode::IAdd).with("shift", 15).with("offset", self.random.within(-(1 << 22), 1 << 22));
+                let attrs =
+                    Attrs::new(Opcode::IAdd).with("shift", 15).with("offset", self.random.within(-(1 << 22), 1 << 22));
                 let mults = vec![self.random.within(-32767, 32767), self.random.within(1, 32767)];
                 let attrs = self.clamps(attrs.with("mults", mults));
                 self.step(Opcode::IAdd, &[self.now, b], attrs);
@@ -185,7 +195,9 @@ impl Maker<'_> {
                 self.step(Opcode::IMul, &[self.now, b], attrs.with("zeros", zeros).with("mult", 1i64 << 30));
             }
             2 => {
-                let attrs = Attrs::new(Opcode::Rescale).with("shift", 14).with("offset", self.random.within(-100_000, 2_000_000));
+                let attrs = Attrs::new(Opcode::Rescale)
+                    .with("shift", 14)
+                    .with("offset", self.random.within(-100_000, 2_000_000));
                 let mult = self.random.within(-32767, 32767);
                 let attrs = self.clamps(attrs.with("mult", mult));
                 self.step(Opcode::Rescale, &[self.now], attrs);
@@ -283,7 +295,11 @@ impl Maker<'_> {
 }
 
 fn uniform(random: &mut Random) -> Elem {
-    Elem::Uniform(Arc::new(Uniform::per_tensor(Int::U8, 0.01 + random.below(100) as f32 / 300.0, random.within(0, 255))))
+    Elem::Uniform(Arc::new(Uniform::per_tensor(
+        Int::U8,
+        0.01 + random.below(100) as f32 / 300.0,
+        random.within(0, 255),
+    )))
 }
 
 fn random_graph(seed: u64) -> Graph {
@@ -372,7 +388,8 @@ fn check(seed: u64, pool: &Pool, folder: &std::path::Path) {
     let ty = graph.ty(graph.inputs()[0]);
     let mut random = Random(seed ^ 0xABCD);
     let input = Tensor::new(&ty.dims, Data::U8((0..ty.elements()).map(|_| random.below(256) as u8).collect()));
-    let wanted = Evaluator::new(&graph).run(std::slice::from_ref(&input)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    let wanted =
+        Evaluator::new(&graph).run(std::slice::from_ref(&input)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     let wanted: Vec<Vec<u8>> = wanted.iter().map(|t| t.as_u8().expect("u8 output").to_vec()).collect();
     let same = |what: &str, got: Vec<Vec<u8>>| {
         for (i, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
@@ -386,12 +403,14 @@ fn check(seed: u64, pool: &Pool, folder: &std::path::Path) {
     for target in Target::all_runnable() {
         let options = options(&graph, target);
         let what = format!("{} wide={}", target.name(), target.has_wide_kernels());
-        let jit = emit::jit::compile(&graph, &options).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}\n{}", print::print(&graph)));
+        let jit = emit::jit::compile(&graph, &options)
+            .unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}\n{}", print::print(&graph)));
         same(&format!("JIT {what}"), outputs_of(&jit.model, &input, None));
         same(&format!("JIT {what} with threads"), outputs_of(&jit.model, &input, Some(pool)));
         let object = emit::object::compile(&graph, &options).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
         let path = folder.join(format!("{seed}-{}-{}.so", target.name(), target.has_wide_kernels()));
-        std::fs::write(&path, object.link("random.so").unwrap_or_else(|e| panic!("seed {seed}: {e}"))).expect("temporary file");
+        std::fs::write(&path, object.link("random.so").unwrap_or_else(|e| panic!("seed {seed}: {e}")))
+            .expect("temporary file");
         let model = Model::load(&path).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
         same(&format!("shared object {what}"), outputs_of(&model, &input, None));
         std::fs::remove_file(&path).expect("temporary file");

@@ -21,6 +21,10 @@ const CHUNK_BYTES: usize = 24 << 10;
 /// Least number of units to aim at, so that a few threads have something to share.
 const UNITS: usize = 16;
 
+/// Most pixels of a row that several image rows are joined to: enough for the remainder of the last register tile not to
+/// matter.
+const JOINED_PIXELS: usize = 256;
+
 /// A product with constant weights.
 pub struct Product<'a> {
     /// NHWC activations, with halo. A matrix product [M, K] is one row of M pixels with K channels.
@@ -67,6 +71,26 @@ pub struct Schedule {
 }
 
 impl Product<'_> {
+    /// Joins image rows to longer ones where the pixels of one row follow those of the row before: less is lost in the last
+    /// register tile of a row.
+    pub fn join_rows(&mut self) {
+        let w = &self.window;
+        let pointwise = w.kernel == [1, 1] && w.strides == [1, 1] && w.pads == [0; 4];
+        let even = |p: &Place| p.strides[1] == p.strides[2] * p.dims[2];
+        let residual_even = self.residual.as_ref().is_none_or(|(p, _)| even(p));
+        if !(pointwise && even(&self.x) && even(&self.result) && residual_even) {
+            return;
+        }
+        let (rows, width) = (self.result.dims[1], self.result.dims[2]);
+        let joined = (1..=rows).rev().find(|n| rows % n == 0 && n * width <= JOINED_PIXELS).unwrap_or(1);
+        let places = [&mut self.x, &mut self.result].into_iter().chain(self.residual.as_mut().map(|(p, _)| p));
+        for place in places {
+            place.dims[1] /= joined;
+            place.dims[2] *= joined;
+            place.strides[1] *= joined;
+        }
+    }
+
     fn channels(&self) -> (usize, usize) {
         let outputs = self.result.dims[3];
         (outputs / self.groups, self.x.dims[3] / self.groups)

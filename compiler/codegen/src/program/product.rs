@@ -50,7 +50,7 @@ impl Builder<'_> {
             true => halo_window(graph, node),
             false => Window { kernel: [1, 1], strides: [1, 1], pads: [0; 4], dilations: [1, 1] },
         };
-        let product = Product {
+        let mut product = Product {
             x: as_image(&operands[0]).ok_or_else(strided)?,
             result: as_image(result).ok_or_else(strided)?,
             window,
@@ -64,6 +64,7 @@ impl Builder<'_> {
         let bytes = result.elements() * result.element;
         let described = describe(&product, is_conv);
         let cost = Cost { kernel: described, macs: product.macs(), weight_bytes: weights.len() as u64 };
+        product.join_rows();
         if product.is_depthwise() {
             return self.depthwise(name, value, &product, bytes, cost);
         }
