@@ -27,12 +27,16 @@ pub fn splat(b: &mut FunctionBuilder<'_>, kind: Type, value: i64) -> Value {
     b.ins().splat(kind, value)
 }
 
-/// `shl_sat(acc, shl)`: the saturated value where shifting back does not give the accumulator again.
-pub fn shift_left(b: &mut FunctionBuilder<'_>, acc: Value, shl: u32) -> Value {
+/// `shl_sat(acc, shl)`: the saturated value where shifting back does not give the accumulator again; the plain shift where
+/// it is known that every accumulator `fits`.
+pub fn shift_left(b: &mut FunctionBuilder<'_>, acc: Value, shl: u32, fits: bool) -> Value {
     if shl == 0 {
         return acc;
     }
     let shifted = b.ins().ishl_imm_s(acc, i64::from(shl));
+    if fits {
+        return shifted;
+    }
     let back = b.ins().sshr_imm_s(shifted, i64::from(shl));
     let same = b.ins().icmp(IntCC::Equal, back, acc);
     let sign = b.ins().sshr_imm_s(acc, 31);
@@ -78,7 +82,7 @@ pub fn requantize_with(
 ) -> Value {
     let mut highs = acc;
     for (acc, mult) in highs.iter_mut().zip(mult) {
-        let shifted = shift_left(b, *acc, e.shl);
+        let shifted = shift_left(b, *acc, e.shl, false);
         *acc = mul_high(b, shifted, mult);
     }
     let mut words = [b.ins().snarrow(highs[0], highs[1]), b.ins().snarrow(highs[2], highs[3])];
@@ -89,12 +93,18 @@ pub fn requantize_with(
             *word = b.ins().sadd_sat(*word, term);
         }
     }
+    narrow(b, &words, e)
+}
+
+/// Equations (3) and (4) of [`qcc_num::requant`]: one or two vectors of 16-bit lanes to bytes.
+pub fn narrow(b: &mut FunctionBuilder<'_>, words: &[Value], e: &Epilogue) -> Value {
     let offset = splat(b, types::I16X8, i64::from(e.offset));
-    for word in &mut words {
+    let mut shifted = words.to_vec();
+    for word in &mut shifted {
         let sum = b.ins().sadd_sat(*word, offset);
         *word = b.ins().sshr_imm_s(sum, i64::from(FRACTION_BITS));
     }
-    let bytes = b.ins().unarrow(words[0], words[1]);
+    let bytes = b.ins().unarrow(shifted[0], shifted[shifted.len() - 1]);
     clamp(b, bytes, e.lo, e.hi)
 }
 
@@ -127,7 +137,7 @@ pub fn widen_bytes(b: &mut FunctionBuilder<'_>, bytes: Value) -> [Value; 4] {
 }
 
 /// `count` bytes of 16 as pieces that a lane can hold: the type of vector, the lane, the first byte.
-pub fn pieces(count: usize) -> impl Iterator<Item = (Type, u8, usize)> {
+fn pieces(count: usize) -> impl Iterator<Item = (Type, u8, usize)> {
     let kinds = [(types::I64X2, 8), (types::I32X4, 4), (types::I16X8, 2), (types::I8X16, 1)];
     let mut first = 0;
     kinds.into_iter().filter_map(move |(kind, bytes)| {
@@ -139,13 +149,13 @@ pub fn pieces(count: usize) -> impl Iterator<Item = (Type, u8, usize)> {
 }
 
 /// `count` bytes at `base + offset` in the first lanes of a vector of bytes; nothing beyond them is read.
-pub fn load_bytes(b: &mut FunctionBuilder<'_>, base: Value, offset: usize, count: usize) -> Value {
+pub fn load_bytes(b: &mut FunctionBuilder<'_>, base: Value, offset: i32, count: usize) -> Value {
     if count >= VECTOR {
-        return b.ins().load(types::I8X16, memory(), base, offset as i32);
+        return b.ins().load(types::I8X16, memory(), base, offset);
     }
     let mut bytes = splat(b, types::I8X16, 0);
     for (kind, lane, first) in pieces(count) {
-        let piece = b.ins().load(kind.lane_type(), memory(), base, (offset + first) as i32);
+        let piece = b.ins().load(kind.lane_type(), memory(), base, offset + first as i32);
         let vector = cast(b, kind, bytes);
         let filled = b.ins().insertlane(vector, piece, lane);
         bytes = cast(b, types::I8X16, filled);
@@ -154,15 +164,15 @@ pub fn load_bytes(b: &mut FunctionBuilder<'_>, base: Value, offset: usize, count
 }
 
 /// Stores the first `count` bytes of a vector at `base + offset`.
-pub fn store_bytes(b: &mut FunctionBuilder<'_>, vector: Value, base: Value, offset: usize, count: usize) {
+pub fn store_bytes(b: &mut FunctionBuilder<'_>, vector: Value, base: Value, offset: i32, count: usize) {
     if count >= VECTOR {
-        b.ins().store(memory(), vector, base, offset as i32);
+        b.ins().store(memory(), vector, base, offset);
         return;
     }
     for (kind, lane, first) in pieces(count) {
         let vector = cast(b, kind, vector);
         let piece = b.ins().extractlane(vector, lane);
-        b.ins().store(memory(), piece, base, (offset + first) as i32);
+        b.ins().store(memory(), piece, base, offset + first as i32);
     }
 }
 
@@ -172,7 +182,8 @@ pub fn load_lanes(b: &mut FunctionBuilder<'_>, lane: Type, base: Value, count: u
     let kind = lane.by((VECTOR / size) as u32).unwrap_or(types::I8X16);
     let vector = |b: &mut FunctionBuilder<'_>, part: usize| {
         let bytes = (count * size).saturating_sub(part * VECTOR).min(VECTOR);
-        let loaded = if bytes == 0 { splat(b, types::I8X16, 0) } else { load_bytes(b, base, part * VECTOR, bytes) };
+        let loaded =
+            if bytes == 0 { splat(b, types::I8X16, 0) } else { load_bytes(b, base, (part * VECTOR) as i32, bytes) };
         cast(b, kind, loaded)
     };
     (0..size).map(|part| vector(b, part)).collect()

@@ -70,7 +70,7 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Jit, Diags> {
     let mut builder = JITBuilder::with_isa(options.target.isa()?, default_libcall_names());
     let constants: usize = graph.constants().map(|(_, t)| t.data.len() * 8).sum();
     // Code refers to constants by 32-bit distances, so all of it lies in one reservation.
-    let arena = ArenaMemoryProvider::new_with_size(CODE_BYTES + 2 * constants).map_err(|e| bug(e))?;
+    let arena = ArenaMemoryProvider::new_with_size(CODE_BYTES + 2 * constants).map_err(bug)?;
     builder.memory_provider(Box::new(arena));
     let mut module = JITModule::new(builder);
     let program = program::build(graph, options, &mut module)?;

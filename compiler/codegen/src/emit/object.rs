@@ -48,7 +48,10 @@ impl Object {
             exports.extend([(entry_name::RUN_F32, symbol::RUN_F32), (entry_name::RUN_F32_MT, symbol::RUN_F32_MT)]);
         }
         let both = |(inside, fixed): (&str, &str)| {
-            (inside.to_string(), vec![fixed.to_string(), symbol::of_model(&name, fixed)])
+            let mut names = vec![fixed.to_string(), symbol::of_model(&name, fixed)];
+            // One name does for a model that is called `model`.
+            names.dedup();
+            (inside.to_string(), names)
         };
         let exports: Vec<(String, Vec<String>)> = exports.into_iter().map(both).collect();
         link_shared(&self.object, &LinkOptions { soname, exports: &exports, edge: &self.edge }).map_err(bug)

@@ -5,12 +5,13 @@
 //! pairwise additions elsewhere.
 
 use cranelift_codegen::ir::{
-    Block, Function, InstBuilder, MemFlagsData, StackSlotData, StackSlotKind, Type, Value, condcodes::IntCC, types,
+    Block, Function, InstBuilder, StackSlotData, StackSlotKind, Type, Value, condcodes::IntCC, types,
 };
 use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 
 use super::{At, Body, Machine, Pixels, Requantize, Shape};
+use crate::clif::{cast, memory, splat};
 
 /// A CLIF function in the making.
 pub struct Clif<'a> {
@@ -53,22 +54,10 @@ impl<'a> Clif<'a> {
         self.config.pointer_type()
     }
 
-    /// `kind` loaded from `at`.
-    pub(super) fn load_as(&mut self, kind: Type, at: At<Variable>) -> Value {
-        let base = self.b.use_var(at.base);
-        self.b.ins().load(kind, memory(), base, at.disp)
-    }
-
     /// `kind` loaded from `at`, memory that nobody writes while the function runs: the load may stand where it is wanted.
     pub(super) fn load_constant(&mut self, kind: Type, at: At<Variable>) -> Value {
         let base = self.b.use_var(at.base);
         self.b.ins().load(kind, memory().with_readonly().with_can_move(), base, at.disp)
-    }
-
-    /// `value` stored to `at`.
-    pub(super) fn store(&mut self, value: Value, at: At<Variable>) {
-        let base = self.b.use_var(at.base);
-        self.b.ins().store(memory(), value, base, at.disp);
     }
 
     /// The present value of a vector, which is released.
@@ -76,21 +65,6 @@ impl<'a> Clif<'a> {
         let value = self.b.use_var(vector);
         self.release(vector);
         value
-    }
-
-    /// The same bits as another type of vector.
-    pub(super) fn cast(&mut self, kind: Type, value: Value) -> Value {
-        if self.b.func.dfg.value_type(value) == kind {
-            return value;
-        }
-        let order = MemFlagsData::new().with_endianness(cranelift_codegen::ir::Endianness::Little);
-        self.b.ins().bitcast(kind, order, value)
-    }
-
-    /// `value` in every lane of a vector.
-    pub(super) fn splat_as(&mut self, kind: Type, value: i64) -> Value {
-        let value = self.b.ins().iconst(kind.lane_type(), value);
-        self.b.ins().splat(kind, value)
     }
 
     /// Runs `body` as long as a counter, at least 1 now, has not come down to 0.
@@ -112,7 +86,7 @@ impl<'a> Clif<'a> {
     }
 
     fn dot_value(&mut self, acc: Value, activations: Value, weights: Value) -> Value {
-        let (u, s) = (self.cast(types::I8X16, activations), self.cast(types::I8X16, weights));
+        let (u, s) = (cast(&mut self.b, types::I8X16, activations), cast(&mut self.b, types::I8X16, weights));
         let ins = |this: &mut Self, low: bool| {
             let (s, u) = match low {
                 true => (this.b.ins().swiden_low(s), this.b.ins().uwiden_low(u)),
@@ -126,11 +100,6 @@ impl<'a> Clif<'a> {
         let sums = self.b.ins().iadd_pairwise(low, high);
         self.b.ins().iadd(sums, acc)
     }
-}
-
-/// Accesses that cannot trap and promise no alignment.
-fn memory() -> MemFlagsData {
-    MemFlagsData::new().with_notrap()
 }
 
 impl Machine for Clif<'_> {
@@ -191,7 +160,7 @@ impl Machine for Clif<'_> {
     }
 
     fn splat(&mut self, value: i32) -> Variable {
-        let value = self.splat_as(types::I32X4, i64::from(value));
+        let value = splat(&mut self.b, types::I32X4, i64::from(value));
         self.vector(value)
     }
 

@@ -82,7 +82,7 @@ fn lanes(
         let (f, q) = (b.ins().iadd(floats, f), b.ins().iadd(bytes, q));
         body(b, f, q, VECTOR);
     });
-    if elements % VECTOR > 0 {
+    if !elements.is_multiple_of(VECTOR) {
         let done = (elements - elements % VECTOR) as i64;
         let (f, q) = (b.ins().iadd_imm_s(floats, 4 * done), b.ins().iadd_imm_s(bytes, done));
         body(b, f, q, elements % VECTOR);
@@ -139,7 +139,7 @@ pub fn dequantize(
             let real = b.ins().fcvt_from_sint(types::F32X4, centred);
             let real = b.ins().fmul(real, scale);
             let real = clif::cast(b, types::I8X16, real);
-            clif::store_bytes(b, real, f, 4 * 4 * part, 4 * used);
+            clif::store_bytes(b, real, f, (VECTOR * part) as i32, 4 * used);
         }
     });
 }

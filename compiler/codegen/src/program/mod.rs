@@ -207,10 +207,7 @@ impl Builder<'_> {
 
     fn tensor_info(&self, v: ValueId) -> Result<TensorInfo, Diags> {
         let value = self.graph.value(v);
-        let quant = match value.ty.uniform() {
-            Some(u) => Some(Quant { scale: u.scale(), zero_point: u.zero_point() as i32 }),
-            None => None,
-        };
+        let quant = value.ty.uniform().map(|u| Quant { scale: u.scale(), zero_point: u.zero_point() as i32 });
         let dtype = match value.ty.elem.storage() {
             Some(qcc_ir::Int::U8) => DType::U8,
             Some(qcc_ir::Int::I8) => DType::I8,

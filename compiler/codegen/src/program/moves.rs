@@ -136,7 +136,7 @@ fn fill(t: &mut Task<'_>, to: Value, bytes: usize, value: u8) {
         let at = t.at(to, i, VECTOR);
         clif::store_bytes(&mut t.b, vector, at, 0, VECTOR);
     });
-    if bytes % VECTOR > 0 {
+    if !bytes.is_multiple_of(VECTOR) {
         let at = t.plus(to, bytes - bytes % VECTOR);
         clif::store_bytes(&mut t.b, vector, at, 0, bytes % VECTOR);
     }

@@ -220,7 +220,7 @@ impl<'a> Task<'a> {
             return;
         }
         self.count(loops.run / VECTOR, &mut |t, i| t.vector(loops, &bases, i, VECTOR, body));
-        if loops.run % VECTOR > 0 {
+        if !loops.run.is_multiple_of(VECTOR) {
             let full = self.word(loops.run / VECTOR);
             self.vector(loops, &bases, full, loops.run % VECTOR, body);
         }
