@@ -66,8 +66,7 @@ impl Dump {
         };
         let text_of_graph = print_with(graph, PrintOptions { inline: INLINE, large: Large::File(&mut side) })
             .map_err(|e| Error::file(&path, "write the constants", e))?;
-        // Side files are named without their folder.
-        files::write(&path, text_of_graph.replace("= file<\"", "= file<\"data/").as_bytes())?;
+        files::write(&path, text_of_graph.as_bytes())?;
         let nodes = graph.node_count();
         let change = match nodes as i64 - self.nodes as i64 {
             0 => String::new(),

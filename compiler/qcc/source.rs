@@ -75,13 +75,14 @@ fn is_text(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "qir")
 }
 
-/// A graph from a `.qir` file and the side files that it names. What is wrong with it is the text's fault, not qcc's.
+/// A graph from a `.qir` file and the side files that it names, which lie beside it or in `data/`. What is wrong with it is the text's fault, not qcc's.
 fn read_text(path: &Path) -> Result<Graph, Error> {
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, "read the model", e))?;
     let file = path.display().to_string();
     let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "read the model", "it is not text"))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let located = parse::parse_located(&text, &parse::folder(folder)).map_err(|d| d.in_file(&file))?;
+    let side = |name: &str| std::fs::read(folder.join(name)).or_else(|_| std::fs::read(folder.join("data").join(name)));
+    let located = parse::parse_located(&text, &side).map_err(|d| d.in_file(&file))?;
     located.verify().map_err(|mut diags| {
         for d in &mut diags.0 {
             *d = Diag { code: if d.code == Code::VERIFY { Code::BAD_GRAPH } else { d.code }, ..d.clone() };

@@ -1,4 +1,8 @@
-//! Which layer does the damage: every value that both graphs have, matched by name.
+//! Which layer does the damage: integer values beside the float values that they stand for.
+//!
+//! An integer operator often does the work of several float ones (convolution, normalization, activation) under a name
+//! derived from one of them. So the candidates for an integer value are the float value of that name and those that follow it
+//! in a chain; the one that it is nearest to is the one that it stands for.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,6 +15,9 @@ use super::{Noise, reals};
 use crate::data::Dataset;
 use crate::edge::Boundary;
 use crate::{Compiled, Error};
+
+/// Most float operators that one integer operator stands for.
+const CHAIN: usize = 5;
 
 /// One value of the model in both forms.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -50,35 +57,54 @@ impl Default for Sums {
 pub fn layers(compiled: &Compiled, data: &Dataset, limit: usize) -> Result<Vec<Layer>, Error> {
     let (float_graph, graph) = (compiled.source(), compiled.graph());
     let (float, int) = (Evaluator::new(float_graph), Evaluator::new(graph));
-    let both: HashMap<ValueId, ValueId> = graph
+    let candidates: HashMap<ValueId, Vec<ValueId>> = graph
         .values()
         .filter(|&v| graph.constant(v).is_none() && graph.ty(v).uniform().is_some_and(|u| u.axis.is_none()))
-        .filter_map(|v| Some((float_graph.find(graph.name_of(v))?, v)))
-        .filter(|&(f, v)| float_graph.ty(f).elements() == graph.ty(v).elements())
+        .map(|v| (v, candidates(float_graph, graph.name_of(v), graph.ty(v).elements())))
+        .filter(|(_, c)| !c.is_empty())
         .collect();
+    let wanted: HashSet<ValueId> = candidates.values().flatten().copied().collect();
     let boundary: Vec<Boundary> = graph.inputs().iter().map(|&v| Boundary::of_type(graph.ty(v))).collect();
-    let mut sums: HashMap<ValueId, Sums> = HashMap::new();
+    let mut all: HashMap<ValueId, Vec<Sums>> = HashMap::new();
     for i in 0..data.len().min(limit) {
         let inputs = data.get(i)?;
         let mut seen: HashMap<ValueId, Tensor> = HashMap::new();
         float.run_observed(&inputs, &mut |f, tensor| {
-            if let Some(&v) = both.get(&f) {
-                seen.insert(v, tensor.clone());
+            if wanted.contains(&f) {
+                seen.insert(f, tensor.clone());
             }
         })?;
         let stored: Vec<Tensor> = boundary.iter().zip(&inputs).map(|(b, t)| b.store(t)).collect();
         int.run_observed(&stored, &mut |v, tensor| {
-            if let (Some(f), Some(u)) = (seen.remove(&v), graph.ty(v).uniform()) {
-                sums.entry(v).or_default().observe(&f, tensor, u);
+            let (Some(candidates), Some(u)) = (candidates.get(&v), graph.ty(v).uniform()) else { return };
+            let sums = all.entry(v).or_insert_with(|| vec![Sums::default(); candidates.len()]);
+            for (sums, f) in sums.iter_mut().zip(candidates) {
+                seen.get(f).into_iter().for_each(|f| sums.observe(f, tensor, u));
             }
         })?;
     }
+    let nearest = |of: Vec<Sums>| of.into_iter().max_by(|a, b| a.ratio().total_cmp(&b.ratio()));
+    let sums: HashMap<ValueId, Sums> = all.into_iter().filter_map(|(v, s)| Some((v, nearest(s)?))).collect();
     let mut found: Vec<Layer> = sums.iter().map(|(&v, s)| s.layer(graph, v, &sums)).collect();
     found.sort_by(|a, b| b.loss_db.total_cmp(&a.loss_db).then_with(|| a.name.cmp(&b.name)));
     Ok(found)
 }
 
+/// The float value after which `name` is called, and what follows it as long as it has one user and keeps its size.
+fn candidates(graph: &Graph, name: &str, elements: usize) -> Vec<ValueId> {
+    // Passes add suffixes: `conv.nhwc.1`.
+    let prefixes = std::iter::successors(Some(name), |n| n.rsplit_once('.').map(|(prefix, _)| prefix));
+    let first = prefixes.into_iter().find_map(|n| graph.find(n)).filter(|&v| graph.constant(v).is_none());
+    let next = |&v: &ValueId| graph.only_user(v).map(|n| graph.result(n));
+    std::iter::successors(first, next).take(CHAIN).take_while(|&v| graph.ty(v).elements() == elements).collect()
+}
+
 impl Sums {
+    /// Signal to noise, for comparing candidates.
+    fn ratio(&self) -> f64 {
+        self.noise.signal / self.noise.noise.max(f64::MIN_POSITIVE)
+    }
+
     fn observe(&mut self, float: &Tensor, int: &Tensor, u: &Uniform) {
         let (scale, zero) = (f64::from(u.scale()), u.zero_point() as f64);
         let real: Vec<f64> = reals(int).into_iter().map(|q| scale * (q - zero)).collect();
