@@ -11,7 +11,8 @@
 //! Values share one type where that saves work:
 //! - the result of data movement or of a maximum has its operand's type: nothing is computed;
 //! - what only a rectifier or clip reads takes the type of its result: saturation then does the clamping;
-//! - operands of a concat that only concats read take the type of its result: they are written where they belong.
+//! - operands of a concat take the type of its result, so that they are written where they belong, if only concats read
+//!   them or they lose one bit at most.
 //!
 //! A shared type covers the ranges of all its values, except of those that are clamped anyway. A concat operand that keeps
 //! its own type gets a `quant.scast`. Functions with a natural range (logistic, softmax, tanh) keep to it.
@@ -65,6 +66,15 @@ fn settle_operands(edit: &mut Edit, n: NodeId) {
                 edit.add_typed_const(&format!("{name}.q"), tensor, Elem::Uniform(to.clone()))
             }
             (None, Elem::Uniform(from)) if *from != to => {
+                // Readers that want the same type share one cast.
+                let known = g.uses(v).into_iter().find_map(|(n, _)| {
+                    let y = g.result(n);
+                    (g.op(n) == Opcode::SCast && g.ty(y).elem == Elem::Uniform(to.clone())).then_some(y)
+                });
+                if let Some(known) = known {
+                    edit.set_operand(n, i, known);
+                    continue;
+                }
                 let ty = g.ty(v).with_elem(Elem::Uniform(to.clone()));
                 let origin = g.node(n).origin.clone();
                 edit.add(Opcode::SCast, &[v], Attrs::new(Opcode::SCast), &format!("{name}.s"), ty, origin)
@@ -117,7 +127,7 @@ impl<'g> Ties<'g> {
         if selects(g.op(n)) {
             match g.op(n) {
                 Opcode::Concat => {
-                    for v in operands.into_iter().filter(|&v| into_concat(g, v)) {
+                    for v in operands.into_iter().filter(|&v| into_concat(g, v, y)) {
                         self.tie(v, y);
                     }
                 }
@@ -176,14 +186,19 @@ fn is_free(g: &Graph, v: ValueId) -> bool {
     }
 }
 
-/// True if `v` goes nowhere but into concats.
-fn into_concat(g: &Graph, v: ValueId) -> bool {
-    g.uses(v).iter().all(|&(n, _)| g.op(n) == Opcode::Concat) && (is_free(g, v) || of_concat(g, v))
+/// True if operand `v` of a concat with result `y` is to take its type: it can have any type, and goes into concats only or
+/// loses no more than one bit to the greater range.
+fn into_concat(g: &Graph, v: ValueId, y: ValueId) -> bool {
+    let only_concats = g.uses(v).iter().all(|&(n, _)| g.op(n) == Opcode::Concat);
+    let of_concat = g.producer(v).is_some_and(|n| g.op(n) == Opcode::Concat) && !g.is_output(v);
+    (only_concats || span(g, v) * 2.0 >= span(g, y)) && (is_free(g, v) || of_concat)
 }
 
-/// True if `v` is itself a concat that only concats read.
-fn of_concat(g: &Graph, v: ValueId) -> bool {
-    g.producer(v).is_some_and(|n| g.op(n) == Opcode::Concat) && !g.is_output(v)
+/// Extent of the range of a value.
+fn span(g: &Graph, v: ValueId) -> f32 {
+    let Elem::Calibrated(range) = g.ty(v).elem else { return 0.0 };
+    let range = range.with_zero();
+    range.max - range.min
 }
 
 /// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type.

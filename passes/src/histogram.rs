@@ -183,26 +183,30 @@ impl Histogram {
         self.nonempty().map(|(i, n)| n as f64 * error(i)).sum::<f64>() / self.count as f64
     }
 
-    /// Kullback-Leibler divergence of the clipped distribution from the one that 256 levels can tell apart.
+    /// Kullback-Leibler divergence of the clipped distribution from the one that 256 levels can tell apart. Zero has a
+    /// code of its own and takes no part: after a rectifier it would outweigh everything else.
     fn divergence(&self, r: Range) -> f64 {
-        let bin =
-            |x: f32| ((f64::from(x) / exp2(self.exponent)).floor() as i64 + HALF as i64).clamp(0, 2 * HALF as i64 - 1);
-        let (lo, hi) = (bin(r.min) as usize, bin(r.max) as usize);
-        let mut p: Vec<f64> = self.counts[lo..=hi].iter().map(|&n| n as f64).collect();
-        let inside = p.clone();
+        let place = |x: f32| (f64::from(x) / exp2(self.exponent)).floor() as i64 + HALF as i64;
+        let bin = |x: f32| place(x).clamp(0, 2 * HALF as i64 - 1) as usize;
+        let (lo, hi) = (bin(r.min), bin(r.max));
+        let mut inside: Vec<f64> = self.counts[lo..=hi].iter().map(|&n| n as f64).collect();
+        if (lo..=hi).contains(&HALF) {
+            inside[HALF - lo] = 0.0;
+        }
+        let mut p = inside.clone();
         let last = p.len() - 1;
         p[0] += self.counts[..lo].iter().sum::<u64>() as f64;
         p[last] += self.counts[hi + 1..].iter().sum::<u64>() as f64;
-        let total = self.count as f64;
+        let (total, kept): (f64, f64) = (p.iter().sum(), inside.iter().sum());
         let levels = 256.min(p.len());
         let mut divergence = 0.0;
         for level in 0..levels {
             let (a, b) = (level * p.len() / levels, (level + 1) * p.len() / levels);
             let mass: f64 = inside[a..b].iter().sum();
-            let filled = p[a..b].iter().filter(|&&x| x > 0.0).count().max(1) as f64;
+            let filled = inside[a..b].iter().filter(|&&x| x > 0.0).count().max(1) as f64;
             for &x in p[a..b].iter().filter(|&&x| x > 0.0) {
-                let q = (mass / filled).max(1e-6);
-                divergence += x / total * (x / q).ln();
+                let q = (mass / filled / kept.max(1.0)).max(1e-9);
+                divergence += x / total * (x / total / q).ln();
             }
         }
         divergence

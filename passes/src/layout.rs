@@ -60,7 +60,10 @@ impl Pass for Layout {
 fn restore_names(edit: &mut Edit) {
     for v in edit.graph().values().collect::<Vec<_>>() {
         let g = edit.graph();
-        let base = [".nhwc", ".t"].iter().find_map(|suffix| g.name_of(v).strip_suffix(suffix));
+        let name = g.name_of(v);
+        // A suffix may have got a number to be unique.
+        let plain = name.trim_end_matches(|c: char| c.is_ascii_digit()).strip_suffix('.').unwrap_or(name);
+        let base = [name, plain].iter().find_map(|n| n.strip_suffix(".nhwc").or(n.strip_suffix(".t")));
         if let Some(base) = base.map(str::to_string)
             && g.producer(v).is_some()
             && g.find(&base).is_none()

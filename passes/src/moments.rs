@@ -9,7 +9,7 @@
 //! bn        mean = beta                  var = gamma^2            interval = mean +- k |gamma|
 //! f(x)      mean, var of f over the normal distribution           interval = f(interval)
 //! a + b     sums                         sums                     half widths add as deviations do
-//! mean of n mean                         var / sqrt(n)            half widths / n^(1/4): neighbours are alike
+//! mean of n mean                         var                      interval: in deep layers neighbours are alike
 //! ```
 
 use qcc_ir::{Attrs, Range};
@@ -102,16 +102,6 @@ impl Channel {
     pub(crate) fn product(a: &Channel, b: &Channel) -> Channel {
         let var = a.var * b.var + a.var * b.mean * b.mean + b.var * a.mean * a.mean;
         Channel { mean: a.mean * b.mean, var, soft: a.soft.mul(b.soft) }
-    }
-
-    /// Mean of `n` elements.
-    pub(crate) fn average(&self, n: f64) -> Channel {
-        let narrow = n.max(1.0).powf(-0.25);
-        let soft = Interval::new(
-            self.mean - (self.mean - self.soft.lo) * narrow,
-            self.mean + (self.soft.hi - self.mean) * narrow,
-        );
-        Channel { mean: self.mean, var: self.var / n.max(1.0).sqrt(), soft }
     }
 
     /// A function of the value.

@@ -200,19 +200,21 @@ impl Analysis<'_> {
             Class::Contract(Contract::Conv2d | Contract::Linear) => self.layer(n, &x)?,
             Class::Pool(Pool::Max) => x,
             Class::Pool(Pool::Average) => {
-                let window: f64 = node.attrs.ints("kernel").iter().map(|&k| k as f64).product();
-                x.map(x.hard.union(Interval::new(0.0, 0.0)), |c| c.average(window))
+                let padded = node.attrs.ints("pads").iter().any(|&p| p != 0);
+                let zero = Interval::new(0.0, 0.0);
+                let hard = if padded { x.hard.union(zero) } else { x.hard };
+                x.map(hard, |c| Channel { soft: if padded { c.soft.union(zero) } else { c.soft }, ..*c })
             }
             Class::Reduce(kind) => {
                 let kept = ydims.get(1) == xdims.get(1) && !node.attrs.sizes("axes").contains(&1);
                 let x = if kept { x } else { x.collapsed() };
                 match kind {
-                    Reduce::Mean => x.map(x.hard, |c| c.average(count)),
-                    Reduce::Sum => x.map(x.hard.scale(count), |c| {
-                        let mean = c.average(count);
-                        Channel { mean: mean.mean * count, var: mean.var * count * count, soft: mean.soft.scale(count) }
+                    Reduce::Mean | Reduce::Max | Reduce::Min => x,
+                    Reduce::Sum => x.map(x.hard.scale(count), |c| Channel {
+                        mean: c.mean * count,
+                        var: c.var * count * count,
+                        soft: c.soft.scale(count),
                     }),
-                    Reduce::Max | Reduce::Min => x,
                 }
             }
             Class::Norm(Norm::Batch) => {

@@ -115,7 +115,8 @@ impl Maker<'_> {
         self.now = match self.random.below(10) {
             0..3 => {
                 let outputs = self.random.pick(&[4, 8, 12]);
-                let (kernel, stride) = (self.random.pick(&[1, 3]), if h > 3 { self.random.pick(&[1, 1, 2]) } else { 1 });
+                let (kernel, stride) =
+                    (self.random.pick(&[1, 3]), if h > 3 { self.random.pick(&[1, 1, 2]) } else { 1 });
                 let y = self.conv(x, outputs, kernel, stride, 1);
                 let y = if self.random.below(2) == 0 { self.norm(y) } else { y };
                 self.activation(y)
@@ -336,8 +337,12 @@ fn runs_are_deterministic() {
                 let mut cx = Context { threads, ..calibrated(seed) };
                 let pipeline = default_pipeline(&cx);
                 let mut text = String::new();
-                let mut observe = |s: &qcc_passes::Step| text += &format!("{}\n{}\n{:?}\n", s.text, print(s.graph), s.labels);
-                Pipeline::parse(&pipeline).unwrap().run_observed(&mut graph, &mut cx, usize::MAX, &mut observe).unwrap();
+                let mut observe =
+                    |s: &qcc_passes::Step| text += &format!("{}\n{}\n{:?}\n", s.text, print(s.graph), s.labels);
+                Pipeline::parse(&pipeline)
+                    .unwrap()
+                    .run_observed(&mut graph, &mut cx, usize::MAX, &mut observe)
+                    .unwrap();
                 text + &cx.ranges.unwrap().to_json()
             })
             .collect();
