@@ -39,7 +39,7 @@ fn refused(folder: &Path, arguments: &[&str], code: i32, text: &str) {
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(code), "qcc {arguments:?}: {said}");
     assert_eq!(said.lines().filter(|l| l.starts_with("error")).count(), 1, "qcc {arguments:?}: {said}");
-    assert!(said.starts_with("error") && said.contains(text), "qcc {arguments:?}: {said}");
+    assert!(said.contains(text), "qcc {arguments:?}: {said}");
     assert!(output.stdout.is_empty(), "qcc {arguments:?}: {}", stdout(&output));
     let left: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
     let is_output =
@@ -278,7 +278,7 @@ fn c_programs_link_the_model() {
     let flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-I.", "-o", "main", source, "./example.so"];
     let gcc = Command::new("gcc").current_dir(folder.path()).args(flags).output().unwrap();
     assert!(gcc.status.success(), "{}", stderr(&gcc));
-    let run = Command::new(folder.path().join("main")).current_dir(folder.path()).output().unwrap();
+    let run = Command::new(folder.path().join("main")).env("LD_LIBRARY_PATH", folder.path()).output().unwrap();
     assert!(run.status.success() && stdout(&run).starts_with("class "), "{}{}", stdout(&run), stderr(&run));
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn write_all(files: &[(&Path, &[u8])]) -> Result<(), Error> {
             // What the umask leaves of it, as for any other new file.
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
-        let mut file = builder.tempfile_in(folder).map_err(|e| fail(unnamed(e)))?;
+        let mut file = builder.tempfile_in(folder).map_err(|e| Error::file(path, "write", unnamed(&e)))?;
         file.write_all(bytes).map_err(fail)?;
         ready.push((file, path));
     }
@@ -32,9 +32,12 @@ pub(crate) fn write_all(files: &[(&Path, &[u8])]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The error without the name of the temporary file, which says nothing to the user.
-fn unnamed(e: std::io::Error) -> std::io::Error {
-    e.raw_os_error().map_or_else(|| e.kind().into(), std::io::Error::from_raw_os_error)
+/// What is wrong with the place; the name of the temporary file would say nothing to the user.
+fn unnamed(e: &std::io::Error) -> String {
+    match e.kind() {
+        std::io::ErrorKind::NotFound => "there is no such folder".into(),
+        kind => kind.to_string(),
+    }
 }
 
 /// Writes a file so that it is there as a whole or not at all.

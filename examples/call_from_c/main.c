@@ -1,7 +1,8 @@
 /* Calls a compiled model from C:
  *
  *   qcc examples/models/resnet_cifar10.onnx -o example.so
- *   gcc -I. examples/call_from_c/main.c ./example.so -o main && ./main
+ *   gcc -I. examples/call_from_c/main.c ./example.so -o main
+ *   LD_LIBRARY_PATH=. ./main
  */
 #include <stdio.h>
 #include <stdlib.h>

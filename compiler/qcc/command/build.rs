@@ -81,17 +81,17 @@ impl Build {
         {
             ranges.save(path)?;
         }
-        announce(&compiled, self.flags.is_data_free());
         match (emit, &self.output) {
-            (Emit::So, Some(path)) => compiled.write_so(path),
-            (Emit::Obj, Some(path)) => compiled.write_object(path),
-            (Emit::Qir, Some(path)) => compiled.write_text(path),
-            (Emit::Qir, None) => {
-                terminal::result(&qcc::ir::print(compiled.graph()));
-                Ok(())
+            (Emit::So, Some(path)) => compiled.write_so(path)?,
+            (Emit::Obj, Some(path)) => compiled.write_object(path)?,
+            (Emit::Qir, Some(path)) => compiled.write_text(path)?,
+            (Emit::Qir, None) => terminal::result(&qcc::ir::print(compiled.graph())),
+            (Emit::So | Emit::Obj, None) => {
+                return Err(usage("machine code needs a file to go to").help("add -o model.so"));
             }
-            (Emit::So | Emit::Obj, None) => Err(usage("machine code needs a file to go to").help("add -o model.so")),
         }
+        announce(&compiled, self.flags.is_data_free());
+        Ok(())
     }
 
     fn emit(&self) -> Result<Emit, Error> {
