@@ -37,6 +37,7 @@ type Rule = fn(&mut Edit, NodeId) -> bool;
 const RULES: &[Rule] = &[
     drop_identity,
     merge_moves,
+    transpose_is_reshape,
     subtract_and_divide_by_constant,
     activation::clip_from_extremes,
     activation::hard_sigmoid,
@@ -125,6 +126,10 @@ fn drop_identity(edit: &mut Edit, n: NodeId) -> bool {
 
 fn merge_moves(edit: &mut Edit, n: NodeId) -> bool {
     moves::merge(edit, n, "canonicalize")
+}
+
+fn transpose_is_reshape(edit: &mut Edit, n: NodeId) -> bool {
+    moves::transpose_is_reshape(edit, n, "canonicalize")
 }
 
 /// `x - c` is `x + -c`, `x / c` is `x * (1 / c)`.

@@ -11,9 +11,9 @@
 //!
 //! The addition multiplies `a` by `f = mults[0] / 2^shift` and `r` by `g = mults[1] / 2^shift`. With `qcc_num::requant`
 //! equations (1) to (4), the convolution's factors become `s f`, the residual multiplier `R = round(g 2^14)`, and the
-//! offset follows from the zero points. `a` is no longer rounded to 8 bits, so that the result may differ by one
-//! unit from that of the two operations, towards the real sum. If both operands come from a layer that nothing else
-//! reads, the one computed later takes in the addition.
+//! offset follows from the zero points. `a` is no longer rounded to 8 bits and no longer saturates there: the result is
+//! nearer to the real sum, and within `1 + f / 2` units of that of the two operations wherever `a` did not saturate. If both
+//! operands come from a layer that nothing else reads, the one computed later takes in the addition.
 
 use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
 use qcc_num::requant;

@@ -26,33 +26,43 @@ pub struct Layout;
 /// Changes the graph at a node and says whether it did.
 type Rule = fn(&mut Edit, NodeId) -> bool;
 
-const RULES: &[Rule] = &[
-    |edit, n| moves::drop_identity(edit, n, "layout"),
-    |edit, n| moves::merge(edit, n, "layout"),
-    sink,
-    sink_reshape,
-    permute_columns,
-];
+const SINK: &[Rule] = &[drop_identity, merge, sink, sink_reshape, permute_columns];
+
+/// What is left to do when no transpose can move any more.
+const SETTLE: &[Rule] = &[drop_identity, merge, |edit, n| moves::transpose_is_reshape(edit, n, "layout")];
+
+fn drop_identity(edit: &mut Edit, n: NodeId) -> bool {
+    moves::drop_identity(edit, n, "layout")
+}
+
+fn merge(edit: &mut Edit, n: NodeId) -> bool {
+    moves::merge(edit, n, "layout")
+}
 
 /// Rounds after which sinking stops: a transpose moves down one operation a round at least.
 const ROUNDS: usize = 10_000;
 
 impl Pass for Layout {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
-        for _ in 0..ROUNDS {
-            let before = edit.labels().len();
-            for n in edit.graph().order() {
-                if is_live(edit.graph(), n) {
-                    RULES.iter().any(|rule| rule(edit, n));
-                }
-            }
-            edit.remove_dead();
-            if edit.labels().len() == before {
-                break;
-            }
-        }
+        apply(edit, SINK);
+        apply(edit, SETTLE);
         restore_names(edit);
         Ok(())
+    }
+}
+
+fn apply(edit: &mut Edit, rules: &[Rule]) {
+    for _ in 0..ROUNDS {
+        let before = edit.labels().len();
+        for n in edit.graph().order() {
+            if is_live(edit.graph(), n) {
+                rules.iter().any(|rule| rule(edit, n));
+            }
+        }
+        edit.remove_dead();
+        if edit.labels().len() == before {
+            break;
+        }
     }
 }
 
@@ -275,6 +285,9 @@ fn permute_columns(edit: &mut Edit, n: NodeId) -> bool {
     let Some(reshape) = produced_by(g, operands[0], Opcode::Reshape) else { return false };
     let Some((source, perm)) = transposed(g, g.operands(reshape)[0]) else { return false };
     let (dims, flat) = (&g.ty(source).dims, g.ty(operands[0]).clone());
+    if keeps_order(dims, &perm) {
+        return false;
+    }
     let (Some(weights), Some(&k)) = (g.constant(operands[1]), flat.dims.last()) else { return false };
     let Some(w) = weights.as_i8() else { return false };
     // The dimensions that become columns, and they alone, may change their order.

@@ -220,7 +220,7 @@ pub static PASSES: &[PassInfo] = &[
         options: &[],
         requires: &[Property::Float, Property::Ranged],
         ensures: &[Property::Scaled],
-        breaks: &[Property::Float],
+        breaks: &[Property::Float, Property::Ranged, Property::Explicit],
         make: |_| Box::new(assign_scales::AssignScales),
     },
     PassInfo {

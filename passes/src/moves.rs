@@ -33,7 +33,24 @@ pub(crate) fn drop_identity(edit: &mut Edit, n: NodeId, pass: &str) -> bool {
     true
 }
 
-/// A reshape of a reshape and a transpose of a transpose are one; a transpose that only moves extents of 1 is a reshape.
+/// A transpose that only moves extents of 1 is a reshape.
+pub(crate) fn transpose_is_reshape(edit: &mut Edit, n: NodeId, pass: &str) -> bool {
+    let g = edit.graph();
+    let y = g.result(n);
+    if g.op(n) != Opcode::Transpose {
+        return false;
+    }
+    let x = g.operands(n)[0];
+    let label = format!("{pass}: %{} = tensor.transpose is a reshape", g.name_of(y));
+    if !keeps_order(&g.ty(x).dims, &g.node(n).attrs.sizes("perm")) || !edit.begin(label) {
+        return false;
+    }
+    let attrs = Attrs::new(Opcode::Reshape).with("shape", edit.graph().ty(y).dims.as_slice());
+    substitute(edit, y, Opcode::Reshape, &[x], attrs);
+    true
+}
+
+/// A reshape of a reshape and a transpose of a transpose are one.
 pub(crate) fn merge(edit: &mut Edit, n: NodeId, pass: &str) -> bool {
     let g = edit.graph();
     let y = g.result(n);
@@ -46,9 +63,7 @@ pub(crate) fn merge(edit: &mut Edit, n: NodeId, pass: &str) -> bool {
         },
         Opcode::Transpose => {
             let perm = g.node(n).attrs.sizes("perm");
-            if keeps_order(&g.ty(x).dims, &perm) {
-                (x, reshape())
-            } else if let Some(inner) = produced_by(g, x, Opcode::Transpose) {
+            if let Some(inner) = produced_by(g, x, Opcode::Transpose) {
                 let both = compose(&g.node(inner).attrs.sizes("perm"), &perm);
                 (g.operands(inner)[0], Attrs::new(Opcode::Transpose).with("perm", both.as_slice()))
             } else {

@@ -214,7 +214,7 @@ fn rewrite_region(edit: &mut Edit, pass: &str, root: ValueId, rules: &[Rewrite<T
     if best == expr || !edit.begin(format!("{pass}: %{}", edit.graph().name_of(root))) {
         return;
     }
-    Rebuild { facts: &runner.egraph.analysis, edit, inside: &inside }.run(&best, root);
+    Rebuild { egraph: &runner.egraph, edit, inside: &inside }.run(&best, root);
 }
 
 /// Cost of one term with the terms below it, in the order said in the header.
@@ -322,48 +322,81 @@ impl Region<'_> {
 
 /// Puts an extracted term in the place of its region.
 struct Rebuild<'a, 'g> {
-    facts: &'a Facts,
+    egraph: &'a Terms,
     edit: &'a mut Edit<'g>,
     inside: &'a [ValueId],
 }
 
 impl Rebuild<'_, '_> {
     fn run(mut self, best: &RecExpr<Term>, root: ValueId) {
+        let name = self.edit.graph().name_of(root).to_string();
         // The new values take the names of the old ones, which go away.
         for &v in self.inside {
             let name = format!("{}.dead", self.edit.graph().name_of(v));
             self.edit.rename(v, &name);
         }
+        let classes = self.egraph.lookup_expr_ids(best).unwrap_or_default();
         let mut values: HashMap<Id, ValueId> = HashMap::new();
         let mut last = root;
         for (i, term) in best.as_ref().iter().enumerate() {
-            if let Some(v) = self.term(best, term, &values) {
+            if let Some(v) = self.term(best, term, classes.get(i).copied(), &values) {
                 values.insert(Id::from(i), v);
                 last = v;
             }
         }
         self.edit.replace_uses(root, last);
+        if !matches!(best.as_ref().last(), Some(Term::Leaf(_))) {
+            self.take_name(last, &name);
+        }
+    }
+
+    /// The name of the region's root, or of the real value that it is the quantization of, if that is gone.
+    fn take_name(&mut self, v: ValueId, name: &str) {
+        let real = name.strip_suffix(".q").unwrap_or(name);
+        let wanted = [real, name].into_iter().find(|n| self.edit.graph().find(n).is_none());
+        if let Some(wanted) = wanted.filter(|_| self.edit.graph().name_of(v) != real) {
+            self.edit.rename(v, wanted);
+        }
+    }
+
+    /// The last operation whose result the class is: a rectifier that vanished gives its name to what it rectified.
+    fn named_after(&self, class: Option<Id>, site: Site) -> &str {
+        let sites = class.into_iter().flat_map(|c| &self.egraph[c].nodes).filter_map(|t| match t {
+            Term::Exact(s, _) => Some(*s),
+            _ => None,
+        });
+        &self.egraph.analysis.site(sites.max().unwrap_or(site)).name
     }
 
     fn type_of(&self, best: &RecExpr<Term>, id: Id) -> Option<Elem> {
         match &best[id] {
-            Term::Type(t) => Some(Elem::Uniform(self.facts.uniform(*t).clone())),
+            Term::Type(t) => Some(Elem::Uniform(self.egraph.analysis.uniform(*t).clone())),
             _ => None,
         }
     }
 
-    fn term(&mut self, best: &RecExpr<Term>, term: &Term, values: &HashMap<Id, ValueId>) -> Option<ValueId> {
+    fn term(
+        &mut self,
+        best: &RecExpr<Term>,
+        term: &Term,
+        class: Option<Id>,
+        values: &HashMap<Id, ValueId>,
+    ) -> Option<ValueId> {
         match term {
             Term::Type(_) => None,
-            Term::Leaf(l) => Some(self.facts.leaves[l.0].0),
+            Term::Leaf(l) => Some(self.egraph.analysis.leaves[l.0].0),
             Term::Quantize([t, x]) => self.cast(Opcode::QCast, *values.get(x)?, self.type_of(best, *t)?, ".q"),
             Term::Rescale([t, x]) => self.cast(Opcode::SCast, *values.get(x)?, self.type_of(best, *t)?, ".s"),
             Term::Dequantize([x]) => self.cast(Opcode::DCast, *values.get(x)?, Elem::F32, ".dq"),
             Term::Exact(s, children) => {
                 let elem = self.type_of(best, children[0])?;
-                self.operation(*s, &children[1..], elem, values)
+                let name = self.named_after(class, *s).to_string();
+                self.operation(*s, &children[1..], &name, elem, values)
             }
-            Term::Real(s, children) => self.operation(*s, children, self.facts.site(*s).real_elem.clone(), values),
+            Term::Real(s, children) => {
+                let site = self.egraph.analysis.site(*s);
+                self.operation(*s, children, &site.name, site.real_elem.clone(), values)
+            }
         }
     }
 
@@ -380,12 +413,19 @@ impl Rebuild<'_, '_> {
         Some(self.edit.add(op, &[x], Attrs::new(op), &name, ty, origin))
     }
 
-    fn operation(&mut self, s: Site, children: &[Id], elem: Elem, values: &HashMap<Id, ValueId>) -> Option<ValueId> {
+    fn operation(
+        &mut self,
+        s: Site,
+        children: &[Id],
+        name: &str,
+        elem: Elem,
+        values: &HashMap<Id, ValueId>,
+    ) -> Option<ValueId> {
         let operands: Vec<ValueId> = children.iter().map(|c| values.get(c).copied()).collect::<Option<_>>()?;
-        let site = self.facts.site(s);
+        let site = self.egraph.analysis.site(s);
         let ty = Type { dims: site.dims.clone(), elem };
         let attrs = quantized_attrs(site, &ty);
-        Some(self.edit.add(site.op, &operands, attrs, &site.name, ty, site.origin.clone()))
+        Some(self.edit.add(site.op, &operands, attrs, name, ty, site.origin.clone()))
     }
 }
 

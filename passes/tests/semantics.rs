@@ -3,6 +3,7 @@
 //!
 //! Each case is made from a seed, which a failure prints with the graph. `QCC_SEED=n` runs that case alone.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use qcc_interp::Evaluator;
@@ -299,6 +300,61 @@ fn integer_passes_are_exact() {
             }
         }
     }
+}
+
+/// All values by name.
+fn values(graph: &Graph, inputs: &[Tensor]) -> HashMap<String, Tensor> {
+    let mut found = HashMap::new();
+    let mut observe = |v: ValueId, t: &Tensor| drop(found.insert(graph.name_of(v).to_string(), t.clone()));
+    Evaluator::new(graph).run_observed(inputs, &mut observe).unwrap();
+    found
+}
+
+/// The summand of `y` that is not the residual, and by how many units taking it into an epilogue may change the sum.
+fn summand(graph: &Graph, y: &str, residual: &str) -> (String, i32) {
+    let n = graph.producer(graph.find(y).unwrap()).unwrap();
+    let names: Vec<_> = graph.operands(n).iter().map(|&v| graph.name_of(v)).collect();
+    let i = names.iter().position(|&name| name != residual).unwrap();
+    let attrs = &graph.node(n).attrs;
+    let f = attrs.ints("mults")[i] as f64 / (attrs.int("shift") as f64).exp2();
+    (names[i].to_string(), (1.0 + f / 2.0) as i32)
+}
+
+/// A residual sum in an epilogue is within `1 + f / 2` units of the sum behind it, given the same operands, where the layer
+/// did not saturate by itself; without a residual an epilogue is exact.
+#[test]
+fn epilogues_are_within_one_unit() {
+    let mut sums = 0;
+    for seed in seeds(60) {
+        let mut graph = network(seed);
+        let mut cx = calibrated(seed);
+        let pipeline = default_pipeline(&cx);
+        let (before, _) = pipeline.split_once(", fuse-epilogue").unwrap();
+        run(&mut graph, before, &mut cx, seed);
+        let unfused = graph.clone();
+        run(&mut graph, "fuse-epilogue", &mut cx, seed);
+        for x in inputs(seed ^ 3, 2) {
+            let x = quantized(&graph, &x);
+            let (old, new) = (values(&unfused, &x), values(&graph, &x));
+            for n in graph.order() {
+                let names: Vec<_> = graph.operands(n).iter().map(|&v| graph.name_of(v)).collect();
+                if names.iter().any(|&v| new.contains_key(v) && old.get(v) != new.get(v)) {
+                    continue;
+                }
+                let residual = names.len() == 5;
+                sums += usize::from(residual);
+                let y = graph.name_of(graph.result(n));
+                let codes = |t: &Tensor| t.as_u8().unwrap().iter().map(|&q| i32::from(q)).collect::<Vec<_>>();
+                let (a, b) = (codes(&old[y]), codes(&new[y]));
+                let (inner, bound) = if residual { summand(&unfused, y, names[4]) } else { (y.to_string(), 0) };
+                let saturated = |i: usize| residual && matches!(old[&inner].as_u8().unwrap()[i], 0 | 255);
+                let apart = |i: usize| (a[i] - b[i]).abs();
+                let most = (0..a.len()).filter(|&i| !saturated(i)).map(apart).max().unwrap_or(0);
+                assert!(most <= bound, "seed {seed}: %{y} differs by {most}\n{}", text(&unfused));
+            }
+        }
+    }
+    assert!(sums > 20 || std::env::var("QCC_SEED").is_ok(), "only {sums} residual sums took part");
 }
 
 /// The integer network follows the float one, calibrated and without data.

@@ -3,7 +3,7 @@
 use qcc_ir::{Attrs, Edit, NodeId, Opcode, Tensor, ValueId};
 
 use super::named;
-use crate::rewrite::{bypass, either, floats, per_channel, produced_once, substitute};
+use crate::rewrite::{either, floats, per_channel, produced_once, substitute};
 
 /// A convolution or linear layer with constant weights whose only user is the node at hand.
 struct Layer {
@@ -144,12 +144,12 @@ fn bias_name(edit: &Edit, layer: &Layer, x: ValueId) -> String {
     layer.bias.map_or_else(|| format!("{}.bias", g.name_of(x)), |b| g.name_of(b).to_string())
 }
 
-/// The layer with other parameters computes `y`; its result `x` takes the place and the type of `y`.
+/// The layer with other parameters computes `y`; its result `x` takes the place, the type and the name of `y`.
 fn replace_parameters(edit: &mut Edit, layer: &Layer, w: ValueId, bias: Option<ValueId>, y: ValueId, x: ValueId) {
     let elem = edit.graph().ty(y).elem.clone();
     let input = edit.graph().operands(layer.node)[0];
     let operands: Vec<ValueId> = [input, w].into_iter().chain(bias).collect();
     edit.set_operands(layer.node, &operands);
     edit.set_elem(x, elem);
-    bypass(edit, y, x);
+    edit.replace(y, x);
 }
