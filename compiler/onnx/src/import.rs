@@ -38,6 +38,7 @@ use crate::structure::{Structure, analyze, node_name, place};
 use crate::tensor;
 use names::Names;
 use site::Site;
+pub use table::{Importable, importable};
 
 /// A model as a graph of `nn.*`, `tensor.*` and `quant.*`.
 pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions) -> Result<Graph, Diags> {

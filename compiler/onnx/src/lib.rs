@@ -29,6 +29,7 @@ use qcc_ir::{Diag, Diags, Graph};
 use crate::external::Folder;
 use crate::fault::Fault;
 
+pub use crate::import::{Importable, importable};
 pub use crate::options::ImportOptions;
 
 /// Imports a model from a file. External data must lie in the file's folder.

@@ -134,6 +134,28 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Xor", 7, NEWEST, One(constants::xor)),
 ];
 
+/// An ONNX operator that can be imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Importable {
+    /// Name in the default domain.
+    pub name: &'static str,
+    /// Oldest and newest operator set for which its meaning has been checked.
+    pub opsets: (i64, i64),
+    /// What it becomes, where that is one operator with the same operands and attributes.
+    pub same: Option<Opcode>,
+}
+
+/// All operators that can be imported, by name.
+pub fn importable() -> impl Iterator<Item = Importable> {
+    ROWS.iter().map(|&Row(name, oldest, newest, rule)| {
+        let same = match rule {
+            Same(op) => Some(op),
+            One(_) | Many(_) => None,
+        };
+        Importable { name, opsets: (oldest, newest), same }
+    })
+}
+
 impl Rule {
     /// Imports a node: its results, in order.
     pub(crate) fn apply(self, site: &mut Site) -> Outcome<Vec<ValueId>> {
