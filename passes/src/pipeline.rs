@@ -19,7 +19,7 @@ use crate::{Context, Options, PassInfo, Phase, Property};
 /// Times a `fixpoint` may repeat before it counts as not ending.
 const FIXPOINT_LIMIT: usize = 32;
 
-/// The float passes that do not need to know how ranges are found.
+/// Named pipelines, as the command offers them.
 const PRESETS: &[(&str, &str)] = &[
     (
         "-O0",
