@@ -8,7 +8,7 @@ use qcc_codegen::emit::{jit, object};
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Elem, Graph, Level, check_level};
-use qcc_passes::{Context, Pipeline, RangeTable, Samples, Step, default_pipeline};
+use qcc_passes::{Context, Pipeline, Property, RangeTable, Samples, Step, default_pipeline};
 use qcc_runtime::{Manifest, Model};
 use sha2::{Digest, Sha256};
 
@@ -89,6 +89,11 @@ pub fn compile_observed(
         Some(text) => text.clone(),
         // What is in integer form already needs no passes.
         None if check_level(&graph, Level::Int).is_ok() => String::new(),
+        None if !Property::Float.holds(&graph) => {
+            let diag =
+                Diag::new(Code::UNSUPPORTED, "the model is quantized already, and such models cannot be compiled");
+            return Err(diag.in_file(source.file_name()).help("give the float model that it was made from").into());
+        }
         None => default_pipeline(&cx),
     };
     let mut report = Report::default();

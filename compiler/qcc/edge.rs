@@ -67,7 +67,7 @@ impl Boundary {
             return Tensor { dims: tensor.dims.clone(), data };
         };
         let reals = qcc_ir::for_data!(&tensor.data, v =>
-            v.iter().map(|&x| edge::dequantize(x as i32, scale, zero)).collect());
+            v.iter().map(|&x| edge::dequantize(x as f64 as i32, scale, zero)).collect());
         Tensor { dims: tensor.dims.clone(), data: Data::F32(reals) }
     }
 }

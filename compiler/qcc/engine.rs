@@ -28,7 +28,7 @@ pub struct Engine {
 }
 
 enum Form {
-    Code(Model),
+    Code(Box<Model>),
     Interpreter(Box<Evaluator>),
 }
 
@@ -47,7 +47,7 @@ impl Engine {
             names: list(model.inputs()),
             outputs: list(model.outputs()),
             boundary: (of(model.inputs()), of(model.outputs())),
-            form: Form::Code(model),
+            form: Form::Code(Box::new(model)),
             pool: None,
         }
     }

@@ -70,7 +70,7 @@ impl Dataset {
             match extension.as_str() {
                 "npy" => (Records::Rows(vec![Array::open(path)?]), None),
                 "npz" => archive(path, &inputs)?,
-                e if files::is_image(e) => (single(path, &inputs)?, None),
+                e if files::is_image(e) => (single(path, &inputs, preprocess)?, None),
                 _ => {
                     let (items, labels) = files::list(path)?;
                     (Records::Files(vec![items]), labels)
@@ -167,7 +167,7 @@ impl Dataset {
             }
             Records::Files(lists) => lists[input][i].load(spec, &self.preprocess),
             Records::Strip(image) => {
-                let (height, width) = pixels(&spec.ty).unwrap_or_default();
+                let (height, width) = pixels(&spec.ty, &self.preprocess).unwrap_or_default();
                 let row = width * height * 3;
                 let raw = image.as_raw()[i * row..][..row].to_vec();
                 let fault = |what: String| Diag::new(Code::DATA, format!("sample {i}: {what}"));
@@ -224,8 +224,8 @@ fn batch(inputs: &[Input]) -> usize {
 }
 
 /// Height and width of an image input.
-fn pixels(ty: &Type) -> Option<(usize, usize)> {
-    match Preprocess::default().layout_of(ty)? {
+fn pixels(ty: &Type, preprocess: &Preprocess) -> Option<(usize, usize)> {
+    match preprocess.layout_of(ty)? {
         Layout::Nchw => Some((ty.dims[2], ty.dims[3])),
         Layout::Nhwc => Some((ty.dims[1], ty.dims[2])),
     }
@@ -278,10 +278,10 @@ fn archive(path: &Path, inputs: &[Input]) -> Result<(Records, Option<Vec<i64>>),
 }
 
 /// One image, or a strip of images one a row.
-fn single(path: &Path, inputs: &[Input]) -> Result<Records, Error> {
+fn single(path: &Path, inputs: &[Input], preprocess: &Preprocess) -> Result<Records, Error> {
     let image = files::decode(path)?;
     let strip = match inputs {
-        [input] => pixels(&input.ty).is_some_and(|(h, w)| h > 1 && h * w == image.width() as usize),
+        [input] => pixels(&input.ty, preprocess).is_some_and(|(h, w)| h > 1 && h * w == image.width() as usize),
         _ => false,
     };
     if strip {

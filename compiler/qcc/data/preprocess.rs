@@ -147,7 +147,8 @@ impl Preprocess {
         match self.layout {
             Some(Layout::Nchw) => channels(1).then_some(Layout::Nchw),
             Some(Layout::Nhwc) => channels(3).then_some(Layout::Nhwc),
-            None if channels(1) => Some(Layout::Nchw),
+            // Three channels tell more than one, which may be a side of length 1.
+            None if channels(1) && (ty.dims[1] == 3 || ty.dims[3] != 3) => Some(Layout::Nchw),
             None => channels(3).then_some(Layout::Nhwc),
         }
     }
