@@ -4,6 +4,7 @@
 //! DIR/NN-<pass>.qir    the graph, constants in data/
 //! DIR/data/<hash>.bin  a constant; equal ones share a file, also between graphs
 //! DIR/summary.txt      one line a stage: edits, operations, time, remarks
+//! DIR/plan.txt         the steps of the program, and which buffer takes which memory when
 //! ```
 
 use std::collections::HashSet;
@@ -83,6 +84,12 @@ impl Dump {
         self.nodes = nodes;
         self.stages += 1;
         Ok(())
+    }
+
+    /// Writes the memory plan: `plan.txt`.
+    pub fn plan(&self, compiled: &crate::Compiled) -> Result<(), Error> {
+        let plan = qcc_codegen::plan::plan(compiled.graph())?;
+        files::write(&self.folder.join("plan.txt"), plan.to_string().as_bytes())
     }
 
     /// Writes the summary; reports the first fault of any stage.

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! `Ma = round(Sa / Sy * 2^n)` and likewise `Mb`; `C = 2^(n-1) + Zy * 2^n - Za * Ma - Zb * Mb` holds the rounding and all zero
-//! points. `n` is the greatest shift of at most 22 that keeps every multiplier within 16 bits, so that a multiplier has
-//! 15 significant bits and the error before rounding stays below 255 / 2^15 < 1/128 unit an operand. Nothing overflows 32 bits:
+//! points. `n` is the greatest shift of at most 22 that keeps every multiplier within 16 bits. The error before rounding stays
+//! below 255 / 2^(n+1) units an operand: below 1/128 where every ratio is below 2, so that `n` is at least 14. Nothing overflows 32 bits:
 //! `|a * Ma| < 2^23`, `Zy * 2^n < 2^30`. One `vpmaddwd` computes both products.
 
 use crate::ScaleError;

@@ -134,7 +134,11 @@ impl WatchFlags {
             self.print(event);
         });
         // What was reached before a fault is what one wants to look at.
-        let written = dump.map_or(Ok(()), Dump::finish);
+        let plan = match (&dump, &result) {
+            (Some(dump), Ok(compiled)) => dump.plan(compiled),
+            _ => Ok(()),
+        };
+        let written = plan.and(dump.map_or(Ok(()), Dump::finish));
         let compiled = result?;
         written?;
         Ok(compiled)

@@ -23,7 +23,7 @@ pub fn model_header(info: &ModelInfo) -> String {
     put(
         &mut h,
         format_args!(
-            "/* {}: a neural network in integer code, compiled by {}.",
+            "/* {}: a neural network in integer code, compiled by qcc {}.",
             comment(&info.name),
             comment(&info.compiler)
         ),

@@ -13,11 +13,12 @@
 mod arena;
 mod halo;
 mod place;
+mod text;
 
 use std::collections::HashMap;
 
 use qcc_ir::ops::{Class, IntOp, Move};
-use qcc_ir::{Def, Diag, Diags, Graph, NodeId, Type, ValueId, diag::Code};
+use qcc_ir::{Diag, Diags, Graph, NodeId, Type, ValueId, diag::Code};
 
 pub use halo::{Halo, window_of as halo_window};
 pub use place::{Place, element_bytes};
@@ -269,9 +270,4 @@ pub fn is_windowed(op: IntOp) -> bool {
         | IntOp::Mean
         | IntOp::Softmax => false,
     }
-}
-
-/// True if the value is given from outside, so that no step computes it.
-pub fn is_source(graph: &Graph, v: ValueId) -> bool {
-    !matches!(graph.def(v), Def::Node(..))
 }

@@ -25,7 +25,7 @@ use qcc_runtime::{DType, ModelInfo, Quant, TensorInfo};
 use crate::Options;
 use crate::kernel::conv::ConvSpec;
 use crate::machine::Shape;
-use crate::plan::{self, Buffer, Plan, StepKind, Storage};
+use crate::plan::{self, Plan, StepKind, Storage};
 pub use entry::{Entries, name as entry_name};
 
 /// Everything that was defined in the module.
@@ -222,9 +222,6 @@ impl Builder<'_> {
     }
 
     fn manifest(&self, info: &ModelInfo) -> Manifest {
-        let arena: Vec<&Buffer> = self.plan.buffers.iter().filter(|b| matches!(b.storage, Storage::Arena(_))).collect();
-        let live =
-            |step: usize| arena.iter().filter(|b| b.life.0 <= step && step <= b.life.1).map(|b| b.bytes as u64).sum();
         let steps = self.tasks.iter().map(|t| ManifestStep {
             name: t.name.clone(),
             kernel: t.kernel.clone(),
@@ -238,10 +235,10 @@ impl Builder<'_> {
             steps: steps.collect(),
             arena: Some(ArenaPlan {
                 scratch_bytes: info.scratch_bytes,
-                unshared_bytes: arena.iter().map(|b| b.bytes as u64).sum(),
-                peak_live_bytes: (0..self.plan.steps.len()).map(live).max().unwrap_or(0),
+                unshared_bytes: self.plan.unshared_bytes() as u64,
+                peak_live_bytes: self.plan.peak_bytes() as u64,
                 constant_bytes: self.data_bytes,
-                buffers: arena.len() as u32,
+                buffers: self.plan.arena_buffers().count() as u32,
             }),
             ..self.options.manifest.clone()
         }

@@ -1,0 +1,91 @@
+//! Whole networks through every engine: the interpreter, the JIT of every target that runs here and the shared object give the
+//! same bytes; a shared object for another architecture is written and holds no float instruction.
+
+use std::path::{Path, PathBuf};
+
+use qcc::codegen::{check, target::Level};
+use qcc::ir::{Data, Tensor};
+use qcc::{Model, Options, Target, compile};
+
+/// Random inputs for each network and engine.
+const INPUTS: u64 = 5;
+
+fn networks() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = vec![root.join("examples/models/resnet_cifar10.onnx")];
+    for name in ["cifar10_resnet20", "mlperftiny_resnet8_cifar10", "mlperftiny_vww_mobilenetv1_025_96"] {
+        let path = root.join(format!("../shared/data/models/{name}.onnx"));
+        if path.is_file() {
+            all.push(path);
+        } else {
+            println!("skipped: no ../shared ({name})");
+        }
+    }
+    all
+}
+
+/// Bytes from a linear congruential generator (Knuth's MMIX constants).
+fn bytes(seed: u64, n: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn outputs(model: &Model, dims: &[usize], input: &[u8]) -> Vec<Vec<u8>> {
+    let outputs = model.run(&[qcc::TensorRef::new(dims, input)]).expect("the model runs");
+    outputs.iter().map(|t| t.bytes().to_vec()).collect()
+}
+
+#[test]
+fn engines_agree_on_whole_networks() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    for path in networks() {
+        for target in Target::all_runnable() {
+            let what = format!("{} for {} (wide: {})", path.display(), target.name(), target.has_wide_kernels());
+            let options = Options { target, ..Options::default() };
+            let compiled = compile(path.as_path(), &options).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let jit = compiled.jit().unwrap_or_else(|e| panic!("{what}: {e}"));
+            let file = folder.path().join("network.so");
+            compiled.write_so(&file).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let report =
+                check::certify(&std::fs::read(&file).expect("just written")).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert!(report.is_float_free(), "{what}: {:?}", report.integer.findings);
+            let loaded = Model::load(&file).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let dims = jit.inputs()[0].dims.clone();
+            let oracle = compiled.interpreter();
+            for seed in 0..INPUTS {
+                let input = bytes(seed, dims.iter().product());
+                let wanted = oracle
+                    .run(&[Tensor::new(&dims, Data::U8(input.clone()))])
+                    .unwrap_or_else(|e| panic!("{what}: {e}"));
+                let wanted: Vec<Vec<u8>> = wanted.iter().map(|t| t.as_u8().expect("bytes").to_vec()).collect();
+                assert_eq!(outputs(&jit, &dims, &input), wanted, "JIT, {what}, seed {seed}");
+                assert_eq!(outputs(&loaded, &dims, &input), wanted, "shared object, {what}, seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn same_input_and_options_give_the_same_bytes_also_for_another_architecture() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/resnet_cifar10.onnx");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    for level in [Level::Aarch64, Level::X86V2, Level::X86V4Vnni] {
+        let options = Options { target: Target { level, wide: true }, ..Options::default() };
+        let write = |name: &str| {
+            let file = folder.path().join(name).join("network.so");
+            std::fs::create_dir_all(file.parent().expect("a folder")).expect("temporary folder");
+            compile(model.as_path(), &options)
+                .and_then(|c| c.write_so(&file))
+                .unwrap_or_else(|e| panic!("{level:?}: {e}"));
+            std::fs::read(&file).expect("just written")
+        };
+        let (first, second) = (write("a"), write("b"));
+        assert!(first == second, "{level:?}: two runs differ");
+        let report = check::certify(&first).unwrap_or_else(|e| panic!("{level:?}: {e}"));
+        assert!(report.is_float_free(), "{level:?}: {:?}", report.integer.findings);
+    }
+}
