@@ -93,7 +93,7 @@ impl Maker<'_> {
         let kernel = [1 + self.random.below(3.min(h)), 1 + self.random.below(3.min(w))];
         let dilation = if dilate { self.random.pick(&[1, 1, 2]) } else { 1 };
         let pads: Vec<i64> = (0..4).map(|i| self.random.within(0, kernel[i % 2] as i64 - 1)).collect();
-        let fits = |size: usize, k: usize, p: i64| (k - 1) * dilation + 1 <= size + p as usize;
+        let fits = |size: usize, k: usize, p: i64| (k - 1) * dilation < size + p as usize;
         let dilation =
             if fits(h, kernel[0], pads[0] + pads[2]) && fits(w, kernel[1], pads[1] + pads[3]) { dilation } else { 1 };
         let strides = vec![self.random.within(1, 2), self.random.within(1, 2)];
