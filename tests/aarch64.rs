@@ -1,0 +1,69 @@
+//! Code for 64-bit Arm, run by an emulator where there is one: it gives the interpreter's bytes. Says "skipped" without
+//! `qemu-aarch64-static` and `aarch64-linux-gnu-gcc` (Debian: qemu-user-static, gcc-aarch64-linux-gnu).
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use qcc::codegen::target::Level;
+use qcc::ir::{Data, Tensor};
+use qcc::{Options, Target, compile};
+
+/// Reads the model's only input from standard input, writes its only output to standard output.
+const DRIVER: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include "network.h"
+static unsigned char in[3 * 32 * 32], out[10];
+int main(void) {
+    const void *inputs[1] = {in};
+    void *outputs[1] = {out};
+    void *scratch = aligned_alloc(64, (qcc_network_info()->scratch_bytes + 63) / 64 * 64);
+    if (fread(in, 1, sizeof in, stdin) != sizeof in || qcc_network_run(inputs, outputs, scratch) != 0) return 1;
+    return fwrite(out, 1, sizeof out, stdout) != sizeof out;
+}
+"#;
+
+fn available(program: &str) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
+}
+
+#[test]
+fn emulated_arm_gives_the_interpreters_bytes() {
+    let (emulator, compiler) = ("qemu-aarch64-static", "aarch64-linux-gnu-gcc");
+    if let Some(missing) = [emulator, compiler].into_iter().find(|p| !available(p)) {
+        return println!("skipped: no {missing}");
+    }
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/resnet_cifar10.onnx");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let options = Options { target: Target { level: Level::Aarch64, wide: true }, ..Options::default() };
+    let compiled = compile(model.as_path(), &options).expect("compiles");
+    compiled.write_so(folder.path().join("network.so")).expect("written");
+    std::fs::write(folder.path().join("main.c"), DRIVER).expect("written");
+    let built = Command::new(compiler)
+        .args(["-O1", "main.c", "-o", "main", "./network.so", "-Wl,-rpath,$ORIGIN"])
+        .current_dir(folder.path())
+        .status()
+        .expect("the compiler starts");
+    assert!(built.success(), "the driver does not compile");
+    for seed in 0..3u8 {
+        let input: Vec<u8> = (0..3 * 32 * 32u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 23) as u8 ^ seed).collect();
+        let mut run = Command::new(emulator)
+            .args(["-L", "/usr/aarch64-linux-gnu", "./main"])
+            .current_dir(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the emulator starts");
+        run.stdin.take().expect("piped").write_all(&input).expect("the driver reads");
+        let output = run.wait_with_output().expect("the driver ends");
+        assert!(output.status.success(), "seed {seed}: {}", output.status);
+        let wanted = compiled.interpreter().run(&[Tensor::new(&[1, 3, 32, 32], Data::U8(input))]).expect("runs");
+        assert_eq!(Some(output.stdout.as_slice()), wanted[0].as_u8(), "seed {seed}");
+    }
+}
