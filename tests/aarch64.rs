@@ -41,7 +41,8 @@ fn emulated_arm_gives_the_interpreters_bytes() {
     }
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/resnet_cifar10.onnx");
     let folder = tempfile::tempdir().expect("temporary folder");
-    let options = Options { target: Target { level: Level::Aarch64, wide: true }, ..Options::default() };
+    let target = Target { level: Level::Aarch64, wide: true };
+    let options = Options { target, name: Some("network".to_string()), ..Options::default() };
     let compiled = compile(model.as_path(), &options).expect("compiles");
     compiled.write_so(folder.path().join("network.so")).expect("written");
     std::fs::write(folder.path().join("main.c"), DRIVER).expect("written");
