@@ -103,7 +103,7 @@ impl Product<'_> {
         (n * h * w * o) as u64 * taps as u64
     }
 
-    /// True if each group has one channel in and out: [`super::window`] does that.
+    /// True if each group has one channel in and out: the `window` module does that.
     pub fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.channels() == (1, 1) && self.requant.is_some()
     }
