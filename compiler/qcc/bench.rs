@@ -1,7 +1,7 @@
 //! How fast a model runs, and how near that is to the machine's limit.
 //!
-//! The limit is measured in the same process and interleaved with the runs, so that a change of the clock frequency or a
-//! neighbour on the machine falls on both.
+//! The limit is measured in the same process, in slices between the runs, and both figures are medians, so that a change of
+//! the clock frequency or a neighbour on the same core falls on both alike.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,8 @@ use serde::Serialize;
 
 use crate::Error;
 
-/// Parts of a measurement, with a measurement of the limit before and after each.
-const ROUNDS: usize = 5;
-
-/// Measurements of the limit at a time, and the least duration of each. The greatest rate counts, and short measurements
-/// are seldom interrupted: what the machine can do must not come out too low.
-const PEAK_SLICES: usize = 60;
-const PEAK_TIME: Duration = Duration::from_micros(400);
+/// Least duration of one measurement of the limit.
+const PEAK_TIME: Duration = Duration::from_millis(2);
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -37,8 +32,10 @@ pub struct Measurement {
     pub macs: u64,
     /// Multiply-accumulates a second, in thousand millions.
     pub gmacs_per_s: f64,
-    /// The same of a loop of nothing but multiplications in registers, on as many threads.
+    /// The same of a loop of nothing but multiplications in registers, on as many threads: the median of its slices.
     pub peak_gmacs_per_s: f64,
+    /// The best slice.
+    pub peak_best_gmacs_per_s: f64,
     /// The ratio of the two.
     pub peak_fraction: f64,
     /// From the file to the first result, in milliseconds.
@@ -92,21 +89,21 @@ pub fn measure(model: &Model, threads: usize, time: Duration, started: Instant) 
     let mut outputs = session.run(&views).map_err(fail)?;
     let load = started.elapsed();
     let peak = Peak::new(Target::native())?;
-    let mut peaks = vec![peak_rate(&peak, &pool)];
-    let mut times = Vec::new();
-    for _ in 0..ROUNDS {
-        let round = Instant::now();
-        loop {
-            let start = Instant::now();
-            session.run_into(&views, &mut outputs).map_err(fail)?;
-            times.push(start.elapsed().as_secs_f64() * 1e3);
-            if round.elapsed() >= time / ROUNDS as u32 {
-                break;
-            }
+    let limit = Limit::new(&peak, &pool);
+    let (mut times, mut peaks) = (Vec::new(), Vec::new());
+    let (begin, mut since) = (Instant::now(), Duration::ZERO);
+    while begin.elapsed() < time || peaks.is_empty() {
+        let start = Instant::now();
+        session.run_into(&views, &mut outputs).map_err(fail)?;
+        since += start.elapsed();
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        // As much time for the limit as for runs that are short, one slice a run for longer ones.
+        if since >= PEAK_TIME {
+            peaks.push(limit.slice());
+            since = Duration::ZERO;
         }
-        peaks.push(peak_rate(&peak, &pool));
     }
-    let (median_ms, limit) = (median(&mut times), peaks.into_iter().fold(0.0, f64::max));
+    let (median_ms, limit) = (median(&mut times), median(&mut peaks));
     let macs = model.info().macs;
     let rate = macs as f64 / median_ms / 1e6;
     Ok(Measurement {
@@ -117,6 +114,7 @@ pub fn measure(model: &Model, threads: usize, time: Duration, started: Instant) 
         macs,
         gmacs_per_s: rate,
         peak_gmacs_per_s: limit,
+        peak_best_gmacs_per_s: peaks.last().copied().unwrap_or(limit),
         peak_fraction: rate / limit,
         load_ms: load.as_secs_f64() * 1e3,
         peak_rss_mb: peak_rss_mb(),
@@ -140,20 +138,33 @@ pub fn profile(program: &Jit, threads: usize, rounds: usize) -> Result<Vec<TaskT
     Ok(program.tasks.iter().zip(times).map(row).collect())
 }
 
-/// Thousand millions of multiply-accumulates a second on all threads of the pool, at best.
-fn peak_rate(peak: &Peak, pool: &Pool) -> f64 {
-    let slice = |iterations: usize| {
-        let start = Instant::now();
-        pool.for_each(pool.threads(), |part| part.for_each(|_| _ = peak.run(iterations)));
-        start.elapsed()
-    };
-    let mut iterations = 1 << 8;
-    while slice(iterations) < PEAK_TIME {
-        iterations *= 2;
+/// The loop of nothing but multiplications, in slices of [`PEAK_TIME`] on all threads of a pool.
+struct Limit<'a> {
+    peak: &'a Peak,
+    pool: &'a Pool,
+    iterations: usize,
+}
+
+impl Limit<'_> {
+    fn new<'a>(peak: &'a Peak, pool: &'a Pool) -> Limit<'a> {
+        let mut limit = Limit { peak, pool, iterations: 1 << 8 };
+        while limit.time() < PEAK_TIME {
+            limit.iterations *= 2;
+        }
+        limit
     }
-    let macs = peak.run(1) as f64 * iterations as f64 * pool.threads() as f64;
-    let best = (0..PEAK_SLICES).map(|_| slice(iterations)).min().unwrap_or(PEAK_TIME);
-    macs / best.as_secs_f64() / 1e9
+
+    fn time(&self) -> Duration {
+        let start = Instant::now();
+        self.pool.for_each(self.pool.threads(), |part| part.for_each(|_| _ = self.peak.run(self.iterations)));
+        start.elapsed()
+    }
+
+    /// Thousand millions of multiply-accumulates a second.
+    fn slice(&self) -> f64 {
+        let macs = self.peak.run(1) as f64 * self.iterations as f64 * self.pool.threads() as f64;
+        macs / self.time().as_secs_f64() / 1e9
+    }
 }
 
 /// Sorts, and takes the middle.
