@@ -155,7 +155,11 @@ impl Maker<'_> {
                 self.pool_step(Opcode::IMaxPool, &[self.now], attrs.with("kernel", kernel.as_slice()));
             }
             1 => {
-                let (attrs, kernel) = self.window(Attrs::new(Opcode::IAveragePool), false);
+                let (mut attrs, mut kernel) = self.window(Attrs::new(Opcode::IAveragePool), false);
+                if self.random.below(4) == 0 {
+                    let [_, h, w, _] = self.dims();
+                    (attrs, kernel) = (attrs.with("pads", vec![0; 4]), [h, w]);
+                }
                 let (attrs, _) = self.epilogue(attrs, 1);
                 let attrs =
                     attrs.with("kernel", kernel.as_slice()).with("zero", self.random.within(0, 255)).with("shl", 7);
@@ -306,7 +310,7 @@ fn random_graph(seed: u64) -> Graph {
     let mut graph = Graph::new("random");
     let mut random = Random(seed);
     let mut edit = Edit::new(&mut graph);
-    let channels = random.pick(&[1, 3, 4, 5, 8, 16, 17, 32, 40, 64, 65]);
+    let channels = random.pick(&[1, 3, 4, 5, 8, 16, 17, 32, 40, 64, 65, 96, 130]);
     let dims = [1 + random.below(2), 1 + random.below(9), 1 + random.below(12), channels];
     let elem = uniform(&mut random);
     let now = edit.add_input("input", Type { dims: dims.to_vec(), elem });

@@ -5,6 +5,7 @@ mod leaf;
 pub mod pack;
 pub mod peak;
 pub mod tiling;
+pub mod window;
 
 use thiserror::Error;
 

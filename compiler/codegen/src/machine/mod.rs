@@ -16,7 +16,9 @@
 //! hand; in machine code they are register numbers.
 
 mod avx512;
+mod avx512_bytes;
 mod avx512_epilogue;
+pub mod bytes;
 mod clif;
 mod clif_epilogue;
 

@@ -11,6 +11,7 @@ mod product;
 mod reduce;
 mod step;
 mod task;
+mod wide_window;
 mod window;
 
 use std::collections::{HashMap, HashSet};
@@ -24,6 +25,7 @@ use qcc_runtime::{DType, ModelInfo, Quant, TensorInfo};
 
 use crate::Options;
 use crate::kernel::conv::ConvSpec;
+use crate::kernel::window::WindowSpec;
 use crate::machine::Shape;
 use crate::plan::{self, Plan, StepKind, Storage};
 pub use entry::{Entries, name as entry_name};
@@ -73,6 +75,7 @@ pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Resul
         context: FunctionBuilderContext::new(),
         constants: HashMap::new(),
         leaves: HashMap::new(),
+        window_leaves: HashMap::new(),
         tasks: Vec::new(),
         data_bytes: 0,
     };
@@ -98,6 +101,7 @@ pub(crate) struct Builder<'a> {
     /// Constants of the graph that tasks read as they are.
     constants: HashMap<ValueId, DataId>,
     leaves: HashMap<ConvSpec, FuncId>,
+    window_leaves: HashMap<WindowSpec, FuncId>,
     tasks: Vec<TaskInfo>,
     data_bytes: u64,
 }

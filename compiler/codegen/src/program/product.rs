@@ -7,6 +7,7 @@ use qcc_ir::{Diags, NodeId, Tensor, ValueId};
 
 use super::conv::{self, Layout, Leaf, Product, Section};
 use super::step::Cost;
+use super::wide_window::Factors;
 use super::window::{self, Reduction};
 use super::{Builder, bug, elementwise};
 use crate::kernel::conv::{ConvSpec, emit_avx512, emit_clif, signature};
@@ -85,6 +86,17 @@ impl Builder<'_> {
     fn depthwise(&mut self, name: &str, value: &str, p: &Product<'_>, bytes: usize, cost: Cost) -> Result<(), Diags> {
         let Some((mult, epilogue)) = &p.requant else {
             return Err(bug("a depthwise convolution without requantization"));
+        };
+        let factors = Factors {
+            weights: Some(p.weights),
+            bias: p.bias.to_vec(),
+            mult,
+            epilogue: *epilogue,
+            residual: p.residual.clone(),
+            acc_bound: p.acc_bound,
+        };
+        let Some(cost) = self.wide_window(name, value, (&p.x, &p.result), &p.window, Some(&factors), cost)? else {
+            return Ok(());
         };
         let packed = window::pack_depthwise(p.weights, p.bias, mult);
         let data = self.data(&format!("weights_{name}"), Linkage::Local, packed)?;

@@ -8,6 +8,7 @@ use qcc_ir::{Diags, NodeId, Opcode};
 use super::moves::{self, Copy};
 use super::reduce::{self, Mean};
 use super::task::Task;
+use super::wide_window::Factors;
 use super::window::{self, Reduction};
 use super::{Builder, TaskInfo, bug, elementwise, symbol};
 use crate::plan::{Place, Step, StepKind, halo_window};
@@ -102,7 +103,12 @@ impl Builder<'_> {
                 let units = result.dims[0] * result.dims[1];
                 let kernel =
                     format!("{} {}x{} stride {}", graph.op(node).name(), w.kernel[0], w.kernel[1], w.strides[0]);
-                self.task(name, value, units, bytes, Cost::of(kernel), |t| {
+                let mult = graph.operands(node).get(1).and_then(|&v| graph.constant(v)).and_then(|t| t.as_i32());
+                let factors = mult.map(|mult| Factors::average(attrs, &w, mult));
+                let cost = Cost::of(kernel);
+                let wide = self.wide_window(name, value, (&operands[0], result), &w, factors.as_ref(), cost)?;
+                let Some(cost) = wide else { return Ok(()) };
+                self.task(name, value, units, bytes, cost, |t| {
                     window::emit(t, &operands[0], result, &w, &reduction);
                 })
             }

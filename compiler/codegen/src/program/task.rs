@@ -148,6 +148,12 @@ impl<'a> Task<'a> {
         }
     }
 
+    /// First unit of the call and the number of its units.
+    pub fn share(&mut self) -> (Value, Value) {
+        let count = self.b.ins().isub(self.end, self.begin);
+        (self.begin, count)
+    }
+
     /// The task's units.
     pub fn units(&mut self, body: &mut dyn FnMut(&mut Task<'a>, Value)) {
         let (begin, end) = (self.begin, self.end);

@@ -1,0 +1,322 @@
+//! The leaf of every step in which a window slides over channels that stay apart: depthwise convolution, maximum, average.
+//!
+//! ```text
+//! for row in 0..rows, p in 0..positions, j in 0..bytes:          (and a last position of `rest` bytes)
+//!     from = row * in_row_step + p * in_step + j
+//!     Max:  output[..] = max over (k, t) of input[from + k * run_step + taps[t]]
+//!     Dot:  output[..] = requantize(bias[j] + sum over (k, t) of input[from + k * run_step + taps[t]] * w[k][t][j])
+//! ```
+//! A *position* is one pixel. Where pixels lie side by side on both sides and the window moves by one of them, a row is
+//! one sequence of bytes, and a position is as many of them as bring the channels back to the start of a vector: no lane is
+//! lost to a number of channels that does not fill vectors. An average is a dot with ones.
+//!
+//! Four taps at a time are interleaved so that one dot adds four products to a lane; the bytes come out of that in the order of
+//! [`crate::machine::bytes`], in which the constants are packed:
+//! ```text
+//! [block of 64 bytes] { biases [vector][lane] i32, multipliers [vector][copy][lane] i32, weights [run][four taps][vector][lane][4] i8 }
+//! ```
+//!
+//! The function, in the System V convention: `fn(input, data, output, residual, rows)`. Nothing outside the window's
+//! bytes is read, nothing outside the row's bytes written.
+
+use cranelift_codegen::ir::{AbiParam, Signature};
+use cranelift_codegen::isa::TargetFrontendConfig;
+use qcc_num::requant::Epilogue;
+
+use super::KernelError;
+use super::conv::Residual;
+use crate::machine::bytes::{ByteMachine, Span};
+use crate::machine::{At, Avx512, Pixels, Requantize, Shape};
+
+/// Positions whose accumulators are in registers at once.
+const DOT_HEIGHT: usize = 4;
+/// The same for maxima.
+const MAX_HEIGHT: usize = 8;
+/// Most taps of a run: they are unrolled.
+pub const MAX_TAPS: usize = 64;
+
+/// A leaf. Equal descriptions give equal code.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WindowSpec {
+    /// Bytes of a position.
+    pub bytes: usize,
+    /// Whole positions of a row.
+    pub positions: usize,
+    /// Bytes of a last, incomplete position.
+    pub rest: usize,
+    /// In the input, from position to position.
+    pub in_step: usize,
+    /// In the input, from one output row's window to the next's.
+    pub in_row_step: usize,
+    /// In the output, from position to position.
+    pub out_step: usize,
+    /// In the output, from row to row.
+    pub out_row_step: usize,
+    /// How often the taps are repeated.
+    pub runs: usize,
+    /// From one repetition of the taps to the next.
+    pub run_step: usize,
+    /// Distances from the first element under the window.
+    pub taps: Vec<usize>,
+    /// What is done with the elements under the window.
+    pub reduction: Reduction,
+}
+
+/// What is done with the elements under the window.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reduction {
+    /// The greatest.
+    Max,
+    /// Products with weights, summed and requantized.
+    Dot {
+        /// The rule.
+        epilogue: Epilogue,
+        /// A tensor added before the last rounding; steps from position to position and from row to row.
+        residual: Option<Residual>,
+        /// Greatest magnitude of an accumulator.
+        acc_bound: u32,
+        /// Whether all blocks read the data of the first.
+        uniform: bool,
+    },
+}
+
+impl WindowSpec {
+    /// Blocks whose constants differ.
+    pub fn blocks(&self, shape: &Shape) -> usize {
+        match self.reduction {
+            Reduction::Dot { uniform: false, .. } => self.bytes.div_ceil(4 * shape.lanes),
+            _ => 1,
+        }
+    }
+
+    /// Steps of four taps.
+    fn groups(&self) -> usize {
+        self.taps.len().div_ceil(4)
+    }
+
+    /// Bytes of one block's biases, or of one copy of its multipliers.
+    fn lanes_bytes(shape: &Shape) -> usize {
+        16 * shape.lanes
+    }
+
+    /// Bytes of one block's constants.
+    fn block_bytes(&self, shape: &Shape) -> usize {
+        Self::lanes_bytes(shape) * (1 + shape.multiplier_copies() + self.runs * self.groups())
+    }
+
+    /// Packs the constants of all blocks. `channel` gives the channel of a byte of a position, `weight` the weight of a tap,
+    /// counted through all runs, and a channel.
+    pub fn pack(
+        &self,
+        shape: &Shape,
+        channel: impl Fn(usize) -> usize,
+        bias: impl Fn(usize) -> i32,
+        mult: impl Fn(usize) -> i32,
+        weight: impl Fn(usize, usize) -> i8,
+    ) -> Vec<u8> {
+        let mut packed = Vec::new();
+        for block in 0..self.blocks(shape) {
+            let lanes: Vec<Option<usize>> = (0..4)
+                .flat_map(|vector| (0..shape.lanes).map(move |lane| shape.channel(4, vector, lane, true)))
+                .map(|byte| 4 * shape.lanes * block + byte)
+                .map(|byte| (byte < self.bytes).then(|| channel(byte)))
+                .collect();
+            let words = |packed: &mut Vec<u8>, of: &dyn Fn(usize) -> i32, lanes: &[Option<usize>]| {
+                packed.extend(lanes.iter().flat_map(|c| c.map_or(0, of).to_le_bytes()));
+            };
+            words(&mut packed, &bias, &lanes);
+            for vector in lanes.chunks(shape.lanes) {
+                words(&mut packed, &mult, vector);
+                if shape.multiplier_copies() == 2 {
+                    let odd: Vec<_> = vector.chunks(2).flat_map(|pair| [pair[1], None]).collect();
+                    words(&mut packed, &mult, &odd);
+                }
+            }
+            for run in 0..self.runs {
+                for group in 0..self.groups() {
+                    for lane in &lanes {
+                        let tap = |tap: usize| Some(tap).filter(|&tap| tap < self.taps.len());
+                        let at = |i: usize| Some((tap(4 * group + i)? + run * self.taps.len(), (*lane)?));
+                        packed.extend((0..4).map(|i| at(i).map_or(0, |(tap, c)| weight(tap, c) as u8)));
+                    }
+                }
+            }
+        }
+        packed
+    }
+}
+
+/// The leaf as AVX-512 machine code.
+pub fn emit_avx512(spec: &WindowSpec) -> Result<Vec<u8>, KernelError> {
+    let mut machine = Avx512::new()?;
+    emit(&mut machine, spec);
+    Ok(machine.finish()?)
+}
+
+/// The signature of these leaves.
+pub fn signature(config: TargetFrontendConfig) -> Signature {
+    let mut signature = Signature::new(config.default_call_conv);
+    signature.params = vec![AbiParam::new(config.pointer_type()); 5];
+    signature
+}
+
+struct Leaf<'a, P> {
+    spec: &'a WindowSpec,
+    input: P,
+    data: P,
+    output: P,
+    residual: P,
+}
+
+/// Describes the leaf to a machine.
+fn emit<M: ByteMachine>(m: &mut M, spec: &WindowSpec) {
+    let leaf = Leaf { spec, input: m.argument(0), data: m.argument(1), output: m.argument(2), residual: m.argument(3) };
+    m.repeat_argument(4, &mut |m| leaf.row(m));
+}
+
+impl<P: Copy> Leaf<'_, P> {
+    fn row<M: ByteMachine<Pointer = P>>(&self, m: &mut M) {
+        let spec = self.spec;
+        if spec.positions > 0 {
+            self.positions(m, spec.positions, spec.bytes);
+        }
+        if spec.rest > 0 {
+            self.positions(m, 1, spec.rest);
+        }
+        let wide = spec.positions + usize::from(spec.rest > 0);
+        let back = |row_step: usize, step: usize| row_step as i64 - (wide * step) as i64;
+        m.step(self.input, back(spec.in_row_step, spec.in_step));
+        m.step(self.output, back(spec.out_row_step, spec.out_step));
+        if let Some(residual) = self.residual() {
+            m.step(self.residual, back(residual.row_step, residual.pixel_step));
+        }
+    }
+
+    fn residual(&self) -> Option<Residual> {
+        match self.spec.reduction {
+            Reduction::Dot { residual, .. } => residual,
+            Reduction::Max => None,
+        }
+    }
+
+    /// All blocks of some positions, then on behind these positions.
+    fn positions<M: ByteMachine<Pointer = P>>(&self, m: &mut M, count: usize, bytes: usize) {
+        let vector = 4 * m.shape().lanes;
+        let (full, tail) = (bytes / vector, bytes % vector);
+        if full > 0 {
+            m.repeat(full, &mut |m| self.block(m, count, vector));
+        }
+        if tail > 0 {
+            m.set_tail(tail);
+            self.block(m, count, tail);
+        }
+        let blocks = full + usize::from(tail > 0);
+        if self.data_step(m) > 0 {
+            m.step(self.data, -((blocks * self.data_step(m)) as i64));
+        }
+        self.all_step(m, count as i64, -((blocks * vector) as i64));
+    }
+
+    fn data_step<M: ByteMachine<Pointer = P>>(&self, m: &M) -> usize {
+        match self.spec.reduction {
+            Reduction::Dot { uniform: false, .. } => self.spec.block_bytes(&m.shape()),
+            _ => 0,
+        }
+    }
+
+    /// Moves input, output and residual by positions and bytes.
+    fn all_step<M: ByteMachine<Pointer = P>>(&self, m: &mut M, positions: i64, bytes: i64) {
+        m.step(self.input, positions * self.spec.in_step as i64 + bytes);
+        m.step(self.output, positions * self.spec.out_step as i64 + bytes);
+        if let Some(residual) = self.residual() {
+            m.step(self.residual, positions * residual.pixel_step as i64 + bytes);
+        }
+    }
+
+    /// One block of all positions, in tiles of two heights that differ by one; then on to the next block.
+    fn block<M: ByteMachine<Pointer = P>>(&self, m: &mut M, positions: usize, bytes: usize) {
+        let highest = if matches!(self.spec.reduction, Reduction::Max) { MAX_HEIGHT } else { DOT_HEIGHT };
+        let tiles = positions.div_ceil(highest);
+        let (height, higher) = (positions / tiles, positions % tiles);
+        for (count, height) in [(higher, height + 1), (tiles - higher, height)] {
+            if count > 0 {
+                m.repeat(count, &mut |m| {
+                    match &self.spec.reduction {
+                        Reduction::Max => self.maxima(m, height, bytes),
+                        Reduction::Dot { .. } => self.dots(m, height, bytes),
+                    }
+                    self.all_step(m, height as i64, 0);
+                });
+            }
+        }
+        let vector = 4 * m.shape().lanes;
+        m.step(self.data, self.data_step(m) as i64);
+        self.all_step(m, -(positions as i64), vector as i64);
+    }
+
+    fn span(bytes: usize, vector: usize) -> Span {
+        if bytes == vector { Span::Full } else { Span::Tail }
+    }
+
+    /// The greatest bytes of a block at `height` positions.
+    fn maxima<M: ByteMachine<Pointer = P>>(&self, m: &mut M, height: usize, bytes: usize) {
+        let spec = self.spec;
+        let span = Self::span(bytes, 4 * m.shape().lanes);
+        let place = |p: usize, tap: usize| At::new(self.input).plus(p * spec.in_step + tap);
+        let greatest: Vec<M::Vector> = (0..height).map(|p| m.load_bytes(place(p, spec.taps[0]), span)).collect();
+        m.repeat(spec.runs, &mut |m| {
+            for (p, &greatest) in greatest.iter().enumerate() {
+                for &tap in &spec.taps {
+                    let term = m.load_bytes(place(p, tap), span);
+                    m.max_bytes(greatest, term);
+                    m.release(term);
+                }
+            }
+            m.step(self.input, spec.run_step as i64);
+        });
+        m.step(self.input, -((spec.runs * spec.run_step) as i64));
+        for (p, greatest) in greatest.into_iter().enumerate() {
+            m.store_bytes(greatest, At::new(self.output).plus(p * spec.out_step), span);
+        }
+    }
+
+    /// The requantized sums of a block at `height` positions.
+    fn dots<M: ByteMachine<Pointer = P>>(&self, m: &mut M, height: usize, bytes: usize) {
+        let spec = self.spec;
+        let Reduction::Dot { epilogue, residual, acc_bound, .. } = &spec.reduction else { return };
+        let shape = m.shape();
+        let (vector, lanes) = (4 * shape.lanes, WindowSpec::lanes_bytes(&shape));
+        let span = Self::span(bytes, vector);
+        let data = |part: usize| At::new(self.data).plus(part * vector);
+        let tile: Vec<Vec<M::Vector>> = (0..height).map(|_| (0..4).map(|v| m.load(data(v))).collect()).collect();
+        let first = 4 * (1 + shape.multiplier_copies());
+        m.repeat(spec.runs, &mut |m| {
+            for (group, taps) in spec.taps.chunks(4).enumerate() {
+                let weights: Vec<M::Vector> = (0..4).map(|v| m.load(data(first + 4 * group + v))).collect();
+                for (p, accs) in tile.iter().enumerate() {
+                    let place = |tap: usize| At::new(self.input).plus(p * spec.in_step + tap);
+                    let operands: Vec<M::Vector> = taps.iter().map(|&tap| m.load_bytes(place(tap), span)).collect();
+                    let activations = m.interleave(&operands);
+                    for ((&acc, activations), &weights) in accs.iter().zip(activations).zip(&weights) {
+                        m.dot(acc, activations, weights);
+                        m.release(activations);
+                    }
+                }
+                weights.into_iter().for_each(|weights| m.release(weights));
+            }
+            m.step(self.input, spec.run_step as i64);
+            m.step(self.data, (spec.groups() * lanes) as i64);
+        });
+        m.step(self.input, -((spec.runs * spec.run_step) as i64));
+        m.step(self.data, -((spec.runs * spec.groups() * lanes) as i64));
+        let operands = Requantize {
+            epilogue: *epilogue,
+            fits_shift: u64::from(*acc_bound) << epilogue.shl <= i32::MAX as u64,
+            mult: data(4),
+            output: Pixels { first: At::new(self.output), step: spec.out_step },
+            residual: residual.map(|r| (Pixels { first: At::new(self.residual), step: r.pixel_step }, r.mult)),
+            channels: bytes,
+        };
+        m.requantize(&tile, &operands);
+    }
+}

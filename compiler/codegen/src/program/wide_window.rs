@@ -1,0 +1,207 @@
+//! Windows over channels that stay apart, by leaf kernels of the wide machine: depthwise convolution, maximum, average.
+
+use cranelift_codegen::ir::{InstBuilder, Value};
+use cranelift_module::{DataId, FuncId, Linkage};
+use qcc_ir::window::Window;
+use qcc_ir::{Attrs, Diags};
+use qcc_num::requant::Epilogue;
+
+use super::elementwise::epilogue_of;
+use super::step::Cost;
+use super::task::Task;
+use super::{Builder, bug};
+use crate::kernel::conv::Residual;
+use crate::kernel::window::{self, MAX_TAPS, Reduction, WindowSpec};
+use crate::machine::Shape;
+use crate::plan::Place;
+
+/// Most blocks of constants that a row seen as one sequence of bytes may need: the second-level cache holds them.
+const MAX_BLOCKS: usize = 32;
+
+/// What the step multiplies with.
+pub struct Factors<'a> {
+    /// `[C, KH, KW]`, or nothing where every weight is 1.
+    pub weights: Option<&'a [i8]>,
+    /// `[C]`, or one for all.
+    pub bias: Vec<i32>,
+    /// `[C]`, or one for all.
+    pub mult: &'a [i32],
+    /// The rule.
+    pub epilogue: Epilogue,
+    /// A tensor added before the last rounding, and its multiplier.
+    pub residual: Option<(Place, u16)>,
+    /// Greatest magnitude of an accumulator.
+    pub acc_bound: u32,
+}
+
+impl<'a> Factors<'a> {
+    /// Those of an average: ones, and the zero points subtracted by the bias.
+    pub fn average(attrs: &Attrs, w: &Window, mult: &'a [i32]) -> Factors<'a> {
+        let taps = w.kernel[0] * w.kernel[1];
+        Factors {
+            weights: None,
+            bias: vec![-(attrs.int("zero") as i32) * taps as i32],
+            mult,
+            epilogue: epilogue_of(attrs),
+            residual: None,
+            acc_bound: (255 * taps) as u32,
+        }
+    }
+
+    /// Whether the multipliers are those of channels, not of positions.
+    fn by_channel(&self) -> bool {
+        self.weights.is_some() || self.mult.len() == 1
+    }
+}
+
+impl Builder<'_> {
+    /// Emits the step by a leaf if there is one for it; without factors it is a maximum.
+    pub(super) fn wide_window(
+        &mut self,
+        name: &str,
+        value: &str,
+        (x, result): (&Place, &Place),
+        w: &Window,
+        factors: Option<&Factors<'_>>,
+        cost: Cost,
+    ) -> Result<Option<Cost>, Diags> {
+        if !self.options.target.has_wide_kernels() {
+            return Ok(Some(cost));
+        }
+        let Some(spec) = describe(x, result, w, factors) else { return Ok(Some(cost)) };
+        let data = match factors {
+            None => None,
+            Some(f) => {
+                let channels = result.dims[3];
+                let each = |values: &[i32], c: usize| if values.len() == 1 { values[0] } else { values[c] };
+                let taps = w.kernel[0] * w.kernel[1];
+                let packed = spec.pack(
+                    &Shape::AVX512,
+                    |byte| byte % channels,
+                    |c| each(&f.bias, c),
+                    |c| each(f.mult, c),
+                    |tap, c| f.weights.map_or(1, |weights| weights[c * taps + tap]),
+                );
+                Some(self.data(&format!("weights_{name}"), Linkage::Local, packed)?)
+            }
+        };
+        let leaf = self.window_leaf(&spec)?;
+        let bytes = result.elements();
+        let units = result.dims[0] * result.dims[1];
+        let residual = factors.and_then(|f| f.residual.clone()).map(|(place, _)| place);
+        self.task(name, value, units, bytes, cost, |t| call(t, leaf, data, x, result, residual.as_ref(), w))?;
+        Ok(None)
+    }
+
+    fn window_leaf(&mut self, spec: &WindowSpec) -> Result<FuncId, Diags> {
+        if let Some(&id) = self.window_leaves.get(spec) {
+            return Ok(id);
+        }
+        let signature = window::signature(self.module.target_config());
+        let name = format!("window_{:03}", self.window_leaves.len());
+        let id = self.declare(&name, Linkage::Local, &signature)?;
+        let code = window::emit_avx512(spec).map_err(bug)?;
+        self.define_bytes(id, &name, &code)?;
+        self.window_leaves.insert(spec.clone(), id);
+        Ok(id)
+    }
+}
+
+/// The leaf for a window, or nothing where it has no form.
+fn describe(x: &Place, result: &Place, w: &Window, factors: Option<&Factors<'_>>) -> Option<WindowSpec> {
+    let [_, _, width, channels] = result.dims[..] else { return None };
+    let residual = factors.and_then(|f| f.residual.as_ref());
+    if factors.is_some_and(|f| !f.by_channel())
+        || [x, result].into_iter().chain(residual.map(|(p, _)| p)).any(|p| p.element != 1 || p.strides[3] != 1)
+    {
+        return None;
+    }
+    let (row, pixel) = (x.strides[1], x.strides[2]);
+    let one_row = |ky: usize| (0..w.kernel[1]).map(move |kx| ky * w.dilations[0] * row + kx * w.dilations[1] * pixel);
+    let unrolled = w.kernel[0] * w.kernel[1] <= MAX_TAPS;
+    if !unrolled && w.kernel[1] > MAX_TAPS {
+        return None;
+    }
+    let (runs, run_step, taps) = match unrolled {
+        true => (1, 0, (0..w.kernel[0]).flat_map(one_row).collect()),
+        false => (w.kernel[0], w.dilations[0] * row, one_row(0).collect()),
+    };
+    let side_by_side = |p: &Place| p.strides[2] == channels;
+    let even =
+        w.strides[1] == 1 && side_by_side(x) && side_by_side(result) && residual.is_none_or(|(p, _)| side_by_side(p));
+    let vector = 4 * Shape::AVX512.lanes;
+    let uniform = factors.is_none_or(|f| f.weights.is_none() && f.bias.len() == 1 && f.mult.len() == 1);
+    let period = if uniform { vector } else { channels / gcd(channels, vector) * vector };
+    let flat = even && period / vector <= MAX_BLOCKS.max(channels.div_ceil(vector));
+    let steps = |pixel: usize| if flat { period } else { pixel };
+    let (bytes, positions, rest) = match flat {
+        true => (period, width * channels / period, width * channels % period),
+        false => (channels, width, 0),
+    };
+    let residual_of =
+        |(p, mult): &(Place, u16)| Residual { mult: *mult, pixel_step: steps(p.strides[2]), row_step: p.strides[1] };
+    Some(WindowSpec {
+        bytes,
+        positions,
+        rest,
+        in_step: steps(w.strides[1] * pixel),
+        in_row_step: w.strides[0] * row,
+        out_step: steps(result.strides[2]),
+        out_row_step: result.strides[1],
+        runs,
+        run_step,
+        taps,
+        reduction: match factors {
+            None => Reduction::Max,
+            Some(f) => Reduction::Dot {
+                epilogue: f.epilogue,
+                residual: residual.map(residual_of),
+                acc_bound: f.acc_bound,
+                uniform,
+            },
+        },
+    })
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Emits the task: a unit is one output row.
+fn call(
+    t: &mut Task<'_>,
+    leaf: FuncId,
+    data: Option<DataId>,
+    x: &Place,
+    result: &Place,
+    residual: Option<&Place>,
+    w: &Window,
+) {
+    let corner = x.offset - w.pads[0] * x.strides[1] - w.pads[1] * x.strides[2];
+    let input = t.address(&Place { offset: corner, ..x.clone() });
+    let output = t.address(result);
+    let residual = residual.map(|place| (t.address(place), place.clone()));
+    let data = data.map_or(output, |data| t.data(data));
+    let (images, height) = (result.dims[0], result.dims[1]);
+    let rows = |t: &mut Task<'_>, image: Option<Value>, row: Value, count: Value| {
+        let mut at = |base: Value, place: &Place, step: usize| {
+            let base = image.map_or(base, |image| t.at(base, image, place.strides[0]));
+            t.at(base, row, step)
+        };
+        let from = at(input, x, w.strides[0] * x.strides[1]);
+        let to = at(output, result, result.strides[1]);
+        let residual = residual.as_ref().map_or(to, |(base, place)| at(*base, place, place.strides[1]));
+        t.call(leaf, &[from, data, to, residual, count]);
+    };
+    if images == 1 {
+        let (begin, count) = t.share();
+        return rows(t, None, begin, count);
+    }
+    t.units(&mut |t, unit| {
+        let rows_of_image = t.word(height);
+        let image = t.b.ins().udiv(unit, rows_of_image);
+        let row = t.b.ins().urem(unit, rows_of_image);
+        let one = t.word(1);
+        rows(t, Some(image), row, one);
+    });
+}
