@@ -311,7 +311,7 @@ fn random_graph(seed: u64) -> Graph {
     let mut random = Random(seed);
     let mut edit = Edit::new(&mut graph);
     let channels = random.pick(&[1, 3, 4, 5, 8, 16, 17, 32, 40, 64, 65, 96, 130]);
-    let dims = [1 + random.below(2), 1 + random.below(9), 1 + random.below(12), channels];
+    let dims = [1 + random.below(2), 1 + random.below(9), 1 + random.below(20), channels];
     let elem = uniform(&mut random);
     let now = edit.add_input("input", Type { dims: dims.to_vec(), elem });
     let steps = 1 + random.below(7);
@@ -346,7 +346,9 @@ fn random_graph(seed: u64) -> Graph {
 
 fn options(graph: &Graph, target: Target) -> Options {
     let float_edge = graph.outputs().iter().all(|&v| graph.ty(v).uniform().is_some());
-    Options { target, name: "random".into(), float_edge, hash: [7; 32], manifest: qcc_runtime::Manifest::default() }
+    let manifest = qcc_runtime::Manifest::default();
+    // Everything goes through the pool, however small.
+    Options { target, name: "random".into(), float_edge, shared_from: 0, hash: [7; 32], manifest }
 }
 
 /// Output bytes of a compiled model.

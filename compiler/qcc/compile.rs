@@ -133,7 +133,14 @@ pub fn compile_observed(
         source: source.file_name(),
         ..Manifest::default()
     };
-    let codegen = qcc_codegen::Options { target: options.target, name, float_edge: options.float_edge, hash, manifest };
+    let codegen = qcc_codegen::Options {
+        target: options.target,
+        name,
+        float_edge: options.float_edge,
+        shared_from: qcc_codegen::SHARED_FROM,
+        hash,
+        manifest,
+    };
     Ok(Compiled { source: imported, graph, options: codegen, ranges: cx.ranges, report, threads: options.threads })
 }
 

@@ -18,6 +18,9 @@ pub mod target;
 
 pub use target::Target;
 
+/// What [`Options::shared_from`] usually is: handing a task over and waiting for its end takes half a microsecond or more.
+pub const SHARED_FROM: u64 = 2000;
+
 /// How a graph is compiled.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -27,6 +30,8 @@ pub struct Options {
     pub name: String,
     /// Whether `run_f32` exists.
     pub float_edge: bool,
+    /// Least time of a task, by a rough estimate in nanoseconds, for which other threads are called in; see [`SHARED_FROM`].
+    pub shared_from: u64,
     /// Digest of the source model and of the options that it was compiled with.
     pub hash: [u8; 32],
     /// What the earlier stages have to say of the model's making; steps and memory are added.

@@ -2,7 +2,7 @@
 
 use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
 use cranelift_module::{FuncId, default_libcall_names};
-use qcc_ir::{Diag, Diags, Graph, diag::Code};
+use qcc_ir::{Diag, Diags, Graph, Opcode, Tensor, ValueId, diag::Code};
 use qcc_runtime::abi::{RunF32Fn, RunF32MtFn, RunFn, RunMtFn};
 use qcc_runtime::{EntryPoints, Model};
 
@@ -60,6 +60,29 @@ impl Jit {
     }
 }
 
+/// At most so many bytes a constant takes when it is packed: lanes are filled up, and other operands of a channel stand beside
+/// its weights.
+fn packed_bytes(graph: &Graph, v: ValueId, constant: &Tensor) -> usize {
+    const PAGE: usize = 4096;
+    let plain = PAGE + 8 * constant.data.len();
+    let [outputs, middle @ .., inputs] = &constant.dims[..] else { return plain };
+    if constant.as_i8().is_none() {
+        return plain;
+    }
+    let has_groups = |node| matches!(graph.op(node), Opcode::QConv2d | Opcode::IConv2d);
+    let node = graph.uses(v).into_iter().map(|(node, _)| node).find(|&node| has_groups(node));
+    let groups = node.map_or(1, |node| graph.node(node).attrs.int("groups").max(1) as usize);
+    let taps: usize = middle.iter().product();
+    let per_group = outputs / groups;
+    let packed = if groups > 1 && per_group == 1 && *inputs == 1 {
+        // A row of pixels as one sequence of bytes repeats channels up to 64 times.
+        64 * outputs * (taps.next_multiple_of(4) + 3 * 4)
+    } else {
+        groups * per_group.next_multiple_of(16) * (taps * inputs.next_multiple_of(4) + 3 * 4)
+    };
+    PAGE + 2 * packed
+}
+
 /// Compiles an integer graph into this process's memory. Fails if the target does not run here.
 pub fn compile(graph: &Graph, options: &Options) -> Result<Jit, Diags> {
     if !options.target.runs_here() {
@@ -68,9 +91,9 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Jit, Diags> {
         return Err(Diag::new(Code::TARGET, message).help("use --target native").into());
     }
     let mut builder = JITBuilder::with_isa(options.target.isa()?, default_libcall_names());
-    let constants: usize = graph.constants().map(|(_, t)| t.data.len() * 8).sum();
+    let constants: usize = graph.constants().map(|(v, t)| packed_bytes(graph, v, t)).sum();
     // Code refers to constants by 32-bit distances, so all of it lies in one reservation.
-    let arena = ArenaMemoryProvider::new_with_size(CODE_BYTES + 2 * constants).map_err(bug)?;
+    let arena = ArenaMemoryProvider::new_with_size(CODE_BYTES + constants).map_err(bug)?;
     builder.memory_provider(Box::new(arena));
     let mut module = JITModule::new(builder);
     let program = program::build(graph, options, &mut module)?;

@@ -1,6 +1,7 @@
 //! Kernels, each described once against the vector machine of [`crate::machine`].
 
 pub mod conv;
+pub mod lanes;
 mod leaf;
 pub mod pack;
 pub mod peak;

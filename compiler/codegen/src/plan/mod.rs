@@ -9,8 +9,10 @@
 //!   producer writes straight into the interior; only where that is impossible (a caller's buffer, two different padding
 //!   values) is a padded copy made.
 //! - A reshape is no step: its result is another place in the same buffer.
+//! - Nor is a concatenation whose operands are computed in their parts of its buffer.
 
 mod arena;
+mod concat;
 mod halo;
 mod place;
 mod text;
@@ -20,6 +22,7 @@ use std::collections::HashMap;
 use qcc_ir::ops::{Class, IntOp, Move};
 use qcc_ir::{Diag, Diags, Graph, NodeId, Type, ValueId, diag::Code};
 
+pub use concat::windows as concat_windows;
 pub use halo::{Halo, window_of as halo_window};
 pub use place::{Place, element_bytes};
 
@@ -108,9 +111,17 @@ pub struct Plan {
 
 /// Plans a graph that [`qcc_ir::verify::check_level`] accepts as integer-only.
 pub fn plan(graph: &Graph) -> Result<Plan, Diags> {
-    let mut planner =
-        Planner { graph, buffers: Vec::new(), places: HashMap::new(), halos: HashMap::new(), steps: Vec::new() };
+    let mut planner = Planner {
+        graph,
+        buffers: Vec::new(),
+        places: HashMap::new(),
+        halos: HashMap::new(),
+        parts: HashMap::new(),
+        wholes: HashMap::new(),
+        steps: Vec::new(),
+    };
     let requests = halo::requests(graph).map_err(Diags::from)?;
+    planner.parts = concat::parts(graph, &requests, |v| planner.output_for(v).is_some());
     planner.place_sources();
     for node in graph.order() {
         planner.node(node, &requests)?;
@@ -124,6 +135,10 @@ struct Planner<'g> {
     buffers: Vec<Buffer>,
     places: HashMap<ValueId, Place>,
     halos: HashMap<BufferId, Halo>,
+    /// Values that lie in another's buffer.
+    parts: HashMap<ValueId, concat::Part>,
+    /// Places of those others that have one already.
+    wholes: HashMap<ValueId, Place>,
     steps: Vec<Step>,
 }
 
@@ -193,18 +208,43 @@ impl Planner<'_> {
                 let buffer = self.buffer(&name, Storage::Output(i), bytes);
                 Place { buffer, ..place }
             }
-            _ => {
-                let halo = requests.by_value.get(&result).copied().unwrap_or(Halo::NONE);
-                let place = self.arena_place(&name, graph.ty(result), halo);
-                if halo.extent() > 0 {
-                    self.push(format!("{name}.halo"), StepKind::Fill { place: place.clone(), halo });
-                }
-                place
-            }
+            _ => self.place_of(result, requests),
         };
+        if self.is_in_place(node, &places, &place) {
+            self.places.insert(result, place);
+            return Ok(());
+        }
         self.push(name, StepKind::Node { node, operands: places, result: place.clone() });
         self.places.insert(result, place);
         Ok(())
+    }
+
+    /// A place in the arena: a part of another value, or a buffer with the halo that is asked for.
+    fn place_of(&mut self, v: ValueId, requests: &halo::Requests) -> Place {
+        let ty = self.graph.ty(v).clone();
+        if let Some(part) = self.parts.get(&v).cloned() {
+            let whole = self.place_of(part.of, requests);
+            return whole.window(&part.start, &vec![1; ty.dims.len()], &ty.dims);
+        }
+        if let Some(place) = self.wholes.get(&v) {
+            return place.clone();
+        }
+        let halo = requests.by_value.get(&v).copied().unwrap_or(Halo::NONE);
+        let name = self.graph.name_of(v).to_string();
+        let place = self.arena_place(&name, &ty, halo);
+        if halo.extent() > 0 {
+            self.push(format!("{name}.halo"), StepKind::Fill { place: place.clone(), halo });
+        }
+        self.wholes.insert(v, place.clone());
+        place
+    }
+
+    /// True for a concatenation whose operands lie in their parts of its result.
+    fn is_in_place(&self, node: NodeId, operands: &[Place], result: &Place) -> bool {
+        let info = self.graph.op(node).info();
+        let Class::Move(Move::Concat) = info.class else { return false };
+        let axis = self.graph.node(node).attrs.int("axis") as usize;
+        concat::windows(result, axis, operands).iter().zip(operands).all(|(window, operand)| window == operand)
     }
 
     /// The place of `v`, or a copy of it, that has at least the halo that is needed.

@@ -18,7 +18,7 @@ pub fn epilogue_of(attrs: &Attrs) -> Epilogue {
 }
 
 /// The constants of equation (5) as a node has them; `offset` is 0 where it comes per channel.
-fn affine_of(attrs: &Attrs, offset: i64) -> Affine {
+pub fn affine_of(attrs: &Attrs, offset: i64) -> Affine {
     let byte = |name: &str| attrs.int(name).clamp(0, 255) as u8;
     Affine { shift: attrs.int("shift") as u32, offset: offset as i32, lo: byte("lo"), hi: byte("hi") }
 }

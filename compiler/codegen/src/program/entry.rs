@@ -19,7 +19,7 @@ use qcc_runtime::manifest::Manifest;
 use qcc_runtime::{CpuFeatures, ModelInfo};
 
 use super::task::frame;
-use super::{Builder, bug, cpu_check, edge};
+use super::{Builder, TaskInfo, bug, cpu_check, edge};
 use crate::clif::memory;
 use crate::plan;
 
@@ -236,9 +236,17 @@ fn run(builder: &mut Builder<'_>, prepare: FuncId) -> Result<FuncId, Diags> {
     })
 }
 
-/// Tasks of one unit are called at once; the others go through the pool's `parallel_for`.
+/// A rough estimate of a task's time in nanoseconds: so many multiply-accumulates or bytes in each.
+fn estimate(task: &TaskInfo) -> u64 {
+    const MACS: u64 = 150;
+    const BYTES: u64 = 8;
+    task.macs / MACS + task.output_bytes / BYTES
+}
+
+/// Tasks of one unit, and small ones, are called at once; the others go through the pool's `parallel_for`.
 fn run_mt(builder: &mut Builder<'_>, prepare: FuncId) -> Result<FuncId, Diags> {
-    let tasks: Vec<(FuncId, usize)> = builder.tasks.iter().map(|t| (t.function, t.units)).collect();
+    let alone = |t: &TaskInfo| t.units == 1 || estimate(t) < builder.options.shared_from;
+    let tasks: Vec<_> = builder.tasks.iter().map(|t| (t.function, t.units, alone(t))).collect();
     let run = builder.module.get_name(name::RUN);
     let Some(cranelift_module::FuncOrDataId::Func(run)) = run else {
         return Err(bug("run is not defined before run_mt"));
@@ -268,10 +276,10 @@ fn run_mt(builder: &mut Builder<'_>, prepare: FuncId) -> Result<FuncId, Diags> {
         let context = f.b.ins().load(f.pointer, memory(), pool, 0);
         let signature = f.b.import_signature(parallel_for);
         let zero = f.b.ins().iconst(f.pointer, 0);
-        for &(task, units) in &tasks {
+        for &(task, units, alone) in &tasks {
             let callee = module.declare_func_in_func(task, f.b.func);
             let end = f.b.ins().iconst(f.pointer, units as i64);
-            if units == 1 {
+            if alone {
                 f.b.ins().call(callee, &[scratch, zero, end]);
             } else {
                 let address = f.b.ins().func_addr(f.pointer, callee);

@@ -11,6 +11,8 @@ mod product;
 mod reduce;
 mod step;
 mod task;
+mod transpose;
+mod wide_lanes;
 mod wide_window;
 mod window;
 
@@ -25,6 +27,7 @@ use qcc_runtime::{DType, ModelInfo, Quant, TensorInfo};
 
 use crate::Options;
 use crate::kernel::conv::ConvSpec;
+use crate::kernel::lanes::LanesSpec;
 use crate::kernel::window::WindowSpec;
 use crate::machine::Shape;
 use crate::plan::{self, Plan, StepKind, Storage};
@@ -76,6 +79,7 @@ pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Resul
         constants: HashMap::new(),
         leaves: HashMap::new(),
         window_leaves: HashMap::new(),
+        lanes_leaves: HashMap::new(),
         tasks: Vec::new(),
         data_bytes: 0,
     };
@@ -102,6 +106,7 @@ pub(crate) struct Builder<'a> {
     constants: HashMap<ValueId, DataId>,
     leaves: HashMap<ConvSpec, FuncId>,
     window_leaves: HashMap<WindowSpec, FuncId>,
+    lanes_leaves: HashMap<LanesSpec, FuncId>,
     tasks: Vec<TaskInfo>,
     data_bytes: u64,
 }

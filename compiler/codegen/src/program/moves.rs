@@ -7,8 +7,9 @@ use qcc_ir::{Diag, Graph, NodeId, diag::Code};
 use super::collapse::Loops;
 use super::elementwise::lane_type;
 use super::task::Task;
+use super::transpose::{self, Exchange};
 use crate::clif::{self, VECTOR};
-use crate::plan::{Halo, Place};
+use crate::plan::{Halo, Place, concat_windows};
 
 /// A copy between two views of one shape.
 pub struct Copy {
@@ -34,15 +35,10 @@ pub fn copies(
         Move::Expand => one(operands[0].broadcast(&to.dims)),
         Move::Reshape | Move::Cast => one(operands[0].clone()),
         Move::Concat => {
-            let axis = attrs.int("axis") as usize;
-            let mut start = vec![0; to.dims.len()];
-            let mut parts = Vec::new();
-            for from in operands {
-                let window = to.window(&start, &vec![1; to.dims.len()], &from.dims);
-                start[axis] += from.dims[axis];
-                parts.push(Copy { from: from.clone(), to: window });
-            }
-            (parts, None)
+            // An operand that was computed where it belongs is no copy.
+            let windows = concat_windows(to, attrs.int("axis") as usize, operands);
+            let copies = operands.iter().zip(windows).filter(|(from, to)| *from != to);
+            (copies.map(|(from, to)| Copy { from: from.clone(), to }).collect(), None)
         }
         Move::Pad => {
             let before = attrs.sizes("pads")[..to.dims.len()].to_vec();
@@ -81,23 +77,27 @@ fn gather(axis: usize, indices: &[i64], from: &Place, to: &Place) -> Vec<Copy> {
 impl Copy {
     /// Units of this copy.
     pub fn units(&self) -> usize {
-        self.loops().units()
+        self.loops().0.units()
     }
 
-    /// The loops; a run that is dense on both sides is counted in bytes.
-    fn loops(&self) -> Loops {
+    /// The loops; a run that is dense on both sides is counted in bytes. Two dimensions may be exchanged.
+    fn loops(&self) -> (Loops, Option<Exchange>) {
         let loops = Loops::new(&self.to.dims, &[&self.from.strides, &self.to.strides]);
         let element = self.to.element;
         match loops.inner == [element, element] {
-            true => Loops { run: loops.run * element, inner: vec![1, 1], ..loops },
-            false => loops,
+            true => (Loops { run: loops.run * element, inner: vec![1, 1], ..loops }, None),
+            false if element == 1 => transpose::exchange(loops),
+            false => (loops, None),
         }
     }
 
     /// Emits the copy over the task's units.
     pub fn emit(&self, t: &mut Task<'_>) {
-        let loops = self.loops();
+        let (loops, exchange) = self.loops();
         let (from, to) = (t.address(&self.from), t.address(&self.to));
+        if let Some(exchange) = exchange {
+            return transpose::emit(t, &loops, &exchange, from, to);
+        }
         if loops.inner == [1, 1] {
             return t.lanes(&loops, &[from, to], &mut |t, at, lanes| {
                 let bytes = clif::load_bytes(&mut t.b, at[0], 0, lanes);

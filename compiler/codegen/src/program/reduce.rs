@@ -2,9 +2,11 @@
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use qcc_ir::Attrs;
+use qcc_ir::window::Window;
 use qcc_num::requant::Epilogue;
 
 use super::task::Task;
+use super::wide_window::Factors;
 use crate::clif;
 use crate::plan::Place;
 
@@ -17,7 +19,7 @@ pub struct Mean {
     /// Axes that vanish, with their extents and strides in the operand.
     axes: Vec<usize>,
     zero: i64,
-    mult: i64,
+    mult: i32,
     epilogue: Epilogue,
 }
 
@@ -30,9 +32,28 @@ impl Mean {
             result,
             axes: attrs.sizes("axes"),
             zero: attrs.int("zero"),
-            mult: attrs.int("mult"),
+            mult: attrs.int("mult") as i32,
             epilogue: super::elementwise::epilogue_of(attrs),
         }
+    }
+
+    /// The mean over height and width as the average under a window of that size.
+    pub fn as_window(&self) -> Option<(Window, Factors<'_>)> {
+        let [_, height, width, _] = self.x.dims[..] else { return None };
+        if self.axes != [1, 2] || self.result.dims.len() != 4 {
+            return None;
+        }
+        let window = Window { kernel: [height, width], strides: [1, 1], pads: [0; 4], dilations: [1, 1] };
+        let taps = height * width;
+        let factors = Factors {
+            weights: None,
+            bias: vec![-(self.zero as i32) * taps as i32],
+            mult: std::slice::from_ref(&self.mult),
+            epilogue: self.epilogue,
+            residual: None,
+            acc_bound: (255 * taps) as u32,
+        };
+        Some((window, factors))
     }
 
     /// Units: one for each position of the first dimension that is kept and has more than one.
@@ -79,7 +100,7 @@ impl Mean {
         });
         let total = t.b.use_var(sum);
         let acc = t.b.ins().splat(types::I32X4, total);
-        let mult = clif::splat(&mut t.b, types::I32X4, self.mult);
+        let mult = clif::splat(&mut t.b, types::I32X4, i64::from(self.mult));
         let bytes = clif::requantize(&mut t.b, [acc; 4], [mult; 4], &self.epilogue);
         clif::store_bytes(&mut t.b, bytes, y, 0, 1);
     }

@@ -114,6 +114,13 @@ impl Builder<'_> {
             }
             IntOp::Mean => {
                 let mean = Mean::new(attrs, &operands[0], result);
+                if let Some((window, factors)) = mean.as_window() {
+                    let places = (&mean.x, &mean.result);
+                    let cost = self.wide_window(name, value, places, &window, Some(&factors), Cost::of("mean"))?;
+                    if cost.is_none() {
+                        return Ok(());
+                    }
+                }
                 self.task(name, value, mean.units(), bytes, Cost::of("mean"), |t| mean.emit(t))
             }
             IntOp::Softmax => {
@@ -132,6 +139,9 @@ impl Builder<'_> {
             | IntOp::Clamp => {
                 let operands: &[Place] = operands;
                 let shaped = elementwise::broadcastable(op, operands, result);
+                if self.wide_lanes((name, value), node, op, &shaped, result)? {
+                    return Ok(());
+                }
                 let units = elementwise::loops(&shaped, result).units();
                 let kernel = graph.op(node).name();
                 self.task(name, value, units, bytes, Cost::of(kernel), |t| {

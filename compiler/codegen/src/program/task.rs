@@ -154,6 +154,12 @@ impl<'a> Task<'a> {
         (self.begin, count)
     }
 
+    /// Whether the last unit of the call is the last of `units`.
+    pub fn ends_at(&mut self, units: usize) -> Value {
+        let units = self.word(units);
+        self.b.ins().icmp(IntCC::Equal, self.end, units)
+    }
+
     /// The task's units.
     pub fn units(&mut self, body: &mut dyn FnMut(&mut Task<'a>, Value)) {
         let (begin, end) = (self.begin, self.end);

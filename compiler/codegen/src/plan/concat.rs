@@ -1,0 +1,106 @@
+//! Concatenation without copies: values that are computed where the concatenation wants them.
+//!
+//! The last concatenation of the graph chooses first. Its operands become *parts* of its buffer, unless something else binds
+//! them. One before it, whose operands all lie side by side in one buffer by then, is a part itself: in a DenseNet block every
+//! concatenation is the beginning of the last one.
+
+use std::collections::HashMap;
+
+use qcc_ir::ops::{Class, IntOp, Move};
+use qcc_ir::{Graph, NodeId, ValueId};
+
+use super::Place;
+use super::halo::{Halo, Requests};
+
+/// Where a value lies in another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The concatenation's result, which may be a part itself.
+    pub of: ValueId,
+    /// Index of the part's first element in it.
+    pub start: Vec<usize>,
+}
+
+/// Where the operands of a concatenation belong in its result.
+pub fn windows(whole: &Place, axis: usize, operands: &[Place]) -> Vec<Place> {
+    let mut start = vec![0; whole.dims.len()];
+    let window = |operand: &Place| {
+        let window = whole.window(&start, &vec![1; whole.dims.len()], &operand.dims);
+        start[axis] += operand.dims[axis];
+        window
+    };
+    operands.iter().map(window).collect()
+}
+
+/// All parts. `bound` tells whether a value lies in memory of the caller.
+pub fn parts(graph: &Graph, requests: &Requests, bound: impl Fn(ValueId) -> bool) -> HashMap<ValueId, Part> {
+    let mut parts = HashMap::new();
+    for node in graph.order().into_iter().rev() {
+        if !matches!(graph.op(node).info().class, Class::Move(Move::Concat)) {
+            continue;
+        }
+        let whole = graph.result(node);
+        if bound(whole) {
+            continue;
+        }
+        let axis = graph.node(node).attrs.int("axis") as usize;
+        if let Some(part) = beginning(graph, &parts, node, axis).filter(|_| !parts.contains_key(&whole))
+            && fits(graph, requests, &parts, whole, &part, axis)
+        {
+            parts.insert(whole, part);
+            continue;
+        }
+        let mut start = vec![0; graph.ty(whole).dims.len()];
+        for v in graph.operands(node) {
+            let part = Part { of: whole, start: start.clone() };
+            start[axis] += graph.ty(v).dims[axis];
+            let free = !parts.contains_key(&v) && !bound(v) && is_computed(graph, v);
+            if free && fits(graph, requests, &parts, v, &part, axis) {
+                parts.insert(v, part);
+            }
+        }
+    }
+    parts
+}
+
+/// The part that a concatenation is if its operands follow each other in one value.
+fn beginning(graph: &Graph, parts: &HashMap<ValueId, Part>, node: NodeId, axis: usize) -> Option<Part> {
+    let operands = graph.operands(node);
+    let first = parts.get(operands.first()?)?;
+    let mut at = first.start.clone();
+    for v in &operands {
+        let part = parts.get(v)?;
+        if part.of != first.of || part.start != at {
+            return None;
+        }
+        at[axis] += graph.ty(*v).dims[axis];
+    }
+    Some(first.clone())
+}
+
+/// Whether the value's readers find around a part what they need: the halo, where it is wanted, must be that of the whole.
+fn fits(
+    graph: &Graph,
+    requests: &Requests,
+    parts: &HashMap<ValueId, Part>,
+    v: ValueId,
+    part: &Part,
+    axis: usize,
+) -> bool {
+    let mut root = part.of;
+    while let Some(outer) = parts.get(&root) {
+        root = outer.of;
+    }
+    let halo = |v: ValueId| requests.by_value.get(&v).copied().unwrap_or(Halo::NONE);
+    let need = halo(v);
+    need.extent() == 0 || axis + 1 == graph.ty(v).dims.len() && halo(root).covers(&need)
+}
+
+/// True if a step computes the value in a place of its own choice, and no reader needs it dense.
+fn is_computed(graph: &Graph, v: ValueId) -> bool {
+    let class = |node: NodeId| graph.op(node).info().class;
+    let dense =
+        |node: NodeId| matches!(class(node), Class::Move(Move::Reshape) | Class::Int(IntOp::Linear | IntOp::QLinear));
+    let is_reshape = |node: NodeId| matches!(class(node), Class::Move(Move::Reshape));
+    graph.producer(v).is_some_and(|node| !is_reshape(node)) && !graph.uses(v).iter().any(|&(node, _)| dense(node))
+}
