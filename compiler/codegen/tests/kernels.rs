@@ -13,7 +13,7 @@ use qcc_codegen::kernel::{pack, peak};
 use qcc_codegen::machine::Shape;
 use qcc_num::requant::{self, Epilogue};
 
-type Leaf = unsafe extern "C" fn(*const u8, *const u8, *const i32, *const i32, *mut u8, *const u8, usize);
+type Leaf = unsafe extern "C" fn(*const u8, *const u8, *const i32, *const i32, *mut u8, *const u8, usize, *const u8);
 
 /// A generator of test values: splitmix64.
 struct Random(u64);
@@ -51,27 +51,34 @@ struct Case {
 impl Case {
     fn random(seed: u64) -> Case {
         let r = &mut Random(seed);
-        let (width, rows, channels) = (r.within(1, 60), r.within(0, 5), r.within(1, 64));
+        let (width, channels) = (if r.chance(3) { r.within(1, 9) } else { r.within(1, 60) }, r.within(1, 64));
+        let strip = if r.chance(2) { 1 } else { r.within(2, 7) };
+        let rows = strip * r.within(0, 5usize.div_ceil(strip));
+        // Pixels that are evenly spaced across rows, as those of a matrix product.
+        let even = r.chance(4);
+        let slack = |r: &mut Random, most: usize| if even { 0 } else { r.within(0, most) };
         let (k_rows, segments) = (r.within(1, 3), if r.chance(2) { 1 } else { r.within(2, 5) });
         let run = if r.chance(4) { r.within(40, 140) } else { r.within(1, 40) };
         let stored = if r.chance(5) { 4 } else { 1 };
         let pixel_step = r.within(1, run + 8);
         let segment_step = r.within(1, run + 20);
-        let k_row_step = width * pixel_step + r.within(0, 90);
+        let k_row_step = width * pixel_step + slack(r, 90);
         let out_pixel_step = stored * channels + r.within(0, 20);
-        let out_row_step = width * out_pixel_step + r.within(0, 40);
+        let out_row_step = width * out_pixel_step + slack(r, 40);
         let residual = r.chance(2).then(|| {
             let pixel_step = channels + r.within(0, 9);
-            Residual { mult: r.within(0, 32767) as u16, pixel_step, row_step: width * pixel_step + r.within(0, 9) }
+            Residual { mult: r.within(0, 32767) as u16, pixel_step, row_step: width * pixel_step + slack(r, 9) }
         });
         let shl = if r.chance(2) { 0 } else { r.within(1, 12) as u32 };
         let (lo, hi) = if r.chance(2) { (0, 255) } else { (r.within(0, 120) as u8, r.within(121, 255) as u8) };
         let offset = if r.chance(8) { i16::MIN } else { r.within(0, 16000) as i16 };
         let epilogue = Epilogue { shl, offset, lo, hi };
         let output = if stored == 4 { Output::Raw } else { Output::Requant { epilogue, residual, acc_bound: None } };
-        let in_row_step = k_row_step * r.within(1, 2);
+        let in_row_step = k_row_step * if even { 1 } else { r.within(1, 2) };
         let spec = ConvSpec {
             width,
+            strip,
+            ahead: if r.chance(2) { 0 } else { r.within(1, 9000) },
             channels,
             k_rows,
             k_row_step,
@@ -159,7 +166,16 @@ impl Case {
         let (input, residual) = (self.input.as_ptr(), self.residual.as_ptr());
         // SAFETY: the buffers were sized from the description, with the slack that a leaf may read.
         unsafe {
-            leaf(input, weights.as_ptr(), bias.as_ptr(), mult.as_ptr(), output.as_mut_ptr(), residual, self.rows)
+            leaf(
+                input,
+                weights.as_ptr(),
+                bias.as_ptr(),
+                mult.as_ptr(),
+                output.as_mut_ptr(),
+                residual,
+                self.rows / self.spec.strip,
+                input,
+            )
         };
         output
     }
@@ -189,7 +205,7 @@ impl Jit {
 
     fn bytes(&mut self, code: &[u8]) -> *const u8 {
         let mut signature = self.module.make_signature();
-        signature.params = vec![AbiParam::new(self.module.target_config().pointer_type()); 7];
+        signature.params = vec![AbiParam::new(self.module.target_config().pointer_type()); 8];
         let id = self.module.declare_anonymous_function(&signature).unwrap();
         self.module.define_function_bytes(id, 64, code, &[]).unwrap();
         self.module.finalize_definitions().unwrap();
@@ -290,7 +306,7 @@ fn small_tiles_equal_the_reference() {
         case.rows = 2;
         case.spec.output = Output::Raw;
         let s = &mut case.spec;
-        (s.width, s.channels, s.k_rows, s.segments, s.run) = (width, channels, 1, 1, run);
+        (s.width, s.strip, s.channels, s.k_rows, s.segments, s.run) = (width, 1, channels, 1, 1, run);
         (s.pixel_step, s.in_row_step, s.out_pixel_step, s.out_row_step) =
             (run, width * run, 4 * channels, 4 * width * channels);
         let r = &mut Random(width as u64);
@@ -316,6 +332,7 @@ fn impossible_descriptions_are_refused() {
         ConvSpec { channels: 0, ..good.clone() },
         ConvSpec { channels: 65, ..good.clone() },
         ConvSpec { run: 0, ..good.clone() },
+        ConvSpec { strip: 0, ..good.clone() },
         ConvSpec { pixel_step: 1 << 30, ..good.clone() },
     ] {
         assert!(bad.validate().is_err(), "{bad:?}");

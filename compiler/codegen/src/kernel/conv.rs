@@ -15,10 +15,12 @@
 //!
 //! The function, in the System V convention (the platform's default in CLIF):
 //! ```text
-//! fn(input: *const u8, weights: *const u8, bias: *const i32, mult: *const i32, output: *mut u8, residual: *const u8, rows: usize)
+//! fn(input: *const u8, weights: *const u8, bias: *const i32, mult: *const i32, output: *mut u8, residual: *const u8,
+//!    strips: usize, ahead: *const u8)
 //! ```
-//! `weights`, `bias` and `mult` are as [`super::pack`] gives them and best start at a multiple of 64. `rows` may be 0.
-//! `residual` is not touched without [`Residual`], nor `mult` with [`Output::Raw`].
+//! `weights`, `bias` and `mult` are as [`super::pack`] gives them and best start at a multiple of 64. A strip is
+//! [`ConvSpec::strip`] rows; their number may be 0. `residual` is not touched without [`Residual`], nor `mult` with
+//! [`Output::Raw`]. From `ahead` on, where nothing need be, [`ConvSpec::ahead`] bytes a strip are hinted to the cache.
 //!
 //! **Slack**: where `run` is not a multiple of 4, up to 3 bytes after the last run are read (and multiplied by zero).
 //! Nothing is written beyond the `channels` of a pixel.
@@ -39,6 +41,8 @@ pub const MAX_CHANNELS: usize = 64;
 pub struct ConvSpec {
     /// Output pixels of a row.
     pub width: usize,
+    /// Rows of a strip, whose pixels are cut into register tiles as if they were one row.
+    pub strip: usize,
     /// Output channels of this block, 1 to [`MAX_CHANNELS`].
     pub channels: usize,
     /// Kernel rows.
@@ -59,6 +63,8 @@ pub struct ConvSpec {
     pub out_pixel_step: usize,
     /// In the output, from row to row.
     pub out_row_step: usize,
+    /// Bytes to prefetch while a strip is computed: a share of the weights that are wanted next.
+    pub ahead: usize,
     /// What becomes of the accumulators.
     pub output: Output,
 }
@@ -97,8 +103,8 @@ impl ConvSpec {
         if !(1..=MAX_CHANNELS).contains(&self.channels) {
             return refuse(format!("{} channels, expected 1 to {MAX_CHANNELS}", self.channels));
         }
-        if [self.width, self.k_rows, self.segments, self.run].contains(&0) {
-            return refuse("an empty row, kernel or run".to_string());
+        if [self.width, self.strip, self.k_rows, self.segments, self.run].contains(&0) {
+            return refuse("an empty row, strip, kernel or run".to_string());
         }
         let mut spans = vec![
             ("input row", self.width, self.pixel_step),
@@ -106,8 +112,8 @@ impl ConvSpec {
             ("kernel rows", self.k_rows, self.k_row_step),
             ("kernel row", self.segments, self.segment_step),
             ("run", self.run, 1),
-            ("input row step", 1, self.in_row_step),
-            ("output row step", 1, self.out_row_step),
+            ("input strip", self.strip, self.in_row_step),
+            ("output strip", self.strip, self.out_row_step),
         ];
         if let Output::Requant { epilogue, residual, .. } = &self.output {
             if epilogue.lo > epilogue.hi || epilogue.shl > 31 {
@@ -118,7 +124,7 @@ impl ConvSpec {
                     return refuse(format!("the residual multiplier {}, expected 15 bits", residual.mult));
                 }
                 spans.push(("residual row", self.width, residual.pixel_step));
-                spans.push(("residual row step", 1, residual.row_step));
+                spans.push(("residual strip", self.strip, residual.row_step));
             }
         }
         match spans.iter().find(|(_, count, step)| count.saturating_mul(*step) >= 1 << 30) {
@@ -127,9 +133,19 @@ impl ConvSpec {
         }
     }
 
-    /// Multiplications of one output row, as the network counts them.
-    pub fn macs_per_row(&self) -> u64 {
-        (self.width * self.channels * self.k_rows * self.segments * self.run) as u64
+    /// Whether the pixels of a strip are evenly spaced throughout, as if they were one row.
+    pub(crate) fn is_even(&self) -> bool {
+        let residual = match &self.output {
+            Output::Requant { residual: Some(r), .. } => r.row_step == self.width * r.pixel_step,
+            _ => true,
+        };
+        let input = self.in_row_step == self.width * self.pixel_step;
+        input && residual && self.out_row_step == self.width * self.out_pixel_step
+    }
+
+    /// Multiplications of one strip, as the network counts them.
+    pub fn macs_per_strip(&self) -> u64 {
+        (self.strip * self.width * self.channels * self.k_rows * self.segments * self.run) as u64
     }
 
     /// Steps of four bytes in a run.
@@ -173,6 +189,6 @@ pub fn emit_clif(
 /// The signature of every leaf.
 pub fn signature(config: TargetFrontendConfig) -> Signature {
     let mut signature = Signature::new(config.default_call_conv);
-    signature.params = vec![AbiParam::new(config.pointer_type()); 7];
+    signature.params = vec![AbiParam::new(config.pointer_type()); 8];
     signature
 }

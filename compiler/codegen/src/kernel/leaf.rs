@@ -1,10 +1,10 @@
 //! The loop nest of [`super::conv`] on the vector machine.
 //!
 //! ```text
-//! rows { panels { tiles { bias; kernel rows { segments { run { dots } } }; requantize and store } } }
+//! strips { panels { tiles { bias; kernel rows { segments { run { dots } } }; requantize and store } } }
 //! ```
-//! Each loop moves the pointers on and takes back what its inner loops moved, by constants, so that the six arguments are
-//! the only pointers.
+//! Each loop moves the pointers on and takes back what its inner loops moved, by constants, so that the arguments are the
+//! only pointers.
 
 use super::conv::{ConvSpec, Output};
 use super::tiling::{Panel, Tiles};
@@ -12,6 +12,8 @@ use crate::machine::{At, Machine, Pixels, Requantize};
 
 /// Bytes of a 32-bit lane.
 const LANE: usize = 4;
+/// Bytes that a prefetch brings.
+const LINE: usize = 64;
 
 /// Emits the leaf.
 pub(crate) fn emit<M: Machine>(m: &mut M, spec: &ConvSpec, panels: &[Panel]) {
@@ -23,8 +25,9 @@ pub(crate) fn emit<M: Machine>(m: &mut M, spec: &ConvSpec, panels: &[Panel]) {
         output: m.argument(4),
         residual: m.argument(5),
     };
-    let leaf = Leaf { spec, pointers };
-    m.repeat_argument(6, &mut |m| leaf.row(m, panels));
+    let ahead = (spec.ahead > 0).then(|| m.argument(7));
+    let leaf = Leaf { spec, pointers, ahead: ahead.map(|pointer| Ahead::new(pointer, spec, panels)) };
+    m.repeat_argument(6, &mut |m| leaf.strip(m, panels));
 }
 
 struct Pointers<P> {
@@ -36,14 +39,67 @@ struct Pointers<P> {
     residual: P,
 }
 
+/// What is prefetched, and how many lines of it in each tile.
+struct Ahead<P> {
+    pointer: P,
+    lines: usize,
+}
+
+impl<P> Ahead<P> {
+    fn new(pointer: P, spec: &ConvSpec, panels: &[Panel]) -> Ahead<P> {
+        let tiles: usize = panels.iter().map(|p| p.count * p.tiles.iter().map(|t| t.count).sum::<usize>()).sum();
+        Ahead { pointer, lines: spec.ahead.div_ceil(LINE).div_ceil(tiles) }
+    }
+}
+
 struct Leaf<'a, P> {
     spec: &'a ConvSpec,
     pointers: Pointers<P>,
+    ahead: Option<Ahead<P>>,
+}
+
+/// Steps from pixel to pixel and from row to row in one of the tensors, in bytes.
+#[derive(Clone, Copy)]
+struct Steps {
+    pixel: usize,
+    row: usize,
+}
+
+impl Steps {
+    /// From the first pixel of a tile to its pixel `index`.
+    fn apart(self, width: usize, tiles: &Tiles, index: usize) -> usize {
+        match tiles.column {
+            None => index * self.pixel,
+            Some(column) => {
+                let at = column + index;
+                at / width * self.row + at % width * self.pixel - column * self.pixel
+            }
+        }
+    }
+
+    /// From the end of a row to the next.
+    fn gap(self, width: usize) -> i64 {
+        self.row as i64 - (width * self.pixel) as i64
+    }
 }
 
 impl<P: Copy> Leaf<'_, P> {
-    /// One output row, all panels; then on to the next row.
-    fn row<M: Machine<Pointer = P>>(&self, m: &mut M, panels: &[Panel]) {
+    fn input_steps(&self) -> Steps {
+        Steps { pixel: self.spec.pixel_step, row: self.spec.in_row_step }
+    }
+
+    /// What moves with the pixels: input, output, residual.
+    fn moving(&self) -> Vec<(P, Steps)> {
+        let output = Steps { pixel: self.spec.out_pixel_step, row: self.spec.out_row_step };
+        let mut moving = vec![(self.pointers.input, self.input_steps()), (self.pointers.output, output)];
+        if let Output::Requant { residual: Some(r), .. } = &self.spec.output {
+            moving.push((self.pointers.residual, Steps { pixel: r.pixel_step, row: r.row_step }));
+        }
+        moving
+    }
+
+    /// One strip, all panels; then on to the next strip.
+    fn strip<M: Machine<Pointer = P>>(&self, m: &mut M, panels: &[Panel]) {
         let spec = self.spec;
         let mut passed = 0;
         let mut lanes = 0;
@@ -55,68 +111,81 @@ impl<P: Copy> Leaf<'_, P> {
         let weights = 4 * spec.k_rows * spec.segments * spec.run_steps() * lanes;
         m.step(self.pointers.weights, -(weights as i64));
         m.step(self.pointers.bias, -((LANE * lanes) as i64));
-        m.step(self.pointers.input, spec.in_row_step as i64);
-        m.step(self.pointers.output, spec.out_row_step as i64 - (passed * spec.stored_bytes()) as i64);
-        if let Output::Requant { residual, .. } = &spec.output {
+        if spec.narrowed() {
             m.step(self.pointers.mult, -((LANE * lanes * m.shape().multiplier_copies()) as i64));
-            if let Some(residual) = residual {
-                m.step(self.pointers.residual, residual.row_step as i64 - passed as i64);
-            }
+        }
+        let channels = [0, passed * spec.stored_bytes(), passed];
+        for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
+            m.step(pointer, (spec.strip * steps.row) as i64 - channels as i64);
         }
     }
 
-    /// One panel over a row; then back to the row's first pixel and on to the next panel's channels.
+    /// One panel over a strip; then back to the strip's first pixel and on to the next panel's channels.
     fn panel<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel) {
         let spec = self.spec;
         for tiles in &panel.tiles {
             m.repeat(tiles.count, &mut |m| self.tile(m, panel, tiles));
+            if tiles.ends_row && tiles.column.is_none() {
+                self.moving().into_iter().for_each(|(pointer, steps)| m.step(pointer, steps.gap(spec.width)));
+            }
         }
         let lanes = panel.vectors * m.shape().lanes;
-        let back = |step: usize| -((spec.width * step) as i64);
         m.step(self.pointers.weights, (4 * spec.k_rows * spec.segments * spec.run_steps() * lanes) as i64);
         m.step(self.pointers.bias, (LANE * lanes) as i64);
-        m.step(self.pointers.input, back(spec.pixel_step));
-        m.step(self.pointers.output, back(spec.out_pixel_step) + (panel.channels * spec.stored_bytes()) as i64);
-        if let Output::Requant { residual, .. } = &spec.output {
+        if spec.narrowed() {
             m.step(self.pointers.mult, (LANE * lanes * m.shape().multiplier_copies()) as i64);
-            if let Some(residual) = residual {
-                m.step(self.pointers.residual, back(residual.pixel_step) + panel.channels as i64);
-            }
+        }
+        let channels = [0, panel.channels * spec.stored_bytes(), panel.channels];
+        for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
+            m.step(pointer, channels as i64 - (spec.strip * steps.row) as i64);
         }
     }
 
     /// One register tile; then on to its right neighbour.
     fn tile<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel, tiles: &Tiles) {
         let spec = self.spec;
-        let tile = self.accumulate(m, panel, tiles);
-        let step = |step: usize| (tiles.height * step) as i64;
-        let output = Pixels { first: At::new(self.pointers.output), step: spec.out_pixel_step };
+        let apart: Vec<Vec<usize>> = self
+            .moving()
+            .iter()
+            .map(|(_, steps)| (0..=tiles.height).map(|pixel| steps.apart(spec.width, tiles, pixel)).collect())
+            .collect();
+        let tile = self.accumulate(m, panel, tiles, &apart[0]);
+        let output = Pixels { first: At::new(self.pointers.output), apart: &apart[1] };
         match &spec.output {
             Output::Raw => m.store_raw(&tile, output, panel.channels),
             Output::Requant { epilogue, residual, acc_bound } => {
-                let bound =
-                    |r: &super::conv::Residual| Pixels { first: At::new(self.pointers.residual), step: r.pixel_step };
+                let pixels = |apart| Pixels { first: At::new(self.pointers.residual), apart };
                 let operands = Requantize {
                     epilogue: *epilogue,
                     fits_shift: acc_bound.is_some_and(|bound| u64::from(bound) << epilogue.shl <= i32::MAX as u64),
                     mult: At::new(self.pointers.mult),
                     output,
-                    residual: residual.as_ref().map(|r| (bound(r), r.mult)),
+                    residual: residual.as_ref().map(|r| (pixels(&apart[2]), r.mult)),
                     channels: panel.channels,
                 };
                 m.requantize(&tile, &operands);
-                if let Some(residual) = residual {
-                    m.step(self.pointers.residual, step(residual.pixel_step));
-                }
             }
         }
-        m.step(self.pointers.input, step(spec.pixel_step));
-        m.step(self.pointers.output, step(spec.out_pixel_step));
+        for ((pointer, _), apart) in self.moving().into_iter().zip(&apart) {
+            m.step(pointer, apart[tiles.height] as i64);
+        }
     }
 
     /// The accumulators of a tile, `[pixel][vector]`. Input and weights end where they began.
-    fn accumulate<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel, tiles: &Tiles) -> Vec<Vec<M::Vector>> {
+    fn accumulate<M: Machine<Pointer = P>>(
+        &self,
+        m: &mut M,
+        panel: &Panel,
+        tiles: &Tiles,
+        apart: &[usize],
+    ) -> Vec<Vec<M::Vector>> {
         let spec = self.spec;
+        let bodies = spec.k_rows * spec.segments * self.bodies(m.shape().unroll).1;
+        let lines = self.ahead.as_ref().map_or(0, |ahead| ahead.lines);
+        let in_body = if 2 * lines > bodies { lines.div_ceil(bodies) } else { 0 };
+        if in_body == 0 {
+            self.prefetch(m, lines);
+        }
         let vector = LANE * m.shape().lanes;
         let mut chains: Vec<Vec<Vec<M::Vector>>> = Vec::new();
         for chain in 0..tiles.chains {
@@ -129,7 +198,7 @@ impl<P: Copy> Leaf<'_, P> {
         let weights = spec.run_steps() * panel.vectors * vector;
         m.repeat(spec.k_rows, &mut |m| {
             m.repeat(spec.segments, &mut |m| {
-                self.run(m, panel, &chains);
+                self.run(m, panel, &chains, apart, in_body);
                 m.step(self.pointers.input, spec.segment_step as i64);
             });
             m.step(self.pointers.input, spec.k_row_step as i64 - (spec.segments * spec.segment_step) as i64);
@@ -148,29 +217,58 @@ impl<P: Copy> Leaf<'_, P> {
     }
 
     /// The dots of one run. The weights pointer moves on behind the run, the input pointer ends where it began.
-    fn run<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel, chains: &[Vec<Vec<M::Vector>>]) {
+    fn run<M: Machine<Pointer = P>>(
+        &self,
+        m: &mut M,
+        panel: &Panel,
+        chains: &[Vec<Vec<M::Vector>>],
+        apart: &[usize],
+        lines: usize,
+    ) {
         let steps = self.spec.run_steps();
         let step_bytes = panel.vectors * LANE * m.shape().lanes;
-        let unroll = unroll(steps, m.shape().unroll);
-        let (loops, rest) = (steps / unroll, steps % unroll);
+        let (unroll, loops) = self.bodies(m.shape().unroll);
+        let rest = steps - loops * unroll;
         m.repeat(loops, &mut |m| {
-            (0..unroll).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step));
+            (0..unroll).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
             m.step(self.pointers.input, 4 * unroll as i64);
             m.step(self.pointers.weights, (unroll * step_bytes) as i64);
+            self.prefetch(m, lines);
         });
-        (0..rest).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step));
+        (0..rest).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
         m.step(self.pointers.weights, (rest * step_bytes) as i64);
         m.step(self.pointers.input, -(4 * (loops * unroll) as i64));
     }
 
+    /// Steps of a loop body, and how often it runs in a run.
+    fn bodies(&self, most: usize) -> (usize, usize) {
+        let steps = self.spec.run_steps();
+        let unroll = unroll(steps, most);
+        (unroll, steps / unroll)
+    }
+
+    /// Hints at the next `lines` lines of what is wanted next.
+    fn prefetch<M: Machine<Pointer = P>>(&self, m: &mut M, lines: usize) {
+        if let Some(ahead) = &self.ahead {
+            (0..lines).for_each(|line| m.prefetch(At::new(ahead.pointer).plus(line * LINE)));
+            m.step(ahead.pointer, (lines * LINE) as i64);
+        }
+    }
+
     /// Four bytes of each pixel against all vectors of weights, which are read once.
-    fn step<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel, tile: &[Vec<M::Vector>], step: usize) {
+    fn step<M: Machine<Pointer = P>>(
+        &self,
+        m: &mut M,
+        panel: &Panel,
+        tile: &[Vec<M::Vector>],
+        step: usize,
+        apart: &[usize],
+    ) {
         let vector = LANE * m.shape().lanes;
         let first = At::new(self.pointers.weights).plus(step * panel.vectors * vector);
         let weights: Vec<M::Vector> = (0..panel.vectors).map(|v| m.load(first.plus(v * vector))).collect();
-        for (index, pixel) in tile.iter().enumerate() {
-            let from = At::new(self.pointers.input).plus(index * self.spec.pixel_step + 4 * step);
-            let activations = m.broadcast(from);
+        for (pixel, apart) in tile.iter().zip(apart) {
+            let activations = m.broadcast(At::new(self.pointers.input).plus(apart + 4 * step));
             pixel.iter().zip(&weights).for_each(|(&acc, &weights)| m.dot(acc, activations, weights));
             m.release(activations);
         }

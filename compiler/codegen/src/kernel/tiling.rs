@@ -1,7 +1,7 @@
 //! Choice of the register tile.
 //!
-//! A block of channels is cut into *panels* of one to four vectors side by side, and a row of pixels into tiles of at most
-//! so many pixels as there are accumulators left. Both cuts come from one estimate in *slots*, the time of one dot:
+//! A block of channels is cut into *panels* of one to four vectors side by side, and the pixels of a strip into tiles of at
+//! most so many pixels as there are accumulators left. Both cuts come from one estimate in *slots*, the time of one dot:
 //!
 //! ```text
 //! step  = max(h * v, h + v, h * broadcast, in_flight / chains) + (h + v) / 8     dots; loads, as many a cycle; latency
@@ -13,6 +13,9 @@
 //! The weights of a step and one broadcast have registers beside the accumulators: with 32 registers that is 6 pixels by
 //! 4 vectors. A seventh pixel, its fourth weights read anew for every pixel, measured 10 % less on Ice Lake.
 //! Remainders are balanced: 10 pixels at most 6 high are two tiles of 5, not 6 and 4.
+//!
+//! A *strip* joins rows so that little remains: 7 pixels are tiles of 4 and 3, seven rows of 7 are tiles of 6 and 5. A
+//! tile in which a row ends has displacements, hence code, of its own.
 
 use super::conv::ConvSpec;
 use crate::machine::Shape;
@@ -23,6 +26,10 @@ const EPILOGUE: usize = 6;
 const EPILOGUE_PARTS: usize = 8;
 /// Slots to begin and end a tile.
 const TILE: usize = 24;
+/// Most pixels of a strip.
+const STRIP_PIXELS: usize = 256;
+/// Most pieces of code a strip may be made of.
+const STRIP_GROUPS: usize = 10;
 
 /// Vectors side by side, and what passes over them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,17 +40,21 @@ pub struct Panel {
     pub vectors: usize,
     /// Channels of the panel that exist.
     pub channels: usize,
-    /// Tiles of a row, in order.
+    /// Tiles of a strip, in order.
     pub tiles: Vec<Tiles>,
 }
 
-/// Tiles of one height, side by side in a row.
+/// Equal tiles, side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tiles {
     /// How many.
     pub count: usize,
     /// Pixels of each.
     pub height: usize,
+    /// Where in its row the tile begins, if the row ends before the tile does.
+    pub column: Option<usize>,
+    /// Whether a row ends with the last of them.
+    pub ends_row: bool,
     /// Sets of accumulators, used in turn and added up at the end: more than one where a small tile would wait for its
     /// own results.
     pub chains: usize,
@@ -54,8 +65,20 @@ pub fn choose(spec: &ConvSpec, shape: &Shape) -> Vec<Panel> {
     (1..=shape.vectors)
         .rev()
         .map(|vectors| panels(spec, shape, vectors))
-        .min_by_key(|panels| panels.iter().map(|panel| cost(spec, shape, panel)).sum::<usize>())
+        .min_by_key(|panels| cost(spec, shape, panels))
         .expect("a machine has at least one vector")
+}
+
+/// How many of an image's `rows` best make a strip; a divisor of `rows`.
+pub fn strip(spec: &ConvSpec, shape: &Shape, rows: usize) -> usize {
+    let fits = |strip: &usize| rows.is_multiple_of(*strip) && (*strip == 1 || strip * spec.width <= STRIP_PIXELS);
+    let candidate = |strip: usize| {
+        let spec = ConvSpec { strip, ..spec.clone() };
+        let panels = choose(&spec, shape);
+        let groups = panels.iter().map(|panel| panel.tiles.len()).sum::<usize>();
+        (strip == 1 || groups <= STRIP_GROUPS).then(|| (cost(&spec, shape, &panels) * (rows / strip), strip))
+    };
+    (1..=rows.max(1)).filter(fits).filter_map(candidate).min().map_or(1, |(_, strip)| strip)
 }
 
 /// The block cut into panels of `vectors`, the last one smaller where need be.
@@ -71,16 +94,34 @@ fn panels(spec: &ConvSpec, shape: &Shape, vectors: usize) -> Vec<Panel> {
     whole.into_iter().chain(rest).collect()
 }
 
-/// A row cut into tiles of two heights that differ by one.
+/// A strip cut into tiles of two heights that differ by one.
 fn tiles(spec: &ConvSpec, shape: &Shape, vectors: usize) -> Vec<Tiles> {
+    let pixels = spec.strip * spec.width;
+    let row = if spec.is_even() { pixels } else { spec.width };
     let highest = shape.accumulators.min(shape.registers - vectors - 1) / vectors;
-    let count = spec.width.div_ceil(highest);
-    let (height, higher) = (spec.width / count, spec.width % count);
-    [(higher, height + 1), (count - higher, height)]
-        .into_iter()
-        .filter(|&(count, _)| count > 0)
-        .map(|(count, height)| Tiles { count, height, chains: chains(spec, shape, height * vectors) })
-        .collect()
+    let count = pixels.div_ceil(highest);
+    let (height, higher) = (pixels / count, pixels % count);
+    let mut groups: Vec<Tiles> = Vec::new();
+    let mut first = 0;
+    for height in std::iter::repeat_n(height + 1, higher).chain(std::iter::repeat_n(height, count - higher)) {
+        let column = first % row;
+        let column = column..column + height;
+        let crosses = column.end > row;
+        let ends_row = column.end.is_multiple_of(row);
+        match groups.last_mut() {
+            Some(last) if !crosses && last.column.is_none() && last.height == height && !last.ends_row => {
+                last.count += 1;
+                last.ends_row = ends_row;
+            }
+            _ => {
+                let chains = chains(spec, shape, height * vectors);
+                let column = crosses.then_some(column.start);
+                groups.push(Tiles { count: 1, height, column, ends_row, chains });
+            }
+        }
+        first += height;
+    }
+    groups
 }
 
 fn chains(spec: &ConvSpec, shape: &Shape, accumulators: usize) -> usize {
@@ -88,8 +129,12 @@ fn chains(spec: &ConvSpec, shape: &Shape, accumulators: usize) -> usize {
     wanted.min(shape.accumulators / accumulators).min(spec.run_steps()).min(shape.unroll).max(1)
 }
 
-/// The estimate, in eighths of a slot.
-fn cost(spec: &ConvSpec, shape: &Shape, panel: &Panel) -> usize {
+/// The estimate for a strip, in eighths of a slot.
+fn cost(spec: &ConvSpec, shape: &Shape, panels: &[Panel]) -> usize {
+    panels.iter().map(|panel| panel_cost(spec, shape, panel)).sum()
+}
+
+fn panel_cost(spec: &ConvSpec, shape: &Shape, panel: &Panel) -> usize {
     let steps = spec.k_rows * spec.segments * spec.run_steps();
     let epilogue = if panel.vectors == 4 { EPILOGUE } else { EPILOGUE_PARTS };
     let tile = |tiles: &Tiles| {

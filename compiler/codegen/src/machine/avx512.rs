@@ -6,8 +6,8 @@
 
 use iced_x86::code_asm::registers::{gpr32::eax, gpr64, xmm, ymm, zmm};
 use iced_x86::code_asm::{
-    AsmMemoryOperand, AsmRegister64, AsmRegisterXmm, AsmRegisterYmm, AsmRegisterZmm, CodeAssembler, dword_ptr,
-    qword_ptr, zmmword_ptr,
+    AsmMemoryOperand, AsmRegister64, AsmRegisterXmm, AsmRegisterYmm, AsmRegisterZmm, CodeAssembler, byte_ptr,
+    dword_ptr, qword_ptr, zmmword_ptr,
 };
 use iced_x86::{IcedError, Register};
 
@@ -116,6 +116,11 @@ impl Zmm {
     }
 }
 
+/// An argument that has no register: above the return address and what was pushed after it.
+fn stack_argument(index: usize) -> AsmMemoryOperand {
+    qword_ptr(gpr64::rsp + 8 * (1 + SAVED.len() + index - ARGUMENTS.len()) as i32)
+}
+
 /// The operand `[base + disp]`, without a size.
 pub(super) fn memory(at: At<AsmRegister64>) -> AsmMemoryOperand {
     at.base + at.disp
@@ -130,7 +135,15 @@ impl Machine for Avx512 {
     }
 
     fn argument(&mut self, index: usize) -> AsmRegister64 {
-        ARGUMENTS[index]
+        ARGUMENTS.get(index).copied().unwrap_or_else(|| {
+            let register = self.take_counter();
+            emit!(self, mov, register, stack_argument(index));
+            register
+        })
+    }
+
+    fn prefetch(&mut self, at: At<AsmRegister64>) {
+        emit!(self, prefetcht1, byte_ptr(memory(at)));
     }
 
     fn step(&mut self, pointer: AsmRegister64, bytes: i64) {
@@ -158,11 +171,7 @@ impl Machine for Avx512 {
         let counter = self.take_counter();
         match ARGUMENTS.get(index) {
             Some(&argument) => emit!(self, mov, counter, argument),
-            None => {
-                // Above the return address and what was pushed after it.
-                let place = 8 * (1 + SAVED.len() + index - ARGUMENTS.len()) as i32;
-                emit!(self, mov, counter, qword_ptr(gpr64::rsp + place));
-            }
+            None => emit!(self, mov, counter, stack_argument(index)),
         }
         let mut end = self.asm.create_label();
         emit!(self, test, counter, counter);
@@ -213,11 +222,11 @@ impl Machine for Avx512 {
         self.release(vector);
     }
 
-    fn requantize(&mut self, tile: &[Vec<Zmm>], operands: &Requantize<AsmRegister64>) {
+    fn requantize(&mut self, tile: &[Vec<Zmm>], operands: &Requantize<'_, AsmRegister64>) {
         super::avx512_epilogue::requantize(self, tile, operands);
     }
 
-    fn store_raw(&mut self, tile: &[Vec<Zmm>], output: Pixels<AsmRegister64>, channels: usize) {
+    fn store_raw(&mut self, tile: &[Vec<Zmm>], output: Pixels<'_, AsmRegister64>, channels: usize) {
         super::avx512_epilogue::store_raw(self, tile, output, channels);
     }
 }

@@ -51,7 +51,7 @@ fn constant(machine: &mut Avx512, slot: &mut Option<Zmm>, make: impl FnOnce(&mut
 }
 
 /// See [`Machine::requantize`].
-pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantize<AsmRegister64>) {
+pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantize<'_, AsmRegister64>) {
     let vectors = tile[0].len();
     let group = if vectors == 3 { 1 } else { 4 / vectors };
     let mut constants = Constants::default();
@@ -73,7 +73,7 @@ pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantiz
 
 /// One group of a tile.
 struct Narrow<'a> {
-    operands: &'a Requantize<AsmRegister64>,
+    operands: &'a Requantize<'a, AsmRegister64>,
     /// Vectors of one pixel.
     vectors: usize,
     /// Number of the group's first pixel in its tile.
@@ -143,7 +143,7 @@ impl Narrow<'_> {
         &self,
         m: &mut Avx512,
         constants: &mut Constants,
-        residual: Pixels<AsmRegister64>,
+        residual: Pixels<'_, AsmRegister64>,
         mult: u16,
         count: usize,
     ) -> Vec<Zmm> {
@@ -169,7 +169,7 @@ impl Narrow<'_> {
     }
 
     /// The residual bytes of the group's pixels, side by side as they will be stored.
-    fn load_residual(&self, m: &mut Avx512, residual: Pixels<AsmRegister64>) -> Zmm {
+    fn load_residual(&self, m: &mut Avx512, residual: Pixels<'_, AsmRegister64>) -> Zmm {
         let to = m.take();
         for pixel in 0..self.pixels {
             let (from, place) = (memory(residual.at(self.first + pixel)), pixel as i32);
@@ -325,7 +325,7 @@ fn unsort_indices(vectors: usize) -> [u8; LANES] {
 }
 
 /// See [`Machine::store_raw`].
-pub(super) fn store_raw(m: &mut Avx512, tile: &[Vec<Zmm>], output: Pixels<AsmRegister64>, channels: usize) {
+pub(super) fn store_raw(m: &mut Avx512, tile: &[Vec<Zmm>], output: Pixels<'_, AsmRegister64>, channels: usize) {
     for (index, pixel) in tile.iter().enumerate() {
         for (vector, &acc) in pixel.iter().enumerate() {
             let to = zmmword_ptr(memory(output.at(index).plus(BYTES * vector)));

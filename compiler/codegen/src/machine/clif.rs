@@ -118,6 +118,8 @@ impl Machine for Clif<'_> {
         variable
     }
 
+    fn prefetch(&mut self, _at: At<Variable>) {}
+
     fn step(&mut self, pointer: Variable, bytes: i64) {
         if bytes != 0 {
             let value = self.b.use_var(pointer);
@@ -186,11 +188,11 @@ impl Machine for Clif<'_> {
         self.b.ins().stack_store(kind, value, slot, 0);
     }
 
-    fn requantize(&mut self, tile: &[Vec<Variable>], operands: &Requantize<Variable>) {
+    fn requantize(&mut self, tile: &[Vec<Variable>], operands: &Requantize<'_, Variable>) {
         super::clif_epilogue::requantize(self, tile, operands);
     }
 
-    fn store_raw(&mut self, tile: &[Vec<Variable>], output: Pixels<Variable>, channels: usize) {
+    fn store_raw(&mut self, tile: &[Vec<Variable>], output: Pixels<'_, Variable>, channels: usize) {
         super::clif_epilogue::store_raw(self, tile, output, channels);
     }
 }

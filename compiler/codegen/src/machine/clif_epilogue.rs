@@ -13,7 +13,7 @@ use crate::clif;
 const LANES: usize = 4;
 
 /// See [`super::Machine::requantize`].
-pub(super) fn requantize(m: &mut Clif<'_>, tile: &[Vec<Variable>], operands: &Requantize<Variable>) {
+pub(super) fn requantize(m: &mut Clif<'_>, tile: &[Vec<Variable>], operands: &Requantize<'_, Variable>) {
     for (index, pixel) in tile.iter().enumerate() {
         let mut highs = Vec::new();
         for (vector, &acc) in pixel.iter().enumerate() {
@@ -40,7 +40,7 @@ pub(super) fn requantize(m: &mut Clif<'_>, tile: &[Vec<Variable>], operands: &Re
 }
 
 /// See [`super::Machine::store_raw`].
-pub(super) fn store_raw(m: &mut Clif<'_>, tile: &[Vec<Variable>], output: Pixels<Variable>, channels: usize) {
+pub(super) fn store_raw(m: &mut Clif<'_>, tile: &[Vec<Variable>], output: Pixels<'_, Variable>, channels: usize) {
     for (index, pixel) in tile.iter().enumerate() {
         for (vector, &acc) in pixel.iter().enumerate() {
             let value = m.consume(acc);

@@ -113,25 +113,25 @@ impl<P: Copy> At<P> {
     }
 }
 
-/// The pixels of a tile in memory: the first and the distance in bytes to each next.
+/// The pixels of a tile in memory.
 #[derive(Debug, Clone, Copy)]
-pub struct Pixels<P> {
+pub struct Pixels<'a, P> {
     /// The first pixel's first channel.
     pub first: At<P>,
-    /// Bytes from pixel to pixel.
-    pub step: usize,
+    /// Bytes from the first pixel to each.
+    pub apart: &'a [usize],
 }
 
-impl<P: Copy> Pixels<P> {
+impl<P: Copy> Pixels<'_, P> {
     /// Pixel `index`.
-    pub const fn at(&self, index: usize) -> At<P> {
-        self.first.plus(index * self.step)
+    pub fn at(&self, index: usize) -> At<P> {
+        self.first.plus(self.apart[index])
     }
 }
 
 /// Operands of [`Machine::requantize`].
 #[derive(Debug, Clone)]
-pub struct Requantize<P> {
+pub struct Requantize<'a, P> {
     /// The rule.
     pub epilogue: Epilogue,
     /// Whether no accumulator leaves 32 bits when shifted left by `epilogue.shl`, so that the plain shift will do.
@@ -139,9 +139,9 @@ pub struct Requantize<P> {
     /// Multipliers, one per lane of each vector of the tile, [`Shape::multiplier_copies`] times.
     pub mult: At<P>,
     /// Where the results go, one byte a channel.
-    pub output: Pixels<P>,
+    pub output: Pixels<'a, P>,
     /// Bytes to add, and their multiplier `R`.
-    pub residual: Option<(Pixels<P>, u16)>,
+    pub residual: Option<(Pixels<'a, P>, u16)>,
     /// Channels that exist; lanes beyond them are neither loaded nor stored.
     pub channels: usize,
 }
@@ -161,6 +161,8 @@ pub trait Machine {
 
     /// Argument `index` of the function, a pointer.
     fn argument(&mut self, index: usize) -> Self::Pointer;
+    /// Hints that the cache line at `at`, where nothing need be, is wanted in the second-level cache soon.
+    fn prefetch(&mut self, at: At<Self::Pointer>);
     /// Adds `bytes` to a pointer.
     fn step(&mut self, pointer: Self::Pointer, bytes: i64);
 
@@ -185,7 +187,7 @@ pub trait Machine {
     fn keep(&mut self, vector: Self::Vector);
 
     /// Requantizes `tile`, `[pixel][vector]` of accumulators, and stores bytes in natural channel order. Releases the tile.
-    fn requantize(&mut self, tile: &[Vec<Self::Vector>], operands: &Requantize<Self::Pointer>);
+    fn requantize(&mut self, tile: &[Vec<Self::Vector>], operands: &Requantize<'_, Self::Pointer>);
     /// Stores the accumulators themselves, `channels` of each pixel. Releases the tile.
-    fn store_raw(&mut self, tile: &[Vec<Self::Vector>], output: Pixels<Self::Pointer>, channels: usize);
+    fn store_raw(&mut self, tile: &[Vec<Self::Vector>], output: Pixels<'_, Self::Pointer>, channels: usize);
 }

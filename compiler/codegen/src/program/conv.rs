@@ -1,7 +1,7 @@
 //! Steps that multiply by constant weights: convolutions and matrix products, as calls of leaf kernels.
 //!
-//! The output channels of each group are cut into blocks of at most 64; a leaf computes some rows of one block. A unit is one
-//! leaf call: image, block and chunk of rows. Which of block and chunk is the outer one depends on what is the greater burden
+//! The output channels of each group are cut into blocks of at most 64; a leaf computes some strips of one block. A unit is one
+//! leaf call: image, block and chunk of strips. Which of block and chunk is the outer one depends on what is the greater burden
 //! on the caches, the layer's weights or its activations.
 
 use cranelift_codegen::ir::{InstBuilder, Value};
@@ -10,20 +10,18 @@ use qcc_num::requant::Epilogue;
 
 use super::task::Task;
 use crate::kernel::conv::{ConvSpec, MAX_CHANNELS, Output, Residual};
+use crate::kernel::tiling;
+use crate::machine::Shape;
 use crate::plan::Place;
 
 /// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
 const CACHED_WEIGHTS: usize = 384 << 10;
 
-/// Activation bytes of a chunk of rows where the chunk is the outer loop: half of a first-level cache.
+/// Activation bytes of a chunk of strips where the chunk is the outer loop: half of a first-level cache.
 const CHUNK_BYTES: usize = 24 << 10;
 
 /// Least number of units to aim at, so that a few threads have something to share.
 const UNITS: usize = 16;
-
-/// Most pixels of a row that several image rows are joined to: enough for the remainder of the last register tile not to
-/// matter.
-const JOINED_PIXELS: usize = 256;
 
 /// A product with constant weights.
 pub struct Product<'a> {
@@ -45,6 +43,11 @@ pub struct Product<'a> {
     pub residual: Option<(Place, u16)>,
     /// Greatest magnitude of any accumulator.
     pub acc_bound: u32,
+    /// Rows of a strip, a divisor of the result's rows: see [`ConvSpec::strip`].
+    pub strip: usize,
+    /// Bytes that the next product of the network reads first. Constants lie in the order in which they are read, so these
+    /// lie behind those of this product.
+    pub next_bytes: usize,
 }
 
 /// Blocks that share one leaf.
@@ -61,9 +64,9 @@ pub struct Section {
 
 /// How the units of a product are laid out.
 pub struct Schedule {
-    /// Rows of a leaf call.
+    /// Strips of a leaf call.
     chunk: usize,
-    /// Leaf calls for the rows of an image.
+    /// Leaf calls for the strips of an image.
     chunks: usize,
     /// Whether all blocks of a chunk come before the next chunk.
     chunks_outside: bool,
@@ -71,23 +74,12 @@ pub struct Schedule {
 }
 
 impl Product<'_> {
-    /// Joins image rows to longer ones where the pixels of one row follow those of the row before: less is lost in the last
-    /// register tile of a row.
-    pub fn join_rows(&mut self) {
-        let w = &self.window;
-        let pointwise = w.kernel == [1, 1] && w.strides == [1, 1] && w.pads == [0; 4];
-        let even = |p: &Place| p.strides[1] == p.strides[2] * p.dims[2];
-        let residual_even = self.residual.as_ref().is_none_or(|(p, _)| even(p));
-        if !(pointwise && even(&self.x) && even(&self.result) && residual_even) {
-            return;
-        }
-        let (rows, width) = (self.result.dims[1], self.result.dims[2]);
-        let joined = (1..=rows).rev().find(|n| rows % n == 0 && n * width <= JOINED_PIXELS).unwrap_or(1);
-        let places = [&mut self.x, &mut self.result].into_iter().chain(self.residual.as_mut().map(|(p, _)| p));
-        for place in places {
-            place.dims[1] /= joined;
-            place.dims[2] *= joined;
-            place.strides[1] *= joined;
+    /// Chooses the rows of a strip for the kernels of a machine.
+    pub fn choose_strip(&mut self, shape: &Shape) {
+        if let [_, rows, ..] = self.result.dims[..]
+            && let Some(section) = self.sections().first()
+        {
+            self.strip = tiling::strip(&section.spec, shape, rows);
         }
     }
 
@@ -140,8 +132,14 @@ impl Product<'_> {
                 acc_bound: Some(self.acc_bound),
             },
         };
+        let ahead = match self.blocks() > 1 && !self.chunks_outside() {
+            true => (channels * w.kernel[0] * w.kernel[1] * inputs).div_ceil(self.strips()),
+            false => self.next_bytes.div_ceil(self.strips() * self.blocks() * self.result.dims[0]),
+        };
         ConvSpec {
+            ahead,
             width: self.result.dims[2],
+            strip: self.strip,
             channels,
             k_rows: w.kernel[0],
             k_row_step: w.dilations[0] * row,
@@ -163,22 +161,37 @@ impl Product<'_> {
         (0..s.blocks).map(|b| start(b)..start(b) + s.spec.channels).collect()
     }
 
+    /// Strips of an image.
+    fn strips(&self) -> usize {
+        self.result.dims[1] / self.strip
+    }
+
+    /// Blocks of all groups.
+    fn blocks(&self) -> usize {
+        self.groups * self.channels().0.div_ceil(MAX_CHANNELS)
+    }
+
+    /// Whether all blocks of a chunk come before the next chunk: the weights stay in the second-level cache. Else each
+    /// block's weights come from further away and pass once.
+    fn chunks_outside(&self) -> bool {
+        self.blocks() > 1 && self.weights.len() <= CACHED_WEIGHTS
+    }
+
     /// Chooses the order of the units.
     pub fn schedule(&self) -> Schedule {
-        let [images, rows, ..] = self.result.dims[..] else { unreachable!("results are NHWC") };
-        let blocks: usize = self.sections().iter().map(|s| s.blocks).sum();
-        let row_bytes = self.window.strides[0] * self.x.strides[1];
-        let chunks_outside = blocks > 1 && self.weights.len() <= CACHED_WEIGHTS;
-        let by_cache = if chunks_outside { (CHUNK_BYTES / row_bytes.max(1)).max(1) } else { rows };
-        let by_threads = rows.div_ceil(UNITS.div_ceil(blocks * images));
-        let chunk = by_cache.min(by_threads).clamp(1, rows);
-        Schedule { chunk, chunks: rows.div_ceil(chunk), chunks_outside, images }
+        let (images, strips, blocks) = (self.result.dims[0], self.strips(), self.blocks());
+        let strip_bytes = self.strip * self.window.strides[0] * self.x.strides[1];
+        let chunks_outside = self.chunks_outside();
+        let by_cache = if chunks_outside { (CHUNK_BYTES / strip_bytes.max(1)).max(1) } else { strips };
+        let by_threads = strips.div_ceil(UNITS.div_ceil(blocks * images));
+        let chunk = by_cache.min(by_threads).clamp(1, strips);
+        Schedule { chunk, chunks: strips.div_ceil(chunk), chunks_outside, images }
     }
 
     /// Units of the task.
     pub fn units(&self) -> usize {
         let schedule = self.schedule();
-        self.sections().iter().map(|s| s.blocks).sum::<usize>() * schedule.chunks * schedule.images
+        self.blocks() * schedule.chunks * schedule.images
     }
 }
 
@@ -205,6 +218,8 @@ pub struct Layout {
     pub bias_start: usize,
     /// Offset of the multipliers.
     pub mult_start: usize,
+    /// Bytes of it all.
+    pub bytes: usize,
 }
 
 /// Emits the task.
@@ -221,11 +236,11 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
         let (per_group, inputs) = p.channels();
         let base = t.data(leaf.data);
         t.units_in(first_unit, first_unit + units, &mut |t, unit| {
-            let Position { image, block, first_row, rows } = position(t, &schedule, section, p.result.dims[1], unit);
+            let Position { image, block, first_strip, strips } = position(t, &schedule, section, p.strips(), unit);
             let (group, in_group) = divide(t, block, section.per_group);
             let row_of = |t: &mut Task<'_>, base: Value, place: &Place, step: usize| {
                 let at = t.at(base, image, place.strides[0]);
-                t.at(at, first_row, step)
+                t.at(at, first_strip, p.strip * step)
             };
             let x = row_of(t, input, &p.x, section.spec.in_row_step);
             let x = t.at(x, group, if p.groups == 1 { 0 } else { inputs });
@@ -248,7 +263,17 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
             let bias = t.at(bias, block, leaf.layout.bias);
             let mult = t.plus(base, leaf.layout.mult_start);
             let mult = t.at(mult, block, leaf.layout.mult);
-            t.call(leaf.function, &[x, weights, bias, mult, y, r, rows]);
+            let ahead = match p.blocks() > 1 && !schedule.chunks_outside {
+                true => {
+                    let next = t.plus(weights, leaf.layout.weights);
+                    t.at(next, first_strip, section.spec.ahead)
+                }
+                false => {
+                    let next = t.plus(base, leaf.layout.bytes);
+                    t.at(next, unit, schedule.chunk * section.spec.ahead)
+                }
+            };
+            t.call(leaf.function, &[x, weights, bias, mult, y, r, strips, ahead]);
         });
         first_unit += units;
     }
@@ -257,12 +282,12 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
 struct Position {
     image: Value,
     block: Value,
-    first_row: Value,
-    rows: Value,
+    first_strip: Value,
+    strips: Value,
 }
 
-/// Which image, block and rows a unit of a section stands for.
-fn position(t: &mut Task<'_>, schedule: &Schedule, section: &Section, height: usize, unit: Value) -> Position {
+/// Which image, block and strips a unit of a section stands for.
+fn position(t: &mut Task<'_>, schedule: &Schedule, section: &Section, strips: usize, unit: Value) -> Position {
     let (image, in_image) = divide(t, unit, section.blocks * schedule.chunks);
     let image = if schedule.images == 1 { t.word(0) } else { image };
     let (block, chunk) = if schedule.chunks_outside {
@@ -271,12 +296,12 @@ fn position(t: &mut Task<'_>, schedule: &Schedule, section: &Section, height: us
     } else {
         divide(t, in_image, schedule.chunks)
     };
-    let first_row = t.b.ins().imul_imm_s(chunk, schedule.chunk as i64);
-    let end = t.word(height);
-    let left = t.b.ins().isub(end, first_row);
+    let first_strip = t.b.ins().imul_imm_s(chunk, schedule.chunk as i64);
+    let end = t.word(strips);
+    let left = t.b.ins().isub(end, first_strip);
     let most = t.word(schedule.chunk);
-    let rows = t.b.ins().umin(left, most);
-    Position { image, block, first_row, rows }
+    let strips = t.b.ins().umin(left, most);
+    Position { image, block, first_strip, strips }
 }
 
 /// Quotient and remainder by a constant.

@@ -82,9 +82,11 @@ pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Resul
         lanes_leaves: HashMap::new(),
         tasks: Vec::new(),
         data_bytes: 0,
+        next_bytes: 0,
     };
     b.define_constants()?;
     for (index, step) in plan.steps.iter().enumerate() {
+        b.next_bytes = plan.steps[index + 1..].iter().find_map(|next| b.first_weights(next)).unwrap_or(0);
         b.step(index, step)?;
     }
     let edge_bytes = if options.float_edge { edge::scratch_bytes(graph) } else { 0 };
@@ -109,6 +111,8 @@ pub(crate) struct Builder<'a> {
     lanes_leaves: HashMap<LanesSpec, FuncId>,
     tasks: Vec<TaskInfo>,
     data_bytes: u64,
+    /// Bytes of weights that the next product after the present step reads first.
+    next_bytes: usize,
 }
 
 /// A fault of the code generator: never the model's.

@@ -61,14 +61,16 @@ impl Builder<'_> {
             requant,
             residual,
             acc_bound: accumulator_bound(weights, bias),
+            strip: 1,
+            next_bytes: self.next_bytes,
         };
         let bytes = result.elements() * result.element;
         let described = describe(&product, is_conv);
         let cost = Cost { kernel: described, macs: product.macs(), weight_bytes: weights.len() as u64 };
-        product.join_rows();
         if product.is_depthwise() {
             return self.depthwise(name, value, &product, bytes, cost);
         }
+        product.choose_strip(self.shape());
         let sections = product.sections();
         let mut leaves = Vec::new();
         for (i, section) in sections.iter().enumerate() {
@@ -126,6 +128,7 @@ impl Builder<'_> {
             mult: mult.len() / s.blocks,
             bias_start,
             mult_start,
+            bytes: mult_start + mult.len(),
         };
         let mut bytes = weights;
         bytes.resize(bias_start, 0);

@@ -11,6 +11,7 @@ use super::task::Task;
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
 use super::{Builder, TaskInfo, bug, elementwise, symbol};
+use crate::kernel::conv::MAX_CHANNELS;
 use crate::plan::{Place, Step, StepKind, halo_window};
 
 /// True for operators whose constants are packed rather than read as they are.
@@ -47,6 +48,15 @@ impl Builder<'_> {
             }
             StepKind::Node { node, operands, result } => self.node(&name, &step.name, *node, operands, result),
         }
+    }
+
+    /// Bytes of weights that a step reads first, if it is a product: those of its first block of channels.
+    pub(super) fn first_weights(&self, step: &Step) -> Option<usize> {
+        let StepKind::Node { node, .. } = &step.kind else { return None };
+        let weights = *self.graph.operands(*node).get(1).filter(|_| packs_constants(self.graph.op(*node)))?;
+        let dims = &self.graph.value(weights).ty.dims;
+        let (&channels, rest) = dims.split_first()?;
+        Some(channels.min(MAX_CHANNELS) * rest.iter().product::<usize>())
     }
 
     fn copy(&mut self, name: &str, value: &str, copy: &Copy, kernel: &str) -> Result<(), Diags> {
