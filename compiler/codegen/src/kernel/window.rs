@@ -309,12 +309,14 @@ impl<P: Copy> Leaf<'_, P> {
         });
         m.step(self.input, -((spec.runs * spec.run_step) as i64));
         m.step(self.data, -((spec.runs * spec.groups() * lanes) as i64));
+        let apart = |step: usize| (0..height).map(|pixel| pixel * step).collect::<Vec<_>>();
+        let (output, added) = (apart(spec.out_step), residual.map_or(Vec::new(), |r| apart(r.pixel_step)));
         let operands = Requantize {
             epilogue: *epilogue,
             fits_shift: u64::from(*acc_bound) << epilogue.shl <= i32::MAX as u64,
             mult: data(4),
-            output: Pixels { first: At::new(self.output), step: spec.out_step },
-            residual: residual.map(|r| (Pixels { first: At::new(self.residual), step: r.pixel_step }, r.mult)),
+            output: Pixels { first: At::new(self.output), apart: &output },
+            residual: residual.map(|r| (Pixels { first: At::new(self.residual), apart: &added }, r.mult)),
             channels: bytes,
         };
         m.requantize(&tile, &operands);
