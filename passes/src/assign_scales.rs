@@ -131,6 +131,8 @@ impl<'g> Ties<'g> {
                         self.tie(v, y);
                     }
                 }
+                // What is chosen from may be a constant, which takes any type.
+                Opcode::Where => operands[..2].iter().for_each(|&v| self.tie(v, y)),
                 _ => self.tie(operands[0], y),
             }
         } else if clamps(g.op(n)) && operands.iter().all(|&v| g.only_user(v).is_some() && is_free(g, v)) {
@@ -163,7 +165,7 @@ fn workable(range: Range) -> Range {
 /// Operators whose results are some of the operand's elements.
 pub(crate) fn selects(op: Opcode) -> bool {
     match op.info().class {
-        Class::Move(Move::Cast) => false,
+        Class::Move(Move::Cast | Move::TopKIndex | Move::ArgMax) => false,
         Class::Move(_) | Class::Pool(Pool::Max) | Class::Reduce(Reduce::Max | Reduce::Min) => true,
         _ => false,
     }
@@ -180,7 +182,7 @@ fn is_free(g: &Graph, v: ValueId) -> bool {
     match g.op(n) {
         // Its scale is fixed by its integer form.
         Opcode::Softmax => false,
-        Opcode::Gather | Opcode::Concat => false,
+        Opcode::Gather | Opcode::Concat | Opcode::Where => false,
         op if selects(op) => all_free(g.operands(n)),
         _ => true,
     }
@@ -201,17 +203,25 @@ fn span(g: &Graph, v: ValueId) -> f32 {
     range.max - range.min
 }
 
+/// What lies this far below the greatest argument of a softmax vanishes: `exp(-24)` is below 2^-34.
+const SOFTMAX_SPAN: f32 = 24.0;
+
 /// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type.
 fn demand(g: &Graph, v: ValueId) -> Option<Range> {
-    let Elem::Calibrated(range) = g.ty(v).elem else { return None };
+    let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
+    if g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
+        range.min = range.min.max(range.max - SOFTMAX_SPAN);
+    }
     if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))
-        && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather))
+        && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather | Opcode::Where))
     {
         let y = g.result(n);
         return if clamps(g.op(n)) { None } else { demand(g, y) };
     }
     let Some(n) = g.producer(v) else { return Some(range) };
     Some(match g.op(n) {
+        // Probabilities that only later operators read are as fine as the greatest seen: with hundreds of them a 255th is coarse.
+        Opcode::Softmax if !g.is_output(v) && range.max > 0.0 => Range { min: 0.0, max: range.max.min(1.0) },
         Opcode::Sigmoid | Opcode::HardSigmoid | Opcode::Softmax => Range { min: 0.0, max: 1.0 },
         Opcode::Tanh | Opcode::Erf | Opcode::Softsign => Range { min: -1.0, max: 1.0 },
         Opcode::Pad => {

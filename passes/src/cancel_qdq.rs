@@ -70,8 +70,12 @@ fn move_quantized(egraph: &mut Terms, class: Id) -> Option<Id> {
             return None;
         }
     }
-    // Indices of a gather are no reals.
-    let data = if operation.op == Opcode::Gather { 1 } else { children.len() };
+    // Indices of a gather are no reals, nor is a condition.
+    let data = match operation.op {
+        Opcode::Gather => 1,
+        Opcode::Where => 2,
+        _ => children.len(),
+    };
     let mut quantized = vec![egraph.add(Term::Type(ty))];
     for (i, &c) in children.iter().enumerate() {
         quantized.push(match dequantized(egraph, c) {

@@ -16,12 +16,14 @@
 //! |---|---|
 //! | operators that move nothing, chains of data movement, constants as second operand, dead code | here |
 //! | additions, multiplications and padding beside a convolution or linear layer are taken into it | `absorb` |
+//! | factors of matrix products, layer normalization, masks | `attention` |
 //! | activations that exporters spell out: swish, hard-swish, hard-sigmoid, gelu, mish, clip | `activation` |
 //!
 //! Rules are exact in real numbers; in f32 they may round differently.
 
 mod absorb;
 mod activation;
+mod attention;
 
 use qcc_ir::{Attrs, Diags, Edit, NodeId, Opcode, Tensor, ValueId};
 
@@ -44,6 +46,11 @@ const RULES: &[Rule] = &[
     activation::gated,
     activation::hard_swish_scaled,
     activation::gelu,
+    attention::layer_norm,
+    attention::affine_of_norm,
+    attention::factor_of_product,
+    attention::factor_of_operand,
+    attention::mask,
     absorb::matmul_is_linear,
     absorb::addition,
     absorb::multiplication,

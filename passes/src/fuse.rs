@@ -117,10 +117,14 @@ fn saturation_clamps(egraph: &mut Terms, class: Id) -> Option<Id> {
         let [_, x] = children[..] else { return None };
         let Kind::Quantized(from) = egraph[x].data else { return None };
         let from = egraph.analysis.uniform(from);
+        // The same codes in another type stand for other numbers: `x / 2` of a swish near zero.
+        if from != to {
+            return None;
+        }
         let operation = egraph.analysis.site(*site);
         let Class::Unary(f) = operation.op.info().class else { return None };
         let byte = |u: &Arc<qcc_ir::Uniform>| u.storage == Int::U8 && u.axis.is_none();
-        if !byte(from) || !byte(to) {
+        if !byte(from) {
             return None;
         }
         let table = quantize::table(from, to, |v| f(&operation.attrs, v));

@@ -83,7 +83,9 @@ fn node(edit: &mut Edit, n: NodeId, faults: &mut Diags) {
     let quantized = g.ty(y).uniform().cloned();
     let operands = g.operands(n);
     let reads = operands.iter().any(|&v| g.ty(v).uniform().is_some());
-    if quantized.is_none() && !reads {
+    // Positions of elements are the same whether these are real or quantized.
+    let positions = matches!(g.ty(y).elem, Elem::Int(_));
+    if quantized.is_none() && (!reads || positions) {
         return;
     }
     let label = format!("insert-qdq: %{} = {}", g.name_of(y), g.op(n).name());

@@ -104,7 +104,9 @@ fn before_transpose(g: &Graph, n: NodeId, perm: &[usize]) -> Option<(Attrs, Vec<
         Some(mapped)
     };
     match g.op(n) {
-        Opcode::Lut | Opcode::Clamp | Opcode::Rescale | Opcode::IAdd | Opcode::IMul => keep(attrs.clone()),
+        Opcode::Lut | Opcode::Clamp | Opcode::Rescale | Opcode::IAdd | Opcode::IMul | Opcode::Lut2 => {
+            keep(attrs.clone())
+        }
         Opcode::ScaleChannels | Opcode::ISoftmax if keeps_last => keep(attrs.clone()),
         Opcode::Concat => {
             let axis = perm.get(usize::try_from(attrs.int("axis")).ok()?)?;
@@ -146,6 +148,7 @@ fn sink(edit: &mut Edit, n: NodeId) -> bool {
     // Parameters of the operation stay; operands that are data get the layout of `x`.
     let data = match g.op(n) {
         Opcode::IAdd | Opcode::IMul | Opcode::Concat => operands.len(),
+        Opcode::Lut2 => 2,
         _ => 1,
     };
     let ways: Option<Vec<Way>> = operands[..data].iter().map(|&v| way(g, v, &perm)).collect();

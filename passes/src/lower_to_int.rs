@@ -14,7 +14,10 @@
 //! | convolution, linear layer | `int.conv2d`, `int.linear`, then `int.requant` (Jacob et al. 2018, section 2.2) | `layer` |
 //! | any function of one value | `int.lut`, or `int.clamp` where that is all it does | `elementwise` |
 //! | sum, difference, product | `int.add`, `int.mul`; with constants `int.scale_channels` or `int.lut` | `elementwise` |
+//! | other functions of two values | `int.lut2` | `elementwise` |
+//! | product of two computed matrices | `int.qmatmul` | `layer` |
 //! | batch normalization | `int.scale_channels` | `elementwise` |
+//! | layer, group and instance normalization | `int.layer_norm` | `window` |
 //! | pooling, reductions, softmax | `int.max_pool`, `int.average_pool`, `int.mean`, `int.softmax` | `window` |
 //! | data movement | stays | |
 //!
@@ -103,15 +106,17 @@ impl Lower<'_, '_> {
         match self.op().info().class {
             Class::Unary(f) => self.unary(f),
             Class::Binary(kind @ (Binary::Add | Binary::Sub | Binary::Mul)) => self.arithmetic(kind),
-            Class::Binary(Binary::PRelu) => self.prelu(),
-            Class::Binary(kind @ (Binary::Div | Binary::Min | Binary::Max | Binary::Pow)) => self.other_binary(kind),
+            Class::Binary(kind @ (Binary::Div | Binary::Min | Binary::Max | Binary::Pow | Binary::PRelu)) => {
+                self.other_binary(kind)
+            }
             Class::Contract(Contract::Conv2d) => self.conv2d(),
             Class::Contract(Contract::Linear) => self.linear(),
-            Class::Contract(Contract::MatMul) => Err(self.no_form("the product of two computed matrices")),
+            Class::Contract(Contract::MatMul) => self.matmul(),
             Class::Pool(Pool::Max) => self.max_pool(),
             Class::Pool(Pool::Average) => self.average_pool(),
             Class::Reduce(kind) => self.reduce(kind),
             Class::Norm(Norm::Batch) => self.batch_norm(),
+            Class::Norm(Norm::Layer) => self.layer_norm(),
             Class::Norm(Norm::Softmax) => self.softmax(),
             Class::Cast(Cast::Requantize) => self.rescale(self.operand(0)),
             Class::Cast(Cast::Quantize | Cast::Dequantize) => Err(self.no_form("a cast that `fuse` could not take in")),

@@ -194,8 +194,10 @@ impl Analysis<'_> {
                 let terms = *xdims.last()? as f64;
                 let (a, b) = (x.collapsed(), other.collapsed());
                 let one = Channel::product(a.channel(0), b.channel(0));
-                let hard = a.hard.mul(b.hard).scale(terms);
-                Stats::uniform(hard, Channel::normal(one.mean * terms, one.var * terms, self.k)).bounded()
+                let alpha = f64::from(node.attrs.float("alpha"));
+                let hard = a.hard.mul(b.hard).scale(terms * alpha);
+                let channel = Channel::normal(one.mean * terms * alpha, one.var * terms * alpha * alpha, self.k);
+                Stats::uniform(hard, channel).bounded()
             }
             Class::Contract(Contract::Conv2d | Contract::Linear) => self.layer(n, &x)?,
             Class::Pool(Pool::Max) => x,
@@ -227,7 +229,24 @@ impl Analysis<'_> {
                 let channel = |(&g, &b): (&f32, &f32)| Channel::normal(f64::from(b), f64::from(g).powi(2), self.k);
                 Stats { hard, channels: gamma.iter().zip(beta).map(channel).collect() }.bounded()
             }
-            Class::Norm(Norm::Softmax) => Stats::of_interval(Interval::new(0.0, 1.0)),
+            Class::Norm(Norm::Layer) => {
+                let (gamma, beta) = (floats(g, operands[1])?.1, floats(g, operands[2])?.1);
+                let axis = usize::try_from(node.attrs.int("axis")).ok()?;
+                let row: usize = xdims.get(axis..)?.iter().product();
+                // No element of a row is further from its mean than the square root of its length, in deviations.
+                let reach = (row as f64).sqrt();
+                let each = |i: usize| (f64::from(gamma[i % gamma.len()]), f64::from(beta[i % beta.len()]));
+                let all = (0..gamma.len().max(beta.len())).map(each);
+                let hard = all.clone().map(|(g, b)| Interval::new(b - g.abs() * reach, b + g.abs() * reach));
+                let channels = all.map(|(g, b)| Channel::normal(b, g * g, self.k)).collect();
+                Stats { hard: hard.reduce(Interval::union)?, channels }.bounded().collapsed()
+            }
+            Class::Norm(Norm::Softmax) => {
+                let axis = usize::try_from(node.attrs.int("axis")).ok()?;
+                let mean = 1.0 / *xdims.get(axis)? as f64;
+                let all = Interval::new(0.0, 1.0);
+                Stats::uniform(all, Channel { mean, var: mean * mean, soft: all })
+            }
             Class::Move(kind) => self.moved(kind, n, x)?,
             Class::Cast(_) | Class::Int(_) => return None,
         })
@@ -307,6 +326,15 @@ impl Analysis<'_> {
                 let x = if xdims.get(1) == ydims.get(1) { x } else { x.collapsed() };
                 x.map(x.hard.union(at), |c| Channel { soft: c.soft.union(at), ..*c })
             }
+            Move::Where => {
+                let other = self.operand(*operands.get(1)?)?;
+                Stats::combine(&x, &other, x.hard.union(other.hard), |a, b| Channel {
+                    mean: (a.mean + b.mean) / 2.0,
+                    var: a.var.max(b.var),
+                    soft: a.soft.union(b.soft),
+                })
+            }
+            Move::TopK | Move::TopKIndex | Move::ArgMax => x.collapsed(),
             Move::Gather | Move::Expand if per_channel && xdims.get(1) != ydims.get(1) => x.collapsed(),
             Move::Gather if per_channel => x.collapsed(),
             Move::Reshape | Move::Transpose | Move::Slice | Move::Gather | Move::Expand | Move::Cast => x,

@@ -6,7 +6,7 @@
 //! b[c] + 255 * sum(min(w[c], 0))  <=  acc[c]  <=  b[c] + 255 * sum(max(w[c], 0))
 //! ```
 //!
-//! Intermediate sums may leave the range in any order of summation and come back: additions wrap. Sums of pooling and means are
+//! A product of two computed matrices has the extremes of `(a - Za) (b - Zb)` times its depth. Intermediate sums may leave the range in any order of summation and come back: additions wrap. Sums of pooling and means are
 //! bounded by the number of their elements times 255.
 
 use qcc_ir::diag::Code;
@@ -87,6 +87,14 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
                 (lo, hi)
             };
             Some(bias.iter().enumerate().map(bound).collect())
+        }
+        Class::Int(IntOp::QMatMul) => {
+            let zeros = attrs.ints("zeros");
+            let depth = i64::try_from(*g.ty(operands[0]).dims.last()?).ok()?;
+            let [a, b] = [zeros[0], zeros[1]].map(|z| [-z, 255 - z]);
+            let products = a.iter().flat_map(|x| b.iter().map(move |y| x * y));
+            let (lo, hi) = products.fold((0, 0), |(lo, hi), p| (p.min(lo), p.max(hi)));
+            Some(vec![(lo.saturating_mul(depth), hi.saturating_mul(depth))])
         }
         Class::Int(IntOp::AveragePool) => {
             let count: i64 = attrs.ints("kernel").iter().product();

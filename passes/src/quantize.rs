@@ -31,3 +31,13 @@ pub(crate) fn real(q: u8, of: &Uniform) -> f32 {
 pub(crate) fn table(from: &Uniform, to: &Uniform, f: impl Fn(f32) -> f32) -> Vec<u8> {
     (0..=255).map(|q| code(f(real(q, from)), to) as u8).collect()
 }
+
+/// The table of a real function of two values from 8-bit types to another; the second operand counts fastest.
+pub(crate) fn table2(from: [&Uniform; 2], to: &Uniform, f: impl Fn(f32, f32) -> f32) -> Vec<u8> {
+    let columns: Vec<f32> = (0..=255).map(|q| real(q, from[1])).collect();
+    let row = |q: u8| {
+        let a = real(q, from[0]);
+        columns.iter().map(|&b| code(f(a, b), to) as u8).collect::<Vec<u8>>()
+    };
+    (0..=255).flat_map(row).collect()
+}

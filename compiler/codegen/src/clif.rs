@@ -136,6 +136,24 @@ pub fn widen_bytes(b: &mut FunctionBuilder<'_>, bytes: Value) -> [Value; 4] {
     [b.ins().uwiden_low(low), b.ins().uwiden_high(low), b.ins().uwiden_low(high), b.ins().uwiden_high(high)]
 }
 
+/// Bytes of two vectors in turns: those of their first halves, and those of their second halves.
+pub fn interleave_bytes(b: &mut FunctionBuilder<'_>, x: Value, y: Value) -> [Value; 2] {
+    [0u8, 8].map(|first| {
+        let order: Vec<u8> = (first..first + 8).flat_map(|i| [i, i + 16]).collect();
+        let mask = b.func.dfg.immediates.push(order.as_slice().into());
+        b.ins().shuffle(x, y, mask)
+    })
+}
+
+/// Sums of the products of neighbouring 16-bit lanes: `pmaddwd`.
+pub fn dot_pairs(b: &mut FunctionBuilder<'_>, x: Value, y: Value) -> Value {
+    let (xl, yl) = (b.ins().swiden_low(x), b.ins().swiden_low(y));
+    let low = b.ins().imul(xl, yl);
+    let (xh, yh) = (b.ins().swiden_high(x), b.ins().swiden_high(y));
+    let high = b.ins().imul(xh, yh);
+    b.ins().iadd_pairwise(low, high)
+}
+
 /// `count` bytes of 16 as pieces that a lane can hold: the type of vector, the lane, the first byte.
 fn pieces(count: usize) -> impl Iterator<Item = (Type, u8, usize)> {
     let kinds = [(types::I64X2, 8), (types::I32X4, 4), (types::I16X8, 2), (types::I8X16, 1)];

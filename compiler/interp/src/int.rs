@@ -35,15 +35,18 @@ pub(crate) fn eval(
         IntOp::QLinear => {
             Data::U8(contract::requant(&call, &contract::linear(&call)?, call.i32s(3)?, call.residual()?)?)
         }
+        IntOp::QMatMul => Data::U8(contract::matmul(&call)?),
         IntOp::Add => Data::U8(elementwise::add(&call)?),
         IntOp::Mul => Data::U8(elementwise::mul(&call)?),
         IntOp::Rescale => Data::U8(elementwise::rescale(&call)?),
         IntOp::ScaleChannels => Data::U8(elementwise::scale_channels(&call)?),
         IntOp::Lut => Data::U8(elementwise::lut(&call)?),
+        IntOp::Lut2 => Data::U8(elementwise::lut2(&call)?),
         IntOp::Clamp => Data::U8(elementwise::clamp(&call)?),
         IntOp::MaxPool => Data::U8(window::max_pool(&call)?),
         IntOp::AveragePool => Data::U8(window::average_pool(&call)?),
         IntOp::Mean => Data::U8(window::mean(&call)?),
+        IntOp::LayerNorm => Data::U8(elementwise::layer_norm(&call)?),
         IntOp::Softmax => Data::U8(elementwise::softmax(&call)?),
     };
     Ok(Tensor { dims: result.dims.clone(), data })

@@ -41,8 +41,72 @@ pub(crate) fn eval(m: Move, attrs: &Attrs, operands: &[(&Tensor, &Type)], result
             map_data!(&x.data, v => gather(v, 0, &result.dims, &repeated))
         }
         Move::Cast => cast(&x.data, attrs.int("to"))?,
+        Move::Where => choose(operands, &result.dims)?,
+        Move::TopK | Move::TopKIndex | Move::ArgMax => {
+            let (axis, k) = (attrs.int("axis") as usize, if m == Move::ArgMax { 1 } else { attrs.int("k") as usize });
+            let largest = m == Move::ArgMax || attrs.bool("largest");
+            let last = m == Move::ArgMax && attrs.bool("last");
+            let positions = for_data!(&x.data, v => ordered(v, &x.dims, axis, k, largest, last));
+            match m {
+                Move::TopK => {
+                    let (_, extent, inner) = around(&x.dims, axis);
+                    let source = |(i, &p): (usize, &usize)| (i / (k * inner) * extent + p) * inner + i % inner;
+                    map_data!(&x.data, v => positions.iter().enumerate().map(|e| v[source(e)]).collect())
+                }
+                _ => Data::I64(positions.iter().map(|&p| p as i64).collect()),
+            }
+        }
     };
     Ok(Tensor { dims: result.dims.clone(), data })
+}
+
+/// Elements of the first operand where the third is not 0, else of the second.
+fn choose(operands: &[(&Tensor, &Type)], dims: &[usize]) -> Result<Data, Diag> {
+    let [(x, _), (y, ty), (condition, _)] = operands else {
+        return Err(Diag::new(Code::VERIFY, "a selection has three operands"));
+    };
+    let stretched = |t: &Tensor| map_data!(&t.data, v => gather(v, 0, dims, &broadcast_strides(&t.dims, dims)));
+    let Data::U8(condition) = stretched(condition) else {
+        return Err(Diag::new(Code::VERIFY, "a condition is not of truth values"));
+    };
+    fn pick<T: Element>(x: &[T], y: &Data, ty: &Type, condition: &[u8]) -> Result<Vec<T>, Diag> {
+        let y =
+            T::slice(y).ok_or_else(|| Diag::new(Code::BAD_SHAPE, format!("cannot choose between {ty} and others")))?;
+        let pairs = x.iter().zip(y).zip(condition);
+        Ok(pairs.map(|((&x, &y), &c)| if c != 0 { x } else { y }).collect())
+    }
+    let (x, y) = (stretched(x), stretched(y));
+    Ok(map_data!(&x, v => pick(v, &y, ty, &condition)?))
+}
+
+/// Positions along `axis` of the first `k` elements in order, laid out as the result: of equal ones the first, or the last,
+/// comes first.
+fn ordered<T: Element + PartialOrd>(
+    x: &[T],
+    dims: &[usize],
+    axis: usize,
+    k: usize,
+    largest: bool,
+    last: bool,
+) -> Vec<usize> {
+    let (outer, extent, inner) = around(dims, axis);
+    let mut out = vec![0; outer * k * inner];
+    for o in 0..outer {
+        for i in 0..inner {
+            let at = |p: usize| x[(o * extent + p) * inner + i];
+            let mut order: Vec<usize> = (0..extent).collect();
+            if last {
+                order.reverse();
+            }
+            let before = |a: &usize, b: &usize| {
+                let order = at(*a).partial_cmp(&at(*b)).unwrap_or(std::cmp::Ordering::Equal);
+                if largest { order.reverse() } else { order }
+            };
+            order.sort_by(before);
+            order.iter().take(k).enumerate().for_each(|(j, &p)| out[(o * k + j) * inner + i] = p);
+        }
+    }
+    out
 }
 
 /// `first` is the first operand's elements and fixes the element type.

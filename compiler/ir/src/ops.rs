@@ -85,6 +85,7 @@ pub enum Reduce {
 #[allow(missing_docs)]
 pub enum Norm {
     Batch,
+    Layer,
     Softmax,
 }
 
@@ -100,6 +101,14 @@ pub enum Move {
     Gather,
     Expand,
     Cast,
+    /// The first operand where the condition holds, else the second.
+    Where,
+    /// The greatest or least elements along an axis, in order.
+    TopK,
+    /// Where these are.
+    TopKIndex,
+    /// Where the greatest element is.
+    ArgMax,
 }
 
 /// Changes of quantization.
@@ -120,15 +129,18 @@ pub enum IntOp {
     Requant,
     QConv2d,
     QLinear,
+    QMatMul,
     Add,
     Mul,
     Rescale,
     ScaleChannels,
     Lut,
+    Lut2,
     Clamp,
     MaxPool,
     AveragePool,
     Mean,
+    LayerNorm,
     Softmax,
 }
 
@@ -374,8 +386,8 @@ ops! {
     Conv2d = "nn.conv2d" ("x", "w", "bias?") { STRIDES, PADS, DILATIONS, GROUPS } Class::Contract(Contract::Conv2d);
     /// `x * w^T + bias`: `x` `[.., K]`, `w` `[N, K]`, `bias` `[N]`.
     Linear = "nn.linear" ("x", "w", "bias?") {} Class::Contract(Contract::Linear);
-    /// Matrix product of the last two dimensions, broadcast over the others.
-    MatMul = "nn.matmul" ("a", "b") {} Class::Contract(Contract::MatMul);
+    /// `alpha` times the matrix product of the last two dimensions, broadcast over the others.
+    MatMul = "nn.matmul" ("a", "b") { float_or("alpha", 1.0) } Class::Contract(Contract::MatMul);
 
     /// Greatest element of each window of `[N, C, H, W]`; padding does not take part.
     MaxPool = "nn.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Pool(Pool::Max);
@@ -395,6 +407,9 @@ ops! {
     /// `(x - mean) / sqrt(var + epsilon) * scale + bias` along axis 1.
     BatchNorm = "nn.batch_norm" ("x", "scale", "bias", "mean", "var") { float_or("epsilon", 1e-5) }
         Class::Norm(Norm::Batch);
+    /// `(x - mean) / sqrt(var + epsilon) * scale + bias`, mean and variance over the dimensions from `axis` on; `scale` and `bias`
+    /// broadcast to `x`.
+    LayerNorm = "nn.layer_norm" ("x", "scale", "bias") { int("axis"), float_or("epsilon", 1e-5) } Class::Norm(Norm::Layer);
     /// `exp(x) / sum(exp(x))` along `axis`.
     Softmax = "nn.softmax" ("x") { int("axis") } Class::Norm(Norm::Softmax);
 
@@ -415,6 +430,16 @@ ops! {
     Expand = "tensor.expand" ("x") { ints("shape") } Class::Move(Move::Expand);
     /// To `to`: 0 f32, 1 i64, 2 i32. Only between constants.
     CastTo = "tensor.cast" ("x") { int("to") } Class::Move(Move::Cast);
+    /// Elements of `x` where `condition` is not 0, else of `y`; operands broadcast.
+    Where = "tensor.where" ("x", "y", "condition") {} Class::Move(Move::Where);
+    /// The `k` greatest elements along `axis`, the greatest first, or the `k` least; of equal ones the first comes first.
+    TopK = "tensor.top_k" ("x") { int("axis"), int("k"), bool_or("largest", true) } Class::Move(Move::TopK);
+    /// Positions along `axis`, i64, of the elements of `tensor.top_k`.
+    TopKIndex = "tensor.top_k_index" ("x") { int("axis"), int("k"), bool_or("largest", true) }
+        Class::Move(Move::TopKIndex);
+    /// Position along `axis`, i64, of the greatest element; of equal ones the first, or the last.
+    ArgMax = "tensor.arg_max" ("x") { int("axis"), bool_or("keepdims", true), bool_or("last", false) }
+        Class::Move(Move::ArgMax);
 
     /// Real to quantized: `qcc_num::edge` equation (6).
     QCast = "quant.qcast" ("x") {} Class::Cast(Cast::Quantize);
@@ -435,6 +460,9 @@ ops! {
     /// `int.requant` of `int.linear`, with an optional `residual` of the result's shape added before the rounding.
     QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, LO, HI, RESIDUAL_MULT }
         Class::Int(IntOp::QLinear);
+    /// `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])` requantized by `qcc_num::requant` with `mult`: `a` and
+    /// `b` u8, broadcast over the dimensions before the last two.
+    QMatMul = "int.qmatmul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, LO, HI } Class::Int(IntOp::QMatMul);
     /// `a * mults[0] + b * mults[1]` by `qcc_num::affine`, operands broadcast.
     IAdd = "int.add" ("a", "b") { ints("mults"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Add);
     /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::requant` with `mult`, operands broadcast.
@@ -445,6 +473,8 @@ ops! {
     ScaleChannels = "int.scale_channels" ("x", "mult", "offset") { SHIFT, LO, HI } Class::Int(IntOp::ScaleChannels);
     /// `table[x]`: any function of one 8-bit operand. `table` u8 `[256]`.
     Lut = "int.lut" ("x", "table") {} Class::Int(IntOp::Lut);
+    /// `table[256 * a + b]`, operands broadcast: any function of two 8-bit operands. `table` u8 `[65536]`.
+    Lut2 = "int.lut2" ("a", "b", "table") {} Class::Int(IntOp::Lut2);
     /// `min(max(x, lo), hi)`.
     Clamp = "int.clamp" ("x") { LO, HI } Class::Int(IntOp::Clamp);
     /// Greatest element of each window of u8 `[N, H, W, C]`; padding does not take part.
@@ -456,9 +486,14 @@ ops! {
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
     IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, LO, HI }
         Class::Int(IntOp::Mean);
-    /// Softmax of u8 along the last dimension: with `e = table[max - x]` (i32 `[256]`, not negative) and `s = sum(e)` in 64 bits,
-    /// the result is `floor((2 * 255 * e + s) / (2 * s))`; its scale is 1/255, its zero point 0.
-    ISoftmax = "int.softmax" ("x", "table") {} Class::Int(IntOp::Softmax);
+    /// Normalization of u8 over the dimensions from `axis` on by `qcc_num::norm`, of which `epsilon` is the `E`; `mult` i32 and
+    /// `offset` i32 broadcast to `x`.
+    ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { int("axis"), int_or("epsilon", 0), LO, HI }
+        Class::Int(IntOp::LayerNorm);
+    /// Softmax of u8 along the last dimension: with `e = table[max - x]` (i32 `[256]`, not negative), `s = sum(e)` in 64 bits and
+    /// `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is `256 / mult`, its zero
+    /// point 0.
+    ISoftmax = "int.softmax" ("x", "table") { int_or("mult", 65280) } Class::Int(IntOp::Softmax);
 }
 
 #[cfg(test)]

@@ -46,6 +46,12 @@ pub fn infer_dims(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Result<Vec<u
             (1..5).try_for_each(|i| call.expect_dims(i, &[channels]))?;
             call.dims(0).to_vec()
         }
+        Class::Norm(Norm::Layer) => {
+            call.axis("axis", 0)?;
+            call.broadcasts_to(1, 0)?;
+            call.broadcasts_to(2, 0)?;
+            call.dims(0).to_vec()
+        }
         Class::Norm(Norm::Softmax) => {
             call.axis("axis", 0)?;
             call.dims(0).to_vec()
@@ -89,13 +95,21 @@ pub fn infer_elem(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Option<Elem>
             }
             elem => Some(elem.clone()),
         },
+        Class::Move(Move::TopKIndex | Move::ArgMax) => Some(Elem::Int(Int::I64)),
         // Scales along an axis that the operator cuts, merges or moves: the pass that made them knows where they go.
-        Class::Move(Move::Reshape | Move::Concat | Move::Slice | Move::Pad | Move::Gather | Move::Expand) => {
-            match first? {
-                Elem::Uniform(u) if u.axis.is_some() => None,
-                elem => Some(elem.clone()),
-            }
-        }
+        Class::Move(
+            Move::Reshape
+            | Move::Concat
+            | Move::Slice
+            | Move::Pad
+            | Move::Gather
+            | Move::Expand
+            | Move::Where
+            | Move::TopK,
+        ) => match first? {
+            Elem::Uniform(u) if u.axis.is_some() => None,
+            elem => Some(elem.clone()),
+        },
         Class::Cast(Cast::Quantize | Cast::Requantize) => None,
         Class::Cast(Cast::Dequantize) => Some(Elem::F32),
         Class::Int(kind) => Some(Elem::Int(int::result(kind))),
@@ -118,10 +132,8 @@ pub fn check_elems(op: Opcode, operands: &[&Type]) -> Result<(), String> {
     match info.class {
         // Arithmetic on shapes stays in integers; the operands agree.
         Class::Unary(_) | Class::Binary(_) | Class::Reduce(_) => match operands.first().map(|t| &t.elem) {
-            Some(Elem::Int(int @ (Int::I32 | Int::I64))) => all(&|e| *e == Elem::Int(*int), int.name()),
-            Some(Elem::F32 | Elem::Bool | Elem::Int(_) | Elem::Calibrated(_) | Elem::Uniform(_)) | None => {
-                all(&real, "real numbers")
-            }
+            Some(Elem::Int(int)) => all(&|e| *e == Elem::Int(*int), int.name()),
+            Some(Elem::F32 | Elem::Bool | Elem::Calibrated(_) | Elem::Uniform(_)) | None => all(&real, "real numbers"),
         },
         Class::Contract(_) | Class::Pool(_) | Class::Norm(_) => all(&real, "real numbers"),
         Class::Move(kind) => moves::check_elems(kind, operands, &fault),
@@ -246,6 +258,14 @@ impl<'a> Call<'a> {
 
     fn broadcast(&self, a: usize, b: usize) -> Result<Vec<usize>, String> {
         broadcast(self.dims(a), self.dims(b))
+    }
+
+    /// Checks that operand `i` broadcasts to the shape of operand `to`.
+    fn broadcasts_to(&self, i: usize, to: usize) -> Result<(), String> {
+        match self.broadcast(i, to) {
+            Ok(dims) if dims == self.dims(to) => Ok(()),
+            _ => Err(self.expected(i, format_args!("a shape that broadcasts to {:?}", self.dims(to)))),
+        }
     }
 
     fn conv_window(&self, kernel: [usize; 2]) -> Result<Window, String> {

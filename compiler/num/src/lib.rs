@@ -1,18 +1,20 @@
 //! Exact integer arithmetic: the rules that the interpreter defines integer operators with and that every kernel must
 //! reproduce bit for bit.
 //!
-//! Three rules, each with a single rounding:
+//! Four rules, each with a single rounding at its end:
 //!
 //! | rule | used by | module |
 //! |---|---|---|
 //! | 32-bit accumulator to 8 bits, one multiplier per channel, optional residual term | convolution, matrix product, pooling, product | [`requant`] |
 //! | sum of 8-bit values times 16-bit multipliers | addition, change of scale, per-channel scale-and-shift | [`affine`] |
+//! | a row of 8-bit values to mean 0 and deviation 1, times and plus a constant each | layer, group and instance normalization | [`norm`] |
 //! | float to 8 bits and back, at the edge of a compiled model only | `run_f32`, `quant.qcast`, `quant.dcast` | [`edge`] |
 //!
 //! The crate depends on nothing.
 
 pub mod affine;
 pub mod edge;
+pub mod norm;
 pub mod requant;
 
 /// A real scale factor that has no integer representation under the rule it was asked for.

@@ -13,6 +13,7 @@ mod gemm;
 mod layout;
 mod names;
 mod numbers;
+mod order;
 mod pool;
 mod quantize;
 mod reduce;

@@ -23,7 +23,7 @@ pub struct Run {
     /// Model: .so, or .onnx and .qir to be compiled in memory
     file: PathBuf,
     /// Array for an input: .npy; several samples along its first axis are run one after another
-    #[arg(long, value_name = "[INPUT=]X.npy", required = true)]
+    #[arg(long, value_name = "[INPUT=]X.npy")]
     input: Vec<String>,
     /// File for an output; without any, results are printed
     #[arg(long, value_name = "[OUTPUT=]Y.npy")]
@@ -31,6 +31,9 @@ pub struct Run {
     /// Use the reference interpreter instead of machine code
     #[arg(long)]
     interp: bool,
+    /// Evaluate the float model as it was imported; nothing is compiled
+    #[arg(long, conflicts_with = "interp")]
+    float: bool,
     /// Give and take real numbers, or the integers that stand for them
     #[arg(long, value_enum, default_value = "float")]
     io: Io,
@@ -91,6 +94,10 @@ impl Run {
             };
         }
         let mut options = self.flags.options(self.threads)?;
+        if self.float {
+            let graph = qcc::Source::from(self.file.as_path()).load(&options)?;
+            return Ok(Engine::of_graph(&graph));
+        }
         options.float_edge = self.io == Io::Float;
         let compiled = compile(self.file.as_path(), &options)?;
         announce(&compiled, self.flags.is_data_free());

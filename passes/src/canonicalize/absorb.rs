@@ -38,7 +38,8 @@ pub(super) fn matmul_is_linear(edit: &mut Edit, n: NodeId) -> bool {
     if g.constant(a).is_some() {
         return false;
     }
-    let transposed = (0..k * width).map(|i| data[i % k * width + i / k]).collect();
+    let alpha = g.node(n).attrs.float("alpha");
+    let transposed = (0..k * width).map(|i| data[i % k * width + i / k] * alpha).collect();
     let (y, name) = (g.result(n), format!("{}.t", g.name_of(b)));
     let tensor = Tensor::f32(&[width, k], transposed);
     let label = format!("canonicalize: {} by a constant becomes nn.linear", named(edit, n));

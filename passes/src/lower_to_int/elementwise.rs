@@ -66,7 +66,7 @@ impl Lower<'_, '_> {
     }
 
     /// The operand; a float constant becomes an 8-bit one.
-    fn quantized_operand(&mut self, i: usize) -> Result<ValueId, Diag> {
+    pub(super) fn quantized_operand(&mut self, i: usize) -> Result<ValueId, Diag> {
         let v = self.operand(i);
         let Some(tensor) = self.g().constant(v).cloned() else { return Ok(v) };
         let Some(data) = tensor.as_f32() else { return Ok(v) };
@@ -150,15 +150,12 @@ impl Lower<'_, '_> {
         self.scale_channels(self.operand(0), 1, &a, &b)
     }
 
-    /// `max(x, 0) + slope[c] * min(x, 0)`: one of the summands is zero, so that there is one rounding.
-    pub(super) fn prelu(&mut self) -> Result<ValueId, Diag> {
+    /// `max(x, 0) + slope[c] * min(x, 0)` with one slope a channel: one of the summands is zero, so that there is one rounding.
+    fn prelu(&mut self) -> Result<Option<ValueId>, Diag> {
         let (x, slope) = (self.operand(0), self.operand(1));
-        if let Some(slope) = scalar(self.g(), slope) {
-            return self.function(x, |x| if x < 0.0 { x * slope } else { x });
-        }
         let dims = self.dims(x);
         let found = (0..dims.len()).find_map(|axis| Some((axis, per_channel(self.g(), slope, &dims, axis)?)));
-        let Some((axis, slopes)) = found else { return Err(self.no_form("its slope is no constant for each channel")) };
+        let Some((axis, slopes)) = found else { return Ok(None) };
         let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
         let name = self.name.clone();
         self.name = format!("{name}.pos");
@@ -172,22 +169,39 @@ impl Lower<'_, '_> {
         self.name = name;
         let (shift, m) = affine::multipliers(&[1.0, 1.0]).map_err(|e| self.scale_error(e))?;
         let offset = affine::offset(shift, to.zero, &[(to.zero, m[0]), (to.zero, m[1])]);
-        Ok(self.add([positive, negative], [m[0], m[1]], shift, offset, &dims))
+        Ok(Some(self.add([positive, negative], [m[0], m[1]], shift, offset, &dims)))
     }
 
-    /// Quotients, extremes and powers with a constant.
+    /// Quotients, extremes, powers and slopes: a table of one operand where the other is one constant, else of both.
     pub(super) fn other_binary(&mut self, kind: Binary) -> Result<ValueId, Diag> {
         let operands = [self.operand(0), self.operand(1)];
         let f = |a: f32, b: f32| match kind {
             Binary::Div => a / b,
             Binary::Min => a.min(b),
             Binary::Max => a.max(b),
+            Binary::PRelu if a >= 0.0 => a,
+            Binary::PRelu => a * b,
             _ => a.powf(b),
         };
         match operands.map(|v| scalar(self.g(), v)) {
-            [None, Some(c)] if self.dims(operands[0]) == self.dims(self.y) => self.function(operands[0], |x| f(x, c)),
-            [Some(c), None] if self.dims(operands[1]) == self.dims(self.y) => self.function(operands[1], |x| f(c, x)),
-            _ => Err(self.no_form("neither operand is one constant")),
+            [None, Some(c)] if self.dims(operands[0]) == self.dims(self.y) => {
+                return self.function(operands[0], |x| f(x, c));
+            }
+            [Some(c), None] if self.dims(operands[1]) == self.dims(self.y) => {
+                return self.function(operands[1], |x| f(c, x));
+            }
+            _ if kind == Binary::PRelu => {
+                if let Some(v) = self.prelu()? {
+                    return Ok(v);
+                }
+            }
+            _ => {}
         }
+        let (a, b) = (self.quantized_operand(0)?, self.quantized_operand(1)?);
+        let (ta, tb, to) = (self.bytes(a)?, self.bytes(b)?, self.bytes(self.y)?);
+        let table = quantize::table2([&ta.uniform, &tb.uniform], &to.uniform, f);
+        let table = self.constant("table", Tensor::new(&[1 << 16], Data::U8(table)));
+        let dims = self.dims(self.y);
+        Ok(self.emit_result(Opcode::Lut2, &[a, b, table], Attrs::new(Opcode::Lut2), "", &dims))
     }
 }

@@ -105,4 +105,19 @@ impl Lower<'_, '_> {
             self.emit(Opcode::ILinear, &[x, w, b], Attrs::new(Opcode::ILinear), ".acc", &dims, Elem::Int(Int::I32));
         Ok(self.emit_result(Opcode::Requant, &[acc, mult], requant, "", &dims))
     }
+
+    /// The product of two computed matrices; a constant one is quantized like any value.
+    pub(super) fn matmul(&mut self) -> Result<ValueId, Diag> {
+        let (a, b) = (self.quantized_operand(0)?, self.quantized_operand(1)?);
+        let (ta, tb, to) = (self.bytes(a)?, self.bytes(b)?, self.bytes(self.y)?);
+        let factor = f64::from(self.attrs().float("alpha")) * ta.scale * tb.scale / to.scale;
+        let (shl, mult) = qcc_num::requant::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
+        let attrs = Attrs::new(Opcode::QMatMul)
+            .with("zeros", vec![i64::from(ta.zero), i64::from(tb.zero)])
+            .with("mult", i64::from(mult[0]))
+            .with("shl", i64::from(shl))
+            .with("offset", i64::from(qcc_num::requant::offset(to.zero, None)));
+        let dims = self.dims(self.y);
+        Ok(self.emit_result(Opcode::QMatMul, &[a, b], attrs, "", &dims))
+    }
 }

@@ -1,11 +1,12 @@
-//! Pooling, reductions and softmax.
+//! Pooling, reductions, normalizations and softmax.
 
 use qcc_ir::ops::Reduce;
 use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, Window};
-use qcc_num::requant;
+use qcc_num::{norm, requant};
 
 use super::Lower;
 use crate::quantize;
+use crate::rewrite::floats;
 
 /// One in a table of `int.softmax`.
 const SOFTMAX_ONE: f64 = (1u32 << 30) as f64;
@@ -120,6 +121,30 @@ impl Lower<'_, '_> {
         Ok(self.emit(Opcode::Reshape, &[pooled], reshape(&result), "", &result, elem))
     }
 
+    pub(super) fn layer_norm(&mut self) -> Result<ValueId, Diag> {
+        let x = self.operand(0);
+        let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
+        let (dims, axis) = (self.dims(x), self.attrs().int("axis"));
+        let row: usize = dims[usize::try_from(axis).unwrap_or(0).min(dims.len())..].iter().product();
+        let parameter = |i: usize| {
+            let g = self.g();
+            let values = floats(g, self.operand(i)).filter(|(_, data)| data.iter().all(|x| x.is_finite()));
+            values
+                .map(|(t, data)| (t.dims.clone(), data.iter().map(|&x| f64::from(x) / to.scale).collect::<Vec<f64>>()))
+        };
+        let (Some((scale_dims, scale)), Some((bias_dims, bias))) = (parameter(1), parameter(2)) else {
+            return Err(self.no_form("its parameters are not constant"));
+        };
+        let mult: Result<Vec<i32>, _> = scale.iter().map(|&s| norm::multiplier(s, row)).collect();
+        let mult = mult.map_err(|e| self.scale_error(e))?;
+        let offset = bias.iter().map(|&b| norm::offset(to.zero, b)).collect();
+        let mult = self.constant("mult", Tensor::new(&scale_dims, Data::I32(mult)));
+        let offset = self.constant("offset", Tensor::new(&bias_dims, Data::I32(offset)));
+        let epsilon = norm::epsilon(f64::from(self.attrs().float("epsilon")), from.scale, row);
+        let attrs = Attrs::new(Opcode::ILayerNorm).with("axis", axis).with("epsilon", epsilon);
+        Ok(self.emit_result(Opcode::ILayerNorm, &[x, mult, offset], attrs, "", &dims))
+    }
+
     pub(super) fn softmax(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
@@ -130,9 +155,11 @@ impl Lower<'_, '_> {
         let perm: Vec<usize> = (0..rank).filter(|&i| i != axis).chain([axis]).collect();
         let x = self.transpose(x, &perm, ".t");
         let dims = self.dims(x);
-        let own = Uniform::per_tensor(Int::U8, 1.0 / 255.0, 0);
+        // The rule's factor has 8 fraction bits and 31 in all.
+        let fits = to.zero == 0 && (1.0 / f64::from(1 << 22)..=1.0).contains(&to.scale);
+        let own = if fits { (*to.uniform).clone() } else { Uniform::per_tensor(Int::U8, 1.0 / 255.0, 0) };
         let suffix = if perm.is_sorted() { "" } else { ".t" };
-        let attrs = Attrs::new(Opcode::ISoftmax);
+        let attrs = Attrs::new(Opcode::ISoftmax).with("mult", (256.0 / f64::from(own.scale())).round() as i64);
         let mut y = self.emit(Opcode::ISoftmax, &[x, table], attrs, suffix, &dims, Elem::Uniform(own.clone().into()));
         if *to.uniform != own {
             let table = quantize::table(&own, &to.uniform, |x| x);

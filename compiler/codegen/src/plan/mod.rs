@@ -308,6 +308,9 @@ pub fn is_windowed(op: IntOp) -> bool {
         | IntOp::Lut
         | IntOp::Clamp
         | IntOp::Mean
+        | IntOp::QMatMul
+        | IntOp::Lut2
+        | IntOp::LayerNorm
         | IntOp::Softmax => false,
     }
 }

@@ -34,8 +34,13 @@ pub fn loops(operands: &[Place], result: &Place) -> Loops {
 /// indexed by position, and a vector of one constant for each channel lies along the last dimension.
 pub fn broadcastable(op: IntOp, operands: &[Place], result: &Place) -> Vec<Place> {
     let mut places = operands.to_vec();
-    if op == IntOp::Lut {
-        places[1] = Place { dims: Vec::new(), strides: Vec::new(), ..places[1].clone() };
+    let table = match op {
+        IntOp::Lut => 1,
+        IntOp::Lut2 => 2,
+        _ => usize::MAX,
+    };
+    if let Some(p) = places.get_mut(table) {
+        *p = Place { dims: Vec::new(), strides: Vec::new(), ..p.clone() };
     }
     places.iter().map(|p| p.broadcast(&result.dims)).collect()
 }
@@ -45,8 +50,10 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
     let loops = loops(operands, result);
     let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
     bases.push(t.address(result));
-    if op == IntOp::Lut {
-        return lut(t, &loops, &bases);
+    match op {
+        IntOp::Lut => return lut(t, &loops, &bases),
+        IntOp::Lut2 => return lut2(t, &loops, &bases),
+        _ => {}
     }
     let elements: Vec<usize> = operands.iter().map(|p| p.element).collect();
     let splats: Vec<bool> = loops.inner.iter().map(|&s| s == 0).collect();
@@ -105,6 +112,9 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
                 clif::requantize(&mut t.b, four(&acc), four(&mult), &epilogue_of(attrs))
             }
             IntOp::Lut
+            | IntOp::Lut2
+            | IntOp::QMatMul
+            | IntOp::LayerNorm
             | IntOp::Conv2d
             | IntOp::Linear
             | IntOp::QConv2d
@@ -172,6 +182,24 @@ fn lut(t: &mut Task<'_>, loops: &Loops, bases: &[Value]) {
             let entry = t.b.ins().iadd(table, index);
             let y = t.b.ins().load(types::I8, clif::memory(), entry, 0);
             t.b.ins().store(clif::memory(), y, at[2], (i * inner[1]) as i32);
+        }
+    });
+}
+
+/// The same with two operands.
+fn lut2(t: &mut Task<'_>, loops: &Loops, bases: &[Value]) {
+    let table = bases[2];
+    let inner = [loops.inner[0], loops.inner[1], loops.inner[3]];
+    t.lanes(loops, bases, &mut |t, at, lanes| {
+        for i in 0..lanes {
+            let a = t.b.ins().load(types::I8, clif::memory(), at[0], (i * inner[0]) as i32);
+            let b = t.b.ins().load(types::I8, clif::memory(), at[1], (i * inner[1]) as i32);
+            let (row, column) = (t.b.ins().uextend(t.pointer, a), t.b.ins().uextend(t.pointer, b));
+            let row = t.b.ins().ishl_imm_s(row, 8);
+            let index = t.b.ins().iadd(row, column);
+            let entry = t.b.ins().iadd(table, index);
+            let y = t.b.ins().load(types::I8, clif::memory(), entry, 0);
+            t.b.ins().store(clif::memory(), y, at[3], (i * inner[2]) as i32);
         }
     });
 }

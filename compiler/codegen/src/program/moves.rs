@@ -45,6 +45,9 @@ pub fn copies(
             let window = to.window(&before, &vec![1; to.dims.len()], &operands[0].dims);
             (vec![Copy { from: operands[0].clone(), to: window }], Some(attrs.float("value") as i64))
         }
+        Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax => {
+            return Err(Diag::new(Code::CODEGEN, format!("{} is no copy", graph.describe(node))));
+        }
         Move::Gather => {
             let indices = graph.constant(graph.operands(node)[1]).and_then(|t| t.as_i64());
             let indices = indices.ok_or_else(|| {
@@ -55,7 +58,23 @@ pub fn copies(
     })
 }
 
-/// One copy for each index: a slice of the source to its place along the axis.
+/// Runs of evenly spaced, not falling positions: first, number, distance.
+fn even_runs(positions: &[usize]) -> Vec<(usize, usize, usize)> {
+    let mut runs: Vec<(usize, usize, usize)> = Vec::new();
+    for (i, &p) in positions.iter().enumerate() {
+        if let Some((first, count, step)) = runs.last_mut()
+            && let Some(distance) = p.checked_sub(positions[i - 1])
+            && (*count == 1 || distance == *step)
+        {
+            (*count, *step) = (i + 1 - *first, distance);
+        } else {
+            runs.push((i, 1, 1));
+        }
+    }
+    runs
+}
+
+/// One copy for each run of indices: a slice of the source to its place along the axis.
 fn gather(axis: usize, indices: &[i64], from: &Place, to: &Place) -> Vec<Copy> {
     let extent = from.dims[axis];
     let at = |index: i64| if index < 0 { (index + extent as i64) as usize } else { index as usize };
@@ -65,13 +84,19 @@ fn gather(axis: usize, indices: &[i64], from: &Place, to: &Place) -> Vec<Copy> {
     merged.dims.splice(axis..axis + index_rank, [indices.len()]);
     let stride = if index_rank == 0 { 0 } else { to.strides[axis + index_rank - 1] };
     merged.strides.splice(axis..axis + index_rank, [stride]);
-    let slice = |place: &Place, i: usize| {
-        let (mut start, mut dims) = (vec![0; place.dims.len()], place.dims.clone());
-        (start[axis], dims[axis]) = (i, 1);
-        place.window(&start, &vec![1; dims.len()], &dims)
+    let slice = |place: &Place, i: usize, count: usize, step: usize| {
+        let (mut start, mut dims, mut steps) =
+            (vec![0; place.dims.len()], place.dims.clone(), vec![1; place.dims.len()]);
+        (start[axis], dims[axis], steps[axis]) = (i, count, step);
+        place.window(&start, &steps, &dims)
     };
-    let pairs = indices.iter().enumerate();
-    pairs.map(|(i, &index)| Copy { from: slice(from, at(index)), to: slice(&merged, i) }).collect()
+    let indices: Vec<usize> = indices.iter().map(|&i| at(i)).collect();
+    let runs = even_runs(&indices).into_iter();
+    runs.map(|(first, count, step)| Copy {
+        from: slice(from, indices[first], count, step),
+        to: slice(&merged, first, count, 1),
+    })
+    .collect()
 }
 
 impl Copy {

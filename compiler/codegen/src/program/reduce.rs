@@ -129,7 +129,7 @@ fn keep_dims(x: &Place, result: &Place, axes: &[usize]) -> Place {
 }
 
 /// Softmax along the last dimension; a unit is one position of all the others. See `int.softmax` in the operator table.
-pub fn softmax(t: &mut Task<'_>, x: &Place, table: &Place, result: &Place) {
+pub fn softmax(t: &mut Task<'_>, x: &Place, table: &Place, mult: i64, result: &Place) {
     let last = x.dims.len() - 1;
     let (extent, x_step, y_step) = (x.dims[last], x.strides[last], result.strides[last]);
     let (source, target, table) = (t.address(x), t.address(result), t.address(table));
@@ -171,13 +171,15 @@ pub fn softmax(t: &mut Task<'_>, x: &Place, table: &Place, result: &Place) {
             let s = t.b.ins().iadd(s, e);
             t.b.def_var(sum, s);
         });
-        let s = t.b.use_var(sum);
-        let twice = t.b.ins().ishl_imm_s(s, 1);
+        let (s, one) = (t.b.use_var(sum), t.b.ins().iconst(types::I64, mult << 32));
+        let reciprocal = t.b.ins().udiv(one, s);
+        let most = t.b.ins().iconst(types::I64, 255);
         t.count(extent, &mut |t, i| {
             let e = exponential(t, i);
-            let scaled = t.b.ins().imul_imm_s(e, 2 * 255);
-            let rounded = t.b.ins().iadd(scaled, s);
-            let q = t.b.ins().udiv(rounded, twice);
+            let scaled = t.b.ins().imul(e, reciprocal);
+            let rounded = t.b.ins().iadd_imm_s(scaled, 1 << 39);
+            let q = t.b.ins().ushr_imm_s(rounded, 40);
+            let q = t.b.ins().umin(q, most);
             let at = t.at(to, i, y_step);
             t.b.ins().istore8(clif::memory(), q, at, 0);
         });

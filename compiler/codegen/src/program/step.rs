@@ -2,11 +2,15 @@
 
 use cranelift_codegen::ir::Function;
 use cranelift_module::Linkage;
-use qcc_ir::ops::{Class, IntOp};
-use qcc_ir::{Diags, NodeId, Opcode};
+use qcc_ir::diag::Code;
+use qcc_ir::ops::{Class, IntOp, Move};
+use qcc_ir::{Diag, Diags, Graph, NodeId, Opcode};
 
+use super::matmul::MatMul;
 use super::moves::{self, Copy};
+use super::norm::LayerNorm;
 use super::reduce::{self, Mean};
+use super::select::{self, Order};
 use super::task::Task;
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
@@ -17,6 +21,11 @@ use crate::plan::{Place, Step, StepKind, halo_window};
 /// True for operators whose constants are packed rather than read as they are.
 pub fn packs_constants(op: Opcode) -> bool {
     matches!(op.info().class, Class::Int(IntOp::Conv2d | IntOp::QConv2d | IntOp::Linear | IntOp::QLinear))
+}
+
+fn not_bytes(graph: &Graph, node: NodeId) -> Diags {
+    let message = format!("`{}` on elements of more than 8 bits", graph.op(node).name());
+    Diag::new(Code::NO_INTEGER_FORM, message).at(graph.describe(node)).into()
 }
 
 /// What is known of a task beside its code.
@@ -70,6 +79,25 @@ impl Builder<'_> {
         let bytes = result.elements() * result.element;
         let op = match graph.op(node).info().class {
             Class::Int(op) => op,
+            Class::Move(op @ (Move::TopK | Move::TopKIndex | Move::ArgMax)) => {
+                if operands[0].element != 1 {
+                    return Err(not_bytes(graph, node));
+                }
+                let order = Order::new(op, attrs, &operands[0], result);
+                return self
+                    .task(name, value, order.units(), bytes, Cost::of(graph.op(node).name()), |t| order.emit(t));
+            }
+            Class::Move(Move::Where) => {
+                if operands.iter().any(|p| p.element != 1) {
+                    return Err(not_bytes(graph, node));
+                }
+                let operands: Vec<Place> = operands.iter().map(|p| p.broadcast(&result.dims)).collect();
+                let loops = elementwise::loops(&operands, result);
+                let units = loops.units();
+                return self.task(name, value, units, bytes, Cost::of("where"), |t| {
+                    select::choose(t, &loops, &operands, result);
+                });
+            }
             Class::Move(op) => {
                 let kernel = graph.op(node).name();
                 let (copies, fill) = moves::copies(graph, node, op, operands, result).map_err(Diags::from)?;
@@ -133,11 +161,20 @@ impl Builder<'_> {
                 }
                 self.task(name, value, mean.units(), bytes, Cost::of("mean"), |t| mean.emit(t))
             }
+            IntOp::LayerNorm => {
+                let norm = LayerNorm::new(attrs, operands, result);
+                self.task(name, value, norm.units(), bytes, Cost::of("layer norm"), |t| norm.emit(t))
+            }
+            IntOp::QMatMul => {
+                let product = MatMul::new(attrs, operands, result);
+                let cost = Cost { kernel: product.describe(), macs: product.macs(), weight_bytes: 0 };
+                self.task(name, value, product.units(), bytes, cost, |t| product.emit(t))
+            }
             IntOp::Softmax => {
                 let extent = result.dims.last().copied().unwrap_or(1).max(1);
                 let units = result.elements() / extent;
                 self.task(name, value, units, bytes, Cost::of("softmax"), |t| {
-                    reduce::softmax(t, &operands[0], &operands[1], result);
+                    reduce::softmax(t, &operands[0], &operands[1], attrs.int("mult"), result);
                 })
             }
             IntOp::Requant
@@ -146,6 +183,7 @@ impl Builder<'_> {
             | IntOp::Rescale
             | IntOp::ScaleChannels
             | IntOp::Lut
+            | IntOp::Lut2
             | IntOp::Clamp => {
                 let operands: &[Place] = operands;
                 let shaped = elementwise::broadcastable(op, operands, result);

@@ -23,7 +23,7 @@ pub(super) fn linear(call: &Call) -> Result<Vec<f32>, Diag> {
     Ok(out)
 }
 
-/// Matrix product of the last two dimensions, broadcast over the others.
+/// `alpha` times the matrix product of the last two dimensions, broadcast over the others.
 pub(super) fn matmul(call: &Call) -> Result<Vec<f32>, Diag> {
     let (a, b) = (call.f32s(0)?, call.f32s(1)?);
     let (outer_a, [m, k]) = call.dims_of(0).split_last_chunk().unwrap_or((&[], &[1, 1]));
@@ -42,5 +42,9 @@ pub(super) fn matmul(call: &Call) -> Result<Vec<f32>, Diag> {
             multiply_add((*m, *n, *k), left, right, result, *n, call.cx.parallelism());
         }
     });
+    let alpha = call.attrs.float("alpha");
+    if alpha != 1.0 {
+        out.iter_mut().for_each(|v| *v *= alpha);
+    }
     Ok(out)
 }

@@ -4,7 +4,7 @@ use qcc_ir::Diag;
 use qcc_ir::ops::{Norm, Reduce};
 
 use super::Call;
-use crate::layout::{around, grouped};
+use crate::layout::{around, broadcast_strides, gather, grouped};
 
 fn sum(x: &[f32]) -> f64 {
     x.iter().map(|&v| f64::from(v)).sum()
@@ -33,10 +33,11 @@ pub(super) fn reduce(call: &Call, op: Reduce) -> Result<Vec<f32>, Diag> {
     Ok(out)
 }
 
-/// Batch normalization with given statistics, or softmax.
+/// Batch normalization with given statistics, layer normalization, or softmax.
 pub(super) fn normalize(call: &Call, op: Norm) -> Result<Vec<f32>, Diag> {
     match op {
         Norm::Batch => batch(call),
+        Norm::Layer => layer(call),
         Norm::Softmax => softmax(call),
     }
 }
@@ -53,6 +54,28 @@ fn batch(call: &Call) -> Result<Vec<f32>, Diag> {
         let c = i % channels;
         let factor = scale[c] / (var[c] + epsilon).sqrt();
         plane.iter_mut().for_each(|v| *v = (*v - mean[c]) * factor + bias[c]);
+    });
+    Ok(out)
+}
+
+/// `(x - mean) / sqrt(var + epsilon) * scale + bias` over the dimensions from `axis` on.
+fn layer(call: &Call) -> Result<Vec<f32>, Diag> {
+    let x = call.f32s(0)?;
+    let stretched = |i: usize| Ok(gather(call.f32s(i)?, 0, call.dims, &broadcast_strides(call.dims_of(i), call.dims)));
+    let (scale, bias): (Vec<f32>, Vec<f32>) = (stretched(1)?, stretched(2)?);
+    let epsilon = f64::from(call.attrs.float("epsilon"));
+    let length = call.dims[call.attrs.int("axis") as usize..].iter().product();
+    let mut out = call.cx.empty(x.len());
+    out.extend_from_slice(x);
+    call.cx.chunks(&mut out, length, |row, out| {
+        let n = out.len() as f64;
+        let mean = sum(out) / n;
+        let var = out.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
+        let factor = 1.0 / (var + epsilon).sqrt();
+        let parameters = scale[row * length..].iter().zip(&bias[row * length..]);
+        for (v, (scale, bias)) in out.iter_mut().zip(parameters) {
+            *v = ((f64::from(*v) - mean) * factor) as f32 * scale + bias;
+        }
     });
     Ok(out)
 }

@@ -4,6 +4,7 @@ use qcc_ir::{Diag, Window};
 use qcc_num::requant::residual_term;
 
 use super::{Call, accumulator};
+use crate::layout::{Walk, broadcast_strides};
 
 /// Products of u8 and i8 of which any number up to this one sums up within 32 bits: `2^16 * 255 * 128 < 2^31`.
 const EXACT_TERMS: usize = 1 << 16;
@@ -72,6 +73,36 @@ pub(super) fn linear(call: &Call) -> Result<Vec<i32>, Diag> {
         Ok(())
     })?;
     Ok(acc)
+}
+
+/// `requant(sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1]))`.
+pub(super) fn matmul(call: &Call) -> Result<Vec<u8>, Diag> {
+    let (a, b, zeros) = (call.u8s(0)?, call.u8s(1)?, call.attrs.ints("zeros"));
+    let (rule, mult) = (call.epilogue(), call.attrs.int("mult") as i32);
+    let (Some((outer_a, &[m, k])), Some((outer_b, &[_, n]))) =
+        (call.dims_of(0).split_last_chunk(), call.dims_of(1).split_last_chunk())
+    else {
+        return Err(call.wrong(0, "a matrix"));
+    };
+    let outer = &call.dims[..call.dims.len() - 2];
+    let mut starts = Vec::new();
+    let walk = Walk::new(outer, [&broadcast_strides(outer_a, outer), &broadcast_strides(outer_b, outer)]);
+    walk.rows(|[i, j], count, [s, t]| starts.extend((0..count).map(|c| ((i + c * s) * m * k, (j + c * t) * k * n))));
+    let mut result = vec![0; call.dims.iter().product()];
+    call.cx.try_chunks(&mut result, n, |row, result| {
+        let (a_start, b_start) = starts[row / m];
+        let a = &a[a_start + row % m * k..][..k];
+        let mut sums = vec![0i64; n];
+        for (a, b) in a.iter().zip(b[b_start..].chunks(n.max(1))) {
+            let a = i64::from(*a) - zeros[0];
+            sums.iter_mut().zip(b).for_each(|(s, &b)| *s += a * (i64::from(b) - zeros[1]));
+        }
+        for (q, sum) in result.iter_mut().zip(sums) {
+            *q = rule.apply(accumulator(sum)?, mult, 0);
+        }
+        Ok(())
+    })?;
+    Ok(result)
 }
 
 /// `qcc_num::requant` of accumulators whose last dimension is that of `mult`, or with one multiplier for all.

@@ -2,9 +2,10 @@
 
 use qcc_ir::Diag;
 use qcc_ir::diag::Code;
+use qcc_num::norm::{GREATEST_OFFSET, Row};
 
 use super::{Call, accumulator};
-use crate::layout::zip_broadcast;
+use crate::layout::{broadcast_strides, gather, zip_broadcast};
 
 /// `affine(a * mults[0] + b * mults[1])`.
 pub(super) fn add(call: &Call) -> Result<Vec<u8>, Diag> {
@@ -60,7 +61,34 @@ pub(super) fn clamp(call: &Call) -> Result<Vec<u8>, Diag> {
     Ok(call.u8s(0)?.iter().map(|&x| x.clamp(lo, hi)).collect())
 }
 
-/// `e = table[max - x]`, `s = sum(e)`, `floor((2 * 255 * e + s) / (2 * s))` along the last dimension.
+/// `table[256 * a + b]`.
+pub(super) fn lut2(call: &Call) -> Result<Vec<u8>, Diag> {
+    let table = call.u8s(2)?;
+    let (a, b) = ((call.u8s(0)?, call.dims_of(0)), (call.u8s(1)?, call.dims_of(1)));
+    Ok(zip_broadcast(a, b, call.dims, Vec::new(), |a, b| table[usize::from(a) * 256 + usize::from(b)]))
+}
+
+/// `qcc_num::norm` of each row, which are the dimensions from `axis` on.
+pub(super) fn layer_norm(call: &Call) -> Result<Vec<u8>, Diag> {
+    let (x, mult, offset) = (call.u8s(0)?, call.i32s(1)?, call.i32s(2)?);
+    if offset.iter().any(|c| c.unsigned_abs() > GREATEST_OFFSET.unsigned_abs()) {
+        return Err(Diag::new(Code::OVERFLOW, "an offset of a normalization exceeds 2^30"));
+    }
+    let stretched = |data: &[i32], dims: &[usize]| gather(data, 0, call.dims, &broadcast_strides(dims, call.dims));
+    let (mult, offset) = (stretched(mult, call.dims_of(1)), stretched(offset, call.dims_of(2)));
+    let (lo, hi) = call.bounds();
+    let length = call.dims[call.attrs.int("axis") as usize..].iter().product();
+    let mut out = Vec::with_capacity(x.len());
+    for (row, parameters) in x.chunks(length).zip(mult.chunks(length).zip(offset.chunks(length))) {
+        let rule = Row::new(row.iter().copied(), call.attrs.int("epsilon"));
+        let constants = parameters.0.iter().zip(parameters.1);
+        out.extend(row.iter().zip(constants).map(|(&x, (&m, &c))| rule.apply(x, m, c, lo, hi)));
+    }
+    Ok(out)
+}
+
+/// `e = table[max - x]`, `s = sum(e)`, `r = floor(mult * 2^32 / s)`, `min(255, floor((e * r + 2^39) / 2^40))` along the last
+/// dimension.
 pub(super) fn softmax(call: &Call) -> Result<Vec<u8>, Diag> {
     let (x, table) = (call.u8s(0)?, call.i32s(1)?);
     // `table[0]` is a term of every sum.
@@ -68,12 +96,14 @@ pub(super) fn softmax(call: &Call) -> Result<Vec<u8>, Diag> {
         return Err(Diag::new(Code::VERIFY, "the table of a softmax has a negative entry or begins with 0"));
     }
     let row_length = call.dims.last().copied().unwrap_or(1).max(1);
+    let one = (call.attrs.int("mult") as u64) << 32;
     let mut out = Vec::with_capacity(x.len());
     for row in x.chunks(row_length) {
         let max = row.iter().copied().max().unwrap_or(0);
-        let term = |x: u8| i64::from(table[usize::from(max - x)]);
-        let sum: i64 = row.iter().map(|&x| term(x)).sum();
-        out.extend(row.iter().map(|&x| ((2 * 255 * term(x) + sum) / (2 * sum)) as u8));
+        let term = |x: u8| table[usize::from(max - x)] as u64;
+        let reciprocal = one / row.iter().map(|&x| term(x)).sum::<u64>();
+        // No term exceeds the sum, so that the product stays below 2^63.
+        out.extend(row.iter().map(|&x| ((term(x) * reciprocal + (1 << 39)) >> 40).min(255) as u8));
     }
     Ok(out)
 }

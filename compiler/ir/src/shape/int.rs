@@ -1,6 +1,6 @@
 //! Rules of integer operators, `int.*`: shapes, storage, and the bounds within which the rules of [`qcc_num`] are exact.
 
-use super::{Call, linear};
+use super::{Call, linear, matmul};
 use crate::ops::IntOp;
 use crate::types::Int;
 
@@ -10,7 +10,9 @@ pub(super) fn operands(kind: IntOp) -> &'static [Int] {
         IntOp::Conv2d | IntOp::Linear => &[Int::U8, Int::I8, Int::I32],
         IntOp::QConv2d | IntOp::QLinear => &[Int::U8, Int::I8, Int::I32, Int::I32, Int::U8],
         IntOp::Requant => &[Int::I32, Int::I32],
-        IntOp::Add | IntOp::Mul | IntOp::Lut => &[Int::U8, Int::U8],
+        IntOp::Add | IntOp::Mul | IntOp::Lut | IntOp::QMatMul => &[Int::U8, Int::U8],
+        IntOp::Lut2 => &[Int::U8, Int::U8, Int::U8],
+        IntOp::LayerNorm => &[Int::U8, Int::I32, Int::I32],
         IntOp::ScaleChannels => &[Int::U8, Int::I16, Int::I32],
         IntOp::AveragePool | IntOp::Softmax => &[Int::U8, Int::I32],
         IntOp::Rescale | IntOp::Clamp | IntOp::MaxPool | IntOp::Mean => &[Int::U8],
@@ -24,15 +26,18 @@ pub(super) fn result(kind: IntOp) -> Int {
         IntOp::Requant
         | IntOp::QConv2d
         | IntOp::QLinear
+        | IntOp::QMatMul
         | IntOp::Add
         | IntOp::Mul
         | IntOp::Rescale
         | IntOp::ScaleChannels
         | IntOp::Lut
+        | IntOp::Lut2
         | IntOp::Clamp
         | IntOp::MaxPool
         | IntOp::AveragePool
         | IntOp::Mean
+        | IntOp::LayerNorm
         | IntOp::Softmax => Int::U8,
     }
 }
@@ -49,7 +54,22 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             check_mult(call, 1, call.dims(0))?;
             Ok(call.dims(0).to_vec())
         }
+        IntOp::QMatMul => matmul(call),
         IntOp::Add | IntOp::Mul => call.broadcast(0, 1),
+        IntOp::Lut2 => {
+            call.expect_dims(2, &[1 << 16])?;
+            call.broadcast(0, 1)
+        }
+        IntOp::LayerNorm => {
+            let axis = call.axis("axis", 0)?;
+            call.broadcasts_to(1, 0)?;
+            call.broadcasts_to(2, 0)?;
+            let row: usize = call.dims(0)[axis..].iter().product();
+            match row {
+                1..=qcc_num::norm::LONGEST_ROW => Ok(call.dims(0).to_vec()),
+                n => Err(format!("a row of {n} elements cannot be normalized")),
+            }
+        }
         IntOp::Rescale | IntOp::Clamp => Ok(call.dims(0).to_vec()),
         IntOp::ScaleChannels => {
             let Some(&channels) = call.dims(0).last() else {
@@ -122,6 +142,8 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             "shift" => (0, i64::from(qcc_num::affine::MAX_SHIFT)),
             "residual_mult" => (0, (1 << 15) - 1),
             "mults" => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            "mult" if kind == IntOp::Softmax => (1, i64::from(i32::MAX)),
+            "epsilon" => (0, qcc_num::norm::GREATEST_EPSILON),
             "mult" if affine => (i64::from(i16::MIN), i64::from(i16::MAX)),
             "mult" => (i64::from(i32::MIN), i64::from(i32::MAX)),
             // Two products below 2^23 are added to it in 32 bits.

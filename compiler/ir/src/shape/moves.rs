@@ -24,6 +24,28 @@ pub(super) fn dims(kind: Move, call: &Call) -> Result<Vec<usize>, String> {
                 _ => Err(call.expected(0, format_args!("a shape that broadcasts to {shape:?}"))),
             }
         }
+        Move::Where => broadcast(&call.broadcast(0, 1)?, call.dims(2)),
+        Move::TopK | Move::TopKIndex => {
+            let axis = call.axis("axis", 0)?;
+            let mut dims = call.dims(0).to_vec();
+            match usize::try_from(call.attrs.int("k")) {
+                Ok(k) if k <= dims[axis] => dims[axis] = k,
+                _ => return Err(format!("expected `k` in 0..={}, found {}", dims[axis], call.attrs.int("k"))),
+            }
+            Ok(dims)
+        }
+        Move::ArgMax => {
+            let axis = call.axis("axis", 0)?;
+            let mut dims = call.dims(0).to_vec();
+            if dims[axis] == 0 {
+                return Err(call.expected(0, format_args!("elements along axis {axis}")));
+            }
+            dims[axis] = 1;
+            if !call.attrs.bool("keepdims") {
+                dims.remove(axis);
+            }
+            Ok(dims)
+        }
         Move::Cast => match cast_target(call.attrs.int("to")) {
             Some(_) => Ok(call.dims(0).to_vec()),
             None => Err(format!("expected `to` in 0..3, found {}", call.attrs.int("to"))),
@@ -50,6 +72,14 @@ pub(super) fn check_elems(
                 None => Ok(()),
             }
         }
+        Move::Where => {
+            let alike = |a: &Type, b: &Type| a.is_float() && b.is_float() || a.elem.storage() == b.elem.storage();
+            match operands {
+                [x, y, _] if !alike(x, y) => fault(1, &x.elem.to_string()),
+                [_, _, c] if !matches!(c.elem, Elem::Bool | Elem::Int(Int::U8)) => fault(2, "bool or u8"),
+                _ => Ok(()),
+            }
+        }
         Move::Gather => match operands.get(1).map(|t| &t.elem) {
             Some(Elem::Int(Int::I64 | Int::I32)) | None => Ok(()),
             Some(_) => fault(1, "i64 or i32"),
@@ -58,7 +88,14 @@ pub(super) fn check_elems(
             Some(Elem::Uniform(_) | Elem::Calibrated(_)) => fault(0, "a plain type"),
             Some(Elem::F32 | Elem::Bool | Elem::Int(_)) | None => Ok(()),
         },
-        Move::Reshape | Move::Transpose | Move::Slice | Move::Pad | Move::Expand => Ok(()),
+        Move::Reshape
+        | Move::Transpose
+        | Move::Slice
+        | Move::Pad
+        | Move::Expand
+        | Move::TopK
+        | Move::TopKIndex
+        | Move::ArgMax => Ok(()),
     }
 }
 

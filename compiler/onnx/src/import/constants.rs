@@ -209,8 +209,11 @@ pub(super) fn modulo(site: &mut Site) -> Outcome<ValueId> {
 
 /// Selects elements of constants; with a condition that is the same everywhere, the branch itself.
 pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
-    let (condition, _) = constant(site, 0)?;
+    let c = site.operand(0)?;
     let (x, y) = (site.operand(1)?, site.operand(2)?);
+    let Some(condition) = site.constant(c) else {
+        return layout::apply(site, Opcode::Where, &[x, y, c], "");
+    };
     if site.elem(x) != site.elem(y) {
         return Err(Fault::shape("the branches are of different types"));
     }
@@ -233,7 +236,7 @@ pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
     let branch = match truth.iter().filter(|&&t| t != 0).count() {
         0 => y,
         n if n == truth.len() => x,
-        _ => return Err(Fault::unsupported("a selection between values that are known only at run time")),
+        _ => return layout::apply(site, Opcode::Where, &[x, y, c], ""),
     };
     let mut dims = condition.dims.clone();
     for other in [&x_dims, &y_dims] {

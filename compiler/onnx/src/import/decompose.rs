@@ -20,55 +20,143 @@ pub(super) fn batch_norm(site: &mut Site) -> Outcome<ValueId> {
     site.emit(Opcode::BatchNorm, &operands, Attrs::new(Opcode::BatchNorm).with("epsilon", epsilon), "")
 }
 
-/// `(x - mean) / sqrt(var + epsilon) * scale + bias`, mean and variance over `axes`.
-fn normalize(site: &mut Site, x: ValueId, axes: &[usize], epsilon: f32) -> Outcome<ValueId> {
-    let mean = over(site, Opcode::ReduceMean, x, axes, true, "mean")?;
-    let centred = apply(site, Opcode::Sub, &[x, mean], "centred")?;
-    let square = apply(site, Opcode::Mul, &[centred, centred], "square")?;
-    let variance = over(site, Opcode::ReduceMean, square, axes, true, "variance")?;
-    let epsilon = site.floats(&[], vec![epsilon], "epsilon");
-    let variance = apply(site, Opcode::Add, &[variance, epsilon], "variance")?;
-    let deviation = apply(site, Opcode::Sqrt, &[variance], "deviation")?;
-    apply(site, Opcode::Div, &[centred, deviation], "normal")
-}
-
-fn scale_and_shift(site: &mut Site, x: ValueId, scale: ValueId, bias: Option<ValueId>) -> Outcome<ValueId> {
+/// `nn.layer_norm` over the dimensions from `axis` on; scale and bias that are not constant are applied behind it.
+fn normalize(
+    site: &mut Site,
+    x: ValueId,
+    axis: usize,
+    epsilon: f32,
+    scale: ValueId,
+    bias: Option<ValueId>,
+) -> Outcome<ValueId> {
     let dims = site.dims(x);
     for v in [Some(scale), bias].into_iter().flatten() {
         if layout::broadcast(site, v, &dims)? != dims {
             return Err(Fault::shape(format!("scale or bias of shape {:?} does not fit", site.dims(v))));
         }
     }
-    let y = apply(site, Opcode::Mul, &[x, scale], "scaled")?;
+    let axis = i64::try_from(axis).map_err(|_| Fault::shape("an axis exceeds 63 bits"))?;
+    let attrs = Attrs::new(Opcode::LayerNorm).with("axis", axis).with("epsilon", epsilon);
+    let constant = [Some(scale), bias].into_iter().flatten().all(|v| site.constant(v).is_some());
+    let zero = site.floats(&[1], vec![0.0], "zero");
+    if constant {
+        return site.emit(Opcode::LayerNorm, &[x, scale, bias.unwrap_or(zero)], attrs, "");
+    }
+    let one = site.floats(&[1], vec![1.0], "one");
+    let normal = site.emit(Opcode::LayerNorm, &[x, one, zero], attrs, "normal")?;
+    let y = apply(site, Opcode::Mul, &[normal, scale], "scaled")?;
     match bias {
         Some(bias) => apply(site, Opcode::Add, &[y, bias], ""),
         None => Ok(y),
     }
 }
 
-pub(super) fn layer_norm(site: &mut Site) -> Outcome<ValueId> {
+/// The other results are the mean and the reciprocal deviation of each row.
+pub(super) fn layer_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
     // The precision of intermediate results; here f32.
     site.attrs.ignore(&["stash_type"]);
     let epsilon = site.attrs.float("epsilon")?.unwrap_or(1e-5);
     let (x, scale, bias) = (site.operand(0)?, site.operand(1)?, site.optional(2));
     let rank = site.ty(x).rank();
     let axis = Site::axis(site.attrs.int("axis")?.unwrap_or(-1), rank)?;
-    let axes: Vec<usize> = (axis..rank).collect();
-    let y = normalize(site, x, &axes, epsilon)?;
-    scale_and_shift(site, y, scale, bias)
+    let mut results = vec![normalize(site, x, axis, epsilon, scale, bias)?];
+    if site.result_count() > 1 {
+        let axes: Vec<usize> = (axis..rank).collect();
+        let mean = over(site, Opcode::ReduceMean, x, &axes, true, "mean")?;
+        let centred = apply(site, Opcode::Sub, &[x, mean], "centred")?;
+        let square = apply(site, Opcode::Mul, &[centred, centred], "square")?;
+        let variance = over(site, Opcode::ReduceMean, square, &axes, true, "variance")?;
+        let epsilon = site.floats(&[], vec![epsilon], "epsilon");
+        let shifted = apply(site, Opcode::Add, &[variance, epsilon], "shifted")?;
+        let deviation = apply(site, Opcode::Sqrt, &[shifted], "deviation")?;
+        results.extend([mean, apply(site, Opcode::Reciprocal, &[deviation], "inverse")?]);
+    }
+    Ok(results)
+}
+
+/// Channels and spatial extents of `[N, C, ..]`.
+fn channels(site: &Site, x: ValueId) -> Outcome<(usize, usize, Vec<usize>)> {
+    match site.dims(x).as_slice() {
+        &[n, channels, ref spatial @ ..] => Ok((n, channels, spatial.to_vec())),
+        dims => Err(Fault::shape(format!("shape {dims:?} has no channels"))),
+    }
 }
 
 pub(super) fn instance_norm(site: &mut Site) -> Outcome<ValueId> {
     let epsilon = site.attrs.float("epsilon")?.unwrap_or(1e-5);
     let (x, scale, bias) = (site.operand(0)?, site.operand(1)?, site.operand(2)?);
-    let dims = site.dims(x);
-    let [_, channels, spatial @ ..] = dims.as_slice() else {
-        return Err(Fault::shape(format!("shape {dims:?} has no channels")));
-    };
-    let axes: Vec<usize> = (2..dims.len()).collect();
-    let y = normalize(site, x, &axes, epsilon)?;
-    let column: Vec<usize> = std::iter::once(*channels).chain(spatial.iter().map(|_| 1)).collect();
+    let (_, channels, spatial) = channels(site, x)?;
+    let column: Vec<usize> = std::iter::once(channels).chain(spatial.iter().map(|_| 1)).collect();
     let scale = layout::reshape(site, scale, &column, "scale")?;
     let bias = layout::reshape(site, bias, &column, "bias")?;
-    scale_and_shift(site, y, scale, Some(bias))
+    normalize(site, x, 2, epsilon, scale, Some(bias))
+}
+
+/// Groups of channels are normalized together. Scale and bias have one element for each group, from operator set 21 on for
+/// each channel.
+pub(super) fn group_norm(site: &mut Site) -> Outcome<ValueId> {
+    site.attrs.ignore(&["stash_type"]);
+    let epsilon = site.attrs.float("epsilon")?.unwrap_or(1e-5);
+    let groups = site.attrs.int("num_groups")?.and_then(|g| usize::try_from(g).ok()).filter(|&g| g > 0);
+    let (x, scale, bias) = (site.operand(0)?, site.operand(1)?, site.operand(2)?);
+    let (n, channels, spatial) = channels(site, x)?;
+    let groups = groups.filter(|g| channels % g == 0);
+    let groups = groups.ok_or_else(|| Fault::shape(format!("`num_groups` does not divide {channels} channels")))?;
+    let (each, area) = (channels / groups, layout::product(&spatial)?);
+    let wide = layout::reshape(site, x, &[n, groups, each, area], "groups")?;
+    let mut parameter = |v: ValueId, name: &str| {
+        let rows = if site.dims(v) == [groups] && (each == 1 || site.opset() < 21) { 1 } else { each };
+        layout::reshape(site, v, &[groups, rows, 1], name)
+    };
+    let (scale, bias) = (parameter(scale, "scale")?, parameter(bias, "bias")?);
+    let y = normalize(site, wide, 2, epsilon, scale, Some(bias))?;
+    let dims = site.dims(x);
+    layout::reshape(site, y, &dims, "")
+}
+
+/// `x / norm(x)` along an axis; where the norm is 0, so is the result.
+pub(super) fn lp_norm(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let axis = Site::axis(site.attrs.int("axis")?.unwrap_or(-1), site.ty(x).rank())?;
+    let norm = match site.attrs.int("p")?.unwrap_or(2) {
+        1 => {
+            let magnitude = apply(site, Opcode::Abs, &[x], "magnitude")?;
+            over(site, Opcode::ReduceSum, magnitude, &[axis], true, "sum")?
+        }
+        2 => {
+            let square = apply(site, Opcode::Mul, &[x, x], "square")?;
+            let sum = over(site, Opcode::ReduceSum, square, &[axis], true, "sum")?;
+            apply(site, Opcode::Sqrt, &[sum], "norm")?
+        }
+        p => return Err(Fault::shape(format!("`p` is {p}, not 1 or 2"))),
+    };
+    let least = site.floats(&[], vec![f32::MIN_POSITIVE], "least");
+    let norm = apply(site, Opcode::Max, &[norm, least], "divisor")?;
+    apply(site, Opcode::Div, &[x, norm], "")
+}
+
+/// `x / (bias + alpha / size * sum(x^2))^beta`, the sum over `size` neighbouring channels: a mean of a window over
+/// `[N, 1, C, ..]` that counts padding.
+pub(super) fn local_response(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let (alpha, beta) = (site.attrs.float("alpha")?.unwrap_or(1e-4), site.attrs.float("beta")?.unwrap_or(0.75));
+    let bias = site.attrs.float("bias")?.unwrap_or(1.0);
+    let size = site.attrs.int("size")?.and_then(|s| usize::try_from(s).ok()).filter(|&s| s > 0);
+    let size = size.ok_or_else(|| Fault::shape("`size` is not a positive number"))?;
+    let (n, channels, spatial) = channels(site, x)?;
+    let square = apply(site, Opcode::Mul, &[x, x], "square")?;
+    let wide = layout::reshape(site, square, &[n, 1, channels, layout::product(&spatial)?], "channels")?;
+    let attrs = Attrs::new(Opcode::AveragePool)
+        .with("kernel", layout::list(&[size, 1])?)
+        .with("pads", layout::list(&[(size - 1) / 2, 0, size / 2, 0])?)
+        .with("count_include_pad", true);
+    let mean = site.emit(Opcode::AveragePool, &[wide], attrs, "mean")?;
+    let dims = site.dims(x);
+    let mean = layout::reshape(site, mean, &dims, "mean")?;
+    let mut number = |v: f32| site.floats(&[], vec![v], "number");
+    let (alpha, bias, beta) = (number(alpha), number(bias), number(-beta));
+    let scaled = apply(site, Opcode::Mul, &[mean, alpha], "scaled")?;
+    let shifted = apply(site, Opcode::Add, &[scaled, bias], "shifted")?;
+    let factor = apply(site, Opcode::Pow, &[shifted, beta], "factor")?;
+    apply(site, Opcode::Mul, &[x, factor], "")
 }

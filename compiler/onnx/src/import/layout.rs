@@ -1,6 +1,6 @@
 //! Emission of data movement, the building blocks of most decompositions. What would change nothing adds nothing.
 
-use qcc_ir::{Attrs, Opcode, ValueId, shape};
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId, shape};
 
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
@@ -39,6 +39,24 @@ pub(super) fn expand(site: &mut Site, x: ValueId, dims: &[usize]) -> Outcome<Val
         return Ok(x);
     }
     site.emit(Opcode::Expand, &[x], Attrs::new(Opcode::Expand).with("shape", list(dims)?), "expanded")
+}
+
+/// The elements at these positions of an axis, counted from the front.
+pub(super) fn at_positions(
+    site: &mut Site,
+    x: ValueId,
+    axis: usize,
+    positions: &[usize],
+    suffix: &str,
+) -> Outcome<ValueId> {
+    let whole = site.ty(x).dims.get(axis) == Some(&positions.len());
+    if whole && positions.iter().enumerate().all(|(i, &p)| i == p) {
+        return Ok(x);
+    }
+    let tensor = Tensor::new(&[positions.len()], Data::I64(list(positions)?));
+    let positions = site.constant_of(tensor, Elem::Int(Int::I64), "positions");
+    let axis = i64::try_from(axis).map_err(|_| Fault::shape("an axis exceeds 63 bits"))?;
+    site.emit(Opcode::Gather, &[x, positions], Attrs::new(Opcode::Gather).with("axis", axis), suffix)
 }
 
 /// Which of two neighbours a repetition keeps together.

@@ -41,7 +41,10 @@ pub(super) fn average_pool(site: &mut Site) -> Outcome<ValueId> {
 }
 
 fn read(site: &mut Site, x: ValueId) -> Outcome<Window> {
-    let input = spatial(site, x)?;
+    let input = match *site.dims(x) {
+        [_, _, d, h, w] => vec![d, h, w],
+        _ => spatial(site, x)?,
+    };
     let mut window = Window::read(site, None, &input)?;
     if site.attrs.flag("ceil_mode", false)? {
         window.round_up(&input)?;
@@ -51,6 +54,18 @@ fn read(site: &mut Site, x: ValueId) -> Outcome<Window> {
 
 fn finish(site: &mut Site, op: Opcode, x: ValueId, window: Window, attrs: Attrs) -> Outcome<ValueId> {
     let rank = site.ty(x).rank();
+    if let [n, c, d, h, w] = *site.dims(x) {
+        // The greatest of the greatest, the mean of means: the last two dimensions, then the first.
+        let (depth, area) = window.split_first();
+        let planes = layout::reshape(site, x, &[n, layout::product(&[c, d])?, h, w], "planes")?;
+        let attrs_of = |w: &Window| w.set(attrs.clone());
+        let planes = site.emit(op, &[planes], attrs_of(&area)?, "planes")?;
+        let (h, w) = (site.dims(planes)[2], site.dims(planes)[3]);
+        let columns = layout::reshape(site, planes, &[n, c, d, layout::product(&[h, w])?], "columns")?;
+        let y = site.emit(op, &[columns], attrs_of(&depth)?, "columns")?;
+        let d = site.dims(y)[2];
+        return layout::reshape(site, y, &[n, c, d, h, w], "");
+    }
     let x = with_height(site, x, "x")?;
     let attrs = window.set(attrs)?;
     let y = site.emit(op, &[x], attrs, "")?;

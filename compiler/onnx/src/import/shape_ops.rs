@@ -99,14 +99,26 @@ pub(super) fn concat(site: &mut Site) -> Outcome<ValueId> {
     }
 }
 
-/// Pads with a constant; a negative number of elements is cut away.
+/// Which element of a dimension of `n` stands at position `i`, counted from its first element, in front of or behind it.
+fn continued(mode: &str, i: i64, n: i64) -> i64 {
+    match mode {
+        "edge" => i.clamp(0, n - 1),
+        "wrap" => i.rem_euclid(n),
+        _ if n == 1 => 0,
+        // Reflected at the outermost elements, which are not repeated.
+        _ => {
+            let i = i.rem_euclid(2 * (n - 1));
+            i.min(2 * (n - 1) - i)
+        }
+    }
+}
+
+/// Pads with a constant, or with elements of the operand; a negative number of elements is cut away.
 pub(super) fn pad(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
-    match site.attrs.string("mode")?.unwrap_or("constant") {
-        "constant" => {}
-        mode => {
-            return Err(Fault::unsupported(format!("`mode` = {mode:?} is not supported")).help("pad with a constant"));
-        }
+    let mode = site.attrs.string("mode")?.unwrap_or("constant");
+    if !matches!(mode, "constant" | "edge" | "reflect" | "wrap") {
+        return Err(Fault::unsupported(format!("`mode` = {mode:?} is not supported")));
     }
     let rank = site.ty(x).rank();
     let pads = site.int_list_since(11, "pads", 1)?.ok_or_else(|| Fault::shape("`pads` is missing"))?;
@@ -138,6 +150,18 @@ pub(super) fn pad(site: &mut Site) -> Outcome<ValueId> {
     }
     full.iter_mut().for_each(|p| *p = (*p).max(0));
     if full.iter().all(|&p| p == 0) {
+        return Ok(y);
+    }
+    if mode != "constant" {
+        for axis in 0..rank {
+            let n = site.dims(y)[axis];
+            let (before, after) = (full[axis], full[rank + axis]);
+            let too_large = || Fault::shape(format!("`pads` {full:?} are too large"));
+            let n = i64::try_from(n).ok().filter(|n| *n > 0 && before + after < 1 << 24).ok_or_else(too_large)?;
+            let positions = (-before..n + after).map(|i| usize::try_from(continued(mode, i, n)));
+            let positions: Vec<usize> = positions.collect::<Result<_, _>>().map_err(|_| too_large())?;
+            y = layout::at_positions(site, y, axis, &positions, "padded")?;
+        }
         return Ok(y);
     }
     site.emit(Opcode::Pad, &[y], Attrs::new(Opcode::Pad).with("pads", full).with("value", value), "")

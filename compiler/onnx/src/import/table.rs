@@ -6,7 +6,7 @@ use qcc_ir::{Attr, AttrKind, Attrs, Opcode, ValueId};
 use onnx_protobuf::NodeProto;
 
 use super::site::Site;
-use super::{constants, conv, decompose, elementwise, gemm, pool, quantize, reduce, resize, shape_ops, slice};
+use super::{constants, conv, decompose, elementwise, gemm, order, pool, quantize, reduce, resize, shape_ops, slice};
 use crate::fault::{Fault, Outcome};
 use crate::model::domain;
 
@@ -35,6 +35,8 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Abs", 6, NEWEST, Same(Opcode::Abs)),
     Row("Add", 7, NEWEST, Same(Opcode::Add)),
     Row("And", 7, NEWEST, One(constants::and)),
+    Row("ArgMax", 1, NEWEST, One(order::arg_max)),
+    Row("ArgMin", 1, NEWEST, One(order::arg_min)),
     Row("AveragePool", 7, NEWEST, One(pool::average_pool)),
     Row("BatchNormalization", 7, NEWEST, One(decompose::batch_norm)),
     Row("Cast", 6, 27, One(constants::cast)),
@@ -46,6 +48,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Constant", 1, NEWEST, One(constants::value)),
     Row("ConstantOfShape", 9, NEWEST, One(constants::constant_of_shape)),
     Row("Conv", 1, NEWEST, One(conv::conv)),
+    Row("ConvTranspose", 1, NEWEST, One(conv::conv_transpose)),
     Row("Cos", 7, NEWEST, Same(Opcode::Cos)),
     Row("DepthToSpace", 1, 27, One(shape_ops::depth_to_space)),
     Row("DequantizeLinear", 10, 27, One(quantize::dequantize_linear)),
@@ -65,16 +68,19 @@ pub(crate) static ROWS: &[Row] = &[
     Row("GlobalMaxPool", 1, NEWEST, One(pool::global_max_pool)),
     Row("Greater", 7, NEWEST, One(constants::greater)),
     Row("GreaterOrEqual", 12, NEWEST, One(constants::greater_or_equal)),
+    Row("GroupNormalization", 18, NEWEST, One(decompose::group_norm)),
     Row("HardSigmoid", 6, NEWEST, Same(Opcode::HardSigmoid)),
     Row("HardSwish", 14, NEWEST, Same(Opcode::HardSwish)),
     Row("Identity", 1, NEWEST, One(elementwise::identity)),
     Row("InstanceNormalization", 6, NEWEST, One(decompose::instance_norm)),
-    Row("LayerNormalization", 17, NEWEST, One(decompose::layer_norm)),
+    Row("LRN", 1, NEWEST, One(decompose::local_response)),
+    Row("LayerNormalization", 17, NEWEST, Many(decompose::layer_norm)),
     Row("LeakyRelu", 6, NEWEST, Same(Opcode::LeakyRelu)),
     Row("Less", 7, NEWEST, One(constants::less)),
     Row("LessOrEqual", 12, NEWEST, One(constants::less_or_equal)),
     Row("Log", 6, NEWEST, Same(Opcode::Log)),
     Row("LogSoftmax", 1, NEWEST, One(reduce::log_softmax)),
+    Row("LpNormalization", 1, NEWEST, One(decompose::lp_norm)),
     Row("MatMul", 1, NEWEST, One(gemm::matmul)),
     Row("Max", 6, NEWEST, One(elementwise::max)),
     Row("MaxPool", 1, NEWEST, One(pool::max_pool)),
@@ -127,6 +133,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Tanh", 6, NEWEST, Same(Opcode::Tanh)),
     Row("ThresholdedRelu", 10, NEWEST, Same(Opcode::ThresholdedRelu)),
     Row("Tile", 6, NEWEST, One(shape_ops::tile)),
+    Row("TopK", 1, NEWEST, Many(order::top_k)),
     Row("Transpose", 1, NEWEST, One(shape_ops::transpose)),
     Row("Unsqueeze", 1, NEWEST, One(shape_ops::unsqueeze)),
     Row("Upsample", 7, 9, One(resize::upsample)),

@@ -69,6 +69,33 @@ impl Window {
         Ok(window)
     }
 
+    /// A window over three dimensions as one over the first, beside a dimension of 1, and one over the others.
+    pub(super) fn split_first(&self) -> (Window, Window) {
+        let split = |v: &[usize], fill: usize| {
+            let (first, rest) = v.split_first().map_or((fill, &[][..]), |(f, r)| (*f, r));
+            (vec![first, fill], rest.to_vec())
+        };
+        let (kernel, strides, dilations) = (split(&self.kernel, 1), split(&self.strides, 1), split(&self.dilations, 1));
+        let extra = split(&self.extra, 0);
+        let pads = self.pads.split_first().map_or(([0; 2], &[][..]), |(f, r)| (*f, r));
+        (
+            Window {
+                kernel: kernel.0,
+                strides: strides.0,
+                dilations: dilations.0,
+                pads: vec![pads.0, [0; 2]],
+                extra: extra.0,
+            },
+            Window {
+                kernel: kernel.1,
+                strides: strides.1,
+                dilations: dilations.1,
+                pads: pads.1.to_vec(),
+                extra: extra.1,
+            },
+        )
+    }
+
     /// Input positions from the first to the last element of the window.
     fn extent(&self, i: usize) -> Outcome<usize> {
         let steps = self.kernel[i].checked_sub(1).and_then(|k| k.checked_mul(self.dilations[i]));

@@ -1,0 +1,128 @@
+//! Steps that choose elements by what they or others are: `tensor.where`, `tensor.top_k` and positions of greatest elements.
+
+use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
+use qcc_ir::Attrs;
+use qcc_ir::ops::Move;
+
+use super::collapse::Loops;
+use super::task::Task;
+use crate::clif;
+use crate::plan::Place;
+
+/// Emits a choice between bytes; its units are those of `loops`, over both operands, the condition and the result.
+pub fn choose(t: &mut Task<'_>, loops: &Loops, operands: &[Place], result: &Place) {
+    let bases: Vec<Value> = operands.iter().chain([result]).map(|p| t.address(p)).collect();
+    let inner = loops.inner.clone();
+    t.lanes(loops, &bases, &mut |t, at, lanes| {
+        let load = |t: &mut Task<'_>, i: usize| match inner[i] {
+            1 => clif::load_bytes(&mut t.b, at[i], 0, lanes),
+            step => {
+                let mut bytes = clif::splat(&mut t.b, types::I8X16, 0);
+                for lane in 0..lanes {
+                    let byte = t.b.ins().load(types::I8, clif::memory(), at[i], (lane * step) as i32);
+                    bytes = t.b.ins().insertlane(bytes, byte, lane as u8);
+                }
+                bytes
+            }
+        };
+        let [x, y, condition] = [0, 1, 2].map(|i| load(t, i));
+        let zero = clif::splat(&mut t.b, types::I8X16, 0);
+        let off = t.b.ins().icmp(IntCC::Equal, condition, zero);
+        let bytes = t.b.ins().bitselect(off, y, x);
+        if inner[3] == 1 || lanes == 1 {
+            return clif::store_bytes(&mut t.b, bytes, at[3], 0, lanes);
+        }
+        for lane in 0..lanes {
+            let byte = t.b.ins().extractlane(bytes, lane as u8);
+            t.b.ins().store(clif::memory(), byte, at[3], (lane * inner[3]) as i32);
+        }
+    });
+}
+
+/// Elements of bytes along an axis in order, or their positions.
+pub struct Order {
+    x: Place,
+    result: Place,
+    axis: usize,
+    k: usize,
+    largest: bool,
+    last: bool,
+    positions: bool,
+}
+
+impl Order {
+    /// What a node stands for.
+    pub fn new(op: Move, attrs: &Attrs, x: &Place, result: &Place) -> Order {
+        let axis = attrs.int("axis") as usize;
+        let mut result = result.clone();
+        if op == Move::ArgMax && !attrs.bool("keepdims") {
+            result.dims.insert(axis, 1);
+            result.strides.insert(axis, 0);
+        }
+        Order {
+            x: x.clone(),
+            result,
+            axis,
+            k: if op == Move::ArgMax { 1 } else { attrs.int("k") as usize },
+            largest: op == Move::ArgMax || attrs.bool("largest"),
+            last: op == Move::ArgMax && attrs.bool("last"),
+            positions: op != Move::TopK,
+        }
+    }
+
+    /// Units: a row along the axis.
+    pub fn units(&self) -> usize {
+        self.x.elements() / self.x.dims[self.axis].max(1)
+    }
+
+    /// Emits the task. Value and position of an element make one number, so that no two are equal: each round finds the
+    /// greatest of those below the last one found.
+    pub fn emit(&self, t: &mut Task<'_>) {
+        let (x, y) = (t.address(&self.x), t.address(&self.result));
+        t.units(&mut |t, unit| {
+            let (mut from, mut to, mut rest) = (x, y, unit);
+            for d in (0..self.x.dims.len()).rev().filter(|&d| d != self.axis) {
+                let extent = t.word(self.x.dims[d]);
+                let index = t.b.ins().urem(rest, extent);
+                rest = t.b.ins().udiv(rest, extent);
+                from = t.at(from, index, self.x.strides[d]);
+                to = t.at(to, index, self.result.strides[d]);
+            }
+            let (found, best) = (t.b.declare_var(types::I64), t.b.declare_var(types::I64));
+            let top = t.b.ins().iconst(types::I64, i64::MAX);
+            t.b.def_var(found, top);
+            t.count(self.k, &mut |t, round| {
+                let none = t.b.ins().iconst(types::I64, -1);
+                t.b.def_var(best, none);
+                t.count(self.x.dims[self.axis], &mut |t, i| {
+                    let at = t.at(from, i, self.x.strides[self.axis]);
+                    let byte = t.b.ins().load(types::I8, clif::memory(), at, 0);
+                    let mut value = t.b.ins().uextend(types::I64, byte);
+                    if !self.largest {
+                        value = t.b.ins().bxor_imm_s(value, 255);
+                    }
+                    let high = t.b.ins().ishl_imm_s(value, 32);
+                    let low = if self.last { i } else { t.b.ins().bxor_imm_s(i, i64::from(u32::MAX)) };
+                    let key = t.b.ins().bor(high, low);
+                    let (f, b) = (t.b.use_var(found), t.b.use_var(best));
+                    let below = t.b.ins().icmp(IntCC::SignedLessThan, key, f);
+                    let candidate = t.b.ins().select(below, key, none);
+                    let b = t.b.ins().smax(b, candidate);
+                    t.b.def_var(best, b);
+                });
+                let b = t.b.use_var(best);
+                t.b.def_var(found, b);
+                let low = t.b.ins().band_imm_s(b, i64::from(u32::MAX));
+                let position = if self.last { low } else { t.b.ins().bxor_imm_s(low, i64::from(u32::MAX)) };
+                let at = t.at(to, round, self.result.strides[self.axis]);
+                if self.positions {
+                    t.b.ins().store(clif::memory(), position, at, 0);
+                } else {
+                    let source = t.at(from, position, self.x.strides[self.axis]);
+                    let byte = t.b.ins().load(types::I8, clif::memory(), source, 0);
+                    t.b.ins().store(clif::memory(), byte, at, 0);
+                }
+            });
+        });
+    }
+}

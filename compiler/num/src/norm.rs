@@ -1,0 +1,131 @@
+//! Normalization of a row of 8-bit values to mean 0 and deviation 1 in integers, with an exact square root.
+//!
+//! For a row `x` of `n` codes, multipliers `M` and offsets `C`:
+//!
+//! ```text
+//! (8)   m = floor((2^10 * sum(x) + floor(n / 2)) / n)       the mean, with 10 fraction bits
+//! (9)   d = 2^10 * x - m,  w = max(1, E + sum(d^2))         64 bits; E = round(epsilon / Sx^2 * 2^20 * n)
+//! (10)  t = floor(leading_zeros(w) / 2),  g = floor(2^63 / floor(sqrt(w * 4^t)))
+//! (11)  u = floor(d * g / 2^(33 - t))                       d / sqrt(w), in [-1, 1], with 30 fraction bits
+//! (12)  q = min(max(floor((floor(u * M / 2^32) + C) / 2^6), lo), hi)
+//! ```
+//!
+//! `(x - mean) / sqrt(var + epsilon)` is `d * sqrt(n) / sqrt(w)`, so that `M = round(gamma * sqrt(n) / Sy * 2^8)` and
+//! `C = 2^5 + 2^6 * (Zy + beta / Sy)` give `gamma * normal + beta` in units of `Sy`. The result's error before the rounding of
+//! (12): 1/64 from its inner floor, and `gamma / Sy` times the relative errors of `g` (2^-31) and of the mean, half of 2^-10
+//! of a code over the row's deviation.
+//!
+//! `|d| < 2^18`, so that rows of up to 2^26 elements keep `w` below `2^63`; `|u| <= 2^30 + 1` fits 32 bits.
+
+use crate::ScaleError;
+use crate::requant::{FRACTION_BITS, mul_high};
+
+/// Longest row for which (9) fits 64 bits.
+pub const LONGEST_ROW: usize = 1 << 26;
+
+/// Greatest `E`.
+pub const GREATEST_EPSILON: i64 = 1 << 62;
+
+/// Greatest magnitude of an offset `C`.
+pub const GREATEST_OFFSET: i32 = 1 << 30;
+
+/// Fraction bits of the mean.
+pub const MEAN_BITS: u32 = 10;
+
+/// What (8) to (10) find out about a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Mean `m`.
+    pub mean: i64,
+    /// Reciprocal `g`.
+    pub reciprocal: i64,
+    /// Right shift `33 - t` of (11).
+    pub shift: u32,
+}
+
+impl Row {
+    /// Equations (8) to (10). The row is not empty and not longer than [`LONGEST_ROW`].
+    pub fn new(x: impl Iterator<Item = u8> + Clone, epsilon: i64) -> Row {
+        let (sum, n) = x.clone().fold((0i64, 0i64), |(s, n), x| (s + i64::from(x), n + 1));
+        let mean = ((sum << MEAN_BITS) + n / 2) / n.max(1);
+        let square = |x: u8| ((i64::from(x) << MEAN_BITS) - mean).pow(2);
+        let w = (epsilon + x.map(square).sum::<i64>()).max(1) as u64;
+        let t = w.leading_zeros() / 2;
+        let reciprocal = (1u64 << 63) / (w << (2 * t)).isqrt();
+        Row { mean, reciprocal: reciprocal as i64, shift: 33 - t }
+    }
+
+    /// Equations (11) and (12).
+    pub fn apply(&self, x: u8, mult: i32, offset: i32, lo: u8, hi: u8) -> u8 {
+        let d = (i64::from(x) << MEAN_BITS) - self.mean;
+        let u = (d * self.reciprocal) >> self.shift;
+        let v = (mul_high(u as i32, mult) + offset) >> FRACTION_BITS;
+        v.clamp(i32::from(lo), i32::from(hi)) as u8
+    }
+}
+
+/// The constant `E` of (9) for rows of `n` elements.
+pub fn epsilon(epsilon: f64, scale: f64, n: usize) -> i64 {
+    let e = epsilon / (scale * scale) * f64::from(1u32 << (2 * MEAN_BITS)) * n as f64;
+    e.round().clamp(0.0, GREATEST_EPSILON as f64 / 2.0) as i64
+}
+
+/// The multiplier `M` for `gamma / Sy` and rows of `n` elements.
+pub fn multiplier(ratio: f64, n: usize) -> Result<i32, ScaleError> {
+    let m = (ratio * (n as f64).sqrt() * 256.0).round();
+    if m.abs() < f64::from(i32::MAX) { Ok(m as i32) } else { Err(ScaleError { scale: ratio, limit: 8388608.0 }) }
+}
+
+/// The offset `C` for a zero point and `beta / Sy`.
+pub fn offset(zero_point: u8, ratio: f64) -> i32 {
+    let c = 32.0 + 64.0 * f64::from(zero_point) + (64.0 * ratio).round();
+    c.clamp(-f64::from(GREATEST_OFFSET), f64::from(GREATEST_OFFSET)) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(x: &[u8], eps: f64, bound: f64) {
+        let n = x.len() as f64;
+        let (scale, out, zero) = (0.02, 0.03, 120u8);
+        let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+        let var = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+        let row = Row::new(x.iter().copied(), epsilon(eps, scale, x.len()));
+        for (gamma, beta) in [(1.0, 0.0), (-0.3, 0.5), (0.01, -1.0)] {
+            let (m, c) = (multiplier(gamma / out, x.len()).unwrap(), offset(zero, beta / out));
+            for &x in x {
+                let real = gamma * (f64::from(x) - mean) * scale / (var * scale * scale + eps).sqrt() + beta;
+                let wanted = (f64::from(zero) + real / out).clamp(0.0, 255.0);
+                let got = f64::from(row.apply(x, m, c, 0, 255));
+                assert!((got - wanted).abs() <= 0.5 + bound, "{got} for {wanted}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_against_real_numbers() {
+        let mut state = 1u32;
+        let mut next = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        for n in [1, 2, 3, 7, 64, 197, 768, 5000] {
+            let x: Vec<u8> = (0..n).map(|_| next()).collect();
+            check(&x, 1e-5, 0.05);
+            let narrow: Vec<u8> = x.iter().map(|x| 100 + x % 3).collect();
+            check(&narrow, 1e-5, 0.1);
+        }
+        check(&[7; 30], 1e-12, 0.05);
+        check(&[0, 255], 0.0, 0.05);
+    }
+
+    #[test]
+    fn extremes_fit() {
+        let row = Row::new([0u8; 9].into_iter(), 0);
+        assert_eq!((row.mean, row.shift), (0, 2));
+        let all = Row::new((0..100_000u32).map(|i| if i % 2 == 0 { 0 } else { 255 }), GREATEST_EPSILON);
+        assert_eq!(all.apply(255, i32::MAX, GREATEST_OFFSET, 0, 255), 255);
+        assert!(multiplier(1e9, 4).is_err());
+    }
+}
