@@ -3,16 +3,18 @@
 //! The limit is measured in the same process, in slices between the runs, and both figures are medians, so that a change of
 //! the clock frequency or a neighbour on the same core falls on both alike.
 
+use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use qcc_codegen::Target;
 use qcc_codegen::emit::jit::Jit;
 use qcc_codegen::emit::peak::Peak;
 use qcc_ir::diag::Code;
-use qcc_runtime::{DType, Model, Pool, RunError, Tensor, TensorRef};
+use qcc_runtime::{DType, Model, Pool, RunError, Session, Tensor, TensorRef};
 use serde::Serialize;
 
 use crate::Error;
+use crate::engine::Io;
 
 /// Least duration of one measurement of the limit.
 const PEAK_TIME: Duration = Duration::from_millis(2);
@@ -59,6 +61,68 @@ pub struct TaskTime {
     pub gmacs_per_s: f64,
 }
 
+/// A model with everything that a run takes, to be run again and again.
+pub struct Subject<'m> {
+    session: Session<'m>,
+    io: Io,
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+}
+
+impl<'m> Subject<'m> {
+    /// Memory and inputs for runs on integers or, where the model has a float edge, on real numbers.
+    pub fn new(model: &'m Model, pool: &'m Pool, io: Io) -> Result<Subject<'m>, Error> {
+        let session = model.session();
+        let session = if pool.threads() > 1 { session.with_pool(pool) } else { session };
+        let inputs = match io {
+            Io::Int => inputs(model),
+            Io::Float => model.inputs().iter().map(|i| reals(&i.dims)).collect::<Result<_, _>>()?,
+        };
+        let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
+        let mut session = session;
+        let outputs = match io {
+            Io::Int => session.run(&views),
+            Io::Float => session.run_f32(&views),
+        };
+        Ok(Subject { session, io, outputs: outputs.map_err(fail)?, inputs })
+    }
+
+    /// Runs once and says how long it took.
+    pub fn run(&mut self) -> Result<Duration, Error> {
+        let views: Vec<TensorRef> = self.inputs.iter().map(Tensor::view).collect();
+        let start = Instant::now();
+        let done = match self.io {
+            Io::Int => self.session.run_into(&views, &mut self.outputs),
+            Io::Float => self.session.run_f32_into(&views, &mut self.outputs),
+        };
+        let time = start.elapsed();
+        done.map_err(fail).map(|()| time)
+    }
+}
+
+fn fail(error: RunError) -> Error {
+    Error::new(Code::DATA, error.to_string())
+}
+
+/// A pool of threads for measurements, 0 for one a core.
+pub fn pool(threads: usize) -> Result<Pool, Error> {
+    Pool::new(threads).map_err(|e| Error::new(Code::TARGET, format!("cannot start threads: {e}")))
+}
+
+/// Next number of a fixed sequence.
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state >> 40
+}
+
+/// Real numbers from a fixed sequence, between -2 and 2.
+fn reals(dims: &[usize]) -> Result<Tensor, Error> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let values: Vec<f32> =
+        (0..dims.iter().product()).map(|_| next(&mut state) as f32 / (1 << 22) as f32 - 2.0).collect();
+    Tensor::from_slice(dims, &values).ok_or_else(|| Error::new(Code::DATA, format!("no tensor of shape {dims:?}")))
+}
+
 /// Inputs of stored integers from a fixed sequence: the time of integer code does not depend on them.
 pub fn inputs(model: &Model) -> Vec<Tensor> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
@@ -67,8 +131,7 @@ pub fn inputs(model: &Model) -> Vec<Tensor> {
         // Indices of plain integer inputs stay 0, which is always within range.
         if matches!(info.dtype, DType::U8 | DType::I8) {
             for byte in tensor.bytes_mut() {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                *byte = (state >> 56) as u8;
+                *byte = (next(&mut state) >> 16) as u8;
             }
         }
         tensor
@@ -77,26 +140,18 @@ pub fn inputs(model: &Model) -> Vec<Tensor> {
 }
 
 /// Measures runs for about `time`. `started` is when loading began.
-pub fn measure(model: &Model, threads: usize, time: Duration, started: Instant) -> Result<Measurement, Error> {
-    let fail = |e: RunError| Error::new(Code::DATA, e.to_string());
-    let pool = Pool::new(threads).map_err(|e| Error::new(Code::TARGET, format!("cannot start threads: {e}")))?;
-    let mut session = model.session();
-    if pool.threads() > 1 {
-        session = session.with_pool(&pool);
-    }
-    let inputs = inputs(model);
-    let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
-    let mut outputs = session.run(&views).map_err(fail)?;
+pub fn measure(model: &Model, threads: usize, io: Io, time: Duration, started: Instant) -> Result<Measurement, Error> {
+    let pool = pool(threads)?;
+    let mut subject = Subject::new(model, &pool, io)?;
     let load = started.elapsed();
     let peak = Peak::new(Target::native())?;
     let limit = Limit::new(&peak, &pool);
     let (mut times, mut peaks) = (Vec::new(), Vec::new());
     let (begin, mut since) = (Instant::now(), Duration::ZERO);
     while begin.elapsed() < time || peaks.is_empty() {
-        let start = Instant::now();
-        session.run_into(&views, &mut outputs).map_err(fail)?;
-        since += start.elapsed();
-        times.push(start.elapsed().as_secs_f64() * 1e3);
+        let once = subject.run()?;
+        since += once;
+        times.push(once.as_secs_f64() * 1e3);
         // As much time for the limit as for runs that are short, one slice a run for longer ones.
         if since >= PEAK_TIME {
             peaks.push(limit.slice());
@@ -121,13 +176,43 @@ pub fn measure(model: &Model, threads: usize, time: Duration, started: Instant) 
     })
 }
 
+/// Runs on request, for benchmarks that let several programs take turns: every line of `requests` is a number of
+/// milliseconds to run for, and is answered by one line of JSON, `{"times_ms": [..]}`, after one run that is not counted.
+/// First comes `{"load_ms": .., "macs": ..}`, and last, when there are no more requests, `{"peak_rss_mb": ..}`.
+pub fn take_turns(
+    model: &Model,
+    threads: usize,
+    io: Io,
+    started: Instant,
+    requests: impl BufRead,
+    mut answer: impl FnMut(&serde_json::Value),
+) -> Result<(), Error> {
+    let pool = pool(threads)?;
+    let mut subject = Subject::new(model, &pool, io)?;
+    let load_ms = started.elapsed().as_secs_f64() * 1e3;
+    answer(&serde_json::json!({"load_ms": load_ms, "macs": model.info().macs, "threads": pool.threads()}));
+    for line in requests.lines() {
+        let line = line.map_err(|e| Error::new(Code::DATA, format!("cannot read a request: {e}")))?;
+        let ms = line.trim().parse::<f64>().ok().and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
+        let turn = ms.ok_or_else(|| Error::new(Code::DATA, format!("expected milliseconds, found `{line}`")))?;
+        subject.run()?;
+        let (begin, mut times) = (Instant::now(), Vec::new());
+        while times.is_empty() || begin.elapsed() < turn {
+            times.push(subject.run()?.as_secs_f64() * 1e3);
+        }
+        answer(&serde_json::json!({"times_ms": times}));
+    }
+    answer(&serde_json::json!({"peak_rss_mb": peak_rss_mb()}));
+    Ok(())
+}
+
 /// Measures every task of a program on its own, over `rounds` runs.
 pub fn profile(program: &Jit, threads: usize, rounds: usize) -> Result<Vec<TaskTime>, Error> {
-    let pool = Pool::new(threads).map_err(|e| Error::new(Code::TARGET, format!("cannot start threads: {e}")))?;
+    let pool = pool(threads)?;
     let inputs = inputs(&program.model);
     let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
     let pool = (pool.threads() > 1).then_some(&pool);
-    let times = program.profile(&views, rounds, pool).map_err(|e| Error::new(Code::DATA, e.to_string()))?;
+    let times = program.profile(&views, rounds, pool).map_err(fail)?;
     let row = |(task, time): (&qcc_codegen::program::TaskInfo, Duration)| TaskTime {
         name: task.name.clone(),
         kernel: task.kernel.clone(),

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use qcc::bench::{Measurement, TaskTime, measure, profile};
-use qcc::{Error, compile};
+use qcc::bench::{Measurement, TaskTime, measure, profile, take_turns};
+use qcc::{Error, Model, compile};
 
-use super::flags::{ModelFlags, usage};
+use super::flags::{Io, ModelFlags, usage};
 use super::run::{is_compiled, load};
 use super::terminal;
 
@@ -32,6 +32,12 @@ pub struct Bench {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Give and take real numbers, or the integers that stand for them
+    #[arg(long, value_enum, default_value = "int")]
+    io: Io,
+    /// Run on request: each line on stdin is a number of milliseconds, and is answered by a line of JSON
+    #[arg(long, conflicts_with_all = ["per_layer", "seconds"])]
+    turns: bool,
     #[command(flatten)]
     flags: ModelFlags,
 }
@@ -45,17 +51,29 @@ impl Bench {
             if self.per_layer {
                 return Err(usage("steps are measured in memory only").help("give the .onnx or .qir file"));
             }
-            (measure(&load(&self.file)?, self.threads, time, start)?, Vec::new())
+            let model = load(&self.file)?;
+            if self.turns {
+                return self.take_turns(&model, start);
+            }
+            (measure(&model, self.threads, self.io.into(), time, start)?, Vec::new())
         } else {
             let mut options = self.flags.options(0)?;
-            options.float_edge = false;
+            options.float_edge = self.io == Io::Float;
             let program = compile(self.file.as_path(), &options)?.jit_program()?;
-            let result = measure(&program.model, self.threads, time, start)?;
+            if self.turns {
+                return self.take_turns(&program.model, start);
+            }
+            let result = measure(&program.model, self.threads, self.io.into(), time, start)?;
             let tasks = if self.per_layer { profile(&program, self.threads, TASK_ROUNDS)? } else { Vec::new() };
             (result, tasks)
         };
         terminal::result(&if self.json { json(&result, &tasks) } else { text(&result, &tasks) });
         Ok(())
+    }
+
+    fn take_turns(&self, model: &Model, started: Instant) -> Result<(), Error> {
+        let answer = |line: &serde_json::Value| terminal::result(&format!("{line}\n"));
+        take_turns(model, self.threads, self.io.into(), started, std::io::stdin().lock(), answer)
     }
 }
 
