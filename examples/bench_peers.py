@@ -6,7 +6,7 @@
 
 Every engine runs in a process of its own, so that load time and peak memory are its own. The processes take
 turns of some tens of milliseconds, round by round, so that a change of the clock frequency or a neighbour falls on all
-alike; the first run of a turn only warms the caches and is not counted. The figure is the median over all turns.
+alike; the first run of a turn only warms the caches and is not counted (runs of half a second have no need of it). The figure is the median over all turns.
 All engines take and give real numbers (float32): quantizing inputs is part of the work.
 
 Engines:
@@ -33,6 +33,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEERS = {"ort-int8": "onnxruntime", "ov-int8": "openvino", "ort-f32": "onnxruntime", "ov-f32": "openvino"}
+# Milliseconds of a run from which on the state of the caches before it does not matter.
+LONG = 500
 QCC = {"qcc": [], "qcc-int": [], "qcc-dyn": ["--mode", "int8_dynamic"]}
 
 
@@ -161,9 +163,11 @@ def worker(engine, path, threads):
     base, start, run = (load_ort if engine.startswith("ort") else load_ov)(path, threads)
     run()
     print(json.dumps({"load_ms": (time.perf_counter() - start) * 1e3, "base_rss_mb": base}), flush=True)
+    times = [0]
     for line in sys.stdin:
+        if times[-1] < LONG:
+            run()
         turn, times = float(line) / 1e3, []
-        run()
         begin = time.perf_counter()
         while not times or time.perf_counter() - begin < turn:
             start = time.perf_counter()
@@ -210,8 +214,13 @@ class Racer:
 
 def race(source, threads, engines, args):
     """Results by engine."""
+    return race_all([(engine, source) for engine in engines], threads, args)
+
+
+def race_all(entrants, threads, args):
+    """Results by engine of pairs of engine and model."""
     racers = []
-    for engine in engines:
+    for engine, source in entrants:
         try:
             racers.append(Racer(engine, prepared(engine, source, args), threads, args))
         except Exception as error:
@@ -219,7 +228,7 @@ def race(source, threads, engines, args):
             print(f"{os.path.basename(source)}: {engine} left out: {detail[0] if detail else error!r}", file=sys.stderr)
     rounds = 0
     begin = time.perf_counter()
-    while racers and (rounds < 3 or time.perf_counter() - begin < args.seconds):
+    while racers and (rounds < 2 or time.perf_counter() - begin < args.seconds):
         # Whoever comes after a neighbour with a hot chip comes after another one in the next round.
         for racer in racers[rounds % len(racers):] + racers[:rounds % len(racers)]:
             racer.turn(args.turn)
@@ -285,6 +294,20 @@ def parse():
     return here.parse_args()
 
 
+def installed(engines):
+    """The engines that can run here; says what the others need."""
+    left = []
+    for engine in engines:
+        needed = [PEERS[engine]] if engine in PEERS else []
+        needed += {"ort-int8": ["onnx"], "ov-int8": ["onnx", "nncf"]}.get(engine, [])
+        missing = [m for m in needed if importlib.util.find_spec(m) is None]
+        if missing:
+            print(f"{engine} left out: pip install {' '.join(missing)}", file=sys.stderr)
+        else:
+            left.append(engine)
+    return left
+
+
 def main():
     if sys.argv[1:2] == ["--worker"]:
         engine, path, threads = sys.argv[2:]
@@ -295,12 +318,7 @@ def main():
     unknown = [e for e in engines if e not in PEERS and e not in QCC]
     if unknown:
         sys.exit(f"unknown engine {', '.join(unknown)}: there are {', '.join([*QCC, *PEERS])}")
-    for engine in [e for e in engines if e in PEERS]:
-        needed = [PEERS[engine]] + {"ort-int8": ["onnx"], "ov-int8": ["onnx", "nncf"]}.get(engine, [])
-        missing = [m for m in needed if importlib.util.find_spec(m) is None]
-        if missing:
-            print(f"{engine} left out: pip install {' '.join(missing)}", file=sys.stderr)
-            engines.remove(engine)
+    engines = installed(engines)
     rows = []
     for source in args.models:
         name = os.path.splitext(os.path.basename(source))[0]

@@ -7,17 +7,24 @@ use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use qcc_codegen::Target;
-use qcc_codegen::emit::jit::Jit;
 use qcc_codegen::emit::peak::Peak;
 use qcc_ir::diag::Code;
+use qcc_runtime::info::real_tensors;
 use qcc_runtime::{DType, Model, Pool, RunError, Session, Tensor, TensorRef};
 use serde::Serialize;
 
 use crate::Error;
 use crate::engine::Io;
 
+mod layers;
+
+pub use layers::{Layer, profile};
+
 /// Least duration of one measurement of the limit.
 const PEAK_TIME: Duration = Duration::from_millis(2);
+
+/// Runs of this length leave no trace of what was in the caches before them.
+const LONG_RUN: Duration = Duration::from_millis(500);
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -46,21 +53,6 @@ pub struct Measurement {
     pub peak_rss_mb: Option<f64>,
 }
 
-/// One task of a program.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TaskTime {
-    /// Value that it computes.
-    pub name: String,
-    /// Kernel with its parameters.
-    pub kernel: String,
-    /// Median time in milliseconds.
-    pub ms: f64,
-    /// Multiply-accumulates.
-    pub macs: u64,
-    /// Multiply-accumulates a second, in thousand millions.
-    pub gmacs_per_s: f64,
-}
-
 /// A model with everything that a run takes, to be run again and again.
 pub struct Subject<'m> {
     session: Session<'m>,
@@ -76,7 +68,7 @@ impl<'m> Subject<'m> {
         let session = if pool.threads() > 1 { session.with_pool(pool) } else { session };
         let inputs = match io {
             Io::Int => inputs(model),
-            Io::Float => model.inputs().iter().map(|i| reals(&i.dims)).collect::<Result<_, _>>()?,
+            Io::Float => real_tensors(model.inputs()).iter().map(|i| reals(&i.dims)).collect::<Result<_, _>>()?,
         };
         let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
         let mut session = session;
@@ -177,7 +169,8 @@ pub fn measure(model: &Model, threads: usize, io: Io, time: Duration, started: I
 }
 
 /// Runs on request, for benchmarks that let several programs take turns: every line of `requests` is a number of
-/// milliseconds to run for, and is answered by one line of JSON, `{"times_ms": [..]}`, after one run that is not counted.
+/// milliseconds to run for, and is answered by one line of JSON, `{"times_ms": [..]}`, after one run that is not counted
+/// unless runs are long.
 /// First comes `{"load_ms": .., "macs": ..}`, and last, when there are no more requests, `{"peak_rss_mb": ..}`.
 pub fn take_turns(
     model: &Model,
@@ -190,37 +183,24 @@ pub fn take_turns(
     let pool = pool(threads)?;
     let mut subject = Subject::new(model, &pool, io)?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
+    let mut last = Duration::ZERO;
     answer(&serde_json::json!({"load_ms": load_ms, "macs": model.info().macs, "threads": pool.threads()}));
     for line in requests.lines() {
         let line = line.map_err(|e| Error::new(Code::DATA, format!("cannot read a request: {e}")))?;
         let ms = line.trim().parse::<f64>().ok().and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
         let turn = ms.ok_or_else(|| Error::new(Code::DATA, format!("expected milliseconds, found `{line}`")))?;
-        subject.run()?;
+        if last < LONG_RUN {
+            subject.run()?;
+        }
         let (begin, mut times) = (Instant::now(), Vec::new());
         while times.is_empty() || begin.elapsed() < turn {
-            times.push(subject.run()?.as_secs_f64() * 1e3);
+            last = subject.run()?;
+            times.push(last.as_secs_f64() * 1e3);
         }
         answer(&serde_json::json!({"times_ms": times}));
     }
     answer(&serde_json::json!({"peak_rss_mb": peak_rss_mb()}));
     Ok(())
-}
-
-/// Measures every task of a program on its own, over `rounds` runs.
-pub fn profile(program: &Jit, threads: usize, rounds: usize) -> Result<Vec<TaskTime>, Error> {
-    let pool = pool(threads)?;
-    let inputs = inputs(&program.model);
-    let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
-    let pool = (pool.threads() > 1).then_some(&pool);
-    let times = program.profile(&views, rounds, pool).map_err(fail)?;
-    let row = |(task, time): (&qcc_codegen::program::TaskInfo, Duration)| TaskTime {
-        name: task.name.clone(),
-        kernel: task.kernel.clone(),
-        ms: time.as_secs_f64() * 1e3,
-        macs: task.macs,
-        gmacs_per_s: task.macs as f64 / time.as_secs_f64().max(1e-9) / 1e9,
-    };
-    Ok(program.tasks.iter().zip(times).map(row).collect())
 }
 
 /// The loop of nothing but multiplications, in slices of [`PEAK_TIME`] on all threads of a pool.

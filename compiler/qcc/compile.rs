@@ -8,13 +8,13 @@ use qcc_codegen::emit::{jit, object};
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Elem, Graph, Level, check_level};
-use qcc_passes::{Context, Pipeline, Property, RangeTable, Samples, Step, default_pipeline};
+use qcc_passes::{Context, Pipeline, Property, RangeTable, Samples, Step, default_pipeline, preset};
 use qcc_runtime::{Manifest, Model};
 use sha2::{Digest, Sha256};
 
 use crate::data::Dataset;
 use crate::files;
-use crate::options::Calibration;
+use crate::options::{Calibration, Mode};
 use crate::{Error, Options, Source};
 
 /// A stage that has just ended, for those who watch.
@@ -94,6 +94,7 @@ pub fn compile_observed(
                 Diag::new(Code::UNSUPPORTED, "the model is quantized already, and such models cannot be compiled");
             return Err(diag.in_file(source.file_name()).help("give the float model that it was made from").into());
         }
+        None if options.mode == Mode::Int8Dynamic => preset("-dynamic").unwrap_or_default().to_string(),
         None => default_pipeline(&cx),
     };
     let mut report = Report::default();

@@ -1,6 +1,7 @@
 //! Real numbers in and out of an integer model, by the equations of its float edge.
 
 use qcc_ir::{Data, Elem, Int, Tensor, Type};
+use qcc_num::dynamic::SCALE_SUFFIX;
 use qcc_num::edge;
 use qcc_runtime::{DType, TensorInfo};
 
@@ -70,6 +71,57 @@ impl Boundary {
             v.iter().map(|&x| edge::dequantize(x as f64 as i32, scale, zero)).collect());
         Tensor { dims: tensor.dims.clone(), data: Data::F32(reals) }
     }
+}
+
+impl Boundary {
+    /// What is stored for the real inputs of a model, whose run-time scales follow them.
+    pub fn store_all(all: &[Boundary], scales: &[Option<usize>], inputs: &[Tensor]) -> Vec<Tensor> {
+        let mut stored = Vec::with_capacity(all.len());
+        let mut pairs = Vec::new();
+        for ((boundary, scale), tensor) in all.iter().zip(scales).zip(inputs) {
+            match (&tensor.data, scale) {
+                (Data::F32(v), Some(_)) => {
+                    let pair = edge::run_time_scale(v);
+                    let own = Boundary {
+                        quant: boundary.quant.map(|(_, zero)| (edge::real_scale(pair), zero)),
+                        ..boundary.clone()
+                    };
+                    stored.push(own.store(tensor));
+                    pairs.push(Tensor::new(&[2], Data::I32(pair.to_vec())));
+                }
+                _ => stored.push(boundary.store(tensor)),
+            }
+        }
+        stored.extend(pairs);
+        stored
+    }
+
+    /// The real outputs of a model, from what is stored and the run-time scales.
+    pub fn real_all(all: &[Boundary], scales: &[Option<usize>], outputs: &[Tensor]) -> Vec<Tensor> {
+        let one = |((boundary, scale), tensor): ((&Boundary, &Option<usize>), &Tensor)| match scale
+            .and_then(|s| outputs.get(s))
+            .and_then(Tensor::as_i32)
+        {
+            Some(&[mantissa, exponent]) => {
+                let scale = edge::real_scale([mantissa, exponent]);
+                Boundary { quant: boundary.quant.map(|(_, zero)| (scale, zero)), ..boundary.clone() }.real(tensor)
+            }
+            _ => boundary.real(tensor),
+        };
+        all.iter().zip(scales).zip(outputs).map(one).collect()
+    }
+}
+
+/// The position of the run-time scale of each tensor that stands for real numbers; scales themselves, which come last, are
+/// left out.
+pub(crate) fn run_time_scales(names: &[(String, Vec<usize>)], all: &[Boundary]) -> Vec<Option<usize>> {
+    let scale_of = |i: usize| {
+        let name = format!("{}{SCALE_SUFFIX}", names[i].0);
+        let is_pair = |j: &usize| all[*j].elem == Elem::Int(Int::I32) && names[*j].1 == [2] && names[*j].0 == name;
+        (0..names.len()).find(is_pair).filter(|_| all[i].quant.is_some())
+    };
+    let scales: Vec<Option<usize>> = (0..names.len()).map(scale_of).collect();
+    (0..names.len()).filter(|&i| !scales.contains(&Some(i))).map(|i| scales[i]).collect()
 }
 
 /// A view of a tensor for a call of a compiled model.

@@ -5,7 +5,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Graph, Tensor};
 use qcc_runtime::{Model, Pool, RunError, Session};
 
-use crate::edge::{Boundary, taken, view};
+use crate::edge::{Boundary, run_time_scales, taken, view};
 use crate::{Compiled, Error};
 
 /// Whether a model is given, and gives, real numbers or what stands for them.
@@ -24,6 +24,8 @@ pub struct Engine {
     names: Vec<(String, Vec<usize>)>,
     outputs: Vec<(String, Vec<usize>)>,
     boundary: (Vec<Boundary>, Vec<Boundary>),
+    /// For each real input and output, where its run-time scale is.
+    scales: (Vec<Option<usize>>, Vec<Option<usize>>),
     pool: Option<Pool>,
 }
 
@@ -43,13 +45,9 @@ impl Engine {
     pub fn of_model(model: Model) -> Engine {
         let list = |infos: &[qcc_runtime::TensorInfo]| infos.iter().map(|i| (i.name.clone(), i.dims.clone())).collect();
         let of = |infos: &[qcc_runtime::TensorInfo]| infos.iter().map(Boundary::of_info).collect();
-        Engine {
-            names: list(model.inputs()),
-            outputs: list(model.outputs()),
-            boundary: (of(model.inputs()), of(model.outputs())),
-            form: Form::Code(Box::new(model)),
-            pool: None,
-        }
+        let (names, outputs) = (list(model.inputs()), list(model.outputs()));
+        let boundary = (of(model.inputs()), of(model.outputs()));
+        Engine::new(Form::Code(Box::new(model)), names, outputs, boundary)
     }
 
     /// The reference interpreter of an integer graph.
@@ -58,13 +56,19 @@ impl Engine {
             ids.iter().map(|&v| (graph.name_of(v).to_string(), graph.ty(v).dims.clone())).collect()
         };
         let of = |ids: &[qcc_ir::ValueId]| ids.iter().map(|&v| Boundary::of_type(graph.ty(v))).collect();
-        Engine {
-            names: list(graph.inputs()),
-            outputs: list(graph.outputs()),
-            boundary: (of(graph.inputs()), of(graph.outputs())),
-            form: Form::Interpreter(Box::new(Evaluator::new(graph))),
-            pool: None,
-        }
+        let boundary = (of(graph.inputs()), of(graph.outputs()));
+        let form = Form::Interpreter(Box::new(Evaluator::new(graph)));
+        Engine::new(form, list(graph.inputs()), list(graph.outputs()), boundary)
+    }
+
+    fn new(
+        form: Form,
+        names: Vec<(String, Vec<usize>)>,
+        outputs: Vec<(String, Vec<usize>)>,
+        boundary: (Vec<Boundary>, Vec<Boundary>),
+    ) -> Engine {
+        let scales = (run_time_scales(&names, &boundary.0), run_time_scales(&outputs, &boundary.1));
+        Engine { form, names, outputs, boundary, scales, pool: None }
     }
 
     /// A compiled model in the memory of this process.
@@ -81,14 +85,14 @@ impl Engine {
         Ok(self)
     }
 
-    /// Names and shapes of the inputs.
-    pub fn inputs(&self) -> &[(String, Vec<usize>)] {
-        &self.names
+    /// Names and shapes of the inputs: stored integers have run-time scales beside them, real numbers have not.
+    pub fn inputs(&self, io: Io) -> &[(String, Vec<usize>)] {
+        if io == Io::Int { &self.names } else { &self.names[..self.scales.0.len()] }
     }
 
-    /// Names and shapes of the outputs.
-    pub fn outputs(&self) -> &[(String, Vec<usize>)] {
-        &self.outputs
+    /// Names and shapes of the outputs, likewise.
+    pub fn outputs(&self, io: Io) -> &[(String, Vec<usize>)] {
+        if io == Io::Int { &self.outputs } else { &self.outputs[..self.scales.1.len()] }
     }
 
     /// Element type in which input `i` is taken.
@@ -128,7 +132,10 @@ impl Runner<'_> {
                 return Ok(session.run_f32(&views).map_err(fail)?.iter().map(taken).collect());
             }
             (form, session) => {
-                let stored: Vec<Tensor> = ins.iter().zip(inputs).map(|(b, t)| b.store(t)).collect();
+                let stored = match io {
+                    Io::Int => ins.iter().zip(inputs).map(|(b, t)| b.store(t)).collect(),
+                    Io::Float => Boundary::store_all(ins, &self.engine.scales.0, inputs),
+                };
                 match (form, session) {
                     (Form::Code(_), Some(session)) => {
                         let views: Vec<_> = stored.iter().map(|t| view(t, &t.dims)).collect();
@@ -141,7 +148,7 @@ impl Runner<'_> {
         };
         Ok(match io {
             Io::Int => outputs,
-            Io::Float => outs.iter().zip(&outputs).map(|(b, t)| b.real(t)).collect(),
+            Io::Float => Boundary::real_all(outs, &self.engine.scales.1, &outputs),
         })
     }
 }

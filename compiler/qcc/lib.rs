@@ -44,7 +44,7 @@ mod source;
 pub use compile::{Compiled, Event, PassReport, Report, compile, compile_observed};
 pub use error::{Error, Kind};
 pub use files::write as write_file;
-pub use options::{Calibration, Options};
+pub use options::{Calibration, Mode, Options};
 pub use source::Source;
 
 pub use qcc_codegen as codegen;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use qcc_codegen::Target;
@@ -21,6 +22,38 @@ pub enum Calibration {
     Samples(Arc<dyn Samples>),
 }
 
+/// Where the scales of activations come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// From ranges that are known when the model is compiled.
+    #[default]
+    Int8Static,
+    /// From the accumulators of each run, by integer arithmetic.
+    Int8Dynamic,
+}
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Mode; 2] = [Mode::Int8Static, Mode::Int8Dynamic];
+
+    /// Spelling in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Int8Static => "int8_static",
+            Mode::Int8Dynamic => "int8_dynamic",
+        }
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Mode, String> {
+        let known = Mode::ALL.map(Mode::name).join(", ");
+        Mode::ALL.into_iter().find(|m| m.name() == s).ok_or_else(|| format!("`{s}` is none of {known}"))
+    }
+}
+
 /// How a model is compiled. The default needs no data: it targets this CPU and derives ranges from the model.
 #[derive(Clone)]
 pub struct Options {
@@ -34,6 +67,8 @@ pub struct Options {
     pub shapes: ImportOptions,
     /// Samples from which ranges are found.
     pub calibration: Option<Calibration>,
+    /// Where scales come from. Ranges and samples are for static scales only.
+    pub mode: Mode,
     /// Ranges found earlier, instead of samples.
     pub ranges: Option<RangeTable>,
     /// How a range is chosen from what was observed.
@@ -58,6 +93,7 @@ impl Default for Options {
             float_edge: true,
             shapes: ImportOptions::default(),
             calibration: None,
+            mode: Mode::default(),
             ranges: None,
             method: Method::default(),
             input_ranges: HashMap::new(),
@@ -78,6 +114,9 @@ impl Options {
         put("wide", self.target.wide.to_string());
         put("io", if self.float_edge { "float" } else { "int" }.to_string());
         put("method", self.method.to_string());
+        if self.mode != Mode::default() {
+            put("mode", self.mode.name().to_string());
+        }
         if let Some(pipeline) = &self.pipeline {
             put("passes", pipeline.clone());
         }

@@ -25,6 +25,7 @@ pub mod fuse;
 pub mod fuse_epilogue;
 pub mod insert_qdq;
 pub mod layout;
+pub mod lower_to_dynamic;
 pub mod lower_to_int;
 pub mod merge_requant;
 pub mod propagate_ranges;
@@ -262,6 +263,16 @@ pub static PASSES: &[PassInfo] = &[
         ensures: &[Property::Integer],
         breaks: &[Property::Quantized],
         make: |_| Box::new(lower_to_int::LowerToInt),
+    },
+    PassInfo {
+        name: "lower-to-dynamic",
+        phase: Phase::Int,
+        summary: "replaces float operators by integer operators whose scales are found at run time",
+        options: &[],
+        requires: &[Property::Float],
+        ensures: &[Property::Integer],
+        breaks: &[Property::Float, Property::Ranged, Property::Explicit],
+        make: |_| Box::new(lower_to_dynamic::LowerToDynamic),
     },
     PassInfo {
         name: "layout",

@@ -36,9 +36,15 @@ const PRESETS: &[(&str, &str)] = &[
         "canonicalize, fold-constants, fold-bn, canonicalize, calibrate, propagate-ranges, assign-scales, insert-qdq, \
          cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
     ),
+    (
+        "-dynamic",
+        "canonicalize, fold-constants, fold-bn, canonicalize, lower-to-dynamic, layout, prove-accumulators, \
+         check-integer-only",
+    ),
 ];
 
-/// The pipeline with this name: `-O0` optimises nothing, `-O1` needs no samples, `-O2` calibrates.
+/// The pipeline with this name: `-O0` optimises nothing, `-O1` needs no samples, `-O2` calibrates, `-dynamic` leaves scales to
+/// run time.
 pub fn preset(name: &str) -> Option<&'static str> {
     PRESETS.iter().find(|p| p.0 == name).map(|p| p.1)
 }

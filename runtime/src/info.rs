@@ -110,6 +110,20 @@ pub enum InfoError {
     },
 }
 
+/// Ending of the name of a tensor that holds mantissa and exponent of another tensor's scale: real values are
+/// `mantissa * 2^exponent` times what [`Quant`] says. Such tensors come after all others.
+pub const SCALE_SUFFIX: &str = ".scale";
+
+/// The tensors that hold values, without those that hold run-time scales of others: what a run on real numbers takes or gives.
+pub fn real_tensors(tensors: &[TensorInfo]) -> &[TensorInfo] {
+    let is_scale = |t: &TensorInfo| {
+        let of = t.name.strip_suffix(SCALE_SUFFIX).filter(|_| t.dtype == DType::I32 && t.dims == [2]);
+        of.is_some_and(|name| tensors.iter().any(|t| t.name == name && t.quant.is_some()))
+    };
+    let scales = tensors.iter().rev().take_while(|t| is_scale(t)).count();
+    &tensors[..tensors.len() - scales]
+}
+
 impl ModelInfo {
     /// The bytes of [`QccModelInfo`] and its tensors, little-endian, for `.rodata` (alignment 8).
     ///

@@ -2,7 +2,7 @@
 
 use crate::abi::code;
 use crate::arena::Arena;
-use crate::info::TensorInfo;
+use crate::info::{TensorInfo, real_tensors};
 use crate::model::Model;
 use crate::pool::Pool;
 use crate::tensor::{DType, Tensor, TensorRef};
@@ -106,6 +106,11 @@ impl Io {
     fn dtype(self, info: &TensorInfo) -> DType {
         if self == Io::Float { DType::F32 } else { info.dtype }
     }
+
+    /// The tensors that a run takes or gives.
+    fn tensors(self, infos: &[TensorInfo]) -> &[TensorInfo] {
+        if self == Io::Float { real_tensors(infos) } else { infos }
+    }
 }
 
 impl<'m> Session<'m> {
@@ -174,21 +179,22 @@ impl<'m> Session<'m> {
     }
 
     fn outputs(&self, io: Io) -> Vec<Tensor> {
-        self.model.outputs().iter().map(|o| Tensor::zeros(io.dtype(o), &o.dims)).collect()
+        io.tensors(self.model.outputs()).iter().map(|o| Tensor::zeros(io.dtype(o), &o.dims)).collect()
     }
 
     /// Checks all tensors against the description and lays down the pointer arrays.
     fn prepare(&mut self, io: Io, inputs: &[TensorRef<'_>], outputs: &mut [Tensor]) -> Result<(), RunError> {
-        check_count("inputs", self.model.inputs(), inputs.len())?;
-        check_count("outputs", self.model.outputs(), outputs.len())?;
+        let (input_infos, output_infos) = (io.tensors(self.model.inputs()), io.tensors(self.model.outputs()));
+        check_count("inputs", input_infos, inputs.len())?;
+        check_count("outputs", output_infos, outputs.len())?;
         let Slots { inputs: input_slots, outputs: output_slots } = &mut self.slots;
         input_slots.clear();
-        for (info, tensor) in self.model.inputs().iter().zip(inputs) {
+        for (info, tensor) in input_infos.iter().zip(inputs) {
             check(info, io.dtype(info), *tensor)?;
             input_slots.push(tensor.bytes().as_ptr().cast());
         }
         output_slots.clear();
-        for (info, tensor) in self.model.outputs().iter().zip(outputs) {
+        for (info, tensor) in output_infos.iter().zip(outputs) {
             check(info, io.dtype(info), tensor.view())?;
             output_slots.push(tensor.bytes_mut().as_mut_ptr().cast());
         }

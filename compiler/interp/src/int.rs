@@ -5,6 +5,7 @@
 //! runs, so that conversions of attributes lose nothing.
 
 mod contract;
+mod dynamic;
 mod elementwise;
 mod window;
 
@@ -48,6 +49,11 @@ pub(crate) fn eval(
         IntOp::Mean => Data::U8(window::mean(&call)?),
         IntOp::LayerNorm => Data::U8(elementwise::layer_norm(&call)?),
         IntOp::Softmax => Data::U8(elementwise::softmax(&call)?),
+        IntOp::Extrema => Data::I32(dynamic::extrema(&call)?),
+        IntOp::DynamicScale => Data::I32(dynamic::scale(&call)?),
+        IntOp::DynamicRequant => Data::U8(dynamic::requant(&call)?),
+        IntOp::AlignScales => Data::I32(dynamic::align(&call)?),
+        IntOp::DynamicAdd => Data::I32(dynamic::add(&call)?),
     };
     Ok(Tensor { dims: result.dims.clone(), data })
 }

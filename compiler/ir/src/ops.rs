@@ -142,6 +142,11 @@ pub enum IntOp {
     Mean,
     LayerNorm,
     Softmax,
+    Extrema,
+    DynamicScale,
+    DynamicRequant,
+    AlignScales,
+    DynamicAdd,
 }
 
 /// Family of operators with the same kind of operands.
@@ -494,6 +499,18 @@ ops! {
     /// `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is `256 / mult`, its zero
     /// point 0.
     ISoftmax = "int.softmax" ("x", "table") { int_or("mult", 65280) } Class::Int(IntOp::Softmax);
+    /// Least and greatest of each channel, the last dimension, over `rows` positions after one another: i32 `[parts, 2, C]`.
+    Extrema = "int.extrema" ("acc") { int("rows") } Class::Int(IntOp::Extrema);
+    /// Parameters of `int.dynamic_requant` by `qcc_num::dynamic`, from the `extrema` of accumulators, the `scale` of the operand
+    /// they were computed from, and mantissas `[C]` of the weights' scales and of the bias. The result begins with its scale.
+    DynamicScale = "int.dynamic_scale" ("extrema", "scale", "weights", "bias")
+        { int("weight_exponent"), int("bias_exponent"), bool_or("rectify", false) } Class::Int(IntOp::DynamicScale);
+    /// 32-bit accumulators to u8 by `qcc_num::dynamic`: zero point 0 if rectified, else 128.
+    DynamicRequant = "int.dynamic_requant" ("acc", "params") { bool_or("rectify", false) } Class::Int(IntOp::DynamicRequant);
+    /// The scale of a sum of two dynamically scaled values, and the factors of both, by `qcc_num::dynamic` equation (13).
+    AlignScales = "int.align_scales" ("a", "b") {} Class::Int(IntOp::AlignScales);
+    /// `(a - zeros[0]) * factors[2] + (b - zeros[1]) * factors[3]` in 32 bits, with the factors of `int.align_scales`.
+    DynamicAdd = "int.dynamic_add" ("a", "b", "factors") { ints("zeros") } Class::Int(IntOp::DynamicAdd);
 }
 
 #[cfg(test)]

@@ -7,6 +7,28 @@
 //!
 //! `1 / S` is rounded to f32 once, so that the product is one f32 multiplication on every machine.
 
+/// The scale of an input whose range is found at run time: its greatest magnitude is code 127.
+///
+/// ```text
+/// (14)  S = max(max|x| / 127, 2^-100) in f32,  m = its significand as 31 bits, e = its exponent - 30
+/// ```
+///
+/// What is not finite counts as the greatest finite number.
+pub fn run_time_scale(values: &[f32]) -> [i32; 2] {
+    let magnitude = |x: &f32| (x.to_bits() & 0x7fff_ffff).min(f32::MAX.to_bits());
+    let greatest = values.iter().map(magnitude).max().unwrap_or(0);
+    let bits = (f32::from_bits(greatest) / 127.0).to_bits().max(LEAST_SCALE);
+    [((bits & 0x7f_ffff | 0x80_0000) << 7) as i32, (bits >> 23) as i32 - 157]
+}
+
+/// Bits of `2^-100`, the least scale of (14).
+pub const LEAST_SCALE: u32 = (127 - 100) << 23;
+
+/// Mantissa and exponent as a real number.
+pub fn real_scale([mantissa, exponent]: [i32; 2]) -> f32 {
+    (f64::from(mantissa) * f64::from_bits(((exponent.clamp(-1000, 900) + 1023) as u64) << 52)) as f32
+}
+
 /// Equation (6). `inverse_scale` is `1.0 / scale` in f32.
 pub fn quantize(x: f32, inverse_scale: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
     // Rust's `as` saturates and sends NaN to 0; the sum below then cannot overflow 64 bits.
@@ -32,6 +54,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn scales_of_run_time_are_exact() {
+        for greatest in [1.0f32, 0.3, 127.0, 1e-20, 3e38, 1.999] {
+            let scale = run_time_scale(&[0.0, -greatest, greatest / 2.0]);
+            assert!((1 << 30..=i32::MAX).contains(&scale[0]));
+            assert_eq!(real_scale(scale), greatest / 127.0);
+        }
+        assert_eq!(real_scale(run_time_scale(&[])), f32::from_bits(LEAST_SCALE));
+        assert_eq!(run_time_scale(&[f32::INFINITY]), run_time_scale(&[f32::MAX]));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! The crate depends on nothing.
 
 pub mod affine;
+pub mod dynamic;
 pub mod edge;
 pub mod norm;
 pub mod requant;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use qcc::bench::{Measurement, TaskTime, measure, profile, take_turns};
+use qcc::bench::{Layer, Measurement, measure, profile, take_turns};
 use qcc::{Error, Model, compile};
 
 use super::flags::{Io, ModelFlags, usage};
@@ -26,7 +26,7 @@ pub struct Bench {
     /// How long to measure
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Measure every step of the program; not for .so
+    /// Measure every step of the program, and tell what bounds it; not for .so
     #[arg(long)]
     per_layer: bool,
     /// Print one JSON object
@@ -64,7 +64,11 @@ impl Bench {
                 return self.take_turns(&program.model, start);
             }
             let result = measure(&program.model, self.threads, self.io.into(), time, start)?;
-            let tasks = if self.per_layer { profile(&program, self.threads, TASK_ROUNDS)? } else { Vec::new() };
+            let tasks = if self.per_layer {
+                profile(&program, self.threads, TASK_ROUNDS, result.peak_gmacs_per_s)?
+            } else {
+                Vec::new()
+            };
             (result, tasks)
         };
         terminal::result(&if self.json { json(&result, &tasks) } else { text(&result, &tasks) });
@@ -77,7 +81,7 @@ impl Bench {
     }
 }
 
-fn json(result: &Measurement, tasks: &[TaskTime]) -> String {
+fn json(result: &Measurement, tasks: &[Layer]) -> String {
     let mut value = serde_json::to_value(result).unwrap_or_default();
     if !tasks.is_empty() {
         value["layers"] = serde_json::to_value(tasks).unwrap_or_default();
@@ -85,7 +89,7 @@ fn json(result: &Measurement, tasks: &[TaskTime]) -> String {
     format!("{value}\n")
 }
 
-fn text(result: &Measurement, tasks: &[TaskTime]) -> String {
+fn text(result: &Measurement, tasks: &[Layer]) -> String {
     let mut out = String::new();
     let rss = result.peak_rss_mb.map_or("unknown".to_string(), |mb| format!("{mb:.1} MB"));
     let rows = [
@@ -105,13 +109,30 @@ fn text(result: &Measurement, tasks: &[TaskTime]) -> String {
     if tasks.is_empty() {
         return out;
     }
-    let _ = writeln!(out, "\n{:>9} {:>6} {:>9} {:>7}  value: kernel", "ms", "%", "GMAC/s", "% limit");
+    let _ = writeln!(
+        out,
+        "\n{:>9} {:>6} {:>9} {:>7} {:>10} {:>10} {:>8}  {:<17} value: kernel",
+        "ms", "%", "GMAC/s", "% limit", "weights B", "activat. B", "MAC/B", "bound by, %"
+    );
     let total: f64 = tasks.iter().map(|t| t.ms).sum();
     for t in tasks {
-        let limit = 100.0 * t.gmacs_per_s / result.peak_gmacs_per_s;
-        let share = 100.0 * t.ms / total.max(1e-9);
-        let _ =
-            writeln!(out, "{:>9.4} {share:>6.2} {:>9.1} {limit:>7.1}  {}: {}", t.ms, t.gmacs_per_s, t.name, t.kernel);
+        let (limit, share) = (100.0 * t.peak_fraction, 100.0 * t.ms / total.max(1e-9));
+        let bound = format!("{} {:.0}", t.bound, 100.0 * t.bound_fraction);
+        let _ = writeln!(
+            out,
+            "{:>9.4} {share:>6.2} {:>9.1} {limit:>7.1} {:>10} {:>10} {:>8.1}  {bound:<17} {}: {}",
+            t.ms,
+            t.gmacs_per_s,
+            t.weight_bytes,
+            t.input_bytes + t.output_bytes,
+            t.intensity,
+            t.name,
+            t.kernel
+        );
     }
+    let _ = writeln!(
+        out,
+        "{total:>9.4} in all; bound by: the least time that the machine allows, as a share of the time taken"
+    );
     out
 }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 use qcc::engine;
 use qcc::ir::Range;
-use qcc::{Calibration, Error, Method, Options, RangeTable, Target};
+use qcc::{Calibration, Error, Method, Mode, Options, RangeTable, Target};
 
 use super::terminal;
 
@@ -26,6 +26,9 @@ pub struct ModelFlags {
     /// Declared range of an input, or of all of them
     #[arg(long, value_name = "[INPUT=]MIN:MAX", allow_hyphen_values = true)]
     input_range: Vec<String>,
+    /// Where scales of activations come from: int8_static, int8_dynamic (each run's own ranges)
+    #[arg(long, default_value = "int8_static")]
+    mode: Mode,
     /// Passes to run instead of the usual ones
     #[arg(long, value_name = "PIPELINE")]
     passes: Option<String>,
@@ -106,6 +109,7 @@ impl ModelFlags {
             calibration: self.calibrate.clone().map(Calibration::Path),
             ranges: self.ranges.as_deref().map(RangeTable::load).transpose()?,
             method: self.method,
+            mode: self.mode,
             preprocess: self.image.preprocess()?,
             pipeline: self.passes.clone(),
             threads,
@@ -128,7 +132,7 @@ impl ModelFlags {
 
     /// True if ranges come from the model alone.
     pub fn is_data_free(&self) -> bool {
-        self.calibrate.is_none() && self.ranges.is_none()
+        self.mode == Mode::Int8Static && self.calibrate.is_none() && self.ranges.is_none()
     }
 }
 

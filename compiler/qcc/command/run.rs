@@ -67,12 +67,12 @@ impl Run {
     pub fn execute(&self) -> Result<(), Error> {
         let engine = self.engine()?.with_threads(self.threads)?;
         let arrays = self.arrays(&engine)?;
-        let calls = calls(&engine, &arrays)?;
+        let calls = calls(engine.inputs(self.io.into()), &arrays)?;
         let mut runner = engine.runner();
-        let mut results: Vec<Option<Tensor>> = vec![None; engine.outputs().len()];
+        let mut results: Vec<Option<Tensor>> = vec![None; engine.outputs(self.io.into()).len()];
         for call in 0..calls {
             let mut inputs = Vec::with_capacity(arrays.len());
-            for (i, (array, (name, dims))) in arrays.iter().zip(engine.inputs()).enumerate() {
+            for (i, (array, (name, dims))) in arrays.iter().zip(engine.inputs(self.io.into())).enumerate() {
                 let count: usize = dims.iter().product();
                 let elem = engine.input_elem(i, self.io.into());
                 let data = array.elements(call * count, count, &elem);
@@ -106,7 +106,7 @@ impl Run {
 
     /// The array of each input.
     fn arrays(&self, engine: &Engine) -> Result<Vec<Array>, Error> {
-        let names: Vec<&str> = engine.inputs().iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = engine.inputs(self.io.into()).iter().map(|(name, _)| name.as_str()).collect();
         let assigned = assign("--input", &self.input, &names)?;
         let missing = names.iter().zip(&assigned).find(|(_, path)| path.is_none());
         if let Some((name, _)) = missing {
@@ -118,7 +118,7 @@ impl Run {
     }
 
     fn write(&self, engine: &Engine, results: &[Tensor]) -> Result<(), Error> {
-        let names: Vec<&str> = engine.outputs().iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = engine.outputs(self.io.into()).iter().map(|(name, _)| name.as_str()).collect();
         for (path, result) in assign("--output", &self.output, &names)?.iter().zip(results) {
             if let Some(path) = path {
                 qcc::write_file(path, &to_npy(result)?)?;
@@ -129,7 +129,7 @@ impl Run {
 
     fn print(&self, engine: &Engine, results: &[Tensor]) -> Result<(), Error> {
         let mut text = String::new();
-        for ((name, _), result) in engine.outputs().iter().zip(results) {
+        for ((name, _), result) in engine.outputs(self.io.into()).iter().zip(results) {
             let shown = qcc::ir::for_data!(&result.data, v => format!("{:?}", &v[..v.len().min(SHOWN)]));
             let more = if result.data.len() > SHOWN { " .." } else { "" };
             // Writing to a string cannot fail.
@@ -159,9 +159,9 @@ fn assign(flag: &str, texts: &[String], names: &[&str]) -> Result<Vec<Option<Pat
 }
 
 /// How often the model runs to take all samples.
-fn calls(engine: &Engine, arrays: &[Array]) -> Result<usize, Error> {
+fn calls(inputs: &[(String, Vec<usize>)], arrays: &[Array]) -> Result<usize, Error> {
     let mut common = None;
-    for (array, (name, dims)) in arrays.iter().zip(engine.inputs()) {
+    for (array, (name, dims)) in arrays.iter().zip(inputs) {
         let given = array.dims();
         let ends_alike = |d: &[usize]| given.len() >= d.len() && given[given.len() - d.len()..] == *d;
         let fits = given == dims

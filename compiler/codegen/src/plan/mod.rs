@@ -311,6 +311,11 @@ pub fn is_windowed(op: IntOp) -> bool {
         | IntOp::QMatMul
         | IntOp::Lut2
         | IntOp::LayerNorm
-        | IntOp::Softmax => false,
+        | IntOp::Softmax
+        | IntOp::Extrema
+        | IntOp::DynamicScale
+        | IntOp::DynamicRequant
+        | IntOp::AlignScales
+        | IntOp::DynamicAdd => false,
     }
 }

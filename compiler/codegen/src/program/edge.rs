@@ -3,12 +3,13 @@
 //! These are the only functions with float instructions. They lie in a section of their own. The arithmetic is equations (6)
 //! and (7) of [`qcc_num::edge`].
 
-use cranelift_codegen::ir::{InstBuilder, Type, Value, condcodes::IntCC, types};
-use cranelift_frontend::FunctionBuilder;
+use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, condcodes::IntCC, types};
+use cranelift_frontend::{FunctionBuilder, Variable};
 use qcc_ir::{Graph, Uniform, ValueId};
+use qcc_num::dynamic::SCALE_SUFFIX;
 
 use crate::clif::{self, VECTOR, memory};
-use crate::plan::ALIGN;
+use crate::plan::{ALIGN, element_bytes};
 
 /// Where the staged integers lie, from the start of the edge's part of the scratch.
 pub struct Staging {
@@ -27,7 +28,8 @@ pub fn staging(graph: &Graph) -> Staging {
     let mut bytes = 0;
     let mut place = |v: &ValueId| {
         let here = bytes;
-        bytes += graph.ty(*v).elements().next_multiple_of(ALIGN);
+        let ty = graph.ty(*v);
+        bytes += (ty.elements() * element_bytes(ty)).next_multiple_of(ALIGN);
         here
     };
     let inputs: Vec<usize> = graph.inputs().iter().map(&mut place).collect();
@@ -35,6 +37,20 @@ pub fn staging(graph: &Graph) -> Staging {
     let pointers = bytes;
     bytes += (8 * (inputs.len() + outputs.len())).next_multiple_of(ALIGN);
     Staging { inputs, outputs, pointers, bytes }
+}
+
+/// Inputs or outputs that are real numbers at the edge, and for each the position of its run-time scale, if it has one.
+/// Scales follow all other values.
+pub fn real_values(graph: &Graph, values: &[ValueId]) -> Vec<(ValueId, Option<usize>)> {
+    let scale_of = |v: ValueId| {
+        let name = format!("{}{SCALE_SUFFIX}", graph.name_of(v));
+        let is_scale =
+            |s: &ValueId| *graph.ty(*s) == qcc_ir::Type::int(qcc_ir::Int::I32, &[2]) && graph.name_of(*s) == name;
+        values.iter().position(is_scale).filter(|_| graph.ty(v).uniform().is_some())
+    };
+    let scales: Vec<Option<usize>> = values.iter().map(|&v| scale_of(v)).collect();
+    let is_scale = |i: usize| scales.contains(&Some(i));
+    (0..values.len()).filter(|&i| !is_scale(i)).map(|i| (values[i], scales[i])).collect()
 }
 
 /// Scratch that the edge needs beside the integer model's.
@@ -89,10 +105,79 @@ fn lanes(
     }
 }
 
-/// Equation (6) on `elements` floats.
-pub fn quantize(b: &mut FunctionBuilder<'_>, pointer: Type, floats: Value, bytes: Value, elements: usize, u: &Uniform) {
+/// The scale of equation (14) of `elements` floats, stored at `to`; returns it as an f32.
+pub fn run_time_scale(b: &mut FunctionBuilder<'_>, pointer: Type, floats: Value, to: Value, elements: usize) -> Value {
+    let greatest: Vec<Variable> = (0..4).map(|_| b.declare_var(types::I32X4)).collect();
+    for &var in &greatest {
+        let zero = clif::splat(b, types::I32X4, 0);
+        b.def_var(var, zero);
+    }
+    lanes(b, pointer, (floats, floats), elements, &mut |b, f, _, lanes| {
+        let magnitude = clif::splat(b, types::I32X4, 0x7fff_ffff);
+        let most = clif::splat(b, types::I32X4, i64::from(f32::MAX.to_bits()));
+        for (&var, x) in greatest.iter().zip(clif::load_lanes(b, types::I32, f, lanes)) {
+            let x = b.ins().band(x, magnitude);
+            let x = b.ins().smin(x, most);
+            let old = b.use_var(var);
+            let new = b.ins().smax(old, x);
+            b.def_var(var, new);
+        }
+    });
+    let vectors: Vec<Value> = greatest.iter().map(|&v| b.use_var(v)).collect();
+    let both = [b.ins().smax(vectors[0], vectors[1]), b.ins().smax(vectors[2], vectors[3])];
+    let all = b.ins().smax(both[0], both[1]);
+    let mut bits = b.ins().extractlane(all, 0);
+    for lane in 1..4 {
+        let x = b.ins().extractlane(all, lane);
+        bits = b.ins().smax(bits, x);
+    }
+    let real = b.ins().bitcast(types::F32, MemFlagsData::new(), bits);
+    let levels = b.ins().f32const(127.0);
+    let scale = b.ins().fdiv(real, levels);
+    let bits = b.ins().bitcast(types::I32, MemFlagsData::new(), scale);
+    let least = b.ins().iconst(types::I32, i64::from(qcc_num::edge::LEAST_SCALE));
+    let bits = b.ins().smax(bits, least);
+    let significand = b.ins().band_imm_s(bits, 0x7f_ffff);
+    let significand = b.ins().bor_imm_s(significand, 0x80_0000);
+    let mantissa = b.ins().ishl_imm_s(significand, 7);
+    let exponent = b.ins().ushr_imm_s(bits, 23);
+    let exponent = b.ins().iadd_imm_s(exponent, -157);
+    b.ins().store(memory(), mantissa, to, 0);
+    b.ins().store(memory(), exponent, to, 4);
+    b.ins().bitcast(types::F32, MemFlagsData::new(), bits)
+}
+
+/// Mantissa and exponent at `from` as an f32.
+pub fn real_scale(b: &mut FunctionBuilder<'_>, from: Value) -> Value {
+    let mantissa = b.ins().load(types::I32, memory(), from, 0);
+    let exponent = b.ins().load(types::I32, memory(), from, 4);
+    let (least, most) = (b.ins().iconst(types::I32, -1000), b.ins().iconst(types::I32, 900));
+    let exponent = b.ins().smax(exponent, least);
+    let exponent = b.ins().smin(exponent, most);
+    let biased = b.ins().iadd_imm_s(exponent, 1023);
+    let biased = b.ins().uextend(types::I64, biased);
+    let power = b.ins().ishl_imm_s(biased, 52);
+    let power = b.ins().bitcast(types::F64, MemFlagsData::new(), power);
+    let mantissa = b.ins().fcvt_from_sint(types::F64, mantissa);
+    let real = b.ins().fmul(mantissa, power);
+    b.ins().fdemote(types::F32, real)
+}
+
+/// The scale of a type, as an f32.
+pub fn static_scale(b: &mut FunctionBuilder<'_>, u: &Uniform) -> Value {
+    b.ins().f32const(u.scale())
+}
+
+/// Equation (6) on `elements` floats, with the inverse of the scale.
+pub fn quantize(
+    b: &mut FunctionBuilder<'_>,
+    pointer: Type,
+    (floats, bytes): (Value, Value),
+    elements: usize,
+    u: &Uniform,
+    inverse: Value,
+) {
     lanes(b, pointer, (floats, bytes), elements, &mut |b, f, q, lanes| {
-        let inverse = b.ins().f32const(1.0 / u.scale());
         let inverse = b.ins().splat(types::F32X4, inverse);
         // Far beyond any code, and far enough from the ends of 32 bits for the zero point to be added.
         let (least, greatest) = (clif::splat(b, types::I32X4, -(1 << 30)), clif::splat(b, types::I32X4, 1 << 30));
@@ -124,9 +209,9 @@ pub fn dequantize(
     floats: Value,
     elements: usize,
     u: &Uniform,
+    scale: Value,
 ) {
     lanes(b, pointer, (floats, bytes), elements, &mut |b, f, q, lanes| {
-        let scale = b.ins().f32const(u.scale());
         let scale = b.ins().splat(types::F32X4, scale);
         let zero_point = clif::splat(b, types::I32X4, u.zero_point());
         let codes = clif::load_bytes(b, q, 0, lanes);

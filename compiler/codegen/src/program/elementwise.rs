@@ -122,7 +122,12 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
             | IntOp::MaxPool
             | IntOp::AveragePool
             | IntOp::Mean
-            | IntOp::Softmax => unreachable!("not elementwise, or done above"),
+            | IntOp::Softmax
+            | IntOp::Extrema
+            | IntOp::DynamicScale
+            | IntOp::DynamicRequant
+            | IntOp::AlignScales
+            | IntOp::DynamicAdd => unreachable!("not elementwise, or done above"),
         };
         clif::store_bytes(&mut t.b, bytes, at[at.len() - 1], 0, lanes);
     });

@@ -304,8 +304,8 @@ fn boundary(b: &Builder<'_>, v: ValueId) -> Result<std::sync::Arc<Uniform>, Diag
 fn run_f32(builder: &mut Builder<'_>, name: &str, run: FuncId, pooled: bool) -> Result<FuncId, Diags> {
     let graph = builder.graph;
     let quant = |values: &[ValueId]| {
-        let one = |&v: &ValueId| Ok((boundary(builder, v)?, graph.ty(v).elements()));
-        values.iter().map(one).collect::<Result<Vec<_>, Diags>>()
+        let one = |(v, scale): (ValueId, Option<usize>)| Ok((boundary(builder, v)?, graph.ty(v).elements(), scale));
+        edge::real_values(graph, values).into_iter().map(one).collect::<Result<Vec<_>, Diags>>()
     };
     let (inputs, outputs) = (quant(graph.inputs())?, quant(graph.outputs())?);
     let staging = edge::staging(graph);
@@ -317,30 +317,47 @@ fn run_f32(builder: &mut Builder<'_>, name: &str, run: FuncId, pooled: bool) -> 
         }
         let base = f.b.ins().iadd_imm_s(scratch, start);
         let staged_inputs = f.b.ins().iadd_imm_s(base, staging.pointers as i64);
-        let staged_outputs = f.b.ins().iadd_imm_s(staged_inputs, 8 * inputs.len() as i64);
+        let staged_outputs = f.b.ins().iadd_imm_s(staged_inputs, 8 * staging.inputs.len() as i64);
         for (array, n) in [(input, inputs.len()), (output, outputs.len())] {
             for i in 0..n {
                 let pointer = edge::pointer_at(&mut f.b, f.pointer, array, i);
                 f.fail_if_null(pointer);
             }
         }
-        for (i, (u, elements)) in inputs.iter().enumerate() {
+        for (i, (u, elements, scale)) in inputs.iter().enumerate() {
             let floats = edge::pointer_at(&mut f.b, f.pointer, input, i);
             let bytes = f.b.ins().iadd_imm_s(base, staging.inputs[i] as i64);
-            edge::quantize(&mut f.b, f.pointer, floats, bytes, *elements, u);
-            f.b.ins().store(memory(), bytes, staged_inputs, 8 * i as i32);
+            let scale = match scale {
+                None => edge::static_scale(&mut f.b, u),
+                Some(s) => {
+                    let to = f.b.ins().iadd_imm_s(base, staging.inputs[*s] as i64);
+                    edge::run_time_scale(&mut f.b, f.pointer, floats, to, *elements)
+                }
+            };
+            let one = f.b.ins().f32const(1.0);
+            let inverse = f.b.ins().fdiv(one, scale);
+            edge::quantize(&mut f.b, f.pointer, (floats, bytes), *elements, u, inverse);
         }
-        for (i, offset) in staging.outputs.iter().enumerate() {
-            let bytes = f.b.ins().iadd_imm_s(base, *offset as i64);
-            f.b.ins().store(memory(), bytes, staged_outputs, 8 * i as i32);
+        for (array, offsets) in [(staged_inputs, &staging.inputs), (staged_outputs, &staging.outputs)] {
+            for (i, offset) in offsets.iter().enumerate() {
+                let bytes = f.b.ins().iadd_imm_s(base, *offset as i64);
+                f.b.ins().store(memory(), bytes, array, 8 * i as i32);
+            }
         }
         let mut arguments = vec![staged_inputs, staged_outputs, scratch];
         arguments.extend(&params[3..]);
         f.call_or_fail(module, run, &arguments);
-        for (i, (u, elements)) in outputs.iter().enumerate() {
+        for (i, (u, elements, scale)) in outputs.iter().enumerate() {
             let floats = edge::pointer_at(&mut f.b, f.pointer, output, i);
             let bytes = f.b.ins().iadd_imm_s(base, staging.outputs[i] as i64);
-            edge::dequantize(&mut f.b, f.pointer, bytes, floats, *elements, u);
+            let scale = match scale {
+                None => edge::static_scale(&mut f.b, u),
+                Some(s) => {
+                    let from = f.b.ins().iadd_imm_s(base, staging.outputs[*s] as i64);
+                    edge::real_scale(&mut f.b, from)
+                }
+            };
+            edge::dequantize(&mut f.b, f.pointer, bytes, floats, *elements, u, scale);
         }
         f.return_code(code::OK);
     })

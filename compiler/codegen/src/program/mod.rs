@@ -3,6 +3,7 @@
 mod collapse;
 pub mod conv;
 mod cpu_check;
+mod dynamic;
 mod edge;
 mod elementwise;
 mod entry;
@@ -64,6 +65,8 @@ pub struct TaskInfo {
     pub units: usize,
     /// Multiply-accumulates.
     pub macs: u64,
+    /// Bytes of activations read, each once.
+    pub input_bytes: u64,
     /// Bytes written.
     pub output_bytes: u64,
     /// Bytes of constants read.

@@ -4,8 +4,10 @@ use cranelift_codegen::ir::Function;
 use cranelift_module::Linkage;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Class, IntOp, Move};
-use qcc_ir::{Diag, Diags, Graph, NodeId, Opcode};
+use qcc_ir::{Attrs, Diag, Diags, Graph, NodeId, Opcode};
+use qcc_num::dynamic::Rule;
 
+use super::dynamic::{self, Extrema};
 use super::matmul::MatMul;
 use super::moves::{self, Copy};
 use super::norm::LayerNorm;
@@ -16,7 +18,7 @@ use super::wide_window::Factors;
 use super::window::{self, Reduction};
 use super::{Builder, TaskInfo, bug, elementwise, symbol};
 use crate::kernel::conv::MAX_CHANNELS;
-use crate::plan::{Place, Step, StepKind, halo_window};
+use crate::plan::{Place, Step, StepKind, Storage, halo_window};
 
 /// True for operators whose constants are packed rather than read as they are.
 pub fn packs_constants(op: Opcode) -> bool {
@@ -55,7 +57,30 @@ impl Builder<'_> {
                 let copy = Copy { from: from.clone(), to: to.clone() };
                 self.copy(&name, &step.name, &copy, "copy")
             }
-            StepKind::Node { node, operands, result } => self.node(&name, &step.name, *node, operands, result),
+            StepKind::Node { node, operands, result } => {
+                let before = self.tasks.len();
+                self.node(&name, &step.name, *node, operands, result)?;
+                self.count_reads(before, operands);
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes what the tasks of a node read: its operands, or, of a movement in several tasks, as much as each writes.
+    fn count_reads(&mut self, first: usize, operands: &[Place]) {
+        let bytes = |constant: bool| {
+            let of_kind = |p: &&Place| matches!(self.plan.buffers[p.buffer].storage, Storage::Const(_)) == constant;
+            operands.iter().filter(of_kind).map(|p| (p.elements() * p.element) as u64).sum::<u64>()
+        };
+        let (activations, constants) = (bytes(false), bytes(true));
+        let tasks = &mut self.tasks[first..];
+        if let [task] = tasks {
+            task.input_bytes = activations;
+            task.weight_bytes = task.weight_bytes.max(constants);
+            return;
+        }
+        for task in tasks {
+            task.input_bytes = task.output_bytes;
         }
     }
 
@@ -70,7 +95,11 @@ impl Builder<'_> {
 
     fn copy(&mut self, name: &str, value: &str, copy: &Copy, kernel: &str) -> Result<(), Diags> {
         let bytes = copy.to.elements() * copy.to.element;
-        self.task(name, value, copy.units(), bytes, Cost::of(kernel), |t| copy.emit(t))
+        self.task(name, value, copy.units(), bytes, Cost::of(kernel), |t| copy.emit(t))?;
+        if let Some(task) = self.tasks.last_mut() {
+            task.input_bytes = bytes as u64;
+        }
+        Ok(())
     }
 
     fn node(&mut self, name: &str, value: &str, node: NodeId, operands: &[Place], result: &Place) -> Result<(), Diags> {
@@ -177,6 +206,9 @@ impl Builder<'_> {
                     reduce::softmax(t, &operands[0], &operands[1], attrs.int("mult"), result);
                 })
             }
+            IntOp::Extrema | IntOp::DynamicScale | IntOp::DynamicRequant | IntOp::AlignScales | IntOp::DynamicAdd => {
+                self.dynamic(name, value, op, attrs, operands, result)
+            }
             IntOp::Requant
             | IntOp::Add
             | IntOp::Mul
@@ -194,6 +226,57 @@ impl Builder<'_> {
                 let kernel = graph.op(node).name();
                 self.task(name, value, units, bytes, Cost::of(kernel), |t| {
                     elementwise::emit(t, op, attrs, &shaped, result);
+                })
+            }
+        }
+    }
+
+    /// Steps of values whose scale is found at run time.
+    fn dynamic(
+        &mut self,
+        name: &str,
+        value: &str,
+        op: IntOp,
+        attrs: &Attrs,
+        operands: &[Place],
+        result: &Place,
+    ) -> Result<(), Diags> {
+        let bytes = result.elements() * result.element;
+        let flag = || attrs.bool("rectify");
+        match op {
+            IntOp::Extrema => {
+                let rows = attrs.int("rows") as usize;
+                let (acc, result) = (operands[0].clone(), result.clone());
+                if !acc.is_dense() {
+                    return Err(bug(format!("{value}: accumulators with gaps")));
+                }
+                let extrema = Extrema { acc, result, rows };
+                self.task(name, value, extrema.units(), bytes, Cost::of("extrema"), |t| extrema.emit(t))
+            }
+            IntOp::DynamicScale => {
+                let exponent = |name: &str| attrs.int(name) as i32;
+                let rule = Rule {
+                    weight_exponent: exponent("weight_exponent"),
+                    bias_exponent: exponent("bias_exponent"),
+                    rectify: flag(),
+                };
+                self.task(name, value, 1, bytes, Cost::of("dynamic_scale"), |t| {
+                    dynamic::dynamic_scale(t, &rule, operands, result);
+                })
+            }
+            IntOp::AlignScales => self.task(name, value, 1, bytes, Cost::of("align_scales"), |t| {
+                dynamic::align_scales(t, operands, result);
+            }),
+            IntOp::DynamicRequant => {
+                let units = dynamic::requant_loops(operands, result).units();
+                self.task(name, value, units, bytes, Cost::of("dynamic_requant"), |t| {
+                    dynamic::dynamic_requant(t, flag(), operands, result);
+                })
+            }
+            _ => {
+                let units = elementwise::loops(&operands[..2], result).units();
+                self.task(name, value, units, bytes, Cost::of("dynamic_add"), |t| {
+                    dynamic::dynamic_add(t, &attrs.ints("zeros"), operands, result);
                 })
             }
         }
@@ -224,6 +307,7 @@ impl Builder<'_> {
             function,
             units,
             macs: cost.macs,
+            input_bytes: 0,
             output_bytes: output_bytes as u64,
             weight_bytes: cost.weight_bytes,
         });

@@ -16,14 +16,24 @@ pub(super) fn operands(kind: IntOp) -> &'static [Int] {
         IntOp::ScaleChannels => &[Int::U8, Int::I16, Int::I32],
         IntOp::AveragePool | IntOp::Softmax => &[Int::U8, Int::I32],
         IntOp::Rescale | IntOp::Clamp | IntOp::MaxPool | IntOp::Mean => &[Int::U8],
+        IntOp::Extrema => &[Int::I32],
+        IntOp::DynamicScale => &[Int::I32; 4],
+        IntOp::DynamicRequant | IntOp::AlignScales => &[Int::I32; 2],
+        IntOp::DynamicAdd => &[Int::U8, Int::U8, Int::I32],
     }
 }
 
 /// Storage of the result.
 pub(super) fn result(kind: IntOp) -> Int {
     match kind {
-        IntOp::Conv2d | IntOp::Linear => Int::I32,
-        IntOp::Requant
+        IntOp::Conv2d
+        | IntOp::Linear
+        | IntOp::Extrema
+        | IntOp::DynamicScale
+        | IntOp::AlignScales
+        | IntOp::DynamicAdd => Int::I32,
+        IntOp::DynamicRequant
+        | IntOp::Requant
         | IntOp::QConv2d
         | IntOp::QLinear
         | IntOp::QMatMul
@@ -104,6 +114,53 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             Ok(vec![n, h, w, c])
         }
         IntOp::Mean => call.reduced(),
+        IntOp::Extrema => {
+            let (channels, positions) = positions(call, 0)?;
+            let rows = usize::try_from(call.attrs.int("rows")).ok().filter(|&r| r > 0);
+            let rows = rows.ok_or_else(|| "expected `rows` of at least 1".to_string())?;
+            Ok(vec![positions.div_ceil(rows), 2, channels])
+        }
+        IntOp::DynamicScale => {
+            let [_, two, channels] = call.of_rank(0)?;
+            if two != 2 || channels == 0 {
+                return Err(call.expected(0, "the extrema of some channels, [parts, 2, C]"));
+            }
+            expect_scale(call, 1)?;
+            call.expect_dims(2, &[channels])?;
+            call.expect_dims(3, &[channels])?;
+            Ok(vec![qcc_num::dynamic::HEADER + 2 * channels])
+        }
+        IntOp::DynamicRequant => {
+            let (channels, _) = positions(call, 0)?;
+            call.expect_dims(1, &[qcc_num::dynamic::HEADER + 2 * channels])?;
+            Ok(call.dims(0).to_vec())
+        }
+        IntOp::AlignScales => {
+            expect_scale(call, 0)?;
+            expect_scale(call, 1)?;
+            Ok(vec![4])
+        }
+        IntOp::DynamicAdd => {
+            call.expect_dims(1, call.dims(0))?;
+            call.expect_dims(2, &[4])?;
+            Ok(call.dims(0).to_vec())
+        }
+    }
+}
+
+/// Channels and positions of a tensor of accumulators, neither of which is 0.
+fn positions(call: &Call, i: usize) -> Result<(usize, usize), String> {
+    match call.dims(i).split_last() {
+        Some((&channels, outer)) if channels > 0 && !outer.contains(&0) => Ok((channels, outer.iter().product())),
+        _ => Err(call.expected(i, "a rank of at least 1 and an element")),
+    }
+}
+
+/// A scale: a vector that begins with mantissa and exponent.
+fn expect_scale(call: &Call, i: usize) -> Result<(), String> {
+    match call.dims(i) {
+        &[n] if n >= 2 => Ok(()),
+        _ => Err(call.expected(i, "a vector that begins with mantissa and exponent")),
     }
 }
 
@@ -146,6 +203,8 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             "epsilon" => (0, qcc_num::norm::GREATEST_EPSILON),
             "mult" if affine => (i64::from(i16::MIN), i64::from(i16::MAX)),
             "mult" => (i64::from(i32::MIN), i64::from(i32::MAX)),
+            // Real numbers of type f32 and their quotients have no others.
+            "weight_exponent" | "bias_exponent" => (-1000, 1000),
             // Two products below 2^23 are added to it in 32 bits.
             "offset" if affine => (-AFFINE_OFFSET, AFFINE_OFFSET),
             "offset" => (i64::from(i16::MIN), i64::from(i16::MAX)),

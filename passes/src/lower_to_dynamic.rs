@@ -1,0 +1,284 @@
+//! Replaces float operators by integer operators whose scales are found at run time: no samples and no ranges are needed.
+//!
+//! ```text
+//! %y = nn.conv2d(%x, @w, @b)
+//! // becomes, with %x a u8 and %x.scale its mantissa and exponent
+//! %y.acc     = int.conv2d(%x.nhwc, @y.weights, @y.zeros)            // zeros: -Zx * sum(w)
+//! %y.extrema = int.extrema(%y.acc)                                  // least and greatest of each channel
+//! %y.params  = int.dynamic_scale(%y.extrema, %x.scale, @y.scales, @y.bias) // scale of y, biases, multipliers
+//! %y.nhwc    = int.dynamic_requant(%y.acc, %y.params)
+//! %y         = tensor.transpose(%y.nhwc)
+//! ```
+//!
+//! The arithmetic is that of [`qcc_num::dynamic`]. An input `x` becomes the u8 `x` and, after all inputs, the i32 pair
+//! `x.scale`; an output `y` likewise. The type of codes, of scale 1, says their zero point: 128, or 0 behind a rectifier.
+//!
+//! | operator | form |
+//! |---|---|
+//! | convolution, linear layer, with the rectifier that follows | as above |
+//! | sum of two values | `int.dynamic_add` of aligned operands, then as above |
+//! | batch normalization, product and sum with constants of each channel | a depthwise convolution of 1x1 |
+//! | mean over height and width, average pooling without partial windows | a depthwise convolution with weights of 1 |
+//! | greatest elements, data movement, rectifier | codes change or move, the scale stays |
+
+mod layer;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use qcc_ir::diag::Code;
+use qcc_ir::ops::{Class, Move};
+use qcc_ir::{Attrs, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Type, Uniform, ValueId};
+use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
+
+use crate::rewrite::{either, is_live, per_channel, scalar};
+use crate::{Context, Pass, fold_bn};
+
+/// The pass `lower-to-dynamic`.
+pub struct LowerToDynamic;
+
+/// What belongs to the codes of a value.
+#[derive(Clone, Copy)]
+struct Dynamic {
+    /// Begins with mantissa and exponent.
+    scale: ValueId,
+    zero: u8,
+}
+
+impl Pass for LowerToDynamic {
+    fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
+        let mut known = HashMap::new();
+        inputs(edit, &mut known);
+        let mut faults = Diags::default();
+        let mut done = HashSet::new();
+        for n in edit.graph().order() {
+            let g = edit.graph();
+            if done.contains(&n) || !is_live(g, n) {
+                continue;
+            }
+            // What depends on a fault is none of its own.
+            if !g.operands(n).iter().all(|v| known.contains_key(v) || g.constant(*v).is_some()) {
+                continue;
+            }
+            let label = format!("lower-to-dynamic: %{} = {}", g.name_of(g.result(n)), g.op(n).name());
+            if !edit.begin(label) {
+                break;
+            }
+            let g = edit.graph();
+            let place = g.describe(n);
+            let relu = g.only_user(g.result(n)).filter(|&r| g.op(r) == Opcode::Relu && !g.is_output(g.result(n)));
+            let y = g.result(n);
+            let (name, origin) = (g.name_of(y).to_string(), g.node(n).origin.clone());
+            let mut lower = Lower { edit, known: &known, n, y, relu, name, origin };
+            match lower.node() {
+                Ok((v, dynamic)) => {
+                    let relu = lower.relu;
+                    let replaced = relu.map_or(y, |r| edit.graph().result(r));
+                    edit.replace(replaced, v);
+                    known.insert(v, dynamic);
+                    done.extend(relu);
+                }
+                Err(diag) => faults.0.push(diag.at(place)),
+            }
+        }
+        faults.into_result()?;
+        outputs(edit, &known);
+        edit.remove_dead();
+        Ok(())
+    }
+}
+
+/// Every real input becomes codes; the scales of all follow.
+fn inputs(edit: &mut Edit, known: &mut HashMap<ValueId, Dynamic>) {
+    for x in edit.graph().inputs().to_vec() {
+        let g = edit.graph();
+        if !g.ty(x).is_float() {
+            continue;
+        }
+        let (dims, name) = (g.ty(x).dims.clone(), g.name_of(x).to_string());
+        let label = format!("lower-to-dynamic: input %{name}");
+        if !edit.begin(label) {
+            return;
+        }
+        edit.set_type(x, codes(&dims, SIGNED_ZERO));
+        let scale_name = scale_name(edit, &name);
+        let scale = edit.add_input(&scale_name, Type::int(Int::I32, &[2]));
+        known.insert(x, Dynamic { scale, zero: SIGNED_ZERO });
+    }
+}
+
+/// The scales of all real outputs follow the outputs.
+fn outputs(edit: &mut Edit, known: &HashMap<ValueId, Dynamic>) {
+    let mut outputs = edit.graph().outputs().to_vec();
+    for y in outputs.clone() {
+        let Some(dynamic) = known.get(&y) else { continue };
+        let name = edit.graph().name_of(y).to_string();
+        let name = scale_name(edit, &name);
+        let attrs =
+            Attrs::new(Opcode::Slice).with("starts", vec![0i64]).with("ends", vec![2i64]).with("steps", vec![1i64]);
+        let ty = Type::int(Int::I32, &[2]);
+        outputs.push(edit.add(Opcode::Slice, &[dynamic.scale], attrs, &name, ty, None));
+    }
+    edit.set_outputs(outputs);
+}
+
+/// Name of the scale of an input or output. Hosts find it by this name: a value that happens to have it gets another.
+fn scale_name(edit: &mut Edit, name: &str) -> String {
+    let name = format!("{name}{SCALE_SUFFIX}");
+    if let Some(other) = edit.graph().find(&name) {
+        edit.rename(other, &format!("{name}.own"));
+    }
+    name
+}
+
+/// The type of codes: how far from their zero point they are, in units of the run-time scale.
+fn codes(dims: &[usize], zero: u8) -> Type {
+    Type { dims: dims.to_vec(), elem: Elem::Uniform(Arc::new(Uniform::per_tensor(Int::U8, 1.0, i64::from(zero)))) }
+}
+
+/// The operation that is being replaced.
+struct Lower<'a, 'g> {
+    edit: &'a mut Edit<'g>,
+    known: &'a HashMap<ValueId, Dynamic>,
+    n: NodeId,
+    y: ValueId,
+    /// The rectifier that is the only reader of the result; taken away by forms that cannot take it in.
+    relu: Option<NodeId>,
+    name: String,
+    origin: Option<Arc<Origin>>,
+}
+
+impl Lower<'_, '_> {
+    fn node(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let op = self.g().op(self.n);
+        match op {
+            Opcode::Conv2d => self.conv2d(),
+            Opcode::Linear => self.linear(),
+            Opcode::Add if self.operands().iter().all(|v| self.known.contains_key(v)) => self.sum(),
+            Opcode::Add | Opcode::Mul | Opcode::BatchNorm => self.channels(),
+            Opcode::AveragePool | Opcode::ReduceMean => self.mean(),
+            Opcode::Relu => {
+                self.relu = None;
+                let (x, own) = self.data(0)?;
+                let attrs = Attrs::new(Opcode::Clamp).with("lo", i64::from(own.zero));
+                let ty = self.g().ty(x).clone();
+                Ok((self.add(Opcode::Clamp, &[x], attrs, "", ty), own))
+            }
+            Opcode::MaxPool => {
+                self.relu = None;
+                self.max_pool()
+            }
+            _ => {
+                self.relu = None;
+                self.movement()
+            }
+        }
+    }
+
+    fn g(&self) -> &Graph {
+        self.edit.graph()
+    }
+
+    fn operands(&self) -> Vec<ValueId> {
+        self.g().operands(self.n)
+    }
+
+    fn dims(&self, v: ValueId) -> Vec<usize> {
+        self.g().ty(v).dims.clone()
+    }
+
+    fn attrs(&self) -> Attrs {
+        self.g().node(self.n).attrs.clone()
+    }
+
+    /// The operand and what belongs to its codes.
+    fn data(&self, i: usize) -> Result<(ValueId, Dynamic), Diag> {
+        let v = self.operands()[i];
+        let known = self.known.get(&v).copied();
+        known.map(|d| (v, d)).ok_or_else(|| self.no_form(format_args!("operand {i} is constant")))
+    }
+
+    fn no_form(&self, what: impl std::fmt::Display) -> Diag {
+        let g = self.g();
+        let shapes: Vec<_> = self.operands().iter().map(|&v| format!("{:?}", g.ty(v).dims)).collect();
+        let message = format!("`{}` has no form with scales of run time: {what}", g.op(self.n).name());
+        let help = format!("its operands have shapes {}; compile with --mode int8_static", shapes.join(", "));
+        Diag::new(Code::NO_INTEGER_FORM, message).help(help)
+    }
+
+    fn add(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs, suffix: &str, ty: Type) -> ValueId {
+        let name = format!("{}{suffix}", self.name);
+        self.edit.add(op, operands, attrs, &name, ty, self.origin.clone())
+    }
+
+    fn transposed(&mut self, v: ValueId, perm: [usize; 4], suffix: &str) -> ValueId {
+        let (ty, name) = (self.g().ty(v).clone(), self.g().name_of(v).to_string());
+        let name = if suffix.is_empty() { self.name.clone() } else { format!("{name}{suffix}") };
+        let dims: Vec<usize> = perm.iter().map(|&p| ty.dims[p]).collect();
+        let attrs = Attrs::new(Opcode::Transpose).with("perm", perm.as_slice());
+        self.edit.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem: ty.elem }, self.origin.clone())
+    }
+
+    fn nhwc(&mut self, v: ValueId) -> ValueId {
+        self.transposed(v, [0, 2, 3, 1], ".nhwc")
+    }
+
+    fn nchw(&mut self, v: ValueId) -> ValueId {
+        self.transposed(v, [0, 3, 1, 2], "")
+    }
+
+    fn max_pool(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let (x, own) = self.data(0)?;
+        let [n, c, h, w] = self.dims(self.y)[..] else { return Err(self.no_form("its result is not of rank 4")) };
+        let mut attrs = Attrs::new(Opcode::IMaxPool);
+        for name in ["kernel", "strides", "pads", "dilations"] {
+            attrs = attrs.with(name, self.attrs().ints(name));
+        }
+        let x = self.nhwc(x);
+        let pooled = self.add(Opcode::IMaxPool, &[x], attrs, ".nhwc", codes(&[n, h, w, c], own.zero));
+        Ok((self.nchw(pooled), own))
+    }
+
+    /// What moves codes without computing.
+    fn movement(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let op = self.g().op(self.n);
+        let Class::Move(kind) = op.info().class else { return Err(self.no_form("its range is not that of a sum")) };
+        let (x, own) = self.data(0)?;
+        let operands = self.operands();
+        let mut attrs = self.attrs();
+        match kind {
+            Move::Reshape | Move::Transpose | Move::Slice | Move::Expand => {}
+            Move::Gather if self.g().constant(operands[1]).is_some() => {}
+            Move::Pad if attrs.float("value") == 0.0 => attrs = attrs.with("value", f32::from(own.zero)),
+            Move::Concat if operands.len() == 1 => {}
+            Move::Pad => return Err(self.no_form("it pads with something other than 0")),
+            Move::Concat => return Err(self.no_form("its operands have different scales")),
+            Move::Gather | Move::Cast => return Err(self.no_form("its indices or types are computed")),
+        }
+        let operands: Vec<ValueId> = [x].into_iter().chain(operands.into_iter().skip(1)).collect();
+        let ty = codes(&self.dims(self.y), own.zero);
+        Ok((self.add(op, &operands, attrs, "", ty), own))
+    }
+
+    /// `a[c] x + b[c]`: the constants of an operation on each channel of `[N, C, H, W]`.
+    fn affine(&self) -> Option<(ValueId, Vec<f64>, Vec<f64>)> {
+        let g = self.g();
+        let dims = self.dims(self.y);
+        let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect::<Vec<f64>>();
+        let operands = self.operands();
+        if g.op(self.n) == Opcode::BatchNorm {
+            let (a, b) = fold_bn::affine(g, self.n)?;
+            return Some((operands[0], a, b));
+        }
+        let (constant, x) = either(g, self.n, |c, x| {
+            self.known.contains_key(&x).then_some(())?;
+            let all = |s: f32| vec![s; dims.get(1).copied().unwrap_or(0)];
+            scalar(g, c).map(all).or_else(|| per_channel(g, c, &dims, 1)).map(wide)
+        })?;
+        let ones = |x: f64| vec![x; constant.len()];
+        Some(match g.op(self.n) {
+            Opcode::Mul => (x, constant.clone(), ones(0.0)),
+            _ => (x, ones(1.0), constant),
+        })
+    }
+}

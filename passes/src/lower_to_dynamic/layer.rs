@@ -1,0 +1,231 @@
+//! Sums: accumulators, their extrema, and the requantization that follows from them.
+
+use qcc_ir::diag::Code;
+use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, Window};
+use qcc_num::dynamic::{SIGNED_ZERO, mantissas, weight_scales};
+
+use super::{Dynamic, Lower, codes};
+use crate::rewrite::floats;
+
+/// Accumulators of which one part of `int.extrema` takes the range: they stay in a second-level cache.
+const PART: usize = 1 << 14;
+
+/// Weights of a layer on integers, and what its accumulators stand for.
+struct Layer {
+    weights: Vec<i8>,
+    /// Real value of a weight of 1, for each output channel.
+    scales: Vec<f64>,
+    /// In real numbers.
+    bias: Vec<f64>,
+}
+
+impl Layer {
+    /// Symmetric weights in [-127, 127] of each output channel.
+    fn new(weights: &[f64], bias: Vec<f64>) -> Layer {
+        let row = weights.len() / bias.len().max(1);
+        let greatest = |w: &[f64]| w.iter().fold(0.0f64, |m, x| m.max(x.abs())) / 127.0;
+        let mut scales: Vec<f64> = weights.chunks(row.max(1)).map(greatest).collect();
+        weight_scales(&mut scales);
+        let code = |(i, &w): (usize, &f64)| (w / scales[i / row]).round().clamp(-127.0, 127.0) as i8;
+        let weights = weights.iter().enumerate().map(code).collect();
+        Layer { weights, scales, bias }
+    }
+
+    /// What takes the operand's zero point off the accumulators.
+    fn zeros(&self, zero: u8) -> Result<Vec<i32>, Diag> {
+        let row = (self.weights.len() / self.bias.len().max(1)).max(1);
+        let sum = |w: &[i8]| w.iter().map(|&w| i64::from(w)).sum::<i64>();
+        let correction = |w: &[i8]| {
+            i32::try_from(-i64::from(zero) * sum(w))
+                .map_err(|_| Diag::new(Code::OVERFLOW, "the sum of the weights of a channel does not fit 32 bits"))
+        };
+        self.weights.chunks(row).map(correction).collect()
+    }
+}
+
+/// Accumulators and what they stand for.
+struct Sums {
+    acc: ValueId,
+    /// Of the operand, or of the aligned operands.
+    scale: ValueId,
+    scales: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+impl Lower<'_, '_> {
+    pub(super) fn conv2d(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let (weights, bias) = self.constants()?;
+        let [o, c, kh, kw] = weights.0[..] else { return Err(self.no_form("its weights are not of rank 4")) };
+        let mut ohwi = Vec::with_capacity(weights.1.len());
+        for filter in weights.1.chunks((c * kh * kw).max(1)) {
+            for k in 0..kh * kw {
+                ohwi.extend((0..c).map(|c| filter[c * kh * kw + k]));
+            }
+        }
+        let mut attrs = Attrs::new(Opcode::IConv2d).with("groups", self.attrs().int("groups"));
+        for name in ["strides", "pads", "dilations"] {
+            attrs = attrs.with(name, self.attrs().ints(name));
+        }
+        let (x, _) = self.data(0)?;
+        self.convolution(x, &Layer::new(&ohwi, bias), [o, kh, kw, c], attrs)
+    }
+
+    /// A convolution of `x`, NCHW, with weights OHWI.
+    fn convolution(
+        &mut self,
+        x: ValueId,
+        layer: &Layer,
+        weights: [usize; 4],
+        attrs: Attrs,
+    ) -> Result<(ValueId, Dynamic), Diag> {
+        let Some(own) = self.known.get(&x).copied() else { return Err(self.no_form("its operand is constant")) };
+        let [n, c, h, w] = self.dims(self.y)[..] else { return Err(self.no_form("its result is not of rank 4")) };
+        let x = self.nhwc(x);
+        let attrs = attrs.with("pad_value", i64::from(own.zero));
+        let acc = self.product(Opcode::IConv2d, x, own.zero, layer, &weights, attrs, &[n, h, w, c])?;
+        let sums = Sums { acc, scale: own.scale, scales: layer.scales.clone(), bias: layer.bias.clone() };
+        let (q, dynamic) = self.requantize(&sums, ".nhwc");
+        Ok((self.nchw(q), dynamic))
+    }
+
+    pub(super) fn linear(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let ((dims, weights), bias) = self.constants()?;
+        let layer = Layer::new(&weights, bias);
+        let (x, own) = self.data(0)?;
+        let result = self.dims(self.y);
+        let attrs = Attrs::new(Opcode::ILinear);
+        let acc = self.product(Opcode::ILinear, x, own.zero, &layer, &dims, attrs, &result)?;
+        Ok(self.requantize(&Sums { acc, scale: own.scale, scales: layer.scales, bias: layer.bias }, ""))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn product(
+        &mut self,
+        op: Opcode,
+        x: ValueId,
+        zero: u8,
+        layer: &Layer,
+        weights: &[usize],
+        attrs: Attrs,
+        dims: &[usize],
+    ) -> Result<ValueId, Diag> {
+        let zeros = layer.zeros(zero)?;
+        let w = self.constant("weights", Tensor::new(weights, Data::I8(layer.weights.clone())));
+        let b = self.constant("zeros", Tensor::new(&[zeros.len()], Data::I32(zeros)));
+        Ok(self.add(op, &[x, w, b], attrs, ".acc", Type::int(Int::I32, dims)))
+    }
+
+    fn constant(&mut self, suffix: &str, tensor: Tensor) -> ValueId {
+        let name = format!("{}.{suffix}", self.name);
+        self.edit.add_const(&name, tensor)
+    }
+
+    /// Weights with their shape, and the bias, all finite.
+    #[allow(clippy::type_complexity)]
+    fn constants(&self) -> Result<((Vec<usize>, Vec<f64>), Vec<f64>), Diag> {
+        let operands = self.operands();
+        let read = |v: ValueId| {
+            let (tensor, data) = floats(self.g(), v).ok_or_else(|| self.no_form("its weights are not constant"))?;
+            if data.iter().any(|x| !x.is_finite()) {
+                return Err(self.no_form("its parameters are not finite"));
+            }
+            Ok((tensor.dims.clone(), data.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>()))
+        };
+        let weights = read(operands[1])?;
+        let outputs = weights.0.first().copied().unwrap_or(0);
+        let bias = operands.get(2).map(|&b| read(b)).transpose()?.map_or_else(|| vec![0.0; outputs], |(_, b)| b);
+        Ok((weights, bias))
+    }
+
+    /// `a[c] x + b[c]` as a depthwise convolution of 1x1.
+    pub(super) fn channels(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let Some((x, a, b)) = self.affine().filter(|(x, ..)| self.g().ty(*x).rank() == 4) else {
+            return Err(self.no_form("its constants are not one for each channel of a tensor of rank 4"));
+        };
+        if a.iter().chain(&b).any(|x| !x.is_finite()) {
+            return Err(self.no_form("its parameters are not finite"));
+        }
+        let channels = a.len();
+        let attrs = Attrs::new(Opcode::IConv2d).with("groups", channels as i64);
+        self.convolution(x, &Layer::new(&a, b), [channels, 1, 1, 1], attrs)
+    }
+
+    /// Means over windows: a depthwise convolution with weights of 1.
+    pub(super) fn mean(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let (x, _) = self.data(0)?;
+        let [_, channels, h, w] = self.dims(x)[..] else { return Err(self.no_form("its operand is not of rank 4")) };
+        let own = self.attrs();
+        let mut attrs = Attrs::new(Opcode::IConv2d).with("groups", channels as i64);
+        let kernel = if self.g().op(self.n) == Opcode::AveragePool {
+            let window = Window::pool(&own);
+            if window.pads != [0; 4] && !own.bool("count_include_pad") {
+                return Err(self.no_form("windows at the border have fewer elements"));
+            }
+            attrs = attrs.with("strides", own.ints("strides")).with("pads", own.ints("pads"));
+            window.kernel
+        } else if own.sizes("axes") == [2, 3] && own.bool("keepdims") {
+            [h, w]
+        } else {
+            return Err(self.no_form("it is not over height and width alone, with the dimensions kept"));
+        };
+        let taps = kernel[0] * kernel[1];
+        let layer = Layer {
+            weights: vec![1; channels * taps],
+            scales: vec![1.0 / taps.max(1) as f64; channels],
+            bias: vec![0.0; channels],
+        };
+        self.convolution(x, &layer, [channels, kernel[0], kernel[1], 1], attrs)
+    }
+
+    /// The sum of two values of one shape.
+    pub(super) fn sum(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let ((a, own_a), (b, own_b)) = (self.data(0)?, self.data(1)?);
+        let dims = self.dims(self.y);
+        if self.dims(a) != dims || self.dims(b) != dims || dims.is_empty() {
+            return Err(self.no_form("its operands have different shapes"));
+        }
+        let spatial = dims.len() == 4;
+        let (a, b) = if spatial { (self.nhwc(a), self.nhwc(b)) } else { (a, b) };
+        let dims = self.dims(a);
+        let pair = Type::int(Int::I32, &[4]);
+        let factors = self.add(
+            Opcode::AlignScales,
+            &[own_a.scale, own_b.scale],
+            Attrs::new(Opcode::AlignScales),
+            ".factors",
+            pair,
+        );
+        let zeros = vec![i64::from(own_a.zero), i64::from(own_b.zero)];
+        let attrs = Attrs::new(Opcode::DynamicAdd).with("zeros", zeros);
+        let acc = self.add(Opcode::DynamicAdd, &[a, b, factors], attrs, ".acc", Type::int(Int::I32, &dims));
+        let channels = dims.last().copied().unwrap_or(1);
+        let sums = Sums { acc, scale: factors, scales: vec![1.0; channels], bias: vec![0.0; channels] };
+        let (q, dynamic) = self.requantize(&sums, if spatial { ".nhwc" } else { "" });
+        Ok((if spatial { self.nchw(q) } else { q }, dynamic))
+    }
+
+    /// Extrema, parameters and codes of accumulators whose last dimension is the channels.
+    fn requantize(&mut self, sums: &Sums, suffix: &str) -> (ValueId, Dynamic) {
+        let rectify = self.relu.is_some();
+        let (dims, channels) = (self.dims(sums.acc), sums.scales.len());
+        let positions = dims.iter().product::<usize>() / channels.max(1);
+        let rows = (PART / channels.max(1)).clamp(1, positions.max(1));
+        let attrs = Attrs::new(Opcode::Extrema).with("rows", rows as i64);
+        let ty = Type::int(Int::I32, &[positions.div_ceil(rows), 2, channels]);
+        let extrema = self.add(Opcode::Extrema, &[sums.acc], attrs, ".extrema", ty);
+        let units: Vec<f64> = sums.bias.iter().zip(&sums.scales).map(|(b, s)| b / s).collect();
+        let ((weights, weight_exponent), (bias, bias_exponent)) = (mantissas(&sums.scales), mantissas(&units));
+        let weights = self.constant("scales", Tensor::new(&[channels], Data::I32(weights)));
+        let bias = self.constant("bias", Tensor::new(&[channels], Data::I32(bias)));
+        let attrs = Attrs::new(Opcode::DynamicScale)
+            .with("weight_exponent", i64::from(weight_exponent))
+            .with("bias_exponent", i64::from(bias_exponent))
+            .with("rectify", rectify);
+        let ty = Type::int(Int::I32, &[qcc_num::dynamic::HEADER + 2 * channels]);
+        let scale = self.add(Opcode::DynamicScale, &[extrema, sums.scale, weights, bias], attrs, ".params", ty);
+        let zero = if rectify { 0 } else { SIGNED_ZERO };
+        let attrs = Attrs::new(Opcode::DynamicRequant).with("rectify", rectify);
+        let q = self.add(Opcode::DynamicRequant, &[sums.acc, scale], attrs, suffix, codes(&dims, zero));
+        (q, Dynamic { scale, zero })
+    }
+}
