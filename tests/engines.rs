@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use qcc::codegen::{check, target::Level};
+use qcc::engine::{Engine, Io};
 use qcc::ir::{Data, Tensor};
-use qcc::{Model, Options, Target, compile};
+use qcc::{Mode, Model, Options, Pool, Target, compile};
 
 /// Random inputs for each network and engine.
 const INPUTS: u64 = 5;
@@ -65,6 +66,55 @@ fn engines_agree_on_whole_networks() {
                 assert_eq!(outputs(&jit, &dims, &input), wanted, "JIT, {what}, seed {seed}");
                 assert_eq!(outputs(&loaded, &dims, &input), wanted, "shared object, {what}, seed {seed}");
             }
+        }
+    }
+}
+
+/// Scales are found in each run, from inputs of every magnitude: the same integers, and the same reals at the edge, on every
+/// engine and any number of threads, near those of the float model.
+#[test]
+fn engines_agree_on_scales_of_run_time() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/resnet_cifar10.onnx");
+    let pool = Pool::new(3).expect("threads");
+    for target in Target::all_runnable() {
+        let what = format!("{} (wide: {})", target.name(), target.has_wide_kernels());
+        let options = Options { target, mode: Mode::Int8Dynamic, ..Options::default() };
+        let compiled = compile(path.as_path(), &options).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let jit = compiled.jit().unwrap_or_else(|e| panic!("{what}: {e}"));
+        let names: Vec<&str> = jit.inputs().iter().chain(jit.outputs()).map(|t| t.name.as_str()).collect();
+        assert_eq!(names, ["input", "input.scale", "logits", "logits.scale"]);
+        let dims = jit.inputs()[0].dims.clone();
+        let oracle = compiled.interpreter();
+        for (seed, exponent) in [(1, -30), (2, -90), (3, 20)] {
+            let input = bytes(seed, dims.iter().product());
+            let scale = [(1 << 30) + 12_345_678 * seed as i32, exponent];
+            let stored = [Tensor::new(&dims, Data::U8(input.clone())), Tensor::new(&[2], Data::I32(scale.to_vec()))];
+            let wanted = oracle.run(&stored).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let views = [qcc::TensorRef::new(&dims, &input), qcc::TensorRef::new(&[2], &scale)];
+            for threads in [1, 3] {
+                let session = jit.session();
+                let mut session = if threads > 1 { session.with_pool(&pool) } else { session };
+                let found = session.run(&views).unwrap_or_else(|e| panic!("{what}: {e}"));
+                let what = format!("{what}, seed {seed}, {threads} threads");
+                assert_eq!(found[0].as_slice::<u8>(), wanted[0].as_u8(), "{what}");
+                assert_eq!(found[1].as_slice::<i32>(), wanted[1].as_i32(), "{what}");
+            }
+        }
+        let (code, meaning) = (Engine::of_model(jit), Engine::of_graph(compiled.graph()));
+        let float = qcc::Evaluator::new(compiled.source());
+        for size in [1e-3f32, 1.0, 50.0] {
+            let values =
+                bytes(9, dims.iter().product()).iter().map(|&b| (f32::from(b) - 100.0) / 70.0 * size).collect();
+            let image = [Tensor::f32(&dims, values)];
+            let run =
+                |engine: &Engine| engine.runner().run(&image, Io::Float).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let (found, real) = (run(&code), float.run(&image).unwrap_or_else(|e| panic!("{what}: {e}")));
+            assert_eq!(found, run(&meaning), "{what}, inputs of size {size}");
+            let (found, real) = (found[0].as_f32().expect("floats"), real[0].as_f32().expect("floats"));
+            let power = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x) * f64::from(x)).sum::<f64>();
+            let noise = power(&mut real.iter().zip(found).map(|(a, b)| a - b));
+            let decibels = 10.0 * (power(&mut real.iter().copied()) / noise).log10();
+            assert!(decibels > 20.0, "{what}, inputs of size {size}: {decibels:.1} dB");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! several models can be included together.
 
 use qcc_runtime::abi::{ABI_VERSION, MAX_RANK, NAME_BYTES, VERSION_BYTES, code};
+use qcc_runtime::info::SCALE_SUFFIX;
 use qcc_runtime::{DType, ModelInfo, TensorInfo, cpu};
 use std::fmt::Write;
 
@@ -57,6 +58,9 @@ fn describe(tensor: &TensorInfo) -> String {
             let (multiplier, shift) = q.ratio();
             let (scale, zero) = (q.scale, q.zero_point);
             format!("; real = {scale:?} * (stored - {zero}), the scale being {multiplier} / 2^{shift}")
+        }
+        None if tensor.name.ends_with(SCALE_SUFFIX) => {
+            "; mantissa and exponent: its tensor times mantissa * 2^exponent".into()
         }
         None => String::new(),
     };
