@@ -253,7 +253,7 @@ impl Lower<'_, '_> {
             Move::Concat if operands.len() == 1 => {}
             Move::Pad => return Err(self.no_form("it pads with something other than 0")),
             Move::Concat => return Err(self.no_form("its operands have different scales")),
-            Move::Gather | Move::Cast => return Err(self.no_form("its indices or types are computed")),
+            _ => return Err(self.no_form("its indices or types are computed, or it has several operands")),
         }
         let operands: Vec<ValueId> = [x].into_iter().chain(operands.into_iter().skip(1)).collect();
         let ty = codes(&self.dims(self.y), own.zero);
