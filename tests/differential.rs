@@ -273,6 +273,23 @@ impl Maker<'_> {
         }
     }
 
+    /// A dense block: every step sees all that came before it.
+    fn dense_block(&mut self) {
+        for _ in 0..1 + self.random.below(3) {
+            let before = self.now;
+            if self.dims()[3] > 70 {
+                return;
+            }
+            let around = self.dims();
+            self.elementwise();
+            if self.dims()[..3] != around[..3] {
+                return;
+            }
+            let attrs = Attrs::new(Opcode::Concat).with("axis", 3i64);
+            self.step(Opcode::Concat, &[before, self.now], attrs);
+        }
+    }
+
     /// A second operand: an earlier value of the same shape, the value itself, or one that is broadcast.
     fn partner(&mut self) -> ValueId {
         let ty = self.edit.graph().ty(self.now).clone();
@@ -360,8 +377,9 @@ fn random_graph(seed: u64) -> Graph {
     let steps = 1 + random.below(7);
     let mut m = Maker { edit, random, now, earlier: Vec::new() };
     for _ in 0..steps {
-        match m.random.below(8) {
+        match m.random.below(9) {
             0..=2 => m.conv(),
+            8 => m.dense_block(),
             3 => m.raw_conv(),
             4 => m.pool(),
             5 => m.movement(),
@@ -473,6 +491,6 @@ fn all_engines_agree_on_random_graphs() {
     let one = std::env::var("QCC_SEED").ok().and_then(|s| s.parse().ok());
     match one {
         Some(seed) => check(seed, &pool, folder.path()),
-        None => (0..150).for_each(|seed| check(seed, &pool, folder.path())),
+        None => (0..180).for_each(|seed| check(seed, &pool, folder.path())),
     }
 }

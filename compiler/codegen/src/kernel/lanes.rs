@@ -119,7 +119,7 @@ struct Leaf<'a, M: ByteMachine> {
     output: M::Pointer,
     lo: Option<M::Vector>,
     hi: Option<M::Vector>,
-    /// Registers that hold what every vector of bytes meets.
+    /// The parts of a table.
     table: Vec<M::Vector>,
 }
 
@@ -130,8 +130,7 @@ fn emit<M: ByteMachine>(m: &mut M, spec: &LanesSpec) {
     let at = |bytes: usize| At::new(data).plus(bytes);
     let table = match spec.function {
         Function::Lut => (0..16).map(|part| m.load_part(at(16 * part))).collect(),
-        Function::Rescale(_) | Function::Add(_) => vec![m.load(at(0)), m.load(at(vector))],
-        Function::Clamp { .. } | Function::ScaleChannels(_) | Function::Mul { .. } => Vec::new(),
+        _ => Vec::new(),
     };
     let leaf: Leaf<'_, M> = Leaf {
         spec,
@@ -189,11 +188,8 @@ impl<M: ByteMachine> Leaf<'_, M> {
                 m.look_up(a, table)
             }
             Function::ScaleChannels(rule) => {
-                let sums = m.widen_pairs(&[(a, 0)]);
-                for (v, &sum) in sums.iter().enumerate() {
-                    m.multiply_pairs(sum, data(v));
-                    m.add_lanes(sum, data(4 + v));
-                }
+                let pairs = m.widen_pairs(&[(a, 0)]);
+                let sums = std::array::from_fn(|v| m.dot_pairs(pairs[v], data(v), data(4 + v)));
                 m.narrow(sums, rule)
             }
             Function::Rescale(rule) | Function::Add(rule) => {
@@ -201,11 +197,8 @@ impl<M: ByteMachine> Leaf<'_, M> {
                 if matches!(self.spec.function, Function::Add(_)) {
                     operands.push((m.load_bytes(At::new(self.b), span), 0));
                 }
-                let sums = m.widen_pairs(&operands);
-                for &sum in &sums {
-                    m.multiply_pairs_by(sum, self.table[0]);
-                    m.add(sum, self.table[1]);
-                }
+                let pairs = m.widen_pairs(&operands);
+                let sums = pairs.map(|pairs| m.dot_pairs(pairs, data(0), data(1)));
                 m.narrow(sums, rule)
             }
             Function::Mul { zeros, epilogue } => {
@@ -213,7 +206,7 @@ impl<M: ByteMachine> Leaf<'_, M> {
                 let products = m.widen_pairs(&[(a, zeros[0])]);
                 let factors = m.widen_pairs(&[(b, zeros[1])]);
                 for (&product, &factor) in products.iter().zip(&factors) {
-                    m.multiply_pairs_by(product, factor);
+                    m.multiply_pairs(product, factor);
                     m.release(factor);
                 }
                 let operands = Requantize {

@@ -3,21 +3,24 @@
 //! ```text
 //! for row in 0..rows, p in 0..positions, j in 0..bytes:          (and a last position of `rest` bytes)
 //!     from = row * in_row_step + p * in_step + j
-//!     Max:  output[..] = max over (k, t) of input[from + k * run_step + taps[t]]
-//!     Dot:  output[..] = requantize(bias[j] + sum over (k, t) of input[from + k * run_step + taps[t]] * w[k][t][j])
+//!     Max:  output[..] = max over (k, t) of input[from + k * run_step + taps[t].place]
+//!     Dot:  output[..] = requantize(bias[j] + sum over (k, t) of input[from + k * run_step + taps[t].place] * w[k][t][j])
 //! ```
 //! A *position* is one pixel. Where pixels lie side by side on both sides and the window moves by one of them, a row is
 //! one sequence of bytes, and a position is as many of them as bring the channels back to the start of a vector: no lane is
 //! lost to a number of channels that does not fill vectors. An average is a dot with ones.
 //!
-//! Four taps at a time are interleaved so that one dot adds four products to a lane; the bytes come out of that in the order of
+//! Up to four taps, a *group*, are interleaved so that one dot adds four products to a lane. Where neighbouring positions see the
+//! same column of the window's elements, a group is a column and is interleaved once for all of them. The bytes come out of that in the order of
 //! [`crate::machine::bytes`], in which the constants are packed:
 //! ```text
-//! [block of 64 bytes] { biases [vector][lane] i32, multipliers [vector][copy][lane] i32, weights [run][four taps][vector][lane][4] i8 }
+//! [block of 64 bytes] { biases [vector][lane] i32, multipliers [vector][copy][lane] i32, weights [run][group][vector][lane][4] i8 }
 //! ```
 //!
 //! The function, in the System V convention: `fn(input, data, output, residual, rows)`. Nothing outside the window's
 //! bytes is read, nothing outside the row's bytes written.
+
+use std::collections::BTreeMap;
 
 use cranelift_codegen::ir::{AbiParam, Signature};
 use cranelift_codegen::isa::TargetFrontendConfig;
@@ -28,12 +31,23 @@ use super::conv::Residual;
 use crate::machine::bytes::{ByteMachine, Span};
 use crate::machine::{At, Avx512, Pixels, Requantize, Shape};
 
-/// Positions whose accumulators are in registers at once.
-const DOT_HEIGHT: usize = 4;
+/// Positions whose accumulators are in registers at once; interleaving wants up to six beside them.
+const DOT_HEIGHT: usize = 6;
 /// The same for maxima.
 const MAX_HEIGHT: usize = 8;
+/// Most positions of any tile.
+pub const HIGHEST: usize = MAX_HEIGHT;
 /// Most taps of a run: they are unrolled.
 pub const MAX_TAPS: usize = 64;
+
+/// One element under the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tap {
+    /// Which weight it meets, counted in one run.
+    pub weight: usize,
+    /// Distance from the first element under the window.
+    pub place: usize,
+}
 
 /// A leaf. Equal descriptions give equal code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -56,8 +70,8 @@ pub struct WindowSpec {
     pub runs: usize,
     /// From one repetition of the taps to the next.
     pub run_step: usize,
-    /// Distances from the first element under the window.
-    pub taps: Vec<usize>,
+    /// The taps of a run, at most four in a group.
+    pub groups: Vec<Vec<Tap>>,
     /// What is done with the elements under the window.
     pub reduction: Reduction,
 }
@@ -89,9 +103,9 @@ impl WindowSpec {
         }
     }
 
-    /// Steps of four taps.
-    fn groups(&self) -> usize {
-        self.taps.len().div_ceil(4)
+    /// Taps of a run.
+    fn taps(&self) -> usize {
+        self.groups.iter().map(Vec::len).sum()
     }
 
     /// Bytes of one block's biases, or of one copy of its multipliers.
@@ -101,7 +115,7 @@ impl WindowSpec {
 
     /// Bytes of one block's constants.
     fn block_bytes(&self, shape: &Shape) -> usize {
-        Self::lanes_bytes(shape) * (1 + shape.multiplier_copies() + self.runs * self.groups())
+        Self::lanes_bytes(shape) * (1 + shape.multiplier_copies() + self.runs * self.groups.len())
     }
 
     /// Packs the constants of all blocks. `channel` gives the channel of a byte of a position, `weight` the weight of a tap,
@@ -133,10 +147,9 @@ impl WindowSpec {
                 }
             }
             for run in 0..self.runs {
-                for group in 0..self.groups() {
+                for group in &self.groups {
                     for lane in &lanes {
-                        let tap = |tap: usize| Some(tap).filter(|&tap| tap < self.taps.len());
-                        let at = |i: usize| Some((tap(4 * group + i)? + run * self.taps.len(), (*lane)?));
+                        let at = |i: usize| Some((group.get(i)?.weight + run * self.taps(), (*lane)?));
                         packed.extend((0..4).map(|i| at(i).map_or(0, |(tap, c)| weight(tap, c) as u8)));
                     }
                 }
@@ -158,6 +171,33 @@ pub fn signature(config: TargetFrontendConfig) -> Signature {
     let mut signature = Signature::new(config.default_call_conv);
     signature.params = vec![AbiParam::new(config.pointer_type()); 5];
     signature
+}
+
+/// The elements that a tile interleaves, each with the positions and groups that meet them, in order of memory.
+fn interleavings(groups: &[Vec<Tap>], in_step: usize, height: usize) -> BTreeMap<Vec<usize>, Vec<(usize, usize)>> {
+    let mut all: BTreeMap<Vec<usize>, Vec<(usize, usize)>> = BTreeMap::new();
+    for position in 0..height {
+        for (index, group) in groups.iter().enumerate() {
+            let places = group.iter().map(|tap| position * in_step + tap.place).collect();
+            all.entry(places).or_default().push((position, index));
+        }
+    }
+    all
+}
+
+/// The cheaper of two ways to group taps, `columns` being those of each column of the window: four at a time in order, or by
+/// column, so that neighbours share. Shuffles and dots count alike.
+pub fn group(columns: &[Vec<Tap>], in_step: usize) -> Vec<Vec<Tap>> {
+    let mut taps: Vec<Tap> = columns.iter().flatten().copied().collect();
+    taps.sort_by_key(|tap| tap.weight);
+    let in_order: Vec<Vec<Tap>> = taps.chunks(4).map(<[Tap]>::to_vec).collect();
+    let by_column: Vec<Vec<Tap>> = columns.iter().flat_map(|column| column.chunks(4)).map(<[Tap]>::to_vec).collect();
+    let cost = |groups: &[Vec<Tap>]| {
+        let shuffles = |places: &Vec<usize>| if places.len() > 2 { 8 } else { 6 };
+        let interleaved: usize = interleavings(groups, in_step, DOT_HEIGHT).keys().map(shuffles).sum();
+        interleaved + 4 * DOT_HEIGHT * groups.len()
+    };
+    if cost(&by_column) < cost(&in_order) { by_column } else { in_order }
 }
 
 struct Leaf<'a, P> {
@@ -262,11 +302,12 @@ impl<P: Copy> Leaf<'_, P> {
     fn maxima<M: ByteMachine<Pointer = P>>(&self, m: &mut M, height: usize, bytes: usize) {
         let spec = self.spec;
         let span = Self::span(bytes, 4 * m.shape().lanes);
-        let place = |p: usize, tap: usize| At::new(self.input).plus(p * spec.in_step + tap);
-        let greatest: Vec<M::Vector> = (0..height).map(|p| m.load_bytes(place(p, spec.taps[0]), span)).collect();
+        let place = |p: usize, tap: &Tap| At::new(self.input).plus(p * spec.in_step + tap.place);
+        let first = &spec.groups[0][0];
+        let greatest: Vec<M::Vector> = (0..height).map(|p| m.load_bytes(place(p, first), span)).collect();
         m.repeat(spec.runs, &mut |m| {
             for (p, &greatest) in greatest.iter().enumerate() {
-                for &tap in &spec.taps {
+                for tap in spec.groups.iter().flatten() {
                     let term = m.load_bytes(place(p, tap), span);
                     m.max_bytes(greatest, term);
                     m.release(term);
@@ -291,24 +332,21 @@ impl<P: Copy> Leaf<'_, P> {
         let tile: Vec<Vec<M::Vector>> = (0..height).map(|_| (0..4).map(|v| m.load(data(v))).collect()).collect();
         let first = 4 * (1 + shape.multiplier_copies());
         m.repeat(spec.runs, &mut |m| {
-            for (group, taps) in spec.taps.chunks(4).enumerate() {
-                let weights: Vec<M::Vector> = (0..4).map(|v| m.load(data(first + 4 * group + v))).collect();
-                for (p, accs) in tile.iter().enumerate() {
-                    let place = |tap: usize| At::new(self.input).plus(p * spec.in_step + tap);
-                    let operands: Vec<M::Vector> = taps.iter().map(|&tap| m.load_bytes(place(tap), span)).collect();
-                    let activations = m.interleave(&operands);
-                    for ((&acc, activations), &weights) in accs.iter().zip(activations).zip(&weights) {
-                        m.dot(acc, activations, weights);
-                        m.release(activations);
+            for (places, users) in interleavings(&spec.groups, spec.in_step, height) {
+                let load = |place: usize| At::new(self.input).plus(place);
+                let operands: Vec<M::Vector> = places.iter().map(|&at| m.load_bytes(load(at), span)).collect();
+                for (v, activations) in m.interleave(&operands).into_iter().enumerate() {
+                    for &(p, group) in &users {
+                        m.dot_at(tile[p][v], activations, data(first + 4 * group + v));
                     }
+                    m.release(activations);
                 }
-                weights.into_iter().for_each(|weights| m.release(weights));
             }
             m.step(self.input, spec.run_step as i64);
-            m.step(self.data, (spec.groups() * lanes) as i64);
+            m.step(self.data, (spec.groups.len() * lanes) as i64);
         });
         m.step(self.input, -((spec.runs * spec.run_step) as i64));
-        m.step(self.data, -((spec.runs * spec.groups() * lanes) as i64));
+        m.step(self.data, -((spec.runs * spec.groups.len() * lanes) as i64));
         let apart = |step: usize| (0..height).map(|pixel| pixel * step).collect::<Vec<_>>();
         let (output, added) = (apart(spec.out_step), residual.map_or(Vec::new(), |r| apart(r.pixel_step)));
         let operands = Requantize {

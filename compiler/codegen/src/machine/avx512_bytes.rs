@@ -124,16 +124,19 @@ impl ByteMachine for Avx512 {
         [a, b, c, d]
     }
 
-    fn multiply_pairs(&mut self, acc: Zmm, factors: At<AsmRegister64>) {
-        emit!(self, vpmaddwd, acc.zmm(), acc.zmm(), zmmword_ptr(memory(factors)));
+    fn dot_at(&mut self, acc: Zmm, activations: Zmm, weights: At<AsmRegister64>) {
+        emit!(self, vpdpbusd, acc.zmm(), activations.zmm(), zmmword_ptr(memory(weights)));
     }
 
-    fn multiply_pairs_by(&mut self, acc: Zmm, factors: Zmm) {
-        emit!(self, vpmaddwd, acc.zmm(), acc.zmm(), factors.zmm());
+    fn dot_pairs(&mut self, pairs: Zmm, factors: At<AsmRegister64>, term: At<AsmRegister64>) -> Zmm {
+        let sum = self.load(term);
+        emit!(self, vpdpwssd, sum.zmm(), pairs.zmm(), zmmword_ptr(memory(factors)));
+        self.release(pairs);
+        sum
     }
 
-    fn add_lanes(&mut self, acc: Zmm, term: At<AsmRegister64>) {
-        emit!(self, vpaddd, acc.zmm(), acc.zmm(), zmmword_ptr(memory(term)));
+    fn multiply_pairs(&mut self, pairs: Zmm, factors: Zmm) {
+        emit!(self, vpmaddwd, pairs.zmm(), pairs.zmm(), factors.zmm());
     }
 
     fn narrow(&mut self, sums: [Zmm; 4], rule: &Affine) -> Zmm {

@@ -43,12 +43,13 @@ pub trait ByteMachine: Machine {
     /// Up to two vectors of bytes as four vectors of pairs of 16-bit numbers, less a constant each, in the order of
     /// widened bytes: the first operand is the low half. An absent second is zero. Releases the operands.
     fn widen_pairs(&mut self, operands: &[(Self::Vector, u8)]) -> [Self::Vector; 4];
-    /// `acc := a sum of two products`: in each lane, of the signed 16-bit halves of `acc` and those in memory.
-    fn multiply_pairs(&mut self, acc: Self::Vector, factors: At<Self::Pointer>);
-    /// The same with factors in a register.
-    fn multiply_pairs_by(&mut self, acc: Self::Vector, factors: Self::Vector);
-    /// `acc += lanes in memory`, wrapping.
-    fn add_lanes(&mut self, acc: Self::Vector, term: At<Self::Pointer>);
+    /// [`Machine::dot`] with weights from memory.
+    fn dot_at(&mut self, acc: Self::Vector, activations: Self::Vector, weights: At<Self::Pointer>);
+    /// In each lane a term from memory plus two products, of the signed 16-bit halves of `pairs` and of those at `factors`.
+    /// Releases the pairs.
+    fn dot_pairs(&mut self, pairs: Self::Vector, factors: At<Self::Pointer>, term: At<Self::Pointer>) -> Self::Vector;
+    /// The two products alone, into `pairs`, with factors in a register.
+    fn multiply_pairs(&mut self, pairs: Self::Vector, factors: Self::Vector);
     /// Equation (5) of [`qcc_num::affine`] on sums that contain the offset, without the clamp: to a vector of bytes. Releases the sums.
     fn narrow(&mut self, sums: [Self::Vector; 4], rule: &Affine) -> Self::Vector;
     /// Looks up each byte in a table of 256, given as its sixteen parts from [`ByteMachine::load_part`]. Releases the bytes.

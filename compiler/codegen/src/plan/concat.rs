@@ -104,3 +104,49 @@ fn is_computed(graph: &Graph, v: ValueId) -> bool {
     let is_reshape = |node: NodeId| matches!(class(node), Class::Move(Move::Reshape));
     graph.producer(v).is_some_and(|node| !is_reshape(node)) && !graph.uses(v).iter().any(|&(node, _)| dense(node))
 }
+
+#[cfg(test)]
+mod tests {
+    use qcc_ir::parse::{no_files, parse};
+
+    use crate::plan::{Plan, plan};
+
+    fn planned(body: &str, result: &str) -> Plan {
+        let text = format!("graph @g(%x: tensor<1x4x4x8xu8>) -> ({result}) {{\n{body}\n}}\n");
+        plan(&parse(&text, &no_files).expect("a graph")).expect("a plan")
+    }
+
+    /// A dense block: every concatenation but the output's is a part of one buffer, and no step.
+    #[test]
+    fn nested_concatenations_are_parts_of_one_buffer() {
+        let p = planned(
+            "  %a = int.clamp(%x) {lo = 1} : tensor<1x4x4x8xu8>
+  %b = int.clamp(%a) {lo = 2} : tensor<1x4x4x8xu8>
+  %ab = tensor.concat(%a, %b) {axis = 3} : tensor<1x4x4x16xu8>
+  %c = int.clamp(%ab) {lo = 3} : tensor<1x4x4x16xu8>
+  %abc = tensor.concat(%ab, %c) {axis = 3} : tensor<1x4x4x32xu8>
+  %y = int.clamp(%abc) {lo = 4} : tensor<1x4x4x32xu8>
+  return %y",
+            "tensor<1x4x4x32xu8>",
+        );
+        let names: Vec<&str> = p.steps.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c", "y"], "{p}");
+        assert_eq!(p.arena_buffers().count(), 1, "{p}");
+    }
+
+    /// A halo around an operand alone, or a caller's memory: there a copy is made.
+    #[test]
+    fn what_is_bound_elsewhere_is_copied() {
+        let p = planned(
+            "  %a = int.clamp(%x) {lo = 1} : tensor<1x4x4x8xu8>
+  %m = int.max_pool(%a) {kernel = [3, 3], pads = [1, 1, 1, 1]} : tensor<1x4x4x8xu8>
+  %am = tensor.concat(%a, %m, %x) {axis = 3} : tensor<1x4x4x24xu8>
+  %y = int.clamp(%am) {lo = 4} : tensor<1x4x4x24xu8>
+  return %y",
+            "tensor<1x4x4x24xu8>",
+        );
+        let names: Vec<&str> = p.steps.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["a.halo", "a", "m", "am", "y"], "{p}");
+        assert_eq!(p.arena_buffers().count(), 2, "{p}");
+    }
+}

@@ -47,6 +47,17 @@ impl Loops {
         Loops { outer: levels, run, inner }
     }
 
+    /// The same space with a run through which every operand moves by its element's size or not at all; where it does not, as in
+    /// a column of single channels, the run becomes a loop and one element remains.
+    pub fn dense(mut self, elements: &[usize]) -> Loops {
+        let moves = |(&inner, &element): (&usize, &usize)| inner == 0 || inner == element;
+        if !self.inner.iter().zip(elements).all(moves) {
+            let strides = std::mem::replace(&mut self.inner, elements.to_vec());
+            self.outer.push(Level { extent: std::mem::replace(&mut self.run, 1), strides });
+        }
+        self
+    }
+
     /// Units of a task that goes through these loops.
     pub fn units(&self) -> usize {
         match self.outer.first() {
@@ -73,5 +84,11 @@ mod tests {
         let broadcast = Loops::new(&[4, 4, 8], &[&[32, 8, 1], &[0, 0, 1]]);
         assert_eq!((broadcast.outer.len(), broadcast.run), (1, 8));
         assert_eq!(broadcast.outer[0], Level { extent: 16, strides: vec![8, 0] });
+    }
+
+    #[test]
+    fn a_column_of_single_channels_is_no_run() {
+        let column = Loops::new(&[1, 7, 1, 1], &[&[14, 2, 2, 1], &[7, 1, 1, 1]]).dense(&[1, 1]);
+        assert_eq!((column.run, column.outer), (1, vec![Level { extent: 7, strides: vec![2, 1] }]));
     }
 }

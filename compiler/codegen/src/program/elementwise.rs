@@ -27,7 +27,8 @@ pub fn affine_of(attrs: &Attrs, offset: i64) -> Affine {
 pub fn loops(operands: &[Place], result: &Place) -> Loops {
     let operands: Vec<Place> = operands.iter().map(|p| p.broadcast(&result.dims)).collect();
     let strides: Vec<&[usize]> = operands.iter().chain([result]).map(|p| p.strides.as_slice()).collect();
-    Loops::new(&result.dims, &strides)
+    let elements: Vec<usize> = operands.iter().chain([result]).map(|p| p.element).collect();
+    Loops::new(&result.dims, &strides).dense(&elements)
 }
 
 /// The operands of an elementwise operator in a form that [`Place::broadcast`] can stretch to the result: a table is not

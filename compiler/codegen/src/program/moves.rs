@@ -141,12 +141,12 @@ impl Copy {
 
 /// Units of [`fill_place`].
 pub fn fill_units(place: &Place) -> usize {
-    Loops::new(&place.dims, &[&place.strides]).units()
+    Loops::new(&place.dims, &[&place.strides]).dense(&[1]).units()
 }
 
 /// Fills the elements of a place of bytes, and nothing between them.
 pub fn fill_place(t: &mut Task<'_>, place: &Place, value: u8) {
-    let loops = Loops::new(&place.dims, &[&place.strides]);
+    let loops = Loops::new(&place.dims, &[&place.strides]).dense(&[1]);
     let to = t.address(place);
     t.lanes(&loops, &[to], &mut |t, at, lanes| {
         let vector = clif::splat(&mut t.b, cranelift_codegen::ir::types::I8X16, i64::from(value));
@@ -154,16 +154,21 @@ pub fn fill_place(t: &mut Task<'_>, place: &Place, value: u8) {
     });
 }
 
+/// Bytes that one round of a filling loop stores.
+const FILLED: usize = 8 * VECTOR;
+
 /// Fills `bytes` bytes at `to` with a byte.
 fn fill(t: &mut Task<'_>, to: Value, bytes: usize, value: u8) {
     let vector = clif::splat(&mut t.b, cranelift_codegen::ir::types::I8X16, i64::from(value));
-    t.count(bytes / VECTOR, &mut |t, i| {
-        let at = t.at(to, i, VECTOR);
-        clif::store_bytes(&mut t.b, vector, at, 0, VECTOR);
+    t.count(bytes / FILLED, &mut |t, i| {
+        let at = t.at(to, i, FILLED);
+        for first in (0..FILLED).step_by(VECTOR) {
+            clif::store_bytes(&mut t.b, vector, at, first as i32, VECTOR);
+        }
     });
-    if !bytes.is_multiple_of(VECTOR) {
-        let at = t.plus(to, bytes - bytes % VECTOR);
-        clif::store_bytes(&mut t.b, vector, at, 0, bytes % VECTOR);
+    let at = t.plus(to, bytes - bytes % FILLED);
+    for first in (0..bytes % FILLED).step_by(VECTOR) {
+        clif::store_bytes(&mut t.b, vector, at, first as i32, (bytes % FILLED - first).min(VECTOR));
     }
 }
 

@@ -11,7 +11,7 @@ use super::step::Cost;
 use super::task::Task;
 use super::{Builder, bug};
 use crate::kernel::conv::Residual;
-use crate::kernel::window::{self, MAX_TAPS, Reduction, WindowSpec};
+use crate::kernel::window::{self, MAX_TAPS, Reduction, Tap, WindowSpec, group};
 use crate::machine::Shape;
 use crate::plan::Place;
 
@@ -117,15 +117,17 @@ fn describe(x: &Place, result: &Place, w: &Window, factors: Option<&Factors<'_>>
         return None;
     }
     let (row, pixel) = (x.strides[1], x.strides[2]);
-    let one_row = |ky: usize| (0..w.kernel[1]).map(move |kx| ky * w.dilations[0] * row + kx * w.dilations[1] * pixel);
     let unrolled = w.kernel[0] * w.kernel[1] <= MAX_TAPS;
     if !unrolled && w.kernel[1] > MAX_TAPS {
         return None;
     }
-    let (runs, run_step, taps) = match unrolled {
-        true => (1, 0, (0..w.kernel[0]).flat_map(one_row).collect()),
-        false => (w.kernel[0], w.dilations[0] * row, one_row(0).collect()),
+    let (runs, run_step) = if unrolled { (1, 0) } else { (w.kernel[0], w.dilations[0] * row) };
+    let rows = if unrolled { w.kernel[0] } else { 1 };
+    let tap = |ky: usize, kx: usize| Tap {
+        weight: ky * w.kernel[1] + kx,
+        place: ky * w.dilations[0] * row + kx * w.dilations[1] * pixel,
     };
+    let columns: Vec<Vec<Tap>> = (0..w.kernel[1]).map(|kx| (0..rows).map(|ky| tap(ky, kx)).collect()).collect();
     let side_by_side = |p: &Place| p.strides[2] == channels;
     let even =
         w.strides[1] == 1 && side_by_side(x) && side_by_side(result) && residual.is_none_or(|(p, _)| side_by_side(p));
@@ -134,6 +136,12 @@ fn describe(x: &Place, result: &Place, w: &Window, factors: Option<&Factors<'_>>
     let period = if uniform { vector } else { channels / gcd(channels, vector) * vector };
     let flat = even && period / vector <= MAX_BLOCKS.max(channels.div_ceil(vector));
     let steps = |pixel: usize| if flat { period } else { pixel };
+    let in_step = steps(w.strides[1] * pixel);
+    // Displacements of instructions have 32 bits.
+    let reach = columns.iter().flatten().map(|tap| tap.place).max().unwrap_or(0);
+    if reach + window::HIGHEST * in_step >= 1 << 30 || window::HIGHEST * steps(result.strides[2]) >= 1 << 30 {
+        return None;
+    }
     let (bytes, positions, rest) = match flat {
         true => (period, width * channels / period, width * channels % period),
         false => (channels, width, 0),
@@ -144,13 +152,13 @@ fn describe(x: &Place, result: &Place, w: &Window, factors: Option<&Factors<'_>>
         bytes,
         positions,
         rest,
-        in_step: steps(w.strides[1] * pixel),
+        in_step,
         in_row_step: w.strides[0] * row,
         out_step: steps(result.strides[2]),
         out_row_step: result.strides[1],
         runs,
         run_step,
-        taps,
+        groups: group(&columns, in_step),
         reduction: match factors {
             None => Reduction::Max,
             Some(f) => Reduction::Dot {
