@@ -59,6 +59,8 @@ pub struct Report {
 /// A compiled model.
 pub struct Compiled {
     source: Graph,
+    /// The graph on quantized types, before it is lowered to integers; absent if the pipeline has no `fuse`.
+    quantized: Option<Graph>,
     graph: Graph,
     options: qcc_codegen::Options,
     ranges: Option<RangeTable>,
@@ -89,15 +91,18 @@ pub fn compile_observed(
         Some(text) => text.clone(),
         // What is in integer form already needs no passes.
         None if check_level(&graph, Level::Int).is_ok() => String::new(),
-        None if !Property::Float.holds(&graph) => {
-            let diag =
-                Diag::new(Code::UNSUPPORTED, "the model is quantized already, and such models cannot be compiled");
-            return Err(diag.in_file(source.file_name()).help("give the float model that it was made from").into());
+        None if options.mode == Mode::Int8Dynamic && !Property::Float.holds(&graph) => {
+            let diag = Diag::new(
+                Code::UNSUPPORTED,
+                "the model brings its own scales, and `int8_dynamic` has others in each run",
+            );
+            return Err(diag.in_file(source.file_name()).help("leave `--mode` out, or give the float model").into());
         }
         None if options.mode == Mode::Int8Dynamic => preset("-dynamic").unwrap_or_default().to_string(),
-        None => default_pipeline(&cx),
+        None => default_pipeline(&graph, &cx),
     };
     let mut report = Report::default();
+    let mut quantized = None;
     if !text.trim().is_empty() {
         let pipeline = Pipeline::parse(&text)?;
         report.pipeline = pipeline.to_string();
@@ -110,6 +115,9 @@ pub fn compile_observed(
                 time: step.time,
                 remarks: step.remarks.to_vec(),
             });
+            if step.info.name == "fuse" {
+                quantized = Some(step.graph.clone());
+            }
             observe(&Event::Pass(step));
         })?;
     }
@@ -142,7 +150,15 @@ pub fn compile_observed(
         hash,
         manifest,
     };
-    Ok(Compiled { source: imported, graph, options: codegen, ranges: cx.ranges, report, threads: options.threads })
+    Ok(Compiled {
+        source: imported,
+        quantized,
+        graph,
+        options: codegen,
+        ranges: cx.ranges,
+        report,
+        threads: options.threads,
+    })
 }
 
 fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
@@ -282,6 +298,16 @@ impl Compiled {
     /// Writes the integer graph as text, all constants inline.
     pub fn write_text(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         files::write(path.as_ref(), qcc_ir::print(&self.graph).as_bytes())
+    }
+
+    /// Writes the model on quantized types as ONNX with explicit casts (`QuantizeLinear`, `DequantizeLinear`), which other
+    /// runtimes read: scales, zero points and weights are what the integer model has.
+    pub fn write_onnx_qdq(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let Some(graph) = &self.quantized else {
+            let diag = Diag::new(Code::PIPELINE, "there is no graph on quantized types to be written as ONNX");
+            return Err(diag.help("let the pipeline contain `fuse`").into());
+        };
+        files::write(path.as_ref(), &qcc_onnx::export(graph)?)
     }
 
     /// Machine code is made of integer graphs only; another pipeline may end before that.

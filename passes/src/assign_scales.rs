@@ -157,7 +157,7 @@ impl<'g> Ties<'g> {
 }
 
 /// A range with an extent: that of a value which was never seen to differ from zero is made up.
-fn workable(range: Range) -> Range {
+pub(crate) fn workable(range: Range) -> Range {
     let zero = range.with_zero();
     if zero.max - zero.min < LEAST_SPAN { Range { min: 0.0, max: 1.0 } } else { range }
 }
@@ -171,7 +171,8 @@ pub(crate) fn selects(op: Opcode) -> bool {
     }
 }
 
-fn clamps(op: Opcode) -> bool {
+/// Operators that clamp their operand.
+pub(crate) fn clamps(op: Opcode) -> bool {
     matches!(op, Opcode::Relu | Opcode::Clip)
 }
 
@@ -222,12 +223,20 @@ fn demand(g: &Graph, v: ValueId) -> Option<Range> {
     Some(match g.op(n) {
         // Probabilities that only later operators read are as fine as the greatest seen: with hundreds of them a 255th is coarse.
         Opcode::Softmax if !g.is_output(v) && range.max > 0.0 => Range { min: 0.0, max: range.max.min(1.0) },
-        Opcode::Sigmoid | Opcode::HardSigmoid | Opcode::Softmax => Range { min: 0.0, max: 1.0 },
-        Opcode::Tanh | Opcode::Erf | Opcode::Softsign => Range { min: -1.0, max: 1.0 },
+        op if natural_range(op).is_some() => natural_range(op)?,
         Opcode::Pad => {
             let value = g.node(n).attrs.float("value");
             range.union(Range { min: value, max: value })
         }
         _ => range,
     })
+}
+
+/// The range of results of a function that has one by itself.
+pub(crate) fn natural_range(op: Opcode) -> Option<Range> {
+    match op {
+        Opcode::Sigmoid | Opcode::HardSigmoid | Opcode::Softmax => Some(Range { min: 0.0, max: 1.0 }),
+        Opcode::Tanh | Opcode::Erf | Opcode::Softsign => Some(Range { min: -1.0, max: 1.0 }),
+        _ => None,
+    }
 }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
-use qcc_ir::{Def, Diag, Diags, Edit, Elem, Graph, Range, ValueId};
+use qcc_ir::{Def, Diag, Diags, Edit, Elem, Graph, Opcode, Range, ValueId};
 use rayon::prelude::*;
 
 use crate::context::{RangeEntry, RangeTable};
@@ -44,6 +44,9 @@ impl Calibrate {
 impl Pass for Calibrate {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let activations = activations(edit.graph());
+        if activations.is_empty() {
+            return Ok(());
+        }
         let table = match (&cx.ranges, cx.samples.clone()) {
             (Some(table), _) => table.clone(),
             (None, Some(samples)) if !samples.is_empty() => {
@@ -78,9 +81,13 @@ impl Pass for Calibrate {
     }
 }
 
-/// Float values that are no constants, in order of creation.
+/// Float values whose range must be found, in order of creation: all but constants and, in a model that is quantized in
+/// part, values that come from a quantized one or only become one.
 pub(crate) fn activations(g: &Graph) -> Vec<ValueId> {
-    g.values().filter(|&v| !matches!(g.def(v), Def::Const(_)) && g.ty(v).is_float()).collect()
+    let casts = |v: ValueId, op: Opcode| g.producer(v).is_some_and(|n| g.op(n) == op);
+    let read = |v: ValueId| g.is_output(v) || g.uses(v).iter().any(|&(n, _)| g.op(n) != Opcode::QCast);
+    let wanted = |v: ValueId| !matches!(g.def(v), Def::Const(_)) && !casts(v, Opcode::DCast) && read(v);
+    g.values().filter(|&v| g.ty(v).is_float() && wanted(v)).collect()
 }
 
 fn observe(

@@ -29,21 +29,24 @@ pub struct CancelQdq;
 
 impl Pass for CancelQdq {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
-        rewrite_regions(edit, "cancel-qdq", &rules());
+        rewrite_regions(edit, "cancel-qdq", &rules(false));
         Ok(())
     }
 }
 
-/// The rules in the table above.
-pub(crate) fn rules() -> Vec<Rewrite<Term, Facts>> {
-    vec![
+/// The rules in the table above; `exact`, only those that are.
+pub(crate) fn rules(exact: bool) -> Vec<Rewrite<Term, Facts>> {
+    let mut rules = vec![
         rewrite!("cancel-equal"; "(q ?t (dq ?x))" => "?x" if of_type("?t", "?x", true)),
         rewrite!("cancel-unequal"; "(q ?t (dq ?x))" => "(s ?t ?x)" if of_type("?t", "?x", false)),
         rewrite!("drop-rescale"; "(s ?t ?x)" => "?x" if of_type("?t", "?x", true)),
-        rewrite!("merge-rescale"; "(s ?u (s ?t ?x))" => "(s ?u ?x)"),
         rewrite!("move-quantized"; "?x" => { By(move_quantized) }),
         rewrite!("split-concat"; "(q ?t ?x)" => { By(split_concat) }),
-    ]
+    ];
+    if !exact {
+        rules.push(rewrite!("merge-rescale"; "(s ?u (s ?t ?x))" => "(s ?u ?x)"));
+    }
+    rules
 }
 
 /// Whether `x` has the type `t`, or not.

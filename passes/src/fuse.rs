@@ -18,7 +18,7 @@
 //! |---|---|
 //! | `q t (op (dq a) ..) = op t a ..` | yes: that is what an operator on quantized types means |
 //! | `f t x = x` where the table of `f` from the type of `x` to `t` is the identity | yes: a rectifier or clip that saturation does |
-//! | `s u (q t r) = q u r` | no: one rounding less |
+//! | `s u (q t r) = q u r` | no: one rounding less; left out with `exact` |
 
 use std::sync::Arc;
 
@@ -27,21 +27,32 @@ use qcc_ir::{Class, Def, Diags, Edit, Int, Opcode};
 
 use crate::assign_scales::selects;
 use crate::terms::{By, Facts, Kind, Site, Term, Terms, dequantized, real_terms, rewrite_regions};
-use crate::{Context, Pass, cancel_qdq, quantize};
+use crate::{Context, Options, Pass, cancel_qdq, quantize};
 
 /// The pass `fuse`.
-pub struct Fuse;
+pub struct Fuse {
+    exact: bool,
+}
+
+impl Fuse {
+    /// The pass with its options.
+    pub fn new(options: &Options) -> Fuse {
+        Fuse { exact: options.exact() }
+    }
+}
 
 impl Pass for Fuse {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
         inputs(edit);
         outputs(edit);
         edit.remove_dead();
-        let mut rules: Vec<Rewrite<Term, Facts>> = cancel_qdq::rules();
+        let mut rules: Vec<Rewrite<Term, Facts>> = cancel_qdq::rules(self.exact);
+        if !self.exact {
+            rules.push(rewrite!("rescale-result"; "(s ?u (q ?t ?x))" => "(q ?u ?x)"));
+        }
         rules.extend([
             rewrite!("compute-quantized"; "(q ?t ?x)" => { By(compute_quantized) }),
             rewrite!("saturation-clamps"; "?x" => { By(saturation_clamps) }),
-            rewrite!("rescale-result"; "(s ?u (q ?t ?x))" => "(q ?u ?x)"),
         ]);
         rewrite_regions(edit, "fuse", &rules);
         Ok(())

@@ -13,17 +13,27 @@
 //! equations (1) to (4), the convolution's factors become `s f`, the residual multiplier `R = round(g 2^14)`, and the
 //! offset follows from the zero points. `a` is no longer rounded to 8 bits and no longer saturates there: the result is
 //! nearer to the real sum, and within `1 + f / 2` units of that of the two operations wherever `a` did not saturate. If both
-//! operands come from a layer that nothing else reads, the one computed later takes in the addition.
+//! operands come from a layer that nothing else reads, the one computed later takes in the addition. With `exact` additions
+//! stay as they are.
 
 use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
 use qcc_num::requant;
 
 use crate::merge_requant::zero_point;
 use crate::rewrite::substitute;
-use crate::{Context, Pass};
+use crate::{Context, Options, Pass};
 
 /// The pass `fuse-epilogue`.
-pub struct FuseEpilogue;
+pub struct FuseEpilogue {
+    exact: bool,
+}
+
+impl FuseEpilogue {
+    /// The pass with its options.
+    pub fn new(options: &Options) -> FuseEpilogue {
+        FuseEpilogue { exact: options.exact() }
+    }
+}
 
 impl Pass for FuseEpilogue {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
@@ -34,7 +44,7 @@ impl Pass for FuseEpilogue {
         }
         edit.remove_dead();
         for n in edit.graph().order() {
-            if edit.graph().op(n) == Opcode::IAdd {
+            if edit.graph().op(n) == Opcode::IAdd && !self.exact {
                 addition(edit, n);
             }
         }

@@ -29,7 +29,7 @@ use crate::{Context, Pass, diag_at};
 const LEAST_FACTOR: f64 = 1.0 / (1u32 << 20) as f64;
 
 /// Greatest accumulator that a bias may take up by itself.
-const GREATEST_BIAS: f64 = (1u32 << 29) as f64;
+pub(crate) const GREATEST_BIAS: f64 = (1u32 << 29) as f64;
 
 /// The pass `insert-qdq`.
 pub struct InsertQdq;
@@ -147,7 +147,13 @@ fn name_of(g: &Graph, v: ValueId) -> String {
 }
 
 /// One scale for each output channel, as said in the header.
-fn weight_scales(tensor: &Tensor, w: &[f32], bias: Option<&[f32]>, sx: f64, sy: f64) -> Result<Vec<f32>, String> {
+pub(crate) fn weight_scales(
+    tensor: &Tensor,
+    w: &[f32],
+    bias: Option<&[f32]>,
+    sx: f64,
+    sy: f64,
+) -> Result<Vec<f32>, String> {
     let channels = tensor.dims.first().copied().unwrap_or(0);
     let row = w.len() / channels.max(1);
     let mut scales = Vec::with_capacity(channels);
@@ -165,7 +171,8 @@ fn weight_scales(tensor: &Tensor, w: &[f32], bias: Option<&[f32]>, sx: f64, sy: 
     Ok(scales)
 }
 
-fn quantized_weights(tensor: &Tensor, w: &[f32], scales: &[f32]) -> (Tensor, Elem) {
+/// Weights with one scale an output channel.
+pub(crate) fn quantized_weights(tensor: &Tensor, w: &[f32], scales: &[f32]) -> (Tensor, Elem) {
     let row = w.len() / scales.len().max(1);
     let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, 1.0 / scales[i / row], 0, -127, 127) as i8;
     let codes = w.iter().enumerate().map(code).collect();
@@ -180,7 +187,8 @@ fn quantized_weights(tensor: &Tensor, w: &[f32], scales: &[f32]) -> (Tensor, Ele
     (Tensor::new(&tensor.dims, Data::I8(codes)), Elem::Uniform(Arc::new(uniform)))
 }
 
-fn quantized_bias(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
+/// A bias in units of the accumulators.
+pub(crate) fn quantized_bias(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
     let steps: Vec<f32> = scales.iter().map(|&s| ((sx * f64::from(s)) as f32).max(f32::MIN_POSITIVE)).collect();
     let code = |(&b, &s): (&f32, &f32)| {
         (f64::from(b) / f64::from(s)).round().clamp(-2.0 * GREATEST_BIAS, 2.0 * GREATEST_BIAS) as i32

@@ -14,6 +14,7 @@ pub mod pipeline;
 
 mod rewrite;
 
+pub mod adopt_qdq;
 pub mod assign_scales;
 pub mod calibrate;
 pub mod cancel_qdq;
@@ -30,6 +31,7 @@ pub mod lower_to_int;
 pub mod merge_requant;
 pub mod propagate_ranges;
 pub mod prove_accumulators;
+pub mod scale_rest;
 
 mod histogram;
 mod moments;
@@ -120,7 +122,7 @@ impl Property {
             Property::Float => {
                 dialect_in(&[Dialect::Nn, Dialect::Tensor]) && graph.values().all(|v| graph.ty(v).uniform().is_none())
             }
-            Property::Ranged => activations().all(|v| graph.ty(v).elem != Elem::F32),
+            Property::Ranged => calibrate::activations(graph).iter().all(|&v| graph.ty(v).elem != Elem::F32),
             // Without floats the only casts are those between quantizations.
             Property::Scaled | Property::Quantized => {
                 dialect_in(&[Dialect::Nn, Dialect::Tensor, Dialect::Quant]) && no_float()
@@ -169,7 +171,7 @@ pub static PASSES: &[PassInfo] = &[
         phase: Phase::Float,
         summary: "removes what does nothing and writes equal things in one way",
         options: &[],
-        requires: &[Property::Float],
+        requires: &[Property::Explicit],
         ensures: &[],
         breaks: &[],
         make: |_| Box::new(canonicalize::Canonicalize),
@@ -189,7 +191,7 @@ pub static PASSES: &[PassInfo] = &[
         phase: Phase::Float,
         summary: "finds the range of every activation from samples, or takes it from a table",
         options: calibrate::OPTIONS,
-        requires: &[Property::Float],
+        requires: &[Property::Explicit],
         ensures: &[],
         breaks: &[],
         make: |o| Box::new(calibrate::Calibrate::new(o)),
@@ -199,7 +201,7 @@ pub static PASSES: &[PassInfo] = &[
         phase: Phase::Float,
         summary: "derives ranges that are still unknown from the inputs' and batch normalization's",
         options: propagate_ranges::OPTIONS,
-        requires: &[Property::Float],
+        requires: &[Property::Explicit],
         ensures: &[Property::Ranged],
         breaks: &[],
         make: |o| Box::new(propagate_ranges::PropagateRanges::new(o)),
@@ -235,6 +237,26 @@ pub static PASSES: &[PassInfo] = &[
         make: |_| Box::new(insert_qdq::InsertQdq),
     },
     PassInfo {
+        name: "adopt-qdq",
+        phase: Phase::Quant,
+        summary: "brings a model that is quantized already into the form of the other passes, with its own scales",
+        options: &[],
+        requires: &[Property::Explicit],
+        ensures: &[],
+        breaks: &[Property::Float, Property::Ranged],
+        make: |_| Box::new(adopt_qdq::AdoptQdq),
+    },
+    PassInfo {
+        name: "scale-rest",
+        phase: Phase::Quant,
+        summary: "gives scales to what a quantized model leaves real, and integer form to its weights and biases",
+        options: &[],
+        requires: &[Property::Explicit, Property::Ranged],
+        ensures: &[],
+        breaks: &[Property::Ranged],
+        make: |_| Box::new(scale_rest::ScaleRest),
+    },
+    PassInfo {
         name: "cancel-qdq",
         phase: Phase::Quant,
         summary: "cancels casts that meet and moves data in its quantized form",
@@ -248,21 +270,21 @@ pub static PASSES: &[PassInfo] = &[
         name: "fuse",
         phase: Phase::Quant,
         summary: "takes casts into the operators, so that all of them work on quantized types",
-        options: &[],
+        options: options::EXACT,
         requires: &[Property::Explicit],
         ensures: &[Property::Quantized],
         breaks: &[Property::Explicit],
-        make: |_| Box::new(fuse::Fuse),
+        make: |o| Box::new(fuse::Fuse::new(o)),
     },
     PassInfo {
         name: "lower-to-int",
         phase: Phase::Int,
         summary: "replaces operators on quantized types by integer operators",
-        options: &[],
+        options: options::EXACT,
         requires: &[Property::Quantized],
         ensures: &[Property::Integer],
         breaks: &[Property::Quantized],
-        make: |_| Box::new(lower_to_int::LowerToInt),
+        make: |o| Box::new(lower_to_int::LowerToInt::new(o)),
     },
     PassInfo {
         name: "lower-to-dynamic",
@@ -288,21 +310,21 @@ pub static PASSES: &[PassInfo] = &[
         name: "merge-requant",
         phase: Phase::Int,
         summary: "merges chains of requantizations, rescalings, clamps and tables",
-        options: &[],
+        options: options::EXACT,
         requires: &[Property::Integer],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(merge_requant::MergeRequant),
+        make: |o| Box::new(merge_requant::MergeRequant::new(o)),
     },
     PassInfo {
         name: "fuse-epilogue",
         phase: Phase::Int,
         summary: "takes requantization and residual addition into convolutions and linear layers",
-        options: &[],
+        options: options::EXACT,
         requires: &[Property::Integer],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(fuse_epilogue::FuseEpilogue),
+        make: |o| Box::new(fuse_epilogue::FuseEpilogue::new(o)),
     },
     PassInfo {
         name: "prove-accumulators",

@@ -37,10 +37,19 @@ use qcc_ir::{
 };
 use qcc_num::ScaleError;
 
-use crate::{Context, Pass};
+use crate::{Context, Options, Pass};
 
 /// The pass `lower-to-int`.
-pub struct LowerToInt;
+pub struct LowerToInt {
+    exact: bool,
+}
+
+impl LowerToInt {
+    /// The pass with its options.
+    pub fn new(options: &Options) -> LowerToInt {
+        LowerToInt { exact: options.exact() }
+    }
+}
 
 impl Pass for LowerToInt {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
@@ -57,7 +66,7 @@ impl Pass for LowerToInt {
             }
             let (name, origin) = (edit.graph().name_of(y).to_string(), edit.graph().node(n).origin.clone());
             let place = edit.graph().describe(n);
-            let mut lower = Lower { edit, n, y, name, origin };
+            let mut lower = Lower { edit, n, y, name, origin, exact: self.exact };
             match lower.node() {
                 Ok(v) => edit.replace(y, v),
                 Err(diag) => faults.0.push(diag.at(place)),
@@ -98,6 +107,8 @@ struct Lower<'a, 'g> {
     y: ValueId,
     name: String,
     origin: Option<Arc<Origin>>,
+    /// Additions with wide multipliers: their result is that of real numbers but for ties.
+    exact: bool,
 }
 
 impl Lower<'_, '_> {
@@ -167,6 +178,16 @@ impl Lower<'_, '_> {
         }
     }
 
+    /// The product of scales over the scale of the result. A model that was quantized elsewhere means this factor as single
+    /// precision gives it: runtimes compute it so, and a result near a tie shows the difference.
+    fn factor(&self, scales: &[f32], result: f32) -> f64 {
+        if self.exact {
+            f64::from(scales.iter().product::<f32>() / result)
+        } else {
+            scales.iter().map(|&s| f64::from(s)).product::<f64>() / f64::from(result)
+        }
+    }
+
     /// Adds an operation that belongs to this one.
     fn emit(
         &mut self,
@@ -184,6 +205,14 @@ impl Lower<'_, '_> {
     /// The same with the type of the result.
     fn emit_result(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs, suffix: &str, dims: &[usize]) -> ValueId {
         let elem = self.g().ty(self.y).elem.clone();
+        // A type of fewer bits, or one that keeps to a part of its storage, bounds the result.
+        let attrs = match &elem {
+            Elem::Uniform(u) if attrs.has("lo") && (u.min, u.max) != (0, 255) && u.storage == Int::U8 => {
+                let (lo, hi) = (attrs.int("lo"), attrs.int("hi"));
+                attrs.with("lo", lo.clamp(u.min, u.max)).with("hi", hi.clamp(u.min, u.max))
+            }
+            _ => attrs,
+        };
         self.emit(op, operands, attrs, suffix, dims, elem)
     }
 

@@ -15,22 +15,32 @@
 //! | a clamp behind an operation with bounds narrows these, also through maxima and data movement | yes |
 //! | tables, clamps and rescalings before a table, and tables before these, are one table | yes |
 //! | a rescaling of a clamped value clamps its result | yes: it is monotone |
-//! | a rescaling of a requantized or rescaled value scales its multipliers | no: one rounding less |
+//! | a rescaling of a requantized or rescaled value scales its multipliers | no: one rounding less; left out with `exact` |
 //! | what changes no code goes away | yes |
 
 use qcc_ir::{Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
 use qcc_num::{affine, requant};
 
 use crate::rewrite::{bypass, can_bypass, is_live, produced_by, produced_once, substitute};
-use crate::{Context, Pass};
+use crate::{Context, Options, Pass};
 
 /// The pass `merge-requant`.
-pub struct MergeRequant;
+pub struct MergeRequant {
+    exact: bool,
+}
+
+impl MergeRequant {
+    /// The pass with its options.
+    pub fn new(options: &Options) -> MergeRequant {
+        MergeRequant { exact: options.exact() }
+    }
+}
 
 /// Changes the graph at a node and says whether it did.
 type Rule = fn(&mut Edit, NodeId) -> bool;
 
-const RULES: &[Rule] = &[drop_identity, clamp_into_bounds, compose_tables, rescale_clamped, rescale_into_multipliers];
+/// Rules that change no result.
+const RULES: &[Rule] = &[drop_identity, clamp_into_bounds, compose_tables, rescale_clamped];
 
 impl Pass for MergeRequant {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
@@ -38,7 +48,8 @@ impl Pass for MergeRequant {
             let before = edit.labels().len();
             for n in edit.graph().order() {
                 if is_live(edit.graph(), n) {
-                    RULES.iter().any(|rule| rule(edit, n));
+                    let done = RULES.iter().any(|rule| rule(edit, n));
+                    let _ = done || !self.exact && rescale_into_multipliers(edit, n);
                 }
             }
             edit.remove_dead();

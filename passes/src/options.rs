@@ -15,6 +15,14 @@ pub struct OptionInfo {
     pub kind: OptionKind,
 }
 
+/// The option of passes that may round once where the graph rounds twice.
+pub const EXACT: &[OptionInfo] = &[OptionInfo {
+    name: "exact",
+    default: "no",
+    doc: "whether every rounding and saturation of the graph is kept, as a model that was quantized elsewhere wants it",
+    kind: OptionKind::Word(&["no", "yes"]),
+}];
+
 /// What values an option takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum OptionKind {
@@ -63,6 +71,11 @@ impl Options {
     pub fn get(&self, name: &str) -> Option<&str> {
         let i = self.schema.iter().position(|s| s.name == name)?;
         self.values[i].as_deref().or(Some(self.schema[i].default)).filter(|v| !v.is_empty())
+    }
+
+    /// Whether [`EXACT`] is set.
+    pub fn exact(&self) -> bool {
+        self.get("exact") == Some("yes")
     }
 
     /// The value as a number.

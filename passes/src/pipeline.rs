@@ -41,18 +41,30 @@ const PRESETS: &[(&str, &str)] = &[
         "canonicalize, fold-constants, fold-bn, canonicalize, lower-to-dynamic, layout, prove-accumulators, \
          check-integer-only",
     ),
+    (
+        "-Oq",
+        "adopt-qdq, canonicalize, calibrate, propagate-ranges, scale-rest, fuse{exact=yes}, lower-to-int{exact=yes}, layout, \
+         merge-requant{exact=yes}, fuse-epilogue{exact=yes}, prove-accumulators, check-integer-only",
+    ),
 ];
 
 /// The pipeline with this name: `-O0` optimises nothing, `-O1` needs no samples, `-O2` calibrates, `-dynamic` leaves scales to
-/// run time.
+/// run time, `-Oq` takes the scales of a model that is quantized already.
 pub fn preset(name: &str) -> Option<&'static str> {
     PRESETS.iter().find(|p| p.0 == name).map(|p| p.1)
 }
 
 /// The pipeline for what the context offers: `-O2` with samples or a range table. Without either, `-O1`: ranges are
-/// derived before batch normalization is folded, because its parameters tell them.
-pub fn default_pipeline(cx: &Context) -> String {
-    let name = if cx.samples.is_some() || cx.ranges.is_some() { "-O2" } else { "-O1" };
+/// derived before batch normalization is folded, because its parameters tell them. `-Oq` for a model that is quantized already.
+pub fn default_pipeline(graph: &Graph, cx: &Context) -> String {
+    let quantized = !Property::Float.holds(graph);
+    let name = if quantized {
+        "-Oq"
+    } else if cx.samples.is_some() || cx.ranges.is_some() {
+        "-O2"
+    } else {
+        "-O1"
+    };
     preset(name).unwrap_or_default().to_string()
 }
 
@@ -225,8 +237,9 @@ impl Run<'_> {
             return Ok(());
         }
         let level = match info.phase {
-            Phase::Float => Level::Float,
-            Phase::Quant => Level::Quant,
+            Phase::Float if info.requires.contains(&Property::Float) => Level::Float,
+            // What works on real numbers between casts also works without casts.
+            Phase::Float | Phase::Quant => Level::Quant,
             Phase::Int => Level::Int,
         };
         check_level(graph, level)?;

@@ -20,6 +20,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::ops::{Binary, Contract, Move, Norm, Pool, Reduce};
 use qcc_ir::{Class, Diag, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, ValueId};
 
+use crate::adopt_qdq::constants::reals;
 use crate::calibrate::activations;
 use crate::context::{RangeEntry, RangeTable};
 use crate::moments::{Channel, Interval, Stats};
@@ -182,6 +183,12 @@ impl Analysis<'_> {
         let g = self.g;
         let node = g.node(n);
         let operands = g.operands(n);
+        if let (Opcode::DCast, Some(u)) = (node.op, g.ty(operands[0]).uniform()) {
+            let ends =
+                |s: f32, z: i64| Interval::new(f64::from(s) * (u.min - z) as f64, f64::from(s) * (u.max - z) as f64);
+            let all = u.scales.iter().zip(&u.zero_points).map(|(&s, &z)| ends(s, z)).reduce(Interval::union)?;
+            return Some(Stats::of_interval(all));
+        }
         let x = self.operand(*operands.first()?)?;
         let xdims = &g.ty(operands[0]).dims;
         let ydims = &g.ty(g.result(n)).dims;
@@ -256,7 +263,8 @@ impl Analysis<'_> {
     fn layer(&self, n: NodeId, x: &Stats) -> Option<Stats> {
         let g = self.g;
         let operands = g.operands(n);
-        let (tensor, w) = floats(g, operands[1])?;
+        let tensor = reals(g, operands[1])?;
+        let w = tensor.as_f32()?;
         let bias = operands.get(2).map(|&b| floats(g, b).map(|(_, d)| d)).unwrap_or(Some(&[]))?;
         let (outputs, per_group) = (*tensor.dims.first()?, *tensor.dims.get(1)?);
         let kernel: usize = tensor.dims[2..].iter().product();

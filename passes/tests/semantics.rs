@@ -328,7 +328,7 @@ fn epilogues_are_within_one_unit() {
     for seed in seeds(60) {
         let mut graph = network(seed);
         let mut cx = calibrated(seed);
-        let pipeline = default_pipeline(&cx);
+        let pipeline = default_pipeline(&graph, &cx);
         let (before, _) = pipeline.split_once(", fuse-epilogue").unwrap();
         run(&mut graph, before, &mut cx, seed);
         let unfused = graph.clone();
@@ -365,7 +365,8 @@ fn integers_follow_floats() {
         let float = network(seed);
         for (i, mut cx) in [calibrated(seed), Context::default()].into_iter().enumerate() {
             let mut graph = float.clone();
-            run(&mut graph, &default_pipeline(&cx), &mut cx, seed);
+            let pipeline = default_pipeline(&graph, &cx);
+            run(&mut graph, &pipeline, &mut cx, seed);
             assert!(!cx.range_source.is_empty());
             for x in inputs(seed ^ 2, 3) {
                 let (a, b) = (outputs(&float, &x), outputs(&graph, &x));
@@ -391,7 +392,7 @@ fn runs_are_deterministic() {
             .map(|threads| {
                 let mut graph = network(seed);
                 let mut cx = Context { threads, ..calibrated(seed) };
-                let pipeline = default_pipeline(&cx);
+                let pipeline = default_pipeline(&graph, &cx);
                 let mut text = String::new();
                 let mut observe =
                     |s: &qcc_passes::Step| text += &format!("{}\n{}\n{:?}\n", s.text, print(s.graph), s.labels);

@@ -78,12 +78,13 @@ fn operators() -> String {
         }
     }
     out += "\n## ONNX operators that can be imported\n\n\
-            Rows of `compiler/onnx/src/import/table.rs`: operators of the default domain, and the operator sets for which their\n\
+            Rows of `compiler/onnx/src/import/table.rs`: operators of the default domain and of `com.microsoft`, and the operator sets for which their\n\
             meaning has been checked. Those without an entry in the last column become several operations, or one that depends\n\
             on their attributes.\n\n| ONNX | operator sets | becomes |\n|---|---|---|\n";
     for row in qcc_onnx::importable() {
         let same = row.same.map_or(String::new(), |op| format!("`{}`", op.name()));
-        let _ = writeln!(out, "| {} | {} to {} | {same} |", row.name, row.opsets.0, row.opsets.1);
+        let name = [row.domain, row.name].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(".");
+        let _ = writeln!(out, "| {name} | {} to {} | {same} |", row.opsets.0, row.opsets.1);
     }
     out
 }
@@ -100,7 +101,7 @@ fn passes(read: &dyn Fn(&str) -> String) -> String {
     out += "\n## Pipelines\n\n\
             A pipeline is a text: names, `{key=value ..}` behind a name for its options, `fixpoint(..)` around what is repeated\n\
             until it changes nothing. These have names:\n";
-    for name in ["-O0", "-O1", "-O2"] {
+    for name in ["-O0", "-O1", "-O2", "-Oq"] {
         let _ = writeln!(out, "\n`{name}`\n\n```text\n{}\n```", preset(name).unwrap_or_default().replace(", ", ",\n"));
     }
     for p in PASSES {

@@ -15,6 +15,7 @@ mod names;
 mod numbers;
 mod order;
 mod pool;
+mod qoperator;
 mod quantize;
 mod reduce;
 mod resize;

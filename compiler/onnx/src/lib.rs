@@ -1,4 +1,4 @@
-//! ONNX files into graphs of `nn.*`, `tensor.*` and `quant.*`. No other crate knows ONNX.
+//! ONNX files into graphs of `nn.*`, `tensor.*` and `quant.*`, and quantized graphs into ONNX files. No other crate knows ONNX.
 //!
 //! ```text
 //! bytes --wire, model--> ModelProto --functions, structure--> ordered nodes --import/table--> Graph
@@ -9,6 +9,7 @@
 //! the node, its operator and operator set, and the shapes that it was given.
 
 mod element;
+mod export;
 mod external;
 mod fault;
 mod functions;
@@ -29,6 +30,7 @@ use qcc_ir::{Diag, Diags, Graph};
 use crate::external::Folder;
 use crate::fault::Fault;
 
+pub use crate::export::export;
 pub use crate::import::{Importable, importable};
 pub use crate::options::ImportOptions;
 

@@ -16,7 +16,7 @@ pub struct Build {
     /// Model to compile: .onnx, or .qir
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// File to write; its extension says what: .so, .o, .qir
+    /// File to write; its extension says what: .so, .o, .qir, .onnx
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     /// What to write, whatever the extension
@@ -64,6 +64,8 @@ enum Emit {
     Obj,
     /// Integer graph as text
     Qir,
+    /// Quantized model with explicit casts, for other runtimes
+    OnnxQdq,
 }
 
 impl Build {
@@ -84,10 +86,11 @@ impl Build {
         match (emit, &self.output) {
             (Emit::So, Some(path)) => compiled.write_so(path)?,
             (Emit::Obj, Some(path)) => compiled.write_object(path)?,
+            (Emit::OnnxQdq, Some(path)) => compiled.write_onnx_qdq(path)?,
             (Emit::Qir, Some(path)) => compiled.write_text(path)?,
             (Emit::Qir, None) => terminal::result(&qcc::ir::print(compiled.graph())),
-            (Emit::So | Emit::Obj, None) => {
-                return Err(usage("machine code needs a file to go to").help("add -o model.so"));
+            (Emit::So | Emit::Obj | Emit::OnnxQdq, None) => {
+                return Err(usage("what is no text needs a file to go to").help("add -o model.so"));
             }
         }
         announce(&compiled, self.flags.is_data_free());
@@ -105,10 +108,11 @@ impl Build {
             (None, Some("so")) => Ok(Emit::So),
             (None, Some("o")) => Ok(Emit::Obj),
             (None, Some("qir")) => Ok(Emit::Qir),
+            (None, Some("onnx")) => Ok(Emit::OnnxQdq),
             (None, other) => {
                 let what = other.map_or("no extension".to_string(), |e| format!("the extension `.{e}`"));
                 Err(usage(format!("an output file with {what} does not say what to write"))
-                    .help("use .so, .o or .qir, or say it with --emit"))
+                    .help("use .so, .o, .qir or .onnx, or say it with --emit"))
             }
         }
     }

@@ -4,12 +4,16 @@ use qcc_ir::ops::Binary;
 use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId};
 use qcc_num::{affine, requant};
 
-use super::Lower;
+use super::{Bytes, Lower};
 use crate::rewrite::{inverse, per_channel, scalar};
 use crate::{fold_bn, quantize};
 
 /// Greatest magnitude of a constant term of `qcc_num::affine` equation (5); beyond it every result saturates.
 const GREATEST_OFFSET: f64 = (1u32 << 30) as f64;
+
+fn widen((shift, m): (u32, Vec<i16>)) -> (u32, Vec<i32>) {
+    (shift, m.into_iter().map(i32::from).collect())
+}
 
 impl Lower<'_, '_> {
     pub(super) fn unary(&mut self, f: fn(&Attrs, f32) -> f32) -> Result<ValueId, Diag> {
@@ -41,8 +45,8 @@ impl Lower<'_, '_> {
         let (ta, tb, to) = (self.bytes(a)?, self.bytes(b)?, self.bytes(self.y)?);
         let dims = self.dims(self.y);
         if kind == Binary::Mul {
-            let (shl, mult) =
-                requant::multipliers(&[ta.scale * tb.scale / to.scale]).map_err(|e| self.scale_error(e))?;
+            let factor = self.factor(&[ta.uniform.scale(), tb.uniform.scale()], to.uniform.scale());
+            let (shl, mult) = requant::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
             let attrs = Attrs::new(Opcode::IMul)
                 .with("zeros", vec![i64::from(ta.zero), i64::from(tb.zero)])
                 .with("mult", i64::from(mult[0]))
@@ -51,13 +55,16 @@ impl Lower<'_, '_> {
             return Ok(self.emit_result(Opcode::IMul, &[a, b], attrs, "", &dims));
         }
         let sign = if kind == Binary::Sub { -1.0 } else { 1.0 };
-        let factors = [ta.scale / to.scale, sign * tb.scale / to.scale];
-        let (shift, m) = affine::multipliers(&factors).map_err(|e| self.scale_error(e))?;
+        let ratio = |t: &Bytes| self.factor(&[t.uniform.scale()], to.uniform.scale());
+        let factors = [ratio(&ta), sign * ratio(&tb)];
+        let wide =
+            if self.exact { affine::wide_multipliers(&factors) } else { affine::multipliers(&factors).map(widen) };
+        let (shift, m) = wide.map_err(|e| self.scale_error(e))?;
         let offset = affine::offset(shift, to.zero, &[(ta.zero, m[0]), (tb.zero, m[1])]);
         Ok(self.add([a, b], [m[0], m[1]], shift, offset, &dims))
     }
 
-    fn add(&mut self, operands: [ValueId; 2], m: [i16; 2], shift: u32, offset: i32, dims: &[usize]) -> ValueId {
+    fn add(&mut self, operands: [ValueId; 2], m: [i32; 2], shift: u32, offset: i32, dims: &[usize]) -> ValueId {
         let attrs = Attrs::new(Opcode::IAdd)
             .with("mults", m.map(i64::from).to_vec())
             .with("shift", i64::from(shift))
@@ -169,7 +176,7 @@ impl Lower<'_, '_> {
         self.name = name;
         let (shift, m) = affine::multipliers(&[1.0, 1.0]).map_err(|e| self.scale_error(e))?;
         let offset = affine::offset(shift, to.zero, &[(to.zero, m[0]), (to.zero, m[1])]);
-        Ok(Some(self.add([positive, negative], [m[0], m[1]], shift, offset, &dims)))
+        Ok(Some(self.add([positive, negative], [m[0], m[1]].map(i32::from), shift, offset, &dims)))
     }
 
     /// Quotients, extremes, powers and slopes: a table of one operand where the other is one constant, else of both.

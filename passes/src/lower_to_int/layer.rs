@@ -48,7 +48,7 @@ impl Lower<'_, '_> {
                 Diag::new(Code::OVERFLOW, format!("the bias {folded} of output channel {c} does not fit 32 bits"))
             })?);
             let scale = if scales.axis.is_none() { scales.scale() } else { scales.scales[c] };
-            factors.push(input.scale * f64::from(scale) / output.scale);
+            factors.push(self.factor(&[input.uniform.scale(), scale], output.uniform.scale()));
         }
         Ok(Layer { weights: w.to_vec(), dims: weights.dims.clone(), bias, factors, input, output })
     }

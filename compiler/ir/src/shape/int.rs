@@ -198,14 +198,14 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             "shl" => (0, 31),
             "shift" => (0, i64::from(qcc_num::affine::MAX_SHIFT)),
             "residual_mult" => (0, (1 << 15) - 1),
-            "mults" => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            "mults" => (-(1 << 23), 1 << 23),
             "mult" if kind == IntOp::Softmax => (1, i64::from(i32::MAX)),
             "epsilon" => (0, qcc_num::norm::GREATEST_EPSILON),
             "mult" if affine => (i64::from(i16::MIN), i64::from(i16::MAX)),
             "mult" => (i64::from(i32::MIN), i64::from(i32::MAX)),
             // Real numbers of type f32 and their quotients have no others.
             "weight_exponent" | "bias_exponent" => (-1000, 1000),
-            // Two products below 2^23 are added to it in 32 bits.
+            // A product below 2^23, or two below 2^31 together with it, are added to it in 32 bits.
             "offset" if affine => (-AFFINE_OFFSET, AFFINE_OFFSET),
             "offset" => (i64::from(i16::MIN), i64::from(i16::MAX)),
             _ => continue,
@@ -226,6 +226,12 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
     if call.attrs.has("lo") && call.attrs.int("lo") > call.attrs.int("hi") {
         let (lo, hi) = (call.attrs.int("lo"), call.attrs.int("hi"));
         return Err(format!("expected `lo` not above `hi`, found {lo} and {hi}"));
+    }
+    if kind == IntOp::Add {
+        let products: i64 = call.attrs.ints("mults").iter().map(|m| 255 * m.abs()).sum();
+        if products + call.attrs.int("offset").abs() > i64::from(i32::MAX) {
+            return Err("expected `mults` and `offset` whose sums fit 32 bits".to_string());
+        }
     }
     Ok(())
 }

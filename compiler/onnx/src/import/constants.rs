@@ -312,7 +312,7 @@ fn cast_to(site: &mut Site, x: ValueId, to: &Elem) -> Outcome<ValueId> {
     match (&from, to) {
         // Positions are read as 64-bit integers wherever they are used.
         (Elem::Int(Int::I32), Elem::Int(Int::I64)) => Ok(x),
-        (Elem::Int(Int::I8 | Int::U8 | Int::I16), Elem::F32) => quantize::integers_as_reals(site, x),
+        (Elem::Int(Int::I8 | Int::U8 | Int::I16) | Elem::Uniform(_), Elem::F32) => quantize::integers_as_reals(site, x),
         _ => Err(Fault::new(Code::UNSUPPORTED, format!("a conversion from {from} to {to} at run time"))),
     }
 }

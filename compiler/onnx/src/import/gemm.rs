@@ -9,10 +9,15 @@ use crate::fault::{Fault, Outcome};
 /// `alpha * A' * B' + beta * C`. Weights that are constant, or constant but for their quantization, become those of
 /// `nn.linear`, [outputs, inputs].
 pub(super) fn gemm(site: &mut Site) -> Outcome<ValueId> {
-    let alpha = site.attrs.float("alpha")?.unwrap_or(1.0);
     let beta = site.attrs.float("beta")?.unwrap_or(1.0);
-    let (trans_a, trans_b) = (site.attrs.flag("transA", false)?, site.attrs.flag("transB", false)?);
     let (a, b, c) = (site.operand(0)?, site.operand(1)?, site.optional(2));
+    product(site, a, b, c, beta)
+}
+
+/// The same of given operands; the node's attributes say the rest.
+pub(super) fn product(site: &mut Site, a: ValueId, b: ValueId, c: Option<ValueId>, beta: f32) -> Outcome<ValueId> {
+    let alpha = site.attrs.float("alpha")?.unwrap_or(1.0);
+    let (trans_a, trans_b) = (site.attrs.flag("transA", false)?, site.attrs.flag("transB", false)?);
     for (name, v) in [("A", a), ("B", b)] {
         if site.ty(v).rank() != 2 {
             return Err(Fault::shape(format!("{name} is no matrix")));

@@ -19,8 +19,13 @@ pub(super) fn max_pool(site: &mut Site) -> Outcome<ValueId> {
 /// Elements that only rounding up adds are never counted. With `count_include_pad`, the declared padding is: where both occur,
 /// the declared padding becomes elements of the input, and what is left is not counted.
 pub(super) fn average_pool(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    average(site, x)
+}
+
+/// The mean of windows over `x` that the node's attributes describe.
+pub(super) fn average(site: &mut Site, mut x: ValueId) -> Outcome<ValueId> {
     let include = site.attrs.flag("count_include_pad", false)?;
-    let mut x = site.operand(0)?;
     let mut window = read(site, x)?;
     if window.dilations.iter().any(|&d| d != 1) {
         return Err(Fault::unsupported(format!("`dilations` {:?} of a mean", window.dilations)));
@@ -73,16 +78,17 @@ fn finish(site: &mut Site, op: Opcode, x: ValueId, window: Window, attrs: Attrs)
 }
 
 pub(super) fn global_average_pool(site: &mut Site) -> Outcome<ValueId> {
-    global(site, Opcode::AveragePool, Opcode::ReduceMean)
+    let x = site.operand(0)?;
+    global(site, x, Opcode::AveragePool, Opcode::ReduceMean)
 }
 
 pub(super) fn global_max_pool(site: &mut Site) -> Outcome<ValueId> {
-    global(site, Opcode::MaxPool, Opcode::ReduceMax)
+    let x = site.operand(0)?;
+    global(site, x, Opcode::MaxPool, Opcode::ReduceMax)
 }
 
 /// One window over everything, or a reduction where there are not two spatial dimensions.
-fn global(site: &mut Site, pool: Opcode, reduce: Opcode) -> Outcome<ValueId> {
-    let x = site.operand(0)?;
+pub(super) fn global(site: &mut Site, x: ValueId, pool: Opcode, reduce: Opcode) -> Outcome<ValueId> {
     match *site.dims(x) {
         [_, _, h, w] => {
             let attrs = Attrs::new(pool).with("kernel", layout::list(&[h, w])?);

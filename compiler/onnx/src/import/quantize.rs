@@ -7,13 +7,14 @@ use qcc_ir::{Attrs, Class, Def, Elem, Int, Opcode, Type, Uniform, ValueId};
 
 use super::layout;
 use super::numbers::Numbers;
+use super::qoperator;
 use super::site::Site;
 use super::window::{Window, spatial, with_height, without_height};
 use crate::element::DataType;
 use crate::fault::{Fault, Outcome};
 
 /// Storage of a quantized type, and its least and greatest integer.
-type Storage = (Int, i64, i64);
+pub(super) type Storage = (Int, i64, i64);
 
 /// `u16` is held in 32 bits.
 const U16: Storage = (Int::I32, 0, 65535);
@@ -43,19 +44,23 @@ fn uniform(site: &mut Site, scale: usize, storage: Storage, dims: &[usize], axis
     Ok(Uniform { storage: int, min, max, axis, scales, zero_points })
 }
 
-/// The axis of scales; blocks within it are refused.
-fn scale_axis(site: &mut Site) -> Outcome<i64> {
-    if site.attrs.int("block_size")?.is_some_and(|b| b != 0) {
-        return Err(Fault::unsupported("quantization in blocks is not supported"));
-    }
+/// The axis of scales, and the number of elements of each block along it; 0 for one scale along the other axes.
+fn scale_axis(site: &mut Site) -> Outcome<(i64, usize)> {
+    let block = site.attrs.int("block_size")?.unwrap_or(0);
+    let block = usize::try_from(block).map_err(|_| Fault::shape(format!("`block_size` = {block}")))?;
     // Only casts to 8-bit floats saturate; the division is in f32.
     site.attrs.ignore(&["saturate", "precision"]);
-    Ok(site.attrs.int("axis")?.unwrap_or(1))
+    Ok((site.attrs.int("axis")?.unwrap_or(1), block))
+}
+
+/// True if scale or zero point, operands 1 and 2, are computed at run time.
+fn is_computed(site: &mut Site) -> bool {
+    [1, 2].into_iter().any(|i| site.optional(i).is_some_and(|v| site.constant(v).is_none()))
 }
 
 pub(super) fn quantize_linear(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
-    let axis = scale_axis(site)?;
+    let (axis, block) = scale_axis(site)?;
     let declared = match site.attrs.int("output_dtype")? {
         None | Some(0) => None,
         Some(n) => Some(DataType::from_onnx(i32::try_from(n).unwrap_or(-1))?),
@@ -69,6 +74,15 @@ pub(super) fn quantize_linear(site: &mut Site) -> Outcome<ValueId> {
         (None, None) => storage(Int::U8),
     };
     let dims = site.dims(x);
+    if block != 0 || is_computed(site) {
+        let scale = site.operand(1)?;
+        let scale = qoperator::spread(site, scale, &dims, axis, block)?;
+        let zero = match site.optional(2) {
+            Some(z) => Some(qoperator::spread(site, z, &dims, axis, block)?),
+            None => None,
+        };
+        return qoperator::by_computed_scale(site, x, scale, zero, storage, "");
+    }
     let u = uniform(site, 1, storage, &dims, axis)?;
     quantize(site, x, u, "")
 }
@@ -82,7 +96,8 @@ fn int_storage(elem: &Elem) -> Outcome<Storage> {
     }
 }
 
-fn quantize(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> Outcome<ValueId> {
+/// Real numbers as integers.
+pub(super) fn quantize(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> Outcome<ValueId> {
     if site.elem(x) != Elem::F32 {
         return Err(Fault::unsupported(format!("quantization of {}", site.elem(x))));
     }
@@ -92,26 +107,41 @@ fn quantize(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> Outcome<Va
 
 pub(super) fn dequantize_linear(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
-    let axis = scale_axis(site)?;
+    let (axis, block) = scale_axis(site)?;
     // Floats of any width become f32.
     site.attrs.ignore(&["output_dtype"]);
+    if block != 0 || is_computed(site) {
+        let dims = site.dims(x);
+        let scale = site.operand(1)?;
+        let scale = qoperator::spread(site, scale, &dims, axis, block)?;
+        let zero = match site.optional(2) {
+            Some(z) => Some(qoperator::spread(site, z, &dims, axis, block)?),
+            None => None,
+        };
+        return qoperator::real_by_computed_scale(site, x, scale, zero);
+    }
     dequantize(site, x, 1, axis, "")
 }
 
+/// How elements are stored, and their least and greatest integer.
+pub(super) fn storage_of(elem: &Elem) -> Outcome<Storage> {
+    match elem {
+        Elem::Int(int) => Ok(storage(*int)),
+        Elem::Uniform(u) => Ok((u.storage, u.min, u.max)),
+        other => Err(Fault::shape(format!("real numbers from {other}"))),
+    }
+}
+
 /// Real numbers from integers with the scale and zero point in operands `scale` and `scale + 1`.
-fn dequantize(site: &mut Site, x: ValueId, scale: usize, axis: i64, suffix: &str) -> Outcome<ValueId> {
-    let own = match site.elem(x) {
-        Elem::Int(int) => storage(int),
-        Elem::Uniform(u) => (u.storage, u.min, u.max),
-        other => return Err(Fault::shape(format!("real numbers from {other}"))),
-    };
+pub(super) fn dequantize(site: &mut Site, x: ValueId, scale: usize, axis: i64, suffix: &str) -> Outcome<ValueId> {
+    let own = storage_of(&site.elem(x))?;
     let dims = site.dims(x);
     let u = uniform(site, scale, own, &dims, axis)?;
     as_real(site, x, u, suffix)
 }
 
 /// The real numbers for which plain integers stand.
-fn as_real(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> Outcome<ValueId> {
+pub(super) fn as_real(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> Outcome<ValueId> {
     let elem = Elem::Uniform(Arc::new(u));
     let x = match site.constant(x) {
         Some(tensor) if site.ty(x).uniform().is_none() => site.constant_of(tensor, elem, "q"),
@@ -123,12 +153,9 @@ fn as_real(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> Outcome<Val
     layout::apply(site, Opcode::DCast, &[x], suffix)
 }
 
-/// Integers of 8 or 16 bits as the real numbers of the same value.
+/// Integers of at most 32 bits as the real numbers of the same value.
 pub(super) fn integers_as_reals(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
-    match site.elem(x) {
-        Elem::Int(int) => as_real(site, x, Uniform::per_tensor(int, 1.0, 0), ""),
-        other => Err(Fault::unsupported(format!("real numbers from {other}"))),
-    }
+    qoperator::in_units(site, x, "")
 }
 
 /// Gives a computed value of plain integers, and the values from which data movement makes it, a quantized type of the same
@@ -170,6 +197,7 @@ fn reinterpret(site: &mut Site, x: ValueId, elem: &Elem) -> Outcome<()> {
 /// and a bias in units of the product of the scales.
 pub(super) fn conv(site: &mut Site) -> Outcome<ValueId> {
     let (x, w) = (site.operand(0)?, site.operand(3)?);
+    let own = x;
     let (input, kernel) = (spatial(site, x)?, spatial(site, w)?);
     if input.len() != kernel.len() {
         return Err(Fault::shape("input and weights differ in their number of dimensions"));
@@ -177,7 +205,7 @@ pub(super) fn conv(site: &mut Site) -> Outcome<ValueId> {
     let window = Window::read(site, Some(&kernel), &input)?;
     let groups = site.attrs.int("group")?.unwrap_or(1);
     let bias = match site.optional(8) {
-        Some(b) => Some(bias(site, b)?),
+        Some(b) => Some(bias_in_units(site, b, 1.0)?),
         None => None,
     };
     let real_x = dequantize(site, x, 1, 1, "x")?;
@@ -188,14 +216,16 @@ pub(super) fn conv(site: &mut Site) -> Outcome<ValueId> {
     let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with("groups", groups);
     let y = site.emit(Opcode::Conv2d, &operands, attrs, "real")?;
     let y = without_height(site, y, rank)?;
-    requantize(site, y, 6)
+    let own = storage_of(&site.elem(own))?;
+    requantize(site, y, 6, own)
 }
 
-fn bias(site: &mut Site, b: ValueId) -> Outcome<ValueId> {
+/// A bias of `i32` in units of `alpha` and the scales in operands 1 and 4.
+pub(super) fn bias_in_units(site: &mut Site, b: ValueId, alpha: f32) -> Outcome<ValueId> {
     let (dims, xs) = (site.dims(b), site.float_list(1, "scales")?.unwrap_or_default());
     let ws = site.float_list(4, "scales")?.unwrap_or_default();
     let ([x], false) = (xs.as_slice(), ws.is_empty()) else { return Err(Fault::shape("a scale is missing")) };
-    let scales: Vec<f32> = ws.iter().map(|w| w * x).collect();
+    let scales: Vec<f32> = ws.iter().map(|w| w * x * alpha).collect();
     let axis = if scales.len() == 1 { None } else { Some(0) };
     let fits = dims.len() == 1 && (axis.is_none() || dims[0] == scales.len()) && scales.iter().all(|s| s.is_normal());
     if !fits || site.elem(b) != Elem::Int(Int::I32) {
@@ -209,19 +239,23 @@ fn bias(site: &mut Site, b: ValueId) -> Outcome<ValueId> {
 /// `QLinearMatMul`: operands a, its scale and zero point, b, its scale and zero point, scale and zero point of the result.
 pub(super) fn matmul(site: &mut Site) -> Outcome<ValueId> {
     let (a, b) = (site.operand(0)?, site.operand(3)?);
+    let own = a;
     let real_a = dequantize(site, a, 1, -2, "a")?;
     let real_b = dequantize(site, b, 4, -1, "b")?;
     let y = layout::apply(site, Opcode::MatMul, &[real_a, real_b], "real")?;
-    requantize(site, y, 6)
+    let own = storage_of(&site.elem(own))?;
+    requantize(site, y, 6, own)
 }
 
-/// Quantizes a result with the scale and zero point in operands `scale` and `scale + 1`.
-fn requantize(site: &mut Site, y: ValueId, scale: usize) -> Outcome<ValueId> {
-    let zero = site.operand(scale + 1)?;
-    let own = int_storage(&site.elem(zero))?;
-    if !matches!(site.constant(zero).as_deref().map(Numbers::of), Some(Numbers::Int(_))) {
-        return Err(Fault::unsupported("a zero point known only at run time"));
-    }
+/// Quantizes a result with the scale and zero point in operands `scale` and `scale + 1`; without a zero point, as `own`.
+pub(super) fn requantize(site: &mut Site, y: ValueId, scale: usize, own: Storage) -> Outcome<ValueId> {
+    let own = match site.optional(scale + 1) {
+        Some(zero) if !matches!(site.constant(zero).as_deref().map(Numbers::of), Some(Numbers::Int(_))) => {
+            return Err(Fault::unsupported("a zero point known only at run time"));
+        }
+        Some(zero) => int_storage(&site.elem(zero))?,
+        None => own,
+    };
     let dims = site.dims(y);
     let u = uniform(site, scale, own, &dims, 1)?;
     quantize(site, y, u, "")

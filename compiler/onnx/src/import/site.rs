@@ -156,8 +156,26 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
         let dims = shape::infer_dims(op, &attrs, &types).map_err(Fault::shape)?;
         shape::check_elems(op, &types).map_err(Fault::unsupported)?;
         let elem = shape::infer_elem(op, &attrs, &types);
+        if let (None, true, &[x]) = (&elem, keeps_codes(op), operands) {
+            return self.emit_between_casts(op, x, attrs, dims, suffix);
+        }
         let elem = elem.ok_or_else(|| Fault::unsupported(format!("quantized operands of `{}`", op.name())))?;
         self.emit_typed(op, operands, attrs, Type { dims, elem }, suffix)
+    }
+
+    /// Adds an operation whose result has the quantized type of its operand.
+    fn emit_between_casts(
+        &mut self,
+        op: Opcode,
+        x: ValueId,
+        attrs: Attrs,
+        dims: Vec<usize>,
+        suffix: &str,
+    ) -> Outcome<ValueId> {
+        let own = self.elem(x);
+        let real = self.emit(Opcode::DCast, &[x], Attrs::new(Opcode::DCast), "x")?;
+        let y = self.emit_typed(op, &[real], attrs, Type::f32(&dims), "real")?;
+        self.emit_typed(Opcode::QCast, &[y], Attrs::new(Opcode::QCast), Type { dims, elem: own }, suffix)
     }
 
     /// Adds an operation of a given type.
@@ -210,4 +228,9 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
             None => Ok(self.created),
         }
     }
+}
+
+/// Operators that ONNX defines on integers too, where their result is one of the operand's elements or its zero.
+fn keeps_codes(op: Opcode) -> bool {
+    matches!(op, Opcode::MaxPool | Opcode::ReduceMax | Opcode::ReduceMin)
 }

@@ -6,7 +6,9 @@ use qcc_ir::{Attr, AttrKind, Attrs, Opcode, ValueId};
 use onnx_protobuf::NodeProto;
 
 use super::site::Site;
-use super::{constants, conv, decompose, elementwise, gemm, order, pool, quantize, reduce, resize, shape_ops, slice};
+use super::{
+    constants, conv, decompose, elementwise, gemm, order, pool, qoperator, quantize, reduce, resize, shape_ops, slice,
+};
 use crate::fault::{Fault, Outcome};
 use crate::model::domain;
 
@@ -48,12 +50,14 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Constant", 1, NEWEST, One(constants::value)),
     Row("ConstantOfShape", 9, NEWEST, One(constants::constant_of_shape)),
     Row("Conv", 1, NEWEST, One(conv::conv)),
+    Row("ConvInteger", 10, NEWEST, One(qoperator::conv)),
     Row("ConvTranspose", 1, NEWEST, One(conv::conv_transpose)),
     Row("Cos", 7, NEWEST, Same(Opcode::Cos)),
     Row("DepthToSpace", 1, 27, One(shape_ops::depth_to_space)),
-    Row("DequantizeLinear", 10, 27, One(quantize::dequantize_linear)),
+    Row("DequantizeLinear", 10, NEWEST, One(quantize::dequantize_linear)),
     Row("Div", 7, NEWEST, Same(Opcode::Div)),
     Row("Dropout", 7, NEWEST, One(elementwise::dropout)),
+    Row("DynamicQuantizeLinear", 11, NEWEST, Many(qoperator::dynamic)),
     Row("Elu", 6, NEWEST, Same(Opcode::Elu)),
     Row("Equal", 7, NEWEST, One(constants::equal)),
     Row("Erf", 9, NEWEST, Same(Opcode::Erf)),
@@ -82,6 +86,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("LogSoftmax", 1, NEWEST, One(reduce::log_softmax)),
     Row("LpNormalization", 1, NEWEST, One(decompose::lp_norm)),
     Row("MatMul", 1, NEWEST, One(gemm::matmul)),
+    Row("MatMulInteger", 10, NEWEST, One(qoperator::matmul)),
     Row("Max", 6, NEWEST, One(elementwise::max)),
     Row("MaxPool", 1, NEWEST, One(pool::max_pool)),
     Row("Mean", 6, NEWEST, One(elementwise::mean)),
@@ -98,7 +103,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Pow", 7, NEWEST, One(elementwise::pow)),
     Row("QLinearConv", 10, NEWEST, One(quantize::conv)),
     Row("QLinearMatMul", 10, NEWEST, One(quantize::matmul)),
-    Row("QuantizeLinear", 10, 27, One(quantize::quantize_linear)),
+    Row("QuantizeLinear", 10, NEWEST, One(quantize::quantize_linear)),
     Row("Range", 11, NEWEST, One(constants::range)),
     Row("Reciprocal", 6, NEWEST, Same(Opcode::Reciprocal)),
     Row("ReduceL1", 1, NEWEST, One(reduce::l1)),
@@ -141,10 +146,32 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Xor", 7, NEWEST, One(constants::xor)),
 ];
 
+/// The domain of ONNX Runtime's own operators.
+const CONTRIB: &str = "com.microsoft";
+
+/// Operators of the domain `com.microsoft`, in alphabetical order: those that ONNX Runtime's quantizer writes.
+#[rustfmt::skip]
+pub(crate) static MICROSOFT: &[Row] = &[
+    Row("DequantizeLinear", 1, 1, One(quantize::dequantize_linear)),
+    Row("QGemm", 1, 1, One(qoperator::gemm)),
+    Row("QLinearAdd", 1, 1, One(qoperator::add)),
+    Row("QLinearAveragePool", 1, 1, One(qoperator::average_pool)),
+    Row("QLinearConcat", 1, 1, One(qoperator::concat)),
+    Row("QLinearGlobalAveragePool", 1, 1, One(qoperator::global_average_pool)),
+    Row("QLinearLeakyRelu", 1, 1, One(qoperator::leaky_relu)),
+    Row("QLinearMul", 1, 1, One(qoperator::mul)),
+    Row("QLinearReduceMean", 1, 1, One(qoperator::reduce_mean)),
+    Row("QLinearSigmoid", 1, 1, One(qoperator::sigmoid)),
+    Row("QLinearSoftmax", 1, 1, One(qoperator::softmax)),
+    Row("QuantizeLinear", 1, 1, One(quantize::quantize_linear)),
+];
+
 /// An ONNX operator that can be imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Importable {
-    /// Name in the default domain.
+    /// Its domain, empty for the default one.
+    pub domain: &'static str,
+    /// Name in the domain.
     pub name: &'static str,
     /// Oldest and newest operator set for which its meaning has been checked.
     pub opsets: (i64, i64),
@@ -154,13 +181,16 @@ pub struct Importable {
 
 /// All operators that can be imported, by name.
 pub fn importable() -> impl Iterator<Item = Importable> {
-    ROWS.iter().map(|&Row(name, oldest, newest, rule)| {
-        let same = match rule {
-            Same(op) => Some(op),
-            One(_) | Many(_) => None,
-        };
-        Importable { name, opsets: (oldest, newest), same }
-    })
+    let rows = |domain, rows: &'static [Row]| {
+        rows.iter().map(move |&Row(name, oldest, newest, rule)| {
+            let same = match rule {
+                Same(op) => Some(op),
+                One(_) | Many(_) => None,
+            };
+            Importable { domain, name, opsets: (oldest, newest), same }
+        })
+    };
+    rows("", ROWS).chain(rows(CONTRIB, MICROSOFT))
 }
 
 impl Rule {
@@ -195,6 +225,10 @@ fn same(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
 pub(crate) fn find(node: &NodeProto, opset: Option<i64>) -> Outcome<Rule> {
     let op = &node.op_type;
     let own = domain(&node.domain);
+    let microsoft = MICROSOFT.binary_search_by(|row| row.0.cmp(op)).ok().filter(|_| own == CONTRIB);
+    if let Some(i) = microsoft {
+        return Ok(MICROSOFT[i].3);
+    }
     if !own.is_empty() {
         return Err(Fault::unsupported(format!("operator {op} of domain `{own}` is not supported"))
             .help("export the model with operators of the default ONNX domain only"));
@@ -225,6 +259,7 @@ mod tests {
     #[test]
     fn rows_are_sorted() {
         assert!(ROWS.is_sorted_by(|a, b| a.0 < b.0));
+        assert!(MICROSOFT.is_sorted_by(|a, b| a.0 < b.0));
         assert!(ROWS.iter().all(|row| row.1 <= row.2 && row.2 <= NEWEST));
     }
 

@@ -1,0 +1,281 @@
+//! Operators on quantized tensors: the domain `com.microsoft`, in which ONNX Runtime's quantizer writes, and ONNX's integer
+//! products. Each becomes the operator on real numbers between casts, as the same model with explicit casts would have it.
+//!
+//! An integer product has results in units of 1: real numbers hold these exactly below 2^24.
+
+use qcc_ir::{Attrs, Elem, Int, Opcode, Type, Uniform, ValueId};
+
+use super::gemm;
+use super::layout::{self, apply};
+use super::pool;
+use super::quantize::{Storage, as_real, bias_in_units, dequantize, quantize, requantize, storage_of};
+use super::reduce::over;
+use super::site::Site;
+use super::window::{Window, spatial, with_height, without_height};
+use crate::fault::{Fault, Outcome};
+
+/// Storage of the result where its zero point is left out: that of operand `i`.
+fn like(site: &mut Site, i: usize) -> Outcome<Storage> {
+    let x = site.operand(i)?;
+    storage_of(&site.elem(x))
+}
+
+/// Operands a, its scale and zero point, b, its scale and zero point, scale and zero point of the result.
+fn binary(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
+    let storage = like(site, 0)?;
+    let (a, b) = (site.operand(0)?, site.operand(3)?);
+    let a = dequantize(site, a, 1, 1, "a")?;
+    let b = dequantize(site, b, 4, 1, "b")?;
+    let y = apply(site, op, &[a, b], "real")?;
+    requantize(site, y, 6, storage)
+}
+
+pub(super) fn add(site: &mut Site) -> Outcome<ValueId> {
+    binary(site, Opcode::Add)
+}
+
+pub(super) fn mul(site: &mut Site) -> Outcome<ValueId> {
+    binary(site, Opcode::Mul)
+}
+
+/// Operands x, its scale and zero point, scale and zero point of the result; `body` computes with real numbers.
+fn unary(site: &mut Site, body: impl FnOnce(&mut Site, ValueId) -> Outcome<ValueId>) -> Outcome<ValueId> {
+    let storage = like(site, 0)?;
+    let x = site.operand(0)?;
+    let x = dequantize(site, x, 1, 1, "x")?;
+    let y = body(site, x)?;
+    requantize(site, y, 3, storage)
+}
+
+pub(super) fn sigmoid(site: &mut Site) -> Outcome<ValueId> {
+    unary(site, |site, x| apply(site, Opcode::Sigmoid, &[x], "real"))
+}
+
+pub(super) fn leaky_relu(site: &mut Site) -> Outcome<ValueId> {
+    let alpha = site.attrs.float("alpha")?.unwrap_or(0.01);
+    let attrs = Attrs::new(Opcode::LeakyRelu).with("alpha", alpha);
+    unary(site, |site, x| site.emit(Opcode::LeakyRelu, &[x], attrs, "real"))
+}
+
+/// `opset` says which operator set's softmax it is: before 13, all dimensions from the axis on are one.
+pub(super) fn softmax(site: &mut Site) -> Outcome<ValueId> {
+    let opset = site.attrs.int("opset")?.unwrap_or(13);
+    let axis = site.attrs.int("axis")?.unwrap_or(if opset < 13 { 1 } else { -1 });
+    unary(site, |site, x| {
+        let dims = site.dims(x);
+        let axis = Site::axis(axis, dims.len())?;
+        let (outer, inner) = dims.split_at(axis);
+        let flat = match opset {
+            ..13 => vec![layout::product(outer)?, layout::product(inner)?],
+            _ => dims.clone(),
+        };
+        let axis = if opset < 13 { 1 } else { axis as i64 };
+        let x = layout::reshape(site, x, &flat, "rows")?;
+        let y = site.emit(Opcode::Softmax, &[x], Attrs::new(Opcode::Softmax).with("axis", axis), "real")?;
+        layout::reshape(site, y, &dims, "shaped")
+    })
+}
+
+fn channels_first(site: &mut Site) -> Outcome<()> {
+    match site.attrs.flag("channels_last", false)? {
+        false => Ok(()),
+        true => Err(Fault::unsupported("`channels_last` = 1 is not supported")),
+    }
+}
+
+pub(super) fn average_pool(site: &mut Site) -> Outcome<ValueId> {
+    channels_first(site)?;
+    unary(site, pool::average)
+}
+
+pub(super) fn global_average_pool(site: &mut Site) -> Outcome<ValueId> {
+    channels_first(site)?;
+    unary(site, |site, x| pool::global(site, x, Opcode::AveragePool, Opcode::ReduceMean))
+}
+
+pub(super) fn reduce_mean(site: &mut Site) -> Outcome<ValueId> {
+    let axes = site.attrs.ints("axes")?.map(<[i64]>::to_vec);
+    let keep = site.attrs.flag("keepdims", true)?;
+    unary(site, |site, x| {
+        let rank = site.ty(x).rank();
+        let axes = match axes {
+            Some(axes) if !axes.is_empty() => Site::axes(&axes, rank)?,
+            _ => (0..rank).collect(),
+        };
+        over(site, Opcode::ReduceMean, x, &axes, keep, "real")
+    })
+}
+
+/// Operands scale and zero point of the result, then each part with its scale and zero point.
+pub(super) fn concat(site: &mut Site) -> Outcome<ValueId> {
+    let axis = site.attrs.int("axis")?.ok_or_else(|| Fault::shape("attribute `axis` is missing"))?;
+    let storage = like(site, 2)?;
+    let mut parts = Vec::new();
+    for i in (2..site.operand_count()).step_by(3) {
+        let part = site.operand(i)?;
+        parts.push(dequantize(site, part, i + 1, 1, "part")?);
+    }
+    let Some(&first) = parts.first() else { return Err(Fault::shape("there is no operand")) };
+    let axis = Site::axis(axis, site.ty(first).rank())? as i64;
+    let y = site.emit(Opcode::Concat, &parts, Attrs::new(Opcode::Concat).with("axis", axis), "real")?;
+    requantize(site, y, 0, storage)
+}
+
+/// Operands a, b (each with scale and zero point), c in units of their product, scale and zero point of the result; without
+/// these the result is real.
+pub(super) fn gemm(site: &mut Site) -> Outcome<ValueId> {
+    let storage = like(site, 0)?;
+    let (a, b) = (site.operand(0)?, site.operand(3)?);
+    let real_a = dequantize(site, a, 1, 1, "a")?;
+    let columns = if site.attrs.flag("transB", false)? { 0 } else { 1 };
+    let real_b = dequantize(site, b, 4, columns, "b")?;
+    let alpha = site.attrs.float("alpha")?.unwrap_or(1.0);
+    let c = match site.optional(6) {
+        Some(c) => Some(bias_in_units(site, c, alpha)?),
+        None => None,
+    };
+    let y = gemm::product(site, real_a, real_b, c, 1.0)?;
+    if site.optional(7).is_some() { requantize(site, y, 7, storage) } else { Ok(y) }
+}
+
+/// Integers less a zero point, which is operand `zero` or 0, as real numbers; `axis` for several zero points.
+fn centred(site: &mut Site, x: ValueId, zero: usize, axis: i64, suffix: &str) -> Outcome<ValueId> {
+    let storage = storage_of(&site.elem(x))?;
+    let zeros = match site.optional(zero) {
+        Some(z) if site.constant(z).is_none() => {
+            let (x, z) = (in_units(site, x, suffix)?, in_units(site, z, "zero")?);
+            return apply(site, Opcode::Sub, &[x, z], suffix);
+        }
+        _ => site.int_list(zero, "zero points")?.unwrap_or_else(|| vec![0]),
+    };
+    if let Some(z) = zeros.iter().find(|z| **z < storage.1 || **z > storage.2) {
+        return Err(Fault::shape(format!("a zero point of {z} outside {}..={}", storage.1, storage.2)));
+    }
+    let dims = site.dims(x);
+    let axis = if zeros.len() == 1 { None } else { Some(Site::axis(axis, dims.len())?) };
+    if axis.is_some_and(|a| dims[a] != zeros.len()) || zeros.is_empty() {
+        return Err(Fault::shape(format!("{} zero points of {dims:?}", zeros.len())));
+    }
+    let u = Uniform { axis, scales: vec![1.0; zeros.len()], zero_points: zeros, ..plain(storage) };
+    as_real(site, x, u, suffix)
+}
+
+/// Integers as real numbers of the same value, whatever else they stand for.
+pub(super) fn in_units(site: &mut Site, x: ValueId, suffix: &str) -> Outcome<ValueId> {
+    let storage = storage_of(&site.elem(x))?;
+    as_real(site, x, plain(storage), suffix)
+}
+
+fn plain((int, min, max): Storage) -> Uniform {
+    Uniform { min, max, ..Uniform::per_tensor(int, 1.0, 0) }
+}
+
+/// Whole real numbers as integers of 32 bits.
+fn as_i32(site: &mut Site, y: ValueId) -> Outcome<ValueId> {
+    quantize(site, y, Uniform::per_tensor(Int::I32, 1.0, 0), "")
+}
+
+/// `ConvInteger`: operands x, w, and their zero points.
+pub(super) fn conv(site: &mut Site) -> Outcome<ValueId> {
+    let (x, w) = (site.operand(0)?, site.operand(1)?);
+    let (input, kernel) = (spatial(site, x)?, spatial(site, w)?);
+    if input.len() != kernel.len() {
+        return Err(Fault::shape("input and weights differ in their number of dimensions"));
+    }
+    let window = Window::read(site, Some(&kernel), &input)?;
+    let groups = site.attrs.int("group")?.unwrap_or(1);
+    let rank = site.ty(x).rank();
+    let (x, w) = (centred(site, x, 2, 1, "x")?, centred(site, w, 3, 0, "weight")?);
+    let (x, w) = (with_height(site, x, "x")?, with_height(site, w, "weight")?);
+    let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with("groups", groups);
+    let y = site.emit(Opcode::Conv2d, &[x, w], attrs, "real")?;
+    let y = without_height(site, y, rank)?;
+    as_i32(site, y)
+}
+
+/// `MatMulInteger`: operands a, b, and their zero points.
+pub(super) fn matmul(site: &mut Site) -> Outcome<ValueId> {
+    let (a, b) = (site.operand(0)?, site.operand(1)?);
+    let (a, b) = (centred(site, a, 2, -2, "a")?, centred(site, b, 3, -1, "b")?);
+    let y = apply(site, Opcode::MatMul, &[a, b], "real")?;
+    as_i32(site, y)
+}
+
+/// `DynamicQuantizeLinear`: `s = (max - min) / 255` with 0 within the range, `z = round(-min / s)`, both computed at run time.
+/// The results are y = round(x / s) + z, s and z.
+pub(super) fn dynamic(site: &mut Site) -> Outcome<Vec<ValueId>> {
+    let x = site.operand(0)?;
+    if site.elem(x) != Elem::F32 {
+        return Err(Fault::unsupported(format!("quantization of {}", site.elem(x))));
+    }
+    let zero = site.floats(&[], vec![0.0], "zero");
+    let steps = site.floats(&[], vec![255.0], "steps");
+    let axes: Vec<usize> = (0..site.ty(x).rank()).collect();
+    let mut ends = Vec::new();
+    for (reduce, clamp, suffix) in [(Opcode::ReduceMin, Opcode::Min, "min"), (Opcode::ReduceMax, Opcode::Max, "max")] {
+        let end = over(site, reduce, x, &axes, false, suffix)?;
+        ends.push(apply(site, clamp, &[end, zero], suffix)?);
+    }
+    let span = apply(site, Opcode::Sub, &[ends[1], ends[0]], "span")?;
+    let scale = apply(site, Opcode::Div, &[span, steps], "scale")?;
+    let negative = apply(site, Opcode::Sub, &[zero, ends[0]], "negative")?;
+    let z = apply(site, Opcode::Div, &[negative, scale], "zero_point")?;
+    let z = quantize(site, z, Uniform::per_tensor(Int::U8, 1.0, 0), "zero_point")?;
+    let y = by_computed_scale(site, x, scale, Some(z), (Int::U8, 0, 255), "")?;
+    Ok(vec![y, scale, z])
+}
+
+/// `round(x / scale) + zero point` for scales and zero points of any shape that broadcasts, which may be computed.
+pub(super) fn by_computed_scale(
+    site: &mut Site,
+    x: ValueId,
+    scale: ValueId,
+    zero: Option<ValueId>,
+    storage: Storage,
+    suffix: &str,
+) -> Outcome<ValueId> {
+    let mut y = apply(site, Opcode::Div, &[x, scale], "ratio")?;
+    if let Some(zero) = zero {
+        let zero = in_units(site, zero, "zero")?;
+        let rounded = apply(site, Opcode::Round, &[y], "rounded")?;
+        y = apply(site, Opcode::Add, &[rounded, zero], "shifted")?;
+    }
+    quantize(site, y, plain(storage), suffix)
+}
+
+/// `(x - zero point) * scale` likewise.
+pub(super) fn real_by_computed_scale(
+    site: &mut Site,
+    x: ValueId,
+    scale: ValueId,
+    zero: Option<ValueId>,
+) -> Outcome<ValueId> {
+    let mut y = in_units(site, x, "units")?;
+    if let Some(zero) = zero {
+        let zero = in_units(site, zero, "zero")?;
+        y = apply(site, Opcode::Sub, &[y, zero], "centred")?;
+    }
+    apply(site, Opcode::Mul, &[y, scale], "")
+}
+
+/// A scale or zero point in the shape of what it scales: along `axis`, or one for each block of `block` elements of it.
+pub(super) fn spread(site: &mut Site, v: ValueId, dims: &[usize], axis: i64, block: usize) -> Outcome<ValueId> {
+    let ty: Type = site.ty(v).clone();
+    if ty.elements() == 1 {
+        return layout::reshape(site, v, &[], "scalar");
+    }
+    let axis = Site::axis(axis, dims.len())?;
+    if block == 0 {
+        let mut shape = vec![1; dims.len()];
+        shape[axis] = ty.elements();
+        return layout::reshape(site, v, &shape, "along");
+    }
+    let mut times = vec![1; dims.len()];
+    times[axis] = block;
+    let blocks = dims[axis].div_ceil(block);
+    let fits = ty.dims.iter().zip(dims).enumerate().all(|(i, (&d, &of))| d == if i == axis { blocks } else { of });
+    if ty.rank() != dims.len() || !fits || !dims[axis].is_multiple_of(block) {
+        return Err(Fault::shape(format!("scales of shape {:?} for blocks of {block} of {dims:?}", ty.dims)));
+    }
+    layout::repeat(site, v, &times, layout::Repeat::Elements)
+}

@@ -1,0 +1,196 @@
+//! Brings a model that is quantized already into the form that the other passes work on: real numbers between
+//! `quant.dcast` and `quant.qcast`, all activations in 8 bits without a sign, and a cast wherever the model's own scales
+//! can stand. Scales and zero points are the model's.
+//!
+//! ```text
+//! %x.dq = quant.dcast(%x)              : f32               // x: !quant.uniform<i8:f32, 0.5:-3>
+//! %y    = nn.conv2d(%x.dq, %w, %b)     : f32
+//! %r    = nn.relu(%y)                  : f32
+//! %r.q  = quant.qcast(%r)              : !quant.uniform<i8:f32, 0.25:-128>
+//! // becomes
+//! %x.dq = quant.dcast(%x)              : f32               // x: !quant.uniform<u8:f32, 0.5:125>
+//! %y    = nn.conv2d(%x.dq, %w, %b)     : f32
+//! %y.q  = quant.qcast(%y)              : !quant.uniform<u8:f32, 0.25>
+//! %y.dq = quant.dcast(%y.q)            : f32
+//! %r    = nn.relu(%y.dq)               : f32
+//! %r.q  = quant.qcast(%r)              : !quant.uniform<u8:f32, 0.25>
+//! ```
+//!
+//! | step | exact | module |
+//! |---|---|---|
+//! | casts and movement of constants are evaluated; a matrix product with constant weights becomes `nn.linear` | yes | `constants` |
+//! | codes with a sign are shifted by half of their range, codes of 4 bits are stored in 8 | yes | here |
+//! | codes of 16 bits become codes of 8 bits with the same range | no; reported as a remark | here |
+//! | equal casts of one value become one; of unequal ones, the others rescale the first | yes; one rounding more | here |
+//! | a cast before a clamp or data movement: `q (f x) = q (f (dq (q x)))` where `f` keeps the order of numbers | yes | `chains` |
+
+pub(crate) mod chains;
+pub(crate) mod constants;
+
+use qcc_ir::diag::Code;
+use qcc_ir::{Attrs, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
+
+use crate::{Context, Pass, diag_at, quantize};
+
+/// The pass `adopt-qdq`.
+pub struct AdoptQdq;
+
+impl Pass for AdoptQdq {
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
+        computed_scales(edit.graph())?;
+        constants::evaluate(edit);
+        edit.remove_dead();
+        activations(edit)?;
+        edit.remove_dead();
+        let casts = merge_casts(edit);
+        for q in casts {
+            chains::cast_operands(edit, q);
+        }
+        edit.remove_dead();
+        let given = edit.graph().order().iter().filter(|&&n| edit.graph().op(n) == Opcode::QCast).count();
+        cx.note_source(&format!("{given} scales given by the model"));
+        Ok(())
+    }
+}
+
+/// Scales that the model computes from each input have no place in a network of integers.
+fn computed_scales(g: &Graph) -> Result<(), Diags> {
+    let origin = |n: &NodeId| g.node(*n).origin.as_ref().filter(|o| o.op == "DynamicQuantizeLinear").is_some();
+    let Some(n) = g.order().into_iter().find(|n| origin(n)) else { return Ok(()) };
+    let message = "the scales of DynamicQuantizeLinear are computed from each input, which integers alone cannot do";
+    let diag = diag_at(g, n, Code::NO_INTEGER_FORM, message);
+    Err(diag.help("give the float model that it was made from, or one that is quantized statically").into())
+}
+
+/// An activation's type in 8 bits, and how codes of the old type become codes of the new one.
+fn in_bytes(u: &Uniform) -> Result<(Uniform, Recode), String> {
+    let alike = u.scales.iter().all(|&s| s == u.scale()) && u.zero_points.iter().all(|&z| z == u.zero_point());
+    if !alike {
+        return Err(format!("an activation of {} scales has no integer form", u.scales.len()));
+    }
+    let shift = match (u.storage, u.max - u.min) {
+        (Int::U8 | Int::U4, _) => 0,
+        (Int::I8, _) => 128,
+        (Int::I4, _) => 8,
+        (Int::I16, _) | (Int::I32, 65535) => return Ok((Uniform::u8_for(u.range()), Recode::Narrow)),
+        (Int::I32 | Int::I64, _) => {
+            return Err(format!("an activation of {} bits has no integer form", u.storage.bits()));
+        }
+    };
+    let one = Uniform::per_tensor(Int::U8, u.scale(), u.zero_point() + shift);
+    Ok((Uniform { min: u.min + shift, max: u.max + shift, ..one }, Recode::Shift(shift)))
+}
+
+/// How codes of one type become codes of another.
+#[derive(Clone, Copy, PartialEq)]
+enum Recode {
+    /// By adding a number.
+    Shift(i64),
+    /// By rounding to fewer bits.
+    Narrow,
+}
+
+/// Gives every activation a type of 8 bits without a sign.
+fn activations(edit: &mut Edit) -> Result<(), Diags> {
+    let mut faults = Diags::default();
+    for v in edit.graph().values().collect::<Vec<_>>() {
+        let g = edit.graph();
+        let Some(uniform) = g.ty(v).uniform().cloned() else { continue };
+        if matches!(g.def(v), Def::Const(_)) && is_parameter(g, v) {
+            continue;
+        }
+        let (bytes, recode) = match in_bytes(&uniform) {
+            Ok(found) => found,
+            Err(message) => {
+                let diag = Diag::new(Code::NO_INTEGER_FORM, format!("%{}: {message}", g.name_of(v)));
+                faults.0.push(g.producer(v).map_or(diag.clone(), |n| diag.at(g.describe(n))));
+                continue;
+            }
+        };
+        if *uniform == bytes || !edit.begin(format!("adopt-qdq: %{} in 8 bits", edit.graph().name_of(v))) {
+            continue;
+        }
+        if recode == Recode::Narrow {
+            let remark = format!("%{} has 16 bits and is computed in 8 of the same range", edit.graph().name_of(v));
+            edit.remark(remark);
+        }
+        retype(edit, v, &uniform, &bytes, recode);
+    }
+    faults.into_result()
+}
+
+/// True for constants of which only weights are made.
+fn is_parameter(g: &Graph, c: ValueId) -> bool {
+    g.uses(c).iter().all(|&(n, _)| {
+        g.op(n) == Opcode::DCast
+            && g.uses(g.result(n))
+                .iter()
+                .all(|&(n, i)| matches!((g.op(n), i), (Opcode::Conv2d | Opcode::Linear, 1 | 2)))
+    })
+}
+
+fn retype(edit: &mut Edit, v: ValueId, from: &Uniform, to: &Uniform, recode: Recode) {
+    let code = |q: i64| match recode {
+        Recode::Shift(shift) => q + shift,
+        Recode::Narrow => i64::from(quantize::code((q - from.zero_point()) as f32 * from.scale(), to)),
+    };
+    let g = edit.graph();
+    if let Some(tensor) = g.constant(v).cloned() {
+        let Some(codes) = constants::codes(&tensor) else { return };
+        let codes = codes.into_iter().map(|q| code(q).clamp(0, 255) as u8).collect();
+        let name = format!("{}.u8", g.name_of(v));
+        let tensor = Tensor::new(&tensor.dims, qcc_ir::Data::U8(codes));
+        let new = edit.add_typed_const(&name, tensor, Elem::Uniform(to.clone().into()));
+        edit.replace_uses(v, new);
+        return;
+    }
+    if let Some(n) = g.producer(v).filter(|&n| g.op(n) == Opcode::Pad) {
+        // On quantized types the value is a code.
+        let attrs = g.node(n).attrs.clone();
+        let value = code(attrs.float("value") as i64);
+        edit.set_op(n, Opcode::Pad, attrs.with("value", value as f32));
+    }
+    edit.set_elem(v, Elem::Uniform(to.clone().into()));
+}
+
+/// One `quant.qcast` for each real value: the results of all that are left, users before what they use.
+fn merge_casts(edit: &mut Edit) -> Vec<ValueId> {
+    let mut casts = Vec::new();
+    for v in edit.graph().values().collect::<Vec<_>>() {
+        let g = edit.graph();
+        let found: Vec<ValueId> =
+            g.uses(v).into_iter().filter(|&(n, _)| g.op(n) == Opcode::QCast).map(|(n, _)| g.result(n)).collect();
+        let Some((&first, others)) = found.split_first() else { continue };
+        casts.push(first);
+        for &q in others {
+            let g = edit.graph();
+            let (name, ty) = (g.name_of(q).to_string(), g.ty(q).clone());
+            if !edit.begin(format!("adopt-qdq: %{name} from the first cast of %{}", edit.graph().name_of(v))) {
+                return casts;
+            }
+            let same = edit.graph().ty(first).elem == ty.elem;
+            if same && !edit.graph().is_output(q) {
+                edit.replace_uses(q, first);
+            } else {
+                let origin = crate::rewrite::origin_of(edit.graph(), q);
+                let s = edit.add(Opcode::SCast, &[first], Attrs::new(Opcode::SCast), &name, ty, origin);
+                edit.replace(q, s);
+            }
+        }
+    }
+    casts.reverse();
+    casts
+}
+
+/// Adds a cast of a value.
+pub(crate) fn add_cast(edit: &mut Edit, op: Opcode, v: ValueId, elem: Elem) -> ValueId {
+    let g = edit.graph();
+    let name = g.name_of(v).to_string();
+    let name = match op {
+        Opcode::DCast => format!("{}.dq", name.strip_suffix(".q").unwrap_or(&name)),
+        _ => format!("{name}.q"),
+    };
+    let ty = Type { dims: g.ty(v).dims.clone(), elem };
+    let origin = crate::rewrite::origin_of(g, v);
+    edit.add(op, &[v], Attrs::new(op), &name, ty, origin)
+}

@@ -1,0 +1,179 @@
+//! Constants of a quantized model: casts and movement of them are evaluated. Weights stay in quantized form behind one
+//! `quant.dcast`; everything else that is small or differs by channel at most becomes real numbers.
+
+use std::sync::Arc;
+
+use qcc_interp::eval_node;
+use qcc_ir::ops::Move;
+use qcc_ir::{Attrs, Class, Data, Edit, Elem, Graph, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
+
+use super::add_cast;
+use crate::rewrite::{per_channel, substitute};
+
+pub(super) fn evaluate(edit: &mut Edit) {
+    for n in edit.graph().order() {
+        let done = quantized_floats(edit, n) || moved(edit, n) || linear(edit, n);
+        if !done && edit.graph().op(n) == Opcode::DCast {
+            // Its readers decide.
+            continue;
+        }
+    }
+    for n in edit.graph().order() {
+        if edit.graph().op(n) == Opcode::DCast {
+            real_numbers(edit, n);
+        }
+    }
+}
+
+/// The codes of a tensor of integers.
+pub(crate) fn codes(tensor: &Tensor) -> Option<Vec<i64>> {
+    Some(match &tensor.data {
+        Data::F32(_) => return None,
+        Data::I8(v) => v.iter().map(|&x| i64::from(x)).collect(),
+        Data::U8(v) => v.iter().map(|&x| i64::from(x)).collect(),
+        Data::I16(v) => v.iter().map(|&x| i64::from(x)).collect(),
+        Data::I32(v) => v.iter().map(|&x| i64::from(x)).collect(),
+        Data::I64(v) => v.clone(),
+    })
+}
+
+/// The constant of which `v` is the `quant.dcast`.
+pub(crate) fn dequantized(g: &Graph, v: ValueId) -> Option<(ValueId, Arc<Tensor>, Arc<Uniform>)> {
+    let n = g.producer(v).filter(|&n| g.op(n) == Opcode::DCast)?;
+    let c = g.operands(n)[0];
+    Some((c, g.constant(c)?.clone(), g.ty(c).uniform()?.clone()))
+}
+
+/// The real numbers of a constant, also behind a `quant.dcast`.
+pub(crate) fn reals(g: &Graph, v: ValueId) -> Option<Tensor> {
+    if let Some(tensor) = g.constant(v) {
+        return tensor.as_f32().is_some().then(|| tensor.as_ref().clone());
+    }
+    let (c, tensor, _) = dequantized(g, v)?;
+    let n = g.producer(v)?;
+    eval_node(Opcode::DCast, &g.node(n).attrs, &[(&tensor, g.ty(c))], &Type::f32(&tensor.dims)).ok()
+}
+
+/// `quant.qcast` of a float constant.
+fn quantized_floats(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::QCast || g.is_output(g.result(n)) {
+        return false;
+    }
+    let (x, y) = (g.operands(n)[0], g.result(n));
+    let Some(tensor) = reals(g, x) else { return false };
+    let ty = g.ty(y).clone();
+    let Ok(codes) = eval_node(Opcode::QCast, &g.node(n).attrs, &[(&tensor, &Type::f32(&ty.dims))], &ty) else {
+        return false;
+    };
+    let name = g.name_of(y).to_string();
+    if !edit.begin(format!("adopt-qdq: %{name} is constant")) {
+        return false;
+    }
+    edit.rename(y, &format!("{name}.dead"));
+    let c = edit.add_typed_const(&name, codes, ty.elem);
+    edit.replace_uses(y, c);
+    true
+}
+
+/// Data movement of a dequantized constant moves its codes.
+fn moved(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    let Class::Move(kind @ (Move::Reshape | Move::Transpose)) = g.op(n).info().class else { return false };
+    let y = g.result(n);
+    let Some((c, tensor, uniform)) = dequantized(g, g.operands(n)[0]).filter(|_| !g.is_output(y)) else {
+        return false;
+    };
+    let (attrs, dims) = (g.node(n).attrs.clone(), g.ty(y).dims.clone());
+    let axis = match (uniform.axis, kind) {
+        (None, _) => None,
+        (Some(axis), Move::Transpose) => attrs.sizes("perm").iter().position(|&p| p == axis),
+        (Some(axis), _) => same_axis(&tensor.dims, axis, &dims),
+    };
+    if axis.is_some() != uniform.axis.is_some() {
+        return false;
+    }
+    // Movement does not look at scales: per tensor its type always has a rule.
+    let plain = Elem::Int(uniform.storage);
+    let operand = Type { dims: tensor.dims.clone(), elem: plain.clone() };
+    let result = Type { dims, elem: plain };
+    let Ok(moved) = eval_node(g.op(n), &attrs, &[(&tensor, &operand)], &result) else { return false };
+    let name = format!("{}.moved", g.name_of(c));
+    if !edit.begin(format!("adopt-qdq: %{} is constant", edit.graph().name_of(y))) {
+        return false;
+    }
+    let elem = Elem::Uniform(Arc::new(Uniform { axis, ..(*uniform).clone() }));
+    let c = edit.add_typed_const(&name, moved, elem);
+    let real = add_cast(edit, Opcode::DCast, c, Elem::F32);
+    edit.replace_uses(y, real);
+    true
+}
+
+/// The dimension of `to` that dimension `axis` of `from` becomes by a reshape that leaves it whole.
+fn same_axis(from: &[usize], axis: usize, to: &[usize]) -> Option<usize> {
+    let before: usize = from[..axis].iter().product();
+    let at = |i: usize| to[i] == from[axis] && to[..i].iter().product::<usize>() == before;
+    (0..to.len()).find(|&i| at(i))
+}
+
+/// `nn.matmul` by quantized constant weights `[K, N]` is `nn.linear` with the weights transposed.
+fn linear(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::MatMul {
+        return false;
+    }
+    let [a, b] = g.operands(n)[..] else { return false };
+    let Some((c, tensor, uniform)) = dequantized(g, b) else { return false };
+    let [k, width] = tensor.dims[..] else { return false };
+    if reals(g, a).is_some() {
+        return false;
+    }
+    let plain = |dims: [usize; 2]| Type { dims: dims.to_vec(), elem: Elem::Int(uniform.storage) };
+    let swap = Attrs::new(Opcode::Transpose).with("perm", vec![1, 0]);
+    let swapped = eval_node(Opcode::Transpose, &swap, &[(&tensor, &plain([k, width]))], &plain([width, k]));
+    let (Ok(swapped), name) = (swapped, format!("{}.t", g.name_of(c))) else { return false };
+    let y = g.result(n);
+    if !edit.begin(format!("adopt-qdq: %{} becomes nn.linear", edit.graph().name_of(y))) {
+        return false;
+    }
+    let elem = Elem::Uniform(Arc::new(Uniform { axis: uniform.axis.map(|a| 1 - a), ..(*uniform).clone() }));
+    let c = edit.add_typed_const(&name, swapped, elem);
+    let w = add_cast(edit, Opcode::DCast, c, Elem::F32);
+    substitute(edit, y, Opcode::Linear, &[a, w], Attrs::new(Opcode::Linear));
+    true
+}
+
+/// A dequantized constant becomes real numbers for readers that take these: all but weights, and what is added to or moved
+/// together with activations element by element.
+fn real_numbers(edit: &mut Edit, n: NodeId) {
+    let g = edit.graph();
+    let y = g.result(n);
+    let Some(tensor) = dequantized(g, y).and_then(|_| reals(g, y)) else { return };
+    let name = format!("{}.real", g.name_of(y));
+    let uses = g.uses(y);
+    let mut real = None;
+    for (user, i) in uses {
+        let g = edit.graph();
+        let takes = match g.op(user).info().class {
+            Class::Contract(_) => i == 2,
+            Class::Binary(_) => {
+                let dims = g.ty(g.result(user)).dims.clone();
+                let probe = match real {
+                    Some(c) => c,
+                    None => {
+                        let c = edit.add_const(&name, tensor.clone());
+                        real = Some(c);
+                        c
+                    }
+                };
+                (0..dims.len()).any(|axis| per_channel(edit.graph(), probe, &dims, axis).is_some())
+            }
+            Class::Move(_) | Class::Cast(_) | Class::Pool(_) => false,
+            Class::Unary(_) | Class::Reduce(_) | Class::Norm(_) | Class::Int(_) => true,
+        };
+        if takes && edit.begin(format!("adopt-qdq: @{name} as real numbers")) {
+            let c = *real.get_or_insert_with(|| edit.add_const(&name, tensor.clone()));
+            edit.set_operand(user, i, c);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Compares qcc with ONNX Runtime on quantized models, and checks what qcc writes as ONNX.
+
+usage: quantized.py [--qcc PATH] [--inputs N] [--keep DIR] [MODEL.onnx ..]
+
+Without models it makes two small networks, quantized by ONNX Runtime: QDQ and QOperator, U8S8 and S8S8, per channel. For each:
+
+ network  the outputs of qcc and of ONNX Runtime (without graph optimizations, on one thread), in units of the output's scale
+ nodes    in QOperator models, each node alone on ONNX Runtime's own operands, in units: at most 1
+ export   `--emit onnx-qdq`: ONNX Runtime (and OpenVINO, if installed) loads the file; its outputs against qcc's, in units
+ again    qcc compiles its own export to the same integers
+
+Exits with 1 if a node is off by more than 1 unit, if an export is refused or differs by more than 1 unit for each quantized
+value on the way, or if compiling an export changes a result. Skips visibly, with exit code 0, without the packages.
+"""
+import argparse, collections, os, subprocess, sys, tempfile
+
+try:
+    import numpy as np
+    import onnx
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+except ImportError as e:
+    print(f"skipped: {e}")
+    sys.exit(0)
+try:
+    import openvino
+except ImportError:
+    openvino = None
+
+ort.set_default_logger_severity(4)
+TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
+
+
+def residual(rng):
+    """Convolutions, a residual, both kinds of pooling over everything, a linear layer."""
+    w = lambda name, *dims: numpy_helper.from_array((rng.standard_normal(dims) / np.sqrt(np.prod(dims[1:]))).astype(np.float32), name)
+    inits = [w("w1", 16, 3, 3, 3), w("b1", 16), w("w2", 16, 16, 3, 3), w("b2", 16), w("w3", 32, 16, 1, 1), w("w4", 10, 32), w("b4", 10)]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("MaxPool", ["r1"], ["p1"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["p1", "w2", "b2"], ["c2"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c2", "p1"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r2"]),
+        helper.make_node("Conv", ["r2", "w3"], ["c3"], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["c3"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "w4", "b4"], ["y"], transB=1),
+    ]
+    return graph("residual", nodes, inits, [1, 3, 16, 16], [1, 10])
+
+
+def branches(rng):
+    """Depthwise convolution, clip, gate, concat of different ranges, average pooling, softmax."""
+    w = lambda name, *dims: numpy_helper.from_array((rng.standard_normal(dims) / np.sqrt(np.prod(dims[1:]))).astype(np.float32), name)
+    inits = [w("w1", 8, 3, 3, 3), w("w2", 8, 1, 3, 3), w("b2", 8), w("w3", 8, 8, 1, 1), w("w4", 12, 16, 1, 1), numpy_helper.from_array(np.float32(0), "lo"), numpy_helper.from_array(np.float32(6), "hi"), w("w5", 48, 10)]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c1"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Clip", ["c1", "lo", "hi"], ["k1"]),
+        helper.make_node("Conv", ["k1", "w2", "b2"], ["c2"], pads=[1, 1, 1, 1], group=8),
+        helper.make_node("Sigmoid", ["c2"], ["s2"]),
+        helper.make_node("Mul", ["c2", "s2"], ["m2"]),
+        helper.make_node("Conv", ["k1", "w3"], ["c3"]),
+        helper.make_node("LeakyRelu", ["c3"], ["l3"], alpha=0.1),
+        helper.make_node("Concat", ["m2", "l3"], ["cat"], axis=1),
+        helper.make_node("Conv", ["cat", "w4"], ["c4"]),
+        helper.make_node("AveragePool", ["c4"], ["p4"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Flatten", ["p4"], ["f"]),
+        helper.make_node("MatMul", ["f", "w5"], ["d"]),
+        helper.make_node("Softmax", ["d"], ["y"], axis=1),
+    ]
+    return graph("branches", nodes, inits, [1, 3, 16, 16], [1, 10])
+
+
+def graph(name, nodes, inits, x, y):
+    value = lambda n, d: helper.make_tensor_value_info(n, TensorProto.FLOAT, d)
+    g = helper.make_graph(nodes, name, [value("x", x)], [value("y", y)], inits)
+    return helper.make_model(g, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+class Samples(CalibrationDataReader):
+    def __init__(self, dims):
+        rng = np.random.default_rng(1)
+        self.rest = iter([{"x": rng.standard_normal(dims).astype(np.float32)} for _ in range(8)])
+
+    def get_next(self):
+        return next(self.rest, None)
+
+
+def make(folder):
+    models = []
+    for build in (residual, branches):
+        model = build(np.random.default_rng(3))
+        source = os.path.join(folder, model.graph.name + ".onnx")
+        onnx.save(model, source)
+        for form in (QuantFormat.QDQ, QuantFormat.QOperator):
+            for act in (QuantType.QUInt8, QuantType.QInt8):
+                out = os.path.join(folder, f"{model.graph.name}-{form.name}-{'u8' if act == QuantType.QUInt8 else 's8'}.onnx")
+                quantize_static(source, out, Samples([1, 3, 16, 16]), quant_format=form, per_channel=True, activation_type=act, weight_type=QuantType.QInt8)
+                models.append(out)
+    return models
+
+
+def session(model):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def unsigned(array):
+    """Codes as qcc has them: signed ones are shifted by 128."""
+    return (array.astype(np.int16) + 128).astype(np.uint8) if array.dtype == np.int8 else array
+
+
+def run(qcc, model, feeds, io, folder, samples=None):
+    """The first output of qcc for a dictionary of arrays."""
+    command = [qcc, "run", model, "--io", io, "--output", os.path.join(folder, "y.npy")]
+    for i, (name, array) in enumerate(feeds.items()):
+        file = os.path.join(folder, f"in{i}.npy")
+        np.save(file, array)
+        command += ["--input", f"{name}={file}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr.strip()}")
+    return np.load(os.path.join(folder, "y.npy"))
+
+
+def output_scale(model):
+    """The scale of the last cast before the output; 1 for integers."""
+    produced = {o: n for n in model.graph.node for o in n.output}
+    constants = {t.name: t for t in model.graph.initializer}
+    node = produced.get(model.graph.output[0].name)
+    while node is not None and node.op_type not in ("DequantizeLinear", "QuantizeLinear"):
+        node = produced.get(node.input[0])
+    if node is None or model.graph.output[0].type.tensor_type.elem_type != TensorProto.FLOAT or node.input[1] not in constants:
+        return 1.0
+    return float(numpy_helper.to_array(constants[node.input[1]]))
+
+
+def units(a, b, scale):
+    d = np.round(np.abs(a.astype(np.float64) - b.astype(np.float64).reshape(a.shape)) / scale)
+    return int(d.max()), int((d > 0).sum())
+
+
+def check_nodes(qcc, model, x, folder):
+    """The greatest difference of a QLinear node alone, and how many elements differ, by operator."""
+    constants = {t.name: t for t in model.graph.initializer}
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    names = [o for n in model.graph.node for o in n.output]
+    del whole.graph.output[:]
+    whole.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in names)
+    values = dict(zip(names, session(whole.SerializeToString()).run(None, {model.graph.input[0].name: x})))
+    table = collections.defaultdict(lambda: [0, 0, 0, 0])
+    for node in model.graph.node:
+        if not node.op_type.startswith("QLinear") and node.op_type != "QGemm":
+            continue
+        activations = [i for i in dict.fromkeys(node.input) if i and i not in constants]
+        value = lambda n: helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(values[n].dtype), values[n].shape)
+        one = helper.make_graph([node], "one", [value(i) for i in activations], [value(node.output[0])], [constants[i] for i in node.input if i in constants])
+        path = os.path.join(folder, "one.onnx")
+        onnx.save(helper.make_model(one, opset_imports=model.opset_import, ir_version=model.ir_version), path)
+        got = run(qcc, path, {i: unsigned(values[i]) for i in activations}, "int", folder)
+        worst, differ = units(unsigned(values[node.output[0]]), got, 1.0)
+        row = table[node.op_type]
+        row[0], row[1], row[2], row[3] = row[0] + 1, row[1] + got.size, row[2] + differ, max(row[3], worst)
+    return table
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--qcc", default="target/debug/qcc")
+    parser.add_argument("--inputs", type=int, default=5)
+    parser.add_argument("--keep", help="folder for the models and exports")
+    parser.add_argument("models", nargs="*")
+    args = parser.parse_args()
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        keep = args.keep or folder
+        os.makedirs(keep, exist_ok=True)
+        for path in args.models or make(keep):
+            model = onnx.load(path)
+            name = os.path.basename(path)
+            reference = session(path)
+            entry = reference.get_inputs()[0]
+            dims = [d if isinstance(d, int) else 1 for d in entry.shape]
+            kind = TYPES[entry.type]
+            rng = np.random.default_rng(5)
+            io = "float" if kind == np.float32 else "int"
+            draw = lambda: rng.standard_normal(dims).astype(kind) if io == "float" else rng.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, dims).astype(kind)
+            inputs = [draw() for _ in range(args.inputs)]
+            scale = output_scale(model)
+            export = os.path.join(keep, name.removesuffix(".onnx") + ".export.onnx")
+            written = subprocess.run([args.qcc, path, "--emit", "onnx-qdq", "-o", export], capture_output=True, text=True)
+            if written.returncode != 0:
+                print(f"{name}: export: {written.stderr.strip()}")
+                failed = True
+                continue
+            again = session(export)
+            vino = openvino.compile_model(openvino.Core().read_model(export), "CPU") if openvino else None
+            steps = sum(n.op_type == "QuantizeLinear" for n in onnx.load(export).graph.node)
+            rows = {"network": [0, 0], "export": [0, 0], "openvino": [0, 0], "again": [0, 0]}
+            note = lambda key, found: rows.update({key: [max(rows[key][0], found[0]), rows[key][1] + found[1]]})
+            exported = again.get_inputs()[0].name
+            constants = {t.name: numpy_helper.to_array(t) for t in onnx.load(export).graph.initializer}
+            total = 0
+            for x in inputs:
+                wanted = unsigned(reference.run(None, {entry.name: x})[0])
+                got = run(args.qcc, path, {entry.name: unsigned(x)}, io, folder)
+                total += got.size
+                note("network", units(wanted, got, scale))
+                # An export takes and gives real numbers: codes are dequantized for it.
+                if io == "float":
+                    real, real_got = x, got
+                else:
+                    s, z = constants[f"{exported}.scale"], constants[f"{exported}.zero_point"]
+                    real = ((unsigned(x).astype(np.float32) - np.float32(z)) * s).astype(np.float32)
+                    real_got = run(args.qcc, path, {entry.name: real}, "float", folder)
+                out = again.get_outputs()[0].name
+                own = float(constants[f"{out}.scale"])
+                note("export", units(again.run(None, {exported: real})[0], real_got, own))
+                if vino:
+                    note("openvino", units(np.asarray(vino([real])[0]), real_got, own))
+                note("again", units(run(args.qcc, export, {exported: real}, "float", folder), real_got, own))
+            print(f"{name}: {total} results; " + "; ".join(f"{k}: worst {w}, {d} differ" for k, (w, d) in rows.items() if k != "openvino" or vino))
+            if rows["export"][0] > steps or rows["again"][0] > 0:
+                failed = True
+            if any(n.op_type.startswith("QLinear") for n in model.graph.node):
+                for op, (nodes, elements, differ, worst) in check_nodes(args.qcc, model, inputs[0], folder).items():
+                    print(f"    {op}: {nodes} nodes, {differ} of {elements} results differ, worst {worst}")
+                    failed = failed or worst > 1
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
