@@ -397,7 +397,7 @@ ops! {
     /// Greatest element of each window of `[N, C, H, W]`; padding does not take part.
     MaxPool = "nn.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Pool(Pool::Max);
     /// Mean of each window of `[N, C, H, W]`; with `count_include_pad`, padding takes part as zeros.
-    AveragePool = "nn.average_pool" ("x") { KERNEL, STRIDES, PADS, bool_or("count_include_pad", false) }
+    AveragePool = "nn.average_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS, bool_or("count_include_pad", false) }
         Class::Pool(Pool::Average);
 
     /// Mean over `axes`.
@@ -486,7 +486,7 @@ ops! {
     IMaxPool = "int.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Int(IntOp::MaxPool);
     /// Sum of `x - zero` over each window of u8 `[N, H, W, C]`, requantized by `qcc_num::requant`. `mult` i32 has one element,
     /// or one for each output position `[OH, OW]` where border windows have fewer elements.
-    IAveragePool = "int.average_pool" ("x", "mult") { KERNEL, STRIDES, PADS, int("zero"), SHL, OFFSET, LO, HI }
+    IAveragePool = "int.average_pool" ("x", "mult") { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, LO, HI }
         Class::Int(IntOp::AveragePool);
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
     IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, LO, HI }

@@ -52,7 +52,7 @@ impl Lower<'_, '_> {
             .with("zero", i64::from(from.zero))
             .with("shl", i64::from(shl))
             .with("offset", i64::from(requant::offset(to.zero, None)));
-        for name in ["kernel", "strides", "pads"] {
+        for name in ["kernel", "strides", "pads", "dilations"] {
             attrs = attrs.with(name, self.attrs().ints(name));
         }
         let x = self.nhwc(x);
@@ -176,7 +176,8 @@ fn elements_inside(window: &Window, along: usize, outputs: usize, input: usize) 
     (0..outputs)
         .map(|o| {
             let first = o * window.strides[along];
-            (first..first + window.kernel[along]).filter(|&i| (before..before + input).contains(&i)).count().max(1)
+            let positions = (0..window.kernel[along]).map(|k| first + k * window.dilations[along]);
+            positions.filter(|i| (before..before + input).contains(i)).count().max(1)
         })
         .collect()
 }

@@ -74,7 +74,7 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             let axis = call.axis("axis", 0)?;
             call.broadcasts_to(1, 0)?;
             call.broadcasts_to(2, 0)?;
-            let row: usize = call.dims(0)[axis..].iter().product();
+            let row = call.dims(0)[axis..].iter().fold(1usize, |n, &d| n.saturating_mul(d));
             match row {
                 1..=qcc_num::norm::LONGEST_ROW => Ok(call.dims(0).to_vec()),
                 n => Err(format!("a row of {n} elements cannot be normalized")),

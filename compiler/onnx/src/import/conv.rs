@@ -116,8 +116,8 @@ fn flipped(site: &mut Site, w: ValueId, groups: usize) -> Outcome<ValueId> {
     let perm: Vec<usize> = [0, 2, 1].into_iter().chain(3..split.len()).collect();
     let w = layout::transpose(site, w, &perm, "swapped")?;
     let mut w = layout::reshape(site, w, &merged, "merged")?;
-    for axis in 2..merged.len() {
-        let positions: Vec<usize> = (0..merged[axis]).rev().collect();
+    for (axis, &extent) in merged.iter().enumerate().skip(2) {
+        let positions: Vec<usize> = (0..extent).rev().collect();
         w = layout::at_positions(site, w, axis, &positions, "flipped")?;
     }
     Ok(w)

@@ -82,6 +82,15 @@ pub(super) fn pow(site: &mut Site) -> Outcome<ValueId> {
         let data = Numbers::of(&tensor).cast(&Elem::F32)?;
         exponent = site.constant_of(Tensor::new(&tensor.dims, data), Elem::F32, "exponent");
     }
+    if let (Elem::Int(_), Elem::F32, Some(tensor)) = (site.elem(base), site.elem(exponent), site.constant(base)) {
+        let elem = site.elem(base);
+        let data = Numbers::of(&tensor).cast(&Elem::F32)?;
+        let real = site.constant_of(Tensor::new(&tensor.dims, data), Elem::F32, "base");
+        let power = apply(site, Opcode::Pow, &[real, exponent], "power")?;
+        let power = site.constant(power).ok_or_else(|| Fault::unsupported("a power of integers at run time"))?;
+        let data = Numbers::of(&power).cast(&elem)?;
+        return Ok(site.constant_of(Tensor::new(&power.dims, data), elem, ""));
+    }
     apply(site, Opcode::Pow, &[base, exponent], "")
 }
 
@@ -119,19 +128,25 @@ pub(super) fn mean(site: &mut Site) -> Outcome<ValueId> {
     }
 }
 
-/// At inference the identity.
-pub(super) fn dropout(site: &mut Site) -> Outcome<ValueId> {
+/// At inference the identity, which drops nothing: the mask is all true.
+pub(super) fn dropout(site: &mut Site) -> Outcome<Vec<ValueId>> {
     site.attrs.ignore(&["seed", "ratio"]);
     let x = site.operand(0)?;
-    // Operand 1, the ratio, means nothing when nothing is dropped.
-    site.optional(1);
+    let ratio = site.optional(1).and_then(|r| site.constant(r));
+    let nothing = ratio.is_some_and(|r| r.as_f32().is_some_and(|v| v.iter().all(|&v| v == 0.0)));
     if let Some(training) = site.optional(2) {
         let off = site.constant(training).is_some_and(|t| matches!(&t.data, Data::U8(v) if v.iter().all(|&b| b == 0)));
-        if !off {
+        if !off && !nothing {
             return Err(Fault::unsupported("dropping in training mode"));
         }
     }
-    Ok(x)
+    if site.result_count() < 2 {
+        return Ok(vec![x]);
+    }
+    let dims = site.dims(x);
+    let count = site.ty(x).checked_elements().filter(|&n| n <= 1 << 24);
+    let count = count.ok_or_else(|| Fault::unsupported(format!("a mask of shape {dims:?}")))?;
+    Ok(vec![x, site.constant_of(Tensor::new(&dims, Data::U8(vec![1; count])), Elem::Bool, "mask")])
 }
 
 pub(super) fn identity(site: &mut Site) -> Outcome<ValueId> {

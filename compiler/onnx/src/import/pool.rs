@@ -1,8 +1,9 @@
 //! Pooling.
 
-use qcc_ir::{Attrs, Opcode, ValueId};
+use qcc_ir::{Attrs, Elem, Int, Opcode, ValueId};
 
 use super::layout;
+use super::quantize;
 use super::site::Site;
 use super::window::{Window, spatial, with_height, without_height};
 use crate::fault::{Fault, Outcome};
@@ -11,7 +12,10 @@ use crate::fault::{Fault, Outcome};
 pub(super) fn max_pool(site: &mut Site) -> Outcome<ValueId> {
     // Says in which order indices, which are not supported, are counted.
     site.attrs.ignore(&["storage_order"]);
-    let x = site.operand(0)?;
+    let mut x = site.operand(0)?;
+    if matches!(site.elem(x), Elem::Int(Int::I8 | Int::U8)) {
+        x = quantize::integers_as_reals(site, x)?;
+    }
     let window = read(site, x)?;
     finish(site, Opcode::MaxPool, x, window, Attrs::new(Opcode::MaxPool))
 }
@@ -27,9 +31,6 @@ pub(super) fn average_pool(site: &mut Site) -> Outcome<ValueId> {
 pub(super) fn average(site: &mut Site, mut x: ValueId) -> Outcome<ValueId> {
     let include = site.attrs.flag("count_include_pad", false)?;
     let mut window = read(site, x)?;
-    if window.dilations.iter().any(|&d| d != 1) {
-        return Err(Fault::unsupported(format!("`dilations` {:?} of a mean", window.dilations)));
-    }
     let padded = window.pads.iter().any(|p| *p != [0, 0]);
     let rounded = window.extra.iter().any(|&e| e > 0);
     if include && padded && rounded {

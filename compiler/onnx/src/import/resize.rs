@@ -1,143 +1,310 @@
-//! `Upsample` and `Resize`: nearest neighbour by whole factors, where every element is repeated.
+//! `Upsample` and `Resize`. Every axis is resized by itself: nearest neighbours are a choice of positions, or repetition where
+//! that is the same; interpolation is a product with a matrix of weights.
 
-use qcc_ir::ValueId;
+use qcc_ir::{Opcode, ValueId};
 
-use super::layout::{self, Repeat};
+use super::layout::{self, Repeat, apply};
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
-/// How a position of the result becomes a position of the operand.
-struct Mapping<'a> {
-    coordinates: &'a str,
-    rounding: &'a str,
+/// How a result is interpolated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kernel {
+    Nearest,
+    Linear,
+    /// Cubic convolution (Keys 1981) with this coefficient.
+    Cubic(f64),
 }
 
-impl Mapping<'_> {
-    /// True if scaling up by `factor` is repetition. Position `i` of the result is element `k` of the operand and copy `j` of
-    /// it: `i = k * factor + j`. Its coordinate is `k + j / factor`, or with half pixels `k + (j + 1/2) / factor - 1/2`,
-    /// and must round to `k` for every `j < factor`.
-    fn repeats(&self, factor: usize) -> bool {
-        match (self.coordinates, self.rounding) {
-            ("asymmetric", "floor") => true,
-            // The offset lies in (-1/2, 1/2).
-            (
-                "half_pixel" | "pytorch_half_pixel" | "half_pixel_symmetric",
-                "round_prefer_floor" | "round_prefer_ceil",
-            ) => true,
-            // The offset is 0 or 1/2.
-            ("asymmetric", "round_prefer_floor") => factor <= 2,
-            _ => factor == 1,
+/// How a position of the result becomes a position of the operand.
+#[derive(Debug, Clone, PartialEq)]
+struct Mapping {
+    kernel: Kernel,
+    coordinates: String,
+    rounding: String,
+    exclude_outside: bool,
+    antialias: bool,
+    /// What stands where a region of interest lies outside the operand.
+    extrapolation: f32,
+}
+
+/// One axis: its extents, the factor, and the region of interest.
+#[derive(Debug, Clone, Copy)]
+struct Axis {
+    input: usize,
+    output: usize,
+    scale: f64,
+    region: [f64; 2],
+}
+
+impl Mapping {
+    fn simple(kernel: Kernel) -> Mapping {
+        Mapping {
+            kernel,
+            coordinates: "asymmetric".to_string(),
+            rounding: "floor".to_string(),
+            exclude_outside: false,
+            antialias: false,
+            extrapolation: 0.0,
+        }
+    }
+
+    /// The coordinate in the operand of position `i` of the result.
+    fn coordinate(&self, axis: &Axis, i: usize) -> Outcome<f64> {
+        let (i, input, output) = (i as f64, axis.input as f64, axis.output as f64);
+        let half = |i: f64| (i + 0.5) / axis.scale - 0.5;
+        Ok(match self.coordinates.as_str() {
+            "half_pixel" => half(i),
+            "half_pixel_symmetric" => {
+                // The result's middle lies over the operand's, however its extent was rounded.
+                let adjustment = output / (axis.scale * input);
+                let offset = input / 2.0 * (1.0 - adjustment);
+                offset + half(i)
+            }
+            "pytorch_half_pixel" => {
+                if axis.output > 1 {
+                    half(i)
+                } else {
+                    0.0
+                }
+            }
+            // The extent that was asked for, before it was rounded.
+            "align_corners" => {
+                if axis.output > 1 {
+                    i * (input - 1.0) / (input * axis.scale - 1.0)
+                } else {
+                    0.0
+                }
+            }
+            "asymmetric" => i / axis.scale,
+            "tf_half_pixel_for_nn" => (i + 0.5) / axis.scale,
+            "tf_crop_and_resize" => {
+                let [start, end] = axis.region;
+                match axis.output {
+                    1 => 0.5 * (start + end) * (input - 1.0),
+                    _ => start * (input - 1.0) + i * (end - start) * (input - 1.0) / (output - 1.0),
+                }
+            }
+            other => return Err(Fault::unsupported(format!("coordinates {other:?} are not supported"))),
+        })
+    }
+
+    /// The nearest position to a coordinate.
+    fn nearest(&self, x: f64, input: usize) -> Outcome<usize> {
+        let rounded = match self.rounding.as_str() {
+            "floor" => x.floor(),
+            "ceil" => x.ceil(),
+            "round_prefer_floor" => (x - 0.5).ceil(),
+            "round_prefer_ceil" => (x + 0.5).floor(),
+            other => return Err(Fault::unsupported(format!("`nearest_mode` = {other:?} is not supported"))),
+        };
+        Ok(rounded.clamp(0.0, input.saturating_sub(1) as f64) as usize)
+    }
+
+    /// The weights of all elements of the operand in one of the result.
+    fn weights(&self, axis: &Axis, x: f64) -> Vec<f32> {
+        // Scaling down with `antialias`, the kernel is stretched so that it covers everything between two results.
+        let stretch = if self.antialias { axis.scale.min(1.0) } else { 1.0 };
+        let reach = if matches!(self.kernel, Kernel::Cubic(_)) { 2.0 } else { 1.0 } / stretch;
+        let (first, last) = ((x - reach).floor() as i64, (x + reach).ceil() as i64);
+        let n = axis.input as i64;
+        let mut weights = vec![0.0f64; axis.input];
+        let mut sum = 0.0;
+        for i in first..=last {
+            let w = self.kernel.at((x - i as f64) * stretch);
+            let inside = (0..n).contains(&i);
+            if self.exclude_outside && !inside {
+                continue;
+            }
+            sum += w;
+            weights[i.clamp(0, n - 1) as usize] += w;
+        }
+        weights.iter().map(|w| (w / if sum == 0.0 { 1.0 } else { sum }) as f32).collect()
+    }
+
+    /// True if the coordinate lies in a region of interest outside the operand.
+    fn outside(&self, axis: &Axis, x: f64) -> bool {
+        self.coordinates == "tf_crop_and_resize" && !(0.0..=axis.input as f64 - 1.0).contains(&x)
+    }
+}
+
+impl Kernel {
+    fn at(self, d: f64) -> f64 {
+        let d = d.abs();
+        match self {
+            Kernel::Nearest => f64::from(u8::from(d <= 0.5)),
+            Kernel::Linear => (1.0 - d).max(0.0),
+            Kernel::Cubic(a) if d <= 1.0 => ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0,
+            Kernel::Cubic(a) if d < 2.0 => ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a,
+            Kernel::Cubic(_) => 0.0,
         }
     }
 }
 
 pub(super) fn upsample(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
-    nearest(site)?;
+    let kernel = match site.attrs.string("mode")?.unwrap_or("nearest") {
+        "nearest" => Kernel::Nearest,
+        "linear" => Kernel::Linear,
+        mode => return Err(Fault::unsupported(format!("`mode` = {mode:?} is not supported"))),
+    };
     let scales = match site.opset() {
         ..9 => site.attrs.floats("scales")?.map(<[f32]>::to_vec),
         _ => site.float_list(1, "`scales`")?,
     };
     let scales = scales.ok_or_else(|| Fault::shape("`scales` is missing"))?;
-    let factors: Vec<f64> = scales.into_iter().map(f64::from).collect();
-    apply(site, x, &factors, &Mapping { coordinates: "asymmetric", rounding: "floor" })
-}
-
-fn nearest(site: &mut Site) -> Outcome<()> {
-    match site.attrs.string("mode")?.unwrap_or("nearest") {
-        "nearest" => Ok(()),
-        mode => Err(Fault::unsupported(format!("`mode` = {mode:?} is not supported")).help("use mode nearest")),
-    }
+    by_factors(site, x, &scales, &Mapping::simple(kernel))
 }
 
 pub(super) fn resize(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
-    nearest(site)?;
     let dims = site.dims(x);
+    let mode = site.attrs.string("mode")?.unwrap_or("nearest");
+    let coefficient = site.attrs.float("cubic_coeff_a")?.unwrap_or(-0.75);
+    let kernel = match mode {
+        "nearest" => Kernel::Nearest,
+        "linear" => Kernel::Linear,
+        "cubic" => Kernel::Cubic(f64::from(coefficient)),
+        mode => return Err(Fault::unsupported(format!("`mode` = {mode:?} is not supported"))),
+    };
     if site.opset() < 11 {
         let scales = site.float_list(1, "`scales`")?.ok_or_else(|| Fault::shape("`scales` is missing"))?;
-        let factors: Vec<f64> = scales.into_iter().map(f64::from).collect();
-        return apply(site, x, &factors, &Mapping { coordinates: "asymmetric", rounding: "floor" });
-    }
-    // These concern interpolation, and coordinates that are refused.
-    site.attrs.ignore(&["antialias", "cubic_coeff_a", "exclude_outside", "extrapolation_value"]);
-    site.optional(1);
-    if site.attrs.string("keep_aspect_ratio_policy")?.unwrap_or("stretch") != "stretch" {
-        return Err(Fault::unsupported("`keep_aspect_ratio_policy` is not supported"));
+        return by_factors(site, x, &scales, &Mapping::simple(kernel));
     }
     let mapping = Mapping {
-        coordinates: site.attrs.string("coordinate_transformation_mode")?.unwrap_or("half_pixel"),
-        rounding: site.attrs.string("nearest_mode")?.unwrap_or("round_prefer_floor"),
+        kernel,
+        coordinates: site.attrs.string("coordinate_transformation_mode")?.unwrap_or("half_pixel").to_string(),
+        rounding: site.attrs.string("nearest_mode")?.unwrap_or("round_prefer_floor").to_string(),
+        exclude_outside: site.attrs.flag("exclude_outside", false)?,
+        antialias: site.attrs.flag("antialias", false)?,
+        extrapolation: site.attrs.float("extrapolation_value")?.unwrap_or(0.0),
     };
+    let policy = site.attrs.string("keep_aspect_ratio_policy")?.unwrap_or("stretch").to_string();
     let axes = match site.attrs.ints("axes")? {
         Some(axes) => Site::axes(axes, dims.len())?,
         None => (0..dims.len()).collect(),
     };
+    let region = if mapping.coordinates == "tf_crop_and_resize" {
+        let region = site.float_list(1, "`roi`")?.filter(|r| r.len() == 2 * axes.len());
+        region.ok_or_else(|| Fault::shape("`roi` has not two numbers for each axis"))?
+    } else {
+        site.optional(1);
+        [vec![0.0; axes.len()], vec![1.0; axes.len()]].concat()
+    };
     let scales = site.float_list(2, "`scales`")?.filter(|s| !s.is_empty());
     let sizes = site.int_list(3, "`sizes`")?.filter(|s| !s.is_empty());
-    let given: Vec<f64> = match (scales, sizes) {
-        (Some(scales), None) => scales.into_iter().map(f64::from).collect(),
-        (None, Some(sizes)) if sizes.len() == axes.len() => {
-            sizes.iter().zip(&axes).map(|(&s, &a)| s as f64 / dims[a] as f64).collect()
-        }
-        _ => return Err(Fault::shape("there must be either `scales` or `sizes`")),
-    };
-    if given.len() != axes.len() {
-        return Err(Fault::shape(format!("{} factors for {} dimensions", given.len(), axes.len())));
-    }
-    let mut factors = vec![1.0; dims.len()];
-    axes.iter().zip(given).for_each(|(&a, f)| factors[a] = f);
-    apply(site, x, &factors, &mapping)
-}
-
-fn apply(site: &mut Site, x: ValueId, factors: &[f64], mapping: &Mapping) -> Outcome<ValueId> {
-    if factors.len() != site.ty(x).rank() {
-        return Err(Fault::shape(format!("{} factors for {} dimensions", factors.len(), site.ty(x).rank())));
-    }
-    let whole = |&f: &f64| {
-        let n = f.round();
-        // Beyond this no result is of a sensible size.
-        let fits = n == f && (1.0..=65536.0).contains(&n);
-        fits.then_some(n as usize).filter(|&n| mapping.repeats(n))
-    };
-    let times: Option<Vec<usize>> = factors.iter().map(whole).collect();
-    let Some(times) = times else {
-        let (coordinates, rounding) = (mapping.coordinates, mapping.rounding);
-        let message = format!("resizing by {factors:?} with coordinates {coordinates}, rounding {rounding}");
-        return Err(Fault::unsupported(message).help("only repetition of elements by whole factors is supported"));
-    };
-    layout::repeat(site, x, &times, Repeat::Elements)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Against the coordinates and roundings as ONNX defines them.
-    #[test]
-    fn repetition_is_what_the_coordinates_say() {
-        for coordinates in ["asymmetric", "half_pixel", "align_corners"] {
-            for rounding in ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"] {
-                for factor in 1..6usize {
-                    let repeats = (0..8 * factor).all(|i| {
-                        let (scale, i) = (factor as f64, i as f64);
-                        let x = match coordinates {
-                            "asymmetric" => i / scale,
-                            "half_pixel" => (i + 0.5) / scale - 0.5,
-                            _ => i * 7.0 / (8.0 * scale - 1.0),
-                        };
-                        let at = match rounding {
-                            "floor" => x.floor(),
-                            "ceil" => x.ceil(),
-                            "round_prefer_floor" => (x - 0.5).ceil(),
-                            _ => (x + 0.5).floor(),
-                        };
-                        at.clamp(0.0, 7.0) == (i / scale).floor()
-                    });
-                    let claimed = Mapping { coordinates, rounding }.repeats(factor);
-                    assert!(repeats || !claimed, "{coordinates} {rounding} {factor}");
-                }
+    let mut wanted = Vec::new();
+    match (scales, sizes) {
+        (Some(scales), None) if scales.len() == axes.len() => {
+            for (&s, (i, &a)) in scales.iter().zip(axes.iter().enumerate()) {
+                // With a region of interest, it is that which is scaled.
+                let part = f64::from(region[axes.len() + i]) - f64::from(region[i]);
+                wanted.push((extent(dims[a], f64::from(s) * part)?, f64::from(s)));
             }
         }
+        (None, Some(sizes)) if sizes.len() == axes.len() => {
+            let ratios: Vec<f64> = sizes.iter().zip(&axes).map(|(&s, &a)| s as f64 / dims[a] as f64).collect();
+            let pick = |f: fn(f64, f64) -> f64, from: f64| ratios.iter().copied().fold(from, f);
+            let common = match policy.as_str() {
+                "stretch" => None,
+                "not_larger" => Some(pick(f64::min, f64::INFINITY)),
+                "not_smaller" => Some(pick(f64::max, 0.0)),
+                other => return Err(Fault::unsupported(format!("`keep_aspect_ratio_policy` = {other:?}"))),
+            };
+            for ((&s, &a), &ratio) in sizes.iter().zip(&axes).zip(&ratios) {
+                wanted.push(match common {
+                    Some(scale) => (extent_of((dims[a] as f64 * scale + 0.5).floor())?, scale),
+                    None => (extent_of(s as f64)?, ratio),
+                });
+            }
+        }
+        _ => return Err(Fault::shape("there must be either `scales` or `sizes`, one for each axis")),
     }
+    let mut each = Vec::new();
+    for (i, (&a, &(output, scale))) in axes.iter().zip(&wanted).enumerate() {
+        let region = [f64::from(region[i]), f64::from(region[axes.len() + i])];
+        each.push((a, Axis { input: dims[a], output, scale, region }));
+    }
+    resized(site, x, &each, &mapping)
+}
+
+fn extent(input: usize, scale: f64) -> Outcome<usize> {
+    extent_of((input as f64 * scale).floor())
+}
+
+/// Beyond this no result is of a sensible size.
+fn extent_of(n: f64) -> Outcome<usize> {
+    if (1.0..=65536.0).contains(&n) { Ok(n as usize) } else { Err(Fault::shape(format!("a result of extent {n}"))) }
+}
+
+fn by_factors(site: &mut Site, x: ValueId, scales: &[f32], mapping: &Mapping) -> Outcome<ValueId> {
+    let dims = site.dims(x);
+    if scales.len() != dims.len() {
+        return Err(Fault::shape(format!("{} factors for {} dimensions", scales.len(), dims.len())));
+    }
+    let mut each = Vec::new();
+    for (i, (&input, &scale)) in dims.iter().zip(scales).enumerate() {
+        let scale = f64::from(scale);
+        each.push((i, Axis { input, output: extent(input, scale)?, scale, region: [0.0, 1.0] }));
+    }
+    resized(site, x, &each, mapping)
+}
+
+fn resized(site: &mut Site, x: ValueId, axes: &[(usize, Axis)], mapping: &Mapping) -> Outcome<ValueId> {
+    let mut y = x;
+    let mut times = vec![1; site.ty(x).rank()];
+    let mut inside: Vec<(usize, Vec<f32>)> = Vec::new();
+    for (number, axis) in axes {
+        let trivial = axis.input == axis.output && axis.scale == 1.0 && mapping.coordinates != "tf_crop_and_resize";
+        if trivial {
+            continue;
+        }
+        let coordinates: Vec<f64> = (0..axis.output).map(|i| mapping.coordinate(axis, i)).collect::<Outcome<_>>()?;
+        if coordinates.iter().any(|&x| mapping.outside(axis, x)) {
+            let mask = coordinates.iter().map(|&x| f32::from(u8::from(!mapping.outside(axis, x))));
+            inside.push((*number, mask.collect()));
+        }
+        if mapping.kernel == Kernel::Nearest {
+            let positions = coordinates.iter().map(|&x| mapping.nearest(x, axis.input));
+            let positions: Vec<usize> = positions.collect::<Outcome<_>>()?;
+            let factor = axis.output / axis.input.max(1);
+            if factor * axis.input == axis.output && positions.iter().enumerate().all(|(i, &p)| p == i / factor) {
+                times[*number] = factor;
+            } else {
+                y = layout::at_positions(site, y, *number, &positions, "nearest")?;
+            }
+        } else {
+            let weights = coordinates.iter().flat_map(|&x| mapping.weights(axis, x)).collect();
+            y = product_along(site, y, *number, [axis.output, axis.input], weights)?;
+        }
+    }
+    y = layout::repeat(site, y, &times, Repeat::Elements)?;
+    if inside.is_empty() {
+        return Ok(y);
+    }
+    // One for each position that lies inside along all axes.
+    let rank = site.ty(y).rank();
+    let mut mask = site.floats(&[], vec![1.0], "inside");
+    for (axis, values) in inside {
+        let dims: Vec<usize> = (0..rank).map(|d| if d == axis { values.len() } else { 1 }).collect();
+        let along = site.floats(&dims, values, "inside");
+        mask = apply(site, Opcode::Mul, &[mask, along], "inside")?;
+    }
+    let kept = apply(site, Opcode::Mul, &[y, mask], "kept")?;
+    let value = site.floats(&[], vec![mapping.extrapolation], "extrapolation");
+    let one = site.floats(&[], vec![1.0], "one");
+    let rest = apply(site, Opcode::Sub, &[one, mask], "outside")?;
+    let rest = apply(site, Opcode::Mul, &[rest, value], "outside")?;
+    apply(site, Opcode::Add, &[kept, rest], "")
+}
+
+/// Each row along the axis times a matrix `[outputs, inputs]`.
+fn product_along(site: &mut Site, x: ValueId, axis: usize, dims: [usize; 2], weights: Vec<f32>) -> Outcome<ValueId> {
+    let rank = site.ty(x).rank();
+    let perm: Vec<usize> = (0..rank).filter(|&d| d != axis).chain([axis]).collect();
+    let w = site.floats(&dims, weights, "weights");
+    let x = layout::transpose(site, x, &perm, "axis")?;
+    let y = apply(site, Opcode::Linear, &[x, w], "interpolated")?;
+    let back: Vec<usize> = (0..rank).map(|d| perm.iter().position(|&p| p == d).unwrap_or(d)).collect();
+    layout::transpose(site, y, &back, "resized")
 }

@@ -238,6 +238,11 @@ pub(super) fn space_to_depth(site: &mut Site) -> Outcome<ValueId> {
         return Err(Fault::shape(format!("{h}x{w} in blocks of {b}")));
     }
     let x = layout::reshape(site, x, &[n, c, h / b, b, w / b, b], "blocks")?;
-    let x = layout::transpose(site, x, &[0, 3, 5, 1, 2, 4], "moved")?;
+    let perm = match site.attrs.string("mode")?.unwrap_or("DCR") {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        mode => return Err(Fault::unsupported(format!("`mode` = {mode:?} is not supported"))),
+    };
+    let x = layout::transpose(site, x, &perm, "moved")?;
     layout::reshape(site, x, &[n, layout::product(&[c, b, b])?, h / b, w / b], "")
 }

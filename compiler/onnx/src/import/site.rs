@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use onnx_protobuf::NodeProto;
-use qcc_ir::{Attrs, Dialect, Edit, Elem, Opcode, Origin, Tensor, Type, ValueId, shape};
+use qcc_ir::{Attrs, Data, Dialect, Edit, Elem, Int, Opcode, Origin, Tensor, Type, ValueId, shape};
 
 use super::attributes::Attributes;
 use super::fold;
@@ -191,7 +191,14 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
             return Ok(self.constant_of(tensor, ty.elem, suffix));
         }
         if ty.dims.contains(&0) {
-            return Err(Fault::shape(format!("the result of shape {:?} is empty", ty.dims)));
+            // Nothing is computed for it: a constant without elements.
+            let data = match ty.elem {
+                Elem::F32 => Data::F32(Vec::new()),
+                Elem::Int(Int::I64) => Data::I64(Vec::new()),
+                Elem::Bool => Data::U8(Vec::new()),
+                _ => return Err(Fault::shape(format!("the result of shape {:?} is empty", ty.dims))),
+            };
+            return Ok(self.constant_of(Tensor::new(&ty.dims, data), ty.elem, suffix));
         }
         if op.info().dialect() == Dialect::Nn && matches!(ty.elem, Elem::Int(_) | Elem::Bool) {
             let fault = Fault::unsupported("arithmetic on integers that are known only at run time");
