@@ -7,6 +7,8 @@ use cranelift_codegen::settings::{self, Configurable};
 use qcc_ir::{Diag, diag::Code};
 use qcc_runtime::CpuFeatures;
 
+use crate::machine::Shape;
+
 /// Instruction set of the compiled model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Level {
@@ -20,6 +22,28 @@ pub enum Level {
     X86V4Vnni,
     /// 64-bit Arm with NEON.
     Aarch64,
+}
+
+/// Who makes the kernels of products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Cranelift, with 128-bit vectors.
+    Clif,
+    /// [`crate::machine::Avx2`].
+    Avx2,
+    /// [`crate::machine::Avx512`].
+    Avx512,
+}
+
+impl Backend {
+    /// The numbers of its machine.
+    pub fn shape(self) -> &'static Shape {
+        match self {
+            Backend::Clif => &Shape::CLIF,
+            Backend::Avx2 => &Shape::AVX2,
+            Backend::Avx512 => &Shape::AVX512,
+        }
+    }
 }
 
 /// A target: its level, and whether the wide kernels are used.
@@ -52,7 +76,7 @@ impl Target {
     pub fn all_runnable() -> Vec<Target> {
         let levels = LEVELS.iter().map(|l| l.0).filter(|&level| Target { level, wide: true }.runs_here());
         let both = levels.flat_map(|level| [false, true].map(|wide| Target { level, wide }));
-        both.filter(|t| !t.wide || t.has_wide_kernels()).collect()
+        both.filter(|t| !t.wide || t.backend() != Backend::Clif).collect()
     }
 
     /// True if this CPU has all that the target needs.
@@ -61,9 +85,18 @@ impl Target {
         same_arch && CpuFeatures::detect().contains(self.features())
     }
 
-    /// True if kernels beyond Cranelift's vectors are used.
+    /// The back end of products.
+    pub fn backend(&self) -> Backend {
+        match self.level {
+            Level::X86V4Vnni if self.wide => Backend::Avx512,
+            Level::X86V3 | Level::X86V4 if self.wide => Backend::Avx2,
+            _ => Backend::Clif,
+        }
+    }
+
+    /// True if other steps than products, too, have kernels beyond Cranelift's vectors.
     pub fn has_wide_kernels(&self) -> bool {
-        self.wide && self.level == Level::X86V4Vnni
+        self.backend() == Backend::Avx512
     }
 
     /// CPU features that the code needs.

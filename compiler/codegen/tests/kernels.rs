@@ -225,6 +225,13 @@ impl Jit {
     }
 }
 
+impl Jit {
+    fn avx2_leaf(&mut self, spec: &ConvSpec) -> Leaf {
+        // SAFETY: as above.
+        unsafe { std::mem::transmute::<*const u8, Leaf>(self.bytes(&conv::emit_avx2(spec).unwrap())) }
+    }
+}
+
 fn flags() -> settings::Flags {
     let mut flags = settings::builder();
     flags.set("opt_level", "speed").unwrap();
@@ -296,6 +303,15 @@ fn avx512_equals_the_reference() {
     check(0..400, &Shape::AVX512, native, Jit::avx512_leaf);
 }
 
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn avx2_equals_the_reference() {
+    if !is_x86_feature_detected!("avx2") {
+        return println!("skipped: this CPU has no AVX2");
+    }
+    check(0..400, &Shape::AVX2, native, Jit::avx2_leaf);
+}
+
 /// Short rows and few channels: tiles with several chains, panels of one vector, single lanes.
 #[test]
 #[cfg(target_arch = "x86_64")]
@@ -317,6 +333,10 @@ fn small_tiles_equal_the_reference() {
         case.output = vec![0xA5; 2 * width * channels * 4 + 64];
         let leaf = jit.clif_leaf(&case.spec);
         assert_eq!(case.run(leaf, &Shape::CLIF), case.expected(), "CLIF, {width} x {channels} x {run}");
+        if is_x86_feature_detected!("avx2") {
+            let leaf = jit.avx2_leaf(&case.spec);
+            assert_eq!(case.run(leaf, &Shape::AVX2), case.expected(), "AVX2, {width} x {channels} x {run}");
+        }
         if has_avx512_vnni() {
             let leaf = jit.avx512_leaf(&case.spec);
             assert_eq!(case.run(leaf, &Shape::AVX512), case.expected(), "AVX-512, {width} x {channels} x {run}");
@@ -346,6 +366,9 @@ fn peak_loops_run() {
     let mut jit = Jit::new(native());
     let function = peak::emit_clif(jit.module.target_config(), &mut FunctionBuilderContext::new());
     let mut loops = vec![("CLIF", jit.clif(function), Shape::CLIF)];
+    if is_x86_feature_detected!("avx2") {
+        loops.push(("AVX2", jit.bytes(&peak::emit_avx2().unwrap()), Shape::AVX2));
+    }
     if has_avx512_vnni() {
         loops.push(("AVX-512", jit.bytes(&peak::emit_avx512().unwrap()), Shape::AVX512));
     }

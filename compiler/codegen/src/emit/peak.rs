@@ -10,8 +10,8 @@ use qcc_ir::Diags;
 use super::jit::Memory;
 use crate::Target;
 use crate::kernel::peak;
-use crate::machine::Shape;
 use crate::program::bug;
+use crate::target::Backend;
 
 /// A loop that does nothing but multiply and add 8-bit integers in registers.
 pub struct Peak {
@@ -27,20 +27,22 @@ impl Peak {
         let mut signature = module.make_signature();
         signature.params = vec![AbiParam::new(module.target_config().pointer_type())];
         let id = module.declare_function("peak", Linkage::Local, &signature).map_err(bug)?;
-        let shape = if target.has_wide_kernels() {
-            let code = peak::emit_avx512().map_err(bug)?;
+        let code = match target.backend() {
+            Backend::Avx512 => Some(peak::emit_avx512().map_err(bug)?),
+            Backend::Avx2 => Some(peak::emit_avx2().map_err(bug)?),
+            Backend::Clif => None,
+        };
+        if let Some(code) = code {
             module.define_function_bytes(id, 64, &code, &[]).map_err(bug)?;
-            &Shape::AVX512
         } else {
             let function = peak::emit_clif(module.target_config(), &mut FunctionBuilderContext::new());
             module.define_function(id, &mut Context::for_function(function)).map_err(bug)?;
-            &Shape::CLIF
-        };
+        }
         module.finalize_definitions().map_err(bug)?;
         let address = module.get_finalized_function(id);
         // SAFETY: the function was defined with this signature.
         let code = unsafe { std::mem::transmute::<*const u8, unsafe extern "C" fn(usize)>(address) };
-        Ok(Peak { code, macs: peak::macs_per_iteration(shape), _memory: Memory::new(module) })
+        Ok(Peak { code, macs: peak::macs_per_iteration(target.backend().shape()), _memory: Memory::new(module) })
     }
 
     /// Runs the loop and returns how many multiply-accumulates that were.

@@ -31,7 +31,7 @@ use cranelift_frontend::FunctionBuilderContext;
 use qcc_num::requant::Epilogue;
 
 use super::{KernelError, leaf, tiling};
-use crate::machine::{Avx512, Clif, Shape};
+use crate::machine::{Avx2, Avx512, Clif, Shape};
 
 /// Most channels of one block.
 pub const MAX_CHANNELS: usize = 64;
@@ -169,6 +169,14 @@ pub fn emit_avx512(spec: &ConvSpec) -> Result<Vec<u8>, KernelError> {
     spec.validate()?;
     let mut machine = Avx512::new()?;
     leaf::emit(&mut machine, spec, &tiling::choose(spec, &Shape::AVX512));
+    Ok(machine.finish()?)
+}
+
+/// The leaf as AVX2 machine code, in the same way.
+pub fn emit_avx2(spec: &ConvSpec) -> Result<Vec<u8>, KernelError> {
+    spec.validate()?;
+    let mut machine = Avx2::new()?;
+    leaf::emit(&mut machine, spec, &tiling::choose(spec, &Shape::AVX2));
     Ok(machine.finish()?)
 }
 

@@ -88,6 +88,12 @@ impl<P: Copy> Leaf<'_, P> {
         Steps { pixel: self.spec.pixel_step, row: self.spec.in_row_step }
     }
 
+    /// Bytes of packed weights for so many lanes.
+    fn weights<M: Machine<Pointer = P>>(&self, m: &M, lanes: usize) -> usize {
+        let steps = self.spec.k_rows * self.spec.segments * self.spec.run_steps();
+        steps * lanes / m.shape().lanes * m.shape().weight_vector()
+    }
+
     /// What moves with the pixels: input, output, residual.
     fn moving(&self) -> Vec<(P, Steps)> {
         let output = Steps { pixel: self.spec.out_pixel_step, row: self.spec.out_row_step };
@@ -108,8 +114,7 @@ impl<P: Copy> Leaf<'_, P> {
             passed += panel.count * panel.channels;
             lanes += panel.count * panel.vectors * m.shape().lanes;
         }
-        let weights = 4 * spec.k_rows * spec.segments * spec.run_steps() * lanes;
-        m.step(self.pointers.weights, -(weights as i64));
+        m.step(self.pointers.weights, -(self.weights(m, lanes) as i64));
         m.step(self.pointers.bias, -((LANE * lanes) as i64));
         if spec.narrowed() {
             m.step(self.pointers.mult, -((LANE * lanes * m.shape().multiplier_copies()) as i64));
@@ -130,7 +135,7 @@ impl<P: Copy> Leaf<'_, P> {
             }
         }
         let lanes = panel.vectors * m.shape().lanes;
-        m.step(self.pointers.weights, (4 * spec.k_rows * spec.segments * spec.run_steps() * lanes) as i64);
+        m.step(self.pointers.weights, self.weights(m, lanes) as i64);
         m.step(self.pointers.bias, (LANE * lanes) as i64);
         if spec.narrowed() {
             m.step(self.pointers.mult, (LANE * lanes * m.shape().multiplier_copies()) as i64);
@@ -195,7 +200,6 @@ impl<P: Copy> Leaf<'_, P> {
             };
             chains.push((0..tiles.height).map(|_| (0..panel.vectors).map(|v| start(m, v)).collect()).collect());
         }
-        let weights = spec.run_steps() * panel.vectors * vector;
         m.repeat(spec.k_rows, &mut |m| {
             m.repeat(spec.segments, &mut |m| {
                 self.run(m, panel, &chains, apart, in_body);
@@ -204,7 +208,7 @@ impl<P: Copy> Leaf<'_, P> {
             m.step(self.pointers.input, spec.k_row_step as i64 - (spec.segments * spec.segment_step) as i64);
         });
         m.step(self.pointers.input, -((spec.k_rows * spec.k_row_step) as i64));
-        m.step(self.pointers.weights, -((spec.k_rows * spec.segments * weights) as i64));
+        m.step(self.pointers.weights, -(self.weights(m, panel.vectors * m.shape().lanes) as i64));
         let mut chains = chains.into_iter();
         let tile = chains.next().expect("at least one chain");
         for extra in chains {
@@ -226,7 +230,7 @@ impl<P: Copy> Leaf<'_, P> {
         lines: usize,
     ) {
         let steps = self.spec.run_steps();
-        let step_bytes = panel.vectors * LANE * m.shape().lanes;
+        let step_bytes = panel.vectors * m.shape().weight_vector();
         let (unroll, loops) = self.bodies(m.shape().unroll);
         let rest = steps - loops * unroll;
         m.repeat(loops, &mut |m| {
@@ -264,9 +268,9 @@ impl<P: Copy> Leaf<'_, P> {
         step: usize,
         apart: &[usize],
     ) {
-        let vector = LANE * m.shape().lanes;
+        let vector = m.shape().weight_vector();
         let first = At::new(self.pointers.weights).plus(step * panel.vectors * vector);
-        let weights: Vec<M::Vector> = (0..panel.vectors).map(|v| m.load(first.plus(v * vector))).collect();
+        let weights: Vec<M::Vector> = (0..panel.vectors).map(|v| m.weights(first.plus(v * vector))).collect();
         for (pixel, apart) in tile.iter().zip(apart) {
             let activations = m.broadcast(At::new(self.pointers.input).plus(apart + 4 * step));
             pixel.iter().zip(&weights).for_each(|(&acc, &weights)| m.dot(acc, activations, weights));

@@ -1,7 +1,8 @@
 //! The order in which a leaf reads its weights, biases and multipliers.
 //!
 //! ```text
-//! weights      [panel][kernel row][segment][step of 4 bytes][vector][lane][4 bytes]      i8
+//! weights      [panel][kernel row][segment][step of 4][vector][lane][4]                  i8, or
+//!              [panel][kernel row][segment][step of 4][vector][even, odd][lane][2]       i16 ([`Shape::weight_bytes`])
 //! biases       [panel][vector][lane]                                                     i32
 //! multipliers  [panel][vector][copy][lane]                                               i32
 //! ```
@@ -40,10 +41,20 @@ pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
     for vectors in order(spec, shape, &tiling::choose(spec, shape)) {
         for run in 0..runs {
             for step in 0..spec.run_steps() {
-                for &lane in vectors.iter().flatten() {
-                    let byte = |channel: usize, i: usize| weights[(channel * runs + run) * spec.run + i] as u8;
-                    let at = |i: usize| lane.filter(|_| i < spec.run).map_or(0, |channel| byte(channel, i));
-                    packed.extend((4 * step..4 * step + 4).map(at));
+                let at = |lane: Option<usize>, i: usize| {
+                    let weight = |channel: usize| weights[(channel * runs + run) * spec.run + i];
+                    lane.filter(|_| i < spec.run).map_or(0, weight)
+                };
+                for lanes in &vectors {
+                    if shape.weight_bytes == 1 {
+                        let all = lanes.iter().flat_map(|&lane| (0..4).map(move |i| at(lane, 4 * step + i) as u8));
+                        packed.extend(all);
+                        continue;
+                    }
+                    for odd in 0..2 {
+                        let words = lanes.iter().flat_map(|&lane| [odd, odd + 2].map(|i| at(lane, 4 * step + i)));
+                        packed.extend(words.flat_map(|weight| i16::from(weight).to_le_bytes()));
+                    }
                 }
             }
         }
@@ -53,7 +64,7 @@ pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
 
 /// Bytes of packed weights.
 pub fn packed_weights(spec: &ConvSpec, shape: &Shape) -> usize {
-    4 * spec.k_rows * spec.segments * spec.run_steps() * packed_lanes(spec, shape)
+    4 * shape.weight_bytes * spec.k_rows * spec.segments * spec.run_steps() * packed_lanes(spec, shape)
 }
 
 /// Packs one value per channel in the order of the weights: biases.

@@ -7,7 +7,7 @@ use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::FunctionBuilderContext;
 
 use super::KernelError;
-use crate::machine::{Avx512, Clif, Machine, Shape};
+use crate::machine::{Avx2, Avx512, Clif, Machine, Shape};
 
 /// Dots of one accumulator in an iteration.
 const ROUNDS: usize = 4;
@@ -20,6 +20,13 @@ pub const fn macs_per_iteration(shape: &Shape) -> u64 {
 /// The loop as AVX-512 machine code.
 pub fn emit_avx512() -> Result<Vec<u8>, KernelError> {
     let mut machine = Avx512::new()?;
+    emit(&mut machine);
+    Ok(machine.finish()?)
+}
+
+/// The loop as AVX2 machine code.
+pub fn emit_avx2() -> Result<Vec<u8>, KernelError> {
+    let mut machine = Avx2::new()?;
     emit(&mut machine);
     Ok(machine.finish()?)
 }

@@ -98,7 +98,7 @@ fn panels(spec: &ConvSpec, shape: &Shape, vectors: usize) -> Vec<Panel> {
 fn tiles(spec: &ConvSpec, shape: &Shape, vectors: usize) -> Vec<Tiles> {
     let pixels = spec.strip * spec.width;
     let row = if spec.is_even() { pixels } else { spec.width };
-    let highest = shape.accumulators.min(shape.registers - vectors - 1) / vectors;
+    let highest = shape.highest(vectors);
     let count = pixels.div_ceil(highest);
     let (height, higher) = (pixels / count, pixels % count);
     let mut groups: Vec<Tiles> = Vec::new();

@@ -5,8 +5,9 @@ use iced_x86::code_asm::registers::{gpr32::eax, gpr64::rax, k::k4};
 use iced_x86::code_asm::{AsmRegister64, xmmword_ptr, zmmword_ptr};
 use qcc_num::affine::Affine;
 
-use super::avx512::{Avx512, Zmm, emit, memory};
+use super::avx512::{Avx512, Zmm};
 use super::bytes::{ByteMachine, Span};
+use super::code::{emit, memory};
 use super::{At, Machine};
 
 /// An index that `vpshufb` answers with zero has its highest bit set: a byte above 15 gets it by a saturating addition.

@@ -10,7 +10,8 @@ use iced_x86::code_asm::registers::{gpr32::eax, gpr64::rax, k::k1, k::k2, k::k3}
 use iced_x86::code_asm::{AsmRegister64, AsmRegisterZmm, xmmword_ptr, ymmword_ptr, zmmword_ptr};
 use qcc_num::requant::Epilogue;
 
-use super::avx512::{Avx512, Zmm, emit, memory};
+use super::avx512::{Avx512, Zmm};
+use super::code::{emit, memory};
 use super::{At, Machine, Pixels, Requantize};
 
 /// Bytes of a vector.

@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! kernel description --(Machine)--> Avx512   machine code bytes, 16 lanes, 32 registers
+//!                                   Avx2     machine code bytes,  8 lanes, 16 registers
 //!                                   Clif     Cranelift IR,        4 lanes, 16 registers, any target
 //! ```
 //!
@@ -15,13 +16,17 @@
 //! [`Machine::release`] gives it back. In CLIF they are frontend variables, so that loops need no block parameters by
 //! hand; in machine code they are register numbers.
 
+mod avx2;
+mod avx2_epilogue;
 mod avx512;
 mod avx512_bytes;
 mod avx512_epilogue;
 pub mod bytes;
 mod clif;
 mod clif_epilogue;
+mod code;
 
+pub use avx2::Avx2;
 pub use avx512::Avx512;
 pub use clif::Clif;
 
@@ -36,6 +41,14 @@ pub struct Shape {
     pub registers: usize,
     /// Most accumulators of a tile: what [`Machine::requantize`] leaves itself to work with.
     pub accumulators: usize,
+    /// The same for tiles of fewer than [`Shape::vectors`].
+    pub accumulators_of_fewer: usize,
+    /// Bytes of a packed weight. Those of two are words, the even ones of each four before the odd ones: see [`Avx2`].
+    pub weight_bytes: usize,
+    /// Registers that a step needs beside its accumulators, and whether it holds its weights in registers as well.
+    pub beside: usize,
+    /// See [`Shape::beside`].
+    pub holds_weights: bool,
     /// Dots that must be independent of each other to keep the multipliers busy: latency times dots a cycle.
     pub in_flight: usize,
     /// Time of one broadcast, in that of a dot; broadcasts keep other ports busy than dots do.
@@ -54,10 +67,30 @@ impl Shape {
         lanes: 16,
         registers: 32,
         accumulators: 28,
+        accumulators_of_fewer: 28,
+        weight_bytes: 1,
+        beside: 1,
+        holds_weights: true,
         in_flight: 10,
         broadcast: 1,
         vectors: 4,
         unroll: 8,
+        paired_multipliers: true,
+    };
+
+    /// AVX2. A dot is four operations, of which only the additions wait for each other.
+    pub const AVX2: Shape = Shape {
+        lanes: 8,
+        registers: 16,
+        accumulators: 12,
+        accumulators_of_fewer: 8,
+        weight_bytes: 2,
+        beside: 4,
+        holds_weights: false,
+        in_flight: 2,
+        broadcast: 1,
+        vectors: 4,
+        unroll: 4,
         paired_multipliers: true,
     };
 
@@ -67,12 +100,29 @@ impl Shape {
         lanes: 4,
         registers: 16,
         accumulators: 12,
+        accumulators_of_fewer: 12,
+        weight_bytes: 1,
+        beside: 1,
+        holds_weights: true,
         in_flight: 10,
         broadcast: 4,
         vectors: 4,
         unroll: 1,
         paired_multipliers: false,
     };
+
+    /// Bytes of the packed weights of one vector in a step: four a lane.
+    pub const fn weight_vector(&self) -> usize {
+        4 * self.lanes * self.weight_bytes
+    }
+
+    /// Most pixels of a tile with `vectors` side by side.
+    pub const fn highest(&self, vectors: usize) -> usize {
+        let weights = if self.holds_weights { vectors } else { 0 };
+        let left = self.registers - self.beside - weights;
+        let most = if vectors == self.vectors { self.accumulators } else { self.accumulators_of_fewer };
+        (if left < most { left } else { most }) / vectors
+    }
 
     /// Vectors of multipliers stored for each vector of channels: 1, or 2 where 32-bit products are formed from the even
     /// lanes only and the odd lanes are wanted a second time, moved down by one.
@@ -173,7 +223,11 @@ pub trait Machine {
 
     /// A vector loaded from memory.
     fn load(&mut self, at: At<Self::Pointer>) -> Self::Vector;
-    /// Four bytes from memory in every lane.
+    /// The packed weights of one vector, as a factor of [`Machine::dot`].
+    fn weights(&mut self, at: At<Self::Pointer>) -> Self::Vector {
+        self.load(at)
+    }
+    /// Four bytes from memory in every lane, as a factor of [`Machine::dot`].
     fn broadcast(&mut self, at: At<Self::Pointer>) -> Self::Vector;
     /// `value` in every lane.
     fn splat(&mut self, value: i32) -> Self::Vector;

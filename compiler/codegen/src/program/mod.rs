@@ -143,7 +143,7 @@ fn symbol(text: &str) -> String {
 impl Builder<'_> {
     /// The register shape that weights are packed for.
     fn shape(&self) -> &'static Shape {
-        if self.options.target.has_wide_kernels() { &Shape::AVX512 } else { &Shape::CLIF }
+        self.options.target.backend().shape()
     }
 
     fn pointer(&self) -> cranelift_codegen::ir::Type {

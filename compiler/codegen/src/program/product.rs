@@ -10,9 +10,10 @@ use super::step::Cost;
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
 use super::{Builder, bug, elementwise};
-use crate::kernel::conv::{ConvSpec, emit_avx512, emit_clif, signature};
+use crate::kernel::conv::{ConvSpec, emit_avx2, emit_avx512, emit_clif, signature};
 use crate::kernel::pack::{pack_channels, pack_multipliers, pack_weights};
 use crate::plan::{ALIGN, Place, halo_window};
+use crate::target::Backend;
 
 impl Builder<'_> {
     pub(super) fn product(
@@ -152,8 +153,12 @@ impl Builder<'_> {
             spec.k_rows * spec.segments * spec.run
         );
         let id = self.declare(&name, Linkage::Local, &signature(config))?;
-        if self.options.target.has_wide_kernels() {
-            let code = emit_avx512(spec).map_err(bug)?;
+        let code = match self.options.target.backend() {
+            Backend::Avx512 => Some(emit_avx512(spec).map_err(bug)?),
+            Backend::Avx2 => Some(emit_avx2(spec).map_err(bug)?),
+            Backend::Clif => None,
+        };
+        if let Some(code) = code {
             self.define_bytes(id, &name, &code)?;
         } else {
             let function = emit_clif(spec, config, &mut self.context).map_err(bug)?;
