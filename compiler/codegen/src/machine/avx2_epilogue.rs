@@ -141,15 +141,10 @@ fn load(m: &mut Avx2, from: At<AsmRegister64>, pixel: (usize, usize)) -> Ymm {
     to
 }
 
-/// Pieces of `count` bytes: where they begin and how long they are, each a power of two and aligned to itself.
+/// Pieces of `count` bytes, fewer than 16: where they begin and how long they are, each a power of two and aligned to
+/// itself.
 fn pieces(count: usize) -> impl Iterator<Item = (usize, usize)> {
-    let mut at = 0;
-    [8, 8, 4, 2, 1].into_iter().filter_map(move |size| {
-        (count - at >= size).then(|| {
-            at += size;
-            (at - size, size)
-        })
-    })
+    [8, 4, 2, 1].into_iter().filter(move |size| count & size != 0).map(move |size| (count & !(2 * size - 1), size))
 }
 
 /// The first `count` bytes of a part.
