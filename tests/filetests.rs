@@ -7,6 +7,7 @@
 //! | `//@ verify level=int` | the same, also of what belongs to that level: `float`, `quant` or `int` |
 //! | `//~ error[Q0011]: text` | a fault on this line (one without a line: on the line of `graph`) |
 //! | `//@ passes="fold-bn, .."` | the pipeline gives the text of the `//=` lines: the graph and its remarks, or faults |
+//! | `//@ sample (dense<[1, 2]>)` | inputs to calibrate with, before `passes`; one line a sample |
 //! | `//@ run (dense<[1, 2]>) == dense<[3]>` | evaluation of the resulting graph, the same bits on every engine |
 //! | `//@ run before (..) == ..` | evaluation of the graph as written, before any passes |
 //! | `//@ run (..) == .. within 1e-6` | the same up to an absolute difference; floats only |
@@ -20,11 +21,12 @@ mod case;
 mod run;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use case::{Case, Directive};
 use qcc_ir::parse::{no_files, parse as read, parse_located};
-use qcc_ir::{Diag, Diags, Graph, Level, print};
-use qcc_passes::{Context, Pipeline};
+use qcc_ir::{Diag, Diags, Graph, Level, Tensor, print};
+use qcc_passes::{Context, Pipeline, Samples};
 
 macro_rules! folders {
     ($($folder:ident),*) => {
@@ -100,6 +102,7 @@ fn report(total: usize, failures: Vec<(String, String)>, command: &str) {
 fn check_text(text: &str) -> Result<String, String> {
     let mut case = Case::new(text)?;
     let mut result: Option<Graph> = None;
+    let mut samples: Vec<Vec<Tensor>> = Vec::new();
     for directive in case.directives.clone() {
         match directive {
             Directive::Roundtrip => {
@@ -115,12 +118,17 @@ fn check_text(text: &str) -> Result<String, String> {
             }
             Directive::Passes(pipeline) => {
                 let mut graph = checked(text)?;
-                let found = match run_passes(&pipeline, &mut graph) {
+                let found = match run_passes(&pipeline, &mut graph, samples.clone()) {
                     Ok(remarks) => print(&graph) + &remarks,
                     Err(faults) => format!("{faults}\n"),
                 };
                 case.set_expected(&found);
                 result = Some(graph);
+            }
+            Directive::Sample(inputs) => {
+                let graph = checked(text)?;
+                let types: Vec<_> = graph.inputs().iter().map(|&v| graph.ty(v).clone()).collect();
+                samples.push(run::tensors(&inputs, &types)?);
             }
             Directive::Run(line) => {
                 let source;
@@ -160,14 +168,16 @@ fn faults(text: &str, level: Option<Level>) -> Vec<Diag> {
 }
 
 /// Runs a pipeline; its remarks as comment lines.
-fn run_passes(pipeline: &str, graph: &mut Graph) -> Result<String, Diags> {
+fn run_passes(pipeline: &str, graph: &mut Graph, samples: Vec<Vec<Tensor>>) -> Result<String, Diags> {
+    let samples: Option<Arc<dyn Samples>> = if samples.is_empty() { None } else { Some(Arc::new(samples)) };
+    let mut cx = Context { samples, ..Context::default() };
     let mut remarks = String::new();
     let mut observe = |step: &qcc_passes::Step| {
         for remark in step.remarks {
             remarks += &format!("// {}: {remark}\n", step.info.name);
         }
     };
-    Pipeline::parse(pipeline)?.run_observed(graph, &mut Context::default(), usize::MAX, &mut observe)?;
+    Pipeline::parse(pipeline)?.run_observed(graph, &mut cx, usize::MAX, &mut observe)?;
     Ok(remarks)
 }
 

@@ -1,5 +1,6 @@
 //! Compilation: a source, through the passes, to an integer graph and what is made of it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -189,6 +190,8 @@ fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
         samples,
         input_ranges,
         ranges: options.ranges.clone(),
+        channel_factors: BTreeMap::new(),
+        corrections: options.corrections,
         method: options.method,
         progress: options.progress.clone(),
         threads: options.threads,

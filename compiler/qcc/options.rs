@@ -9,7 +9,7 @@ use qcc_codegen::Target;
 use qcc_ir::Range;
 use qcc_onnx::ImportOptions;
 use qcc_passes::context::Progress;
-use qcc_passes::{Method, RangeTable, Samples};
+use qcc_passes::{Corrections, Method, RangeTable, Samples};
 
 use crate::data::Preprocess;
 
@@ -69,10 +69,12 @@ pub struct Options {
     pub calibration: Option<Calibration>,
     /// Where scales come from. Ranges and samples are for static scales only.
     pub mode: Mode,
-    /// Ranges found earlier, instead of samples.
+    /// Ranges found earlier: samples then serve the corrections of weights and biases only.
     pub ranges: Option<RangeTable>,
     /// How a range is chosen from what was observed.
     pub method: Method,
+    /// What samples correct besides ranges.
+    pub corrections: Corrections,
     /// Declared ranges of inputs, by name; under an empty name, of all inputs that are not named.
     pub input_ranges: HashMap<String, Range>,
     /// How images become inputs; also declares the inputs' range where nothing else does.
@@ -96,6 +98,7 @@ impl Default for Options {
             mode: Mode::default(),
             ranges: None,
             method: Method::default(),
+            corrections: Corrections::default(),
             input_ranges: HashMap::new(),
             preprocess: None,
             pipeline: None,

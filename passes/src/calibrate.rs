@@ -124,7 +124,7 @@ fn observe(
             all.merge(one);
         }
     }
-    tabulate(g, activations, &merged, method, count)
+    tabulate(g, activations, &merged, method, count, cx)
 }
 
 fn tabulate(
@@ -133,9 +133,11 @@ fn tabulate(
     histograms: &[Histogram],
     method: Method,
     samples: usize,
+    cx: &Context,
 ) -> Result<RangeTable, Diags> {
     let source = format!("calibrated with {samples} sample{} ({method})", if samples == 1 { "" } else { "s" });
-    let mut table = RangeTable { source, ..RangeTable::default() };
+    let channel_factors = cx.channel_factors.clone();
+    let mut table = RangeTable { source, channel_factors, ..RangeTable::default() };
     let mut faults = Diags::default();
     for (&v, h) in activations.iter().zip(histograms) {
         let name = g.name_of(v);

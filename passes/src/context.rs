@@ -90,6 +90,9 @@ pub struct RangeTable {
     pub source: String,
     /// The ranges, by value name.
     pub values: BTreeMap<String, RangeEntry>,
+    /// Factors by which `equalize` scaled the channels of values, by name: the ranges are those of the scaled values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub channel_factors: BTreeMap<String, Vec<f32>>,
 }
 
 /// One row of a [`RangeTable`].
@@ -136,6 +139,10 @@ impl RangeTable {
         let table: RangeTable = serde_json::from_str(text).map_err(|e| {
             Diag::new(Code::RANGE, format!("the range table cannot be read: {e}")).on_line(e.line(), e.column())
         })?;
+        let positive = |x: &f32| x.is_finite() && *x > 0.0;
+        if let Some((name, _)) = table.channel_factors.iter().find(|(_, f)| !f.iter().all(positive)) {
+            return Err(Diag::new(Code::RANGE, format!("the channel factors of `{name}` are not all positive")));
+        }
         match table.values.iter().find(|(_, e)| !e.range().is_valid()) {
             Some((name, e)) => Err(Diag::new(
                 Code::RANGE,
@@ -160,6 +167,32 @@ impl RangeTable {
     }
 }
 
+/// Which of the passes that better the result by means of samples belong to the usual pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Corrections {
+    /// The pass `equalize`.
+    pub equalize: bool,
+    /// The pass `round-weights`.
+    pub round_weights: bool,
+    /// The pass `correct-bias`; `round-weights` does its work too, so that it runs only without that.
+    pub correct_bias: bool,
+}
+
+impl Default for Corrections {
+    fn default() -> Corrections {
+        Corrections { equalize: false, round_weights: true, correct_bias: true }
+    }
+}
+
+impl Corrections {
+    /// Names of the passes that are left out.
+    pub fn off(self) -> Vec<&'static str> {
+        let correct_bias = self.correct_bias && !self.round_weights;
+        let all = [("equalize", self.equalize), ("round-weights", self.round_weights), ("correct-bias", correct_bias)];
+        all.into_iter().filter(|(_, on)| !on).map(|(name, _)| name).collect()
+    }
+}
+
 /// What passes share besides the graph.
 #[derive(Clone, Default)]
 pub struct Context {
@@ -169,6 +202,10 @@ pub struct Context {
     pub input_ranges: HashMap<String, Range>,
     /// Ranges given by the user before, or found by `calibrate` or `propagate-ranges` after.
     pub ranges: Option<RangeTable>,
+    /// Factors by which `equalize` has scaled the channels of values, by name.
+    pub channel_factors: BTreeMap<String, Vec<f32>>,
+    /// Corrections that the usual pipeline makes.
+    pub corrections: Corrections,
     /// How `calibrate` chooses a range, unless its options say otherwise.
     pub method: Method,
     /// Where to report progress.

@@ -120,26 +120,62 @@ fn outputs(edit: &mut Edit) {
     edit.set_outputs(real);
 }
 
-/// Replaces the weights and the bias of a layer by quantized constants.
+/// Replaces the weights and the bias of a layer by quantized constants; weights that are quantized already stay.
 fn parameters(edit: &mut Edit, n: NodeId, result: Option<&Uniform>) -> Result<(), String> {
     let g = edit.graph();
     let operands = g.operands(n);
-    let constant = |v: ValueId| floats(g, v).ok_or_else(|| format!("%{} is not constant", g.name_of(v)));
-    let (tensor, w) = constant(operands[1])?;
-    let bias = operands.get(2).map(|&b| constant(b)).transpose()?.map(|(_, b)| b);
-    let scale = |u: Option<&Uniform>| u.map_or(1.0, |u| f64::from(u.scale()));
-    let sx = scale(g.ty(operands[0]).uniform().map(Arc::as_ref));
-    let scales = weight_scales(tensor, w, bias, sx, scale(result))?;
-    let (weights, weights_type) = quantized_weights(tensor, w, &scales);
+    let x = g.ty(operands[0]).uniform().cloned();
+    let bias = operands.get(2).map(|&b| constant(g, b)).transpose()?.map(|(_, b)| b);
+    let sx = x.as_deref().map_or(1.0, |u| f64::from(u.scale()));
+    let (scales, weights) = match g.ty(operands[1]).uniform().filter(|_| g.constant(operands[1]).is_some()) {
+        Some(u) => (u.scales.clone(), None),
+        None => {
+            let weights = Weights::round(g, n, x.as_deref(), result)?;
+            (weights.uniform.scales.clone(), Some(weights))
+        }
+    };
     let bias = bias.map(|b| quantized_bias(b, sx, &scales));
     let (w_name, b_name) = (name_of(g, operands[1]), operands.get(2).map(|&b| name_of(g, b)));
-    let w = edit.add_typed_const(&w_name, weights, weights_type);
-    edit.set_operand(n, 1, w);
+    if let Some(weights) = weights {
+        let w = edit.add_typed_const(&w_name, weights.codes, Elem::Uniform(weights.uniform));
+        edit.set_operand(n, 1, w);
+    }
     if let (Some((bias, ty)), Some(name)) = (bias, b_name) {
         let b = edit.add_typed_const(&name, bias, ty);
         edit.set_operand(n, 2, b);
     }
     Ok(())
+}
+
+fn constant(g: &Graph, v: ValueId) -> Result<(&Tensor, &[f32]), String> {
+    floats(g, v).ok_or_else(|| format!("%{} is not constant", g.name_of(v)))
+}
+
+/// The weights of a layer as integers.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Weights {
+    pub(crate) codes: Tensor,
+    pub(crate) uniform: Arc<Uniform>,
+}
+
+impl Weights {
+    /// Each weight of layer `n` rounded to the nearest, between an input and a result of these types.
+    pub(crate) fn round(g: &Graph, n: NodeId, x: Option<&Uniform>, y: Option<&Uniform>) -> Result<Weights, String> {
+        let operands = g.operands(n);
+        let (tensor, w) = constant(g, operands[1])?;
+        let bias = operands.get(2).map(|&b| constant(g, b)).transpose()?.map(|(_, b)| b);
+        let scale = |u: Option<&Uniform>| u.map_or(1.0, |u| f64::from(u.scale()));
+        let scales = weight_scales(tensor, w, bias, scale(x), scale(y))?;
+        Ok(quantized_weights(tensor, w, scales))
+    }
+
+    /// What the integers stand for.
+    pub(crate) fn real(&self) -> Tensor {
+        let codes = self.codes.as_i8().unwrap_or_default();
+        let row = (codes.len() / self.uniform.scales.len().max(1)).max(1);
+        let real = |(i, &q): (usize, &i8)| f32::from(q) * self.uniform.scales[i / row];
+        Tensor::f32(&self.codes.dims, codes.iter().enumerate().map(real).collect())
+    }
 }
 
 fn name_of(g: &Graph, v: ValueId) -> String {
@@ -172,19 +208,13 @@ pub(crate) fn weight_scales(
 }
 
 /// Weights with one scale an output channel.
-pub(crate) fn quantized_weights(tensor: &Tensor, w: &[f32], scales: &[f32]) -> (Tensor, Elem) {
+pub(crate) fn quantized_weights(tensor: &Tensor, w: &[f32], scales: Vec<f32>) -> Weights {
     let row = w.len() / scales.len().max(1);
     let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, 1.0 / scales[i / row], 0, -127, 127) as i8;
-    let codes = w.iter().enumerate().map(code).collect();
-    let uniform = Uniform {
-        storage: Int::I8,
-        min: -127,
-        max: 127,
-        axis: Some(0),
-        scales: scales.to_vec(),
-        zero_points: vec![0; scales.len()],
-    };
-    (Tensor::new(&tensor.dims, Data::I8(codes)), Elem::Uniform(Arc::new(uniform)))
+    let codes = Tensor::new(&tensor.dims, Data::I8(w.iter().enumerate().map(code).collect()));
+    let zero_points = vec![0; scales.len()];
+    let uniform = Uniform { storage: Int::I8, min: -127, max: 127, axis: Some(0), scales, zero_points };
+    Weights { codes, uniform: Arc::new(uniform) }
 }
 
 /// A bias in units of the accumulators.

@@ -20,6 +20,8 @@ pub mod calibrate;
 pub mod cancel_qdq;
 pub mod canonicalize;
 pub mod check_integer_only;
+pub mod correct_bias;
+pub mod equalize;
 pub mod fold_bn;
 pub mod fold_constants;
 pub mod fuse;
@@ -31,15 +33,17 @@ pub mod lower_to_int;
 pub mod merge_requant;
 pub mod propagate_ranges;
 pub mod prove_accumulators;
+pub mod round_weights;
 pub mod scale_rest;
 
 mod histogram;
+mod lockstep;
 mod moments;
 mod moves;
 mod quantize;
 mod terms;
 
-pub use context::{Context, Method, RangeEntry, RangeTable, Samples};
+pub use context::{Context, Corrections, Method, RangeEntry, RangeTable, Samples};
 pub use options::{OptionInfo, Options};
 pub use pipeline::{Pipeline, Step, default_pipeline, preset};
 pub use prove_accumulators::accumulator_bounds;
@@ -187,6 +191,16 @@ pub static PASSES: &[PassInfo] = &[
         make: |_| Box::new(fold_constants::FoldConstants),
     },
     PassInfo {
+        name: "equalize",
+        phase: Phase::Float,
+        summary: "gives the channels between two layers ranges that are alike",
+        options: &[],
+        requires: &[Property::Float],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(equalize::Equalize),
+    },
+    PassInfo {
         name: "calibrate",
         phase: Phase::Float,
         summary: "finds the range of every activation from samples, or takes it from a table",
@@ -225,6 +239,26 @@ pub static PASSES: &[PassInfo] = &[
         ensures: &[Property::Scaled],
         breaks: &[Property::Float, Property::Ranged, Property::Explicit],
         make: |_| Box::new(assign_scales::AssignScales),
+    },
+    PassInfo {
+        name: "round-weights",
+        phase: Phase::Quant,
+        summary: "chooses the integers of weights, and biases with them, by least squares on the samples",
+        options: round_weights::OPTIONS,
+        requires: &[Property::Scaled],
+        ensures: &[],
+        breaks: &[],
+        make: |o| Box::new(round_weights::RoundWeights::new(o)),
+    },
+    PassInfo {
+        name: "correct-bias",
+        phase: Phase::Quant,
+        summary: "corrects biases by the shift of the mean that is measured on the samples",
+        options: &[],
+        requires: &[Property::Scaled],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(correct_bias::CorrectBias),
     },
     PassInfo {
         name: "insert-qdq",

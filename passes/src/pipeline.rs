@@ -33,8 +33,8 @@ const PRESETS: &[(&str, &str)] = &[
     ),
     (
         "-O2",
-        "canonicalize, fold-constants, fold-bn, canonicalize, calibrate, propagate-ranges, assign-scales, insert-qdq, \
-         cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
+        "canonicalize, fold-constants, fold-bn, canonicalize, equalize, calibrate, propagate-ranges, assign-scales, \
+         round-weights, correct-bias, insert-qdq, cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
     ),
     (
         "-dynamic",
@@ -54,8 +54,8 @@ pub fn preset(name: &str) -> Option<&'static str> {
     PRESETS.iter().find(|p| p.0 == name).map(|p| p.1)
 }
 
-/// The pipeline for what the context offers: `-O2` with samples or a range table. Without either, `-O1`: ranges are
-/// derived before batch normalization is folded, because its parameters tell them. `-Oq` for a model that is quantized already.
+/// The pipeline for what the context offers: `-O2` with samples or a range table, less the corrections that are off. Without
+/// either, `-O1`: ranges are derived before batch normalization is folded, because its parameters tell them. `-Oq` for a model that is quantized already.
 pub fn default_pipeline(graph: &Graph, cx: &Context) -> String {
     let quantized = !Property::Float.holds(graph);
     let name = if quantized {
@@ -65,7 +65,9 @@ pub fn default_pipeline(graph: &Graph, cx: &Context) -> String {
     } else {
         "-O1"
     };
-    preset(name).unwrap_or_default().to_string()
+    let off = cx.corrections.off();
+    let passes = preset(name).unwrap_or_default().split(", ").filter(|p| !off.contains(p));
+    passes.collect::<Vec<_>>().join(", ")
 }
 
 /// A sequence of passes.

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 use qcc::engine;
 use qcc::ir::Range;
-use qcc::{Calibration, Error, Method, Mode, Options, RangeTable, Target};
+use qcc::{Calibration, Corrections, Error, Method, Mode, Options, RangeTable, Target};
 
 use super::terminal;
 
@@ -17,12 +17,21 @@ pub struct ModelFlags {
     /// Samples to find ranges with: .npy, .npz, image, list or folder
     #[arg(long, value_name = "SAMPLES")]
     calibrate: Option<PathBuf>,
-    /// Ranges from an earlier run, instead of samples
-    #[arg(long, value_name = "FILE.json", conflicts_with = "calibrate")]
+    /// Ranges from an earlier run; samples then serve the corrections of weights and biases only
+    #[arg(long, value_name = "FILE.json")]
     ranges: Option<PathBuf>,
     /// How ranges follow from samples: minmax, percentile, mse, kl
     #[arg(long, default_value = "minmax")]
     method: Method,
+    /// Make the channels between two layers alike, so that one scale fits them all
+    #[arg(long, value_enum, default_value = "off", value_name = "on|off")]
+    equalize: Switch,
+    /// Choose the integers of weights by least squares on the samples, and correct biases
+    #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
+    round_weights: Switch,
+    /// Without --round-weights: correct biases by what quantization shifts the means of layers on the samples
+    #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
+    correct_bias: Switch,
     /// Declared range of an input, or of all of them
     #[arg(long, value_name = "[INPUT=]MIN:MAX", allow_hyphen_values = true)]
     input_range: Vec<String>,
@@ -78,6 +87,15 @@ pub struct ImageFlags {
     channel_order: Option<ChannelOrder>,
 }
 
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is
+    On,
+    /// It is not
+    Off,
+}
+
 /// What goes in and comes out of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Io {
@@ -110,6 +128,11 @@ impl ModelFlags {
             ranges: self.ranges.as_deref().map(RangeTable::load).transpose()?,
             method: self.method,
             mode: self.mode,
+            corrections: Corrections {
+                equalize: self.equalize == Switch::On,
+                round_weights: self.round_weights == Switch::On,
+                correct_bias: self.correct_bias == Switch::On,
+            },
             preprocess: self.image.preprocess()?,
             pipeline: self.passes.clone(),
             threads,

@@ -56,7 +56,7 @@ pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
         (None, Some((tensor, w))) => {
             let sy = result.as_ref().map_or(1.0, |u| f64::from(u.scale()));
             let scales = weight_scales(tensor, w, bias, sx, sy)?;
-            let (tensor, _) = quantized_weights(tensor, w, &scales);
+            let tensor = quantized_weights(tensor, w, scales.clone()).codes;
             let codes = codes(&tensor).unwrap_or_default();
             Weights { name: g.name_of(operands[1]).to_string(), dims: tensor.dims.clone(), codes, scales }
         }

@@ -9,6 +9,7 @@ pub enum Directive {
     Roundtrip,
     Verify(Option<Level>),
     Passes(String),
+    Sample(String),
     Run(RunLine),
 }
 
@@ -81,6 +82,10 @@ fn directive(text: &str) -> Result<Directive, String> {
         },
         "passes" => match rest.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
             Some(pipeline) => Ok(Directive::Passes(pipeline.to_string())),
+            None => unknown(),
+        },
+        "sample" => match rest.trim().strip_prefix('(').and_then(|r| r.strip_suffix(')')) {
+            Some(inputs) => Ok(Directive::Sample(inputs.to_string())),
             None => unknown(),
         },
         "run" => match run_line(text, rest) {

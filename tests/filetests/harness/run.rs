@@ -43,7 +43,7 @@ pub fn check(graph: &Graph, line: &RunLine) -> Result<(), String> {
 }
 
 /// Tensors written as `dense<[..]>, dense<[..]>`, of these types.
-fn tensors(text: &str, types: &[Type]) -> Result<Vec<Tensor>, String> {
+pub fn tensors(text: &str, types: &[Type]) -> Result<Vec<Tensor>, String> {
     let parts: Vec<_> = text.split("dense<").skip(1).map(|p| p.trim().trim_end_matches(',')).collect();
     if parts.len() != types.len() {
         return Err(format!("expected {} tensors, found {} in `{text}`", types.len(), parts.len()));

@@ -1,0 +1,257 @@
+//! Gives the channels of a value between two layers ranges that are alike, so that one scale fits them all (cross-layer
+//! equalization, Nagel et al., ICCV 2019, section 4.1, with the aim turned from weights, which have a scale for each
+//! channel here, to activations).
+//!
+//! ```text
+//! %a = nn.conv2d(%x, @w1, @b1)                     // greatest values of the channels of %r: 6.0, 0.3
+//! %r = nn.relu(%a)
+//! %y = nn.conv2d(%r, @w2)
+//! // becomes, with s = (1, 20)
+//! %a = nn.conv2d(%x, @w1.eq, @b1.eq)               // s[c] w1[c], s[c] b1[c]
+//! %r = nn.relu(%a)
+//! %y = nn.conv2d(%r, @w2.eq)                       // w2[.., c, ..] / s[c]
+//! ```
+//!
+//! That is exact in real numbers for what is between the layers: rectifiers, pooling. Clips (ReLU6) are left alone: what the
+//! samples do not show of a channel would be cut off at a lower bound. With `m[c]` the greatest magnitude of a channel on
+//! the samples and `M` that of all, `s[c] = max(1, (M / 2 m[c])^a)`: twice of what was seen still fits. A depthwise convolution behind takes `1 / s[c]` into the scales of its
+//! weights, so that `a = 1` costs nothing. Elsewhere it makes weights within a channel less alike, and of five exponents
+//! the one is taken with the least noise expected in the results,
+//!
+//! ```text
+//! sum_o sum_ck (w[o,c,k] / s[c])^2 Dx^2 / 12  +  sum_o Dw[o]^2 / 12 sum_ck s[c]^2 E x[c]^2                           (1)
+//! Dx = max_c s[c] m[c] / 255,    Dw[o] = max_ck |w[o,c,k]| / s[c] / 127
+//! ```
+
+use std::collections::HashMap;
+
+use qcc_interp::Evaluator;
+use qcc_ir::diag::Code;
+use qcc_ir::ops::{Pool, Reduce};
+use qcc_ir::{Class, Diag, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
+use rayon::prelude::*;
+
+use crate::rewrite::floats;
+use crate::{Context, Pass};
+
+/// Greatest factor: channels that are almost dead are not worth more.
+const GREATEST: f64 = 16.0;
+
+/// How far below the greatest value of all a channel stays that is made greater.
+const MARGIN: f64 = 0.5;
+
+/// Exponents that are tried.
+const EXPONENTS: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
+
+/// The pass `equalize`.
+pub struct Equalize;
+
+impl Pass for Equalize {
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
+        let g = edit.graph();
+        let pairs: Vec<Between> = g.order().into_iter().filter_map(|n| Between::find(g, n)).collect();
+        // Ranges that were found before belong to values as they were scaled then.
+        let known = cx.ranges.as_ref().map(|table| table.channel_factors.clone());
+        if known.is_none() && cx.samples.as_ref().is_none_or(|s| s.is_empty()) {
+            edit.remark("nothing equalized: there are no samples");
+            return Ok(());
+        }
+        let seen = if known.is_none() { observe(g, &pairs, cx)? } else { HashMap::new() };
+        for pair in pairs {
+            let g = edit.graph();
+            let name = g.name_of(pair.value).to_string();
+            let (factors, how) = match (&known, seen.get(&pair.value)) {
+                (Some(known), _) => match known.get(&name) {
+                    Some(f) if f.len() == g.ty(pair.value).dims[1] => (f.clone(), "as in the range table".to_string()),
+                    Some(_) => {
+                        edit.remark(format!(
+                            "not equalized: the range table has another number of channels for %{name}"
+                        ));
+                        continue;
+                    }
+                    None => continue,
+                },
+                (None, Some(seen)) => match pair.choose(g, seen) {
+                    Some((exponent, s)) => (s.iter().map(|&s| s as f32).collect(), format!("exponent {exponent}")),
+                    None => continue,
+                },
+                (None, None) => continue,
+            };
+            if edit.begin(format!("equalize: channels of %{name}, {how}")) {
+                pair.scale(edit, &factors);
+                cx.channel_factors.insert(name, factors);
+            }
+        }
+        edit.remove_dead();
+        Ok(())
+    }
+}
+
+/// A layer, and the layers behind it that alone read its result.
+struct Between {
+    first: NodeId,
+    readers: Vec<NodeId>,
+    /// What the readers read.
+    value: ValueId,
+}
+
+/// What was seen of a channel: greatest magnitude, and mean square.
+type Channel = (f64, f64);
+
+impl Between {
+    fn find(g: &Graph, first: NodeId) -> Option<Between> {
+        layer(g, first)?;
+        let mut value = g.result(first);
+        while let Some(n) = g.only_user(value).filter(|&n| layer(g, n).is_none()) {
+            match (g.op(n), g.op(n).info().class) {
+                (Opcode::Relu | Opcode::LeakyRelu, _) => {}
+                (_, Class::Pool(Pool::Max | Pool::Average)) => {}
+                (Opcode::ReduceMean, Class::Reduce(Reduce::Mean)) if g.ty(value).rank() == 4 => {
+                    let attrs = &g.node(n).attrs;
+                    if attrs.ints("axes") != [2, 3] || g.ty(g.result(n)).rank() != 4 {
+                        return None;
+                    }
+                }
+                _ => return None,
+            }
+            value = g.result(n);
+        }
+        let uses = g.uses(value);
+        let reads = |&(n, i): &(NodeId, usize)| i == 0 && layer(g, n).is_some();
+        if uses.is_empty()
+            || g.is_output(value)
+            || !uses.iter().all(reads)
+            || g.ty(value).rank() != g.ty(g.result(first)).rank()
+        {
+            return None;
+        }
+        Some(Between { first, readers: uses.into_iter().map(|(n, _)| n).collect(), value })
+    }
+
+    /// The exponent and the factors with the least noise expected, if there is anything to scale.
+    fn choose(&self, g: &Graph, seen: &[Channel]) -> Option<(f64, Vec<f64>)> {
+        let greatest = seen.iter().fold(0.0f64, |m, c| m.max(c.0));
+        if greatest <= 0.0 || !greatest.is_finite() {
+            return None;
+        }
+        let factors = |exponent: f64| -> Vec<f64> {
+            let factor =
+                |c: &Channel| (MARGIN * greatest / c.0.max(MARGIN * greatest / GREATEST)).powf(exponent).max(1.0);
+            seen.iter().map(factor).collect()
+        };
+        let noise = |s: &[f64]| self.readers.iter().map(|&n| expected_noise(g, n, seen, s)).sum::<f64>();
+        let tried = EXPONENTS.iter().map(|&e| (e, factors(e)));
+        tried.min_by(|(_, a), (_, b)| noise(a).total_cmp(&noise(b))).filter(|(_, s)| s.iter().any(|&s| s > 1.01))
+    }
+
+    fn scale(&self, edit: &mut Edit, s: &[f32]) {
+        let s: Vec<f64> = s.iter().map(|&s| f64::from(s)).collect();
+        multiply(edit, self.first, 1, |o, _| s[o]);
+        multiply(edit, self.first, 2, |o, _| s[o]);
+        for &n in &self.readers {
+            let channel = channels_of(edit.graph(), n);
+            multiply(edit, n, 1, |o, k| 1.0 / s[channel(o, k)]);
+        }
+    }
+}
+
+/// Constant weights of a convolution, or of a linear layer on vectors.
+fn layer(g: &Graph, n: NodeId) -> Option<(&Tensor, &[f32])> {
+    let fits = match g.op(n) {
+        Opcode::Conv2d => true,
+        Opcode::Linear => g.ty(g.result(n)).rank() == 2,
+        _ => false,
+    };
+    let operands = g.operands(n);
+    let constant = operands.iter().skip(2).all(|&b| floats(g, b).is_some());
+    floats(g, *operands.get(1)?).filter(|_| fits && constant)
+}
+
+/// The input channel that element `k` of the weights of output channel `o` belongs to.
+fn channels_of(g: &Graph, n: NodeId) -> impl Fn(usize, usize) -> usize + use<> {
+    let dims = g.ty(g.operands(n)[1]).dims.clone();
+    let kernel: usize = dims[2..].iter().product::<usize>().max(1);
+    let groups =
+        if g.op(n) == Opcode::Conv2d { usize::try_from(g.node(n).attrs.int("groups")).unwrap_or(1) } else { 1 };
+    let outputs = (dims[0] / groups.max(1)).max(1);
+    move |o, k| o / outputs * dims[1] + k / kernel
+}
+
+/// Multiplies every element of a constant operand by `factor(output channel, element of the channel)`.
+fn multiply(edit: &mut Edit, n: NodeId, operand: usize, factor: impl Fn(usize, usize) -> f64) {
+    let g = edit.graph();
+    let operands = g.operands(n);
+    let Some((tensor, data)) = operands.get(operand).and_then(|&v| floats(g, v)) else { return };
+    let row = (data.len() / tensor.dims[0].max(1)).max(1);
+    let scaled = |(i, &x): (usize, &f32)| (f64::from(x) * factor(i / row, i % row)) as f32;
+    let scaled = Tensor::f32(&tensor.dims, data.iter().enumerate().map(scaled).collect());
+    let name = g.name_of(operands[operand]).to_string();
+    let name = if name.ends_with(".eq") { name } else { format!("{name}.eq") };
+    let v = edit.add_const(&name, scaled);
+    edit.set_operand(n, operand, v);
+}
+
+/// Equation (1).
+fn expected_noise(g: &Graph, n: NodeId, seen: &[Channel], s: &[f64]) -> f64 {
+    let Some((tensor, w)) = layer(g, n) else { return 0.0 };
+    let channel = channels_of(g, n);
+    let row = (w.len() / tensor.dims[0].max(1)).max(1);
+    let step = seen.iter().zip(s).fold(0.0f64, |m, (c, s)| m.max(s * c.0)) / 255.0;
+    let mut noise = 0.0;
+    for (o, w) in w.chunks(row).enumerate() {
+        let (mut input, mut greatest, mut power) = (0.0f64, 0.0f64, 0.0f64);
+        for (k, &w) in w.iter().enumerate() {
+            let c = channel(o, k);
+            let scaled = f64::from(w) / s[c];
+            input += scaled * scaled;
+            greatest = greatest.max(scaled.abs());
+            power += s[c] * s[c] * seen[c].1;
+        }
+        noise += input * step * step + (greatest / 127.0).powi(2) * power;
+    }
+    noise
+}
+
+/// What the samples show of the channels (axis 1) of the values between layers.
+fn observe(g: &Graph, pairs: &[Between], cx: &Context) -> Result<HashMap<ValueId, Vec<Channel>>, Diags> {
+    let Some(samples) = cx.samples.clone().filter(|_| !pairs.is_empty()) else { return Ok(HashMap::new()) };
+    let usage = |e: rayon::ThreadPoolBuildError| Diag::new(Code::PIPELINE, format!("cannot start threads: {e}"));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.threads).build().map_err(usage)?;
+    let place: HashMap<ValueId, usize> = pairs.iter().enumerate().map(|(i, p)| (p.value, i)).collect();
+    let evaluator = Evaluator::new(g);
+    let count = samples.len();
+    let one = |i: usize| -> Result<Vec<Vec<Channel>>, Diag> {
+        let mut found: Vec<Vec<Channel>> = vec![Vec::new(); pairs.len()];
+        evaluator.run_observed(&samples.get(i)?, &mut |v, tensor| {
+            if let (Some(&at), Some(data)) = (place.get(&v), tensor.as_f32()) {
+                found[at] = channels(tensor, data);
+            }
+        })?;
+        Ok(found)
+    };
+    let all: Vec<Vec<Vec<Channel>>> =
+        pool.install(|| (0..count).into_par_iter().map(one).collect::<Result<_, Diag>>())?;
+    let merged = pairs.iter().enumerate().map(|(at, pair)| {
+        let mut merged = vec![(0.0f64, 0.0f64); all[0][at].len()];
+        for sample in &all {
+            for (m, c) in merged.iter_mut().zip(&sample[at]) {
+                *m = (m.0.max(c.0), m.1 + c.1 / count as f64);
+            }
+        }
+        (pair.value, merged)
+    });
+    Ok(merged.collect())
+}
+
+fn channels(tensor: &Tensor, data: &[f32]) -> Vec<Channel> {
+    let channels = tensor.dims[1];
+    let plane = tensor.dims[2..].iter().product::<usize>().max(1);
+    let mut found = vec![(0.0f64, 0.0f64); channels];
+    let share = (data.len() / channels.max(1)).max(1) as f64;
+    for (i, part) in data.chunks(plane).enumerate() {
+        let (m, square) = part.iter().fold((0.0f32, 0.0f32), |(m, q), &x| (m.max(x.abs()), q + x * x));
+        let c = &mut found[i % channels];
+        *c = (c.0.max(f64::from(m)), c.1 + f64::from(square) / share);
+    }
+    found
+}

@@ -1,0 +1,284 @@
+//! A network whose activations have scales, evaluated layer by layer in two forms at once, as it is and on real numbers:
+//! what `round-weights` and `correct-bias` measure with.
+//!
+//! All samples are taken through one node before the next, so that a layer is fitted to what the quantized network in front
+//! of it, itself already fitted, really computes (the sequential scheme of Nagel et al., ICML 2020, section 3.3). That keeps
+//! the live values of every sample in memory: the number of samples is bounded by [`MEMORY`]. Results do not depend on the
+//! number of threads: what is summed over samples is summed in their order.
+
+use std::collections::HashMap;
+
+use qcc_interp::eval_node;
+use qcc_ir::diag::Code;
+use qcc_ir::{Attrs, Def, Diag, Diags, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId};
+use rayon::prelude::*;
+
+use crate::Context;
+use crate::insert_qdq::Weights;
+use crate::rewrite::floats;
+
+/// Bytes of activations that are alive at a time.
+const MEMORY: usize = 512 << 20;
+
+/// Fewest samples, whatever they take.
+const LEAST_SAMPLES: usize = 8;
+
+/// A value in both forms.
+#[derive(Clone)]
+struct Pair {
+    real: Tensor,
+    quantized: Tensor,
+}
+
+/// A convolution or linear layer with constant weights, and what goes in and should come out.
+pub(crate) struct Layer<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) node: NodeId,
+    /// Shape and elements of the float weights.
+    pub(crate) weights: (&'a Tensor, &'a [f32]),
+    /// What the quantized network gives the layer, as real numbers: one tensor a sample.
+    pub(crate) inputs: Vec<Tensor>,
+    /// What the layer computes from the real network's values: one tensor a sample.
+    pub(crate) targets: Vec<Tensor>,
+    /// The weights as they would be rounded.
+    pub(crate) rounded: Weights,
+}
+
+/// New parameters of a layer.
+pub(crate) struct Fitted {
+    pub(crate) node: NodeId,
+    pub(crate) weights: Weights,
+    pub(crate) bias: Vec<f32>,
+    /// Root mean square of what was added to the bias.
+    pub(crate) shift: f64,
+}
+
+/// Takes the samples through the graph. `round` chooses the integers that stand for a layer's weights; then its bias is set so
+/// that the mean of each channel, before it is quantized, is that of the real network.
+pub(crate) fn run(
+    g: &Graph,
+    cx: &Context,
+    round: &(dyn Fn(&Layer) -> Result<Weights, Diag> + Sync),
+) -> Result<Vec<Fitted>, Diags> {
+    let Some(samples) = cx.samples.clone().filter(|s| !s.is_empty()) else { return Ok(Vec::new()) };
+    let usage = |e: rayon::ThreadPoolBuildError| Diag::new(Code::PIPELINE, format!("cannot start threads: {e}"));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.threads).build().map_err(usage)?;
+    let count =
+        (MEMORY / footprint(g).max(1)).clamp(LEAST_SAMPLES, samples.len().max(LEAST_SAMPLES)).min(samples.len());
+    let chosen = (0..count).map(|i| i * samples.len() / count);
+    let inputs: Vec<Vec<Tensor>> = chosen.map(|i| samples.get(i)).collect::<Result<_, Diag>>()?;
+    pool.install(|| Walk { g, round, last: last_uses(g), fitted: Vec::new() }.run(inputs, cx)).map_err(Diags::from)
+}
+
+/// The type of a value in the real network.
+fn real(ty: &Type) -> Type {
+    if ty.uniform().is_some() { ty.with_elem(Elem::F32) } else { ty.clone() }
+}
+
+/// The node after which nothing needs a value.
+fn last_uses(g: &Graph) -> HashMap<NodeId, Vec<ValueId>> {
+    let mut last: HashMap<ValueId, NodeId> = HashMap::new();
+    for n in g.order() {
+        last.insert(g.result(n), n);
+        last.extend(g.operands(n).into_iter().map(|v| (v, n)));
+    }
+    let mut by_node: HashMap<NodeId, Vec<ValueId>> = HashMap::new();
+    last.into_iter().for_each(|(v, n)| by_node.entry(n).or_default().push(v));
+    by_node
+}
+
+/// Bytes that one sample takes where it takes most.
+fn footprint(g: &Graph) -> usize {
+    let last = last_uses(g);
+    let bytes = |v: ValueId| if g.constant(v).is_some() { 0 } else { 5 * g.ty(v).elements() };
+    let mut now: usize = g.inputs().iter().map(|&v| bytes(v)).sum();
+    let mut most = now;
+    for n in g.order() {
+        let (x, y) = (g.operands(n).first().map_or(0, |&x| bytes(x)), bytes(g.result(n)));
+        now += y;
+        // In a layer, its input as real numbers and its result before quantization.
+        most = most.max(now + x + y);
+        now = now.saturating_sub(last.get(&n).into_iter().flatten().map(|&v| bytes(v)).sum());
+    }
+    most
+}
+
+struct Walk<'a> {
+    g: &'a Graph,
+    round: &'a (dyn Fn(&Layer) -> Result<Weights, Diag> + Sync),
+    last: HashMap<NodeId, Vec<ValueId>>,
+    fitted: Vec<Fitted>,
+}
+
+/// Live values of one sample.
+type World = HashMap<ValueId, Pair>;
+
+impl Walk<'_> {
+    fn run(mut self, inputs: Vec<Vec<Tensor>>, cx: &Context) -> Result<Vec<Fitted>, Diag> {
+        let mut worlds: Vec<World> = inputs.into_par_iter().map(|t| self.enter(t)).collect::<Result<_, Diag>>()?;
+        let order = self.g.order();
+        for (i, &n) in order.iter().enumerate() {
+            match self.layer(n, &worlds)? {
+                Some((results, fitted)) => {
+                    for (world, pair) in worlds.iter_mut().zip(results) {
+                        world.insert(self.g.result(n), pair);
+                    }
+                    self.fitted.push(fitted);
+                }
+                None => worlds.par_iter_mut().try_for_each(|world| self.plain(n, world))?,
+            }
+            for v in self.last.get(&n).into_iter().flatten() {
+                worlds.iter_mut().for_each(|world| drop(world.remove(v)));
+            }
+            cx.report(i + 1, order.len());
+        }
+        Ok(self.fitted)
+    }
+
+    fn enter(&self, tensors: Vec<Tensor>) -> Result<World, Diag> {
+        let one = |(&v, real): (&ValueId, Tensor)| {
+            let ty = self.g.ty(v);
+            let quantized = match ty.uniform() {
+                Some(_) => cast(Opcode::QCast, &real, &ty.with_elem(Elem::F32), ty)?,
+                None => real.clone(),
+            };
+            Ok((v, Pair { real, quantized }))
+        };
+        self.g.inputs().iter().zip(tensors).map(one).collect()
+    }
+
+    /// Any operation, in both forms.
+    fn plain(&self, n: NodeId, world: &mut World) -> Result<(), Diag> {
+        let (g, y) = (self.g, self.g.result(n));
+        let node = g.node(n);
+        let at = |d: Diag| d.at(g.describe(n));
+        let (mut reals, mut quantized) = (Vec::new(), Vec::new());
+        for v in g.operands(n) {
+            match g.def(v) {
+                Def::Const(t) if g.ty(v).uniform().is_some() => {
+                    reals.push(cast(Opcode::DCast, &t, g.ty(v), &real(g.ty(v)))?);
+                    quantized.push(t.as_ref().clone());
+                }
+                Def::Const(t) => {
+                    reals.push(t.as_ref().clone());
+                    quantized.push(t.as_ref().clone());
+                }
+                Def::Input(_) | Def::Node(..) => {
+                    let pair = world.get(&v).ok_or_else(|| missing(g, v))?;
+                    reals.push(pair.real.clone());
+                    quantized.push(pair.quantized.clone());
+                }
+            }
+        }
+        let types: Vec<Type> = g.operands(n).into_iter().map(|v| g.ty(v).clone()).collect();
+        let real_types: Vec<Type> = types.iter().map(real).collect();
+        let operands: Vec<(&Tensor, &Type)> = quantized.iter().zip(&types).collect();
+        let result = eval_node(node.op, &node.attrs, &operands, g.ty(y)).map_err(at)?;
+        let real_result = if node.op == Opcode::SCast {
+            reals.swap_remove(0)
+        } else {
+            let operands: Vec<(&Tensor, &Type)> = reals.iter().zip(&real_types).collect();
+            eval_node(node.op, &node.attrs, &operands, &real(g.ty(y))).map_err(at)?
+        };
+        world.insert(y, Pair { real: real_result, quantized: result });
+        Ok(())
+    }
+
+    /// A layer that can be fitted: its results and its new parameters.
+    fn layer(&self, n: NodeId, worlds: &[World]) -> Result<Option<(Vec<Pair>, Fitted)>, Diag> {
+        let (g, y) = (self.g, self.g.result(n));
+        let operands = g.operands(n);
+        let is_layer = matches!(g.op(n), Opcode::Conv2d | Opcode::Linear) && g.ty(y).uniform().is_some();
+        let (Some(weights), Some(uniform)) = (operands.get(1).and_then(|&w| floats(g, w)), g.ty(operands[0]).uniform())
+        else {
+            return Ok(None);
+        };
+        let bias = operands.get(2).map(|&b| floats(g, b).map(|(_, b)| b.to_vec()));
+        let channels = weights.0.dims.first().copied().unwrap_or(0);
+        let Some(bias) = bias.unwrap_or_else(|| Some(vec![0.0; channels])).filter(|_| is_layer) else {
+            return Ok(None);
+        };
+        let at = |d: Diag| d.at(g.describe(n));
+        let result = g.ty(y).uniform().cloned();
+        let Ok(rounded) = Weights::round(g, n, Some(uniform), result.as_deref()) else { return Ok(None) };
+        let (x, x_real, y_real) = (g.ty(operands[0]), real(g.ty(operands[0])), real(g.ty(y)));
+        let value = |world: &World| world.get(&operands[0]).cloned().ok_or_else(|| missing(g, operands[0]));
+        let pairs: Vec<(Tensor, Tensor)> = worlds
+            .par_iter()
+            .map(|world| {
+                let pair = value(world)?;
+                let input = cast(Opcode::DCast, &pair.quantized, x, &x_real)?;
+                Ok((input, apply(g, n, &pair.real, weights.0, &bias, &y_real)?))
+            })
+            .collect::<Result<_, Diag>>()
+            .map_err(at)?;
+        let (inputs, targets) = pairs.into_iter().unzip();
+        let layer = Layer { graph: g, node: n, weights, inputs, targets, rounded };
+        let chosen = (self.round)(&layer).map_err(at)?;
+        let real_weights = chosen.real();
+        let mut found: Vec<Tensor> = layer
+            .inputs
+            .par_iter()
+            .map(|input| apply(g, n, input, &real_weights, &bias, &y_real))
+            .collect::<Result<_, Diag>>()
+            .map_err(at)?;
+        let shift = mean_difference(&layer.targets, &found, channels);
+        found.par_iter_mut().for_each(|t| add_per_channel(t, &shift));
+        let results = found
+            .into_par_iter()
+            .zip(layer.targets)
+            .map(|(found, real)| Ok(Pair { real, quantized: cast(Opcode::QCast, &found, &y_real, g.ty(y))? }))
+            .collect::<Result<_, Diag>>()
+            .map_err(at)?;
+        let bias = bias.iter().zip(&shift).map(|(b, s)| (f64::from(*b) + s) as f32).collect();
+        let square = shift.iter().map(|s| s * s).sum::<f64>() / channels.max(1) as f64;
+        Ok(Some((results, Fitted { node: n, weights: chosen, bias, shift: square.sqrt() })))
+    }
+}
+
+fn missing(g: &Graph, v: ValueId) -> Diag {
+    Diag::new(Code::VERIFY, format!("%{} is used before it is computed", g.name_of(v)))
+}
+
+fn cast(op: Opcode, x: &Tensor, from: &Type, to: &Type) -> Result<Tensor, Diag> {
+    eval_node(op, &Attrs::new(op), &[(x, from)], to)
+}
+
+/// The layer with other weights and another bias.
+fn apply(g: &Graph, n: NodeId, x: &Tensor, w: &Tensor, bias: &[f32], ty: &Type) -> Result<Tensor, Diag> {
+    let node = g.node(n);
+    let bias = Tensor::f32(&[bias.len()], bias.to_vec());
+    let types = [x, w, &bias].map(Tensor::plain_type);
+    eval_node(node.op, &node.attrs, &[(x, &types[0]), (w, &types[1]), (&bias, &types[2])], ty)
+}
+
+/// Elements behind one another in one channel, of the result of a layer: axis 1 of a convolution's, the last of a linear
+/// layer's.
+fn plane(t: &Tensor) -> usize {
+    if t.dims.len() == 4 { t.dims[2] * t.dims[3] } else { 1 }
+}
+
+/// Mean of `a - b` for each channel.
+fn mean_difference(a: &[Tensor], b: &[Tensor], channels: usize) -> Vec<f64> {
+    let one = |(a, b): (&Tensor, &Tensor)| {
+        let mut sums = vec![0.0f64; channels];
+        let (Some(x), Some(y), plane) = (a.as_f32(), b.as_f32(), plane(a)) else { return sums };
+        for (i, (x, y)) in x.chunks(plane).zip(y.chunks(plane)).enumerate() {
+            sums[i % channels] += x.iter().zip(y).map(|(x, y)| f64::from(x - y)).sum::<f64>();
+        }
+        sums
+    };
+    let sums: Vec<Vec<f64>> = a.par_iter().zip(b).map(one).collect();
+    let elements: usize = a.iter().map(|t| t.data.len()).sum();
+    let count = (elements / channels.max(1)).max(1) as f64;
+    (0..channels).map(|c| sums.iter().map(|s| s[c]).sum::<f64>() / count).collect()
+}
+
+fn add_per_channel(t: &mut Tensor, shift: &[f64]) {
+    let plane = plane(t);
+    let qcc_ir::Data::F32(data) = &mut t.data else { return };
+    for (i, part) in data.chunks_mut(plane).enumerate() {
+        let s = shift[i % shift.len()] as f32;
+        part.iter_mut().for_each(|x| *x += s);
+    }
+}
