@@ -184,6 +184,16 @@ fn product(a: &[f32], b: &[f32], count: usize) -> Result<Vec<f32>, Diag> {
 /// Positions of a layer's result: sample, and index among the positions of its channels.
 struct Places {
     at: Vec<(usize, usize)>,
+    sight: Option<Sight>,
+}
+
+/// What a convolution sees from a position.
+struct Sight {
+    window: Window,
+    /// Height and width of the result.
+    output: [usize; 2],
+    /// Input channels of a group.
+    per_group: usize,
 }
 
 impl Places {
@@ -192,7 +202,14 @@ impl Places {
         let all = per_sample * layer.targets.len();
         let count = (PLACES.0 * depth).max(PLACES.1).min(all);
         let at = (0..count).map(|i| i * all / count).map(|i| (i / per_sample, i % per_sample));
-        Places { at: at.collect() }
+        let sight = match (&layer.weights.0.dims[..], &layer.targets[0].dims[..]) {
+            (&[_, per_group, kh, kw], &[_, _, oh, ow]) => {
+                let window = Window::conv(&layer.graph.node(layer.node).attrs, [kh, kw]);
+                Some(Sight { window, output: [oh, ow], per_group })
+            }
+            _ => None,
+        };
+        Places { at: at.collect(), sight }
     }
 
     fn count(&self) -> usize {
@@ -205,7 +222,7 @@ impl Places {
         let mut x = vec![0.0f32; depth * count];
         x.par_chunks_mut(count.max(1)).enumerate().for_each(|(k, row)| {
             for (value, &(sample, place)) in row.iter_mut().zip(&self.at) {
-                *value = element(layer, &layer.inputs[sample], group, k, place);
+                *value = element(self.sight.as_ref(), &layer.inputs[sample], group, k, place);
             }
         });
         x
@@ -219,21 +236,19 @@ fn positions(t: &Tensor) -> usize {
 }
 
 /// What weight `k` of a group is multiplied with at a place; zero in the padding.
-fn element(layer: &Layer, x: &Tensor, group: usize, k: usize, place: usize) -> f32 {
+fn element(sight: Option<&Sight>, x: &Tensor, group: usize, k: usize, place: usize) -> f32 {
     let data = x.as_f32().unwrap_or_default();
-    let (tensor, _) = layer.weights;
-    let (&[_, channels, h, w], &[_, per_group, kh, kw]) = (&x.dims[..], &tensor.dims[..]) else {
+    let (&[_, channels, h, w], Some(sight)) = (&x.dims[..], sight) else {
         return data[place * x.dims.last().copied().unwrap_or(1) + k];
     };
-    let window = Window::conv(&layer.graph.node(layer.node).attrs, [kh, kw]);
-    let [oh, ow] = [layer.targets[0].dims[2], layer.targets[0].dims[3]];
+    let (window, [oh, ow], [kh, kw]) = (&sight.window, sight.output, sight.window.kernel);
     let (n, oy, ox) = (place / (oh * ow), place / ow % oh, place % ow);
     let (c, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
     let along = |d: usize, o: usize, k: usize, extent: usize| {
         (o * window.strides[d] + k * window.dilations[d]).checked_sub(window.pads[d]).filter(|&i| i < extent)
     };
     match (along(0, oy, ky, h), along(1, ox, kx, w)) {
-        (Some(y), Some(z)) => data[((n * channels + group * per_group + c) * h + y) * w + z],
+        (Some(y), Some(z)) => data[((n * channels + group * sight.per_group + c) * h + y) * w + z],
         _ => 0.0,
     }
 }
