@@ -39,6 +39,9 @@ pub const OPTIONS: &[OptionInfo] = &[OptionInfo {
 /// Places a layer's statistics are taken from, for each weight of a channel and at least.
 const PLACES: (usize, usize) = (3, 4096);
 
+/// Least share of damping, where there are as many places as weights.
+const SCARCITY: f64 = 0.1;
+
 /// Times that the descent passes over all integers.
 const SWEEPS: usize = 4;
 
@@ -100,7 +103,9 @@ impl RoundWeights {
             centre(&mut x, places.count());
             let h = product(&x, &x, places.count())?;
             let mean = (0..depth).map(|k| f64::from(h[k * depth + k])).sum::<f64>() / depth as f64;
-            let damp = (self.damp * mean) as f32;
+            // Of fewer places than weights, what fits them all fits others worse.
+            let share = self.damp.max(SCARCITY * depth as f64 / places.count().max(1) as f64);
+            let damp = (share * mean) as f32;
             let rows = group * per_group..(group + 1) * per_group;
             let parts: Vec<Vec<i8>> = rows
                 .into_par_iter()
