@@ -246,6 +246,12 @@ fn comparison_reports_as_scripts_expect() {
     let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--labels", "y.npy", "--calibrate", "x.npy"];
     let text = done(folder.path(), &arguments);
     assert!(text.contains("integer top-1") && text.contains("layers by damage"), "{text}");
+    // Three samples tell nothing apart.
+    assert!(text.contains("within the noise"), "{text}");
+    let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--metric", "cosine"];
+    let cosine: f64 = done(folder.path(), &arguments).trim().trim_start_matches("cosine").trim().parse().unwrap();
+    assert!((0.9..=1.0).contains(&cosine), "{cosine}");
+    refused(folder.path(), &["compare", EXAMPLE, "--data", "x.npy", "--metric", "top5"], 2, "needs labels");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! the float result and `q` the real number that the integer result stands for. Of several outputs the worst counts.
 
 mod layers;
+mod metrics;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub use crate::engine::{Engine, Io, Runner};
 pub use layers::{Layer, layers};
+pub use metrics::{Difference, Metric};
 
 use crate::data::Dataset;
 use crate::{Compiled, Error};
@@ -34,6 +36,22 @@ pub struct Comparison {
     pub sqnr_db: Option<f64>,
     /// Number of samples.
     pub samples: usize,
+    /// Fraction of samples whose class the float model has among its five greatest outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub float_top5: Option<f64>,
+    /// The same of the integer model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub int_top5: Option<f64>,
+    /// Integer top-1 less float top-1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top1_difference: Option<Difference>,
+    /// Integer top-5 less float top-5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top5_difference: Option<Difference>,
+    /// Interval of 95 % of the agreement.
+    pub agreement_interval: (f64, f64),
+    /// Cosine of the angle between the outputs; of several outputs the worst.
+    pub cosine: f64,
 }
 
 /// Signal and noise of one output.
@@ -41,17 +59,27 @@ pub struct Comparison {
 pub(crate) struct Noise {
     pub signal: f64,
     pub noise: f64,
+    /// Sum of squares of what the integers stand for.
+    pub power: f64,
 }
 
 impl Noise {
     pub fn add(&mut self, float: f64, int: f64) {
         self.signal += float * float;
         self.noise += (float - int) * (float - int);
+        self.power += int * int;
     }
 
     pub fn merge(&mut self, other: Noise) {
         self.signal += other.signal;
         self.noise += other.noise;
+        self.power += other.power;
+    }
+
+    /// Cosine of the angle between the two, from `2 f q = f^2 + q^2 - (f - q)^2`.
+    pub fn cosine(self) -> f64 {
+        let norm = (self.signal * self.power).sqrt();
+        if norm > 0.0 { (self.signal + self.power - self.noise) / (2.0 * norm) } else { 1.0 }
     }
 
     pub fn decibels(self) -> Option<f64> {
@@ -61,8 +89,8 @@ impl Noise {
 
 /// What one call of both models gave.
 struct Outcome {
-    /// Class by the float and by the integer model, for each sample of the batch.
-    classes: Vec<(usize, usize)>,
+    /// The five greatest outputs of the float and of the integer model, for each sample of the batch.
+    classes: Vec<(Vec<usize>, Vec<usize>)>,
     noise: Vec<Noise>,
 }
 
@@ -123,7 +151,7 @@ fn judge(expected: &[Tensor], found: &[Tensor], batch: usize) -> Outcome {
 }
 
 fn summarize(outcomes: &[Outcome], data: &Dataset, label_offset: i64) -> Comparison {
-    let classes: Vec<(usize, usize)> = outcomes.iter().flat_map(|o| o.classes.iter().copied()).collect();
+    let classes: Vec<&(Vec<usize>, Vec<usize>)> = outcomes.iter().flat_map(|o| &o.classes).collect();
     let mut noise: Vec<Noise> = Vec::new();
     for outcome in outcomes {
         noise.resize(noise.len().max(outcome.noise.len()), Noise::default());
@@ -131,18 +159,30 @@ fn summarize(outcomes: &[Outcome], data: &Dataset, label_offset: i64) -> Compari
     }
     let samples = classes.len();
     let share = |count: usize| count as f64 / samples.max(1) as f64;
-    let right = |class: fn(&(usize, usize)) -> usize| {
+    // Shares that are right among the first `k`, and their difference.
+    let right = |k: usize| {
         let labels = data.labels()?;
-        let hits = classes.iter().zip(labels).filter(|(c, l)| i64::try_from(class(c)) == Ok(**l + label_offset));
-        Some(share(hits.count()))
+        let hit =
+            |top: &[usize], label: &i64| top.iter().take(k).any(|&c| i64::try_from(c) == Ok(*label + label_offset));
+        let hits: Vec<(bool, bool)> = classes.iter().zip(labels).map(|(c, l)| (hit(&c.0, l), hit(&c.1, l))).collect();
+        let count = |which: fn(&(bool, bool)) -> bool| hits.iter().filter(|h| which(h)).count();
+        let difference = Difference::paired(hits.len(), count(|h| h.0 && !h.1), count(|h| !h.0 && h.1));
+        Some((share(count(|h| h.0)), share(count(|h| h.1)), difference))
     };
-    let worst = noise.iter().filter_map(|n| n.decibels()).reduce(f64::min);
+    let (top1, top5) = (right(1), right(TOP));
+    let agreeing = classes.iter().filter(|c| c.0.first() == c.1.first()).count();
     Comparison {
-        float_top1: right(|c| c.0),
-        int_top1: right(|c| c.1),
-        agreement: share(classes.iter().filter(|c| c.0 == c.1).count()),
-        sqnr_db: worst,
+        float_top1: top1.map(|t| t.0),
+        int_top1: top1.map(|t| t.1),
+        agreement: share(agreeing),
+        sqnr_db: noise.iter().filter_map(|n| n.decibels()).reduce(f64::min),
         samples,
+        float_top5: top5.map(|t| t.0),
+        int_top5: top5.map(|t| t.1),
+        top1_difference: top1.map(|t| t.2),
+        top5_difference: top5.map(|t| t.2),
+        agreement_interval: metrics::share_interval(samples, agreeing),
+        cosine: noise.iter().map(|n| n.cosine()).fold(1.0, f64::min),
     }
 }
 
@@ -151,9 +191,20 @@ pub(crate) fn reals(tensor: &Tensor) -> Vec<f64> {
     qcc_ir::for_data!(&tensor.data, v => v.iter().map(|&x| x as f64).collect())
 }
 
-/// Index of the greatest element, the first of several.
-fn top(row: &[f64]) -> usize {
-    row.iter().enumerate().fold(0, |best, (i, &x)| if x > row[best] { i } else { best })
+/// Classes that count for the top-5 share.
+const TOP: usize = 5;
+
+/// Indices of the greatest elements, the greatest first, the first of several that are equal.
+fn top(row: &[f64]) -> Vec<usize> {
+    let mut best: Vec<usize> = Vec::with_capacity(TOP + 1);
+    for (i, &x) in row.iter().enumerate() {
+        let at = best.iter().position(|&b| x > row[b]).unwrap_or(best.len());
+        if at < TOP {
+            best.insert(at, i);
+            best.truncate(TOP);
+        }
+    }
+    best
 }
 
 #[cfg(test)]
@@ -162,9 +213,10 @@ mod tests {
 
     #[test]
     fn ties_take_the_first() {
-        assert_eq!(top(&[1.0, 3.0, 3.0, 2.0]), 1);
-        assert_eq!(top(&[0.0, 0.0]), 0);
-        assert_eq!(top(&[]), 0);
+        assert_eq!(top(&[1.0, 3.0, 3.0, 2.0]), [1, 2, 3, 0]);
+        assert_eq!(top(&[0.0, 0.0]), [0, 1]);
+        assert_eq!(top(&[0.0, 5.0, 1.0, 4.0, 2.0, 3.0]), [1, 3, 5, 4, 2]);
+        assert!(top(&[]).is_empty());
     }
 
     #[test]
@@ -174,5 +226,7 @@ mod tests {
         assert_eq!(noise.decibels(), None);
         noise.add(0.0, 1.0);
         assert!((noise.decibels().unwrap() - 20.0).abs() < 1e-9);
+        let expected = 100.0 / (100.0f64 * 101.0).sqrt();
+        assert!((noise.cosine() - expected).abs() < 1e-12);
     }
 }
