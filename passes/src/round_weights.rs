@@ -31,7 +31,7 @@ use crate::{Context, Options, Pass};
 /// Options of `round-weights`.
 pub const OPTIONS: &[OptionInfo] = &[OptionInfo {
     name: "damp",
-    default: "0.01",
+    default: "1",
     doc: "d of equation (1), as a share of the mean of the diagonal of H",
     kind: OptionKind::Number(1e-6, 1e3),
 }];
@@ -56,7 +56,7 @@ pub struct RoundWeights {
 impl RoundWeights {
     /// The pass with its options.
     pub fn new(options: &Options) -> RoundWeights {
-        RoundWeights { damp: options.number("damp").unwrap_or(0.01) }
+        RoundWeights { damp: options.number("damp").unwrap_or(1.0) }
     }
 }
 
