@@ -17,6 +17,7 @@
 //! It is lowered by coordinate descent over the integers, from rounding to the nearest: the best step of integer `k`, of
 //! scale `s`, is `round((H (w - w'))[k] / (s H[k][k]))`, and no step is ever up. That is the layer-wise objective of AdaRound
 //! (Nagel et al., ICML 2020, equation 21), without its relaxation. `H` is estimated from places spread evenly over the samples.
+//! Where there are fewer places than weights in a channel, what fits them all fits others worse: rounding to the nearest stays.
 
 use qcc_interp::eval_node;
 use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Opcode, Tensor, Type, Window};
@@ -39,8 +40,8 @@ pub const OPTIONS: &[OptionInfo] = &[OptionInfo {
 /// Places a layer's statistics are taken from, for each weight of a channel and at least.
 const PLACES: (usize, usize) = (3, 4096);
 
-/// Least share of damping, where there are as many places as weights.
-const SCARCITY: f64 = 0.1;
+/// Most weights of a channel: `H` of more would take more than 256 MiB.
+const MOST_WEIGHTS: usize = 8192;
 
 /// Times that the descent passes over all integers.
 const SWEEPS: usize = 4;
@@ -98,14 +99,15 @@ impl RoundWeights {
         }
         let per_group = outputs / groups;
         let places = Places::new(layer, depth);
+        if places.count() < depth || depth > MOST_WEIGHTS {
+            return Ok(layer.rounded.clone());
+        }
         let one = |group: usize| -> Result<Vec<i8>, Diag> {
             let mut x = places.gather(layer, group, depth);
             centre(&mut x, places.count());
             let h = product(&x, &x, places.count())?;
             let mean = (0..depth).map(|k| f64::from(h[k * depth + k])).sum::<f64>() / depth as f64;
-            // Of fewer places than weights, what fits them all fits others worse.
-            let share = self.damp.max(SCARCITY * depth as f64 / places.count().max(1) as f64);
-            let damp = (share * mean) as f32;
+            let damp = (self.damp * mean) as f32;
             let rows = group * per_group..(group + 1) * per_group;
             let parts: Vec<Vec<i8>> = rows
                 .into_par_iter()
