@@ -27,8 +27,10 @@ use super::{At, Body, Machine, Pixels, Requantize, Shape};
 pub(super) const BYTES: usize = 32;
 /// Vectors of the frame that hold constants: see [`super::avx2_epilogue`].
 pub(super) const CONSTANTS: usize = 4;
+/// Vectors of the frame for a pixel's words of one loop body.
+const STAGED: usize = 2 * Shape::AVX2.step() * Shape::AVX2.unroll / BYTES;
 /// Bytes of the frame: constants, and the words of each pixel of a tile.
-const FRAME: usize = (CONSTANTS + Shape::AVX2.accumulators) * BYTES;
+const FRAME: usize = (CONSTANTS + STAGED * Shape::AVX2.accumulators) * BYTES;
 /// Registers that a dot of words needs beside accumulators and weights: a broadcast and the products.
 const WORDS_BESIDE: u32 = 2;
 
@@ -207,12 +209,10 @@ impl Machine for Avx2 {
         self.staged.clear();
         let words = self.take();
         for (pixel, &place) in places.iter().enumerate() {
-            let mut done = 0;
-            for size in [16, 8, 4, 2] {
-                if bytes - done < size {
-                    continue;
-                }
-                let (from, to) = (memory(place.plus(done)), frame(CONSTANTS + pixel, 2 * done));
+            let (first, mut done) = (CONSTANTS + STAGED * pixel, 0);
+            while done < bytes {
+                let size = [16, 8, 4, 2].into_iter().find(|&size| size <= bytes - done).expect("whole steps");
+                let (from, to) = (memory(place.plus(done)), frame(first, 2 * done));
                 match size {
                     16 => {
                         emit!(self, vpmovzxbw, words.ymm(), xmmword_ptr(from));
@@ -236,7 +236,7 @@ impl Machine for Avx2 {
                 }
                 done += size;
             }
-            self.staged.push((place, bytes, CONSTANTS + pixel));
+            self.staged.push((place, bytes, first));
         }
         self.give(words);
     }

@@ -93,7 +93,7 @@ impl Shape {
         in_flight: 2,
         broadcast: 1,
         vectors: 4,
-        unroll: 8,
+        unroll: 16,
         paired_multipliers: true,
     };
 
