@@ -91,10 +91,10 @@ impl<P: Copy> Leaf<'_, P> {
         Steps { pixel: self.spec.pixel_step, row: self.spec.in_row_step }
     }
 
-    /// Bytes of packed weights for so many lanes.
-    fn weights<M: Machine<Pointer = P>>(&self, m: &M, lanes: usize) -> usize {
+    /// Bytes of packed weights of a panel.
+    fn weights<M: Machine<Pointer = P>>(&self, m: &M, panel: &Panel) -> usize {
         let steps = self.spec.k_rows * self.spec.segments * self.spec.run_steps(&m.shape());
-        steps * lanes / m.shape().lanes * m.shape().weight_vector()
+        steps * panel.vectors * panel.weight_vector(&m.shape())
     }
 
     /// What moves with the pixels: input, output, residual.
@@ -111,13 +111,14 @@ impl<P: Copy> Leaf<'_, P> {
     fn strip<M: Machine<Pointer = P>>(&self, m: &mut M, panels: &[Panel]) {
         let spec = self.spec;
         let mut passed = 0;
-        let mut lanes = 0;
+        let (mut lanes, mut weights) = (0, 0);
         for panel in panels {
             m.repeat(panel.count, &mut |m| self.panel(m, panel));
             passed += panel.count * panel.channels;
             lanes += panel.count * panel.vectors * m.shape().lanes;
+            weights += panel.count * self.weights(m, panel);
         }
-        m.step(self.pointers.weights, -(self.weights(m, lanes) as i64));
+        m.step(self.pointers.weights, -(weights as i64));
         m.step(self.pointers.bias, -((LANE * lanes) as i64));
         if spec.narrowed() {
             m.step(self.pointers.mult, -((LANE * lanes * m.shape().multiplier_copies()) as i64));
@@ -138,7 +139,7 @@ impl<P: Copy> Leaf<'_, P> {
             }
         }
         let lanes = panel.vectors * m.shape().lanes;
-        m.step(self.pointers.weights, self.weights(m, lanes) as i64);
+        m.step(self.pointers.weights, self.weights(m, panel) as i64);
         m.step(self.pointers.bias, (LANE * lanes) as i64);
         if spec.narrowed() {
             m.step(self.pointers.mult, (LANE * lanes * m.shape().multiplier_copies()) as i64);
@@ -211,7 +212,7 @@ impl<P: Copy> Leaf<'_, P> {
             m.step(self.pointers.input, spec.k_row_step as i64 - (spec.segments * spec.segment_step) as i64);
         });
         m.step(self.pointers.input, -((spec.k_rows * spec.k_row_step) as i64));
-        m.step(self.pointers.weights, -(self.weights(m, panel.vectors * m.shape().lanes) as i64));
+        m.step(self.pointers.weights, -(self.weights(m, panel) as i64));
         let mut chains = chains.into_iter();
         let tile = chains.next().expect("at least one chain");
         for extra in chains {
@@ -233,12 +234,13 @@ impl<P: Copy> Leaf<'_, P> {
         lines: usize,
     ) {
         let steps = self.spec.run_steps(&m.shape());
-        let step_bytes = panel.vectors * m.shape().weight_vector();
+        let step_bytes = panel.vectors * panel.weight_vector(&m.shape());
         let (unroll, loops) = self.bodies(&m.shape());
         let rest = steps - loops * unroll;
         let taken = m.shape().step();
         let stage = |m: &mut M, steps: usize| {
-            let places: Vec<_> = apart[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
+            let places: Vec<_> =
+                apart[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
             m.stage(&places, taken * steps);
         };
         m.repeat(loops, &mut |m| {
@@ -280,9 +282,14 @@ impl<P: Copy> Leaf<'_, P> {
         step: usize,
         apart: &[usize],
     ) {
-        let (vector, taken) = (m.shape().weight_vector(), m.shape().step());
+        let (vector, taken) = (panel.weight_vector(&m.shape()), m.shape().step());
+        let as_bytes = panel.stored_weight(&m.shape()) == 1;
         let first = At::new(self.pointers.weights).plus(step * panel.vectors * vector);
-        let weights: Vec<M::Vector> = (0..panel.vectors).map(|v| m.weights(first.plus(v * vector))).collect();
+        let load = |v: usize| first.plus(v * vector);
+        let weights: Vec<M::Vector> = match as_bytes {
+            true => (0..panel.vectors).map(|v| m.weights_of_bytes(load(v))).collect(),
+            false => (0..panel.vectors).map(|v| m.weights(load(v))).collect(),
+        };
         for (pixel, apart) in tile.iter().zip(apart) {
             let activations = m.broadcast(At::new(self.pointers.input).plus(apart + taken * step));
             pixel.iter().zip(&weights).for_each(|(&acc, &weights)| m.dot(acc, activations, weights));

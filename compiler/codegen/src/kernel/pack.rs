@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! weights      [panel][kernel row][segment][step of 4][vector][lane][4]      i8, or
-//!              [panel][kernel row][segment][step of 2][vector][lane][2]      i16 ([`Shape::step`])
+//!              [panel][kernel row][segment][step of 2][vector][lane][2]      i16 ([`Shape::step`]), in some panels i8
+//!                                                                              ([`Panel::stored_weight`])
 //! biases       [panel][vector][lane]                                         i32
 //! multipliers  [panel][vector][copy][lane]                                   i32
 //! ```
@@ -38,7 +39,9 @@ pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
     let runs = spec.k_rows * spec.segments;
     assert_eq!(weights.len(), spec.channels * runs * spec.run, "weights are [channels][k_rows][segments][run]");
     let mut packed = Vec::with_capacity(packed_weights(spec, shape));
-    for vectors in order(spec, shape, &tiling::choose(spec, shape)) {
+    let panels = tiling::choose(spec, shape);
+    let stored = panels.iter().flat_map(|panel| std::iter::repeat_n(panel.stored_weight(shape), panel.count));
+    for (vectors, bytes) in order(spec, shape, &panels).zip(stored) {
         for run in 0..runs {
             for step in 0..spec.run_steps(shape) {
                 let at = |lane: Option<usize>, i: usize| {
@@ -47,7 +50,7 @@ pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
                 };
                 let taken = shape.step() * step..shape.step() * (step + 1);
                 for weight in vectors.iter().flatten().flat_map(|&lane| taken.clone().map(move |i| at(lane, i))) {
-                    match shape.weight_bytes {
+                    match bytes {
                         1 => packed.push(weight as u8),
                         _ => packed.extend(i16::from(weight).to_le_bytes()),
                     }
@@ -60,7 +63,9 @@ pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
 
 /// Bytes of packed weights.
 pub fn packed_weights(spec: &ConvSpec, shape: &Shape) -> usize {
-    4 * spec.k_rows * spec.segments * spec.run_steps(shape) * packed_lanes(spec, shape)
+    let vectors = |panel: &Panel| panel.count * panel.vectors * panel.weight_vector(shape);
+    let step: usize = tiling::choose(spec, shape).iter().map(vectors).sum();
+    spec.k_rows * spec.segments * spec.run_steps(shape) * step
 }
 
 /// Packs one value per channel in the order of the weights: biases.
@@ -84,9 +89,4 @@ pub fn pack_multipliers(spec: &ConvSpec, shape: &Shape, values: &[i32]) -> Vec<i
     }
     let odd = |pair: &[i32]| [pair[1], 0];
     packed.chunks(shape.lanes).flat_map(|vector| vector.iter().copied().chain(vector.chunks(2).flat_map(odd))).collect()
-}
-
-/// Lanes of all panels together.
-fn packed_lanes(spec: &ConvSpec, shape: &Shape) -> usize {
-    tiling::choose(spec, shape).iter().map(|panel| panel.count * panel.vectors * shape.lanes).sum()
 }

@@ -44,6 +44,26 @@ pub struct Panel {
     pub tiles: Vec<Tiles>,
 }
 
+impl Panel {
+    /// Bytes of a stored weight. Where a dot takes words, weights are stored as such, unless a single tile does all pixels:
+    /// each weight is then read once, the time is that of reading them, and to widen bytes costs nothing.
+    pub fn stored_weight(&self, shape: &Shape) -> usize {
+        match self.tiles[..] {
+            [Tiles { count: 1, height, chains, .. }]
+                if (chains * height + 1) * self.vectors + shape.beside <= shape.registers =>
+            {
+                1
+            }
+            _ => shape.weight_bytes,
+        }
+    }
+
+    /// Bytes of the stored weights of one vector in a step.
+    pub fn weight_vector(&self, shape: &Shape) -> usize {
+        shape.lanes * shape.step() * self.stored_weight(shape)
+    }
+}
+
 /// Equal tiles, side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tiles {

@@ -202,6 +202,15 @@ impl Machine for Avx2 {
         if self.dot == Dot::Words && self.code.free() <= WORDS_BESIDE { Vector::Memory(at) } else { self.load(at) }
     }
 
+    fn weights_of_bytes(&mut self, at: At<AsmRegister64>) -> Vector {
+        if self.dot != Dot::Words {
+            return self.load(at);
+        }
+        let to = self.take();
+        emit!(self, vpmovsxbw, to.ymm(), xmmword_ptr(memory(at)));
+        to.vector()
+    }
+
     fn stage(&mut self, places: &[At<AsmRegister64>], bytes: usize) {
         if self.dot != Dot::Words {
             return;

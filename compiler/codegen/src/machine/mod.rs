@@ -135,11 +135,6 @@ impl Shape {
         4 / self.weight_bytes
     }
 
-    /// Bytes of the packed weights of one vector in a step: four a lane.
-    pub const fn weight_vector(&self) -> usize {
-        4 * self.lanes
-    }
-
     /// Most accumulators of a tile with `vectors` side by side.
     pub const fn most_accumulators(&self, vectors: usize) -> usize {
         let weights = if self.holds_weights { vectors } else { 0 };
@@ -262,6 +257,10 @@ pub trait Machine {
     /// Announces that the next broadcasts are of the `bytes` bytes at each of these places, at most
     /// [`Shape::unroll`] steps of them.
     fn stage(&mut self, _places: &[At<Self::Pointer>], _bytes: usize) {}
+    /// The same of weights that are stored as bytes, whatever a dot takes. For these there is a register.
+    fn weights_of_bytes(&mut self, at: At<Self::Pointer>) -> Self::Vector {
+        self.weights(at)
+    }
     /// The activations of a step from memory in every lane, as a factor of [`Machine::dot`].
     fn broadcast(&mut self, at: At<Self::Pointer>) -> Self::Vector;
     /// `value` in every lane.

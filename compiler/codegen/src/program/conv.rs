@@ -51,7 +51,7 @@ pub struct Product<'a> {
     /// Bytes that the next product of the network reads first. Constants lie in the order in which they are read, so these
     /// lie behind those of this product.
     pub next_bytes: usize,
-    /// Bytes of a packed weight.
+    /// Bytes of a packed weight: see [`tiling::Panel::stored_weight`].
     pub weight_bytes: usize,
 }
 

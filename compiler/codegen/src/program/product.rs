@@ -12,6 +12,7 @@ use super::window::{self, Reduction};
 use super::{Builder, bug, elementwise};
 use crate::kernel::conv::{ConvSpec, emit_clif, machine_code, signature};
 use crate::kernel::pack::{pack_channels, pack_multipliers, pack_weights};
+use crate::kernel::tiling;
 use crate::plan::{ALIGN, Place, halo_window};
 
 impl Builder<'_> {
@@ -63,7 +64,7 @@ impl Builder<'_> {
             acc_bound: accumulator_bound(weights, bias),
             strip: 1,
             next_bytes: self.next_bytes,
-            weight_bytes: self.shape().weight_bytes,
+            weight_bytes: 1,
         };
         let bytes = result.elements() * result.element;
         let described = describe(&product, is_conv);
@@ -72,6 +73,10 @@ impl Builder<'_> {
             return self.depthwise(name, value, &product, bytes, cost);
         }
         product.choose_strip(self.shape());
+        if let Some(section) = product.sections().first() {
+            let panels = tiling::choose(&section.spec, self.shape());
+            product.weight_bytes = panels.first().map_or(1, |panel| panel.stored_weight(self.shape()));
+        }
         let sections = product.sections();
         let mut leaves = Vec::new();
         for (i, section) in sections.iter().enumerate() {
