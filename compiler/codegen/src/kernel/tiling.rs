@@ -20,10 +20,6 @@
 use super::conv::ConvSpec;
 use crate::machine::Shape;
 
-/// Slots to requantize one vector of accumulators, four of them being narrowed and stored at once.
-const EPILOGUE: usize = 6;
-/// The same where a pixel has fewer than four vectors.
-const EPILOGUE_PARTS: usize = 8;
 /// Slots to begin and end a tile.
 const TILE: usize = 24;
 /// Most pixels of a strip.
@@ -157,7 +153,7 @@ fn cost(spec: &ConvSpec, shape: &Shape, panels: &[Panel]) -> usize {
 
 fn panel_cost(spec: &ConvSpec, shape: &Shape, panel: &Panel) -> usize {
     let steps = spec.k_rows * spec.segments * spec.run_steps(shape);
-    let epilogue = if panel.vectors == 4 { EPILOGUE } else { EPILOGUE_PARTS };
+    let epilogue = shape.epilogue[panel.vectors - 1];
     let tile = |tiles: &Tiles| {
         let dots = tiles.height * panel.vectors;
         let loads = tiles.height + panel.vectors;

@@ -55,6 +55,8 @@ pub struct Shape {
     pub in_flight: usize,
     /// Time of one broadcast, in that of a dot; broadcasts keep other ports busy than dots do.
     pub broadcast: usize,
+    /// Time to requantize and store one vector of accumulators, in that of a dot, where a pixel has one to four of them.
+    pub epilogue: [usize; 4],
     /// Most vectors side by side in a tile: what one group of [`Machine::requantize`] narrows at once.
     pub vectors: usize,
     /// Steps of the reduction in one loop body.
@@ -75,6 +77,7 @@ impl Shape {
         holds_weights: true,
         in_flight: 10,
         broadcast: 1,
+        epilogue: [8, 8, 8, 6],
         vectors: 4,
         unroll: 8,
         paired_multipliers: true,
@@ -92,6 +95,7 @@ impl Shape {
         holds_weights: false,
         in_flight: 2,
         broadcast: 1,
+        epilogue: [8, 8, 9, 6],
         vectors: 4,
         unroll: 16,
         paired_multipliers: true,
@@ -108,6 +112,7 @@ impl Shape {
         holds_weights: true,
         in_flight: 10,
         broadcast: 1,
+        epilogue: [8, 8, 9, 6],
         vectors: 4,
         unroll: 8,
         paired_multipliers: true,
@@ -125,6 +130,7 @@ impl Shape {
         holds_weights: true,
         in_flight: 10,
         broadcast: 4,
+        epilogue: [8, 8, 8, 6],
         vectors: 4,
         unroll: 1,
         paired_multipliers: false,
