@@ -271,6 +271,8 @@ const LO: AttrSchema = int_or("lo", 0);
 const HI: AttrSchema = int_or("hi", 255);
 /// `a` of `qcc_num::requant` equation (1).
 const SHL: AttrSchema = int_or("shl", 0);
+/// Fraction bits of `qcc_num::single`, which then is the rule, and `offset` the zero point; 0 for `qcc_num::requant`.
+const SINGLE: AttrSchema = int_or("single", 0);
 /// `C` of `qcc_num::requant` equation (3), or of `qcc_num::affine` equation (5).
 const OFFSET: AttrSchema = int("offset");
 /// `n` of `qcc_num::affine` equation (5).
@@ -370,12 +372,12 @@ ops! {
     /// -1, 0 or 1.
     Sign = "nn.sign" ("x") {} Class::Unary(|_, x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { 0.0 });
 
-    /// Sum.
-    Add = "nn.add" ("a", "b") {} Class::Binary(Binary::Add);
+    /// Sum. `signed` says that the runtime for which the model was quantized computes with codes of -128 to 127.
+    Add = "nn.add" ("a", "b") { bool_or("signed", false) } Class::Binary(Binary::Add);
     /// Difference.
     Sub = "nn.sub" ("a", "b") {} Class::Binary(Binary::Sub);
-    /// Product.
-    Mul = "nn.mul" ("a", "b") {} Class::Binary(Binary::Mul);
+    /// Product, `signed` as in a sum.
+    Mul = "nn.mul" ("a", "b") { bool_or("signed", false) } Class::Binary(Binary::Mul);
     /// Quotient; integers truncate.
     Div = "nn.div" ("a", "b") {} Class::Binary(Binary::Div);
     /// The lesser.
@@ -457,17 +459,18 @@ ops! {
     IConv2d = "int.conv2d" ("x", "w", "bias") { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE } Class::Int(IntOp::Conv2d);
     /// Accumulators `bias + x * w^T`: `x` u8 `[.., K]`, `w` i8 `[N, K]`, `bias` i32 `[N]`.
     ILinear = "int.linear" ("x", "w", "bias") {} Class::Int(IntOp::Linear);
-    /// 32-bit accumulators to u8 by `qcc_num::requant`; `mult` i32 has one element, or one for each of the last dimension.
-    Requant = "int.requant" ("acc", "mult") { SHL, OFFSET, LO, HI } Class::Int(IntOp::Requant);
+    /// 32-bit accumulators to u8 by `qcc_num::requant`, or by `qcc_num::single` where `single` is not 0; `mult` i32 has one element, or one for each of the last dimension.
+    Requant = "int.requant" ("acc", "mult") { SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::Requant);
     /// `int.requant` of `int.conv2d`, with an optional `residual` of the result's shape added before the rounding.
     QConv2d = "int.qconv2d" ("x", "w", "bias", "mult", "residual?")
-        { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE, SHL, OFFSET, LO, HI, RESIDUAL_MULT } Class::Int(IntOp::QConv2d);
+        { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE, SHL, OFFSET, SINGLE, LO, HI, RESIDUAL_MULT } Class::Int(IntOp::QConv2d);
     /// `int.requant` of `int.linear`, with an optional `residual` of the result's shape added before the rounding.
-    QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, LO, HI, RESIDUAL_MULT }
+    QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, SINGLE, LO, HI, RESIDUAL_MULT }
         Class::Int(IntOp::QLinear);
     /// `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])` requantized by `qcc_num::requant` with `mult`: `a` and
     /// `b` u8, broadcast over the dimensions before the last two.
-    QMatMul = "int.qmatmul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, LO, HI } Class::Int(IntOp::QMatMul);
+    QMatMul = "int.qmatmul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
+        Class::Int(IntOp::QMatMul);
     /// `a * mults[0] + b * mults[1]` by `qcc_num::affine`, operands broadcast.
     IAdd = "int.add" ("a", "b") { ints("mults"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Add);
     /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::requant` with `mult`, operands broadcast.
@@ -489,7 +492,7 @@ ops! {
     IAveragePool = "int.average_pool" ("x", "mult") { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, LO, HI }
         Class::Int(IntOp::AveragePool);
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
-    IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, LO, HI }
+    IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
         Class::Int(IntOp::Mean);
     /// Normalization of u8 over the dimensions from `axis` on by `qcc_num::norm`, of which `epsilon` is the `E`; `mult` i32 and
     /// `offset` i32 broadcast to `x`.

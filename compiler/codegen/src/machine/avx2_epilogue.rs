@@ -57,7 +57,11 @@ fn words(m: &mut Avx2, pixel: &[Vector], operands: &Requantize<'_, AsmRegister64
     for (vector, acc) in pixel.iter().enumerate() {
         let acc = acc.lanes();
         shift_left(m, acc, &operands.epilogue, operands.fits_shift);
-        highs.push(mul_high(m, acc, operands.mult.plus(2 * BYTES * vector)));
+        let mult = operands.mult.plus(2 * BYTES * vector);
+        highs.push(match operands.epilogue.single {
+            0 => mul_high(m, acc, mult),
+            point => super::avx2_single::round(m, acc, mult, point as i32),
+        });
     }
     let pack = |pair: &[Ymm]| {
         let (low, high) = (pair[0], pair[pair.len() - 1]);
@@ -76,7 +80,9 @@ fn bytes(m: &mut Avx2, constants: &mut Constants, words: Vec<Ymm>, epilogue: &Ep
     let offset = constant(m, &mut constants.offset, |m| splat_words(m, offset as u16));
     for word in &words {
         emit!(m, vpaddsw, word.ymm(), word.ymm(), offset.ymm());
-        emit!(m, vpsraw, word.ymm(), word.ymm(), qcc_num::requant::FRACTION_BITS as i32);
+        if epilogue.single == 0 {
+            emit!(m, vpsraw, word.ymm(), word.ymm(), qcc_num::requant::FRACTION_BITS as i32);
+        }
     }
     let (bytes, last) = (words[0], words[words.len() - 1]);
     emit!(m, vpackuswb, bytes.ymm(), bytes.ymm(), last.ymm());

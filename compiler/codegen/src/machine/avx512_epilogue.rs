@@ -11,6 +11,7 @@ use iced_x86::code_asm::{AsmRegister64, AsmRegisterZmm, xmmword_ptr, ymmword_ptr
 use qcc_num::requant::Epilogue;
 
 use super::avx512::{Avx512, Zmm};
+use super::avx512_single;
 use super::code::{emit, memory};
 use super::{At, Machine, Pixels, Requantize};
 
@@ -62,14 +63,17 @@ pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantiz
         emit!(m, mov, rax, ((1u64 << operands.channels) - 1) as i64);
         emit!(m, kmovq, k2, rax);
     }
+    let single = operands.epilogue.single;
+    let top = (single > 0).then(|| avx512_single::prepare(m, single));
     for (index, pixels) in tile.chunks(group).enumerate() {
-        let narrow = Narrow { operands, vectors, first: index * group, pixels: pixels.len() };
+        let narrow = Narrow { operands, vectors, top, first: index * group, pixels: pixels.len() };
         let words = narrow.words(m, pixels);
         let bytes = narrow.bytes(m, &mut constants, words);
         narrow.store(m, bytes);
         m.release(bytes);
     }
     constants.release(m);
+    top.into_iter().for_each(|vector| m.release(vector));
 }
 
 /// One group of a tile.
@@ -77,6 +81,8 @@ struct Narrow<'a> {
     operands: &'a Requantize<'a, AsmRegister64>,
     /// Vectors of one pixel.
     vectors: usize,
+    /// Where equation (15) is the rule, what it needs.
+    top: Option<Zmm>,
     /// Number of the group's first pixel in its tile.
     first: usize,
     pixels: usize,
@@ -89,7 +95,11 @@ impl Narrow<'_> {
         for pixel in pixels {
             for (vector, &acc) in pixel.iter().enumerate() {
                 shift_left(m, acc, &self.operands.epilogue, self.operands.fits_shift);
-                highs.push(mul_high(m, acc, self.operands.mult.plus(2 * BYTES * vector)));
+                let mult = self.operands.mult.plus(2 * BYTES * vector);
+                highs.push(match self.top {
+                    None => mul_high(m, acc, mult),
+                    Some(top) => avx512_single::round(m, acc, mult, top, self.operands.epilogue.single),
+                });
             }
         }
         let mut words = Vec::new();
@@ -117,7 +127,9 @@ impl Narrow<'_> {
         let offset = constant(m, &mut constants.offset, |m| splat_words(m, offset as u16));
         for &word in &words {
             emit!(m, vpaddsw, word.zmm(), word.zmm(), offset);
-            emit!(m, vpsraw, word.zmm(), word.zmm(), qcc_num::requant::FRACTION_BITS as i32);
+            if self.top.is_none() {
+                emit!(m, vpsraw, word.zmm(), word.zmm(), qcc_num::requant::FRACTION_BITS as i32);
+            }
         }
         let (bytes, last) = (words[0], words[words.len() - 1]);
         emit!(m, vpackuswb, bytes.zmm(), bytes.zmm(), last.zmm());

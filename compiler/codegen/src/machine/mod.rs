@@ -18,9 +18,11 @@
 
 mod avx2;
 mod avx2_epilogue;
+mod avx2_single;
 mod avx512;
 mod avx512_bytes;
 mod avx512_epilogue;
+mod avx512_single;
 pub mod bytes;
 mod clif;
 mod clif_epilogue;
