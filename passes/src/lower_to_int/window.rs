@@ -82,16 +82,18 @@ impl Lower<'_, '_> {
         let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
         let (dims, axes) = (self.dims(x), self.attrs().sizes("axes"));
         let count: usize = axes.iter().map(|&a| dims[a]).product();
-        let divisor = if kind == Reduce::Mean { count.max(1) as f64 } else { 1.0 };
-        let factor = from.scale / to.scale / divisor;
-        let (shl, mult) = requant::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
-        let attrs = Attrs::new(Opcode::IMean)
+        let divisor = if kind == Reduce::Mean { count.max(1) } else { 1 };
+        let factor = match self.exact {
+            true => f64::from(from.uniform.scale() / (to.uniform.scale() * divisor as f32)),
+            false => from.scale / to.scale / divisor as f64,
+        };
+        let requant = self.requantization(&[factor], to.zero, |_| i64::MAX)?;
+        let attrs = requant
+            .set(Attrs::new(Opcode::IMean))
             .with("axes", axes.as_slice())
             .with("keepdims", self.attrs().bool("keepdims"))
             .with("zero", i64::from(from.zero))
-            .with("mult", i64::from(mult[0]))
-            .with("shl", i64::from(shl))
-            .with("offset", i64::from(requant::offset(to.zero, None)));
+            .with("mult", i64::from(requant.mult[0]));
         let dims = self.dims(self.y);
         Ok(self.emit_result(Opcode::IMean, &[x], attrs, "", &dims))
     }
