@@ -80,11 +80,15 @@ impl Maker<'_> {
         attrs.with("lo", lo).with("hi", hi)
     }
 
-    /// Constants of equations (1) to (4) that neither vanish nor saturate on sums of `terms` products.
+    /// Constants of equations (1) to (4), or (15), that neither vanish nor saturate on sums of `terms` products.
     fn epilogue(&mut self, op: Attrs, terms: usize) -> (Attrs, i64) {
         let shl = self.random.pick(&[0, 0, 0, 1, 3]);
-        let mult = ((1u64 << 38 >> shl) as f64 / (terms as f64).sqrt() / 120.0).min(f64::from(i32::MAX)) as i64;
-        let attrs = op.with("shl", shl).with("offset", 32 + 64 * self.random.within(0, 255));
+        let single = op.has("single") && self.random.below(3) == 0;
+        let point = if single { self.random.within(33, 46) } else { 38 };
+        let mult = ((1u64 << point >> shl) as f64 / (terms as f64).sqrt() / 120.0).min(f64::from(i32::MAX)) as i64;
+        let zero = self.random.within(0, 255);
+        let attrs = op.with("shl", shl).with("offset", if single { zero } else { 32 + 64 * zero });
+        let attrs = if single { attrs.with("single", point) } else { attrs };
         (self.clamps(attrs), mult)
     }
 
@@ -125,7 +129,7 @@ impl Maker<'_> {
         let partner = self.earlier.iter().copied().find(|&v| *self.edit.graph().ty(v) == ty);
         match partner.filter(|_| self.random.below(2) == 0) {
             Some(r) => {
-                let attrs = attrs.with("residual_mult", self.random.within(1000, 32767));
+                let attrs = attrs.with("residual_mult", self.random.within(1000, 32767)).with("single", 0);
                 self.step(Opcode::QConv2d, &[self.now, w, bias, mult, r], attrs);
             }
             None => {

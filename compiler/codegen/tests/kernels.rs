@@ -98,7 +98,8 @@ impl Case {
         let wild = r.chance(4);
         let spread = 1i64 << if wild { 31 } else { 14 };
         let point = if single > 0 { single } else { 38 };
-        let typical = ((1u64 << (point.min(56) + 7)) / (8_000 * ((k_rows * segments * run) as f64).sqrt() as u64)) >> shl;
+        let typical =
+            ((1u64 << (point.min(56) + 7)) / (8_000 * ((k_rows * segments * run) as f64).sqrt() as u64)) >> shl;
         let greatest = if wild { 1 << 31 } else { typical.min(1 << 31) };
         let bias = (0..channels).map(|_| (r.next() as i64 % spread) as i32).collect();
         // Next to the quotient by an even number every tie lies within one rounding to single precision.

@@ -93,6 +93,18 @@ pub fn multipliers(factors: &[f32]) -> Result<Multipliers, ScaleError> {
     Ok(Multipliers { shl: (point - bits) as u32, point: point as u32, mult, rounded })
 }
 
+impl Multipliers {
+    /// More fraction bits by a greater shift, up to `most`, as far as accumulators of magnitude `reach` stay within 32 bits.
+    /// Results are the same; a kernel sees ties in more bits of the high halves of products.
+    pub fn refine(mut self, reach: u64, most: u32) -> Multipliers {
+        let room = reach.leading_zeros().saturating_sub(33 + self.shl);
+        let more = room.min(most.saturating_sub(self.point));
+        self.shl += more;
+        self.point += more;
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,7 +127,8 @@ mod tests {
     /// All accumulators up to 2^21 for factors over the range of shifts; ones with ties among them.
     #[test]
     fn equals_single_precision_on_ranges() {
-        for factor in [0.001, 0.001_234_567, 0.007_812_5, 0.3, 0.5, 1.0, 1.5, 3.75, 100.3, 1e-5, 2f32.powi(-20), 3.5e-9] {
+        for factor in [0.001, 0.001_234_567, 0.007_812_5, 0.3, 0.5, 1.0, 1.5, 3.75, 100.3, 1e-5, 2f32.powi(-20), 3.5e-9]
+        {
             assert_equal(factor, -(1 << 21)..1 << 21);
         }
     }
@@ -142,6 +155,20 @@ mod tests {
         assert_eq!((m.shl, m.point, m.mult[0], m.mult[3]), (2, 33, 1 << 30, 0));
         for bad in [0.0, -1.0, f32::NAN, f32::INFINITY, 16_777_216.0, 1e-40] {
             assert!(multipliers(&[0.1, bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refined_constants_mean_the_same() {
+        let (plain, reach) = (multipliers(&[0.001_234_5]).unwrap(), 1u64 << 20);
+        let fine = plain.clone().refine(reach, 48);
+        assert_eq!((fine.shl - plain.shl, fine.point), (48 - plain.point, 48));
+        assert!(reach << fine.shl <= i32::MAX as u64);
+        let tight = plain.clone().refine(1 << 30, 48);
+        assert_eq!(tight, plain);
+        for acc in -(1 << 20)..1 << 20 {
+            let (a, b) = (&plain, &fine);
+            assert_eq!(round(acc, a.shl, a.mult[0], a.point), round(acc, b.shl, b.mult[0], b.point));
         }
     }
 

@@ -69,7 +69,14 @@ impl Lower<'_, '_> {
         Ok(self.add([a, b], [m[0], m[1]], shift, offset, &dims))
     }
 
-    pub(super) fn add(&mut self, operands: [ValueId; 2], m: [i32; 2], shift: u32, offset: i32, dims: &[usize]) -> ValueId {
+    pub(super) fn add(
+        &mut self,
+        operands: [ValueId; 2],
+        m: [i32; 2],
+        shift: u32,
+        offset: i32,
+        dims: &[usize],
+    ) -> ValueId {
         let attrs = Attrs::new(Opcode::IAdd)
             .with("mults", m.map(i64::from).to_vec())
             .with("shift", i64::from(shift))

@@ -27,6 +27,9 @@ const SUM_RADIUS: i32 = 6;
 /// How far from the nearest multiplier that of a product is looked for.
 const PRODUCT_RADIUS: i32 = 64;
 
+/// Fraction bits with which ties are rare enough for kernels that look for them in the high halves of products.
+const POINT: u32 = 48;
+
 /// Greatest magnitude of a result before the clamp.
 const FAR: f32 = 32767.0;
 
@@ -70,8 +73,9 @@ impl Lower<'_, '_> {
             let remark = format!("not exact: %{} has {rounded} channels of far smaller scales than others", self.name);
             self.edit.remark(remark);
         }
-        let (shl, point) = (found.shl, found.point);
-        Ok(Requantization { mult: found.mult, shl, offset: i16::from(zero), single: point })
+        let greatest = (0..factors.len()).map(reach).max().unwrap_or(0).unsigned_abs();
+        let found = found.refine(greatest, POINT);
+        Ok(Requantization { mult: found.mult, shl: found.shl, offset: i16::from(zero), single: found.point })
     }
 
     /// Sum, difference or product of two bytes.

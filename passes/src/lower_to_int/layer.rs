@@ -116,7 +116,8 @@ impl Lower<'_, '_> {
         let (ta, tb, to) = (self.bytes(a)?, self.bytes(b)?, self.bytes(self.y)?);
         let scales = [self.attrs().float("alpha"), ta.uniform.scale(), tb.uniform.scale()];
         let factor = self.factor(&scales, to.uniform.scale());
-        let requant = self.requantization(&[factor], to.zero, |_| i64::MAX)?;
+        let depth = self.dims(a).last().map_or(0, |&k| k as i64);
+        let requant = self.requantization(&[factor], to.zero, |_| depth.saturating_mul(255 * 255))?;
         let attrs = requant
             .set(Attrs::new(Opcode::QMatMul))
             .with("zeros", vec![i64::from(ta.zero), i64::from(tb.zero)])

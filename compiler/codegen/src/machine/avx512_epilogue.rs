@@ -64,16 +64,20 @@ pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantiz
         emit!(m, kmovq, k2, rax);
     }
     let single = operands.epilogue.single;
-    let top = (single > 0).then(|| avx512_single::prepare(m, single));
+    if single > 0 {
+        avx512_single::begin(m, single);
+    }
     for (index, pixels) in tile.chunks(group).enumerate() {
-        let narrow = Narrow { operands, vectors, top, first: index * group, pixels: pixels.len() };
+        let narrow = Narrow { operands, vectors, first: index * group, pixels: pixels.len() };
         let words = narrow.words(m, pixels);
         let bytes = narrow.bytes(m, &mut constants, words);
         narrow.store(m, bytes);
         m.release(bytes);
     }
     constants.release(m);
-    top.into_iter().for_each(|vector| m.release(vector));
+    if single > 0 {
+        avx512_single::end(m);
+    }
 }
 
 /// One group of a tile.
@@ -81,8 +85,6 @@ struct Narrow<'a> {
     operands: &'a Requantize<'a, AsmRegister64>,
     /// Vectors of one pixel.
     vectors: usize,
-    /// Where equation (15) is the rule, what it needs.
-    top: Option<Zmm>,
     /// Number of the group's first pixel in its tile.
     first: usize,
     pixels: usize,
@@ -96,9 +98,9 @@ impl Narrow<'_> {
             for (vector, &acc) in pixel.iter().enumerate() {
                 shift_left(m, acc, &self.operands.epilogue, self.operands.fits_shift);
                 let mult = self.operands.mult.plus(2 * BYTES * vector);
-                highs.push(match self.top {
-                    None => mul_high(m, acc, mult),
-                    Some(top) => avx512_single::round(m, acc, mult, top, self.operands.epilogue.single),
+                highs.push(match self.operands.epilogue.single {
+                    0 => mul_high(m, acc, mult),
+                    point => avx512_single::round(m, acc, mult, point),
                 });
             }
         }
@@ -116,7 +118,7 @@ impl Narrow<'_> {
 
     /// Equations (2) to (4) on the words of a group: one vector of bytes in memory order.
     fn bytes(&self, m: &mut Avx512, constants: &mut Constants, words: Vec<Zmm>) -> Zmm {
-        let Epilogue { offset, lo, hi, .. } = self.operands.epilogue;
+        let Epilogue { offset, single, lo, hi, .. } = self.operands.epilogue;
         if let Some((residual, mult)) = self.operands.residual {
             let terms = self.residual_terms(m, constants, residual, mult, words.len());
             for (&word, &term) in words.iter().zip(&terms) {
@@ -127,7 +129,7 @@ impl Narrow<'_> {
         let offset = constant(m, &mut constants.offset, |m| splat_words(m, offset as u16));
         for &word in &words {
             emit!(m, vpaddsw, word.zmm(), word.zmm(), offset);
-            if self.top.is_none() {
+            if single == 0 {
                 emit!(m, vpsraw, word.zmm(), word.zmm(), qcc_num::requant::FRACTION_BITS as i32);
             }
         }
