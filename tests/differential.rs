@@ -469,13 +469,13 @@ fn check(seed: u64, pool: &Pool, folder: &std::path::Path) {
     };
     for target in Target::all_runnable() {
         let options = options(&graph, target);
-        let what = format!("{} wide={}", target.name(), target.has_wide_kernels());
+        let what = target.to_string();
         let jit = emit::jit::compile(&graph, &options)
             .unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}\n{}", print::print(&graph)));
         same(&format!("JIT {what}"), outputs_of(&jit.model, &input, None));
         same(&format!("JIT {what} with threads"), outputs_of(&jit.model, &input, Some(pool)));
         let object = emit::object::compile(&graph, &options).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
-        let path = folder.join(format!("{seed}-{}-{}.so", target.name(), target.has_wide_kernels()));
+        let path = folder.join(format!("{seed}-{target}.so"));
         std::fs::write(&path, object.link("random.so").unwrap_or_else(|e| panic!("seed {seed}: {e}")))
             .expect("temporary file");
         let model = Model::load(&path).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
