@@ -83,7 +83,7 @@ impl Pass for LowerToInt {
 fn needs_lowering(g: &Graph, n: NodeId) -> bool {
     match g.op(n).info().class {
         Class::Int(_) => false,
-        Class::Move(kind) => kind == Move::Cast || g.ty(g.result(n)).is_float(),
+        Class::Move(kind) => matches!(kind, Move::Cast | Move::MaxPoolIndex) || g.ty(g.result(n)).is_float(),
         Class::Unary(_)
         | Class::Binary(_)
         | Class::Contract(_)
@@ -133,6 +133,9 @@ impl Lower<'_, '_> {
             Class::Norm(Norm::Softmax) => self.softmax(),
             Class::Cast(Cast::Requantize) => self.rescale(self.operand(0)),
             Class::Cast(Cast::Quantize | Cast::Dequantize) => Err(self.no_form("a cast that `fuse` could not take in")),
+            Class::Move(Move::MaxPoolIndex) => Err(self
+                .no_form("positions in windows are evaluated in float only")
+                .help("cut the model before it, or unpool by `Resize` or `ConvTranspose`")),
             Class::Move(_) => Err(self.no_form("moving floats")),
             Class::Int(_) => Ok(self.y),
         }

@@ -109,6 +109,8 @@ pub enum Move {
     TopKIndex,
     /// Where the greatest element is.
     ArgMax,
+    /// Where the greatest element of each window is.
+    MaxPoolIndex,
 }
 
 /// Changes of quantization.
@@ -284,6 +286,25 @@ fn gelu(x: f32) -> f32 {
     (0.5 * f64::from(x) * (1.0 + erf(f64::from(x) / std::f64::consts::SQRT_2))) as f32
 }
 
+/// The nearest number with the row's `fraction` bits and least exponent `exponent`, ties to even. The quotient by the distance
+/// between neighbours is exact in double precision.
+fn round_float(a: &Attrs, x: f32) -> f32 {
+    if x.is_nan() {
+        return if a.bool("nan") { x } else { 0.0 };
+    }
+    let (wide, greatest) = (f64::from(x), f64::from(a.float("greatest")));
+    let own = i64::from((x.abs().to_bits() >> 23).max(1)) - 127;
+    let exponent = own.max(a.int("exponent")).saturating_sub(a.int("fraction")).clamp(-400, 400);
+    let distance = f64::from(exponent as i32).exp2();
+    let near = if x.is_finite() { (wide / distance).round_ties_even() * distance } else { wide };
+    let beyond = match a.int("overflow") {
+        1 => f64::INFINITY,
+        2 => f64::NAN,
+        _ => greatest,
+    };
+    if near.abs() <= greatest { near as f32 } else { beyond.copysign(wide) as f32 }
+}
+
 /// Error function: Abramowitz and Stegun 1964, 7.1.5 (series) below 3 and 7.1.14 (continued fraction) above.
 fn erf(x: f64) -> f64 {
     let a = x.abs();
@@ -365,6 +386,12 @@ ops! {
     Ceil = "nn.ceil" ("x") {} Class::Unary(|_, x| x.ceil());
     /// Nearest integer, ties to even.
     Round = "nn.round" ("x") {} Class::Unary(|_, x| x.round_ties_even());
+    /// Nearest number of a narrower float format, ties to even: `fraction` bits behind the point, least exponent `exponent`, greatest
+    /// number `greatest`. What is greater becomes that number, with `overflow` 1 infinite, with 2 not a number. Without `nan`, what is
+    /// not a number becomes 0.
+    RoundFloat = "nn.round_float" ("x")
+        { int("fraction"), int("exponent"), float_or("greatest", f32::MAX), int_or("overflow", 0), bool_or("nan", true) }
+        Class::Unary(round_float);
     /// Sine.
     Sin = "nn.sin" ("x") {} Class::Unary(|_, x| x.sin());
     /// Cosine.
@@ -431,8 +458,9 @@ ops! {
     /// `pads` are the elements before each dimension, then those after each. On quantized types and plain integers
     /// `value` is the integer itself.
     Pad = "tensor.pad" ("x") { ints("pads"), float_or("value", 0.0) } Class::Move(Move::Pad);
-    /// Slices of `data` along `axis` at the positions in `indices`; negative ones count from the end.
-    Gather = "tensor.gather" ("data", "indices") { int_or("axis", 0) } Class::Move(Move::Gather);
+    /// Slices of `data` along `axis` at the positions in `indices`; with `wrap` those from -1 to minus the extent count from the end.
+    /// Positions outside take the last slice.
+    Gather = "tensor.gather" ("data", "indices") { int_or("axis", 0), bool_or("wrap", true) } Class::Move(Move::Gather);
     /// Broadcast to `shape`.
     Expand = "tensor.expand" ("x") { ints("shape") } Class::Move(Move::Expand);
     /// To `to`: 0 f32, 1 i64, 2 i32. Only between constants.
@@ -447,6 +475,8 @@ ops! {
     /// Position along `axis`, i64, of the greatest element; of equal ones the first, or the last.
     ArgMax = "tensor.arg_max" ("x") { int("axis"), bool_or("keepdims", true), bool_or("last", false) }
         Class::Move(Move::ArgMax);
+    /// Position, i64, of the element of `nn.max_pool` among all elements of `x`, counted as they lie; of equal ones the first.
+    MaxPoolIndex = "tensor.max_pool_index" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Move(Move::MaxPoolIndex);
 
     /// Real to quantized: `qcc_num::edge` equation (6).
     QCast = "quant.qcast" ("x") {} Class::Cast(Cast::Quantize);

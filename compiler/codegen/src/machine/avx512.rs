@@ -22,7 +22,7 @@ pub struct Zmm(u8);
 impl Avx512 {
     /// A function that has saved what its callers want back.
     pub fn new() -> Result<Avx512, IcedError> {
-        Ok(Avx512 { code: Code::new(32, false)?, routine: None })
+        Ok(Avx512 { code: Code::new(32, false, 0)?, routine: None })
     }
 
     /// Restores, returns, and gives the bytes.
