@@ -319,7 +319,9 @@ impl Shared {
     }
 
     fn shares_core(&self, index: usize) -> bool {
-        let on = |core: u32| move |(other, seat): (usize, &Seat)| other != index && seat.core.load(Ordering::Relaxed) == core;
+        let on = |core: u32| {
+            move |(other, seat): (usize, &Seat)| other != index && seat.core.load(Ordering::Relaxed) == core
+        };
         self.tells_core && self.seats.iter().enumerate().any(on(this_core()))
     }
 }
