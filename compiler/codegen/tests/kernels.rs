@@ -75,7 +75,9 @@ impl Case {
         let shl = if r.chance(2) { 0 } else { r.within(1, 12) as u32 };
         let (lo, hi) = if r.chance(2) { (0, 255) } else { (r.within(0, 120) as u8, r.within(121, 255) as u8) };
         let offset = if r.chance(8) { i16::MIN } else { r.within(0, 16000) as i16 };
-        let epilogue = Epilogue { shl, offset, lo, hi };
+        let single = if residual.is_none() && r.chance(3) { r.within(33, 61) as u32 } else { 0 };
+        let (shl, offset) = if single > 0 { (shl.min(3), offset % 256) } else { (shl, offset) };
+        let epilogue = Epilogue { shl, offset, single, lo, hi };
         let output = if stored == 4 { Output::Raw } else { Output::Requant { epilogue, residual, acc_bound: None } };
         let in_row_step = k_row_step * if even { 1 } else { r.within(1, 2) };
         let spec = ConvSpec {
@@ -98,10 +100,19 @@ impl Case {
         // Multipliers that spread the results over some hundred units; wild ones reach every saturation.
         let wild = r.chance(4);
         let spread = 1i64 << if wild { 31 } else { 14 };
-        let typical = ((1u64 << 45) / (8_000 * ((k_rows * segments * run) as f64).sqrt() as u64)) >> shl;
+        let point = if single > 0 { single } else { 38 };
+        let typical =
+            ((1u64 << (point.min(56) + 7)) / (8_000 * ((k_rows * segments * run) as f64).sqrt() as u64)) >> shl;
         let greatest = if wild { 1 << 31 } else { typical.min(1 << 31) };
         let bias = (0..channels).map(|_| (r.next() as i64 % spread) as i32).collect();
-        let mult = (0..channels).map(|_| (r.next() % greatest) as i32).collect();
+        // Next to the quotient by an even number every tie lies within one rounding to single precision.
+        let near_ties = single > 0 && r.chance(2);
+        let mult = (0..channels)
+            .map(|_| match near_ties {
+                true => ((1u64 << single) / (2 * r.within(1, 4000) as u64) + r.next() % 3).min((1 << 31) - 1) as i32,
+                false => (r.next() % greatest) as i32,
+            })
+            .collect();
         let residual_bytes = rows * residual.map_or(0, |r| r.row_step) + 1;
         let mut case = Case {
             rows,

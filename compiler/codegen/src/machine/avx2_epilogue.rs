@@ -62,7 +62,11 @@ fn words(m: &mut Avx2, pixel: &[Vector], operands: &Requantize<'_, AsmRegister64
     for (vector, acc) in pixel.iter().enumerate() {
         let acc = acc.register();
         shift_left(m, acc, &operands.epilogue, operands.fits_shift);
-        highs.push(mul_high(m, acc, operands.mult.plus(2 * BYTES * vector)));
+        let mult = operands.mult.plus(2 * BYTES * vector);
+        highs.push(match operands.epilogue.single {
+            0 => mul_high(m, acc, mult),
+            point => super::avx2_single::round(m, acc, mult, point as i32),
+        });
     }
     let pack = |pair: &[Ymm]| {
         let (low, high) = (pair[0], pair[pair.len() - 1]);
@@ -79,7 +83,9 @@ fn words(m: &mut Avx2, pixel: &[Vector], operands: &Requantize<'_, AsmRegister64
 fn bytes(m: &mut Avx2, words: Vec<Ymm>, rule: &Epilogue) -> Ymm {
     for word in &words {
         emit!(m, vpaddsw, word.ymm(), word.ymm(), ymmword_ptr(frame(OFFSET, 0)));
-        emit!(m, vpsraw, word.ymm(), word.ymm(), qcc_num::requant::FRACTION_BITS as i32);
+        if rule.single == 0 {
+            emit!(m, vpsraw, word.ymm(), word.ymm(), qcc_num::requant::FRACTION_BITS as i32);
+        }
     }
     let (bytes, last) = (words[0], words[words.len() - 1]);
     emit!(m, vpackuswb, bytes.ymm(), bytes.ymm(), last.ymm());

@@ -168,17 +168,17 @@ pub fn static_scale(b: &mut FunctionBuilder<'_>, u: &Uniform) -> Value {
     b.ins().f32const(u.scale())
 }
 
-/// Equation (6) on `elements` floats, with the inverse of the scale.
+/// Equation (6) on `elements` floats.
 pub fn quantize(
     b: &mut FunctionBuilder<'_>,
     pointer: Type,
     (floats, bytes): (Value, Value),
     elements: usize,
     u: &Uniform,
-    inverse: Value,
+    scale: Value,
 ) {
     lanes(b, pointer, (floats, bytes), elements, &mut |b, f, q, lanes| {
-        let inverse = b.ins().splat(types::F32X4, inverse);
+        let scale = b.ins().splat(types::F32X4, scale);
         // Far beyond any code, and far enough from the ends of 32 bits for the zero point to be added.
         let (least, greatest) = (clif::splat(b, types::I32X4, -(1 << 30)), clif::splat(b, types::I32X4, 1 << 30));
         let zero_point = clif::splat(b, types::I32X4, u.zero_point());
@@ -186,7 +186,7 @@ pub fn quantize(
             .into_iter()
             .map(|x| {
                 let x = clif::cast(b, types::F32X4, x);
-                let scaled = b.ins().fmul(x, inverse);
+                let scaled = b.ins().fdiv(x, scale);
                 let rounded = b.ins().nearest(scaled);
                 let code = b.ins().fcvt_to_sint_sat(types::I32X4, rounded);
                 let code = b.ins().smax(code, least);

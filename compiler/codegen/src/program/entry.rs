@@ -334,9 +334,7 @@ fn run_f32(builder: &mut Builder<'_>, name: &str, run: FuncId, pooled: bool) -> 
                     edge::run_time_scale(&mut f.b, f.pointer, floats, to, *elements)
                 }
             };
-            let one = f.b.ins().f32const(1.0);
-            let inverse = f.b.ins().fdiv(one, scale);
-            edge::quantize(&mut f.b, f.pointer, (floats, bytes), *elements, u, inverse);
+            edge::quantize(&mut f.b, f.pointer, (floats, bytes), *elements, u, scale);
         }
         for (array, offsets) in [(staged_inputs, &staging.inputs), (staged_outputs, &staging.outputs)] {
             for (i, offset) in offsets.iter().enumerate() {

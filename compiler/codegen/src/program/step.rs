@@ -8,6 +8,7 @@ use qcc_ir::{Attrs, Diag, Diags, Graph, NodeId, Opcode};
 use qcc_num::dynamic::Rule;
 
 use super::dynamic::{self, Extrema};
+use super::lookup::Lookup;
 use super::matmul::MatMul;
 use super::moves::{self, Copy};
 use super::norm::LayerNorm;
@@ -115,6 +116,11 @@ impl Builder<'_> {
                 let order = Order::new(op, attrs, &operands[0], result);
                 return self
                     .task(name, value, order.units(), bytes, Cost::of(graph.op(node).name()), |t| order.emit(t));
+            }
+            Class::Move(Move::Gather) if graph.constant(graph.operands(node)[1]).is_none() => {
+                let positions = graph.ty(graph.operands(node)[1]);
+                let lookup = Lookup::new(attrs, positions, operands, result);
+                return self.task(name, value, lookup.units(), bytes, Cost::of("lookup"), |t| lookup.emit(t));
             }
             Class::Move(Move::Where) => {
                 if operands.iter().any(|p| p.element != 1) {
