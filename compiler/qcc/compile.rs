@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qcc_codegen::emit::{jit, object};
+use qcc_codegen::program::tuning::Tuning;
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Elem, Graph, Level, check_level};
@@ -156,6 +157,7 @@ pub fn compile_observed(
         name,
         float_edge: options.float_edge,
         shared_from: qcc_codegen::SHARED_FROM,
+        tuning: options.tuning.clone(),
         hash,
         manifest,
     };
@@ -260,6 +262,28 @@ impl Compiled {
     /// How machine code is made of it.
     pub fn codegen_options(&self) -> &qcc_codegen::Options {
         &self.options
+    }
+
+    /// The same with another tuning, recorded as if it had been given with the options.
+    pub(crate) fn with_tuning(&self, tuning: &Tuning) -> qcc_codegen::Options {
+        let mut options = self.options.clone();
+        let record = &mut options.manifest.options;
+        match tuning.is_empty() {
+            true => record.remove("tuning"),
+            false => record.insert("tuning".to_string(), crate::tune::to_json(tuning)),
+        };
+        options.hash = digest(&self.source, record, self.ranges.as_ref(), &self.report.pipeline);
+        options.tuning.clone_from(tuning);
+        options
+    }
+
+    /// Measures what the estimates might have chosen otherwise in each layer, and keeps what is faster here; returns it. Given
+    /// back as [`Options::tuning`], it makes the same model on any machine.
+    pub fn tune(&mut self) -> Result<&Tuning, Error> {
+        self.check_integer()?;
+        let tuning = crate::tune::measure(self)?;
+        self.options = self.with_tuning(&tuning);
+        Ok(&self.options.tuning)
     }
 
     /// The exact meaning of the compiled model: evaluates the integer graph operation by operation.

@@ -82,6 +82,7 @@ impl Case {
         let in_row_step = k_row_step * if even { 1 } else { r.within(1, 2) };
         let spec = ConvSpec {
             width,
+            panel: if r.chance(2) { 0 } else { r.within(1, 4) },
             strip,
             ahead: if r.chance(2) { 0 } else { r.within(1, 9000) },
             channels,

@@ -7,7 +7,7 @@ use qcc::dump::Dump;
 use qcc::ir::Graph;
 use qcc::{Compiled, Error, Event, compile_observed};
 
-use super::flags::{Io, ModelFlags, usage};
+use super::flags::{Io, ModelFlags, TuneFlags, usage};
 use super::terminal;
 
 /// Compile a model.
@@ -36,6 +36,8 @@ pub struct Build {
     save_ranges: Option<PathBuf>,
     #[command(flatten)]
     flags: ModelFlags,
+    #[command(flatten)]
+    tune: TuneFlags,
     #[command(flatten)]
     watch: WatchFlags,
 }
@@ -77,7 +79,8 @@ impl Build {
         options.float_edge = self.io == Io::Float;
         let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         options.name = self.name.clone().or(stem);
-        let compiled = self.watch.compile(model, &options)?;
+        let mut compiled = self.watch.compile(model, &options)?;
+        self.tune.apply(&mut compiled)?;
         if let Some(path) = &self.save_ranges
             && let Some(ranges) = compiled.ranges()
         {

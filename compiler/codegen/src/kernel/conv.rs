@@ -42,6 +42,8 @@ pub const MAX_CHANNELS: usize = 64;
 pub struct ConvSpec {
     /// Output pixels of a row.
     pub width: usize,
+    /// Vectors of a panel; 0 for what the estimate says.
+    pub panel: usize,
     /// Rows of a strip, whose pixels are cut into register tiles as if they were one row.
     pub strip: usize,
     /// Output channels of this block, 1 to [`MAX_CHANNELS`].

@@ -17,6 +17,7 @@ mod select;
 mod step;
 mod task;
 mod transpose;
+pub mod tuning;
 mod wide_lanes;
 mod wide_window;
 mod window;
@@ -37,6 +38,7 @@ use crate::kernel::window::WindowSpec;
 use crate::machine::Shape;
 use crate::plan::{self, Plan, StepKind, Storage};
 pub use entry::{Entries, name as entry_name};
+pub use tuning::{Choice, Outer, Tuning};
 
 /// Everything that was defined in the module.
 #[derive(Debug)]
@@ -72,11 +74,18 @@ pub struct TaskInfo {
     pub output_bytes: u64,
     /// Bytes of constants read.
     pub weight_bytes: u64,
+    /// What could have been chosen otherwise, the likeliest first.
+    pub choices: Vec<Choice>,
 }
 
 /// Builds the program of an integer graph in `module`. The graph has passed `prove-accumulators` and `check-integer-only`.
 pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Result<Program, Diags> {
     let plan = plan::plan(graph)?;
+    let computes = |name: &String| plan.steps.iter().any(|step| step.name == *name);
+    if let Some(name) = options.tuning.keys().find(|name| !computes(name)) {
+        let message = format!("the tuning speaks of `{name}`, which no step of this model computes");
+        return Err(Diag::new(Code::FLAGS, message).help("tune this model anew: --tune").into());
+    }
     let mut b = Builder {
         graph,
         options,

@@ -1,9 +1,10 @@
 //! Products with constant weights: packing and the choice of their kernel.
 
 use cranelift_module::{FuncId, Linkage};
+use qcc_ir::diag::Code;
 use qcc_ir::ops::IntOp;
 use qcc_ir::window::Window;
-use qcc_ir::{Diags, NodeId, Tensor, ValueId};
+use qcc_ir::{Diag, Diags, NodeId, Tensor, ValueId};
 
 use super::conv::{self, Layout, Leaf, Product, Section};
 use super::step::Cost;
@@ -65,18 +66,24 @@ impl Builder<'_> {
             strip: 1,
             next_bytes: self.next_bytes,
             weight_bytes: 1,
+            choice: self.options.tuning.get(value).copied().unwrap_or_default(),
         };
         let bytes = result.elements() * result.element;
         let described = describe(&product, is_conv);
-        let cost = Cost { kernel: described, macs: product.macs(), weight_bytes: weights.len() as u64 };
+        let weight_bytes = weights.len() as u64;
+        let mut cost = Cost { macs: product.macs(), weight_bytes, ..Cost::of(described) };
         if product.is_depthwise() {
             return self.depthwise(name, value, &product, bytes, cost);
         }
-        product.choose_strip(self.shape());
+        product.choose_strip(self.shape()).map_err(|why| {
+            let message = format!("the tuning of `{value}`: {why}");
+            Diag::new(Code::FLAGS, message).help("tune this model anew: --tune")
+        })?;
         if let Some(section) = product.sections().first() {
             let panels = tiling::choose(&section.spec, self.shape());
             product.weight_bytes = panels.first().map_or(1, |panel| panel.stored_weight(self.shape()));
         }
+        cost.choices = product.choices(self.shape());
         let sections = product.sections();
         let mut leaves = Vec::new();
         for (i, section) in sections.iter().enumerate() {

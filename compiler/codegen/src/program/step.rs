@@ -17,7 +17,7 @@ use super::select::{self, Order};
 use super::task::Task;
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
-use super::{Builder, TaskInfo, bug, elementwise, symbol};
+use super::{Builder, Choice, TaskInfo, bug, elementwise, symbol};
 use crate::kernel::conv::MAX_CHANNELS;
 use crate::plan::{Place, Step, StepKind, Storage, halo_window};
 
@@ -36,12 +36,13 @@ pub(super) struct Cost {
     pub kernel: String,
     pub macs: u64,
     pub weight_bytes: u64,
+    pub choices: Vec<Choice>,
 }
 
 impl Cost {
     /// A task without multiplications.
     pub fn of(kernel: impl Into<String>) -> Cost {
-        Cost { kernel: kernel.into(), macs: 0, weight_bytes: 0 }
+        Cost { kernel: kernel.into(), macs: 0, weight_bytes: 0, choices: Vec::new() }
     }
 }
 
@@ -202,7 +203,7 @@ impl Builder<'_> {
             }
             IntOp::QMatMul => {
                 let product = MatMul::new(attrs, operands, result);
-                let cost = Cost { kernel: product.describe(), macs: product.macs(), weight_bytes: 0 };
+                let cost = Cost { macs: product.macs(), ..Cost::of(product.describe()) };
                 self.task(name, value, product.units(), bytes, cost, |t| product.emit(t))
             }
             IntOp::Softmax => {
@@ -316,6 +317,7 @@ impl Builder<'_> {
             input_bytes: 0,
             output_bytes: output_bytes as u64,
             weight_bytes: cost.weight_bytes,
+            choices: cost.choices,
         });
         Ok(())
     }
