@@ -10,7 +10,7 @@ use qcc_num::requant::Epilogue;
 
 use super::avx2::{Avx2, Vector, Ymm};
 use super::code::{emit, memory};
-use super::{At, Pixels, Requantize};
+use super::{At, Machine, Pixels, Requantize};
 
 /// Bytes of a vector and of its two parts.
 const BYTES: usize = 32;
@@ -35,7 +35,7 @@ fn constant(m: &mut Avx2, slot: &mut Option<Ymm>, make: impl FnOnce(&mut Avx2) -
     *slot.get_or_insert_with(|| make(m))
 }
 
-/// See [`super::Machine::requantize`].
+/// See [`Machine::requantize`].
 pub(super) fn requantize(m: &mut Avx2, tile: &[Vec<Vector>], operands: &Requantize<'_, AsmRegister64>) {
     let mut constants = Constants::default();
     for (index, pixel) in tile.iter().enumerate() {
@@ -245,7 +245,24 @@ fn splat_bytes(m: &mut Avx2, value: u8) -> Ymm {
     to
 }
 
-/// See [`super::Machine::store_raw`].
+/// See [`Machine::extrema`].
+pub(super) fn extrema(m: &mut Avx2, tile: &[Vec<Vector>], least: At<AsmRegister64>, greatest: At<AsmRegister64>) {
+    for vector in 0..tile[0].len() {
+        let places = [least, greatest].map(|at| at.plus(BYTES * vector));
+        let (lo, hi) = (m.load(places[0]), m.load(places[1]));
+        for pixel in tile {
+            let acc = pixel[vector].lanes();
+            emit!(m, vpminsd, lo.lanes().ymm(), lo.lanes().ymm(), acc.ymm());
+            emit!(m, vpmaxsd, hi.lanes().ymm(), hi.lanes().ymm(), acc.ymm());
+        }
+        for (extreme, at) in [lo, hi].into_iter().zip(places) {
+            m.store(extreme, at);
+            m.release(extreme);
+        }
+    }
+}
+
+/// See [`Machine::store_raw`].
 pub(super) fn store_raw(m: &mut Avx2, tile: &[Vec<Vector>], output: Pixels<'_, AsmRegister64>, channels: usize) {
     for (index, pixel) in tile.iter().enumerate() {
         for (vector, acc) in pixel.iter().enumerate() {

@@ -12,7 +12,7 @@ use super::task::Task;
 use crate::kernel::conv::{ConvSpec, MAX_CHANNELS, Output, Residual};
 use crate::kernel::tiling;
 use crate::machine::Shape;
-use crate::plan::Place;
+use crate::plan::{PART_EXTREMA, Place};
 
 /// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
 const CACHED_WEIGHTS: usize = 384 << 10;
@@ -39,6 +39,9 @@ pub struct Product<'a> {
     pub bias: &'a [i32],
     /// `[O]` multipliers and the rule, or nothing where the accumulators are the result.
     pub requant: Option<(Vec<i32>, Epilogue)>,
+    /// Where the extrema of accumulators go, if they are the result and their extrema are wanted: [`PART_EXTREMA`] bytes for
+    /// each chunk of each image, those of a block behind each other.
+    pub extrema: Option<Place>,
     /// Added before the last rounding, with its multiplier.
     pub residual: Option<(Place, u16)>,
     /// Greatest magnitude of any accumulator.
@@ -121,6 +124,7 @@ impl Product<'_> {
         let w = &self.window;
         let dense = self.groups == 1 && w.dilations[1] == 1 && pixel == inputs;
         let output = match &self.requant {
+            None if self.extrema.is_some() => Output::Measured,
             None => Output::Raw,
             Some((_, epilogue)) => Output::Requant {
                 epilogue: *epilogue,
@@ -188,6 +192,13 @@ impl Product<'_> {
         Schedule { chunk, chunks: strips.div_ceil(chunk), chunks_outside, images }
     }
 
+    /// Parts of the extrema of each block, and the channels of the blocks.
+    pub fn extrema_parts(&self) -> (usize, Vec<std::ops::Range<usize>>) {
+        let schedule = self.schedule();
+        let blocks = self.sections().iter().flat_map(|s| self.block_channels(s)).collect();
+        (schedule.images * schedule.chunks, blocks)
+    }
+
     /// Units of the task.
     pub fn units(&self) -> usize {
         let schedule = self.schedule();
@@ -230,13 +241,14 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
     let input = t.address(&Place { offset: corner, ..p.x.clone() });
     let output = t.address(&p.result);
     let residual = p.residual.as_ref().map(|(place, _)| (t.address(place), place.clone()));
-    let mut first_unit = 0;
+    let extrema = p.extrema.as_ref().map(|place| t.address(place));
+    let (mut first_unit, mut first_block) = (0, 0);
     for (section, leaf) in p.sections().iter().zip(leaves) {
         let units = section.blocks * schedule.chunks * schedule.images;
         let (per_group, inputs) = p.channels();
         let base = t.data(leaf.data);
         t.units_in(first_unit, first_unit + units, &mut |t, unit| {
-            let Position { image, block, first_strip, strips } = position(t, &schedule, section, p.strips(), unit);
+            let Position { image, block, chunk, first_strip, strips } = position(t, &schedule, section, p.strips(), unit);
             let (group, in_group) = divide(t, block, section.per_group);
             let row_of = |t: &mut Task<'_>, base: Value, place: &Place, step: usize| {
                 let at = t.at(base, image, place.strides[0]);
@@ -261,8 +273,19 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
             let weights = t.at(base, block, leaf.layout.weights);
             let bias = t.plus(base, leaf.layout.bias_start);
             let bias = t.at(bias, block, leaf.layout.bias);
-            let mult = t.plus(base, leaf.layout.mult_start);
-            let mult = t.at(mult, block, leaf.layout.mult);
+            let mult = match extrema {
+                Some(extrema) => {
+                    let part_of_block = schedule.images * schedule.chunks * PART_EXTREMA;
+                    let at = t.plus(extrema, first_block * part_of_block);
+                    let at = t.at(at, block, part_of_block);
+                    let at = t.at(at, image, schedule.chunks * PART_EXTREMA);
+                    t.at(at, chunk, PART_EXTREMA)
+                }
+                None => {
+                    let mult = t.plus(base, leaf.layout.mult_start);
+                    t.at(mult, block, leaf.layout.mult)
+                }
+            };
             let ahead = match p.blocks() > 1 && !schedule.chunks_outside {
                 true => {
                     let next = t.plus(weights, leaf.layout.weights);
@@ -276,12 +299,14 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
             t.call(leaf.function, &[x, weights, bias, mult, y, r, strips, ahead]);
         });
         first_unit += units;
+        first_block += section.blocks;
     }
 }
 
 struct Position {
     image: Value,
     block: Value,
+    chunk: Value,
     first_strip: Value,
     strips: Value,
 }
@@ -301,7 +326,7 @@ fn position(t: &mut Task<'_>, schedule: &Schedule, section: &Section, strips: us
     let left = t.b.ins().isub(end, first_strip);
     let most = t.word(schedule.chunk);
     let strips = t.b.ins().umin(left, most);
-    Position { image, block, first_strip, strips }
+    Position { image, block, chunk, first_strip, strips }
 }
 
 /// Quotient and remainder by a constant.
