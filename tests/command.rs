@@ -202,7 +202,7 @@ fn every_form_of_the_model_gives_the_same_bytes() {
         assert_eq!(run(EXAMPLE, &[]), compiled, "JIT, {io}");
         assert_eq!(run(EXAMPLE, &["--interp"]), compiled, "interpreter, {io}");
         assert_eq!(run("example.so", &["--threads", "3"]), compiled, "threads, {io}");
-        assert_eq!(run(EXAMPLE, &["--portable-kernels"]), compiled, "portable kernels, {io}");
+        assert_eq!(run(EXAMPLE, &["--vectors", "128"]), compiled, "vectors of 128 bits, {io}");
     }
 }
 

@@ -45,7 +45,7 @@ fn engines_agree_on_whole_networks() {
     let folder = tempfile::tempdir().expect("temporary folder");
     for path in networks() {
         for target in Target::all_runnable() {
-            let what = format!("{} for {} (wide: {})", path.display(), target.name(), target.has_wide_kernels());
+            let what = format!("{} for {target}", path.display());
             let options = Options { target, ..Options::default() };
             let compiled = compile(path.as_path(), &options).unwrap_or_else(|e| panic!("{what}: {e}"));
             let jit = compiled.jit().unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -77,7 +77,7 @@ fn engines_agree_on_scales_of_run_time() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/resnet_cifar10.onnx");
     let pool = Pool::new(3).expect("threads");
     for target in Target::all_runnable() {
-        let what = format!("{} (wide: {})", target.name(), target.has_wide_kernels());
+        let what = target.to_string();
         let options = Options { target, mode: Mode::Int8Dynamic, ..Options::default() };
         let compiled = compile(path.as_path(), &options).unwrap_or_else(|e| panic!("{what}: {e}"));
         let jit = compiled.jit().unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -233,7 +233,7 @@ fn same_input_and_options_give_the_same_bytes_also_for_another_architecture() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/resnet_cifar10.onnx");
     let folder = tempfile::tempdir().expect("temporary folder");
     for level in [Level::Aarch64, Level::X86V2, Level::X86V4Vnni] {
-        let options = Options { target: Target { level, wide: true }, ..Options::default() };
+        let options = Options { target: Target::of(level), ..Options::default() };
         let write = |name: &str| {
             let file = folder.path().join(name).join("network.so");
             std::fs::create_dir_all(file.parent().expect("a folder")).expect("temporary folder");

@@ -86,6 +86,14 @@ pub fn compile_observed(
     let time = start.elapsed();
     tracing::info!(ms = time.as_millis(), nodes = imported.node_count(), "imported");
     observe(&Event::Imported { graph: &imported, time });
+    for &v in imported.outputs() {
+        let constant = imported.constant(v).is_some() && imported.ty(v).is_float();
+        if constant || imported.ty(v).elements() == 0 {
+            let what = if constant { "depends on no input" } else { "has no element" };
+            let diag = Diag::new(Code::NO_INTEGER_FORM, format!("output `{}` {what}", imported.name_of(v)));
+            return Err(diag.in_file(source.file_name()).help("take it out of the model's outputs").into());
+        }
+    }
     let mut graph = imported.clone();
     let mut cx = context(&graph, options)?;
     let text = match &options.pipeline {

@@ -114,7 +114,7 @@ impl Options {
         let mut record = BTreeMap::new();
         let mut put = |name: &str, value: String| record.insert(name.to_string(), value);
         put("target", self.target.name().to_string());
-        put("wide", self.target.wide.to_string());
+        put("vectors", self.target.vectors.to_string());
         put("io", if self.float_edge { "float" } else { "int" }.to_string());
         put("method", self.method.to_string());
         if self.mode != Mode::default() {

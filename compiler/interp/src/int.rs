@@ -112,7 +112,8 @@ impl<'a> Call<'a> {
     /// The constants of `qcc_num::requant`.
     fn epilogue(&self) -> Epilogue {
         let (lo, hi) = self.bounds();
-        Epilogue { shl: self.attrs.int("shl") as u32, offset: self.attrs.int("offset") as i16, lo, hi }
+        let number = |name: &str| if self.attrs.has(name) { self.attrs.int(name) } else { 0 };
+        Epilogue { shl: number("shl") as u32, offset: number("offset") as i16, single: number("single") as u32, lo, hi }
     }
 
     /// The constants of `qcc_num::affine`, with the offset that the operator has.

@@ -169,7 +169,7 @@ impl Rule {
 /// The epilogue of (12).
 pub fn epilogue(rectify: bool) -> Epilogue {
     let zero = if rectify { 0 } else { SIGNED_ZERO };
-    Epilogue { shl: 0, offset: crate::requant::offset(zero, None), lo: 0, hi: 255 }
+    Epilogue { shl: 0, offset: crate::requant::offset(zero, None), single: 0, lo: 0, hi: 255 }
 }
 
 /// Equations (8) and (12) for one accumulator of channel `c`, with the parameters of [`Rule::parameters`].
@@ -202,7 +202,7 @@ pub fn align(a: Scale, b: Scale) -> [i32; 4] {
 /// factors from their scales to it.
 ///
 /// ```text
-/// (15)  m' 2^e' = max(m 2^e levels) / n,   k = round(floor(m 2^16 / m') / 2^(2 + e' - e))
+/// (16)  m' 2^e' = max(m 2^e levels) / n,   k = round(floor(m 2^16 / m') / 2^(2 + e' - e))
 /// ```
 pub fn common(scales: &[(Scale, i32)], levels: i32) -> Vec<i32> {
     let extent = |&(scale, levels): &(Scale, i32)| {
@@ -253,9 +253,9 @@ impl Samples<'_> {
     /// The table of a function of codes with a scale known at run time only, and the scale of its results.
     ///
     /// ```text
-    /// (16)  t = floor((q - Z) m 2^(e - grid + 16)), at most 2^36 in magnitude,   j = floor(t / 2^16) + 512, from 0 to 1023
+    /// (17)  t = floor((q - Z) m 2^(e - grid + 16)), at most 2^36 in magnitude,   j = floor(t / 2^16) + 512, from 0 to 1023
     ///       y = F[j] + floor((F[j + 1] - F[j]) (t - (j - 512) 2^16) / 2^16)
-    /// (17)  m' 2^e' = max |y| 2^exponent / n,   code = Z' + round(y n / max |y|),   n = 255 if Z' = 0, else 127
+    /// (18)  m' 2^e' = max |y| 2^exponent / n,   code = Z' + round(y n / max |y|),   n = 255 if Z' = 0, else 127
     /// ```
     pub fn table(&self, scale: Scale, zero: i32, new_zero: i32) -> Vec<i32> {
         let values: Vec<i64> = (0..256).map(|q| self.at(i64::from(q - zero), scale)).collect();
@@ -289,7 +289,7 @@ impl Samples<'_> {
     }
 }
 
-/// Greatest `t` of (16).
+/// Greatest `t` of (17).
 const FARTHEST: i64 = 1 << 36;
 
 #[cfg(test)]

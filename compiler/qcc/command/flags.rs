@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use qcc::codegen::target::Vectors;
 use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 use qcc::engine;
 use qcc::ir::Range;
@@ -41,12 +42,12 @@ pub struct ModelFlags {
     /// Passes to run instead of the usual ones
     #[arg(long, value_name = "PIPELINE")]
     passes: Option<String>,
-    /// CPU to compile for: native, x86-64-v2, v3, v4, v4-vnni, aarch64
+    /// CPU to compile for: native, x86-64-v2, v3, v3-vnni (AVX-VNNI), v4, v4-vnni, aarch64
     #[arg(long, default_value = "native")]
     target: String,
-    /// Leave the wide kernels out: everything is Cranelift's
-    #[arg(long)]
-    portable_kernels: bool,
+    /// Bits of the vectors that kernels use: 128 (everything is Cranelift's), 256, widest
+    #[arg(long, default_value = "widest")]
+    vectors: Vectors,
     /// Shape of an input
     #[arg(long, value_name = "INPUT=1x3x224x224")]
     shape: Vec<String>,
@@ -139,7 +140,7 @@ impl ModelFlags {
             progress: terminal::progress("calibrating"),
             ..Options::default()
         };
-        options.target.wide = !self.portable_kernels;
+        options.target.vectors = self.vectors;
         for text in &self.shape {
             options.shapes.shape_flag(text).map_err(|e| usage(format!("--shape: {e}")))?;
         }

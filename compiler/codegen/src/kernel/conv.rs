@@ -32,6 +32,7 @@ use qcc_num::requant::Epilogue;
 
 use super::{KernelError, leaf, tiling};
 use crate::machine::{Avx2, Avx512, Clif, Shape};
+use crate::target::Backend;
 
 /// Most channels of one block.
 pub const MAX_CHANNELS: usize = 64;
@@ -154,9 +155,9 @@ impl ConvSpec {
         (self.strip * self.width * self.channels * self.k_rows * self.segments * self.run) as u64
     }
 
-    /// Steps of four bytes in a run.
-    pub(crate) fn run_steps(&self) -> usize {
-        self.run.div_ceil(4)
+    /// Steps in a run.
+    pub(crate) fn run_steps(&self, shape: &Shape) -> usize {
+        self.run.div_ceil(shape.step())
     }
 
     /// Bytes stored for a channel.
@@ -170,20 +171,23 @@ impl ConvSpec {
     }
 }
 
-/// The leaf as AVX-512 machine code: position-independent, without relocations or data.
-pub fn emit_avx512(spec: &ConvSpec) -> Result<Vec<u8>, KernelError> {
+/// The leaf as machine code, position-independent and without relocations or data; nothing where Cranelift makes it.
+pub fn machine_code(spec: &ConvSpec, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
     spec.validate()?;
-    let mut machine = Avx512::new()?;
-    leaf::emit(&mut machine, spec, &tiling::choose(spec, &Shape::AVX512));
-    Ok(machine.finish()?)
-}
-
-/// The leaf as AVX2 machine code, in the same way.
-pub fn emit_avx2(spec: &ConvSpec) -> Result<Vec<u8>, KernelError> {
-    spec.validate()?;
-    let mut machine = Avx2::new()?;
-    leaf::emit(&mut machine, spec, &tiling::choose(spec, &Shape::AVX2));
-    Ok(machine.finish()?)
+    let panels = tiling::choose(spec, backend.shape());
+    Ok(match backend {
+        Backend::Clif => None,
+        Backend::Ymm(dot) => {
+            let mut machine = Avx2::new(dot)?;
+            leaf::emit(&mut machine, spec, &panels);
+            Some(machine.finish()?)
+        }
+        Backend::Avx512 => {
+            let mut machine = Avx512::new()?;
+            leaf::emit(&mut machine, spec, &panels);
+            Some(machine.finish()?)
+        }
+    })
 }
 
 /// The leaf as CLIF, for any target.

@@ -7,7 +7,7 @@
 //! | dequantize a run, planes | the other way | |
 //! | measure | floats | the greatest of their magnitudes and of what is there, as bits |
 //!
-//! The function, in the System V convention: `fn(from, to, factor, blocks)`, the factor as the bits of an f32: `1 / S` or `S`. A
+//! The function, in the System V convention: `fn(from, to, factor, blocks)`, the factor `S` as the bits of an f32. A
 //! *block* is [`EdgeSpec::block`] floats of a run, or so many pixels of planes; nothing outside of blocks is touched. What
 //! is left of a run or a row is done by blocks that overlap.
 //!

@@ -8,7 +8,7 @@
 
 use super::conv::{ConvSpec, MEASURED_STEP, Output};
 use super::tiling::{Panel, Tiles};
-use crate::machine::{At, Machine, Pixels, Requantize};
+use crate::machine::{At, Machine, Pixels, Requantize, Shape};
 
 /// Bytes of a 32-bit lane.
 const LANE: usize = 4;
@@ -26,6 +26,9 @@ pub(crate) fn emit<M: Machine>(m: &mut M, spec: &ConvSpec, panels: &[Panel]) {
         residual: m.argument(5),
     };
     let ahead = (spec.ahead > 0).then(|| m.argument(7));
+    if let Output::Requant { epilogue, residual, .. } = &spec.output {
+        m.prepare(epilogue, residual.map(|r| r.mult));
+    }
     let leaf = Leaf { spec, pointers, ahead: ahead.map(|pointer| Ahead::new(pointer, spec, panels)) };
     if spec.output == Output::Measured {
         leaf.begin_extrema(m, panels);
@@ -93,7 +96,7 @@ impl<P: Copy> Leaf<'_, P> {
 
     /// Bytes of packed weights for so many lanes.
     fn weights<M: Machine<Pointer = P>>(&self, m: &M, lanes: usize) -> usize {
-        let steps = self.spec.k_rows * self.spec.segments * self.spec.run_steps();
+        let steps = self.spec.k_rows * self.spec.segments * self.spec.run_steps(&m.shape());
         steps * lanes / m.shape().lanes * m.shape().weight_vector()
     }
 
@@ -214,7 +217,7 @@ impl<P: Copy> Leaf<'_, P> {
         apart: &[usize],
     ) -> Vec<Vec<M::Vector>> {
         let spec = self.spec;
-        let bodies = spec.k_rows * spec.segments * self.bodies(m.shape().unroll).1;
+        let bodies = spec.k_rows * spec.segments * self.bodies(&m.shape()).1;
         let lines = self.ahead.as_ref().map_or(0, |ahead| ahead.lines);
         let in_body = if 2 * lines > bodies { lines.div_ceil(bodies) } else { 0 };
         if in_body == 0 {
@@ -258,25 +261,35 @@ impl<P: Copy> Leaf<'_, P> {
         apart: &[usize],
         lines: usize,
     ) {
-        let steps = self.spec.run_steps();
+        let steps = self.spec.run_steps(&m.shape());
         let step_bytes = panel.vectors * m.shape().weight_vector();
-        let (unroll, loops) = self.bodies(m.shape().unroll);
+        let (unroll, loops) = self.bodies(&m.shape());
         let rest = steps - loops * unroll;
+        let taken = m.shape().step();
+        let stage = |m: &mut M, steps: usize| {
+            let places: Vec<_> =
+                apart[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
+            m.stage(&places, taken * steps);
+        };
         m.repeat(loops, &mut |m| {
+            stage(m, unroll);
             (0..unroll).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
-            m.step(self.pointers.input, 4 * unroll as i64);
+            m.step(self.pointers.input, (taken * unroll) as i64);
             m.step(self.pointers.weights, (unroll * step_bytes) as i64);
             self.prefetch(m, lines);
         });
+        if rest > 0 {
+            stage(m, rest);
+        }
         (0..rest).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
         m.step(self.pointers.weights, (rest * step_bytes) as i64);
-        m.step(self.pointers.input, -(4 * (loops * unroll) as i64));
+        m.step(self.pointers.input, -((taken * loops * unroll) as i64));
     }
 
     /// Steps of a loop body, and how often it runs in a run.
-    fn bodies(&self, most: usize) -> (usize, usize) {
-        let steps = self.spec.run_steps();
-        let unroll = unroll(steps, most);
+    fn bodies(&self, shape: &Shape) -> (usize, usize) {
+        let steps = self.spec.run_steps(shape);
+        let unroll = unroll(steps, shape.unroll);
         (unroll, steps / unroll)
     }
 
@@ -288,7 +301,7 @@ impl<P: Copy> Leaf<'_, P> {
         }
     }
 
-    /// Four bytes of each pixel against all vectors of weights, which are read once.
+    /// A step's activations of each pixel against all vectors of weights, which are read once.
     fn step<M: Machine<Pointer = P>>(
         &self,
         m: &mut M,
@@ -297,11 +310,11 @@ impl<P: Copy> Leaf<'_, P> {
         step: usize,
         apart: &[usize],
     ) {
-        let vector = m.shape().weight_vector();
+        let (vector, taken) = (m.shape().weight_vector(), m.shape().step());
         let first = At::new(self.pointers.weights).plus(step * panel.vectors * vector);
         let weights: Vec<M::Vector> = (0..panel.vectors).map(|v| m.weights(first.plus(v * vector))).collect();
         for (pixel, apart) in tile.iter().zip(apart) {
-            let activations = m.broadcast(At::new(self.pointers.input).plus(apart + 4 * step));
+            let activations = m.broadcast(At::new(self.pointers.input).plus(apart + taken * step));
             pixel.iter().zip(&weights).for_each(|(&acc, &weights)| m.dot(acc, activations, weights));
             m.release(activations);
         }

@@ -1,10 +1,10 @@
 //! The order in which a leaf reads its weights, biases and multipliers.
 //!
 //! ```text
-//! weights      [panel][kernel row][segment][step of 4][vector][lane][4]                  i8, or
-//!              [panel][kernel row][segment][step of 4][vector][even, odd][lane][2]       i16 ([`Shape::weight_bytes`])
-//! biases       [panel][vector][lane]                                                     i32
-//! multipliers  [panel][vector][copy][lane]                                               i32
+//! weights      [panel][kernel row][segment][step of 4][vector][lane][4]      i8, or
+//!              [panel][kernel row][segment][step of 2][vector][lane][2]      i16 ([`Shape::step`])
+//! biases       [panel][vector][lane]                                         i32
+//! multipliers  [panel][vector][copy][lane]                                   i32
 //! ```
 //! Panels are those of [`super::tiling`]; lane `l` of vector `v` is channel [`Shape::channel`] of its panel. What does
 //! not exist is zero: lanes beyond the channels, bytes beyond the run. The second copy of multipliers, where the machine
@@ -40,20 +40,16 @@ pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
     let mut packed = Vec::with_capacity(packed_weights(spec, shape));
     for vectors in order(spec, shape, &tiling::choose(spec, shape)) {
         for run in 0..runs {
-            for step in 0..spec.run_steps() {
+            for step in 0..spec.run_steps(shape) {
                 let at = |lane: Option<usize>, i: usize| {
                     let weight = |channel: usize| weights[(channel * runs + run) * spec.run + i];
                     lane.filter(|_| i < spec.run).map_or(0, weight)
                 };
-                for lanes in &vectors {
-                    if shape.weight_bytes == 1 {
-                        let all = lanes.iter().flat_map(|&lane| (0..4).map(move |i| at(lane, 4 * step + i) as u8));
-                        packed.extend(all);
-                        continue;
-                    }
-                    for odd in 0..2 {
-                        let words = lanes.iter().flat_map(|&lane| [odd, odd + 2].map(|i| at(lane, 4 * step + i)));
-                        packed.extend(words.flat_map(|weight| i16::from(weight).to_le_bytes()));
+                let taken = shape.step() * step..shape.step() * (step + 1);
+                for weight in vectors.iter().flatten().flat_map(|&lane| taken.clone().map(move |i| at(lane, i))) {
+                    match shape.weight_bytes {
+                        1 => packed.push(weight as u8),
+                        _ => packed.extend(i16::from(weight).to_le_bytes()),
                     }
                 }
             }
@@ -64,7 +60,7 @@ pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
 
 /// Bytes of packed weights.
 pub fn packed_weights(spec: &ConvSpec, shape: &Shape) -> usize {
-    4 * shape.weight_bytes * spec.k_rows * spec.segments * spec.run_steps() * packed_lanes(spec, shape)
+    4 * spec.k_rows * spec.segments * spec.run_steps(shape) * packed_lanes(spec, shape)
 }
 
 /// Packs one value per channel in the order of the weights: biases.

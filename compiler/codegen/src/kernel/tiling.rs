@@ -114,7 +114,7 @@ fn tiles(spec: &ConvSpec, shape: &Shape, vectors: usize) -> Vec<Tiles> {
                 last.ends_row = ends_row;
             }
             _ => {
-                let chains = chains(spec, shape, height * vectors);
+                let chains = chains(spec, shape, height, vectors);
                 let column = crosses.then_some(column.start);
                 groups.push(Tiles { count: 1, height, column, ends_row, chains });
             }
@@ -124,9 +124,10 @@ fn tiles(spec: &ConvSpec, shape: &Shape, vectors: usize) -> Vec<Tiles> {
     groups
 }
 
-fn chains(spec: &ConvSpec, shape: &Shape, accumulators: usize) -> usize {
+fn chains(spec: &ConvSpec, shape: &Shape, height: usize, vectors: usize) -> usize {
+    let accumulators = height * vectors;
     let wanted = shape.in_flight.div_ceil(accumulators);
-    wanted.min(shape.accumulators / accumulators).min(spec.run_steps()).min(shape.unroll).max(1)
+    wanted.min(shape.most_accumulators(vectors) / accumulators).min(spec.run_steps(shape)).min(shape.unroll).max(1)
 }
 
 /// The estimate for a strip, in eighths of a slot.
@@ -135,7 +136,7 @@ fn cost(spec: &ConvSpec, shape: &Shape, panels: &[Panel]) -> usize {
 }
 
 fn panel_cost(spec: &ConvSpec, shape: &Shape, panel: &Panel) -> usize {
-    let steps = spec.k_rows * spec.segments * spec.run_steps();
+    let steps = spec.k_rows * spec.segments * spec.run_steps(shape);
     let epilogue = if panel.vectors == 4 { EPILOGUE } else { EPILOGUE_PARTS };
     let tile = |tiles: &Tiles| {
         let dots = tiles.height * panel.vectors;

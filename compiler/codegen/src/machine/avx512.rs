@@ -5,12 +5,14 @@ use iced_x86::Register;
 use iced_x86::code_asm::registers::{gpr32::eax, xmm, ymm, zmm};
 use iced_x86::code_asm::{AsmRegister64, AsmRegisterXmm, AsmRegisterYmm, AsmRegisterZmm, dword_ptr, zmmword_ptr};
 
+use super::avx512_single;
 use super::code::{self, Code, Coded, emit, memory};
 use super::{At, Body, Machine, Pixels, Requantize, Shape};
 
 /// A function in the making.
 pub struct Avx512 {
     pub(super) code: Code,
+    pub(super) routine: Option<avx512_single::Routine>,
 }
 
 /// A zmm register by number.
@@ -20,11 +22,12 @@ pub struct Zmm(u8);
 impl Avx512 {
     /// A function that has saved what its callers want back.
     pub fn new() -> Result<Avx512, IcedError> {
-        Ok(Avx512 { code: Code::new(32, false)? })
+        Ok(Avx512 { code: Code::new(32, false, 0)?, routine: None })
     }
 
     /// Restores, returns, and gives the bytes.
-    pub fn finish(self) -> Result<Vec<u8>, IcedError> {
+    pub fn finish(mut self) -> Result<Vec<u8>, IcedError> {
+        avx512_single::finish(&mut self);
         self.code.finish()
     }
 

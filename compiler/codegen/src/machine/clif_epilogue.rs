@@ -18,9 +18,8 @@ pub(super) fn requantize(m: &mut Clif<'_>, tile: &[Vec<Variable>], operands: &Re
         let mut highs = Vec::new();
         for (vector, &acc) in pixel.iter().enumerate() {
             let acc = m.consume(acc);
-            let acc = clif::shift_left(&mut m.b, acc, operands.epilogue.shl, operands.fits_shift);
             let mult = m.load_constant(types::I32X4, operands.mult.plus(4 * LANES * vector));
-            highs.push(clif::mul_high(&mut m.b, acc, mult));
+            highs.push(clif::scaled(&mut m.b, acc, mult, &operands.epilogue, operands.fits_shift));
         }
         let pairs = highs.chunks(2).map(|pair| m.b.ins().snarrow(pair[0], pair[pair.len() - 1]));
         let mut words: Vec<Value> = pairs.collect();

@@ -57,7 +57,7 @@ impl Coded for Float {
 impl Float {
     /// A function for AVX-512, or for AVX2.
     pub fn new(wide: bool) -> Result<Float, IcedError> {
-        let code = if wide { Code::new(32, false)? } else { Code::new(16, true)? };
+        let code = if wide { Code::new(32, false, 0)? } else { Code::new(16, true, 0)? };
         Ok(Float { code, wide })
     }
 
@@ -149,12 +149,13 @@ impl Float {
         to
     }
 
-    /// Floats times a factor, as 32-bit integers: the product rounded to the nearest, ties to even; 0 for what is no number;
+    /// Floats over a divisor, as 32-bit integers: the quotient rounded to the nearest, ties to even; 0 for what is no number;
     /// `most` and more give at least `most`, what is far below gives a negative integer.
-    pub fn round(&mut self, at: At<AsmRegister64>, factor: Vector, most: Vector) -> Vector {
+    pub fn round(&mut self, at: At<AsmRegister64>, divisor: Vector, most: Vector) -> Vector {
         let x = self.take();
         let from = self.operand(at);
-        vector!(self, vmulps, x, factor; from);
+        vector!(self, vmovups, x; from);
+        vector!(self, vdivps, x, x, divisor);
         if self.wide {
             // Ordered with itself: a number. Nothing else is left, and what is below 32 bits converts to their least.
             emit!(self, vcmpps, k1, x.zmm(), x.zmm(), 7);

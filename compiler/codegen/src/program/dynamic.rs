@@ -13,6 +13,7 @@ use super::{Builder, bug};
 use crate::clif::{self, VECTOR, memory};
 use crate::kernel::dynamic::{BLOCK, DynamicSpec, emit_avx512, signature};
 use crate::plan::{PART_EXTREMA, Place};
+use crate::target::Backend;
 
 /// Lanes of 32 bits that a group of vectors holds.
 const GROUP: usize = 16;
@@ -467,7 +468,7 @@ impl Builder<'_> {
         let Some((&all, outer)) = result.dims.split_last() else { return Ok(None) };
         let (acc, rows) = (&operands[0], outer.len());
         let dense = [acc, result].iter().all(|p| p.strides[rows] == p.element);
-        if !self.options.target.has_wide_kernels() || !dense {
+        if self.options.target.backend() != Backend::Avx512 || !dense {
             return Ok(None);
         }
         let mut loops = Loops::new(outer, &[&acc.strides[..rows], &result.strides[..rows]]);

@@ -269,21 +269,16 @@ impl Conversion {
         });
     }
 
-    /// `1 / S` to quantize with, else `S`.
+    /// `S`.
     fn factor(&self, t: &mut Task<'_>) -> Value {
         let scale = match &self.scale {
             Scale::Constant(scale) => {
-                return t.b.ins().f32const(if self.quantize { 1.0 / scale } else { *scale });
+                return t.b.ins().f32const(*scale);
             }
             Scale::Scratch(offset) => t.scratch(*offset),
             Scale::Place(place) => t.address(place),
         };
-        let scale = real_scale(t, scale);
-        if !self.quantize {
-            return scale;
-        }
-        let one = t.b.ins().f32const(1.0);
-        t.b.ins().fdiv(one, scale)
+        real_scale(t, scale)
     }
 
     /// A run with Cranelift's vectors.
@@ -338,7 +333,7 @@ fn nest<'a>(
 }
 
 /// Equation (6) on up to 16 floats.
-fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uniform, inverse: Value) {
+fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uniform, scale: Value) {
     let b = &mut t.b;
     // Far beyond any code, and far enough from the ends of 32 bits for the zero point to be added.
     let (least, greatest) = (clif::splat(b, types::I32X4, -(1 << 30)), clif::splat(b, types::I32X4, 1 << 30));
@@ -347,7 +342,7 @@ fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uni
         .into_iter()
         .map(|x| {
             let x = clif::cast(b, types::F32X4, x);
-            let scaled = b.ins().fmul(x, inverse);
+            let scaled = b.ins().fdiv(x, scale);
             let rounded = b.ins().nearest(scaled);
             let code = b.ins().fcvt_to_sint_sat(types::I32X4, rounded);
             let code = b.ins().smax(code, least);
@@ -531,7 +526,7 @@ impl Maker<'_, '_> {
     fn wide(&self) -> Option<bool> {
         match self.builder.options.target.backend() {
             Backend::Avx512 => Some(true),
-            Backend::Avx2 => Some(false),
+            Backend::Ymm(_) => Some(false),
             Backend::Clif => None,
         }
     }

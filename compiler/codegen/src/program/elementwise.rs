@@ -11,10 +11,12 @@ use super::task::Task;
 use crate::clif;
 use crate::plan::Place;
 
-/// The constants of equations (1) to (4) as a node has them.
+/// The constants of equations (1) to (4), or (15), as a node has them.
 pub fn epilogue_of(attrs: &Attrs) -> Epilogue {
     let byte = |name: &str| attrs.int(name).clamp(0, 255) as u8;
-    Epilogue { shl: attrs.int("shl") as u32, offset: attrs.int("offset") as i16, lo: byte("lo"), hi: byte("hi") }
+    let single = if attrs.has("single") { attrs.int("single") as u32 } else { 0 };
+    let (shl, offset) = (attrs.int("shl") as u32, attrs.int("offset") as i16);
+    Epilogue { shl, offset, single, lo: byte("lo"), hi: byte("hi") }
 }
 
 /// The constants of equation (5) as a node has them; `offset` is 0 where it comes per channel.

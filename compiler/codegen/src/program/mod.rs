@@ -7,6 +7,7 @@ mod dynamic;
 mod edge;
 mod elementwise;
 mod entry;
+mod lookup;
 mod matmul;
 mod moves;
 mod norm;

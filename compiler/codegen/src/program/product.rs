@@ -11,10 +11,9 @@ use super::step::Cost;
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
 use super::{Builder, bug, elementwise};
-use crate::kernel::conv::{ConvSpec, emit_avx2, emit_avx512, emit_clif, signature};
+use crate::kernel::conv::{ConvSpec, emit_clif, machine_code, signature};
 use crate::kernel::pack::{pack_channels, pack_multipliers, pack_weights};
 use crate::plan::{ALIGN, Place, halo_window};
-use crate::target::Backend;
 
 impl Builder<'_> {
     pub(super) fn product(
@@ -68,6 +67,7 @@ impl Builder<'_> {
             acc_bound: accumulator_bound(weights, bias),
             strip: 1,
             next_bytes: self.next_bytes,
+            weight_bytes: self.shape().weight_bytes,
         };
         let bytes = result.elements() * result.element;
         let described = describe(&product, is_conv);
@@ -161,12 +161,7 @@ impl Builder<'_> {
             spec.k_rows * spec.segments * spec.run
         );
         let id = self.declare(&name, Linkage::Local, &signature(config))?;
-        let code = match self.options.target.backend() {
-            Backend::Avx512 => Some(emit_avx512(spec).map_err(bug)?),
-            Backend::Avx2 => Some(emit_avx2(spec).map_err(bug)?),
-            Backend::Clif => None,
-        };
-        if let Some(code) = code {
+        if let Some(code) = machine_code(spec, self.options.target.backend()).map_err(bug)? {
             self.define_bytes(id, &name, &code)?;
         } else {
             let function = emit_clif(spec, config, &mut self.context).map_err(bug)?;

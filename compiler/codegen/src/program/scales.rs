@@ -1,4 +1,4 @@
-//! Steps that bring values with scales of run time together, and functions of them: equations (15) to (17) of
+//! Steps that bring values with scales of run time together, and functions of them: equations (16) to (18) of
 //! [`qcc_num::dynamic`].
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
@@ -11,7 +11,7 @@ use super::task::Task;
 use crate::clif::{self, memory};
 use crate::plan::Place;
 
-/// `int.common_scale`, in one unit: equation (15).
+/// `int.common_scale`, in one unit: equation (16).
 pub fn common_scale(t: &mut Task<'_>, levels: &[i64], operands: &[Place], result: &Place) {
     let addresses: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
     let out = t.address(result);
@@ -134,7 +134,7 @@ struct Function {
 }
 
 impl Function {
-    /// Equation (16) for a code.
+    /// Equation (17) for a code.
     fn at(&self, t: &mut Task<'_>, code: Value) -> Value {
         let half = INTERVALS as i64 / 2;
         let centred = t.b.ins().iadd_imm_s(code, -self.zero);
@@ -161,7 +161,7 @@ impl Function {
     }
 }
 
-/// `int.dynamic_table`, in one unit: equations (16) and (17).
+/// `int.dynamic_table`, in one unit: equations (17) and (18).
 pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
     let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
     let new_zero = attrs.int("result_zero");

@@ -9,6 +9,7 @@ use qcc_num::dynamic::Rule;
 
 use super::dynamic::{self, Extrema};
 use super::edge::Border;
+use super::lookup::Lookup;
 use super::matmul::MatMul;
 use super::moves::{self, Copy};
 use super::norm::LayerNorm;
@@ -93,7 +94,7 @@ impl Builder<'_> {
         let weights = *self.graph.operands(*node).get(1).filter(|_| packs_constants(self.graph.op(*node)))?;
         let dims = &self.graph.value(weights).ty.dims;
         let (&channels, rest) = dims.split_first()?;
-        Some(channels.min(MAX_CHANNELS) * rest.iter().product::<usize>())
+        Some(channels.min(MAX_CHANNELS) * rest.iter().product::<usize>() * self.shape().weight_bytes)
     }
 
     fn copy(&mut self, name: &str, value: &str, copy: &Copy, kernel: &str) -> Result<(), Diags> {
@@ -122,6 +123,11 @@ impl Builder<'_> {
                 let order = Order::new(op, attrs, &operands[0], result);
                 return self
                     .task(name, value, order.units(), bytes, Cost::of(graph.op(node).name()), |t| order.emit(t));
+            }
+            Class::Move(Move::Gather) if graph.constant(graph.operands(node)[1]).is_none() => {
+                let positions = graph.ty(graph.operands(node)[1]);
+                let lookup = Lookup::new(attrs, positions, operands, result);
+                return self.task(name, value, lookup.units(), bytes, Cost::of("lookup"), |t| lookup.emit(t));
             }
             Class::Move(Move::Where) => {
                 if operands.iter().any(|p| p.element != 1) {

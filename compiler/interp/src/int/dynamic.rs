@@ -74,7 +74,7 @@ pub(super) fn add(call: &Call) -> Result<Vec<i32>, Diag> {
     Ok(a.iter().zip(b).map(|(&a, &b)| term(a, 0).wrapping_add(term(b, 1))).collect())
 }
 
-/// Equation (15).
+/// Equation (16).
 pub(super) fn common(call: &Call) -> Result<Vec<i32>, Diag> {
     let levels = call.attrs.ints("levels");
     let scales = (0..call.operands.len()).map(|i| Ok((Scale::of(call.i32s(i)?), levels[i] as i32)));
@@ -102,10 +102,10 @@ pub(super) fn multiply(call: &Call) -> Result<Vec<i32>, Diag> {
     Ok(zip_broadcast(a, b, call.dims, Vec::new(), |a, b| centred(a, 0) * centred(b, 1)))
 }
 
-/// Equations (16) and (17).
+/// Equations (17) and (18).
 pub(super) fn table(call: &Call) -> Result<Vec<i32>, Diag> {
     let (scale, values) = (Scale::of(call.i32s(0)?), call.i32s(1)?);
-    // What keeps (16) within 64 bits.
+    // What keeps (17) within 64 bits.
     let steep = |i: usize| (i64::from(values[i + 1]) - i64::from(values[i])).abs() > 1 << 22;
     if values.iter().any(|v| v.unsigned_abs() > 1 << 30) || steep(0) || steep(dynamic::INTERVALS - 1) {
         return Err(Diag::new(Code::VERIFY, "a sample is beyond 2^30, or a function too steep at its end"));

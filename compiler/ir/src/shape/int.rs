@@ -1,5 +1,7 @@
 //! Rules of integer operators, `int.*`: shapes, storage, and the bounds within which the rules of [`qcc_num`] are exact.
 
+use qcc_num::single::{GREATEST_POINT, LEAST_POINT};
+
 use super::{Call, linear, matmul};
 use crate::ops::IntOp;
 use crate::types::Int;
@@ -228,6 +230,9 @@ fn conv2d(call: &Call) -> Result<Vec<usize>, String> {
 fn with_epilogue(call: &Call, dims: Vec<usize>) -> Result<Vec<usize>, String> {
     check_mult(call, 3, &dims)?;
     call.expect_optional(4, &dims)?;
+    if call.attrs.int("single") > 0 && call.operands.len() > 4 {
+        return Err("expected no residual beside `single`".to_string());
+    }
     Ok(dims)
 }
 
@@ -247,6 +252,7 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
         let (least, greatest) = match schema.name {
             "lo" | "hi" | "zero" | "zeros" | "result_zero" | "pad_value" => (0, 255),
             "shl" => (0, 31),
+            "single" => (0, i64::from(GREATEST_POINT)),
             "shift" => (0, i64::from(qcc_num::affine::MAX_SHIFT)),
             "residual_mult" => (0, (1 << 15) - 1),
             "mults" => (-(1 << 23), 1 << 23),
@@ -277,6 +283,10 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
     if call.attrs.has("lo") && call.attrs.int("lo") > call.attrs.int("hi") {
         let (lo, hi) = (call.attrs.int("lo"), call.attrs.int("hi"));
         return Err(format!("expected `lo` not above `hi`, found {lo} and {hi}"));
+    }
+    if call.attrs.has("single") && (1..i64::from(LEAST_POINT)).contains(&call.attrs.int("single")) {
+        let found = call.attrs.int("single");
+        return Err(format!("expected `single` of 0 or in {LEAST_POINT}..={GREATEST_POINT}, found {found}"));
     }
     if kind == IntOp::Add {
         let products: i64 = call.attrs.ints("mults").iter().map(|m| 255 * m.abs()).sum();

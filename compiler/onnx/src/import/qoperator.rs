@@ -26,7 +26,8 @@ fn binary(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
     let (a, b) = (site.operand(0)?, site.operand(3)?);
     let a = dequantize(site, a, 1, 1, "a")?;
     let b = dequantize(site, b, 4, 1, "b")?;
-    let y = apply(site, op, &[a, b], "real")?;
+    let attrs = Attrs::new(op).with("signed", storage.0 == Int::I8);
+    let y = site.emit(op, &[a, b], attrs, "real")?;
     requantize(site, y, 6, storage)
 }
 
