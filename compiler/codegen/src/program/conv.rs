@@ -13,7 +13,7 @@ use super::tuning::{Choice, Outer};
 use crate::kernel::conv::{ConvSpec, MAX_CHANNELS, Output, Residual};
 use crate::kernel::tiling;
 use crate::machine::Shape;
-use crate::plan::Place;
+use crate::plan::{PART_EXTREMA, Place};
 
 /// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
 const CACHED_WEIGHTS: usize = 384 << 10;
@@ -43,6 +43,9 @@ pub struct Product<'a> {
     pub bias: &'a [i32],
     /// `[O]` multipliers and the rule, or nothing where the accumulators are the result.
     pub requant: Option<(Vec<i32>, Epilogue)>,
+    /// Where the extrema of accumulators go, if they are the result and their extrema are wanted: [`PART_EXTREMA`] bytes for
+    /// each chunk of each image, those of a block behind each other.
+    pub extrema: Option<Place>,
     /// Added before the last rounding, with its multiplier.
     pub residual: Option<(Place, u16)>,
     /// Greatest magnitude of any accumulator.
@@ -152,6 +155,7 @@ impl Product<'_> {
         let w = &self.window;
         let dense = self.groups == 1 && w.dilations[1] == 1 && pixel == inputs;
         let output = match &self.requant {
+            None if self.extrema.is_some() => Output::Measured,
             None => Output::Raw,
             Some((_, epilogue)) => Output::Requant {
                 epilogue: *epilogue,
@@ -229,6 +233,13 @@ impl Product<'_> {
         Schedule { chunk, chunks: strips.div_ceil(chunk), chunks_outside, images }
     }
 
+    /// Parts of the extrema of each block, and the channels of the blocks.
+    pub fn extrema_parts(&self) -> (usize, Vec<std::ops::Range<usize>>) {
+        let schedule = self.schedule();
+        let blocks = self.sections().iter().flat_map(|s| self.block_channels(s)).collect();
+        (schedule.images * schedule.chunks, blocks)
+    }
+
     /// Units of the task.
     pub fn units(&self) -> usize {
         let schedule = self.schedule();
@@ -272,8 +283,9 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
     let output = t.address(&p.result);
     let residual = p.residual.as_ref().map(|(place, _)| (t.address(place), place.clone()));
     let (sections, (per_group, inputs)) = (p.sections(), p.channels());
-    let call = |t: &mut Task<'_>, section: &Section, leaf: &Leaf, unit: Value, position: &Position| {
-        let Position { image, block, first_strip, strips } = *position;
+    let extrema = p.extrema.as_ref().map(|place| t.address(place));
+    let call = |t: &mut Task<'_>, (section, first_block): (&Section, usize), leaf: &Leaf, unit, position: &Position| {
+        let Position { image, block, chunk, first_strip, strips } = *position;
         let base = t.data(leaf.data);
         let (group, in_group) = divide(t, block, section.per_group);
         let row_of = |t: &mut Task<'_>, base: Value, place: &Place, step: usize| {
@@ -299,8 +311,19 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
         let weights = t.at(base, block, leaf.layout.weights);
         let bias = t.plus(base, leaf.layout.bias_start);
         let bias = t.at(bias, block, leaf.layout.bias);
-        let mult = t.plus(base, leaf.layout.mult_start);
-        let mult = t.at(mult, block, leaf.layout.mult);
+        let mult = match extrema {
+            Some(extrema) => {
+                let part_of_block = schedule.images * schedule.chunks * PART_EXTREMA;
+                let at = t.plus(extrema, first_block * part_of_block);
+                let at = t.at(at, block, part_of_block);
+                let at = t.at(at, image, schedule.chunks * PART_EXTREMA);
+                t.at(at, chunk, PART_EXTREMA)
+            }
+            None => {
+                let mult = t.plus(base, leaf.layout.mult_start);
+                t.at(mult, block, leaf.layout.mult)
+            }
+        };
         // The next block's weights; behind the last block those of what comes next, as constants lie in the order of their use.
         let behind = t.plus(base, leaf.layout.bytes);
         let next = t.plus(weights, leaf.layout.weights);
@@ -322,20 +345,21 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
                 let block = t.b.ins().iadd_imm_s(position.block, -(first as i64));
                 let blocks = t.word(section.blocks);
                 let is_here = t.b.ins().icmp(IntCC::UnsignedLessThan, block, blocks);
-                t.when(is_here, &mut |t| call(t, section, leaf, unit, &Position { block, ..position }));
+                t.when(is_here, &mut |t| call(t, (section, first), leaf, unit, &Position { block, ..position }));
                 first += section.blocks;
             }
         });
         return;
     }
-    let mut first_unit = 0;
+    let (mut first_unit, mut first_block) = (0, 0);
     for (section, leaf) in sections.iter().zip(leaves) {
         let units = section.blocks * schedule.chunks * schedule.images;
         t.units_in(first_unit, first_unit + units, &mut |t, unit| {
             let position = position(t, &schedule, section.blocks, p.strips(), unit);
-            call(t, section, leaf, unit, &position);
+            call(t, (section, first_block), leaf, unit, &position);
         });
         first_unit += units;
+        first_block += section.blocks;
     }
 }
 
@@ -343,6 +367,7 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
 struct Position {
     image: Value,
     block: Value,
+    chunk: Value,
     first_strip: Value,
     strips: Value,
 }
@@ -362,7 +387,7 @@ fn position(t: &mut Task<'_>, schedule: &Schedule, blocks: usize, strips: usize,
     let left = t.b.ins().isub(end, first_strip);
     let most = t.word(schedule.chunk);
     let strips = t.b.ins().umin(left, most);
-    Position { image, block, first_strip, strips }
+    Position { image, block, chunk, first_strip, strips }
 }
 
 /// Quotient and remainder by a constant.

@@ -13,6 +13,7 @@ mod moves;
 mod norm;
 mod product;
 mod reduce;
+mod scales;
 mod select;
 mod step;
 mod task;
@@ -33,6 +34,7 @@ use qcc_runtime::{DType, ModelInfo, Quant, TensorInfo};
 
 use crate::Options;
 use crate::kernel::conv::ConvSpec;
+use crate::kernel::dynamic::DynamicSpec;
 use crate::kernel::lanes::LanesSpec;
 use crate::kernel::window::WindowSpec;
 use crate::machine::Shape;
@@ -96,7 +98,11 @@ pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Resul
         leaves: HashMap::new(),
         window_leaves: HashMap::new(),
         lanes_leaves: HashMap::new(),
+        dynamic_leaves: HashMap::new(),
         tasks: Vec::new(),
+        part_extrema: HashMap::new(),
+        step: 0,
+        borders: Vec::new(),
         data_bytes: 0,
         next_bytes: 0,
     };
@@ -105,11 +111,12 @@ pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Resul
         b.next_bytes = plan.steps[index + 1..].iter().find_map(|next| b.first_weights(next)).unwrap_or(0);
         b.step(index, step)?;
     }
-    let edge_bytes = if options.float_edge { edge::scratch_bytes(graph) } else { 0 };
-    let scratch_bytes = (task::frame::ARENA + plan.arena_bytes).next_multiple_of(plan::ALIGN) + edge_bytes;
-    let info = b.describe(scratch_bytes)?;
+    let calls: Vec<edge::Call> = b.tasks.iter().map(entry::call).collect();
+    let edge = options.float_edge.then(|| edge::emit(&mut b, &calls)).transpose()?;
+    let integer_bytes = (task::frame::ARENA + plan.arena_bytes).next_multiple_of(plan::ALIGN);
+    let info = b.describe(edge.as_ref().map_or(integer_bytes, |edge| edge.scratch_bytes))?;
     let manifest = b.manifest(&info);
-    let (entries, edge) = entry::emit(&mut b, &info, &manifest)?;
+    let (entries, edge) = entry::emit(&mut b, &calls, edge, &info, &manifest)?;
     Ok(Program { entries, edge, info, manifest, tasks: b.tasks })
 }
 
@@ -125,7 +132,14 @@ pub(crate) struct Builder<'a> {
     leaves: HashMap<ConvSpec, FuncId>,
     window_leaves: HashMap<WindowSpec, FuncId>,
     lanes_leaves: HashMap<LanesSpec, FuncId>,
+    dynamic_leaves: HashMap<DynamicSpec, FuncId>,
     tasks: Vec<TaskInfo>,
+    /// How products leave the extrema of their accumulators, by the buffers of these.
+    part_extrema: HashMap<plan::BufferId, dynamic::Parts>,
+    /// Index of the step that is being emitted.
+    step: usize,
+    /// Copies from inputs and to outputs.
+    borders: Vec<edge::Border>,
     data_bytes: u64,
     /// Bytes of weights that the next product after the present step reads first.
     next_bytes: usize,

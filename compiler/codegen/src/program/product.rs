@@ -7,6 +7,7 @@ use qcc_ir::window::Window;
 use qcc_ir::{Diag, Diags, NodeId, Tensor, ValueId};
 
 use super::conv::{self, Layout, Leaf, Product, Section};
+use super::dynamic::Parts;
 use super::step::Cost;
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
@@ -53,6 +54,8 @@ impl Builder<'_> {
             true => halo_window(graph, node),
             false => Window { kernel: [1, 1], strides: [1, 1], pads: [0; 4], dilations: [1, 1] },
         };
+        let extrema = self.plan.part_extrema.get(&result.buffer).filter(|_| !fused);
+        let extrema = extrema.map(|&offset| Place { offset, ..result.clone() });
         let mut product = Product {
             x: as_image(&operands[0]).ok_or_else(strided)?,
             result: as_image(result).ok_or_else(strided)?,
@@ -61,6 +64,7 @@ impl Builder<'_> {
             weights,
             bias,
             requant,
+            extrema,
             residual,
             acc_bound: accumulator_bound(weights, bias),
             strip: 1,
@@ -84,6 +88,10 @@ impl Builder<'_> {
             product.weight_bytes = panels.first().map_or(1, |panel| panel.stored_weight(self.shape()));
         }
         cost.choices = product.choices(self.shape());
+        if product.extrema.is_some() {
+            let (parts, blocks) = product.extrema_parts();
+            self.part_extrema.insert(result.buffer, Parts { parts, blocks });
+        }
         let sections = product.sections();
         let mut leaves = Vec::new();
         for (i, section) in sections.iter().enumerate() {
