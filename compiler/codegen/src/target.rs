@@ -123,7 +123,8 @@ impl Target {
     pub fn all_runnable() -> Vec<Target> {
         let levels = LEVELS.iter().map(|l| l.0).filter(|&level| Target::of(level).runs_here());
         let all = levels.flat_map(|level| {
-            let mut widths = [Vectors::V128, Vectors::V256, Vectors::Widest].map(|vectors| Target { level, vectors }).to_vec();
+            let mut widths =
+                [Vectors::V128, Vectors::V256, Vectors::Widest].map(|vectors| Target { level, vectors }).to_vec();
             widths.dedup_by_key(|target| target.backend());
             widths
         });

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 use qcc::codegen::target::Vectors;
+use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 use qcc::engine;
 use qcc::ir::Range;
 use qcc::{Calibration, Corrections, Error, Method, Mode, Options, RangeTable, Target};

@@ -238,7 +238,8 @@ impl<P: Copy> Leaf<'_, P> {
         let rest = steps - loops * unroll;
         let taken = m.shape().step();
         let stage = |m: &mut M, steps: usize| {
-            let places: Vec<_> = apart[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
+            let places: Vec<_> =
+                apart[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
             m.stage(&places, taken * steps);
         };
         m.repeat(loops, &mut |m| {

@@ -214,7 +214,8 @@ pub fn group(columns: &[Vec<Tap>], in_step: usize, shape: &Shape) -> Vec<Vec<Tap
     let mut taps: Vec<Tap> = columns.iter().flatten().copied().collect();
     taps.sort_by_key(|tap| tap.weight);
     let in_order: Vec<Vec<Tap>> = taps.chunks(shape.step()).map(<[Tap]>::to_vec).collect();
-    let by_column: Vec<Vec<Tap>> = columns.iter().flat_map(|column| column.chunks(shape.step())).map(<[Tap]>::to_vec).collect();
+    let by_column: Vec<Vec<Tap>> =
+        columns.iter().flat_map(|column| column.chunks(shape.step())).map(<[Tap]>::to_vec).collect();
     let cost = |groups: &[Vec<Tap>]| {
         let shuffles = |places: &Vec<usize>| if places.len() > 2 { 8 } else { 6 };
         let interleaved: usize = interleavings(groups, in_step, dot_height(shape)).keys().map(shuffles).sum();

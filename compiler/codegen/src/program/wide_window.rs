@@ -110,13 +110,7 @@ impl Builder<'_> {
 }
 
 /// The leaf for a window, or nothing where it has no form.
-fn describe(
-    x: &Place,
-    result: &Place,
-    w: &Window,
-    factors: Option<&Factors<'_>>,
-    shape: &Shape,
-) -> Option<WindowSpec> {
+fn describe(x: &Place, result: &Place, w: &Window, factors: Option<&Factors<'_>>, shape: &Shape) -> Option<WindowSpec> {
     let [_, _, width, channels] = result.dims[..] else { return None };
     let residual = factors.and_then(|f| f.residual.as_ref());
     if factors.is_some_and(|f| !f.by_channel())
