@@ -1,7 +1,7 @@
 //! A thread pool for calls of a few microseconds: workers spin for a moment between jobs, then park.
 //!
 //! The units of a job are split into one contiguous range for each thread, and a thread that is through with its own takes
-//! from the others' what they have not begun ([`claims`]): the caller never waits for a thread that the system has not let
+//! from those of threads that have not come yet ([`claims`]): the caller never waits for a thread that the system has not let
 //! run. Starting a job allocates nothing. A job started while another one runs on the same pool (by a second thread, or from
 //! inside a task) runs on its caller alone, so that nothing can wait for itself.
 //!
@@ -17,16 +17,13 @@ use std::any::Any;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 /// How long a waiting thread spins before it parks: longer than the gap between two layers, shorter than a time slice.
 const SPIN: Duration = Duration::from_micros(100);
-
-/// How long it spins before it offers its core to others between two looks: the thread that it waits for may want that core.
-const EAGER: Duration = Duration::from_micros(5);
 
 /// What the threads run, on the stack of the caller, who waits until `left` is 0.
 struct Job {
@@ -36,14 +33,50 @@ struct Job {
     caller: Thread,
 }
 
-/// Where a worker sleeps.
+/// Where a thread waits, and where it ran last.
 struct Seat {
     parked: AtomicBool,
+    core: AtomicU32,
+}
+
+impl Seat {
+    fn new() -> Seat {
+        Seat { parked: AtomicBool::new(false), core: AtomicU32::new(NO_CORE) }
+    }
+}
+
+/// No core's number.
+const NO_CORE: u32 = u32::MAX;
+
+/// Whether [`this_core`] works.
+fn tells_core() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        // `rdtscp` has a bit of the extended features.
+        let highest = std::arch::x86_64::__cpuid(0x8000_0000).eax;
+        highest > 0x8000_0000 && std::arch::x86_64::__cpuid(0x8000_0001).edx >> 27 & 1 == 1
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
+
+/// The core that this thread runs on, where the system tells it without a call ([`tells_core`]).
+fn this_core() -> u32 {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        let mut core = NO_CORE;
+        // SAFETY: callers know that the CPU has the instruction.
+        unsafe { std::arch::x86_64::__rdtscp(&mut core) };
+        core
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    NO_CORE
 }
 
 struct Shared {
     threads: usize,
     spin: Duration,
+    tells_core: bool,
     epoch: AtomicUsize,
     job: AtomicPtr<Job>,
     claims: Claims,
@@ -51,7 +84,7 @@ struct Shared {
     left: AtomicUsize,
     busy: AtomicBool,
     stop: AtomicBool,
-    caller_parked: AtomicBool,
+    /// Of the caller, then of the workers.
     seats: Vec<Seat>,
     /// Set once, before the first job.
     workers: std::sync::OnceLock<Vec<Thread>>,
@@ -69,21 +102,8 @@ impl Pool {
     /// Fails if the system refuses to start a thread.
     pub fn new(threads: usize) -> std::io::Result<Pool> {
         let cores = thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = if threads == 0 { cores } else { threads };
-        let shared = Arc::new(Shared {
-            threads,
-            // Spinning takes the core away from the thread that is waited for, unless there are enough of them.
-            spin: if threads <= cores { SPIN } else { Duration::ZERO },
-            epoch: AtomicUsize::new(0),
-            job: AtomicPtr::new(std::ptr::null_mut()),
-            claims: Claims::new(threads),
-            left: AtomicUsize::new(0),
-            busy: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            caller_parked: AtomicBool::new(false),
-            seats: (1..threads).map(|_| Seat { parked: AtomicBool::new(false) }).collect(),
-            workers: std::sync::OnceLock::new(),
-        });
+        let shared = Arc::new(Shared::new(if threads == 0 { cores } else { threads }));
+        let threads = shared.threads;
         // Built first, so that an early return still stops and joins the workers that did start.
         let mut pool = Pool { shared, handles: Vec::with_capacity(threads - 1) };
         for index in 1..threads {
@@ -171,6 +191,24 @@ impl Job {
 }
 
 impl Shared {
+    fn new(threads: usize) -> Shared {
+        let cores = thread::available_parallelism().map_or(1, |n| n.get());
+        Shared {
+            threads,
+            // Spinning takes the core away from the thread that is waited for, unless there are enough of them.
+            spin: if threads <= cores { SPIN } else { Duration::ZERO },
+            tells_core: tells_core(),
+            epoch: AtomicUsize::new(0),
+            job: AtomicPtr::new(std::ptr::null_mut()),
+            claims: Claims::new(threads),
+            left: AtomicUsize::new(0),
+            busy: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            seats: (0..threads).map(|_| Seat::new()).collect(),
+            workers: std::sync::OnceLock::new(),
+        }
+    }
+
     /// # Safety
     /// `task` must be callable with `arg` for disjoint ranges from several threads at once until this returns.
     unsafe fn run(&self, task: TaskFn, arg: *mut c_void, n: usize) {
@@ -189,7 +227,8 @@ impl Shared {
         let epoch = self.epoch.load(Ordering::Relaxed).wrapping_add(1);
         self.claims.offer(epoch as u32, job.granules);
         self.epoch.store(epoch, Ordering::SeqCst);
-        for (seat, worker) in self.seats.iter().zip(self.workers.get().into_iter().flatten()) {
+        self.mark(0);
+        for (seat, worker) in self.seats[1..].iter().zip(self.workers.get().into_iter().flatten()) {
             if seat.parked.load(Ordering::SeqCst) {
                 worker.unpark();
             }
@@ -201,17 +240,16 @@ impl Shared {
             unsafe { job.run(some) }
         }
         self.left.fetch_sub(done, Ordering::SeqCst);
-        self.wait(&self.caller_parked, || self.left.load(Ordering::SeqCst) == 0);
+        self.wait(0, || self.left.load(Ordering::SeqCst) == 0);
         self.busy.store(false, Ordering::Release);
     }
 
     /// The life of a worker.
     fn work(&self, index: usize) {
-        let Some(seat) = self.seats.get(index - 1) else { return };
         let mut seen = 0;
         loop {
             let called = || self.epoch.load(Ordering::SeqCst) != seen;
-            self.wait(&seat.parked, || called() || self.stop.load(Ordering::SeqCst));
+            self.wait(index, || called() || self.stop.load(Ordering::SeqCst));
             if !called() {
                 return;
             }
@@ -227,6 +265,7 @@ impl Shared {
         // SAFETY: units of this epoch are claimed and not yet taken off `left`, so its caller still waits, and `job` is what it
         // wrote there: the next caller writes when nothing is left.
         let job = unsafe { &*job };
+        self.mark(index);
         let caller = job.caller.clone();
         let mut done = 0;
         let mut next = Some(first);
@@ -237,14 +276,16 @@ impl Shared {
             next = self.claims.claim(epoch, index);
         }
         let last = self.left.fetch_sub(done, Ordering::SeqCst) == done;
-        if last && self.caller_parked.load(Ordering::SeqCst) {
+        if last && self.seats[0].parked.load(Ordering::SeqCst) {
             caller.unpark();
         }
     }
 
     /// Returns once `ready` holds: spins first, then parks. Whoever makes `ready` true must afterwards unpark this thread if
     /// it reads `parked` as true; both orders of these two steps are safe because all four accesses are sequentially consistent.
-    fn wait(&self, parked: &AtomicBool, ready: impl Fn() -> bool) {
+    ///
+    /// A thread on whose core another one of the pool was seen last lets that one run between two looks.
+    fn wait(&self, index: usize, ready: impl Fn() -> bool) {
         if !self.spin.is_zero() {
             let start = Instant::now();
             loop {
@@ -254,20 +295,34 @@ impl Shared {
                     }
                     std::hint::spin_loop();
                 }
-                let waited = start.elapsed();
-                if waited > self.spin {
+                if start.elapsed() > self.spin {
                     break;
                 }
-                if waited > EAGER {
+                if self.shares_core(index) {
                     thread::yield_now();
                 }
             }
         }
+        let parked = &self.seats[index].parked;
         parked.store(true, Ordering::SeqCst);
         while !ready() {
             thread::park();
         }
         parked.store(false, Ordering::SeqCst);
+    }
+
+    /// Notes where a thread runs.
+    fn mark(&self, index: usize) {
+        if self.tells_core {
+            self.seats[index].core.store(this_core(), Ordering::Relaxed);
+        }
+    }
+
+    fn shares_core(&self, index: usize) -> bool {
+        let on = |core: u32| {
+            move |(other, seat): (usize, &Seat)| other != index && seat.core.load(Ordering::Relaxed) == core
+        };
+        self.tells_core && self.seats.iter().enumerate().any(on(this_core()))
     }
 }
 
@@ -321,28 +376,19 @@ mod tests {
         assert_eq!(sum.into_inner(), 20);
     }
 
-    /// A worker that stands still keeps the units that it has begun, and no others.
+    /// What nobody has begun is done by who is there: these workers never come.
     #[test]
-    fn what_nobody_began_is_done_by_others() {
-        let pool = Pool::new(2).unwrap();
-        let (held, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        for _ in 0..20 {
-            held.store(0, Ordering::SeqCst);
-            done.store(0, Ordering::SeqCst);
-            pool.for_each(16, |range| {
-                let start = Instant::now();
-                while is_worker() && 16 - range.len() > done.load(Ordering::SeqCst) {
-                    held.fetch_max(range.len(), Ordering::SeqCst);
-                    assert!(start.elapsed() < Duration::from_secs(20), "the caller waits for {range:?}");
-                    thread::yield_now();
-                }
-                while !is_worker() && held.load(Ordering::SeqCst) == 0 {
-                    thread::yield_now();
-                }
-                done.fetch_add(range.len(), Ordering::SeqCst);
-            });
-            assert_eq!((held.load(Ordering::SeqCst), done.load(Ordering::SeqCst)), (4, 16));
-        }
+    fn a_thread_that_does_not_come_is_not_waited_for() {
+        let (send, ended) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let pool = Pool { shared: Arc::new(Shared::new(3)), handles: Vec::new() };
+            let sum = AtomicUsize::new(0);
+            for n in [2, 3, 16, 1000] {
+                pool.for_each(n, |range| _ = sum.fetch_add(range.len(), Ordering::Relaxed));
+            }
+            let _ = send.send(sum.into_inner());
+        });
+        assert_eq!(ended.recv_timeout(Duration::from_secs(20)), Ok(1021), "the caller waits");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Who does which units of a job: every thread has a range of its own, takes pieces from its front, and when it is through
-//! helps where units are left.
+//! Who does which units of a job: every thread has a range of its own and takes all of it when it comes; who is through takes
+//! from the ranges of threads that have not come yet, half of what is left at a time, from the back.
 //!
-//! A piece is half of what is left, so that a few steps empty a range and the last pieces are small. Helpers take from the
-//! back, which leaves the owner its order of memory. A thread that the system has taken off its core thus holds up nothing but
-//! the piece that it has begun.
+//! Finer pieces would balance better, but what a thread has computed in one layer it reads in the next from its own caches:
+//! with halves claimed by owners too, DenseNet-161 took 10 to 20 % longer on two threads. And they would help little against
+//! a system that takes a thread off its core: it does so in the middle of a piece, whatever the size.
 //!
 //! ```text
 //! range = job << 32 | begin << 16 | end      one word, in granules of as many units as make 2^16 - 1 suffice
@@ -82,18 +82,15 @@ impl Claims {
 }
 
 impl Lane {
-    fn claim(&self, job: u32, front: bool) -> Option<Range<usize>> {
+    fn claim(&self, job: u32, all: bool) -> Option<Range<usize>> {
         let mut seen = self.0.load(Ordering::Acquire);
         loop {
             let (of, left) = unpack(seen);
             if of != job || left.is_empty() {
                 return None;
             }
-            let some = left.len().div_ceil(2);
-            let (taken, rest) = match front {
-                true => (left.start..left.start + some, left.start + some..left.end),
-                false => (left.end - some..left.end, left.start..left.end - some),
-            };
+            let middle = if all { left.start } else { left.end - left.len().div_ceil(2) };
+            let (rest, taken) = (left.start..middle, middle..left.end);
             match self.0.compare_exchange_weak(seen, pack(job, rest), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(taken),
                 Err(now) => seen = now,
@@ -148,7 +145,8 @@ mod tests {
         while claims.claim(1, 0).is_some() {}
         claims.offer(2, Granules::new(10));
         assert_eq!(claims.claim(1, 1), None);
-        assert_eq!(claims.claim(2, 1), Some(5..8));
-        assert_eq!(claims.claim(2, 0), Some(0..3));
+        assert_eq!(claims.claim(2, 1), Some(5..10));
+        assert_eq!(claims.claim(2, 1), Some(2..5));
+        assert_eq!(claims.claim(2, 0), Some(0..2));
     }
 }

@@ -17,6 +17,9 @@ use crate::plan::Place;
 /// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
 const CACHED_WEIGHTS: usize = 384 << 10;
 
+/// Weights of the block that is computed and of the next, as far as these are prefetched: the second-level cache holds both.
+const PREFETCHED_WEIGHTS: usize = 896 << 10;
+
 /// Activation bytes of a chunk of strips where the chunk is the outer loop: half of a first-level cache.
 const CHUNK_BYTES: usize = 24 << 10;
 
@@ -48,6 +51,8 @@ pub struct Product<'a> {
     /// Bytes that the next product of the network reads first. Constants lie in the order in which they are read, so these
     /// lie behind those of this product.
     pub next_bytes: usize,
+    /// Bytes of a packed weight.
+    pub weight_bytes: usize,
 }
 
 /// Blocks that share one leaf.
@@ -133,7 +138,10 @@ impl Product<'_> {
             },
         };
         let ahead = match self.blocks() > 1 && !self.chunks_outside() {
-            true => (channels * w.kernel[0] * w.kernel[1] * inputs).div_ceil(self.strips()),
+            true => {
+                let block = channels * w.kernel[0] * w.kernel[1] * inputs * self.weight_bytes;
+                block.min(PREFETCHED_WEIGHTS.saturating_sub(block)).div_ceil(self.strips())
+            }
             false => self.next_bytes.div_ceil(self.strips() * self.blocks() * self.result.dims[0]),
         };
         ConvSpec {

@@ -63,6 +63,7 @@ impl Builder<'_> {
             acc_bound: accumulator_bound(weights, bias),
             strip: 1,
             next_bytes: self.next_bytes,
+            weight_bytes: self.shape().weight_bytes,
         };
         let bytes = result.elements() * result.element;
         let described = describe(&product, is_conv);

@@ -91,7 +91,7 @@ impl Builder<'_> {
         let weights = *self.graph.operands(*node).get(1).filter(|_| packs_constants(self.graph.op(*node)))?;
         let dims = &self.graph.value(weights).ty.dims;
         let (&channels, rest) = dims.split_first()?;
-        Some(channels.min(MAX_CHANNELS) * rest.iter().product::<usize>())
+        Some(channels.min(MAX_CHANNELS) * rest.iter().product::<usize>() * self.shape().weight_bytes)
     }
 
     fn copy(&mut self, name: &str, value: &str, copy: &Copy, kernel: &str) -> Result<(), Diags> {
