@@ -330,6 +330,28 @@ impl Compiled {
         files::write_all(&[(path, &object.object), (&path.with_extension("h"), object.header().as_bytes())])
     }
 
+    /// The program in Cranelift IR, as text.
+    pub fn clif(&self) -> Result<String, Error> {
+        self.check_integer()?;
+        Ok(object::clif(&self.graph, &self.options)?)
+    }
+
+    /// Writes [`Compiled::clif`].
+    pub fn write_clif(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::write(path.as_ref(), self.clif()?.as_bytes())
+    }
+
+    /// Writes [`Compiled::asm`].
+    pub fn write_asm(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::write(path.as_ref(), self.asm()?.as_bytes())
+    }
+
+    /// The machine code of the shared object, disassembled.
+    pub fn asm(&self) -> Result<String, Error> {
+        let image = self.object()?.link("model.so")?;
+        qcc_codegen::check::listing(&image).map_err(|e| Error::new(Code::CODEGEN, e.to_string()))
+    }
+
     /// Writes the integer graph as text, all constants inline.
     pub fn write_text(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         files::write(path.as_ref(), qcc_ir::print(&self.graph).as_bytes())

@@ -525,8 +525,8 @@ ops! {
     IMaxPool = "int.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Int(IntOp::MaxPool);
     /// Sum of `x - zero` over each window of u8 `[N, H, W, C]`, requantized by `qcc_num::requant`. `mult` i32 has one element,
     /// or one for each output position `[OH, OW]` where border windows have fewer elements.
-    IAveragePool = "int.average_pool" ("x", "mult") { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, LO, HI }
-        Class::Int(IntOp::AveragePool);
+    IAveragePool = "int.average_pool" ("x", "mult")
+        { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::AveragePool);
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
     IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
         Class::Int(IntOp::Mean);

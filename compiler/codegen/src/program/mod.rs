@@ -24,6 +24,7 @@ mod wide_window;
 mod window;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 
 use cranelift_codegen::ir::{AbiParam, Function, Signature, types};
 use cranelift_frontend::FunctionBuilderContext;
@@ -82,6 +83,16 @@ pub struct TaskInfo {
 
 /// Builds the program of an integer graph in `module`. The graph has passed `prove-accumulators` and `check-integer-only`.
 pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Result<Program, Diags> {
+    build_listed(graph, options, module, None)
+}
+
+/// The same, with every function in Cranelift IR as text.
+pub fn build_listed(
+    graph: &Graph,
+    options: &Options,
+    module: &mut dyn Module,
+    listing: Option<&mut String>,
+) -> Result<Program, Diags> {
     let plan = plan::plan(graph)?;
     let computes = |name: &String| plan.steps.iter().any(|step| step.name == *name);
     if let Some(name) = options.tuning.keys().find(|name| !computes(name)) {
@@ -105,6 +116,7 @@ pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Resul
         borders: Vec::new(),
         data_bytes: 0,
         next_bytes: 0,
+        listing,
     };
     b.define_constants()?;
     for (index, step) in plan.steps.iter().enumerate() {
@@ -143,6 +155,8 @@ pub(crate) struct Builder<'a> {
     data_bytes: u64,
     /// Bytes of weights that the next product after the present step reads first.
     next_bytes: usize,
+    /// Where the functions' text goes, if anybody wants it.
+    listing: Option<&'a mut String>,
 }
 
 /// A fault of the code generator: never the model's.
@@ -186,6 +200,7 @@ impl Builder<'_> {
     }
 
     fn define(&mut self, id: FuncId, name: &str, function: Function) -> Result<(), Diags> {
+        self.list(name, |out| write!(out, "{}", function.display()));
         let mut context = self.module.make_context();
         context.func = function;
         self.module.define_function(id, &mut context).map_err(|e| ModuleErrorIn(name, e))?;
@@ -193,8 +208,16 @@ impl Builder<'_> {
     }
 
     fn define_bytes(&mut self, id: FuncId, name: &str, code: &[u8]) -> Result<(), Diags> {
+        self.list(name, |out| writeln!(out, "; {} bytes of machine code of their own", code.len()));
         self.module.define_function_bytes(id, 64, code, &[]).map_err(|e| ModuleErrorIn(name, e))?;
         Ok(())
+    }
+
+    fn list(&mut self, name: &str, write: impl FnOnce(&mut String) -> std::fmt::Result) {
+        if let Some(out) = &mut self.listing {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "; {name}").and_then(|()| write(out)).and_then(|()| writeln!(out));
+        }
     }
 
     /// Puts bytes into `.rodata` at a multiple of 64.
