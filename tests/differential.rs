@@ -428,7 +428,15 @@ fn options(graph: &Graph, target: Target) -> Options {
     let float_edge = graph.outputs().iter().all(|&v| graph.ty(v).uniform().is_some());
     let manifest = qcc_runtime::Manifest::default();
     // Everything goes through the pool, however small.
-    Options { target, name: "random".into(), float_edge, shared_from: 0, hash: [7; 32], manifest }
+    Options {
+        target,
+        name: "random".into(),
+        float_edge,
+        shared_from: 0,
+        tuning: Default::default(),
+        hash: [7; 32],
+        manifest,
+    }
 }
 
 /// Output bytes of a compiled model.
@@ -493,6 +501,14 @@ fn check(seed: u64, pool: &Pool, folder: &std::path::Path) {
             .unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}\n{}", print::print(&graph)));
         same(&format!("JIT {what}"), outputs_of(&jit.model, &input, None));
         same(&format!("JIT {what} with threads"), outputs_of(&jit.model, &input, Some(pool)));
+        let mut choose = |task: &qcc_codegen::program::TaskInfo| {
+            let choice = task.choices.get(random.below(task.choices.len().max(1)))?;
+            Some((task.name.clone(), *choice))
+        };
+        let tuning = jit.tasks.iter().filter_map(&mut choose).collect();
+        let tuned = Options { tuning, ..options.clone() };
+        let jit = emit::jit::compile(&graph, &tuned).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
+        same(&format!("JIT {what}, {:?}", tuned.tuning), outputs_of(&jit.model, &input, Some(pool)));
         let object = emit::object::compile(&graph, &options).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
         let path = folder.join(format!("{seed}-{target}.so"));
         std::fs::write(&path, object.link("random.so").unwrap_or_else(|e| panic!("seed {seed}: {e}")))

@@ -5,9 +5,9 @@
 //! run. Starting a job allocates nothing. A job started while another one runs on the same pool (by a second thread, or from
 //! inside a task) runs on its caller alone, so that nothing can wait for itself.
 //!
-//! The order of the shared words: the caller writes `job` and `left`, offers the units, then raises `epoch`; a worker that
-//! sees the new epoch reads the pointer `job`, and follows it once it has claimed units of that epoch: until it lowers `left`
-//! by them, the caller stays where it is. The caller returns once it reads 0 there.
+//! The order of the shared words: the caller writes `job` and `left`, then offers the units; a worker that sees an offer reads
+//! the pointer `job`, and follows it once it has claimed units of that offer: until it lowers `left` by them, the caller stays
+//! where it is. The caller returns once it reads 0 there.
 
 mod claims;
 
@@ -17,7 +17,7 @@ use std::any::Any;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -26,14 +26,16 @@ use std::time::{Duration, Instant};
 const SPIN: Duration = Duration::from_micros(100);
 
 /// What the threads run, on the stack of the caller, who waits until `left` is 0.
+/// One cache line for a worker to fetch.
+#[repr(align(64))]
 struct Job {
     task: TaskFn,
     arg: *mut c_void,
     granules: Granules,
-    caller: Thread,
 }
 
 /// Where a thread waits, and where it ran last.
+#[repr(align(64))]
 struct Seat {
     parked: AtomicBool,
     core: AtomicU32,
@@ -73,19 +75,25 @@ fn this_core() -> u32 {
     NO_CORE
 }
 
+/// Granules that are not done.
+#[repr(align(64))]
+struct Left(AtomicUsize);
+
 struct Shared {
     threads: usize,
     spin: Duration,
     tells_core: bool,
-    epoch: AtomicUsize,
+    /// Number of the job.
+    epoch: AtomicU32,
     job: AtomicPtr<Job>,
     claims: Claims,
-    /// Granules that are not done.
-    left: AtomicUsize,
+    left: Left,
     busy: AtomicBool,
     stop: AtomicBool,
     /// Of the caller, then of the workers.
     seats: Vec<Seat>,
+    /// The caller that parked last.
+    caller: Mutex<Option<Thread>>,
     /// Set once, before the first job.
     workers: std::sync::OnceLock<Vec<Thread>>,
 }
@@ -198,13 +206,14 @@ impl Shared {
             // Spinning takes the core away from the thread that is waited for, unless there are enough of them.
             spin: if threads <= cores { SPIN } else { Duration::ZERO },
             tells_core: tells_core(),
-            epoch: AtomicUsize::new(0),
+            epoch: AtomicU32::new(0),
             job: AtomicPtr::new(std::ptr::null_mut()),
             claims: Claims::new(threads),
-            left: AtomicUsize::new(0),
+            left: Left(AtomicUsize::new(0)),
             busy: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             seats: (0..threads).map(|_| Seat::new()).collect(),
+            caller: Mutex::new(None),
             workers: std::sync::OnceLock::new(),
         }
     }
@@ -221,26 +230,27 @@ impl Shared {
             // SAFETY: by the caller's promise.
             return unsafe { task(arg, 0, n) };
         }
-        let job = Job { task, arg, granules: Granules::new(n), caller: thread::current() };
+        let job = Job { task, arg, granules: Granules::new(n) };
         self.job.store((&raw const job).cast_mut(), Ordering::Release);
-        self.left.store(job.granules.count(), Ordering::Relaxed);
+        self.left.0.store(job.granules.count(), Ordering::Relaxed);
         let epoch = self.epoch.load(Ordering::Relaxed).wrapping_add(1);
-        self.claims.offer(epoch as u32, job.granules);
-        self.epoch.store(epoch, Ordering::SeqCst);
+        self.epoch.store(epoch, Ordering::Relaxed);
         self.mark(0);
+        self.claims.offer(epoch, job.granules);
+        fence(Ordering::SeqCst);
         for (seat, worker) in self.seats[1..].iter().zip(self.workers.get().into_iter().flatten()) {
             if seat.parked.load(Ordering::SeqCst) {
                 worker.unpark();
             }
         }
         let mut done = 0;
-        while let Some(some) = self.claims.claim(epoch as u32, 0) {
+        while let Some(some) = self.claims.claim(epoch, 0) {
             done += some.len();
             // SAFETY: by the caller's promise.
             unsafe { job.run(some) }
         }
-        self.left.fetch_sub(done, Ordering::SeqCst);
-        self.wait(0, || self.left.load(Ordering::SeqCst) == 0);
+        self.left.0.fetch_sub(done, Ordering::SeqCst);
+        self.wait(0, || self.left.0.load(Ordering::SeqCst) == 0);
         self.busy.store(false, Ordering::Release);
     }
 
@@ -248,13 +258,13 @@ impl Shared {
     fn work(&self, index: usize) {
         let mut seen = 0;
         loop {
-            let called = || self.epoch.load(Ordering::SeqCst) != seen;
+            let called = || self.claims.offered(index) != seen;
             self.wait(index, || called() || self.stop.load(Ordering::SeqCst));
             if !called() {
                 return;
             }
-            seen = self.epoch.load(Ordering::SeqCst);
-            self.help(index, seen as u32);
+            seen = self.claims.offered(index);
+            self.help(index, seen);
         }
     }
 
@@ -266,7 +276,6 @@ impl Shared {
         // wrote there: the next caller writes when nothing is left.
         let job = unsafe { &*job };
         self.mark(index);
-        let caller = job.caller.clone();
         let mut done = 0;
         let mut next = Some(first);
         while let Some(some) = next {
@@ -275,14 +284,17 @@ impl Shared {
             unsafe { job.run(some) }
             next = self.claims.claim(epoch, index);
         }
-        let last = self.left.fetch_sub(done, Ordering::SeqCst) == done;
+        let last = self.left.0.fetch_sub(done, Ordering::SeqCst) == done;
+        fence(Ordering::SeqCst);
         if last && self.seats[0].parked.load(Ordering::SeqCst) {
-            caller.unpark();
+            // Another caller may have come by now, whom it does not hurt.
+            let caller = self.caller.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            caller.iter().for_each(Thread::unpark);
         }
     }
 
     /// Returns once `ready` holds: spins first, then parks. Whoever makes `ready` true must afterwards unpark this thread if
-    /// it reads `parked` as true; both orders of these two steps are safe because all four accesses are sequentially consistent.
+    /// it reads `parked` as true; a fence between the two steps on either side sees to it that one of them sees the other.
     ///
     /// A thread on whose core another one of the pool was seen last lets that one run between two looks.
     fn wait(&self, index: usize, ready: impl Fn() -> bool) {
@@ -303,8 +315,12 @@ impl Shared {
                 }
             }
         }
+        if index == 0 {
+            *self.caller.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(thread::current());
+        }
         let parked = &self.seats[index].parked;
         parked.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         while !ready() {
             thread::park();
         }

@@ -10,7 +10,7 @@ use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Module, default_libcall_names};
 use iced_x86::{Decoder, DecoderOptions, EncodingKind, Formatter, GasFormatter, Instruction};
 use qcc_codegen::Target;
-use qcc_codegen::kernel::conv::{self, ConvSpec, Output, Residual};
+use qcc_codegen::kernel::conv::{self, ConvSpec, MEASURED_STEP, Output, Residual};
 use qcc_codegen::kernel::{pack, peak};
 use qcc_codegen::machine::{Dot, Shape};
 use qcc_codegen::target::Backend;
@@ -78,10 +78,12 @@ impl Case {
         let single = if residual.is_none() && r.chance(3) { r.within(33, 61) as u32 } else { 0 };
         let (shl, offset) = if single > 0 { (shl.min(3), offset % 256) } else { (shl, offset) };
         let epilogue = Epilogue { shl, offset, single, lo, hi };
-        let output = if stored == 4 { Output::Raw } else { Output::Requant { epilogue, residual, acc_bound: None } };
+        let raw = if r.chance(2) { Output::Raw } else { Output::Measured };
+        let output = if stored == 4 { raw } else { Output::Requant { epilogue, residual, acc_bound: None } };
         let in_row_step = k_row_step * if even { 1 } else { r.within(1, 2) };
         let spec = ConvSpec {
             width,
+            panel: if r.chance(2) { 0 } else { r.within(1, 4) },
             strip,
             ahead: if r.chance(2) { 0 } else { r.within(1, 9000) },
             channels,
@@ -151,14 +153,17 @@ impl Case {
         })
     }
 
-    /// The whole output buffer as it should be.
+    /// The whole output buffer as it should be, and the extrema behind it.
     fn expected(&self) -> Vec<u8> {
         let mut output = self.output.clone();
         let s = &self.spec;
+        let mut extrema = [vec![i32::MAX; s.channels], vec![i32::MIN; s.channels]];
         for (row, x, c, acc) in self.accumulators() {
             let pixel = row * s.out_row_step + x * s.out_pixel_step;
+            extrema[0][c] = extrema[0][c].min(acc);
+            extrema[1][c] = extrema[1][c].max(acc);
             match &s.output {
-                Output::Raw => output[pixel + 4 * c..][..4].copy_from_slice(&acc.to_le_bytes()),
+                Output::Raw | Output::Measured => output[pixel + 4 * c..][..4].copy_from_slice(&acc.to_le_bytes()),
                 Output::Requant { epilogue, residual, .. } => {
                     let term = residual.map_or(0, |r| {
                         requant::residual_term(self.residual[row * r.row_step + x * r.pixel_step + c], r.mult)
@@ -167,16 +172,22 @@ impl Case {
                 }
             }
         }
+        if s.output == Output::Measured {
+            output.extend(extrema.iter().flatten().flat_map(|x| x.to_le_bytes()));
+        }
         output
     }
 
-    /// The whole output buffer as `leaf` leaves it, `leaf` being made for `shape`.
+    /// The whole output buffer as `leaf` leaves it, and the extrema behind it, `leaf` being made for `shape`.
     fn run(&self, leaf: Leaf, shape: &Shape) -> Vec<u8> {
         let mut output = self.output.clone();
         let weights = pack::pack_weights(&self.spec, shape, &self.weights);
         assert_eq!(weights.len(), pack::packed_weights(&self.spec, shape));
         let bias = pack::pack_channels(&self.spec, shape, &self.bias);
-        let mult = pack::pack_multipliers(&self.spec, shape, &self.mult);
+        let mut mult = pack::pack_multipliers(&self.spec, shape, &self.mult);
+        if self.spec.output == Output::Measured {
+            mult = vec![0; MEASURED_STEP / 2];
+        }
         let (input, residual) = (self.input.as_ptr(), self.residual.as_ptr());
         // SAFETY: the buffers were sized from the description, with the slack that a leaf may read.
         unsafe {
@@ -184,13 +195,17 @@ impl Case {
                 input,
                 weights.as_ptr(),
                 bias.as_ptr(),
-                mult.as_ptr(),
+                mult.as_mut_ptr(),
                 output.as_mut_ptr(),
                 residual,
                 self.rows / self.spec.strip,
                 input,
             )
         };
+        if self.spec.output == Output::Measured {
+            let halves = mult.chunks(MEASURED_STEP / 4);
+            output.extend(halves.flat_map(|h| &h[..self.spec.channels]).flat_map(|x| x.to_le_bytes()));
+        }
         output
     }
 }
@@ -357,7 +372,7 @@ fn small_tiles_equal_the_reference() {
     for (width, channels, run) in [(1, 1, 1), (1, 64, 512), (2, 17, 33), (3, 16, 64), (1, 48, 100), (5, 33, 7)] {
         let mut case = Case::random(1);
         case.rows = 2;
-        case.spec.output = Output::Raw;
+        case.spec.output = if channels % 2 == 0 { Output::Measured } else { Output::Raw };
         let s = &mut case.spec;
         (s.width, s.strip, s.channels, s.k_rows, s.segments, s.run) = (width, 1, channels, 1, 1, run);
         (s.pixel_step, s.in_row_step, s.out_pixel_step, s.out_row_step) =

@@ -54,6 +54,12 @@ pub(crate) fn eval(
         IntOp::DynamicRequant => Data::U8(dynamic::requant(&call)?),
         IntOp::AlignScales => Data::I32(dynamic::align(&call)?),
         IntOp::DynamicAdd => Data::I32(dynamic::add(&call)?),
+        IntOp::CommonScale => Data::I32(dynamic::common(&call)?),
+        IntOp::DynamicRescale => Data::U8(dynamic::rescale(&call)?),
+        IntOp::ProductScale => Data::I32(dynamic::product_scale(&call)?),
+        IntOp::DynamicMul => Data::I32(dynamic::multiply(&call)?),
+        IntOp::DynamicTable => Data::I32(dynamic::table(&call)?),
+        IntOp::DynamicLut => Data::U8(dynamic::look_up(&call)?),
     };
     Ok(Tensor { dims: result.dims.clone(), data })
 }

@@ -149,6 +149,12 @@ pub enum IntOp {
     DynamicRequant,
     AlignScales,
     DynamicAdd,
+    CommonScale,
+    DynamicRescale,
+    ProductScale,
+    DynamicMul,
+    DynamicTable,
+    DynamicLut,
 }
 
 /// Family of operators with the same kind of operands.
@@ -519,8 +525,8 @@ ops! {
     IMaxPool = "int.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Int(IntOp::MaxPool);
     /// Sum of `x - zero` over each window of u8 `[N, H, W, C]`, requantized by `qcc_num::requant`. `mult` i32 has one element,
     /// or one for each output position `[OH, OW]` where border windows have fewer elements.
-    IAveragePool = "int.average_pool" ("x", "mult") { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, LO, HI }
-        Class::Int(IntOp::AveragePool);
+    IAveragePool = "int.average_pool" ("x", "mult")
+        { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::AveragePool);
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
     IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
         Class::Int(IntOp::Mean);
@@ -535,15 +541,33 @@ ops! {
     /// Least and greatest of each channel, the last dimension, over `rows` positions after one another: i32 `[parts, 2, C]`.
     Extrema = "int.extrema" ("acc") { int("rows") } Class::Int(IntOp::Extrema);
     /// Parameters of `int.dynamic_requant` by `qcc_num::dynamic`, from the `extrema` of accumulators, the `scale` of the operand
-    /// they were computed from, and mantissas `[C]` of the weights' scales and of the bias. The result begins with its scale.
-    DynamicScale = "int.dynamic_scale" ("extrema", "scale", "weights", "bias")
-        { int("weight_exponent"), int("bias_exponent"), bool_or("rectify", false) } Class::Int(IntOp::DynamicScale);
+    /// they were computed from, and mantissas `[C]` of the weights' scales, of the bias and of a greatest value, if there is one. The
+    /// result begins with its scale.
+    DynamicScale = "int.dynamic_scale" ("extrema", "scale", "weights", "bias", "ceiling?")
+        { int("weight_exponent"), int("bias_exponent"), int_or("ceiling_exponent", 0), bool_or("rectify", false) }
+        Class::Int(IntOp::DynamicScale);
     /// 32-bit accumulators to u8 by `qcc_num::dynamic`: zero point 0 if rectified, else 128.
     DynamicRequant = "int.dynamic_requant" ("acc", "params") { bool_or("rectify", false) } Class::Int(IntOp::DynamicRequant);
     /// The scale of a sum of two dynamically scaled values, and the factors of both, by `qcc_num::dynamic` equation (13).
     AlignScales = "int.align_scales" ("a", "b") {} Class::Int(IntOp::AlignScales);
     /// `(a - zeros[0]) * factors[2] + (b - zeros[1]) * factors[3]` in 32 bits, with the factors of `int.align_scales`.
     DynamicAdd = "int.dynamic_add" ("a", "b", "factors") { ints("zeros") } Class::Int(IntOp::DynamicAdd);
+    /// A scale for all of some values, of whose codes `levels` are used to either side, and the factors from theirs to it, by
+    /// `qcc_num::dynamic` equation (16): the values' levels come first, that of the result is the last one.
+    CommonScale = "int.common_scale" ("scales*") { ints("levels") } Class::Int(IntOp::CommonScale);
+    /// `result_zero + floor(((x - zero) * factor + 2^13) / 2^14)`, the factor being number `index` of `int.common_scale`.
+    DynamicRescale = "int.dynamic_rescale" ("x", "scales") { int("index"), int("zero"), int("result_zero") }
+        Class::Int(IntOp::DynamicRescale);
+    /// The scale of a product of two dynamically scaled values.
+    ProductScale = "int.product_scale" ("a", "b") {} Class::Int(IntOp::ProductScale);
+    /// `(a - zeros[0]) * (b - zeros[1])` in 32 bits, operands broadcast.
+    DynamicMul = "int.dynamic_mul" ("a", "b") { ints("zeros") } Class::Int(IntOp::DynamicMul);
+    /// The table of a function, given by `samples` i32 `[1025]` below 2^30, for codes with a scale known at run time only, and the
+    /// scale of its results, by `qcc_num::dynamic` equations (17) and (18): mantissa, exponent, and four codes in each number.
+    DynamicTable = "int.dynamic_table" ("scale", "samples") { int("grid"), int("exponent"), int("zero"), int("result_zero") }
+        Class::Int(IntOp::DynamicTable);
+    /// The codes of `int.dynamic_table` at the positions that `x` tells.
+    DynamicLut = "int.dynamic_lut" ("x", "table") {} Class::Int(IntOp::DynamicLut);
 }
 
 #[cfg(test)]

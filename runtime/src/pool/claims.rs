@@ -64,12 +64,17 @@ impl Claims {
         Claims { lanes: (0..threads).map(|_| Lane::default()).collect() }
     }
 
-    /// Offers the granules of a job, of which no earlier one may be left.
+    /// Offers the granules of a job, of which no earlier one may be left; those of thread 0, who calls this, last.
     pub(super) fn offer(&self, job: u32, granules: Granules) {
         let threads = self.lanes.len();
-        for (index, lane) in self.lanes.iter().enumerate() {
+        for (index, lane) in self.lanes.iter().enumerate().rev() {
             lane.0.store(pack(job, share(granules.count(), threads, index)), Ordering::Release);
         }
+    }
+
+    /// The job that thread `index` was offered last.
+    pub(super) fn offered(&self, index: usize) -> u32 {
+        unpack(self.lanes[index].0.load(Ordering::Acquire)).0
     }
 
     /// Some granules of `job` for thread `index`, or nothing when all have been begun. What was read of the job before this

@@ -20,7 +20,7 @@
 //! ```
 //! `weights`, `bias` and `mult` are as [`super::pack`] gives them and best start at a multiple of 64. A strip is
 //! [`ConvSpec::strip`] rows; their number may be 0. `residual` is not touched without [`Residual`], nor `mult` with
-//! [`Output::Raw`]. From `ahead` on, where nothing need be, [`ConvSpec::ahead`] bytes a strip are hinted to the cache.
+//! [`Output::Raw`]; with [`Output::Measured`] the extrema go there. From `ahead` on, where nothing need be, [`ConvSpec::ahead`] bytes a strip are hinted to the cache.
 //!
 //! **Slack**: where `run` is not a multiple of 4, up to 3 bytes after the last run are read (and multiplied by zero).
 //! Nothing is written beyond the `channels` of a pixel.
@@ -42,6 +42,8 @@ pub const MAX_CHANNELS: usize = 64;
 pub struct ConvSpec {
     /// Output pixels of a row.
     pub width: usize,
+    /// Vectors of a panel; 0 for what the estimate says.
+    pub panel: usize,
     /// Rows of a strip, whose pixels are cut into register tiles as if they were one row.
     pub strip: usize,
     /// Output channels of this block, 1 to [`MAX_CHANNELS`].
@@ -84,7 +86,13 @@ pub enum Output {
     },
     /// The accumulators, i32, in natural order.
     Raw,
+    /// The same, and at `mult` the least and, [`MEASURED_STEP`] bytes behind, the greatest of each channel, i32. Both have
+    /// room for [`MAX_CHANNELS`]; what is behind those that exist has no meaning.
+    Measured,
 }
+
+/// Bytes from the least accumulators to the greatest.
+pub const MEASURED_STEP: usize = 4 * MAX_CHANNELS;
 
 /// The tensor that is added, u8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -6,7 +6,7 @@
 //! Each loop moves the pointers on and takes back what its inner loops moved, by constants, so that the arguments are the
 //! only pointers.
 
-use super::conv::{ConvSpec, Output};
+use super::conv::{ConvSpec, MEASURED_STEP, Output};
 use super::tiling::{Panel, Tiles};
 use crate::machine::{At, Machine, Pixels, Requantize, Shape};
 
@@ -30,6 +30,9 @@ pub(crate) fn emit<M: Machine>(m: &mut M, spec: &ConvSpec, panels: &[Panel]) {
         m.prepare(epilogue, residual.map(|r| r.mult));
     }
     let leaf = Leaf { spec, pointers, ahead: ahead.map(|pointer| Ahead::new(pointer, spec, panels)) };
+    if spec.output == Output::Measured {
+        leaf.begin_extrema(m, panels);
+    }
     m.repeat_argument(6, &mut |m| leaf.strip(m, panels));
 }
 
@@ -107,6 +110,31 @@ impl<P: Copy> Leaf<'_, P> {
         moving
     }
 
+    /// Where the extrema of a panel are, and how far behind each other.
+    fn extrema(&self) -> [At<P>; 2] {
+        [At::new(self.pointers.mult), At::new(self.pointers.mult).plus(MEASURED_STEP)]
+    }
+
+    /// Extrema of no accumulators.
+    fn begin_extrema<M: Machine<Pointer = P>>(&self, m: &mut M, panels: &[Panel]) {
+        let vectors: usize = panels.iter().map(|panel| panel.count * panel.vectors).sum();
+        for (at, bound) in self.extrema().into_iter().zip([i32::MAX, i32::MIN]) {
+            let bound = m.splat(bound);
+            (0..vectors).for_each(|v| m.store(bound, at.plus(v * LANE * m.shape().lanes)));
+            m.release(bound);
+        }
+    }
+
+    /// Bytes from one panel's operands at `mult` to the next's.
+    fn mult_step<M: Machine<Pointer = P>>(&self, m: &M, lanes: usize) -> i64 {
+        let copies = match self.spec.output {
+            Output::Requant { .. } => m.shape().multiplier_copies(),
+            Output::Measured => 1,
+            Output::Raw => 0,
+        };
+        (LANE * lanes * copies) as i64
+    }
+
     /// One strip, all panels; then on to the next strip.
     fn strip<M: Machine<Pointer = P>>(&self, m: &mut M, panels: &[Panel]) {
         let spec = self.spec;
@@ -120,9 +148,7 @@ impl<P: Copy> Leaf<'_, P> {
         }
         m.step(self.pointers.weights, -(weights as i64));
         m.step(self.pointers.bias, -((LANE * lanes) as i64));
-        if spec.narrowed() {
-            m.step(self.pointers.mult, -((LANE * lanes * m.shape().multiplier_copies()) as i64));
-        }
+        m.step(self.pointers.mult, -self.mult_step(m, lanes));
         let channels = [0, passed * spec.stored_bytes(), passed];
         for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
             m.step(pointer, (spec.strip * steps.row) as i64 - channels as i64);
@@ -141,9 +167,7 @@ impl<P: Copy> Leaf<'_, P> {
         let lanes = panel.vectors * m.shape().lanes;
         m.step(self.pointers.weights, self.weights(m, panel) as i64);
         m.step(self.pointers.bias, (LANE * lanes) as i64);
-        if spec.narrowed() {
-            m.step(self.pointers.mult, (LANE * lanes * m.shape().multiplier_copies()) as i64);
-        }
+        m.step(self.pointers.mult, self.mult_step(m, lanes));
         let channels = [0, panel.channels * spec.stored_bytes(), panel.channels];
         for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
             m.step(pointer, channels as i64 - (spec.strip * steps.row) as i64);
@@ -162,6 +186,11 @@ impl<P: Copy> Leaf<'_, P> {
         let output = Pixels { first: At::new(self.pointers.output), apart: &apart[1] };
         match &spec.output {
             Output::Raw => m.store_raw(&tile, output, panel.channels),
+            Output::Measured => {
+                let [least, greatest] = self.extrema();
+                m.extrema(&tile, least, greatest);
+                m.store_raw(&tile, output, panel.channels);
+            }
             Output::Requant { epilogue, residual, acc_bound } => {
                 let pixels = |apart| Pixels { first: At::new(self.pointers.residual), apart };
                 let operands = Requantize {

@@ -15,7 +15,8 @@
 //! Remainders are balanced: 10 pixels at most 6 high are two tiles of 5, not 6 and 4.
 //!
 //! A *strip* joins rows so that little remains: 7 pixels are tiles of 4 and 3, seven rows of 7 are tiles of 6 and 5. A
-//! tile in which a row ends has displacements, hence code, of its own.
+//! tile in which a row ends has displacements, hence code, of its own. Strips are also what threads share, so one that takes
+//! the whole image must be worth it for two threads as well.
 
 use super::conv::ConvSpec;
 use crate::machine::Shape;
@@ -80,21 +81,27 @@ pub struct Tiles {
 pub fn choose(spec: &ConvSpec, shape: &Shape) -> Vec<Panel> {
     (1..=shape.vectors)
         .rev()
+        .filter(|&vectors| spec.panel == 0 || spec.panel == vectors)
         .map(|vectors| panels(spec, shape, vectors))
         .min_by_key(|panels| cost(spec, shape, panels))
         .expect("a machine has at least one vector")
 }
 
-/// How many of an image's `rows` best make a strip; a divisor of `rows`.
-pub fn strip(spec: &ConvSpec, shape: &Shape, rows: usize) -> usize {
+/// How many of an image's `rows` can make a strip, of which each takes `calls` leaf calls: divisors of `rows`, the best first.
+/// What counts is the time of one thread and the time of two together: a few large strips cannot be shared evenly.
+pub fn strips(spec: &ConvSpec, shape: &Shape, rows: usize, calls: usize) -> Vec<usize> {
     let fits = |strip: &usize| rows.is_multiple_of(*strip) && (*strip == 1 || strip * spec.width <= STRIP_PIXELS);
     let candidate = |strip: usize| {
         let spec = ConvSpec { strip, ..spec.clone() };
         let panels = choose(&spec, shape);
         let groups = panels.iter().map(|panel| panel.tiles.len()).sum::<usize>();
-        (strip == 1 || groups <= STRIP_GROUPS).then(|| (cost(&spec, shape, &panels) * (rows / strip), strip))
+        let units = rows / strip * calls;
+        let both = units + 2 * units.div_ceil(2);
+        (strip == 1 || groups <= STRIP_GROUPS).then(|| (cost(&spec, shape, &panels) * both, strip))
     };
-    (1..=rows.max(1)).filter(fits).filter_map(candidate).min().map_or(1, |(_, strip)| strip)
+    let mut strips: Vec<_> = (1..=rows.max(1)).filter(fits).filter_map(candidate).collect();
+    strips.sort_unstable();
+    strips.into_iter().map(|(_, strip)| strip).collect()
 }
 
 /// The block cut into panels of `vectors`, the last one smaller where need be.

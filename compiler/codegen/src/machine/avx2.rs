@@ -286,6 +286,10 @@ impl Machine for Avx2 {
         emit!(self, vpaddd, acc.ymm(), acc.ymm(), term.ymm());
     }
 
+    fn store(&mut self, vector: Vector, at: At<AsmRegister64>) {
+        emit!(self, vmovdqu, ymmword_ptr(memory(at)), vector.lanes().ymm());
+    }
+
     fn release(&mut self, vector: Vector) {
         match vector {
             Vector::Register(register) => self.code.release(register),
@@ -299,6 +303,10 @@ impl Machine for Avx2 {
 
     fn requantize(&mut self, tile: &[Vec<Vector>], operands: &Requantize<'_, AsmRegister64>) {
         super::avx2_epilogue::requantize(self, tile, operands);
+    }
+
+    fn extrema(&mut self, tile: &[Vec<Vector>], least: At<AsmRegister64>, greatest: At<AsmRegister64>) {
+        super::avx2_epilogue::extrema(self, tile, least, greatest);
     }
 
     fn store_raw(&mut self, tile: &[Vec<Vector>], output: Pixels<'_, AsmRegister64>, channels: usize) {

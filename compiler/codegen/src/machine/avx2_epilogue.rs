@@ -11,7 +11,7 @@ use qcc_num::requant::Epilogue;
 use super::avx2::{Avx2, BYTES, CONSTANTS, Vector, Ymm, frame};
 use super::avx2_parts::{PART, Parts, load, store, store_part};
 use super::code::{emit, memory};
-use super::{At, Pixels, Requantize};
+use super::{At, Machine, Pixels, Requantize};
 
 /// Bytes of a lane.
 const LANE: usize = 4;
@@ -39,7 +39,7 @@ pub(super) fn prepare(m: &mut Avx2, rule: &Epilogue, residual: Option<u16>) {
     }
 }
 
-/// See [`super::Machine::requantize`].
+/// See [`Machine::requantize`].
 pub(super) fn requantize(m: &mut Avx2, tile: &[Vec<Vector>], operands: &Requantize<'_, AsmRegister64>) {
     let rule = (operands.epilogue, operands.residual.map(|(_, mult)| mult));
     assert!(m.prepared == Some(rule), "the rule of a function is prepared before its loops");
@@ -161,7 +161,24 @@ fn splat_words(m: &mut Avx2, value: u16) -> Ymm {
     to
 }
 
-/// See [`super::Machine::store_raw`].
+/// See [`Machine::extrema`].
+pub(super) fn extrema(m: &mut Avx2, tile: &[Vec<Vector>], least: At<AsmRegister64>, greatest: At<AsmRegister64>) {
+    for vector in 0..tile[0].len() {
+        let places = [least, greatest].map(|at| at.plus(BYTES * vector));
+        let (lo, hi) = (m.load(places[0]), m.load(places[1]));
+        for pixel in tile {
+            let acc = pixel[vector].lanes();
+            emit!(m, vpminsd, lo.lanes().ymm(), lo.lanes().ymm(), acc.ymm());
+            emit!(m, vpmaxsd, hi.lanes().ymm(), hi.lanes().ymm(), acc.ymm());
+        }
+        for (extreme, at) in [lo, hi].into_iter().zip(places) {
+            m.store(extreme, at);
+            m.release(extreme);
+        }
+    }
+}
+
+/// See [`Machine::store_raw`].
 pub(super) fn store_raw(m: &mut Avx2, tile: &[Vec<Vector>], output: Pixels<'_, AsmRegister64>, channels: usize) {
     for (index, pixel) in tile.iter().enumerate() {
         for (vector, acc) in pixel.iter().enumerate() {

@@ -47,6 +47,11 @@ impl Coded for Avx512 {
 }
 
 impl Zmm {
+    /// Its number.
+    pub(super) fn number(self) -> u8 {
+        self.0
+    }
+
     /// All 512 bits.
     pub(super) fn zmm(self) -> AsmRegisterZmm {
         zmm::get_zmm(Register::ZMM0 + u32::from(self.0)).expect("32 registers")
@@ -122,6 +127,10 @@ impl Machine for Avx512 {
         emit!(self, vpaddd, acc.zmm(), acc.zmm(), term.zmm());
     }
 
+    fn store(&mut self, vector: Zmm, at: At<AsmRegister64>) {
+        emit!(self, vmovdqu32, zmmword_ptr(memory(at)), vector.zmm());
+    }
+
     fn release(&mut self, vector: Zmm) {
         self.code.release(vector.0);
     }
@@ -132,6 +141,10 @@ impl Machine for Avx512 {
 
     fn requantize(&mut self, tile: &[Vec<Zmm>], operands: &Requantize<'_, AsmRegister64>) {
         super::avx512_epilogue::requantize(self, tile, operands);
+    }
+
+    fn extrema(&mut self, tile: &[Vec<Zmm>], least: At<AsmRegister64>, greatest: At<AsmRegister64>) {
+        super::avx512_epilogue::extrema(self, tile, least, greatest);
     }
 
     fn store_raw(&mut self, tile: &[Vec<Zmm>], output: Pixels<'_, AsmRegister64>, channels: usize) {

@@ -20,7 +20,7 @@ const BYTES: usize = 64;
 /// Lanes of a vector.
 const LANES: usize = 16;
 /// Selects the even 32-bit lanes.
-const EVEN: i32 = 0x5555;
+pub(super) const EVEN: i32 = 0x5555;
 
 /// Constants of one tile, each in a register from its first use on.
 ///
@@ -293,7 +293,7 @@ fn mul_high(m: &mut Avx512, acc: Zmm, mult: At<AsmRegister64>) -> Zmm {
     high
 }
 
-fn splat_words(m: &mut Avx512, value: u16) -> Zmm {
+pub(super) fn splat_words(m: &mut Avx512, value: u16) -> Zmm {
     let to = m.take();
     emit!(m, mov, eax, i32::from(value));
     emit!(m, vpbroadcastw, to.zmm(), eax);
@@ -308,7 +308,7 @@ fn splat_bytes(m: &mut Avx512, value: u8) -> Zmm {
 }
 
 /// Index vector for `vpermd`, built from general registers because no data may stand in the text.
-fn indices(m: &mut Avx512, lanes: [u8; LANES]) -> Zmm {
+pub(super) fn indices(m: &mut Avx512, lanes: [u8; LANES]) -> Zmm {
     let halves = u128::from_le_bytes(lanes);
     let to = m.take();
     emit!(m, mov, rax, halves as u64 as i64);
@@ -337,6 +337,22 @@ fn unsort_indices(vectors: usize) -> [u8; LANES] {
     let mut from = [0; LANES];
     memory_order(vectors).for_each(|(narrowed, place)| from[narrowed] = place as u8);
     from
+}
+
+/// See [`Machine::extrema`].
+pub(super) fn extrema(m: &mut Avx512, tile: &[Vec<Zmm>], least: At<AsmRegister64>, greatest: At<AsmRegister64>) {
+    for vector in 0..tile[0].len() {
+        let places = [least, greatest].map(|at| at.plus(BYTES * vector));
+        let (lo, hi) = (m.load(places[0]), m.load(places[1]));
+        for pixel in tile {
+            emit!(m, vpminsd, lo.zmm(), lo.zmm(), pixel[vector].zmm());
+            emit!(m, vpmaxsd, hi.zmm(), hi.zmm(), pixel[vector].zmm());
+        }
+        for (extreme, at) in [lo, hi].into_iter().zip(places) {
+            m.store(extreme, at);
+            m.release(extreme);
+        }
+    }
 }
 
 /// See [`Machine::store_raw`].

@@ -38,6 +38,21 @@ pub(super) fn requantize(m: &mut Clif<'_>, tile: &[Vec<Variable>], operands: &Re
     }
 }
 
+/// See [`super::Machine::extrema`].
+pub(super) fn extrema(m: &mut Clif<'_>, tile: &[Vec<Variable>], least: At<Variable>, greatest: At<Variable>) {
+    for vector in 0..tile[0].len() {
+        for (at, is_least) in [(least, true), (greatest, false)] {
+            let (base, disp) = (m.b.use_var(at.base), at.plus(4 * LANES * vector).disp);
+            let mut extreme = m.b.ins().load(types::I32X4, clif::memory(), base, disp);
+            for pixel in tile {
+                let acc = m.b.use_var(pixel[vector]);
+                extreme = if is_least { m.b.ins().smin(extreme, acc) } else { m.b.ins().smax(extreme, acc) };
+            }
+            m.b.ins().store(clif::memory(), extreme, base, disp);
+        }
+    }
+}
+
 /// See [`super::Machine::store_raw`].
 pub(super) fn store_raw(m: &mut Clif<'_>, tile: &[Vec<Variable>], output: Pixels<'_, Variable>, channels: usize) {
     for (index, pixel) in tile.iter().enumerate() {

@@ -24,11 +24,13 @@ mod avx2_single;
 mod avx512;
 mod avx512_bytes;
 mod avx512_epilogue;
+mod avx512_lanes;
 mod avx512_single;
 pub mod bytes;
 mod clif;
 mod clif_epilogue;
 mod code;
+pub(crate) mod float;
 
 pub use avx2::{Avx2, Dot};
 pub use avx512::Avx512;
@@ -277,6 +279,8 @@ pub trait Machine {
     fn dot(&mut self, acc: Self::Vector, activations: Self::Vector, weights: Self::Vector);
     /// `acc += term`, wrapping.
     fn add(&mut self, acc: Self::Vector, term: Self::Vector);
+    /// Stores a vector.
+    fn store(&mut self, vector: Self::Vector, at: At<Self::Pointer>);
     /// Ends the life of a vector.
     fn release(&mut self, vector: Self::Vector);
     /// Marks a vector as used, so that what computed it stays; then releases it.
@@ -284,6 +288,8 @@ pub trait Machine {
 
     /// Requantizes `tile`, `[pixel][vector]` of accumulators, and stores bytes in natural channel order. Releases the tile.
     fn requantize(&mut self, tile: &[Vec<Self::Vector>], operands: &Requantize<'_, Self::Pointer>);
+    /// Lowers the numbers at `least` and raises those at `greatest` to the extrema over the pixels of `tile`, lane by lane.
+    fn extrema(&mut self, tile: &[Vec<Self::Vector>], least: At<Self::Pointer>, greatest: At<Self::Pointer>);
     /// Stores the accumulators themselves, `channels` of each pixel. Releases the tile.
     fn store_raw(&mut self, tile: &[Vec<Self::Vector>], output: Pixels<'_, Self::Pointer>, channels: usize);
 }

@@ -130,7 +130,13 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
             | IntOp::DynamicScale
             | IntOp::DynamicRequant
             | IntOp::AlignScales
-            | IntOp::DynamicAdd => unreachable!("not elementwise, or done above"),
+            | IntOp::DynamicAdd
+            | IntOp::CommonScale
+            | IntOp::DynamicRescale
+            | IntOp::ProductScale
+            | IntOp::DynamicMul
+            | IntOp::DynamicTable
+            | IntOp::DynamicLut => unreachable!("not elementwise, or done above"),
         };
         clif::store_bytes(&mut t.b, bytes, at[at.len() - 1], 0, lanes);
     });
@@ -180,7 +186,7 @@ fn widen_words(t: &mut Task<'_>, words: &[Value]) -> Vec<Value> {
 }
 
 /// One table look-up a byte; there is no gather of bytes in 128-bit vectors.
-fn lut(t: &mut Task<'_>, loops: &Loops, bases: &[Value]) {
+pub(super) fn lut(t: &mut Task<'_>, loops: &Loops, bases: &[Value]) {
     let table = bases[1];
     let inner = [loops.inner[0], loops.inner[2]];
     t.lanes(loops, bases, &mut |t, at, lanes| {

@@ -1,11 +1,13 @@
 //! Products with constant weights: packing and the choice of their kernel.
 
 use cranelift_module::{FuncId, Linkage};
+use qcc_ir::diag::Code;
 use qcc_ir::ops::IntOp;
 use qcc_ir::window::Window;
-use qcc_ir::{Diags, NodeId, Tensor, ValueId};
+use qcc_ir::{Diag, Diags, NodeId, Tensor, ValueId};
 
 use super::conv::{self, Layout, Leaf, Product, Section};
+use super::dynamic::Parts;
 use super::step::Cost;
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
@@ -52,6 +54,8 @@ impl Builder<'_> {
             true => halo_window(graph, node),
             false => Window { kernel: [1, 1], strides: [1, 1], pads: [0; 4], dilations: [1, 1] },
         };
+        let extrema = self.plan.part_extrema.get(&result.buffer).filter(|_| !fused);
+        let extrema = extrema.map(|&offset| Place { offset, ..result.clone() });
         let mut product = Product {
             x: as_image(&operands[0]).ok_or_else(strided)?,
             result: as_image(result).ok_or_else(strided)?,
@@ -60,22 +64,33 @@ impl Builder<'_> {
             weights,
             bias,
             requant,
+            extrema,
             residual,
             acc_bound: accumulator_bound(weights, bias),
             strip: 1,
             next_bytes: self.next_bytes,
             weight_bytes: 1,
+            choice: self.options.tuning.get(value).copied().unwrap_or_default(),
         };
         let bytes = result.elements() * result.element;
         let described = describe(&product, is_conv);
-        let cost = Cost { kernel: described, macs: product.macs(), weight_bytes: weights.len() as u64 };
+        let weight_bytes = weights.len() as u64;
+        let mut cost = Cost { macs: product.macs(), weight_bytes, ..Cost::of(described) };
         if product.is_depthwise() {
             return self.depthwise(name, value, &product, bytes, cost);
         }
-        product.choose_strip(self.shape());
+        product.choose_strip(self.shape()).map_err(|why| {
+            let message = format!("the tuning of `{value}`: {why}");
+            Diag::new(Code::FLAGS, message).help("tune this model anew: --tune")
+        })?;
         if let Some(section) = product.sections().first() {
             let panels = tiling::choose(&section.spec, self.shape());
             product.weight_bytes = panels.first().map_or(1, |panel| panel.stored_weight(self.shape()));
+        }
+        cost.choices = product.choices(self.shape());
+        if product.extrema.is_some() {
+            let (parts, blocks) = product.extrema_parts();
+            self.part_extrema.insert(result.buffer, Parts { parts, blocks });
         }
         let sections = product.sections();
         let mut leaves = Vec::new();
