@@ -178,6 +178,50 @@ fn meeting() -> String {
     format!("{head}{}{body}", constants.concat())
 }
 
+/// Floats become bytes, and bytes floats, wherever channels of all numbers lie: by pixels, in planes that are longer or shorter than
+/// blocks of a leaf, in several images.
+#[test]
+fn engines_agree_on_the_float_edge() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let pool = Pool::new(3).expect("threads");
+    let shapes = [(1, 1, 33, 30, 70), (1, 2, 5, 9, 18), (2, 4, 70, 31, 40), (1, 20, 24, 16, 16), (1, 64, 17, 5, 300), (3, 3, 16, 7, 7)];
+    for (images, inputs, outputs, rows, columns) in shapes {
+        let (x, y) = (format!("{images}x{inputs}x{rows}x{columns}"), format!("{images}x{outputs}x{rows}x{columns}"));
+        let constant = weights("w", &[outputs, inputs, 3, 3], 5);
+        let text = format!(
+            "graph @edge(%x: tensor<{x}xf32>) -> (tensor<{y}xf32>) {{\n{constant}  %y = nn.conv2d(%x, @w) \
+             {{pads = [1, 1, 1, 1]}} : tensor<{y}xf32>\n  return %y\n}}\n"
+        );
+        let path = folder.path().join(format!("{x}.qir"));
+        std::fs::write(&path, text).expect("temporary folder");
+        let dims = [images, inputs, rows, columns];
+        let values: Vec<f32> =
+            bytes(7, dims.iter().product()).iter().map(|&b| (f32::from(b) - 128.0) / 40.0).collect();
+        let mut special = values.clone();
+        for (i, x) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -3e38, 0.5].into_iter().enumerate() {
+            special.iter_mut().skip(i).step_by(13).for_each(|v| *v = x);
+        }
+        for target in Target::all_runnable() {
+            let what = format!("{x} to {outputs} channels, {target:?}");
+            let options = Options { target, ..Options::default() };
+            let compiled = compile(path.as_path(), &options).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let jit = compiled.jit().unwrap_or_else(|e| panic!("{what}: {e}"));
+            let meaning = Engine::of_graph(compiled.graph());
+            for values in [&values, &special] {
+                let input = [Tensor::f32(&dims, values.clone())];
+                let wanted = meaning.runner().run(&input, Io::Float).unwrap_or_else(|e| panic!("{what}: {e}"));
+                for threads in [1, 3] {
+                    let session = jit.session();
+                    let mut session = if threads > 1 { session.with_pool(&pool) } else { session };
+                    let view = [qcc::TensorRef::new(&dims, values)];
+                    let found = session.run_f32(&view).unwrap_or_else(|e| panic!("{what}: {e}"));
+                    assert_eq!(found[0].as_slice::<f32>(), wanted[0].as_f32(), "{what}, {threads} threads");
+                }
+            }
+        }
+    }
+}
+
 /// Every engine and any number of threads give the interpreter's floats, also of inputs that are no numbers, and these are near
 /// those of the float model.
 #[test]
