@@ -116,7 +116,7 @@ fn shapes_that_nobody_has() {
         (&[-2, 2][..], "into [-2, 2]"),
         (&[-1, -1], "into [-1, -1]"),
         (&[3, 3], "as many elements"),
-        (&[1 << 62, 1 << 62], "too many elements"),
+        (&[1 << 62, 1 << 62], "as many elements"),
     ] {
         refused("a reshape", &one(&[1, 4], "Reshape", vec![], vec![longs("s", shape)]), Code::BAD_SHAPE, part);
     }
