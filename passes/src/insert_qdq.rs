@@ -210,7 +210,7 @@ pub(crate) fn weight_scales(
 /// Weights with one scale an output channel.
 pub(crate) fn quantized_weights(tensor: &Tensor, w: &[f32], scales: Vec<f32>) -> Weights {
     let row = w.len() / scales.len().max(1);
-    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, 1.0 / scales[i / row], 0, -127, 127) as i8;
+    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, scales[i / row], 0, -127, 127) as i8;
     let codes = Tensor::new(&tensor.dims, Data::I8(w.iter().enumerate().map(code).collect()));
     let zero_points = vec![0; scales.len()];
     let uniform = Uniform { storage: Int::I8, min: -127, max: 127, axis: Some(0), scales, zero_points };

@@ -14,6 +14,7 @@
 //! | convolution, linear layer | `int.conv2d`, `int.linear`, then `int.requant` (Jacob et al. 2018, section 2.2) | `layer` |
 //! | any function of one value | `int.lut`, or `int.clamp` where that is all it does | `elementwise` |
 //! | sum, difference, product | `int.add`, `int.mul`; with constants `int.scale_channels` or `int.lut` | `elementwise` |
+//! | the same with `exact`, to the bit of other runtimes | the same, or `int.lut2` | `exact` |
 //! | other functions of two values | `int.lut2` | `elementwise` |
 //! | product of two computed matrices | `int.qmatmul` | `layer` |
 //! | batch normalization | `int.scale_channels` | `elementwise` |
@@ -25,6 +26,7 @@
 //! at once.
 
 mod elementwise;
+mod exact;
 mod layer;
 mod window;
 
@@ -107,7 +109,7 @@ struct Lower<'a, 'g> {
     y: ValueId,
     name: String,
     origin: Option<Arc<Origin>>,
-    /// Additions with wide multipliers: their result is that of real numbers but for ties.
+    /// Whether results are those of the runtime for which the model was quantized: see [`exact`].
     exact: bool,
 }
 
@@ -248,6 +250,9 @@ impl Lower<'_, '_> {
 
     /// The value in the type of the result.
     fn rescale(&mut self, v: ValueId) -> Result<ValueId, Diag> {
+        if self.exact {
+            return self.function(v, |x| x);
+        }
         let (from, to) = (self.bytes(v)?, self.bytes(self.y)?);
         let (shift, mults) = qcc_num::affine::multipliers(&[from.scale / to.scale]).map_err(|e| self.scale_error(e))?;
         let offset = qcc_num::affine::offset(shift, to.zero, &[(from.zero, mults[0])]);

@@ -149,6 +149,12 @@ pub enum IntOp {
     DynamicRequant,
     AlignScales,
     DynamicAdd,
+    CommonScale,
+    DynamicRescale,
+    ProductScale,
+    DynamicMul,
+    DynamicTable,
+    DynamicLut,
 }
 
 /// Family of operators with the same kind of operands.
@@ -273,6 +279,8 @@ const LO: AttrSchema = int_or("lo", 0);
 const HI: AttrSchema = int_or("hi", 255);
 /// `a` of `qcc_num::requant` equation (1).
 const SHL: AttrSchema = int_or("shl", 0);
+/// Fraction bits of `qcc_num::single`, which then is the rule, and `offset` the zero point; 0 for `qcc_num::requant`.
+const SINGLE: AttrSchema = int_or("single", 0);
 /// `C` of `qcc_num::requant` equation (3), or of `qcc_num::affine` equation (5).
 const OFFSET: AttrSchema = int("offset");
 /// `n` of `qcc_num::affine` equation (5).
@@ -397,12 +405,12 @@ ops! {
     /// -1, 0 or 1.
     Sign = "nn.sign" ("x") {} Class::Unary(|_, x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { 0.0 });
 
-    /// Sum.
-    Add = "nn.add" ("a", "b") {} Class::Binary(Binary::Add);
+    /// Sum. `signed` says that the runtime for which the model was quantized computes with codes of -128 to 127.
+    Add = "nn.add" ("a", "b") { bool_or("signed", false) } Class::Binary(Binary::Add);
     /// Difference.
     Sub = "nn.sub" ("a", "b") {} Class::Binary(Binary::Sub);
-    /// Product.
-    Mul = "nn.mul" ("a", "b") {} Class::Binary(Binary::Mul);
+    /// Product, `signed` as in a sum.
+    Mul = "nn.mul" ("a", "b") { bool_or("signed", false) } Class::Binary(Binary::Mul);
     /// Quotient; integers truncate.
     Div = "nn.div" ("a", "b") {} Class::Binary(Binary::Div);
     /// The lesser.
@@ -487,17 +495,18 @@ ops! {
     IConv2d = "int.conv2d" ("x", "w", "bias") { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE } Class::Int(IntOp::Conv2d);
     /// Accumulators `bias + x * w^T`: `x` u8 `[.., K]`, `w` i8 `[N, K]`, `bias` i32 `[N]`.
     ILinear = "int.linear" ("x", "w", "bias") {} Class::Int(IntOp::Linear);
-    /// 32-bit accumulators to u8 by `qcc_num::requant`; `mult` i32 has one element, or one for each of the last dimension.
-    Requant = "int.requant" ("acc", "mult") { SHL, OFFSET, LO, HI } Class::Int(IntOp::Requant);
+    /// 32-bit accumulators to u8 by `qcc_num::requant`, or by `qcc_num::single` where `single` is not 0; `mult` i32 has one element, or one for each of the last dimension.
+    Requant = "int.requant" ("acc", "mult") { SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::Requant);
     /// `int.requant` of `int.conv2d`, with an optional `residual` of the result's shape added before the rounding.
     QConv2d = "int.qconv2d" ("x", "w", "bias", "mult", "residual?")
-        { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE, SHL, OFFSET, LO, HI, RESIDUAL_MULT } Class::Int(IntOp::QConv2d);
+        { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE, SHL, OFFSET, SINGLE, LO, HI, RESIDUAL_MULT } Class::Int(IntOp::QConv2d);
     /// `int.requant` of `int.linear`, with an optional `residual` of the result's shape added before the rounding.
-    QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, LO, HI, RESIDUAL_MULT }
+    QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, SINGLE, LO, HI, RESIDUAL_MULT }
         Class::Int(IntOp::QLinear);
     /// `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])` requantized by `qcc_num::requant` with `mult`: `a` and
     /// `b` u8, broadcast over the dimensions before the last two.
-    QMatMul = "int.qmatmul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, LO, HI } Class::Int(IntOp::QMatMul);
+    QMatMul = "int.qmatmul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
+        Class::Int(IntOp::QMatMul);
     /// `a * mults[0] + b * mults[1]` by `qcc_num::affine`, operands broadcast.
     IAdd = "int.add" ("a", "b") { ints("mults"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Add);
     /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::requant` with `mult`, operands broadcast.
@@ -516,10 +525,10 @@ ops! {
     IMaxPool = "int.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Int(IntOp::MaxPool);
     /// Sum of `x - zero` over each window of u8 `[N, H, W, C]`, requantized by `qcc_num::requant`. `mult` i32 has one element,
     /// or one for each output position `[OH, OW]` where border windows have fewer elements.
-    IAveragePool = "int.average_pool" ("x", "mult") { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, LO, HI }
-        Class::Int(IntOp::AveragePool);
+    IAveragePool = "int.average_pool" ("x", "mult")
+        { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::AveragePool);
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
-    IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, LO, HI }
+    IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
         Class::Int(IntOp::Mean);
     /// Normalization of u8 over the dimensions from `axis` on by `qcc_num::norm`, of which `epsilon` is the `E`; `mult` i32 and
     /// `offset` i32 broadcast to `x`.
@@ -532,15 +541,33 @@ ops! {
     /// Least and greatest of each channel, the last dimension, over `rows` positions after one another: i32 `[parts, 2, C]`.
     Extrema = "int.extrema" ("acc") { int("rows") } Class::Int(IntOp::Extrema);
     /// Parameters of `int.dynamic_requant` by `qcc_num::dynamic`, from the `extrema` of accumulators, the `scale` of the operand
-    /// they were computed from, and mantissas `[C]` of the weights' scales and of the bias. The result begins with its scale.
-    DynamicScale = "int.dynamic_scale" ("extrema", "scale", "weights", "bias")
-        { int("weight_exponent"), int("bias_exponent"), bool_or("rectify", false) } Class::Int(IntOp::DynamicScale);
+    /// they were computed from, and mantissas `[C]` of the weights' scales, of the bias and of a greatest value, if there is one. The
+    /// result begins with its scale.
+    DynamicScale = "int.dynamic_scale" ("extrema", "scale", "weights", "bias", "ceiling?")
+        { int("weight_exponent"), int("bias_exponent"), int_or("ceiling_exponent", 0), bool_or("rectify", false) }
+        Class::Int(IntOp::DynamicScale);
     /// 32-bit accumulators to u8 by `qcc_num::dynamic`: zero point 0 if rectified, else 128.
     DynamicRequant = "int.dynamic_requant" ("acc", "params") { bool_or("rectify", false) } Class::Int(IntOp::DynamicRequant);
     /// The scale of a sum of two dynamically scaled values, and the factors of both, by `qcc_num::dynamic` equation (13).
     AlignScales = "int.align_scales" ("a", "b") {} Class::Int(IntOp::AlignScales);
     /// `(a - zeros[0]) * factors[2] + (b - zeros[1]) * factors[3]` in 32 bits, with the factors of `int.align_scales`.
     DynamicAdd = "int.dynamic_add" ("a", "b", "factors") { ints("zeros") } Class::Int(IntOp::DynamicAdd);
+    /// A scale for all of some values, of whose codes `levels` are used to either side, and the factors from theirs to it, by
+    /// `qcc_num::dynamic` equation (16): the values' levels come first, that of the result is the last one.
+    CommonScale = "int.common_scale" ("scales*") { ints("levels") } Class::Int(IntOp::CommonScale);
+    /// `result_zero + floor(((x - zero) * factor + 2^13) / 2^14)`, the factor being number `index` of `int.common_scale`.
+    DynamicRescale = "int.dynamic_rescale" ("x", "scales") { int("index"), int("zero"), int("result_zero") }
+        Class::Int(IntOp::DynamicRescale);
+    /// The scale of a product of two dynamically scaled values.
+    ProductScale = "int.product_scale" ("a", "b") {} Class::Int(IntOp::ProductScale);
+    /// `(a - zeros[0]) * (b - zeros[1])` in 32 bits, operands broadcast.
+    DynamicMul = "int.dynamic_mul" ("a", "b") { ints("zeros") } Class::Int(IntOp::DynamicMul);
+    /// The table of a function, given by `samples` i32 `[1025]` below 2^30, for codes with a scale known at run time only, and the
+    /// scale of its results, by `qcc_num::dynamic` equations (17) and (18): mantissa, exponent, and four codes in each number.
+    DynamicTable = "int.dynamic_table" ("scale", "samples") { int("grid"), int("exponent"), int("zero"), int("result_zero") }
+        Class::Int(IntOp::DynamicTable);
+    /// The codes of `int.dynamic_table` at the positions that `x` tells.
+    DynamicLut = "int.dynamic_lut" ("x", "table") {} Class::Int(IntOp::DynamicLut);
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Exact integer arithmetic: the rules that the interpreter defines integer operators with and that every kernel must
 //! reproduce bit for bit.
 //!
-//! Four rules, each with a single rounding at its end:
+//! Five rules, each with a single rounding at its end:
 //!
 //! | rule | used by | module |
 //! |---|---|---|
 //! | 32-bit accumulator to 8 bits, one multiplier per channel, optional residual term | convolution, matrix product, pooling, product | [`requant`] |
+//! | the same as floats of single precision give it, for models that were quantized elsewhere | as above | [`single`] |
 //! | sum of 8-bit values times 16-bit multipliers | addition, change of scale, per-channel scale-and-shift | [`affine`] |
 //! | a row of 8-bit values to mean 0 and deviation 1, times and plus a constant each | layer, group and instance normalization | [`norm`] |
 //! | float to 8 bits and back, at the edge of a compiled model only | `run_f32`, `quant.qcast`, `quant.dcast` | [`edge`] |
@@ -17,6 +18,7 @@ pub mod dynamic;
 pub mod edge;
 pub mod norm;
 pub mod requant;
+pub mod single;
 
 /// A real scale factor that has no integer representation under the rule it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]

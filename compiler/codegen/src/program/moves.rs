@@ -12,6 +12,7 @@ use crate::clif::{self, VECTOR};
 use crate::plan::{Halo, Place, concat_windows};
 
 /// A copy between two views of one shape.
+#[derive(Debug, Clone)]
 pub struct Copy {
     /// Source.
     pub from: Place,
