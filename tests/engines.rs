@@ -272,6 +272,34 @@ fn engines_agree_where_scales_of_run_time_meet() {
     }
 }
 
+/// Between an input and an output that are the same numbers in another place nothing is computed, and both are converted.
+#[test]
+fn what_is_only_moved_passes_the_float_edge() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let ty = "!quant.uniform<u8:f32, 0.5:3>";
+    for (dims, node) in [
+        ("2x60", "tensor.reshape(%x) {shape = [2, 60]}"),
+        ("5x4x3x2", "tensor.transpose(%x) {perm = [3, 2, 1, 0]}"),
+        ("2x3x4x3", "tensor.slice(%x) {starts = [0, 0, 0, 1], ends = [2, 3, 4, 4], steps = [1, 1, 1, 1]}"),
+    ] {
+        let path = folder.path().join("moved.qir");
+        let text = format!(
+            "graph @moved(%x: tensor<2x3x4x5x{ty}>) -> (tensor<{dims}x{ty}>) {{\n  %y = {node} : tensor<{dims}x{ty}>\n  return %y\n}}\n"
+        );
+        std::fs::write(&path, text).expect("temporary file");
+        let image = [Tensor::f32(&[2, 3, 4, 5], bytes(5, 120).iter().map(|&b| f32::from(b) / 2.0 - 1.5).collect())];
+        for target in Target::all_runnable() {
+            let options = Options { target, ..Options::default() };
+            let compiled = compile(path.as_path(), &options).unwrap_or_else(|e| panic!("{node}: {e}"));
+            let jit = compiled.jit().unwrap_or_else(|e| panic!("{node}: {e}"));
+            let (code, meaning) = (Engine::of_model(jit), Engine::of_graph(compiled.graph()));
+            let run =
+                |engine: &Engine| engine.runner().run(&image, Io::Float).unwrap_or_else(|e| panic!("{node}: {e}"));
+            assert_eq!(run(&code), run(&meaning), "{node} for {} (wide: {})", target.name(), target.has_wide_kernels());
+        }
+    }
+}
+
 #[test]
 fn same_input_and_options_give_the_same_bytes_also_for_another_architecture() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/resnet_cifar10.onnx");

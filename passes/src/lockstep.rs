@@ -13,9 +13,9 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Def, Diag, Diags, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId};
 use rayon::prelude::*;
 
-use crate::Context;
 use crate::insert_qdq::Weights;
 use crate::rewrite::floats;
+use crate::{Context, quantize};
 
 /// Bytes of activations that are alive at a time.
 const MEMORY: usize = 512 << 20;
@@ -173,7 +173,14 @@ impl Walk<'_> {
         let types: Vec<Type> = g.operands(n).into_iter().map(|v| g.ty(v).clone()).collect();
         let real_types: Vec<Type> = types.iter().map(real).collect();
         let operands: Vec<(&Tensor, &Type)> = quantized.iter().zip(&types).collect();
-        let result = eval_node(node.op, &node.attrs, &operands, g.ty(y)).map_err(at)?;
+        // What pads is a real number until casts are explicit; on quantized types the interpreter wants its code.
+        let attrs = match (node.op, g.ty(y).uniform()) {
+            (Opcode::Pad, Some(u)) => {
+                node.attrs.clone().with("value", quantize::code(node.attrs.float("value"), u) as f32)
+            }
+            _ => node.attrs.clone(),
+        };
+        let result = eval_node(node.op, &attrs, &operands, g.ty(y)).map_err(at)?;
         let real_result = if node.op == Opcode::SCast {
             reals.swap_remove(0)
         } else {

@@ -292,3 +292,23 @@ fn single(path: &Path, inputs: &[Input], preprocess: &Preprocess) -> Result<Reco
     }
     Ok(Records::Files(vec![vec![Item::new(path.to_path_buf())]]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(shapes: &[&[usize]]) -> (usize, Vec<Vec<usize>>) {
+        let types: Vec<Type> = shapes.iter().map(|dims| Type::f32(dims)).collect();
+        let batch = batch(&types.iter().collect::<Vec<_>>());
+        (batch, types.iter().map(|ty| Input::new("x", ty, batch).sample).collect())
+    }
+
+    #[test]
+    fn inputs_without_a_common_batch_are_samples_as_a_whole() {
+        assert_eq!(samples(&[&[2, 3, 4], &[2, 5]]), (2, vec![vec![3, 4], vec![5]]));
+        assert_eq!(samples(&[&[1, 3, 4], &[1, 5]]), (1, vec![vec![3, 4], vec![5]]));
+        assert_eq!(samples(&[&[3, 6], &[6, 4]]), (1, vec![vec![3, 6], vec![6, 4]]));
+        assert_eq!(samples(&[&[3, 4, 5], &[5]]), (1, vec![vec![3, 4, 5], vec![5]]));
+        assert_eq!(samples(&[&[7]]), (1, vec![vec![7]]));
+    }
+}

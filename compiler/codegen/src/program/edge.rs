@@ -686,6 +686,11 @@ impl Maker<'_, '_> {
                 place.buffer == buffer
             };
             for (i, border) in borders.iter().enumerate().filter(|(_, border)| ours(border)) {
+                // A copy from an input to an output has both conversions, which cannot both take its place.
+                let other = if quantize { &border.copy.to } else { &border.copy.from };
+                if !matches!(plan.buffers[other.buffer].storage, Storage::Arena(_)) {
+                    return Ok(Vec::new());
+                }
                 let block = |layout| EdgeSpec { way: Way::Dequantize, layout, zero: 0, wide }.block();
                 match line(&border.copy, quantize, block) {
                     Some((outer, line)) => fused.push((i, outer, line)),

@@ -158,7 +158,10 @@ pub(super) fn write(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: 
             operands.extend([pads, value]);
             w.emit("Pad", &operands, real, vec![]);
         }
-        Opcode::Gather => w.emit("Gather", &operands, real, vec![("axis", Value::Int(attrs.int("axis")))]),
+        // What ONNX does at positions outside is not defined.
+        Opcode::Gather if attrs.bool("wrap") => {
+            w.emit("Gather", &operands, real, vec![("axis", Value::Int(attrs.int("axis")))])
+        }
         other => return Err(format!("`{}` cannot be written as ONNX", other.name())),
     }
     Ok(())

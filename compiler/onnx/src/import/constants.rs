@@ -318,7 +318,8 @@ fn cast_to(site: &mut Site, x: ValueId, to: DataType) -> Outcome<ValueId> {
     let mode = site.attrs.string("round_mode")?.unwrap_or("up").to_string();
     let (from, elem) = (site.elem(x), to.elem());
     if let (Some(tensor), None) = (site.constant(x), site.ty(x).uniform()) {
-        if site.data_type(x) == Some(to) {
+        let wider = from == Elem::F32 && elem == Elem::F32 && to.rounding(saturate).is_none() && to != DataType::F8e8m0;
+        if site.data_type(x) == Some(to) || wider {
             return Ok(x);
         }
         let mut data = Numbers::of(&tensor).wrapped(to)?.cast(&elem)?;

@@ -6,7 +6,6 @@ use super::conv;
 use super::decompose::normalize;
 use super::gemm;
 use super::layout::{self, apply};
-use super::quantize::{dequantize, requantize, storage_of};
 use super::reduce::over;
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
@@ -176,16 +175,6 @@ pub(super) fn embed_layer_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
     }
     let y = normalized(site, sum, epsilon, scale, Some(offset))?;
     Ok(vec![y[0]])
-}
-
-/// Choice between two quantized operands, in a third type.
-pub(super) fn qlinear_where(site: &mut Site) -> Outcome<ValueId> {
-    let (condition, x, y) = (site.operand(0)?, site.operand(1)?, site.operand(4)?);
-    let own = storage_of(&site.elem(x))?;
-    let x = dequantize(site, x, 2, 1, "x")?;
-    let y = dequantize(site, y, 5, 1, "y")?;
-    let chosen = apply(site, Opcode::Where, &[x, y, condition], "real")?;
-    requantize(site, chosen, 7, own)
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * scale` over the dimensions from an axis on.

@@ -177,7 +177,6 @@ pub(crate) static MICROSOFT: &[Row] = &[
     Row("QLinearSigmoid", 1, 1, One(qoperator::sigmoid)),
     Row("QLinearSoftmax", 1, 1, One(qoperator::softmax)),
     Row("QLinearWhere", 1, 1, One(qoperator::select)),
-    Row("QLinearWhere", 1, 1, One(contrib::qlinear_where)),
     Row("QuantizeLinear", 1, 1, One(quantize::quantize_linear)),
     Row("QuickGelu", 1, 1, One(contrib::quick_gelu)),
     Row("SkipLayerNormalization", 1, 1, Many(contrib::skip_layer_norm)),
