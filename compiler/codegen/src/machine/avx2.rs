@@ -287,7 +287,7 @@ impl Machine for Avx2 {
     }
 
     fn store(&mut self, vector: Vector, at: At<AsmRegister64>) {
-        emit!(self, vmovdqu, ymmword_ptr(memory(at)), vector.lanes().ymm());
+        emit!(self, vmovdqu, ymmword_ptr(memory(at)), vector.register().ymm());
     }
 
     fn release(&mut self, vector: Vector) {

@@ -167,9 +167,9 @@ pub(super) fn extrema(m: &mut Avx2, tile: &[Vec<Vector>], least: At<AsmRegister6
         let places = [least, greatest].map(|at| at.plus(BYTES * vector));
         let (lo, hi) = (m.load(places[0]), m.load(places[1]));
         for pixel in tile {
-            let acc = pixel[vector].lanes();
-            emit!(m, vpminsd, lo.lanes().ymm(), lo.lanes().ymm(), acc.ymm());
-            emit!(m, vpmaxsd, hi.lanes().ymm(), hi.lanes().ymm(), acc.ymm());
+            let acc = pixel[vector].register();
+            emit!(m, vpminsd, lo.register().ymm(), lo.register().ymm(), acc.ymm());
+            emit!(m, vpmaxsd, hi.register().ymm(), hi.register().ymm(), acc.ymm());
         }
         for (extreme, at) in [lo, hi].into_iter().zip(places) {
             m.store(extreme, at);

@@ -5,7 +5,6 @@
 
 use qcc_ir::{Attrs, Elem, Int, Opcode, Type, Uniform, ValueId};
 
-use super::constants;
 use super::gemm;
 use super::layout::{self, apply};
 use super::pool;
@@ -106,16 +105,6 @@ pub(super) fn reduce_mean(site: &mut Site) -> Outcome<ValueId> {
         };
         over(site, Opcode::ReduceMean, x, &axes, keep, "real")
     })
-}
-
-/// Operands condition, x and y (each with scale and zero point), scale and zero point of the result.
-pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
-    let storage = like(site, 1)?;
-    let (c, x, y) = (site.operand(0)?, site.operand(1)?, site.operand(4)?);
-    let x = dequantize(site, x, 2, 1, "x")?;
-    let y = dequantize(site, y, 5, 1, "y")?;
-    let chosen = constants::selected(site, c, x, y, "real")?;
-    requantize(site, chosen, 7, storage)
 }
 
 /// Operands scale and zero point of the result, then each part with its scale and zero point.

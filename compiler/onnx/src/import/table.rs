@@ -176,7 +176,6 @@ pub(crate) static MICROSOFT: &[Row] = &[
     Row("QLinearReduceMean", 1, 1, One(qoperator::reduce_mean)),
     Row("QLinearSigmoid", 1, 1, One(qoperator::sigmoid)),
     Row("QLinearSoftmax", 1, 1, One(qoperator::softmax)),
-    Row("QLinearWhere", 1, 1, One(qoperator::select)),
     Row("QLinearWhere", 1, 1, One(contrib::qlinear_where)),
     Row("QuantizeLinear", 1, 1, One(quantize::quantize_linear)),
     Row("QuickGelu", 1, 1, One(contrib::quick_gelu)),
