@@ -162,3 +162,23 @@ fn mutations_never_panic() {
         }
     }
 }
+
+/// What is written reads back: a normalization, and a product with its factor.
+#[test]
+fn exports_read_back() {
+    let text = "graph @g(%x: tensor<1x2x2x!quant.uniform<u8:f32, 0.5:128>>) -> (tensor<1x2x2x!quant.uniform<u8:f32, 0.25:128>>) {
+  const @scale : tensor<2xf32> = dense<[1.5, 2.0]>
+  const @bias : tensor<2xf32> = dense<[0.5, -1.0]>
+  %n = nn.layer_norm(%x, @scale, @bias) {axis = 2, epsilon = 0.001} : tensor<1x2x2x!quant.uniform<u8:f32, 0.5:128>>
+  %m = nn.matmul(%n, %x) {alpha = 0.375} : tensor<1x2x2x!quant.uniform<u8:f32, 0.25:128>>
+  return %m
+}
+";
+    let graph = qcc_ir::parse::parse(text, &mut qcc_ir::parse::no_files).expect("legal text");
+    let bytes = crate::export(&graph).expect("an ONNX model");
+    let again = crate::import_bytes(&bytes, None, &crate::ImportOptions::default()).expect("it reads back");
+    let printed = qcc_ir::print(&again);
+    for part in ["nn.layer_norm(", "epsilon = 0.001", "nn.matmul(", "dense<[0.375]>"] {
+        assert!(printed.contains(part), "{part} in\n{printed}");
+    }
+}

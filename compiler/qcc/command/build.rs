@@ -68,7 +68,7 @@ enum Emit {
     Qir,
     /// Program in Cranelift IR as text
     Clif,
-    /// Machine code as text
+    /// Machine code as text; words where it is not for x86-64
     Asm,
     /// Quantized model with explicit casts, for other runtimes
     OnnxQdq,
