@@ -202,7 +202,7 @@ fn every_form_of_the_model_gives_the_same_bytes() {
         assert_eq!(run(EXAMPLE, &[]), compiled, "JIT, {io}");
         assert_eq!(run(EXAMPLE, &["--interp"]), compiled, "interpreter, {io}");
         assert_eq!(run("example.so", &["--threads", "3"]), compiled, "threads, {io}");
-        assert_eq!(run(EXAMPLE, &["--portable-kernels"]), compiled, "portable kernels, {io}");
+        assert_eq!(run(EXAMPLE, &["--vectors", "128"]), compiled, "vectors of 128 bits, {io}");
     }
 }
 
@@ -255,6 +255,43 @@ fn comparison_reports_as_scripts_expect() {
 }
 
 #[test]
+fn tuning_is_recorded_and_can_be_given_back() {
+    let Some(folder) = example() else { return };
+    // The name of the file is in it.
+    ["tuned", "again"].iter().for_each(|name| std::fs::create_dir(folder.path().join(name)).unwrap());
+    done(folder.path(), &[EXAMPLE, "-o", "tuned/net.so", "--tune", "--save-tuning", "t.json"]);
+    done(folder.path(), &[EXAMPLE, "-o", "again/net.so", "--tuning", "t.json"]);
+    let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("tuned/net.so") == bytes("again/net.so"), "the choices found make the same model");
+
+    // A choice unlike the estimate: other code, the same results, and inspection shows it.
+    done(folder.path(), &[EXAMPLE, "-o", "plain.so"]);
+    let choice = r#"{"layers.layers.2.bn2.BatchNormalization_output_0": {"panel": 1, "strip": 1, "outer": "chunks"}}"#;
+    std::fs::write(folder.path().join("c.json"), choice).unwrap();
+    done(folder.path(), &[EXAMPLE, "-o", "other.so", "--tuning", "c.json"]);
+    assert!(done(folder.path(), &["inspect", "other.so"]).contains(r#""panel":1"#));
+    let run = |model: &str| done(folder.path(), &["run", model, "--input", "x.npy"]);
+    assert_eq!(run("plain.so"), run("other.so"));
+    let code = |model: &str| {
+        let described = done(folder.path(), &["inspect", model]);
+        described.lines().find(|line| line.contains(".text ")).map(str::to_string)
+    };
+    assert_ne!(code("plain.so"), code("other.so"), "other code");
+
+    for (text, why) in [
+        (r#"{"nowhere": {}}"#, "nowhere"),
+        (r#"{"layers.layers.2.bn2.BatchNormalization_output_0": {"strip": 3}}"#, "strip of 3 rows"),
+        (r#"{"layers.layers.2.bn2.BatchNormalization_output_0": {"panel": 9}}"#, "panel of 9"),
+        (r#"{"nowhere": {"height": 3}}"#, "height"),
+        ("nothing", "no choices for layers"),
+    ] {
+        std::fs::write(folder.path().join("c.json"), text).unwrap();
+        refused(folder.path(), &[EXAMPLE, "-o", "out.so", "--tuning", "c.json"], 2, why);
+    }
+    refused(folder.path(), &[EXAMPLE, "-o", "out.so", "--tuning", "absent.json"], 1, "absent.json");
+}
+
+#[test]
 fn dumps_can_be_resumed() {
     let Some(folder) = example() else { return };
     done(folder.path(), &[EXAMPLE, "--emit", "qir", "-o", "int.qir", "--dump-dir", "dump", "--save-ranges", "r.json"]);
@@ -266,6 +303,19 @@ fn dumps_can_be_resumed() {
     done(folder.path(), &[EXAMPLE, "-o", "example.so", "--ranges", "r.json"]);
     let printed = done(folder.path(), &["opt", "dump/00-import.qir", "--passes", "canonicalize, fold-bn"]);
     assert!(printed.starts_with('!') || printed.starts_with("graph"), "{}", &printed[..80]);
+}
+
+#[test]
+fn code_is_shown_as_text() {
+    let Some(folder) = example() else { return };
+    let clif = done(folder.path(), &[EXAMPLE, "--emit", "clif"]);
+    assert!(clif.contains("\nfunction ") && clif.contains("block0("), "{}", &clif[..200]);
+    done(folder.path(), &[EXAMPLE, "-o", "code.s", "--target", "x86-64-v3"]);
+    let asm = std::fs::read_to_string(folder.path().join("code.s")).unwrap();
+    assert!(asm.contains("<qcc_run") && asm.contains("vpmaddwd") && !asm.contains(".byte"), "{}", &asm[..200]);
+    done(folder.path(), &[EXAMPLE, "--emit", "asm", "-o", "arm.txt", "--target", "aarch64"]);
+    let arm = std::fs::read_to_string(folder.path().join("arm.txt")).unwrap();
+    assert!(arm.contains("ret"), "{}", &arm[..200]);
 }
 
 /// Whether a program can be started here; a test that needs it says so where it cannot.

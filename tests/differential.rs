@@ -80,11 +80,15 @@ impl Maker<'_> {
         attrs.with("lo", lo).with("hi", hi)
     }
 
-    /// Constants of equations (1) to (4) that neither vanish nor saturate on sums of `terms` products.
+    /// Constants of equations (1) to (4), or (15), that neither vanish nor saturate on sums of `terms` products.
     fn epilogue(&mut self, op: Attrs, terms: usize) -> (Attrs, i64) {
         let shl = self.random.pick(&[0, 0, 0, 1, 3]);
-        let mult = ((1u64 << 38 >> shl) as f64 / (terms as f64).sqrt() / 120.0).min(f64::from(i32::MAX)) as i64;
-        let attrs = op.with("shl", shl).with("offset", 32 + 64 * self.random.within(0, 255));
+        let single = op.has("single") && self.random.below(3) == 0;
+        let point = if single { self.random.within(33, 46) } else { 38 };
+        let mult = ((1u64 << point >> shl) as f64 / (terms as f64).sqrt() / 120.0).min(f64::from(i32::MAX)) as i64;
+        let zero = self.random.within(0, 255);
+        let attrs = op.with("shl", shl).with("offset", if single { zero } else { 32 + 64 * zero });
+        let attrs = if single { attrs.with("single", point) } else { attrs };
         (self.clamps(attrs), mult)
     }
 
@@ -125,7 +129,7 @@ impl Maker<'_> {
         let partner = self.earlier.iter().copied().find(|&v| *self.edit.graph().ty(v) == ty);
         match partner.filter(|_| self.random.below(2) == 0) {
             Some(r) => {
-                let attrs = attrs.with("residual_mult", self.random.within(1000, 32767));
+                let attrs = attrs.with("residual_mult", self.random.within(1000, 32767)).with("single", 0);
                 self.step(Opcode::QConv2d, &[self.now, w, bias, mult, r], attrs);
             }
             None => {
@@ -304,7 +308,7 @@ impl Maker<'_> {
 
     fn movement(&mut self) {
         let dims = self.dims();
-        match self.random.below(6) {
+        match self.random.below(7) {
             0 => {
                 let perm = self.random.pick(&[[0, 3, 1, 2], [0, 2, 1, 3], [0, 2, 3, 1], [0, 1, 3, 2]]);
                 self.step(Opcode::Transpose, &[self.now], Attrs::new(Opcode::Transpose).with("perm", perm.to_vec()));
@@ -333,6 +337,7 @@ impl Maker<'_> {
                     self.step(Opcode::Concat, &[self.now, other, self.now], attrs);
                 }
             }
+            5 => self.look_up(),
             _ => {
                 let axis = 1 + self.random.below(3);
                 let indices = (0..3).map(|_| self.random.within(-(dims[axis] as i64), dims[axis] as i64 - 1)).collect();
@@ -473,6 +478,20 @@ impl Maker<'_> {
         self.combined(&terms, factors, reach, 16)
     }
 
+    /// Slices at computed positions, which may lie outside.
+    fn look_up(&mut self) {
+        let dims = self.dims();
+        let k = 1 + self.random.below(dims[3].min(5));
+        let attrs = Attrs::new(Opcode::TopKIndex).with("axis", 3i64).with("k", k as i64);
+        let all = self.add(Opcode::TopKIndex, &[self.now], attrs);
+        let attrs = Attrs::new(Opcode::Slice).with("starts", vec![0; 4]).with("steps", vec![1; 4]);
+        let row = self.add(Opcode::Slice, &[all], attrs.with("ends", vec![1, 1, 1, k as i64]));
+        let row = self.add(Opcode::Reshape, &[row], Attrs::new(Opcode::Reshape).with("shape", vec![k as i64]));
+        let attrs = Attrs::new(Opcode::Gather).with("axis", 1 + self.random.below(3) as i64);
+        let attrs = attrs.with("wrap", self.random.below(2) == 0);
+        self.step(Opcode::Gather, &[self.now, row], attrs);
+    }
+
     /// A matrix product at the end, of all elements or of the channels of each pixel.
     fn linear(&mut self) {
         let dims = self.dims();
@@ -540,7 +559,15 @@ fn options(graph: &Graph, target: Target) -> Options {
     let float_edge = graph.outputs().iter().all(|&v| graph.ty(v).uniform().is_some());
     let manifest = qcc_runtime::Manifest::default();
     // Everything goes through the pool, however small.
-    Options { target, name: "random".into(), float_edge, shared_from: 0, hash: [7; 32], manifest }
+    Options {
+        target,
+        name: "random".into(),
+        float_edge,
+        shared_from: 0,
+        tuning: Default::default(),
+        hash: [7; 32],
+        manifest,
+    }
 }
 
 /// Output bytes of a compiled model.
@@ -600,13 +627,21 @@ fn check(seed: u64, pool: &Pool, folder: &std::path::Path) {
     };
     for target in Target::all_runnable() {
         let options = options(&graph, target);
-        let what = format!("{} wide={}", target.name(), target.has_wide_kernels());
+        let what = target.to_string();
         let jit = emit::jit::compile(&graph, &options)
             .unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}\n{}", print::print(&graph)));
         same(&format!("JIT {what}"), outputs_of(&jit.model, &input, None));
         same(&format!("JIT {what} with threads"), outputs_of(&jit.model, &input, Some(pool)));
+        let mut choose = |task: &qcc_codegen::program::TaskInfo| {
+            let choice = task.choices.get(random.below(task.choices.len().max(1)))?;
+            Some((task.name.clone(), *choice))
+        };
+        let tuning = jit.tasks.iter().filter_map(&mut choose).collect();
+        let tuned = Options { tuning, ..options.clone() };
+        let jit = emit::jit::compile(&graph, &tuned).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
+        same(&format!("JIT {what}, {:?}", tuned.tuning), outputs_of(&jit.model, &input, Some(pool)));
         let object = emit::object::compile(&graph, &options).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
-        let path = folder.join(format!("{seed}-{}-{}.so", target.name(), target.has_wide_kernels()));
+        let path = folder.join(format!("{seed}-{target}.so"));
         std::fs::write(&path, object.link("random.so").unwrap_or_else(|e| panic!("seed {seed}: {e}")))
             .expect("temporary file");
         let model = Model::load(&path).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qcc_codegen::emit::{jit, object};
+use qcc_codegen::program::tuning::Tuning;
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Elem, Graph, Level, check_level};
@@ -86,6 +87,14 @@ pub fn compile_observed(
     let time = start.elapsed();
     tracing::info!(ms = time.as_millis(), nodes = imported.node_count(), "imported");
     observe(&Event::Imported { graph: &imported, time });
+    for &v in imported.outputs() {
+        let constant = imported.constant(v).is_some() && imported.ty(v).is_float();
+        if constant || imported.ty(v).elements() == 0 {
+            let what = if constant { "depends on no input" } else { "has no element" };
+            let diag = Diag::new(Code::NO_INTEGER_FORM, format!("output `{}` {what}", imported.name_of(v)));
+            return Err(diag.in_file(source.file_name()).help("take it out of the model's outputs").into());
+        }
+    }
     let mut graph = imported.clone();
     let mut cx = context(&graph, options)?;
     let text = match &options.pipeline {
@@ -148,6 +157,7 @@ pub fn compile_observed(
         name,
         float_edge: options.float_edge,
         shared_from: qcc_codegen::SHARED_FROM,
+        tuning: options.tuning.clone(),
         hash,
         manifest,
     };
@@ -255,6 +265,28 @@ impl Compiled {
         &self.options
     }
 
+    /// The same with another tuning, recorded as if it had been given with the options.
+    pub(crate) fn with_tuning(&self, tuning: &Tuning) -> qcc_codegen::Options {
+        let mut options = self.options.clone();
+        let record = &mut options.manifest.options;
+        match tuning.is_empty() {
+            true => record.remove("tuning"),
+            false => record.insert("tuning".to_string(), crate::tune::to_json(tuning)),
+        };
+        options.hash = digest(&self.source, record, self.ranges.as_ref(), &self.report.pipeline);
+        options.tuning.clone_from(tuning);
+        options
+    }
+
+    /// Measures what the estimates might have chosen otherwise in each layer, and keeps what is faster here; returns it. Given
+    /// back as [`Options::tuning`], it makes the same model on any machine.
+    pub fn tune(&mut self) -> Result<&Tuning, Error> {
+        self.check_integer()?;
+        let tuning = crate::tune::measure(self)?;
+        self.options = self.with_tuning(&tuning);
+        Ok(&self.options.tuning)
+    }
+
     /// The exact meaning of the compiled model: evaluates the integer graph operation by operation.
     pub fn interpreter(&self) -> Evaluator {
         Evaluator::new(&self.graph).with_threads(self.threads.max(1))
@@ -297,6 +329,28 @@ impl Compiled {
         let path = path.as_ref();
         let object = self.object()?;
         files::write_all(&[(path, &object.object), (&path.with_extension("h"), object.header().as_bytes())])
+    }
+
+    /// The program in Cranelift IR, as text.
+    pub fn clif(&self) -> Result<String, Error> {
+        self.check_integer()?;
+        Ok(object::clif(&self.graph, &self.options)?)
+    }
+
+    /// Writes [`Compiled::clif`].
+    pub fn write_clif(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::write(path.as_ref(), self.clif()?.as_bytes())
+    }
+
+    /// Writes [`Compiled::asm`].
+    pub fn write_asm(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::write(path.as_ref(), self.asm()?.as_bytes())
+    }
+
+    /// The machine code of the shared object, disassembled.
+    pub fn asm(&self) -> Result<String, Error> {
+        let image = self.object()?.link("model.so")?;
+        qcc_codegen::check::listing(&image).map_err(|e| Error::new(Code::CODEGEN, e.to_string()))
     }
 
     /// Writes the integer graph as text, all constants inline.

@@ -26,6 +26,7 @@
 //! | [`data`] | samples from files: arrays, images, lists |
 //! | [`compare`] | the integer model against the float one, layer by layer |
 //! | [`engine`] | the forms of an integer model behind one way to run it |
+//! | [`Compiled::tune`] | measured choices for single layers, kept with the model |
 //! | [`bench`](mod@bench) | how fast, and how near the machine's limit |
 //! | [`ir`], [`passes`], [`runtime`], [`codegen`] | the crates behind it |
 
@@ -40,15 +41,18 @@ mod error;
 mod files;
 mod options;
 mod source;
+mod tune;
 
 pub use compile::{Compiled, Event, PassReport, Report, compile, compile_observed};
 pub use error::{Error, Kind};
 pub use files::write as write_file;
 pub use options::{Calibration, Mode, Options};
 pub use source::Source;
+pub use tune::{load_tuning, save_tuning};
 
 pub use qcc_codegen as codegen;
 pub use qcc_codegen::Target;
+pub use qcc_codegen::program::tuning::Tuning;
 pub use qcc_interp::Evaluator;
 pub use qcc_ir as ir;
 pub use qcc_ir::{Diag, Graph};

@@ -6,12 +6,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use qcc_codegen::Target;
+use qcc_codegen::program::tuning::Tuning;
 use qcc_ir::Range;
 use qcc_onnx::ImportOptions;
 use qcc_passes::context::Progress;
 use qcc_passes::{Corrections, Method, Precisions, RangeTable, Samples};
 
 use crate::data::Preprocess;
+use crate::tune;
 
 /// Samples to calibrate with.
 #[derive(Clone)]
@@ -85,6 +87,8 @@ pub struct Options {
     pub pipeline: Option<String>,
     /// Threads of the compiler; 0 for one a core. The result does not depend on it.
     pub threads: usize,
+    /// What measurements chose for single layers: see [`crate::Compiled::tune`].
+    pub tuning: Tuning,
     /// Told how far calibration is.
     pub progress: Option<Progress>,
 }
@@ -106,6 +110,7 @@ impl Default for Options {
             preprocess: None,
             pipeline: None,
             threads: 0,
+            tuning: Tuning::new(),
             progress: None,
         }
     }
@@ -117,11 +122,14 @@ impl Options {
         let mut record = BTreeMap::new();
         let mut put = |name: &str, value: String| record.insert(name.to_string(), value);
         put("target", self.target.name().to_string());
-        put("wide", self.target.wide.to_string());
+        put("vectors", self.target.vectors.to_string());
         put("io", if self.float_edge { "float" } else { "int" }.to_string());
         put("method", self.method.to_string());
         if self.mode != Mode::default() {
             put("mode", self.mode.name().to_string());
+        }
+        if !self.tuning.is_empty() {
+            put("tuning", tune::to_json(&self.tuning));
         }
         if let Some(pipeline) = &self.pipeline {
             put("passes", pipeline.clone());

@@ -18,6 +18,7 @@
 //!
 //! | step | exact | module |
 //! |---|---|---|
+//! | layers whose operand is quantized by scales of each run become layers of real numbers | one rounding less; reported as a remark | `dynamic` |
 //! | casts and movement of constants are evaluated; a matrix product with constant weights becomes `nn.linear` | yes | `constants` |
 //! | codes of 8 bits with a sign and of 16 without are shifted by half of their range, codes of 4 bits are stored in 8 | yes | here |
 //! | equal casts of one value become one; of unequal ones, the others rescale the first | yes; one rounding more | here |
@@ -25,6 +26,7 @@
 
 pub(crate) mod chains;
 pub(crate) mod constants;
+mod dynamic;
 
 use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Data, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
@@ -36,6 +38,8 @@ pub struct AdoptQdq;
 
 impl Pass for AdoptQdq {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
+        dynamic::take_out(edit);
+        edit.remove_dead();
         computed_scales(edit.graph())?;
         constants::evaluate(edit);
         edit.remove_dead();
@@ -54,9 +58,9 @@ impl Pass for AdoptQdq {
 
 /// Scales that the model computes from each input have no place in a network of integers.
 fn computed_scales(g: &Graph) -> Result<(), Diags> {
-    let origin = |n: &NodeId| g.node(*n).origin.as_ref().filter(|o| o.op == "DynamicQuantizeLinear").is_some();
+    let origin = |n: &NodeId| g.node(*n).origin.as_ref().filter(|o| o.op == dynamic::ORIGIN).is_some();
     let Some(n) = g.order().into_iter().find(|n| origin(n)) else { return Ok(()) };
-    let message = "the scales of DynamicQuantizeLinear are computed from each input, which integers alone cannot do";
+    let message = "the scales of DynamicQuantizeLinear are computed from each input and used by more than a layer";
     let diag = diag_at(g, n, Code::NO_INTEGER_FORM, message);
     Err(diag.help("give the float model that it was made from, or one that is quantized statically").into())
 }

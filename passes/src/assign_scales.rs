@@ -263,7 +263,7 @@ pub(crate) fn workable(range: Range) -> Range {
 /// Operators whose results are some of the operand's elements.
 pub(crate) fn selects(op: Opcode) -> bool {
     match op.info().class {
-        Class::Move(Move::Cast | Move::TopKIndex | Move::ArgMax) => false,
+        Class::Move(Move::Cast | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex) => false,
         Class::Move(_) | Class::Pool(Pool::Max) | Class::Reduce(Reduce::Max | Reduce::Min) => true,
         _ => false,
     }

@@ -236,7 +236,7 @@ fn scales_of(
 /// Weights with one scale an output channel.
 pub(crate) fn quantized_weights(tensor: &Tensor, w: &[f32], scales: Vec<f32>) -> Weights {
     let row = w.len() / scales.len().max(1);
-    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, 1.0 / scales[i / row], 0, -127, 127) as i8;
+    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, scales[i / row], 0, -127, 127) as i8;
     let codes = Tensor::new(&tensor.dims, Data::I8(w.iter().enumerate().map(code).collect()));
     let zero_points = vec![0; scales.len()];
     let uniform = Uniform { storage: Int::I8, min: -127, max: 127, axis: Some(0), scales, zero_points };
@@ -248,7 +248,7 @@ pub(crate) fn fine(tensor: &Tensor, w: &[f32], sx: f64, sy: f64) -> Result<Weigh
     let scales = scales_of(tensor, w, None, FINE, wide::LEAST_FACTOR * sy / sx)?;
     let row = (w.len() / scales.len().max(1)).max(1);
     let (least, greatest) = (-FINE as i32, FINE as i32);
-    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, 1.0 / scales[i / row], 0, least, greatest) as i16;
+    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, scales[i / row], 0, least, greatest) as i16;
     let codes = Tensor::new(&tensor.dims, Data::I16(w.iter().enumerate().map(code).collect()));
     let (min, max, zero_points) = (i64::from(least), i64::from(greatest), vec![0; scales.len()]);
     let uniform = Uniform { storage: Int::I16, min, max, axis: Some(0), scales, zero_points };

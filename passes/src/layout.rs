@@ -112,7 +112,9 @@ fn before_transpose(g: &Graph, n: NodeId, perm: &[usize]) -> Option<(Attrs, Vec<
         | Opcode::Lut2
         | Opcode::Byte
         | Opcode::Combine
-        | Opcode::WideMul => keep(attrs.clone()),
+        | Opcode::WideMul
+        | Opcode::DynamicLut
+        | Opcode::DynamicRescale => keep(attrs.clone()),
         Opcode::ScaleChannels | Opcode::ISoftmax if keeps_last => keep(attrs.clone()),
         Opcode::Concat => {
             let axis = perm.get(usize::try_from(attrs.int("axis")).ok()?)?;
@@ -262,7 +264,9 @@ fn source_order(dims: &[usize], perm: &[usize]) -> Vec<usize> {
 /// A function of single elements trades places with a reshape of a transposed value, which can then move on.
 fn sink_reshape(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
-    if !matches!(g.op(n), Opcode::Lut | Opcode::Clamp | Opcode::Rescale | Opcode::Byte) {
+    let single =
+        [Opcode::Lut, Opcode::Clamp, Opcode::Rescale, Opcode::Byte, Opcode::DynamicLut, Opcode::DynamicRescale];
+    if !single.contains(&g.op(n)) {
         return false;
     }
     let operands = g.operands(n);

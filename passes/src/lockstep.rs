@@ -233,8 +233,9 @@ impl Walk<'_> {
             .map(|input| apply(g, n, input, &real_weights, &bias, &y_real))
             .collect::<Result<_, Diag>>()
             .map_err(at)?;
-        let shift = mean_difference(&layer.targets, &found, channels);
-        found.par_iter_mut().for_each(|t| add_per_channel(t, &shift));
+        let plane = if g.op(n) == Opcode::Conv2d { plane(&g.ty(y).dims) } else { 1 };
+        let shift = mean_difference(&layer.targets, &found, channels, plane);
+        found.par_iter_mut().for_each(|t| add_per_channel(t, &shift, plane));
         let results = found
             .into_par_iter()
             .zip(layer.targets)
@@ -263,17 +264,16 @@ fn apply(g: &Graph, n: NodeId, x: &Tensor, w: &Tensor, bias: &[f32], ty: &Type) 
     eval_node(node.op, &node.attrs, &[(x, &types[0]), (w, &types[1]), (&bias, &types[2])], ty)
 }
 
-/// Elements behind one another in one channel, of the result of a layer: axis 1 of a convolution's, the last of a linear
-/// layer's.
-fn plane(t: &Tensor) -> usize {
-    if t.dims.len() == 4 { t.dims[2] * t.dims[3] } else { 1 }
+/// Elements behind one another in one channel of a convolution's result. A linear layer's channels are the last axis.
+fn plane(dims: &[usize]) -> usize {
+    dims.iter().skip(2).product()
 }
 
-/// Mean of `a - b` for each channel.
-fn mean_difference(a: &[Tensor], b: &[Tensor], channels: usize) -> Vec<f64> {
+/// Mean of `a - b` for each channel, of which `plane` elements follow one another.
+fn mean_difference(a: &[Tensor], b: &[Tensor], channels: usize, plane: usize) -> Vec<f64> {
     let one = |(a, b): (&Tensor, &Tensor)| {
         let mut sums = vec![0.0f64; channels];
-        let (Some(x), Some(y), plane) = (a.as_f32(), b.as_f32(), plane(a)) else { return sums };
+        let (Some(x), Some(y)) = (a.as_f32(), b.as_f32()) else { return sums };
         for (i, (x, y)) in x.chunks(plane).zip(y.chunks(plane)).enumerate() {
             sums[i % channels] += x.iter().zip(y).map(|(x, y)| f64::from(x - y)).sum::<f64>();
         }
@@ -285,8 +285,7 @@ fn mean_difference(a: &[Tensor], b: &[Tensor], channels: usize) -> Vec<f64> {
     (0..channels).map(|c| sums.iter().map(|s| s[c]).sum::<f64>() / count).collect()
 }
 
-fn add_per_channel(t: &mut Tensor, shift: &[f64]) {
-    let plane = plane(t);
+fn add_per_channel(t: &mut Tensor, shift: &[f64], plane: usize) {
     let qcc_ir::Data::F32(data) = &mut t.data else { return };
     for (i, part) in data.chunks_mut(plane).enumerate() {
         let s = shift[i % shift.len()] as f32;

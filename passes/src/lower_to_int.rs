@@ -14,6 +14,7 @@
 //! | convolution, linear layer | `int.conv2d`, `int.linear`, then `int.requant` (Jacob et al. 2018, section 2.2) | `layer` |
 //! | any function of one value | `int.lut`, or `int.clamp` where that is all it does | `elementwise` |
 //! | sum, difference, product | `int.add`, `int.mul`; with constants `int.scale_channels` or `int.lut` | `elementwise` |
+//! | the same with `exact`, to the bit of other runtimes | the same, or `int.lut2` | `exact` |
 //! | other functions of two values | `int.lut2` | `elementwise` |
 //! | product of two computed matrices | `int.qmatmul` | `layer` |
 //! | batch normalization | `int.scale_channels` | `elementwise` |
@@ -26,6 +27,7 @@
 //! at once.
 
 mod elementwise;
+mod exact;
 mod layer;
 mod wide;
 mod window;
@@ -83,7 +85,7 @@ impl Pass for LowerToInt {
 fn needs_lowering(g: &Graph, n: NodeId) -> bool {
     match g.op(n).info().class {
         Class::Int(_) => false,
-        Class::Move(kind) => kind == Move::Cast || g.ty(g.result(n)).is_float(),
+        Class::Move(kind) => matches!(kind, Move::Cast | Move::MaxPoolIndex) || g.ty(g.result(n)).is_float(),
         Class::Unary(_)
         | Class::Binary(_)
         | Class::Contract(_)
@@ -109,7 +111,7 @@ struct Lower<'a, 'g> {
     y: ValueId,
     name: String,
     origin: Option<Arc<Origin>>,
-    /// Additions with wide multipliers: their result is that of real numbers but for ties.
+    /// Whether results are those of the runtime for which the model was quantized: see [`exact`].
     exact: bool,
 }
 
@@ -136,6 +138,9 @@ impl Lower<'_, '_> {
             Class::Norm(Norm::Softmax) => self.softmax(),
             Class::Cast(Cast::Requantize) => self.rescale(self.operand(0)),
             Class::Cast(Cast::Quantize | Cast::Dequantize) => Err(self.no_form("a cast that `fuse` could not take in")),
+            Class::Move(Move::MaxPoolIndex) => Err(self
+                .no_form("positions in windows are evaluated in float only")
+                .help("cut the model before it, or unpool by `Resize` or `ConvTranspose`")),
             Class::Move(_) => Err(self.no_form("moving floats")),
             Class::Int(_) => Ok(self.y),
         }
@@ -250,6 +255,9 @@ impl Lower<'_, '_> {
 
     /// The value in the type of the result.
     fn rescale(&mut self, v: ValueId) -> Result<ValueId, Diag> {
+        if self.exact {
+            return self.function(v, |x| x);
+        }
         let (from, to) = (self.bytes(v)?, self.bytes(self.y)?);
         let (shift, mults) = qcc_num::affine::multipliers(&[from.scale / to.scale]).map_err(|e| self.scale_error(e))?;
         let offset = qcc_num::affine::offset(shift, to.zero, &[(from.zero, mults[0])]);

@@ -168,7 +168,7 @@ pub(crate) fn gives_16(g: &Graph, n: NodeId) -> bool {
 fn moves_16(kind: Move) -> bool {
     match kind {
         Move::Reshape | Move::Transpose | Move::Concat | Move::Slice | Move::Pad | Move::Gather | Move::Expand => true,
-        Move::Cast | Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax => false,
+        Move::Cast | Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex => false,
     }
 }
 

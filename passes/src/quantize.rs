@@ -19,7 +19,7 @@ pub(crate) fn tensor(dims: &[usize], data: &[f32], to: &Uniform) -> Tensor {
 /// One float quantized, per tensor.
 pub(crate) fn code(x: f32, to: &Uniform) -> i32 {
     let bound = |b: i64| b.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
-    edge::quantize(x, 1.0 / to.scale(), bound(to.zero_point()), bound(to.min), bound(to.max))
+    edge::quantize(x, to.scale(), bound(to.zero_point()), bound(to.min), bound(to.max))
 }
 
 /// What a code stands for, per tensor.

@@ -207,10 +207,11 @@ struct Sight {
 
 impl Places {
     fn new(layer: &Layer, depth: usize) -> Places {
-        let per_sample = positions(&layer.targets[0]);
+        let per_sample = positions(layer);
         let all = per_sample * layer.targets.len();
         let count = (PLACES.0 * depth).max(PLACES.1).min(all);
         let at = (0..count).map(|i| i * all / count).map(|i| (i / per_sample, i % per_sample));
+        // A linear layer's tensors may have four dimensions too, but its weights have two.
         let sight = match (&layer.weights.dims[..], &layer.targets[0].dims[..]) {
             (&[_, per_group, kh, kw], &[_, _, oh, ow]) => {
                 let window = Window::conv(&layer.graph.node(layer.node).attrs, [kh, kw]);
@@ -238,10 +239,10 @@ impl Places {
     }
 }
 
-/// Positions of a layer's result: of all samples of a batch, and of all places of an image.
-fn positions(t: &Tensor) -> usize {
-    let channels = if t.dims.len() == 4 { t.dims[1] } else { t.dims.last().copied().unwrap_or(1) };
-    t.data.len() / channels.max(1)
+/// Positions of a layer's result in one sample: of the whole batch, and of all places of an image.
+fn positions(layer: &Layer) -> usize {
+    let channels = layer.weights.dims.first().copied().unwrap_or(1);
+    layer.targets[0].data.len() / channels.max(1)
 }
 
 /// What weight `k` of a group is multiplied with at a place; zero in the padding.

@@ -40,8 +40,7 @@ pub(crate) fn quantize(x: &Tensor, result: &Type) -> Result<Tensor, Diag> {
     let (lo, hi) = (to_i32(u.min), to_i32(u.max));
     let mut codes = Vec::with_capacity(values.len());
     for_runs(&x.dims, u, |run, scale, zero_point| {
-        let inverse = 1.0 / scale;
-        let code = |&v: &f32| i64::from(edge::quantize(v, inverse, to_i32(zero_point), lo, hi));
+        let code = |&v: &f32| i64::from(edge::quantize(v, scale, to_i32(zero_point), lo, hi));
         codes.extend(values[run].iter().map(code));
     });
     let data = narrow(codes, &Elem::Uniform(u.clone()));

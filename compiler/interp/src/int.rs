@@ -59,6 +59,12 @@ pub(crate) fn eval(
         IntOp::Byte => Data::U8(wide::byte(&call)?),
         IntOp::Combine => wide::combine(&call)?,
         IntOp::WideMul => wide::mul(&call)?,
+        IntOp::CommonScale => Data::I32(dynamic::common(&call)?),
+        IntOp::DynamicRescale => Data::U8(dynamic::rescale(&call)?),
+        IntOp::ProductScale => Data::I32(dynamic::product_scale(&call)?),
+        IntOp::DynamicMul => Data::I32(dynamic::multiply(&call)?),
+        IntOp::DynamicTable => Data::I32(dynamic::table(&call)?),
+        IntOp::DynamicLut => Data::U8(dynamic::look_up(&call)?),
     };
     Ok(Tensor { dims: result.dims.clone(), data })
 }
@@ -120,7 +126,8 @@ impl<'a> Call<'a> {
     /// The constants of `qcc_num::requant`.
     fn epilogue(&self) -> Epilogue {
         let (lo, hi) = self.bounds();
-        Epilogue { shl: self.attrs.int("shl") as u32, offset: self.attrs.int("offset") as i16, lo, hi }
+        let number = |name: &str| if self.attrs.has(name) { self.attrs.int(name) } else { 0 };
+        Epilogue { shl: number("shl") as u32, offset: number("offset") as i16, single: number("single") as u32, lo, hi }
     }
 
     /// The constants of `qcc_num::affine`, with the offset that the operator has.

@@ -13,6 +13,8 @@ mod export;
 mod external;
 mod fault;
 mod functions;
+#[cfg(test)]
+mod hostile;
 mod import;
 mod model;
 mod options;
@@ -44,7 +46,11 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, Diags> {
         return Err(unreadable(format!("the model cannot be read: it is {what}")));
     }
     let bytes = std::fs::read(path).map_err(|e| unreadable(format!("the model cannot be read: {e}")))?;
-    import_bytes(&bytes, path.parent(), options).map_err(named)
+    let model = model::read(&bytes).map_err(|fault| named(fault.into_diag().into()))?;
+    // The message holds all that is wanted of the file; with the graph's constants there would be three copies of every weight.
+    drop(bytes);
+    let folder = path.parent().map_or_else(Folder::none, Folder::at);
+    import::import(model, &folder, options).map_err(named)
 }
 
 /// Imports a model from memory. Without a `folder` it can have no external data.

@@ -7,7 +7,7 @@ use qcc::dump::Dump;
 use qcc::ir::Graph;
 use qcc::{Compiled, Error, Event, compile_observed};
 
-use super::flags::{Io, ModelFlags, usage};
+use super::flags::{Io, ModelFlags, TuneFlags, usage};
 use super::terminal;
 
 /// Compile a model.
@@ -16,7 +16,7 @@ pub struct Build {
     /// Model to compile: .onnx, or .qir
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// File to write; its extension says what: .so, .o, .qir, .onnx
+    /// File to write; its extension says what: .so, .o, .qir, .clif, .s, .onnx
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     /// What to write, whatever the extension
@@ -36,6 +36,8 @@ pub struct Build {
     save_ranges: Option<PathBuf>,
     #[command(flatten)]
     flags: ModelFlags,
+    #[command(flatten)]
+    tune: TuneFlags,
     #[command(flatten)]
     watch: WatchFlags,
 }
@@ -64,6 +66,10 @@ enum Emit {
     Obj,
     /// Integer graph as text
     Qir,
+    /// Program in Cranelift IR as text
+    Clif,
+    /// Machine code as text
+    Asm,
     /// Quantized model with explicit casts, for other runtimes
     OnnxQdq,
 }
@@ -77,7 +83,8 @@ impl Build {
         options.float_edge = self.io == Io::Float;
         let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         options.name = self.name.clone().or(stem);
-        let compiled = self.watch.compile(model, &options)?;
+        let mut compiled = self.watch.compile(model, &options)?;
+        self.tune.apply(&mut compiled)?;
         if let Some(path) = &self.save_ranges
             && let Some(ranges) = compiled.ranges()
         {
@@ -88,7 +95,11 @@ impl Build {
             (Emit::Obj, Some(path)) => compiled.write_object(path)?,
             (Emit::OnnxQdq, Some(path)) => compiled.write_onnx_qdq(path)?,
             (Emit::Qir, Some(path)) => compiled.write_text(path)?,
+            (Emit::Clif, Some(path)) => compiled.write_clif(path)?,
+            (Emit::Asm, Some(path)) => compiled.write_asm(path)?,
             (Emit::Qir, None) => terminal::result(&qcc::ir::print(compiled.graph())),
+            (Emit::Clif, None) => terminal::result(&compiled.clif()?),
+            (Emit::Asm, None) => terminal::result(&compiled.asm()?),
             (Emit::So | Emit::Obj | Emit::OnnxQdq, None) => {
                 return Err(usage("what is no text needs a file to go to").help("add -o model.so"));
             }
@@ -100,7 +111,7 @@ impl Build {
     fn emit(&self) -> Result<Emit, Error> {
         let extension = self.output.as_deref().and_then(Path::extension).map(|e| e.to_string_lossy().into_owned());
         match (self.emit, extension.as_deref()) {
-            (Some(Emit::Qir), _) => Ok(Emit::Qir),
+            (Some(emit @ (Emit::Qir | Emit::Clif | Emit::Asm)), _) => Ok(emit),
             (_, None) if self.output.is_none() => {
                 Err(usage("there is no output file").help("add -o model.so, or --emit qir for text on stdout"))
             }
@@ -108,11 +119,13 @@ impl Build {
             (None, Some("so")) => Ok(Emit::So),
             (None, Some("o")) => Ok(Emit::Obj),
             (None, Some("qir")) => Ok(Emit::Qir),
+            (None, Some("clif")) => Ok(Emit::Clif),
+            (None, Some("s")) => Ok(Emit::Asm),
             (None, Some("onnx")) => Ok(Emit::OnnxQdq),
             (None, other) => {
                 let what = other.map_or("no extension".to_string(), |e| format!("the extension `.{e}`"));
                 Err(usage(format!("an output file with {what} does not say what to write"))
-                    .help("use .so, .o, .qir or .onnx, or say it with --emit"))
+                    .help("use .so, .o, .qir, .clif, .s or .onnx, or say it with --emit"))
             }
         }
     }

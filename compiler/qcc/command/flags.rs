@@ -4,11 +4,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use qcc::codegen::target::Vectors;
 use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 use qcc::engine;
 use qcc::ir::Range;
 use qcc::passes::precision;
-use qcc::{Calibration, Corrections, Error, Method, Mode, Options, RangeTable, Target};
+use qcc::{
+    Calibration, Compiled, Corrections, Error, Method, Mode, Options, RangeTable, Target, load_tuning, save_tuning,
+};
 
 use super::terminal;
 
@@ -45,12 +48,15 @@ pub struct ModelFlags {
     /// Passes to run instead of the usual ones
     #[arg(long, value_name = "PIPELINE")]
     passes: Option<String>,
-    /// CPU to compile for: native, x86-64-v2, v3, v4, v4-vnni, aarch64
+    /// Choices for single layers from an earlier --tune
+    #[arg(long, value_name = "FILE.json")]
+    tuning: Option<PathBuf>,
+    /// CPU to compile for: native, x86-64-v2, v3, v3-vnni (AVX-VNNI), v4, v4-vnni, aarch64
     #[arg(long, default_value = "native")]
     target: String,
-    /// Leave the wide kernels out: everything is Cranelift's
-    #[arg(long)]
-    portable_kernels: bool,
+    /// Bits of the vectors that kernels use: 128 (everything is Cranelift's), 256, widest
+    #[arg(long, default_value = "widest")]
+    vectors: Vectors,
     /// Shape of an input
     #[arg(long, value_name = "INPUT=1x3x224x224")]
     shape: Vec<String>,
@@ -59,6 +65,31 @@ pub struct ModelFlags {
     dim: Vec<String>,
     #[command(flatten)]
     image: ImageFlags,
+}
+
+/// Choices by measurement.
+#[derive(Args)]
+pub struct TuneFlags {
+    /// Measure on this machine what the planner might have chosen otherwise in each layer, and keep what is faster
+    #[arg(long)]
+    tune: bool,
+    /// Write the choices, to be given back with --tuning: they make the same model
+    #[arg(long, value_name = "FILE.json")]
+    save_tuning: Option<PathBuf>,
+}
+
+impl TuneFlags {
+    /// Does what the flags say.
+    pub fn apply(&self, compiled: &mut Compiled) -> Result<(), Error> {
+        if self.tune {
+            let layers = compiled.tune()?.len();
+            terminal::note(&format!("tuning: {layers} layers differ from the estimates"));
+        }
+        match &self.save_tuning {
+            Some(path) => save_tuning(&compiled.codegen_options().tuning, path),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How images become inputs: value = (pixel / SCALE - MEAN) / STD.
@@ -140,10 +171,11 @@ impl ModelFlags {
             preprocess: self.image.preprocess()?,
             pipeline: self.passes.clone(),
             threads,
+            tuning: self.tuning.as_deref().map(load_tuning).transpose()?.unwrap_or_default(),
             progress: terminal::progress("calibrating"),
             ..Options::default()
         };
-        options.target.wide = !self.portable_kernels;
+        options.target.vectors = self.vectors;
         for text in &self.shape {
             options.shapes.shape_flag(text).map_err(|e| usage(format!("--shape: {e}")))?;
         }

@@ -34,7 +34,7 @@ impl Lower<'_, '_> {
     }
 
     /// A table, or a clamp where the table is one.
-    fn function(&mut self, x: ValueId, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
+    pub(super) fn function(&mut self, x: ValueId, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
         let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
         let table = quantize::table(&from.uniform, &to.uniform, f);
         let dims = self.dims(x);
@@ -56,6 +56,11 @@ impl Lower<'_, '_> {
         let b = self.quantized_operand(1)?;
         let (ta, tb, to) = (self.bytes(a)?, self.bytes(b)?, self.bytes(self.y)?);
         let dims = self.dims(self.y);
+        if self.exact
+            && let Some(v) = self.exact_arithmetic(kind, [a, b], [&ta, &tb, &to])?
+        {
+            return Ok(v);
+        }
         if kind == Binary::Mul {
             let factor = self.factor(&[ta.uniform.scale(), tb.uniform.scale()], to.uniform.scale());
             let (shl, mult) = requant::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
@@ -76,7 +81,14 @@ impl Lower<'_, '_> {
         Ok(self.add([a, b], [m[0], m[1]], shift, offset, &dims))
     }
 
-    fn add(&mut self, operands: [ValueId; 2], m: [i32; 2], shift: u32, offset: i32, dims: &[usize]) -> ValueId {
+    pub(super) fn add(
+        &mut self,
+        operands: [ValueId; 2],
+        m: [i32; 2],
+        shift: u32,
+        offset: i32,
+        dims: &[usize],
+    ) -> ValueId {
         let attrs = Attrs::new(Opcode::IAdd)
             .with("mults", m.map(i64::from).to_vec())
             .with("shift", i64::from(shift))

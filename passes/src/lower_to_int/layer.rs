@@ -66,9 +66,13 @@ impl Lower<'_, '_> {
 
     /// Constants of the integer operation: weights, bias, multipliers, and the attributes of the requantization.
     fn parameters(&mut self, layer: &Layer, weights: Tensor) -> Result<([ValueId; 3], Attrs), Diag> {
-        let (shl, mult) = qcc_num::requant::multipliers(&layer.factors).map_err(|e| self.scale_error(e))?;
-        let offset = qcc_num::requant::offset(layer.output.zero, None);
-        let attrs = Attrs::new(Opcode::Requant).with("shl", i64::from(shl)).with("offset", i64::from(offset));
+        let row = layer.weights.len() / layer.bias.len().max(1);
+        let reach = |c: usize| {
+            let weights = layer.weights[c * row..(c + 1) * row].iter().map(|w| i64::from(w.unsigned_abs()));
+            i64::from(layer.bias[c]).abs() + 255 * weights.sum::<i64>()
+        };
+        let requant = self.requantization(&layer.factors, layer.output.zero, reach)?;
+        let attrs = requant.set(Attrs::new(Opcode::Requant));
         let name = self.g().name_of(self.operand(1)).to_string();
         let w = self.edit.add_const(name.strip_suffix(".q").unwrap_or(&name), weights);
         let channels = layer.bias.len();
@@ -77,7 +81,7 @@ impl Lower<'_, '_> {
             None => format!("{}.bias", self.name),
         };
         let b = self.edit.add_const(&bias_name, Tensor::new(&[channels], Data::I32(layer.bias.clone())));
-        let mult = self.constant("mult", Tensor::new(&[channels], Data::I32(mult)));
+        let mult = self.constant("mult", Tensor::new(&[channels], Data::I32(requant.mult)));
         Ok(([w, b, mult], attrs))
     }
 
@@ -115,13 +119,14 @@ impl Lower<'_, '_> {
     pub(super) fn matmul(&mut self) -> Result<ValueId, Diag> {
         let (a, b) = (self.quantized_operand(0)?, self.quantized_operand(1)?);
         let (ta, tb, to) = (self.bytes(a)?, self.bytes(b)?, self.bytes(self.y)?);
-        let factor = f64::from(self.attrs().float("alpha")) * ta.scale * tb.scale / to.scale;
-        let (shl, mult) = qcc_num::requant::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
-        let attrs = Attrs::new(Opcode::QMatMul)
+        let scales = [self.attrs().float("alpha"), ta.uniform.scale(), tb.uniform.scale()];
+        let factor = self.factor(&scales, to.uniform.scale());
+        let depth = self.dims(a).last().map_or(0, |&k| k as i64);
+        let requant = self.requantization(&[factor], to.zero, |_| depth.saturating_mul(255 * 255))?;
+        let attrs = requant
+            .set(Attrs::new(Opcode::QMatMul))
             .with("zeros", vec![i64::from(ta.zero), i64::from(tb.zero)])
-            .with("mult", i64::from(mult[0]))
-            .with("shl", i64::from(shl))
-            .with("offset", i64::from(qcc_num::requant::offset(to.zero, None)));
+            .with("mult", i64::from(requant.mult[0]));
         let dims = self.dims(self.y);
         Ok(self.emit_result(Opcode::QMatMul, &[a, b], attrs, "", &dims))
     }

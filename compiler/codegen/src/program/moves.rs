@@ -12,6 +12,7 @@ use crate::clif::{self, VECTOR};
 use crate::plan::{Halo, Place, concat_windows};
 
 /// A copy between two views of one shape.
+#[derive(Debug, Clone)]
 pub struct Copy {
     /// Source.
     pub from: Place,
@@ -45,15 +46,20 @@ pub fn copies(
             let window = to.window(&before, &vec![1; to.dims.len()], &operands[0].dims);
             (vec![Copy { from: operands[0].clone(), to: window }], Some(attrs.float("value") as i64))
         }
-        Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax => {
+        Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex => {
             return Err(Diag::new(Code::CODEGEN, format!("{} is no copy", graph.describe(node))));
         }
         Move::Gather => {
             let indices = graph.constant(graph.operands(node)[1]).and_then(|t| t.as_i64());
-            let indices = indices.ok_or_else(|| {
-                Diag::new(Code::NO_INTEGER_FORM, "gather with computed indices").at(graph.describe(node))
-            })?;
-            (gather(attrs.int("axis") as usize, indices, &operands[0], to), None)
+            let indices =
+                indices.ok_or_else(|| Diag::new(Code::CODEGEN, format!("{} is no copy", graph.describe(node))))?;
+            let extent = operands[0].dims[attrs.int("axis") as usize] as i64;
+            let absolute = |&i: &i64| {
+                let i = if i < 0 && attrs.bool("wrap") { i.saturating_add(extent) } else { i };
+                if (0..extent).contains(&i) { i } else { extent - 1 }
+            };
+            let indices: Vec<i64> = indices.iter().map(absolute).collect();
+            (gather(attrs.int("axis") as usize, &indices, &operands[0], to), None)
         }
     })
 }

@@ -1,5 +1,7 @@
 //! Rules of integer operators, `int.*`: shapes, storage, and the bounds within which the rules of [`qcc_num`] are exact.
 
+use qcc_num::single::{GREATEST_POINT, LEAST_POINT};
+
 use super::{Call, broadcast, linear, matmul};
 use crate::attrs::{Attr, Attrs};
 use crate::ops::IntOp;
@@ -18,8 +20,11 @@ pub(super) fn operands(kind: IntOp) -> &'static [Int] {
         IntOp::AveragePool | IntOp::Softmax => &[Int::U8, Int::I32],
         IntOp::Rescale | IntOp::Clamp | IntOp::MaxPool | IntOp::Mean => &[Int::U8],
         IntOp::Extrema => &[Int::I32],
-        IntOp::DynamicScale => &[Int::I32; 4],
-        IntOp::DynamicRequant | IntOp::AlignScales => &[Int::I32; 2],
+        IntOp::DynamicScale => &[Int::I32; 5],
+        IntOp::CommonScale => &[Int::I32; MOST_SCALES],
+        IntOp::DynamicRequant | IntOp::AlignScales | IntOp::ProductScale | IntOp::DynamicTable => &[Int::I32; 2],
+        IntOp::DynamicRescale | IntOp::DynamicLut => &[Int::U8, Int::I32],
+        IntOp::DynamicMul => &[Int::U8; 2],
         IntOp::DynamicAdd => &[Int::U8, Int::U8, Int::I32],
         IntOp::Byte => &[Int::I16],
         IntOp::Combine => &[Int::I64; 3],
@@ -48,8 +53,14 @@ pub(super) fn result(kind: IntOp, attrs: &Attrs, operands: &[&Type]) -> Int {
         | IntOp::Extrema
         | IntOp::DynamicScale
         | IntOp::AlignScales
-        | IntOp::DynamicAdd => Int::I32,
+        | IntOp::DynamicAdd
+        | IntOp::CommonScale
+        | IntOp::ProductScale
+        | IntOp::DynamicMul
+        | IntOp::DynamicTable => Int::I32,
         IntOp::DynamicRequant
+        | IntOp::DynamicRescale
+        | IntOp::DynamicLut
         | IntOp::Requant
         | IntOp::QConv2d
         | IntOp::QLinear
@@ -163,11 +174,15 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             expect_scale(call, 1)?;
             call.expect_dims(2, &[channels])?;
             call.expect_dims(3, &[channels])?;
-            Ok(vec![qcc_num::dynamic::HEADER + 2 * channels])
+            call.expect_optional(4, &[channels])?;
+            let vectors = if call.operands.len() > 4 { 3 } else { 2 };
+            Ok(vec![qcc_num::dynamic::HEADER + vectors * channels])
         }
         IntOp::DynamicRequant => {
             let (channels, _) = positions(call, 0)?;
-            call.expect_dims(1, &[qcc_num::dynamic::HEADER + 2 * channels])?;
+            if call.dims(1) != [qcc_num::dynamic::HEADER + 3 * channels] {
+                call.expect_dims(1, &[qcc_num::dynamic::HEADER + 2 * channels])?;
+            }
             Ok(call.dims(0).to_vec())
         }
         IntOp::AlignScales => {
@@ -180,6 +195,41 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             call.expect_dims(2, &[4])?;
             Ok(call.dims(0).to_vec())
         }
+        IntOp::CommonScale => {
+            let (scales, levels) = (call.operands.len(), call.attrs.ints("levels"));
+            if levels.len() != scales + 1 || levels.iter().any(|n| !(1..=255).contains(n)) {
+                return Err(format!("expected `levels` of {} numbers in 1..=255, found {levels:?}", scales + 1));
+            }
+            // A factor is at most twice its unit.
+            if scales == 0 || scales > MOST_SCALES || levels.iter().any(|n| levels[scales] > 3 * n) {
+                return Err(format!("expected 1 to {MOST_SCALES} scales whose levels are near the result's"));
+            }
+            (0..scales).try_for_each(|i| expect_scale(call, i))?;
+            Ok(vec![2 + scales])
+        }
+        IntOp::DynamicRescale => {
+            expect_scale(call, 1)?;
+            let factors = call.dims(1)[0] - 2;
+            match usize::try_from(call.attrs.int("index")) {
+                Ok(index) if index < factors => Ok(call.dims(0).to_vec()),
+                _ => Err(format!("expected `index` below {factors}, found {}", call.attrs.int("index"))),
+            }
+        }
+        IntOp::ProductScale => {
+            expect_scale(call, 0)?;
+            expect_scale(call, 1)?;
+            Ok(vec![2])
+        }
+        IntOp::DynamicMul => call.broadcast(0, 1),
+        IntOp::DynamicTable => {
+            expect_scale(call, 0)?;
+            call.expect_dims(1, &[qcc_num::dynamic::INTERVALS + 1])?;
+            Ok(vec![qcc_num::dynamic::TABLE])
+        }
+        IntOp::DynamicLut => {
+            call.expect_dims(1, &[qcc_num::dynamic::TABLE])?;
+            Ok(call.dims(0).to_vec())
+        }
     }
 }
 
@@ -187,6 +237,8 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
 fn codes(call: &Call, i: usize) -> usize {
     if call.operands[i].elem.storage() == Some(Int::I16) { 1 << 16 } else { 256 }
 }
+/// Most scales that are made alike at once.
+const MOST_SCALES: usize = 256;
 
 /// Channels and positions of a tensor of accumulators, neither of which is 0.
 fn positions(call: &Call, i: usize) -> Result<(usize, usize), String> {
@@ -217,6 +269,9 @@ fn conv2d(call: &Call) -> Result<Vec<usize>, String> {
 fn with_epilogue(call: &Call, dims: Vec<usize>) -> Result<Vec<usize>, String> {
     check_mult(call, 3, &dims)?;
     call.expect_optional(4, &dims)?;
+    if call.attrs.int("single") > 0 && call.operands.len() > 4 {
+        return Err("expected no residual beside `single`".to_string());
+    }
     Ok(dims)
 }
 
@@ -243,8 +298,9 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             "bits" if ![8, 16].contains(&call.attrs.int("bits")) => {
                 return Err(format!("expected `bits` of 8 or 16, found {}", call.attrs.int("bits")));
             }
-            "lo" | "hi" | "zero" | "zeros" | "pad_value" => (0, 255),
+            "lo" | "hi" | "zero" | "zeros" | "result_zero" | "pad_value" => (0, 255),
             "shl" => (0, 31),
+            "single" => (0, i64::from(GREATEST_POINT)),
             "shift" => (0, i64::from(qcc_num::affine::MAX_SHIFT)),
             "residual_mult" => (0, (1 << 15) - 1),
             "mults" => (-(1 << 23), 1 << 23),
@@ -253,7 +309,7 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             "mult" if affine => (i64::from(i16::MIN), i64::from(i16::MAX)),
             "mult" => (i64::from(i32::MIN), i64::from(i32::MAX)),
             // Real numbers of type f32 and their quotients have no others.
-            "weight_exponent" | "bias_exponent" => (-1000, 1000),
+            "weight_exponent" | "bias_exponent" | "ceiling_exponent" | "grid" | "exponent" => (-1000, 1000),
             // A product below 2^23, or two below 2^31 together with it, are added to it in 32 bits.
             "offset" if affine => (-AFFINE_OFFSET, AFFINE_OFFSET),
             "offset" => (i64::from(i16::MIN), i64::from(i16::MAX)),
@@ -280,6 +336,10 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
     if call.attrs.has("lo") && call.attrs.int("lo") > call.attrs.int("hi") {
         let (lo, hi) = (call.attrs.int("lo"), call.attrs.int("hi"));
         return Err(format!("expected `lo` not above `hi`, found {lo} and {hi}"));
+    }
+    if call.attrs.has("single") && (1..i64::from(LEAST_POINT)).contains(&call.attrs.int("single")) {
+        let found = call.attrs.int("single");
+        return Err(format!("expected `single` of 0 or in {LEAST_POINT}..={GREATEST_POINT}, found {found}"));
     }
     if kind == IntOp::Add {
         let products: i64 = call.attrs.ints("mults").iter().map(|m| 255 * m.abs()).sum();
