@@ -353,6 +353,9 @@ pub fn is_windowed(op: IntOp) -> bool {
         | IntOp::DynamicRequant
         | IntOp::AlignScales
         | IntOp::DynamicAdd
+        | IntOp::Byte
+        | IntOp::Combine
+        | IntOp::WideMul
         | IntOp::CommonScale
         | IntOp::DynamicRescale
         | IntOp::ProductScale

@@ -286,7 +286,7 @@ impl Conversion {
     /// A run with Cranelift's vectors.
     fn emit_run(&self, t: &mut Task<'_>, floats: Value, bytes: Value, factor: Value) {
         let (length, u) = (self.line.length(), &self.uniform);
-        let loops = Loops { outer: Vec::new(), run: length, inner: vec![1, FLOAT] };
+        let loops = Loops { outer: Vec::new(), run: length, inner: vec![code_bytes(u), FLOAT] };
         let factor = t.b.ins().splat(types::F32X4, factor);
         t.lanes(&loops, &[bytes, floats], &mut |t, at, lanes| match self.quantize {
             true => quantize(t, at[1], at[0], lanes, u, factor),
@@ -329,6 +329,11 @@ fn nest<'a>(t: &mut Task<'a>, levels: &[Level], at: [Value; 2], body: &mut dyn F
     }
 }
 
+/// Bytes of a code: u8, or i16.
+fn code_bytes(u: &Uniform) -> usize {
+    if u.storage == Int::I16 { 2 } else { 1 }
+}
+
 /// Equation (6) on up to 16 floats.
 fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uniform, scale: Value) {
     let b = &mut t.b;
@@ -348,6 +353,19 @@ fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uni
         })
         .collect();
     let (low, high) = (b.ins().snarrow(codes[0], codes[1]), b.ins().snarrow(codes[2], codes[3]));
+    if u.storage == Int::I16 {
+        let (least, greatest) = (clif::splat(b, types::I16X8, u.min), clif::splat(b, types::I16X8, u.max));
+        for (part, codes) in [low, high].into_iter().enumerate() {
+            let codes = b.ins().smax(codes, least);
+            let codes = b.ins().smin(codes, greatest);
+            let used = (2 * lanes).saturating_sub(part * VECTOR).min(VECTOR);
+            if used > 0 {
+                let codes = clif::cast(b, types::I8X16, codes);
+                clif::store_bytes(b, codes, bytes, (part * VECTOR) as i32, used);
+            }
+        }
+        return;
+    }
     let packed = b.ins().unarrow(low, high);
     let packed = clif::clamp(b, packed, u.min.clamp(0, 255) as u8, u.max.clamp(0, 255) as u8);
     clif::store_bytes(b, packed, bytes, 0, lanes);
@@ -357,8 +375,14 @@ fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uni
 fn dequantize(t: &mut Task<'_>, bytes: Value, floats: Value, lanes: usize, u: &Uniform, scale: Value) {
     let b = &mut t.b;
     let zero_point = clif::splat(b, types::I32X4, u.zero_point());
-    let codes = clif::load_bytes(b, bytes, 0, lanes);
-    for (part, code) in clif::widen_bytes(b, codes).into_iter().enumerate() {
+    let codes = if u.storage == Int::I16 {
+        let x = clif::load_lanes(b, types::I16, bytes, lanes);
+        [b.ins().swiden_low(x[0]), b.ins().swiden_high(x[0]), b.ins().swiden_low(x[1]), b.ins().swiden_high(x[1])]
+    } else {
+        let codes = clif::load_bytes(b, bytes, 0, lanes);
+        clif::widen_bytes(b, codes)
+    };
+    for (part, code) in codes.into_iter().enumerate() {
         let used = lanes.saturating_sub(4 * part).min(4);
         if used == 0 {
             break;
@@ -495,7 +519,7 @@ fn real_scale(t: &mut Task<'_>, from: Value) -> Value {
 fn boundary(graph: &Graph, v: ValueId) -> Result<std::sync::Arc<Uniform>, Diags> {
     let value = graph.value(v);
     match value.ty.uniform() {
-        Some(u) if u.storage == Int::U8 && u.axis.is_none() => Ok(u.clone()),
+        Some(u) if matches!(u.storage, Int::U8 | Int::I16) && u.axis.is_none() => Ok(u.clone()),
         _ => Err(Diag::new(Code::TARGET, format!("%{} of type {} has no float edge", value.name, value.ty))
             .help("compile with --io int")
             .into()),
@@ -559,8 +583,9 @@ impl Maker<'_, '_> {
 
     fn convert(&mut self, c: &Conversion) -> Result<Call, Diags> {
         let leaf = match self.wide() {
-            Some(wide) => self.leaf(c.spec(wide), c.line.length())?,
-            None => None,
+            // Leaves convert bytes.
+            Some(wide) if code_bytes(&c.uniform) == 1 => self.leaf(c.spec(wide), c.line.length())?,
+            Some(_) | None => None,
         };
         let way = if c.quantize { "quantize" } else { "dequantize" };
         let (length, outer) = (c.line.length(), c.outer.iter().map(|level| level.extent).product::<usize>());

@@ -19,6 +19,7 @@ mod step;
 mod task;
 mod transpose;
 pub mod tuning;
+mod wide;
 mod wide_lanes;
 mod wide_window;
 mod window;

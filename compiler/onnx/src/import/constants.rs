@@ -220,8 +220,13 @@ pub(super) fn modulo(site: &mut Site) -> Outcome<ValueId> {
 pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
     let c = site.operand(0)?;
     let (x, y) = (site.operand(1)?, site.operand(2)?);
+    selected(site, c, x, y, "")
+}
+
+/// `x` where `c` holds, else `y`.
+pub(super) fn selected(site: &mut Site, c: ValueId, x: ValueId, y: ValueId, suffix: &str) -> Outcome<ValueId> {
     let Some(condition) = site.constant(c) else {
-        return layout::apply(site, Opcode::Where, &[x, y, c], "");
+        return layout::apply(site, Opcode::Where, &[x, y, c], suffix);
     };
     if site.elem(x) != site.elem(y) {
         return Err(Fault::shape("the branches are of different types"));
@@ -240,12 +245,12 @@ pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
         let position = |i: usize| if truth[at[0][i]] != 0 { at[1][i] } else { split + at[2][i] };
         let joined = site.constant(joined).ok_or_else(|| Fault::unsupported("a selection of this size"))?;
         let data = map_data!(&joined.data, v => (0..at[0].len()).map(|i| v[position(i)]).collect());
-        return Ok(site.constant_of(Tensor::new(&dims, data), elem, ""));
+        return Ok(site.constant_of(Tensor::new(&dims, data), elem, suffix));
     }
     let branch = match truth.iter().filter(|&&t| t != 0).count() {
         0 => y,
         n if n == truth.len() => x,
-        _ => return layout::apply(site, Opcode::Where, &[x, y, c], ""),
+        _ => return layout::apply(site, Opcode::Where, &[x, y, c], suffix),
     };
     let mut dims = condition.dims.clone();
     for other in [&x_dims, &y_dims] {
