@@ -176,6 +176,7 @@ fn run_passes(pipeline: &str, graph: &mut Graph, samples: Vec<Vec<Tensor>>) -> R
         for remark in step.remarks {
             remarks += &format!("// {}: {remark}\n", step.info.name);
         }
+        Ok(())
     };
     Pipeline::parse(pipeline)?.run_observed(graph, &mut cx, usize::MAX, &mut observe)?;
     Ok(remarks)

@@ -30,6 +30,7 @@
 //! | [`ir`], [`passes`], [`runtime`], [`codegen`] | the crates behind it |
 
 pub mod bench;
+mod budget;
 pub mod compare;
 mod compile;
 pub mod data;
@@ -41,6 +42,7 @@ mod files;
 mod options;
 mod source;
 
+pub use budget::Effect;
 pub use compile::{Compiled, Event, PassReport, Report, compile, compile_observed};
 pub use error::{Error, Kind};
 pub use files::write as write_file;

@@ -69,6 +69,7 @@ codes! {
     EXTERNAL_DATA = 7, Input, "External tensor data is missing, too short or outside the model's folder.";
     SYNTAX = 10, Input, "The text is not valid .qir.";
     VERIFY = 11, Bug, "A graph breaks an invariant of the IR.";
+    PASS = 12, Bug, "A pass on real numbers changes what the model computes.";
     PIPELINE = 20, Usage, "A pass pipeline cannot be run as written.";
     RANGE = 21, Input, "The range of a value is not known or not finite.";
     NO_INTEGER_FORM = 22, Input, "An operation has no integer form.";

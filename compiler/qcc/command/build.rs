@@ -47,6 +47,9 @@ pub struct WatchFlags {
     /// Write the graph after every pass, and a summary
     #[arg(long, value_name = "DIR")]
     pub dump_dir: Option<PathBuf>,
+    /// Measure what every pass does to the outputs on a few of the samples; --dump-dir does so too, in its summary
+    #[arg(long)]
+    pub measure_passes: bool,
     /// Print the graph after every pass to stderr
     #[arg(long)]
     pub print_ir_after_all: bool,
@@ -131,7 +134,9 @@ impl WatchFlags {
     /// Compiles under observation.
     pub fn compile(&self, model: &Path, options: &qcc::Options) -> Result<Compiled, Error> {
         let mut dump = self.dump_dir.as_deref().map(Dump::new).transpose()?;
-        let result = compile_observed(model, options, &mut |event| {
+        let measure_passes = self.measure_passes || dump.is_some();
+        let options = qcc::Options { measure_passes, ..options.clone() };
+        let result = compile_observed(model, &options, &mut |event| {
             if let Some(dump) = &mut dump {
                 dump.observe(event);
             }
@@ -153,9 +158,16 @@ impl WatchFlags {
         match event {
             Event::Imported { graph, .. } if self.print_ir_after_all => show("import", graph),
             Event::Imported { .. } => {}
-            Event::Pass(step) => {
+            Event::Pass { step, effect } => {
                 if self.print_ir_after_all {
                     show(&step.text, step.graph);
+                }
+                if self.measure_passes
+                    && let Some(effect) = effect
+                {
+                    let ratio = |r: Option<f64>| r.map_or("the same".to_string(), |r| format!("{r:.1} dB"));
+                    let (model, previous) = (ratio(effect.against_model), ratio(effect.against_previous));
+                    terminal::note(&format!("{:<28} {model} as the model, {previous} as before", step.text));
                 }
                 if self.remarks {
                     step.remarks.iter().for_each(|r| terminal::note(&format!("remark: {}: {r}", step.info.name)));

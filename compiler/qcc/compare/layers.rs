@@ -11,7 +11,8 @@ use qcc_ir::{Graph, Tensor, Uniform, ValueId};
 use qcc_passes::Samples;
 use serde::Serialize;
 
-use super::{Noise, reals};
+use super::noise::Noise;
+use super::reals;
 use crate::data::Dataset;
 use crate::edge::Boundary;
 use crate::{Compiled, Error};

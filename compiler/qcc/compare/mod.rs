@@ -5,6 +5,7 @@
 
 mod layers;
 mod metrics;
+pub(crate) mod noise;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,6 +20,7 @@ use serde::Serialize;
 pub use crate::engine::{Engine, Io, Runner};
 pub use layers::{Layer, layers};
 pub use metrics::{Difference, Metric};
+use noise::Noise;
 
 use crate::data::Dataset;
 use crate::{Compiled, Error};
@@ -52,39 +54,6 @@ pub struct Comparison {
     pub agreement_interval: (f64, f64),
     /// Cosine of the angle between the outputs; of several outputs the worst.
     pub cosine: f64,
-}
-
-/// Signal and noise of one output.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Noise {
-    pub signal: f64,
-    pub noise: f64,
-    /// Sum of squares of what the integers stand for.
-    pub power: f64,
-}
-
-impl Noise {
-    pub fn add(&mut self, float: f64, int: f64) {
-        self.signal += float * float;
-        self.noise += (float - int) * (float - int);
-        self.power += int * int;
-    }
-
-    pub fn merge(&mut self, other: Noise) {
-        self.signal += other.signal;
-        self.noise += other.noise;
-        self.power += other.power;
-    }
-
-    /// Cosine of the angle between the two, from `2 f q = f^2 + q^2 - (f - q)^2`.
-    pub fn cosine(self) -> f64 {
-        let norm = (self.signal * self.power).sqrt();
-        if norm > 0.0 { (self.signal + self.power - self.noise) / (2.0 * norm) } else { 1.0 }
-    }
-
-    pub fn decibels(self) -> Option<f64> {
-        (self.noise > 0.0).then(|| 10.0 * (self.signal / self.noise).max(1e-30).log10())
-    }
 }
 
 /// What one call of both models gave.
@@ -217,16 +186,5 @@ mod tests {
         assert_eq!(top(&[0.0, 0.0]), [0, 1]);
         assert_eq!(top(&[0.0, 5.0, 1.0, 4.0, 2.0, 3.0]), [1, 3, 5, 4, 2]);
         assert!(top(&[]).is_empty());
-    }
-
-    #[test]
-    fn noise_is_measured_against_the_signal() {
-        let mut noise = Noise::default();
-        noise.add(10.0, 10.0);
-        assert_eq!(noise.decibels(), None);
-        noise.add(0.0, 1.0);
-        assert!((noise.decibels().unwrap() - 20.0).abs() < 1e-9);
-        let expected = 100.0 / (100.0f64 * 101.0).sqrt();
-        assert!((noise.cosine() - expected).abs() < 1e-12);
     }
 }
