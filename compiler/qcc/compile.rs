@@ -204,6 +204,7 @@ fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
         ranges: options.ranges.clone(),
         channel_factors: BTreeMap::new(),
         corrections: options.corrections,
+        precision: options.precision.clone(),
         method: options.method,
         progress: options.progress.clone(),
         threads: options.threads,

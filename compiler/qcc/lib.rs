@@ -56,6 +56,6 @@ pub use qcc_ir as ir;
 pub use qcc_ir::{Diag, Graph};
 pub use qcc_onnx::ImportOptions;
 pub use qcc_passes as passes;
-pub use qcc_passes::{Corrections, Method, RangeTable, Samples};
+pub use qcc_passes::{Corrections, Method, Precision, Precisions, RangeTable, Samples};
 pub use qcc_runtime as runtime;
 pub use qcc_runtime::{Model, Pool, Tensor, TensorRef};

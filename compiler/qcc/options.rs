@@ -9,7 +9,7 @@ use qcc_codegen::Target;
 use qcc_ir::Range;
 use qcc_onnx::ImportOptions;
 use qcc_passes::context::Progress;
-use qcc_passes::{Corrections, Method, RangeTable, Samples};
+use qcc_passes::{Corrections, Method, Precisions, RangeTable, Samples};
 
 use crate::data::Preprocess;
 
@@ -75,6 +75,8 @@ pub struct Options {
     pub method: Method,
     /// What samples correct besides ranges.
     pub corrections: Corrections,
+    /// What has 16 bits instead of 8, by name: see [`qcc_passes::precision`].
+    pub precision: Precisions,
     /// Declared ranges of inputs, by name; under an empty name, of all inputs that are not named.
     pub input_ranges: HashMap<String, Range>,
     /// How images become inputs; also declares the inputs' range where nothing else does.
@@ -101,6 +103,7 @@ impl Default for Options {
             ranges: None,
             method: Method::default(),
             corrections: Corrections::default(),
+            precision: Precisions::new(),
             input_ranges: HashMap::new(),
             preprocess: None,
             pipeline: None,
@@ -135,6 +138,7 @@ impl Options {
         let dims = |d: &[usize]| d.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
         list("shape", self.shapes.shapes.iter().map(|(n, d)| format!("{n}={}", dims(d))).collect());
         list("dim", self.shapes.dims.iter().map(|(n, d)| format!("{n}={d}")).collect());
+        list("precision", self.precision.iter().map(|(n, p)| format!("{n}={}", p.bits())).collect());
         list("input-range", self.input_ranges.iter().map(|(n, r)| format!("{n}={:?}:{:?}", r.min, r.max)).collect());
         record
     }

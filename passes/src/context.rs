@@ -10,6 +10,8 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Range, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::Precisions;
+
 /// Told how much of a long piece of work is done, and of how much.
 pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
 
@@ -206,6 +208,8 @@ pub struct Context {
     pub channel_factors: BTreeMap<String, Vec<f32>>,
     /// Corrections that the usual pipeline makes.
     pub corrections: Corrections,
+    /// What has 16 bits instead of 8, by name.
+    pub precision: Precisions,
     /// How `calibrate` chooses a range, unless its options say otherwise.
     pub method: Method,
     /// Where to report progress.

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 use qcc::engine;
 use qcc::ir::Range;
+use qcc::passes::precision;
 use qcc::{Calibration, Corrections, Error, Method, Mode, Options, RangeTable, Target};
 
 use super::terminal;
@@ -32,6 +33,9 @@ pub struct ModelFlags {
     /// Without --round-weights: correct biases by what quantization shifts the means of layers on the samples
     #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
     correct_bias: Switch,
+    /// Bits of a value, of a layer's weights (NAME.weights), or of all: 16 instead of 8
+    #[arg(long, value_name = "NAME=16[,NAME=16..]")]
+    precision: Vec<String>,
     /// Declared range of an input, or of all of them
     #[arg(long, value_name = "[INPUT=]MIN:MAX", allow_hyphen_values = true)]
     input_range: Vec<String>,
@@ -145,6 +149,14 @@ impl ModelFlags {
         }
         for text in &self.dim {
             options.shapes.dim_flag(text).map_err(|e| usage(format!("--dim: {e}")))?;
+        }
+        for text in &self.precision {
+            precision::parse(text, &mut options.precision).map_err(|e| usage(format!("--precision: {e}")))?;
+        }
+        if self.mode == Mode::Int8Dynamic && !options.precision.is_empty() {
+            return Err(
+                usage("--precision: values whose scales are found in each run have 8 bits").help("leave `--mode` out")
+            );
         }
         for text in &self.input_range {
             let (name, range) = input_range(text)?;
