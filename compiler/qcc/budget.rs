@@ -145,7 +145,8 @@ impl Budget {
         let message = format!(
             "pass `{pass}` changes what the model computes: the outputs are {ratio:.1} dB from those before it, where rounding leaves {ROUNDING:.0}"
         );
-        let help = "this is a bug of qcc; `--passes` can leave the pass out, `--dump-dir` shows the graph before and after it";
+        let help =
+            "this is a bug of qcc; `--passes` can leave the pass out, `--dump-dir` shows the graph before and after it";
         Err(Diag::new(Code::PASS, message).help(help).into())
     }
 

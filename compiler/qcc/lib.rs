@@ -33,6 +33,7 @@ pub mod bench;
 mod budget;
 pub mod compare;
 mod compile;
+pub mod cost;
 pub mod data;
 pub mod dump;
 mod edge;

@@ -75,6 +75,7 @@ codes! {
     NO_INTEGER_FORM = 22, Input, "An operation has no integer form.";
     OVERFLOW = 23, Input, "An accumulator may overflow 32 bits.";
     NOT_INTEGER = 24, Bug, "A float is left in a graph that must be integer-only.";
+    ACCURACY = 25, Input, "The accuracy that is asked for is not reached.";
     CODEGEN = 30, Bug, "Machine code cannot be produced.";
     TARGET = 31, Usage, "The target is unknown or cannot run here.";
     DATA = 40, Input, "Samples do not fit the model.";

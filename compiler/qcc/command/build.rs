@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use qcc::dump::Dump;
 use qcc::ir::Graph;
-use qcc::{Compiled, Error, Event, compile_observed};
+use qcc::{Compiled, Error, Event, Source, compile_observed};
 
 use super::flags::{Io, ModelFlags, usage};
+use super::limit::{self, LimitFlags};
 use super::terminal;
 
 /// Compile a model.
@@ -36,6 +37,8 @@ pub struct Build {
     save_ranges: Option<PathBuf>,
     #[command(flatten)]
     flags: ModelFlags,
+    #[command(flatten)]
+    limit: LimitFlags,
     #[command(flatten)]
     watch: WatchFlags,
 }
@@ -80,7 +83,15 @@ impl Build {
         options.float_edge = self.io == Io::Float;
         let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         options.name = self.name.clone().or(stem);
-        let compiled = self.watch.compile(model, &options)?;
+        let compiled = match self.limit.limit(model, &options)? {
+            Some((limit, data, how)) => {
+                let source = Source::from(model.as_path());
+                let outcome = limit::within(&source, &options, limit, &data, &how)?;
+                // Compiled once more, where someone wants to see how.
+                if self.watch.is_on() { self.watch.compile(model, &outcome.options)? } else { outcome.compiled }
+            }
+            None => self.watch.compile(model, &options)?,
+        };
         if let Some(path) = &self.save_ranges
             && let Some(ranges) = compiled.ranges()
         {
@@ -131,6 +142,11 @@ pub fn announce(compiled: &Compiled, data_free: bool) {
 }
 
 impl WatchFlags {
+    /// Whether anything is to be seen.
+    fn is_on(&self) -> bool {
+        self.dump_dir.is_some() || self.measure_passes || self.print_ir_after_all || self.remarks
+    }
+
     /// Compiles under observation.
     pub fn compile(&self, model: &Path, options: &qcc::Options) -> Result<Compiled, Error> {
         let mut dump = self.dump_dir.as_deref().map(Dump::new).transpose()?;
