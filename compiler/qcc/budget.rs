@@ -188,3 +188,73 @@ fn perturb(tensor: &Tensor, state: &mut u32) -> Tensor {
     };
     Tensor::f32(&tensor.dims, values.iter().map(|&x| (f64::from(x) * factor()) as f32).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use qcc_ir::{Attrs, Opcode, Type};
+    use qcc_passes::PassInfo;
+
+    use super::*;
+
+    /// `y = w x - v x`, for vectors of four.
+    fn difference(w: f32, v: f32) -> Graph {
+        let mut graph = Graph::new("g");
+        let mut edit = Edit::new(&mut graph);
+        let x = edit.add_input("x", Type::f32(&[1, 4]));
+        let constant = |edit: &mut Edit, name: &str, c: f32| edit.add_const(name, Tensor::f32(&[1], vec![c]));
+        let (w, v) = (constant(&mut edit, "w", w), constant(&mut edit, "v", v));
+        let mut add = |op: Opcode, operands: &[_], name: &str| {
+            edit.add_inferred(op, operands, Attrs::new(op), name, None).unwrap()
+        };
+        let (a, b) = (add(Opcode::Mul, &[x, w], "a"), add(Opcode::Mul, &[x, v], "b"));
+        let y = add(Opcode::Sub, &[a, b], "y");
+        edit.set_outputs(vec![y]);
+        graph
+    }
+
+    /// What is said when `fold-bn` makes one graph of another.
+    fn judged(before: &Graph, after: &Graph, all: bool) -> Result<Option<Effect>, Diags> {
+        let x = Tensor::f32(&[1, 4], vec![0.3, -1.7, 2.9, 0.01]);
+        let samples: Arc<dyn Samples> = Arc::new(vec![vec![x]]);
+        let mut budget = Budget::new(before, &samples, all).unwrap();
+        let info = PassInfo::find("fold-bn").unwrap();
+        let labels = ["an edit".to_string()];
+        let text = info.name.to_string();
+        let (number, first_edit, remarks, time) = (1, 0, &[][..], Duration::ZERO);
+        let effect = budget.pass(&Step { number, info, text, first_edit, labels: &labels, remarks, time, graph: after })?;
+        budget.settle()?;
+        Ok(effect)
+    }
+
+    #[test]
+    fn a_pass_that_changes_the_model_is_named() {
+        for all in [false, true] {
+            let fault = judged(&difference(3.0, 1.0), &difference(3.001, 1.0), all).unwrap_err();
+            assert_eq!(fault.0[0].code, Code::PASS);
+            assert!(fault.0[0].message.starts_with("pass `fold-bn` changes"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn rounding_is_none_of_its_business() {
+        let (before, after) = (difference(3.0, 1.0), difference(f32::from_bits(3.0f32.to_bits() + 1), 1.0));
+        assert_eq!(judged(&before, &after, false), Ok(None));
+        let effect = judged(&before, &after, true).unwrap().unwrap();
+        assert!(effect.against_model.is_some_and(|r| r > 120.0) && effect.against_previous == effect.against_model);
+        assert_eq!(judged(&before, &before, true), Ok(Some(Effect::default())));
+    }
+
+    /// Where two products nearly cancel, a unit in the last place of a parameter moves the result by 60 dB: no pass is to
+    /// blame for that, but for a thousand units it is.
+    #[test]
+    fn an_ill_conditioned_model_excuses_what_it_multiplies() {
+        let units = |n: u32| f32::from_bits(3.0f32.to_bits() + n);
+        let before = difference(units(1000), 3.0);
+        let effect = judged(&before, &difference(units(1001), 3.0), true).unwrap().unwrap();
+        assert!(effect.against_previous.is_some_and(|r| r < 65.0), "{effect:?}");
+        assert_eq!(judged(&before, &difference(units(1001), 3.0), false), Ok(None));
+        assert!(judged(&before, &difference(units(2000), 3.0), false).is_err());
+    }
+}

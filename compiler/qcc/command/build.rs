@@ -181,9 +181,9 @@ impl WatchFlags {
                 if self.measure_passes
                     && let Some(effect) = effect
                 {
-                    let ratio = |r: Option<f64>| r.map_or("the same".to_string(), |r| format!("{r:.1} dB"));
+                    let ratio = |r: Option<f64>| r.map_or("same".to_string(), |r| format!("{r:.1} dB"));
                     let (model, previous) = (ratio(effect.against_model), ratio(effect.against_previous));
-                    terminal::note(&format!("{:<28} {model} as the model, {previous} as before", step.text));
+                    terminal::note(&format!("{:<28} against the model {model}, the pass before {previous}", step.text));
                 }
                 if self.remarks {
                     step.remarks.iter().for_each(|r| terminal::note(&format!("remark: {}: {r}", step.info.name)));

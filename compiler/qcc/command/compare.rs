@@ -125,8 +125,15 @@ impl Compare {
         let layers = if calls > 0 {
             let layers = layers(&compiled, &data, calls)?;
             let data = (&data, self.data.as_path());
-            let subject =
-                Subject { source: &source, options: &options, stages: &stages, data, calls, verify: self.verify };
+            let subject = Subject {
+                source: &source,
+                options: &options,
+                compiled: &compiled,
+                stages: &stages,
+                data,
+                calls,
+                verify: self.verify,
+            };
             damage(&subject, layers)?
         } else {
             Vec::new()

@@ -25,6 +25,9 @@ use crate::{Compiled, Error, Options, Source, compile};
 /// Parts for which it is measured what 16 bits would give.
 const FREED: usize = 8;
 
+/// Calls from which the facts about values are taken, however few of them are measured: a few show too little of a range.
+const FACTS: usize = 32;
+
 /// Shares of the noise below which nothing is said of a part.
 const NOTABLE: f64 = 0.02;
 
@@ -128,9 +131,27 @@ pub(crate) fn measure(mixed: &Mixed, data: &dyn Samples, calls: usize) -> Result
     let none = Switches::all(mixed.parts.len(), false);
     let all = Switches::all(mixed.parts.len(), true);
     let mut accounts = vec![Account::default(); mixed.parts.len()];
-    for i in 0..data.len().min(calls) {
+    let look = |float: &[std::sync::Arc<Tensor>], p: usize, account: &mut Account| {
+        let part = &mixed.parts[p];
+        let values = float[part.slot].as_f32().unwrap_or_default();
+        let ends = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |e, &x| (e.0.min(x), e.1.max(x)));
+        account.least_and_greatest = Some(ends).filter(|e| e.0 <= e.1);
+        if part.is_rounded {
+            account.seen.observe(&float[part.slot], &part.ty);
+        }
+    };
+    for i in 0..data.len().min(calls.max(FACTS)) {
         let inputs = data.get(i)?;
-        let (float, full) = (mixed.run(&inputs, &none)?, mixed.run(&inputs, &all)?);
+        let float = mixed.run(&inputs, &none)?;
+        if i >= calls {
+            accounts.par_iter_mut().enumerate().for_each(|(p, all)| {
+                let mut account = Account::default();
+                look(&float, p, &mut account);
+                all.merge(account);
+            });
+            continue;
+        }
+        let full = mixed.run(&inputs, &all)?;
         let expected = mixed.outputs(&float);
         let one = |p: usize| -> Result<Account, Diag> {
             let part = &mixed.parts[p];
@@ -139,7 +160,6 @@ pub(crate) fn measure(mixed: &Mixed, data: &dyn Samples, calls: usize) -> Result
             if part.is_rounded {
                 let (outputs, _) = mixed.rerun(&float, (&none, &none.clone().with(p, Side::Value, true)), None)?;
                 account.value = noises(&expected, &outputs);
-                account.seen.observe(&float[part.slot], &part.ty);
             }
             if let Some((slot, _)) = mixed.layer(p) {
                 let on = none.clone().with(p, Side::Weights, true);
@@ -148,9 +168,7 @@ pub(crate) fn measure(mixed: &Mixed, data: &dyn Samples, calls: usize) -> Result
                 rounded.iter().for_each(|r| account.shift.observe(&float[slot], r));
             }
             account.own = Noise::of(&float[part.slot], &full[part.rounded_slot]);
-            let values = float[part.slot].as_f32().unwrap_or_default();
-            let ends = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |e, &x| (e.0.min(x), e.1.max(x)));
-            account.least_and_greatest = Some(ends).filter(|e| e.0 <= e.1);
+            look(&float, p, &mut account);
             Ok(account)
         };
         let found: Vec<Account> = (0..mixed.parts.len()).into_par_iter().map(one).collect::<Result<_, _>>()?;
@@ -186,7 +204,9 @@ pub struct Subject<'a> {
     pub source: &'a Source,
     /// How it was compiled.
     pub options: &'a Options,
-    /// The stages of that compilation.
+    /// What it became.
+    pub compiled: &'a Compiled,
+    /// The stages on the way.
     pub stages: &'a Stages,
     /// The samples, and where they are.
     pub data: (&'a Dataset, &'a std::path::Path),
@@ -199,7 +219,7 @@ pub struct Subject<'a> {
 /// Adds to each layer what it does to the output, and layers that the integer model has merged with others; the greatest damage
 /// comes first. Leaves the layers as they are if the pipeline has no stages that could be compared.
 pub fn damage(subject: &Subject, mut layers: Vec<Layer>) -> Result<Vec<Layer>, Error> {
-    let Some(mixed) = Mixed::new(subject.stages)? else { return Ok(layers) };
+    let Some(mixed) = Mixed::new(subject.stages, subject.compiled.graph())? else { return Ok(layers) };
     let (data, path) = subject.data;
     let accounts = measure(&mixed, data, subject.calls)?;
     let power = |p: usize| accounts[p].power(Side::Value) + accounts[p].power(Side::Weights);
@@ -243,12 +263,21 @@ pub fn damage(subject: &Subject, mut layers: Vec<Layer>) -> Result<Vec<Layer>, E
 
 /// Gives each layer of the integer model the damage of its part; parts that have none become layers of their own.
 fn attach(mixed: &Mixed, accounts: &[Account], mut damages: BTreeMap<usize, Damage>, layers: &mut Vec<Layer>) {
-    let named = |p: usize, name: &str| mixed.parts[p].values.iter().any(|v| v == name);
-    for layer in layers.iter_mut() {
-        let prefixes =
-            std::iter::successors(Some(layer.name.as_str()), |n| n.rsplit_once('.').map(|(prefix, _)| prefix));
-        let part = prefixes.into_iter().find_map(|n| damages.keys().copied().find(|&p| named(p, n)));
-        layer.damage = part.and_then(|p| damages.remove(&p));
+    // Of several values that stand for the same thing, what is computed first and not only moved has the damage.
+    let mut homes: BTreeMap<usize, ((bool, usize), usize)> = BTreeMap::new();
+    for (i, layer) in layers.iter().enumerate() {
+        let Some(p) = mixed.part_of(&layer.name) else { continue };
+        let names = |v: &String| {
+            layer.name.strip_prefix(v.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let place = mixed.parts[p].values.iter().rposition(names).unwrap_or(0);
+        let key = (layer.op.starts_with("tensor."), place);
+        if homes.get(&p).is_none_or(|known| key < known.0) {
+            homes.insert(p, (key, i));
+        }
+    }
+    for (p, (_, i)) in homes {
+        layers[i].damage = damages.remove(&p);
     }
     let own = |p: usize| accounts[p].own.decibels();
     for (p, damage) in damages {

@@ -7,7 +7,7 @@
 //! of integer operators. A change of few switches is evaluated from the values of a run with the others: only what depends on
 //! it is computed again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use qcc_interp::eval_node;
@@ -53,8 +53,10 @@ pub(crate) struct Part {
     pub values: Vec<String>,
     /// Operator that computes it.
     pub op: &'static str,
-    /// Whether it is rounded.
+    /// Whether it is rounded: not if an integer operator takes it from its accumulators at once.
     pub is_rounded: bool,
+    /// Whether it is an activation, and no rescaling of one: whether it can have another precision.
+    pub is_named: bool,
     /// The type in which it is stored.
     pub ty: Type,
     /// The slot of the value that is rounded last.
@@ -145,10 +147,27 @@ impl Switches {
 }
 
 impl Mixed {
-    /// The network of these stages; `None` if the pipeline has no such stages.
-    pub fn new(stages: &Stages) -> Result<Option<Mixed>, Diag> {
+    /// The network of these stages, of which the passes made the graph `integer`; `None` if the pipeline has no such stages.
+    pub fn new(stages: &Stages, integer: &Graph) -> Result<Option<Mixed>, Diag> {
         let (Some(float), Some(g)) = (&stages.float, &stages.explicit) else { return Ok(None) };
-        Builder::new(float, g).build().map(Some)
+        let mut mixed = Builder::new(float, g).build()?;
+        mixed.merge(integer);
+        Ok(Some(mixed))
+    }
+
+    /// The part that a value of the integer graph belongs to: passes add suffixes, `conv.nhwc.1`.
+    pub fn part_of(&self, name: &str) -> Option<usize> {
+        let mut prefixes = std::iter::successors(Some(name), |n| n.rsplit_once('.').map(|(prefix, _)| prefix));
+        prefixes.find_map(|n| self.parts.iter().position(|p| p.values.iter().any(|v| v == n)))
+    }
+
+    /// What has no value of its own in the integer graph is not rounded.
+    fn merge(&mut self, integer: &Graph) {
+        let computed = integer.values().filter(|&v| integer.constant(v).is_none());
+        let live: HashSet<usize> = computed.filter_map(|v| self.part_of(integer.name_of(v))).collect();
+        for (p, part) in self.parts.iter_mut().enumerate() {
+            part.is_rounded &= live.contains(&p);
+        }
     }
 
     /// Evaluates all.
@@ -243,7 +262,7 @@ impl Mixed {
         match &step.action {
             Action::Round { of, to } => {
                 let x = value(*of).ok_or_else(missing)?;
-                let is_on = step.part.is_none_or(|p| on.values[p]);
+                let is_on = step.part.is_none_or(|p| on.values[p] && self.parts[p].is_rounded);
                 if is_on { Ok(Arc::new(rounded(x, to)?)) } else { Ok(x.clone()) }
             }
             Action::Compute { op, attrs, operands, ty } => {
@@ -422,7 +441,7 @@ impl<'a> Builder<'a> {
         let mut parts: Vec<Part> = Vec::new();
         let mut by_root: HashMap<usize, usize> = HashMap::new();
         for i in 0..self.steps.len() {
-            let v = self.origin[i].1;
+            let (n, v) = self.origin[i];
             let Action::Round { of, to } = &self.steps[i].action else { continue };
             let (of, to) = (*of, to.clone());
             let part = *by_root.entry(self.root[&i]).or_insert_with(|| {
@@ -432,6 +451,7 @@ impl<'a> Builder<'a> {
                     values: Vec::new(),
                     op: producer.map_or("input", |p| g.op(p).name()),
                     is_rounded: true,
+                    is_named: g.op(n) == Opcode::QCast,
                     ty: to.clone(),
                     slot: of,
                     rounded_slot: inputs + i,
@@ -454,7 +474,7 @@ impl<'a> Builder<'a> {
         };
         for p in 0..parts.len() {
             let mut open = vec![parts[p].slot];
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             while let Some(slot) = open.pop() {
                 match part_of(slot).filter(|&q| q != p) {
                     Some(q) => parts[p].sources.push(q),
@@ -493,6 +513,7 @@ impl<'a> Builder<'a> {
                         values: vec![g.name_of(v).to_string()],
                         op: op.name(),
                         is_rounded: false,
+                        is_named: false,
                         ty: ty.clone(),
                         slot: inputs + i,
                         rounded_slot: inputs + i,

@@ -118,7 +118,7 @@ pub fn raise(
     if limit.holds(&plain.result)? {
         return Ok(plain);
     }
-    let Some(mixed) = Mixed::new(&plain.stages)? else {
+    let Some(mixed) = Mixed::new(&plain.stages, plain.compiled.graph())? else {
         let why = "precision cannot be raised in a model with scales of its own, of run time, or of other passes";
         return Err(search.missed(&plain, why));
     };
@@ -181,7 +181,7 @@ fn candidates(mixed: &Mixed, options: &Options, data: &Dataset) -> Result<Vec<Ca
     let mut found = Vec::new();
     for (p, (part, account)) in mixed.parts.iter().zip(&accounts).enumerate() {
         let has_layer = mixed.layer(p).is_some() && matches!(part.op, "nn.conv2d" | "nn.linear");
-        for (side, possible) in [(Side::Value, part.is_rounded), (Side::Weights, has_layer)] {
+        for (side, possible) in [(Side::Value, part.is_rounded && part.is_named), (Side::Weights, has_layer)] {
             let name = item(&part.name, side);
             let worth = account.power(side);
             if possible && worth > 0.0 && !options.precision.contains_key(&name) {
