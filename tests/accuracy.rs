@@ -49,8 +49,9 @@ fn network(factor: &dyn Fn(usize) -> f32) -> Graph {
     let mut edit = Edit::new(&mut graph);
     let x = edit.add_input("x", Type::f32(&[1, 3, 8, 8]));
     let (w, v) = (edit.add_const("w", w), edit.add_const("v", v));
-    let mut add =
-        |op: Opcode, operands: &[ValueId], name: &str| edit.add_inferred(op, operands, Attrs::new(op), name, None).unwrap();
+    let mut add = |op: Opcode, operands: &[ValueId], name: &str| {
+        edit.add_inferred(op, operands, Attrs::new(op), name, None).unwrap()
+    };
     let conv = add(Opcode::Conv2d, &[x, w], "conv");
     let relu = add(Opcode::Relu, &[conv], "relu");
     let y = add(Opcode::Conv2d, &[relu, v], "y");
@@ -163,7 +164,8 @@ fn a_shift_of_the_bias_is_named() {
     case.options.corrections.round_weights = false;
     case.options.corrections.correct_bias = false;
     let layers = case.report();
-    let weights = layers.iter().filter_map(|l| l.damage.as_ref()).find(|d| d.weights_share > 0.5).expect("weights do damage");
+    let weights =
+        layers.iter().filter_map(|l| l.damage.as_ref()).find(|d| d.weights_share > 0.5).expect("weights do damage");
     assert_eq!(weights.cause.kind, "bias-shift", "{weights:?}");
     assert_eq!(weights.mend.as_ref().map(|m| m.flag.as_str()), Some("--round-weights on"), "{weights:?}");
 }
@@ -186,7 +188,8 @@ fn precision_is_raised_up_to_the_limit() {
     let case = Case::new(network(&|c| if c == 5 { 40.0 } else { 1.0 }), &images(16, 1.0), &images(8, 1.0));
     let source = Source::from(case.graph.clone());
     let (plain, data) = (case.ratio(), case.data());
-    let search = |metric, drop| raise(&source, &case.options, Limit { metric, drop }, &data, &CompareOptions::default());
+    let search =
+        |metric, drop| raise(&source, &case.options, Limit { metric, drop }, &data, &CompareOptions::default());
     let found = search(Metric::Sqnr, plain + 6.0).unwrap();
     let names: Vec<&str> = found.raised.iter().map(|r| r.name.as_str()).collect();
     assert!(names.iter().any(|n| *n == "conv" || *n == "relu"), "{names:?}");
@@ -196,7 +199,8 @@ fn precision_is_raised_up_to_the_limit() {
     assert!((again.ratio() - found.result.sqnr_db.unwrap()).abs() < 1e-9);
     assert!(qcc::ir::print(again.compile().0.graph()) == qcc::ir::print(found.compiled.graph()));
     let case = again;
-    let search = |metric, drop| raise(&source, &case.options, Limit { metric, drop }, &data, &CompareOptions::default());
+    let search =
+        |metric, drop| raise(&source, &case.options, Limit { metric, drop }, &data, &CompareOptions::default());
     assert!(search(Metric::Sqnr, 1.0).unwrap().raised.is_empty());
     let fault = search(Metric::Sqnr, 300.0).err().unwrap();
     assert!(fault.to_string().contains("the best is SQNR"), "{fault}");

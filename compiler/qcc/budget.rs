@@ -223,7 +223,8 @@ mod tests {
         let labels = ["an edit".to_string()];
         let text = info.name.to_string();
         let (number, first_edit, remarks, time) = (1, 0, &[][..], Duration::ZERO);
-        let effect = budget.pass(&Step { number, info, text, first_edit, labels: &labels, remarks, time, graph: after })?;
+        let effect =
+            budget.pass(&Step { number, info, text, first_edit, labels: &labels, remarks, time, graph: after })?;
         budget.settle()?;
         Ok(effect)
     }

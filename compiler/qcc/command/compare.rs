@@ -249,9 +249,8 @@ fn causes(layers: &[Layer]) -> String {
         let _ = writeln!(out, "  {}{side}, {:.1} % of the noise", layer.name, 100.0 * damage.share);
         let _ = writeln!(out, "    {}", damage.cause.text);
         let _ = writeln!(out, "    in real numbers: {} dB at the output", decibels(damage.freed_db));
-        if let Some(advice) = &damage.mend {
-            let _ = writeln!(out, "    {}", advise(advice));
-        }
+        let mend = damage.mend.as_ref().map_or("nothing that was tried mends it".to_string(), advise);
+        let _ = writeln!(out, "    {mend}");
     }
     out
 }

@@ -161,6 +161,18 @@ impl Mixed {
         prefixes.find_map(|n| self.parts.iter().position(|p| p.values.iter().any(|v| v == n)))
     }
 
+    /// Whether one side of the part that a value belongs to has more than 8 bits.
+    pub fn is_finer(&self, value: &str, side: Side) -> bool {
+        let of = |p: usize| match side {
+            Side::Value => self.parts[p].ty.uniform().is_some_and(|u| u.storage.bits() > 8),
+            // The bias, which has 32 bits in any case, is not asked.
+            Side::Weights => {
+                self.layer(p).is_some_and(|(_, all)| all.first().is_some_and(|w| w.uniform.storage.bits() > 8))
+            }
+        };
+        self.part_of(value).is_some_and(of)
+    }
+
     /// What has no value of its own in the integer graph is not rounded.
     fn merge(&mut self, integer: &Graph) {
         let computed = integer.values().filter(|&v| integer.constant(v).is_none());

@@ -165,11 +165,15 @@ pub fn raise(
         }
     }
     let (count, mut outcome) = found;
-    let chosen: Vec<(usize, Side)> = candidates[..count].iter().map(|c| (c.part, c.side)).collect();
-    let (raised, all) = mixed.work(&chosen);
-    outcome.work = raised as f64 / all.max(1) as f64;
-    outcome.raised =
-        candidates[..count].iter().map(|c| Raised { name: c.name.clone(), share: c.worth / total }).collect();
+    let finer = Mixed::new(&outcome.stages, outcome.compiled.graph())?;
+    // An operator that has no form of 16 bits leaves its value at 8.
+    let is_finer = |c: &&Candidate| finer.as_ref().is_some_and(|m| m.is_finer(&mixed.parts[c.part].name, c.side));
+    let (raised, same): (Vec<&Candidate>, Vec<&Candidate>) = candidates[..count].iter().partition(is_finer);
+    same.iter().for_each(|c| drop(outcome.options.precision.remove(&c.name)));
+    let chosen: Vec<(usize, Side)> = raised.iter().map(|c| (c.part, c.side)).collect();
+    let (finer, all) = mixed.work(&chosen);
+    outcome.work = finer as f64 / all.max(1) as f64;
+    outcome.raised = raised.iter().map(|c| Raised { name: c.name.clone(), share: c.worth / total }).collect();
     // What was found is told with the options that were given.
     outcome.options.ranges.clone_from(&options.ranges);
     Ok(outcome)
