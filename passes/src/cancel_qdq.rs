@@ -68,7 +68,7 @@ fn move_quantized(egraph: &mut Terms, class: Id) -> Option<Id> {
     let uniform = egraph.analysis.uniform(ty);
     if operation.op == Opcode::Pad {
         let value = operation.attrs.float("value");
-        let code = u8::try_from(quantize::code(value, uniform)).ok()?;
+        let code = quantize::code(value, uniform);
         if quantize::real(code, uniform) != value {
             return None;
         }

@@ -6,6 +6,7 @@
 //! the live values of every sample in memory: the number of samples is bounded by [`MEMORY`]. Results do not depend on the
 //! number of threads: what is summed over samples is summed in their order.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use qcc_interp::eval_node;
@@ -34,8 +35,8 @@ struct Pair {
 pub(crate) struct Layer<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) node: NodeId,
-    /// Shape and elements of the float weights.
-    pub(crate) weights: (&'a Tensor, &'a [f32]),
+    /// The float weights; those of 16 bits are what their integers stand for.
+    pub(crate) weights: Cow<'a, Tensor>,
     /// What the quantized network gives the layer, as real numbers: one tensor a sample.
     pub(crate) inputs: Vec<Tensor>,
     /// What the layer computes from the real network's values: one tensor a sample.
@@ -189,18 +190,28 @@ impl Walk<'_> {
         let (g, y) = (self.g, self.g.result(n));
         let operands = g.operands(n);
         let is_layer = matches!(g.op(n), Opcode::Conv2d | Opcode::Linear) && g.ty(y).uniform().is_some();
-        let (Some(weights), Some(uniform)) = (operands.get(1).and_then(|&w| floats(g, w)), g.ty(operands[0]).uniform())
-        else {
-            return Ok(None);
+        let (Some(&w), Some(uniform)) = (operands.get(1), g.ty(operands[0]).uniform()) else { return Ok(None) };
+        let weights = match (floats(g, w), g.constant(w), g.ty(w).uniform()) {
+            (Some((tensor, _)), ..) => Cow::Borrowed(tensor),
+            (None, Some(codes), Some(u)) if u.axis == Some(0) => {
+                Cow::Owned(Weights { codes: codes.as_ref().clone(), uniform: u.clone() }.real())
+            }
+            (None, ..) => return Ok(None),
         };
         let bias = operands.get(2).map(|&b| floats(g, b).map(|(_, b)| b.to_vec()));
-        let channels = weights.0.dims.first().copied().unwrap_or(0);
+        let channels = weights.dims.first().copied().unwrap_or(0);
         let Some(bias) = bias.unwrap_or_else(|| Some(vec![0.0; channels])).filter(|_| is_layer) else {
             return Ok(None);
         };
         let at = |d: Diag| d.at(g.describe(n));
         let result = g.ty(y).uniform().cloned();
-        let Ok(rounded) = Weights::round(g, n, Some(uniform), result.as_deref()) else { return Ok(None) };
+        let rounded = match (g.constant(w), g.ty(w).uniform()) {
+            (Some(codes), Some(u)) => Weights { codes: codes.as_ref().clone(), uniform: u.clone() },
+            _ => match Weights::round(g, n, Some(uniform), result.as_deref()) {
+                Ok(rounded) => rounded,
+                Err(_) => return Ok(None),
+            },
+        };
         let (x, x_real, y_real) = (g.ty(operands[0]), real(g.ty(operands[0])), real(g.ty(y)));
         let value = |world: &World| world.get(&operands[0]).cloned().ok_or_else(|| missing(g, operands[0]));
         let pairs: Vec<(Tensor, Tensor)> = worlds
@@ -208,7 +219,7 @@ impl Walk<'_> {
             .map(|world| {
                 let pair = value(world)?;
                 let input = cast(Opcode::DCast, &pair.quantized, x, &x_real)?;
-                Ok((input, apply(g, n, &pair.real, weights.0, &bias, &y_real)?))
+                Ok((input, apply(g, n, &pair.real, &weights, &bias, &y_real)?))
             })
             .collect::<Result<_, Diag>>()
             .map_err(at)?;

@@ -20,12 +20,14 @@
 //! | layer, group and instance normalization | `int.layer_norm` | `window` |
 //! | pooling, reductions, softmax | `int.max_pool`, `int.average_pool`, `int.mean`, `int.softmax` | `window` |
 //! | data movement | stays | |
+//! | all of these with 16 bits on either side | sums of products of bytes, then `int.combine` | `wide` |
 //!
 //! Results keep the quantized types: they say what the integers stand for. Everything without an integer form is reported
 //! at once.
 
 mod elementwise;
 mod layer;
+mod wide;
 mod window;
 
 use std::sync::Arc;
@@ -114,6 +116,9 @@ struct Lower<'a, 'g> {
 impl Lower<'_, '_> {
     /// The value that takes the place of the result.
     fn node(&mut self) -> Result<ValueId, Diag> {
+        if self.is_wide() {
+            return self.wide();
+        }
         match self.op().info().class {
             Class::Unary(f) => self.unary(f),
             Class::Binary(kind @ (Binary::Add | Binary::Sub | Binary::Mul)) => self.arithmetic(kind),

@@ -88,12 +88,14 @@ impl Pass for RoundWeights {
 
 impl RoundWeights {
     fn round(&self, layer: &Layer) -> Result<Weights, Diag> {
-        let (tensor, w) = layer.weights;
+        let tensor = layer.weights.as_ref();
+        let w = tensor.as_f32().unwrap_or_default();
         let scales = &layer.rounded.uniform.scales;
         let outputs = scales.len();
         let depth = w.len() / outputs.max(1);
         let groups = groups(layer);
-        let start = layer.rounded.codes.as_i8().unwrap_or_default();
+        // Weights of 16 bits are rounded to the nearest.
+        let Some(start) = layer.rounded.codes.as_i8() else { return Ok(layer.rounded.clone()) };
         if depth == 0 || groups == 0 || !outputs.is_multiple_of(groups) {
             return Ok(layer.rounded.clone());
         }
@@ -209,7 +211,7 @@ impl Places {
         let all = per_sample * layer.targets.len();
         let count = (PLACES.0 * depth).max(PLACES.1).min(all);
         let at = (0..count).map(|i| i * all / count).map(|i| (i / per_sample, i % per_sample));
-        let sight = match (&layer.weights.0.dims[..], &layer.targets[0].dims[..]) {
+        let sight = match (&layer.weights.dims[..], &layer.targets[0].dims[..]) {
             (&[_, per_group, kh, kw], &[_, _, oh, ow]) => {
                 let window = Window::conv(&layer.graph.node(layer.node).attrs, [kh, kw]);
                 Some(Sight { window, output: [oh, ow], per_group })

@@ -56,8 +56,8 @@ pub(crate) fn dequantize(x: &Tensor, ty: &Type) -> Result<Tensor, Diag> {
     };
     let mut values = Vec::with_capacity(codes.len());
     for_runs(&x.dims, u, |run, scale, zero_point| {
-        // The difference is taken in 64 bits: a zero point may be far from a 32-bit code.
-        let value = |&q: &i64| edge::dequantize(to_i32(q.saturating_sub(zero_point)), scale, 0);
+        // The difference is taken in 64 bits: a zero point may be far from a 32-bit code, and a bias may have more bits.
+        let value = |&q: &i64| q.saturating_sub(zero_point) as f32 * scale;
         values.extend(codes[run].iter().map(value));
     });
     Ok(Tensor { dims: x.dims.clone(), data: Data::F32(values) })

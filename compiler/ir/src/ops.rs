@@ -147,6 +147,9 @@ pub enum IntOp {
     DynamicRequant,
     AlignScales,
     DynamicAdd,
+    Byte,
+    Combine,
+    WideMul,
 }
 
 /// Family of operators with the same kind of operands.
@@ -269,9 +272,14 @@ const GROUPS: AttrSchema = int_or("groups", 1);
 const PAD_VALUE: AttrSchema = int_or("pad_value", 0);
 const LO: AttrSchema = int_or("lo", 0);
 const HI: AttrSchema = int_or("hi", 255);
+/// Bounds of a result of 8 or 16 bits.
+const WIDE_LO: AttrSchema = int_or("lo", i16::MIN as i64);
+const WIDE_HI: AttrSchema = int_or("hi", i16::MAX as i64);
+/// Bits of the result: 8 for u8, 16 for i16.
+const BITS: AttrSchema = int_or("bits", 8);
 /// `a` of `qcc_num::requant` equation (1).
 const SHL: AttrSchema = int_or("shl", 0);
-/// `C` of `qcc_num::requant` equation (3), or of `qcc_num::affine` equation (5).
+/// `C` of `qcc_num::requant` equation (3), `qcc_num::affine` equation (5), or `qcc_num::wide` equation (16).
 const OFFSET: AttrSchema = int("offset");
 /// `n` of `qcc_num::affine` equation (5).
 const SHIFT: AttrSchema = int("shift");
@@ -476,13 +484,13 @@ ops! {
     Rescale = "int.rescale" ("x") { int("mult"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Rescale);
     /// `x * mult[c] + offset[c]` by `qcc_num::affine`, `c` the index in the last dimension: `mult` i16, `offset` i32.
     ScaleChannels = "int.scale_channels" ("x", "mult", "offset") { SHIFT, LO, HI } Class::Int(IntOp::ScaleChannels);
-    /// `table[x]`: any function of one 8-bit operand. `table` u8 `[256]`.
+    /// `table[x]`: any function of one operand. `table` u8 or i16, `[256]` for `x` u8 and `[65536]`, from -32768 on, for `x` i16.
     Lut = "int.lut" ("x", "table") {} Class::Int(IntOp::Lut);
     /// `table[256 * a + b]`, operands broadcast: any function of two 8-bit operands. `table` u8 `[65536]`.
     Lut2 = "int.lut2" ("a", "b", "table") {} Class::Int(IntOp::Lut2);
     /// `min(max(x, lo), hi)`.
     Clamp = "int.clamp" ("x") { LO, HI } Class::Int(IntOp::Clamp);
-    /// Greatest element of each window of u8 `[N, H, W, C]`; padding does not take part.
+    /// Greatest element of each window of u8 `[N, H, W, C]`; padding does not take part. Of i16 without padding.
     IMaxPool = "int.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Int(IntOp::MaxPool);
     /// Sum of `x - zero` over each window of u8 `[N, H, W, C]`, requantized by `qcc_num::requant`. `mult` i32 has one element,
     /// or one for each output position `[OH, OW]` where border windows have fewer elements.
@@ -495,10 +503,10 @@ ops! {
     /// `offset` i32 broadcast to `x`.
     ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { int("axis"), int_or("epsilon", 0), LO, HI }
         Class::Int(IntOp::LayerNorm);
-    /// Softmax of u8 along the last dimension: with `e = table[max - x]` (i32 `[256]`, not negative), `s = sum(e)` in 64 bits and
-    /// `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is `256 / mult`, its zero
-    /// point 0.
-    ISoftmax = "int.softmax" ("x", "table") { int_or("mult", 65280) } Class::Int(IntOp::Softmax);
+    /// Softmax along the last dimension: with `e = table[max - x]` (i32, not negative, `[256]` for `x` u8 and `[65536]` for i16),
+    /// `s = sum(e)` in 64 bits and `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is
+    /// `256 / mult`, its zero point 0. With `bits` 16 it is i16: `min(65535, ..) - 32768`, with zero point -32768.
+    ISoftmax = "int.softmax" ("x", "table") { int_or("mult", 65280), BITS } Class::Int(IntOp::Softmax);
     /// Least and greatest of each channel, the last dimension, over `rows` positions after one another: i32 `[parts, 2, C]`.
     Extrema = "int.extrema" ("acc") { int("rows") } Class::Int(IntOp::Extrema);
     /// Parameters of `int.dynamic_requant` by `qcc_num::dynamic`, from the `extrema` of accumulators, the `scale` of the operand
@@ -511,6 +519,16 @@ ops! {
     AlignScales = "int.align_scales" ("a", "b") {} Class::Int(IntOp::AlignScales);
     /// `(a - zeros[0]) * factors[2] + (b - zeros[1]) * factors[3]` in 32 bits, with the factors of `int.align_scales`.
     DynamicAdd = "int.dynamic_add" ("a", "b", "factors") { ints("zeros") } Class::Int(IntOp::DynamicAdd);
+    /// The low byte of `x + 2^15`, `x` i16, or the high one: `x + 2^15 = 256 high + low`.
+    Byte = "int.byte" ("x") { bool_or("high", false) } Class::Int(IntOp::Byte);
+    /// `bias + sum of factors[i] * xs[i]` requantized by `qcc_num::wide` with `mult` and `offset` to u8, or with `bits` 16 to i16. `xs`
+    /// u8, i16 or i32, broadcast; `bias`, `mult`, `offset` i64, broadcast to them.
+    Combine = "int.combine" ("bias", "mult", "offset", "xs*") { ints("factors"), WIDE_LO, WIDE_HI, BITS }
+        Class::Int(IntOp::Combine);
+    /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::wide` with `mult` and `offset` to u8, or with `bits` 16 to i16. `a` and
+    /// `b` u8 or i16, broadcast.
+    WideMul = "int.wide_mul" ("a", "b") { ints("zeros"), int("mult"), OFFSET, WIDE_LO, WIDE_HI, BITS }
+        Class::Int(IntOp::WideMul);
 }
 
 #[cfg(test)]

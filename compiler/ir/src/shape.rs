@@ -112,7 +112,7 @@ pub fn infer_elem(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Option<Elem>
         },
         Class::Cast(Cast::Quantize | Cast::Requantize) => None,
         Class::Cast(Cast::Dequantize) => Some(Elem::F32),
-        Class::Int(kind) => Some(Elem::Int(int::result(kind))),
+        Class::Int(kind) => Some(Elem::Int(int::result(kind, attrs, operands))),
     }
 }
 
@@ -140,9 +140,12 @@ pub fn check_elems(op: Opcode, operands: &[&Type]) -> Result<(), String> {
         Class::Cast(Cast::Quantize) => all(&|e| matches!(e, Elem::F32 | Elem::Calibrated(_)), "f32"),
         Class::Cast(Cast::Dequantize | Cast::Requantize) => all(&|e| matches!(e, Elem::Uniform(_)), "a quantized type"),
         Class::Int(kind) => {
-            let wanted = int::operands(kind);
-            match operands.iter().zip(wanted).position(|(t, int)| t.elem.storage() != Some(*int)) {
-                Some(i) => fault(i, wanted[i].name()),
+            let takes = |i: usize, t: &Type| t.elem.storage().is_some_and(|int| int::takes(kind, i).contains(&int));
+            match operands.iter().enumerate().position(|(i, t)| !takes(i, t)) {
+                Some(i) => {
+                    let names: Vec<&str> = int::takes(kind, i).iter().map(|int| int.name()).collect();
+                    fault(i, &names.join(" or "))
+                }
                 None => Ok(()),
             }
         }

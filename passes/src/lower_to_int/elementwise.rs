@@ -15,6 +15,18 @@ fn widen((shift, m): (u32, Vec<i16>)) -> (u32, Vec<i32>) {
     (shift, m.into_iter().map(i32::from).collect())
 }
 
+/// Quotients, extremes, powers and slopes.
+pub(super) fn function(kind: Binary) -> impl Fn(f32, f32) -> f32 {
+    move |a, b| match kind {
+        Binary::Div => a / b,
+        Binary::Min => a.min(b),
+        Binary::Max => a.max(b),
+        Binary::PRelu if a >= 0.0 => a,
+        Binary::PRelu => a * b,
+        _ => a.powf(b),
+    }
+}
+
 impl Lower<'_, '_> {
     pub(super) fn unary(&mut self, f: fn(&Attrs, f32) -> f32) -> Result<ValueId, Diag> {
         let attrs = self.attrs().clone();
@@ -182,14 +194,7 @@ impl Lower<'_, '_> {
     /// Quotients, extremes, powers and slopes: a table of one operand where the other is one constant, else of both.
     pub(super) fn other_binary(&mut self, kind: Binary) -> Result<ValueId, Diag> {
         let operands = [self.operand(0), self.operand(1)];
-        let f = |a: f32, b: f32| match kind {
-            Binary::Div => a / b,
-            Binary::Min => a.min(b),
-            Binary::Max => a.max(b),
-            Binary::PRelu if a >= 0.0 => a,
-            Binary::PRelu => a * b,
-            _ => a.powf(b),
-        };
+        let f = function(kind);
         match operands.map(|v| scalar(self.g(), v)) {
             [None, Some(c)] if self.dims(operands[0]) == self.dims(self.y) => {
                 return self.function(operands[0], |x| f(x, c));

@@ -23,6 +23,17 @@ struct Layer {
     output: Bytes,
 }
 
+/// Weights with their input channels last.
+pub(super) fn ohwi(weights: &[i8], [_, c, kh, kw]: [usize; 4]) -> Vec<i8> {
+    let mut ohwi = Vec::with_capacity(weights.len());
+    for filter in weights.chunks((c * kh * kw).max(1)) {
+        for k in 0..kh * kw {
+            ohwi.extend((0..c).map(|c| filter[c * kh * kw + k]));
+        }
+    }
+    ohwi
+}
+
 impl Lower<'_, '_> {
     fn layer(&self) -> Result<Layer, Diag> {
         let g = self.g();
@@ -73,13 +84,7 @@ impl Lower<'_, '_> {
     pub(super) fn conv2d(&mut self) -> Result<ValueId, Diag> {
         let layer = self.layer()?;
         let [o, c, kh, kw] = layer.dims[..] else { return Err(self.no_form("its weights are not of rank 4")) };
-        let mut ohwi = Vec::with_capacity(layer.weights.len());
-        for filter in layer.weights.chunks((c * kh * kw).max(1)) {
-            for k in 0..kh * kw {
-                ohwi.extend((0..c).map(|c| filter[c * kh * kw + k]));
-            }
-        }
-        let weights = Tensor::new(&[o, kh, kw, c], Data::I8(ohwi));
+        let weights = Tensor::new(&[o, kh, kw, c], Data::I8(ohwi(&layer.weights, [o, c, kh, kw])));
         let ([w, b, mult], requant) = self.parameters(&layer, weights)?;
         let mut attrs = Attrs::new(Opcode::IConv2d).with("pad_value", i64::from(layer.input.zero));
         for name in ["strides", "pads", "dilations"] {

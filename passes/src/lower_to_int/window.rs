@@ -9,7 +9,7 @@ use crate::quantize;
 use crate::rewrite::floats;
 
 /// One in a table of `int.softmax`.
-const SOFTMAX_ONE: f64 = (1u32 << 30) as f64;
+pub(super) const SOFTMAX_ONE: f64 = (1u32 << 30) as f64;
 
 impl Lower<'_, '_> {
     pub(super) fn max_pool(&mut self) -> Result<ValueId, Diag> {
@@ -105,7 +105,7 @@ impl Lower<'_, '_> {
     }
 
     /// The greatest over the axes: a window over all elements of `[1, reduced, 1, kept]`.
-    fn maximum(&mut self, x: ValueId) -> Result<ValueId, Diag> {
+    pub(super) fn maximum(&mut self, x: ValueId) -> Result<ValueId, Diag> {
         let (axes, result) = (self.attrs().sizes("axes"), self.dims(self.y));
         let (dims, elem) = (self.dims(x), self.g().ty(x).elem.clone());
         let kept = (0..dims.len()).filter(|i| !axes.contains(i));
@@ -171,7 +171,7 @@ impl Lower<'_, '_> {
 }
 
 /// How many elements of the window lie inside the input, for each output position along height (0) or width (1).
-fn elements_inside(window: &Window, along: usize, outputs: usize, input: usize) -> Vec<usize> {
+pub(super) fn elements_inside(window: &Window, along: usize, outputs: usize, input: usize) -> Vec<usize> {
     let before = window.pads[along];
     (0..outputs)
         .map(|o| {

@@ -316,6 +316,9 @@ pub fn is_windowed(op: IntOp) -> bool {
         | IntOp::DynamicScale
         | IntOp::DynamicRequant
         | IntOp::AlignScales
-        | IntOp::DynamicAdd => false,
+        | IntOp::DynamicAdd
+        | IntOp::Byte
+        | IntOp::Combine
+        | IntOp::WideMul => false,
     }
 }

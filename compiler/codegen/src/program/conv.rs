@@ -97,7 +97,7 @@ impl Product<'_> {
 
     /// True if each group has one channel in and out: the `window` module does that.
     pub fn is_depthwise(&self) -> bool {
-        self.groups > 1 && self.channels() == (1, 1) && self.requant.is_some()
+        self.groups > 1 && self.channels() == (1, 1)
     }
 
     /// The blocks: full ones, then the remainder of each group.

@@ -5,7 +5,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, condcodes::IntCC, types};
 use cranelift_frontend::{FunctionBuilder, Variable};
-use qcc_ir::{Graph, Uniform, ValueId};
+use qcc_ir::{Graph, Int, Uniform, ValueId};
 use qcc_num::dynamic::SCALE_SUFFIX;
 
 use crate::clif::{self, VECTOR, memory};
@@ -85,22 +85,23 @@ fn count(
     b.seal_block(exit);
 }
 
-/// Runs `body` on all lanes of `elements` values: the first float's address, the first byte's address, and how many lanes.
+/// Runs `body` on all lanes of `elements` values with codes of `size` bytes: the first float's address, the first code's address,
+/// and how many lanes.
 fn lanes(
     b: &mut FunctionBuilder<'_>,
     pointer: Type,
     (floats, bytes): (Value, Value),
-    elements: usize,
+    (elements, size): (usize, usize),
     body: &mut dyn FnMut(&mut FunctionBuilder<'_>, Value, Value, usize),
 ) {
     count(b, pointer, elements / VECTOR, &mut |b, i| {
-        let (f, q) = (b.ins().imul_imm_s(i, 4 * VECTOR as i64), b.ins().imul_imm_s(i, VECTOR as i64));
+        let (f, q) = (b.ins().imul_imm_s(i, 4 * VECTOR as i64), b.ins().imul_imm_s(i, (size * VECTOR) as i64));
         let (f, q) = (b.ins().iadd(floats, f), b.ins().iadd(bytes, q));
         body(b, f, q, VECTOR);
     });
     if !elements.is_multiple_of(VECTOR) {
         let done = (elements - elements % VECTOR) as i64;
-        let (f, q) = (b.ins().iadd_imm_s(floats, 4 * done), b.ins().iadd_imm_s(bytes, done));
+        let (f, q) = (b.ins().iadd_imm_s(floats, 4 * done), b.ins().iadd_imm_s(bytes, size as i64 * done));
         body(b, f, q, elements % VECTOR);
     }
 }
@@ -112,7 +113,7 @@ pub fn run_time_scale(b: &mut FunctionBuilder<'_>, pointer: Type, floats: Value,
         let zero = clif::splat(b, types::I32X4, 0);
         b.def_var(var, zero);
     }
-    lanes(b, pointer, (floats, floats), elements, &mut |b, f, _, lanes| {
+    lanes(b, pointer, (floats, floats), (elements, 1), &mut |b, f, _, lanes| {
         let magnitude = clif::splat(b, types::I32X4, 0x7fff_ffff);
         let most = clif::splat(b, types::I32X4, i64::from(f32::MAX.to_bits()));
         for (&var, x) in greatest.iter().zip(clif::load_lanes(b, types::I32, f, lanes)) {
@@ -168,6 +169,11 @@ pub fn static_scale(b: &mut FunctionBuilder<'_>, u: &Uniform) -> Value {
     b.ins().f32const(u.scale())
 }
 
+/// Bytes of a code at the edge, where there are u8 and i16.
+fn code_bytes(u: &Uniform) -> usize {
+    if u.storage == Int::I16 { 2 } else { 1 }
+}
+
 /// Equation (6) on `elements` floats, with the inverse of the scale.
 pub fn quantize(
     b: &mut FunctionBuilder<'_>,
@@ -177,7 +183,7 @@ pub fn quantize(
     u: &Uniform,
     inverse: Value,
 ) {
-    lanes(b, pointer, (floats, bytes), elements, &mut |b, f, q, lanes| {
+    lanes(b, pointer, (floats, bytes), (elements, code_bytes(u)), &mut |b, f, q, lanes| {
         let inverse = b.ins().splat(types::F32X4, inverse);
         // Far beyond any code, and far enough from the ends of 32 bits for the zero point to be added.
         let (least, greatest) = (clif::splat(b, types::I32X4, -(1 << 30)), clif::splat(b, types::I32X4, 1 << 30));
@@ -195,6 +201,19 @@ pub fn quantize(
             })
             .collect();
         let (low, high) = (b.ins().snarrow(codes[0], codes[1]), b.ins().snarrow(codes[2], codes[3]));
+        if u.storage == Int::I16 {
+            let (least, greatest) = (clif::splat(b, types::I16X8, u.min), clif::splat(b, types::I16X8, u.max));
+            for (part, codes) in [low, high].into_iter().enumerate() {
+                let codes = b.ins().smax(codes, least);
+                let codes = b.ins().smin(codes, greatest);
+                let used = (2 * lanes).saturating_sub(part * VECTOR).min(VECTOR);
+                if used > 0 {
+                    let codes = clif::cast(b, types::I8X16, codes);
+                    clif::store_bytes(b, codes, q, (part * VECTOR) as i32, used);
+                }
+            }
+            return;
+        }
         let packed = b.ins().unarrow(low, high);
         let packed = clif::clamp(b, packed, u.min.clamp(0, 255) as u8, u.max.clamp(0, 255) as u8);
         clif::store_bytes(b, packed, q, 0, lanes);
@@ -211,11 +230,17 @@ pub fn dequantize(
     u: &Uniform,
     scale: Value,
 ) {
-    lanes(b, pointer, (floats, bytes), elements, &mut |b, f, q, lanes| {
+    lanes(b, pointer, (floats, bytes), (elements, code_bytes(u)), &mut |b, f, q, lanes| {
         let scale = b.ins().splat(types::F32X4, scale);
         let zero_point = clif::splat(b, types::I32X4, u.zero_point());
-        let codes = clif::load_bytes(b, q, 0, lanes);
-        for (part, code) in clif::widen_bytes(b, codes).into_iter().enumerate() {
+        let codes = if u.storage == Int::I16 {
+            let x = clif::load_lanes(b, types::I16, q, lanes);
+            [b.ins().swiden_low(x[0]), b.ins().swiden_high(x[0]), b.ins().swiden_low(x[1]), b.ins().swiden_high(x[1])]
+        } else {
+            let codes = clif::load_bytes(b, q, 0, lanes);
+            clif::widen_bytes(b, codes)
+        };
+        for (part, code) in codes.into_iter().enumerate() {
             let used = lanes.saturating_sub(4 * part).min(4);
             if used == 0 {
                 break;

@@ -128,14 +128,17 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
             | IntOp::DynamicScale
             | IntOp::DynamicRequant
             | IntOp::AlignScales
-            | IntOp::DynamicAdd => unreachable!("not elementwise, or done above"),
+            | IntOp::DynamicAdd
+            | IntOp::Byte
+            | IntOp::Combine
+            | IntOp::WideMul => unreachable!("not elementwise, or done above"),
         };
         clif::store_bytes(&mut t.b, bytes, at[at.len() - 1], 0, lanes);
     });
 }
 
-/// Sixteen lanes of an operand: one vector of bytes, two of 16-bit or four of 32-bit lanes.
-fn operand(t: &mut Task<'_>, at: Value, element: usize, splat: bool, lanes: usize) -> Vec<Value> {
+/// Sixteen lanes of an operand: one vector of bytes, two of 16-bit, four of 32-bit or eight of 64-bit lanes.
+pub(super) fn operand(t: &mut Task<'_>, at: Value, element: usize, splat: bool, lanes: usize) -> Vec<Value> {
     let lane = lane_type(element);
     if splat {
         let value = t.b.ins().load(lane, clif::memory(), at, 0);

@@ -294,7 +294,7 @@ fn run_mt(builder: &mut Builder<'_>, prepare: FuncId) -> Result<FuncId, Diags> {
 fn boundary(b: &Builder<'_>, v: ValueId) -> Result<std::sync::Arc<Uniform>, Diags> {
     let value = b.graph.value(v);
     match value.ty.uniform() {
-        Some(u) if u.storage == Int::U8 && u.axis.is_none() => Ok(u.clone()),
+        Some(u) if matches!(u.storage, Int::U8 | Int::I16) && u.axis.is_none() => Ok(u.clone()),
         _ => Err(Diag::new(Code::TARGET, format!("%{} of type {} has no float edge", value.name, value.ty))
             .help("compile with --io int")
             .into()),

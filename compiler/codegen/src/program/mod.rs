@@ -16,6 +16,7 @@ mod select;
 mod step;
 mod task;
 mod transpose;
+mod wide;
 mod wide_lanes;
 mod wide_window;
 mod window;

@@ -141,16 +141,22 @@ impl Copy {
 
 /// Units of [`fill_place`].
 pub fn fill_units(place: &Place) -> usize {
-    Loops::new(&place.dims, &[&place.strides]).dense(&[1]).units()
+    Loops::new(&place.dims, &[&place.strides]).dense(&[place.element]).units()
 }
 
-/// Fills the elements of a place of bytes, and nothing between them.
-pub fn fill_place(t: &mut Task<'_>, place: &Place, value: u8) {
-    let loops = Loops::new(&place.dims, &[&place.strides]).dense(&[1]);
+/// Fills the elements of a place, and nothing between them.
+pub fn fill_place(t: &mut Task<'_>, place: &Place, value: i64) {
+    let loops = Loops::new(&place.dims, &[&place.strides]).dense(&[place.element]);
     let to = t.address(place);
+    let lane = lane_type(place.element);
+    let bytes = cranelift_codegen::ir::types::I8X16;
     t.lanes(&loops, &[to], &mut |t, at, lanes| {
-        let vector = clif::splat(&mut t.b, cranelift_codegen::ir::types::I8X16, i64::from(value));
-        clif::store_bytes(&mut t.b, vector, at[0], 0, lanes);
+        let vector = clif::splat(&mut t.b, lane.by((VECTOR / place.element) as u32).unwrap_or(bytes), value);
+        let vector = clif::cast(&mut t.b, bytes, vector);
+        for first in (0..lanes * place.element).step_by(VECTOR) {
+            let used = (lanes * place.element - first).min(VECTOR);
+            clif::store_bytes(&mut t.b, vector, at[0], first as i32, used);
+        }
     });
 }
 

@@ -81,29 +81,31 @@ impl Builder<'_> {
         self.task(name, value, product.units(), bytes, cost, |t| conv::emit(t, &product, &leaves))
     }
 
-    fn constant(&self, v: ValueId, node: NodeId) -> Result<std::sync::Arc<Tensor>, Diags> {
+    pub(super) fn constant(&self, v: ValueId, node: NodeId) -> Result<std::sync::Arc<Tensor>, Diags> {
         let computed = || bug(format!("{}: weights that are not constant", self.graph.describe(node)));
         self.graph.constant(v).cloned().ok_or_else(computed)
     }
 
     fn depthwise(&mut self, name: &str, value: &str, p: &Product<'_>, bytes: usize, cost: Cost) -> Result<(), Diags> {
-        let Some((mult, epilogue)) = &p.requant else {
-            return Err(bug("a depthwise convolution without requantization"));
-        };
-        let factors = Factors {
-            weights: Some(p.weights),
-            bias: p.bias.to_vec(),
-            mult,
-            epilogue: *epilogue,
-            residual: p.residual.clone(),
-            acc_bound: p.acc_bound,
-        };
-        let Some(cost) = self.wide_window(name, value, (&p.x, &p.result), &p.window, Some(&factors), cost)? else {
-            return Ok(());
-        };
+        let mut cost = cost;
+        if let Some((mult, epilogue)) = &p.requant {
+            let factors = Factors {
+                weights: Some(p.weights),
+                bias: p.bias.to_vec(),
+                mult,
+                epilogue: *epilogue,
+                residual: p.residual.clone(),
+                acc_bound: p.acc_bound,
+            };
+            match self.wide_window(name, value, (&p.x, &p.result), &p.window, Some(&factors), cost)? {
+                Some(left) => cost = left,
+                None => return Ok(()),
+            }
+        }
+        let (mult, epilogue) = p.requant.as_ref().map_or((&[][..], None), |(mult, e)| (mult.as_slice(), Some(*e)));
         let packed = window::pack_depthwise(p.weights, p.bias, mult);
         let data = self.data(&format!("weights_{name}"), Linkage::Local, packed)?;
-        let reduction = Reduction::Depthwise { data, epilogue: *epilogue, residual: p.residual.clone() };
+        let reduction = Reduction::Depthwise { data, epilogue, residual: p.residual.clone() };
         let units = p.result.dims[0] * p.result.dims[1];
         self.task(name, value, units, bytes, cost, |t| window::emit(t, &p.x, &p.result, &p.window, &reduction))
     }

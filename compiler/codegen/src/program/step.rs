@@ -131,8 +131,6 @@ impl Builder<'_> {
                 let kernel = graph.op(node).name();
                 let (copies, fill) = moves::copies(graph, node, op, operands, result).map_err(Diags::from)?;
                 if let Some(fill) = fill {
-                    let fill =
-                        u8::try_from(fill).map_err(|_| bug(format!("{value}: padding value {fill} is not a byte")))?;
                     let units = moves::fill_units(result);
                     self.task(&format!("{name}_fill"), value, units, bytes, Cost::of("fill"), |t| {
                         moves::fill_place(t, result, fill);
@@ -173,8 +171,11 @@ impl Builder<'_> {
                 let mult = graph.operands(node).get(1).and_then(|&v| graph.constant(v)).and_then(|t| t.as_i32());
                 let factors = mult.map(|mult| Factors::average(attrs, &w, mult));
                 let cost = Cost::of(kernel);
-                let wide = self.wide_window(name, value, (&operands[0], result), &w, factors.as_ref(), cost)?;
-                let Some(cost) = wide else { return Ok(()) };
+                let cost = match result.element {
+                    1 => self.wide_window(name, value, (&operands[0], result), &w, factors.as_ref(), cost)?,
+                    _ => Some(cost),
+                };
+                let Some(cost) = cost else { return Ok(()) };
                 self.task(name, value, units, bytes, cost, |t| {
                     window::emit(t, &operands[0], result, &w, &reduction);
                 })
@@ -208,6 +209,10 @@ impl Builder<'_> {
             }
             IntOp::Extrema | IntOp::DynamicScale | IntOp::DynamicRequant | IntOp::AlignScales | IntOp::DynamicAdd => {
                 self.dynamic(name, value, op, attrs, operands, result)
+            }
+            IntOp::Byte | IntOp::Combine | IntOp::WideMul => self.wide((name, value), node, op, operands, result),
+            IntOp::Lut if operands[0].element != 1 || result.element != 1 => {
+                self.wide((name, value), node, op, operands, result)
             }
             IntOp::Requant
             | IntOp::Add

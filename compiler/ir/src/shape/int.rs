@@ -1,8 +1,9 @@
 //! Rules of integer operators, `int.*`: shapes, storage, and the bounds within which the rules of [`qcc_num`] are exact.
 
-use super::{Call, linear, matmul};
+use super::{Call, broadcast, linear, matmul};
+use crate::attrs::{Attr, Attrs};
 use crate::ops::IntOp;
-use crate::types::Int;
+use crate::types::{Int, Type};
 
 /// Storage of the operands that the operator takes.
 pub(super) fn operands(kind: IntOp) -> &'static [Int] {
@@ -20,12 +21,28 @@ pub(super) fn operands(kind: IntOp) -> &'static [Int] {
         IntOp::DynamicScale => &[Int::I32; 4],
         IntOp::DynamicRequant | IntOp::AlignScales => &[Int::I32; 2],
         IntOp::DynamicAdd => &[Int::U8, Int::U8, Int::I32],
+        IntOp::Byte => &[Int::I16],
+        IntOp::Combine => &[Int::I64; 3],
+        IntOp::WideMul => &[Int::U8, Int::U8],
+    }
+}
+
+/// Storages of operand `i` that the operator takes, the usual one first.
+pub(super) fn takes(kind: IntOp, i: usize) -> &'static [Int] {
+    match (kind, i) {
+        (IntOp::Combine, 3..) => &[Int::U8, Int::I16, Int::I32],
+        (IntOp::WideMul | IntOp::Lut, 0 | 1) | (IntOp::MaxPool | IntOp::Softmax, 0) => &[Int::U8, Int::I16],
+        _ => operands(kind).get(i).map_or(&[], std::slice::from_ref),
     }
 }
 
 /// Storage of the result.
-pub(super) fn result(kind: IntOp) -> Int {
+pub(super) fn result(kind: IntOp, attrs: &Attrs, operands: &[&Type]) -> Int {
+    let of = |i: usize| operands.get(i).and_then(|t| t.elem.storage()).unwrap_or(Int::U8);
     match kind {
+        IntOp::Lut => of(1),
+        IntOp::MaxPool => of(0),
+        IntOp::Combine | IntOp::WideMul | IntOp::Softmax if attrs.try_get("bits") == Some(Attr::Int(16)) => Int::I16,
         IntOp::Conv2d
         | IntOp::Linear
         | IntOp::Extrema
@@ -41,13 +58,14 @@ pub(super) fn result(kind: IntOp) -> Int {
         | IntOp::Mul
         | IntOp::Rescale
         | IntOp::ScaleChannels
-        | IntOp::Lut
         | IntOp::Lut2
         | IntOp::Clamp
-        | IntOp::MaxPool
         | IntOp::AveragePool
         | IntOp::Mean
         | IntOp::LayerNorm
+        | IntOp::Byte
+        | IntOp::Combine
+        | IntOp::WideMul
         | IntOp::Softmax => Int::U8,
     }
 }
@@ -90,18 +108,35 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             Ok(call.dims(0).to_vec())
         }
         IntOp::Lut => {
-            call.expect_dims(1, &[256])?;
+            call.expect_dims(1, &[codes(call, 0)])?;
             Ok(call.dims(0).to_vec())
         }
         IntOp::Softmax => {
             if call.dims(0).is_empty() {
                 return Err(call.expected(0, "a rank of at least 1"));
             }
-            call.expect_dims(1, &[256])?;
+            call.expect_dims(1, &[codes(call, 0)])?;
             Ok(call.dims(0).to_vec())
+        }
+        IntOp::Byte => Ok(call.dims(0).to_vec()),
+        IntOp::WideMul => call.broadcast(0, 1),
+        IntOp::Combine => {
+            let Some((first, rest)) = call.operands.get(3..).and_then(<[_]>::split_first) else {
+                return Err("expected at least one summand".to_string());
+            };
+            let dims = rest.iter().try_fold(first.dims.clone(), |dims, t| broadcast(&dims, &t.dims))?;
+            for i in 0..3 {
+                if broadcast(call.dims(i), &dims).as_ref() != Ok(&dims) {
+                    return Err(call.expected(i, format_args!("a shape that broadcasts to {dims:?}")));
+                }
+            }
+            Ok(dims)
         }
         IntOp::MaxPool => {
             let [n, h, w, c] = call.of_rank(0)?;
+            if call.operands[0].elem.storage() == Some(Int::I16) && call.attrs.ints("pads") != [0; 4] {
+                return Err("expected no `pads` on elements of 16 bits".to_string());
+            }
             let [h, w] = call.pool_window()?.output_nonempty(h, w)?;
             Ok(vec![n, h, w, c])
         }
@@ -148,6 +183,11 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
     }
 }
 
+/// Number of codes of an operand of 8 or 16 bits.
+fn codes(call: &Call, i: usize) -> usize {
+    if call.operands[i].elem.storage() == Some(Int::I16) { 1 << 16 } else { 256 }
+}
+
 /// Channels and positions of a tensor of accumulators, neither of which is 0.
 fn positions(call: &Call, i: usize) -> Result<(usize, usize), String> {
     match call.dims(i).split_last() {
@@ -192,8 +232,17 @@ fn check_mult(call: &Call, i: usize, dims: &[usize]) -> Result<(), String> {
 /// Bounds of the attributes by their meaning in the operator. Beyond them the arithmetic of [`qcc_num`] could overflow.
 fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
     let affine = matches!(kind, IntOp::Add | IntOp::Rescale | IntOp::ScaleChannels);
+    let wide = matches!(kind, IntOp::Combine | IntOp::WideMul);
     for schema in call.info.attrs {
         let (least, greatest) = match schema.name {
+            "lo" | "hi" if wide && call.attrs.int("bits") == 16 => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            "zeros" if wide => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            "mult" if wide => (-qcc_num::wide::GREATEST_MULTIPLIER, qcc_num::wide::GREATEST_MULTIPLIER),
+            "offset" if wide => (-qcc_num::wide::GREATEST_OFFSET, qcc_num::wide::GREATEST_OFFSET),
+            "factors" => (-qcc_num::wide::GREATEST_FACTOR, qcc_num::wide::GREATEST_FACTOR),
+            "bits" if ![8, 16].contains(&call.attrs.int("bits")) => {
+                return Err(format!("expected `bits` of 8 or 16, found {}", call.attrs.int("bits")));
+            }
             "lo" | "hi" | "zero" | "zeros" | "pad_value" => (0, 255),
             "shl" => (0, 31),
             "shift" => (0, i64::from(qcc_num::affine::MAX_SHIFT)),
@@ -210,7 +259,12 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             "offset" => (i64::from(i16::MIN), i64::from(i16::MAX)),
             _ => continue,
         };
+        let terms = call.operands.len().saturating_sub(3);
+        if kind == IntOp::Combine && terms > qcc_num::wide::MOST_TERMS {
+            return Err(format!("expected at most {} summands, found {terms}", qcc_num::wide::MOST_TERMS));
+        }
         let (numbers, length) = match schema.kind {
+            crate::AttrKind::Ints if schema.name == "factors" => (call.attrs.ints(schema.name), terms),
             crate::AttrKind::Ints => (call.attrs.ints(schema.name), 2),
             crate::AttrKind::Int => (vec![call.attrs.int(schema.name)], 1),
             crate::AttrKind::Float | crate::AttrKind::Bool => continue,
