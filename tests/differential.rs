@@ -439,7 +439,8 @@ impl Maker<'_> {
             }
             6 => {
                 let joined = Attrs::new(Opcode::Concat).with("axis", self.random.pick(&[1i64, 2, 3]));
-                let y = self.combined(&[x], vec![self.random.within(1, 3)], 1 << 16, 16);
+                let factor = self.random.within(1, 3);
+                let y = self.combined(&[x], vec![factor], 1 << 16, 16);
                 if dims[3] > 70 { y } else { self.add(Opcode::Concat, &[x, y], joined) }
             }
             _ => self.product_of_bytes(x, dims),

@@ -19,8 +19,8 @@
 //! its own type gets a `quant.scast`. Functions with a natural range (logistic, softmax, tanh) keep to it.
 //!
 //! Values share 16 bits as they share a type; into a concat of another precision, or an operator that knows 8 bits only, a value
-//! goes through a `quant.scast`. A type of 16 bits covers all that was seen: it has codes to spare, and a method that clips for the
-//! sake of finer codes (`mse`, `percentile`) would lose more. Weights of 16 bits are quantized here, to `i16` in [-32512, 32512].
+//! goes through a `quant.scast`. A type of 16 bits covers twice what was seen: it has codes to spare, and a method that clips for
+//! the sake of finer codes (`mse`, `percentile`), or an input beyond all samples, would lose more. Weights of 16 bits are quantized here, to `i16` in [-32512, 32512].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Unif
 
 use crate::calibrate::activations;
 use crate::insert_qdq::fine;
-use crate::precision::{Wanted, gives_16, is_16, narrowed, reads_16};
+use crate::precision::{Wanted, gives_16, is_16, reads_16};
 use crate::quantize;
 use crate::rewrite::{floats, origin_of};
 use crate::{Context, Pass, RangeTable, diag_at};
@@ -47,7 +47,8 @@ impl Pass for AssignScales {
         let wanted = Wanted::find(edit.graph(), &cx.precision)?;
         let mut ties = Ties::new(edit.graph(), &wanted, cx.ranges.as_ref());
         let remarks = ties.refused();
-        let types = ties.types();
+        let types = ties.types(true);
+        let narrow: HashMap<ValueId, Arc<Uniform>> = ties.types(false).into_iter().collect();
         remarks.into_iter().for_each(|r| edit.remark(r));
         if !edit.begin(format!("assign-scales: {} values", types.len())) {
             return Ok(());
@@ -62,7 +63,7 @@ impl Pass for AssignScales {
         }
         let mut faults = Diags::default();
         for n in edit.graph().order() {
-            narrow_operands(edit, n);
+            narrow_operands(edit, n, &narrow);
             if matches!(edit.graph().op(n), Opcode::Conv2d | Opcode::Linear)
                 && wanted.weights_16(n)
                 && let Err(message) = fine_weights(edit, n)
@@ -76,13 +77,14 @@ impl Pass for AssignScales {
     }
 }
 
-/// What an operation cannot read in 16 bits it gets in 8.
-fn narrow_operands(edit: &mut Edit, n: NodeId) {
+/// What an operation cannot read in 16 bits it gets in 8, in the type that the value would have if it were not to have more.
+fn narrow_operands(edit: &mut Edit, n: NodeId, types: &HashMap<ValueId, Arc<Uniform>>) {
     for (i, v) in edit.graph().operands(n).into_iter().enumerate() {
         let g = edit.graph();
-        let Some(u) = g.ty(v).uniform().filter(|_| is_16(g, v) && !reads_16(g, n, i)).cloned() else { continue };
+        let Some(narrow) = types.get(&v).filter(|_| is_16(g, v) && !reads_16(g, n, i)) else { continue };
         let remark = format!("%{} is read in 8 bits: `{}` has no form of 16", g.name_of(v), g.op(n).name());
-        let (name, ty, origin) = (format!("{}.s", g.name_of(v)), g.ty(v).with_elem(narrowed(&u)), origin_of(g, v));
+        let (name, ty, origin) =
+            (format!("{}.s", g.name_of(v)), g.ty(v).with_elem(Elem::Uniform(narrow.clone())), origin_of(g, v));
         edit.remark(remark);
         let narrow = edit.add(Opcode::SCast, &[v], Attrs::new(Opcode::SCast), &name, ty, origin);
         edit.set_operand(n, i, narrow);
@@ -231,17 +233,17 @@ impl<'g> Ties<'g> {
         }
     }
 
-    /// The type of each value.
-    fn types(mut self) -> Vec<(ValueId, Arc<Uniform>)> {
+    /// The type of each value, or what it would be in 8 bits.
+    fn types(&mut self, precise: bool) -> Vec<(ValueId, Arc<Uniform>)> {
         let mut ranges: HashMap<usize, Range> = HashMap::new();
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
-            let seen = self.seen.filter(|_| self.wide[root]);
-            if let Some(range) = demand(self.g, v, seen) {
+            let wide = (precise && self.wide[root]).then_some(self.seen);
+            if let Some(range) = demand(self.g, v, wide) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
         }
-        let uniform = |root: usize, range: Range| match self.wide[root] {
+        let uniform = |root: usize, range: Range| match precise && self.wide[root] {
             true => Uniform::i16_for(workable(range)),
             false => Uniform::u8_for(workable(range)),
         };
@@ -303,14 +305,32 @@ fn span(g: &Graph, v: ValueId) -> f32 {
 /// What lies this far below the greatest argument of a softmax vanishes: `exp(-24)` is below 2^-34.
 const SOFTMAX_SPAN: f32 = 24.0;
 
-/// The range that the type of `v` must cover, with what was `seen`; `None` if everything that reads `v` clamps it in the same type.
-fn demand(g: &Graph, v: ValueId, seen: Option<&RangeTable>) -> Option<Range> {
+/// How much further than what was seen a type of 16 bits reaches: it has a bit to spare, and other inputs have other ranges.
+const ROOM: f32 = 2.0;
+
+/// The range that a value of 16 bits is to cover, from the one that one of 8 bits is.
+fn roomy(g: &Graph, v: ValueId, range: Range, table: Option<&RangeTable>) -> Range {
+    let seen = table.and_then(|table| table.values.get(g.name_of(v))).and_then(|e| e.seen_min.zip(e.seen_max));
+    let seen = seen.map(|(min, max)| Range { min, max }).filter(|r| r.is_valid());
+    let range = seen.map_or(range, |seen| range.union(seen)).with_zero();
+    let (mut least, mut greatest) = (f32::MIN, f32::MAX);
+    if let Some(n) = g.producer(v) {
+        match g.op(n) {
+            Opcode::Relu => least = 0.0,
+            Opcode::Clip => (least, greatest) = (g.node(n).attrs.float("min"), g.node(n).attrs.float("max")),
+            _ => {}
+        }
+    }
+    let wider = Range { min: (range.min * ROOM).max(least.min(0.0)), max: (range.max * ROOM).min(greatest.max(0.0)) };
+    if wider.is_valid() { wider } else { range }
+}
+
+/// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type. `wide` has the table
+/// of what was seen, if there is one, where the type has 16 bits.
+fn demand(g: &Graph, v: ValueId, wide: Option<Option<&RangeTable>>) -> Option<Range> {
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
-    if let Some(entry) = seen.and_then(|table| table.values.get(g.name_of(v)))
-        && let (Some(min), Some(max)) = (entry.seen_min, entry.seen_max)
-        && (Range { min, max }).is_valid()
-    {
-        range = range.union(Range { min, max });
+    if let Some(table) = wide {
+        range = roomy(g, v, range, table);
     }
     if g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
         range.min = range.min.max(range.max - SOFTMAX_SPAN);
@@ -319,7 +339,7 @@ fn demand(g: &Graph, v: ValueId, seen: Option<&RangeTable>) -> Option<Range> {
         && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather | Opcode::Where))
     {
         let y = g.result(n);
-        return if clamps(g.op(n)) { None } else { demand(g, y, seen) };
+        return if clamps(g.op(n)) { None } else { demand(g, y, wide) };
     }
     let Some(n) = g.producer(v) else { return Some(range) };
     Some(match g.op(n) {

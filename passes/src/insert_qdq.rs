@@ -25,6 +25,7 @@ use qcc_ir::ops::Dialect;
 use qcc_ir::{Attrs, Data, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Uniform, ValueId};
 use qcc_num::wide;
 
+use crate::adopt_qdq::constants::codes;
 use crate::precision::is_16;
 use crate::rewrite::floats;
 use crate::{Context, Pass, diag_at};
@@ -184,9 +185,9 @@ impl Weights {
 
     /// What the integers stand for.
     pub(crate) fn real(&self) -> Tensor {
-        let codes: Vec<f32> = qcc_ir::for_data!(&self.codes.data, v => v.iter().map(|&q| q as f32).collect());
+        let codes = codes(&self.codes).unwrap_or_default();
         let row = (codes.len() / self.uniform.scales.len().max(1)).max(1);
-        let real = codes.iter().enumerate().map(|(i, q)| q * self.uniform.scales[i / row]);
+        let real = codes.iter().enumerate().map(|(i, &q)| q as f32 * self.uniform.scales[i / row]);
         Tensor::f32(&self.codes.dims, real.collect())
     }
 }

@@ -3,14 +3,15 @@
 
 usage: quantized.py [--qcc PATH] [--inputs N] [--keep DIR] [MODEL.onnx ..]
 
-Without models it makes two small networks, quantized by ONNX Runtime: QDQ and QOperator, U8S8 and S8S8, per channel. For each:
+Without models it makes two small networks, quantized by ONNX Runtime: QDQ and QOperator, U8S8 and S8S8, per channel, and QDQ with
+activations of 16 bits, which may be off by 2 units at the output. For each:
 
  network  the outputs of qcc and of ONNX Runtime (without graph optimizations, on one thread), in units of the output's scale
  nodes    in QOperator models, each node alone on ONNX Runtime's own operands, in units: at most 1
  export   `--emit onnx-qdq`: ONNX Runtime (and OpenVINO, if installed) loads the file; its outputs against qcc's, in units
  again    qcc compiles its own export to the same integers
 
-Exits with 1 if a node is off by more than 1 unit, if an export is refused or differs by more than 1 unit for each quantized
+Exits with 1 if a node is off by more than 1 unit or an output of 16 bits by more than 2, if an export is refused or differs by more than 1 unit for each quantized
 value on the way, or if compiling an export changes a result. Skips visibly, with exit code 0, without the packages.
 """
 import argparse, collections, os, subprocess, sys, tempfile
@@ -100,6 +101,10 @@ def make(folder):
                 out = os.path.join(folder, f"{model.graph.name}-{form.name}-{'u8' if act == QuantType.QUInt8 else 's8'}.onnx")
                 quantize_static(source, out, Samples([1, 3, 16, 16]), quant_format=form, per_channel=True, activation_type=act, weight_type=QuantType.QInt8)
                 models.append(out)
+        for act in (QuantType.QUInt16, QuantType.QInt16):
+            out = os.path.join(folder, f"{model.graph.name}-QDQ-{'u16' if act == QuantType.QUInt16 else 's16'}.onnx")
+            quantize_static(source, out, Samples([1, 3, 16, 16]), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=act, weight_type=QuantType.QInt8)
+            models.append(out)
     return models
 
 
@@ -226,6 +231,8 @@ def main():
                     note("openvino", units(np.asarray(vino([real])[0]), real_got, own))
                 note("again", units(run(args.qcc, export, {exported: real}, "float", folder), real_got, own))
             print(f"{name}: {total} results; " + "; ".join(f"{k}: worst {w}, {d} differ" for k, (w, d) in rows.items() if k != "openvino" or vino))
+            if name.endswith("16.onnx") and rows["network"][0] > 2:
+                failed = True
             if rows["export"][0] > steps or rows["again"][0] > 0:
                 failed = True
             if any(n.op_type.startswith("QLinear") for n in model.graph.node):

@@ -124,9 +124,15 @@ impl Writer<'_> {
         let name = g.name_of(v).to_string();
         let real = format!("{name}.dq");
         match (g.def(v), &g.ty(v).elem) {
-            // A bias of 64 bits has no type to be dequantized from.
+            // A bias of 64 bits has no type to be dequantized from, unless it fits 32.
             (Def::Const(tensor), Elem::Uniform(u)) if u.storage == Int::I64 => {
-                if self.written.insert(real.clone()) {
+                let codes = tensor.as_i64().unwrap_or_default();
+                let fits: Option<Vec<i32>> = codes.iter().map(|&q| i32::try_from(q).ok()).collect();
+                let new = self.written.insert(real.clone());
+                if let Some(codes) = fits.filter(|_| new) {
+                    self.initializer(&name, &Tensor::new(&tensor.dims, Data::I32(codes)), &Elem::Int(Int::I32));
+                    self.dequantize(&name, &real, v);
+                } else if new {
                     let codes = tensor.as_i64().unwrap_or_default().iter().enumerate();
                     let scale = |i: usize| u.scales[if u.axis.is_some() { i } else { 0 }];
                     let reals = codes.map(|(i, &q)| q as f32 * scale(i)).collect();

@@ -71,7 +71,7 @@ pub fn emit(t: &mut Task<'_>, x: &Place, result: &Place, window: &Window, reduct
                 let first = t.b.ins().imul_imm_s(c, VECTOR as i64);
                 lanes(t, x, window, reduction, (from, to), &pixel, first, VECTOR, channels);
             });
-            if channels % VECTOR > 0 {
+            if !channels.is_multiple_of(VECTOR) {
                 let first = t.word(channels - channels % VECTOR);
                 lanes(t, x, window, reduction, (from, to), &pixel, first, channels % VECTOR, channels);
             }
