@@ -35,7 +35,7 @@ pub struct Compare {
     metric: Option<Metric>,
     /// Raise precision to 16 bits where it pays most, until no more than this is lost: points of top1, top5 or agreement [default
     /// metric], or a cosine's distance from 1; with sqnr, the decibels to be kept
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
     max_drop: Option<f64>,
     /// What runs the integer model
     #[arg(long, value_enum, default_value = "jit")]

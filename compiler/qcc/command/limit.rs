@@ -16,7 +16,7 @@ use super::terminal;
 pub struct LimitFlags {
     /// Raise precision to 16 bits where it pays most, until no more than this is lost: points of top1, top5 or agreement, or a
     /// cosine's distance from 1; with sqnr, the decibels to be kept
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
     max_drop: Option<f64>,
     /// What the limit is about: top1, top5, agreement, sqnr, cosine
     #[arg(long, default_value = "agreement", requires = "max_drop")]

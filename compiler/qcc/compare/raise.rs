@@ -169,7 +169,9 @@ pub fn raise(
     // An operator that has no form of 16 bits leaves its value at 8.
     let is_finer = |c: &&Candidate| finer.as_ref().is_some_and(|m| m.is_finer(&mixed.parts[c.part].name, c.side));
     let (raised, same): (Vec<&Candidate>, Vec<&Candidate>) = candidates[..count].iter().partition(is_finer);
-    same.iter().for_each(|c| drop(outcome.options.precision.remove(&c.name)));
+    for candidate in same {
+        outcome.options.precision.remove(&candidate.name);
+    }
     let chosen: Vec<(usize, Side)> = raised.iter().map(|c| (c.part, c.side)).collect();
     let (finer, all) = mixed.work(&chosen);
     outcome.work = finer as f64 / all.max(1) as f64;
