@@ -184,6 +184,7 @@ fn run_passes(
         for remark in step.remarks {
             remarks += &format!("// {}: {remark}\n", step.info.name);
         }
+        Ok(())
     };
     Pipeline::parse(pipeline)?.run_observed(graph, &mut cx, usize::MAX, &mut observe)?;
     Ok(remarks)

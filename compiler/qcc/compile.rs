@@ -14,6 +14,7 @@ use qcc_passes::{Context, Pipeline, Property, RangeTable, Samples, Step, default
 use qcc_runtime::{Manifest, Model};
 use sha2::{Digest, Sha256};
 
+use crate::budget::{Budget, Effect};
 use crate::data::Dataset;
 use crate::files;
 use crate::options::{Calibration, Mode};
@@ -29,7 +30,12 @@ pub enum Event<'a> {
         time: Duration,
     },
     /// A pass ran.
-    Pass(&'a Step<'a>),
+    Pass {
+        /// The pass, and the graph after it.
+        step: &'a Step<'a>,
+        /// What it did to the outputs, if that is measured.
+        effect: Option<Effect>,
+    },
 }
 
 /// What one pass did.
@@ -116,6 +122,8 @@ pub fn compile_observed(
     if !text.trim().is_empty() {
         let pipeline = Pipeline::parse(&text)?;
         report.pipeline = pipeline.to_string();
+        let samples = cx.samples.clone().filter(|s| !s.is_empty());
+        let mut budget = samples.map(|s| Budget::new(&graph, &s, options.measure_passes)).transpose()?;
         pipeline.run_observed(&mut graph, &mut cx, usize::MAX, &mut |step| {
             tracing::info!(pass = step.text, ms = step.time.as_millis(), edits = step.labels.len(), "ran");
             report.passes.push(PassReport {
@@ -128,8 +136,12 @@ pub fn compile_observed(
             if step.info.name == "fuse" {
                 quantized = Some(step.graph.clone());
             }
-            observe(&Event::Pass(step));
+            // What failed is shown too: it is what one wants to look at.
+            let effect = budget.as_mut().map_or(Ok(None), |b| b.pass(step));
+            observe(&Event::Pass { step, effect: effect.as_ref().ok().copied().flatten() });
+            effect.map(|_| ())
         })?;
+        budget.as_mut().map_or(Ok(()), Budget::settle)?;
     }
     report.range_source.clone_from(&cx.range_source);
     let name = match (&options.name, Path::new(&source.file_name()).file_stem()) {

@@ -31,8 +31,10 @@
 //! | [`ir`], [`passes`], [`runtime`], [`codegen`] | the crates behind it |
 
 pub mod bench;
+mod budget;
 pub mod compare;
 mod compile;
+pub mod cost;
 pub mod data;
 pub mod dump;
 mod edge;
@@ -43,6 +45,7 @@ mod options;
 mod source;
 mod tune;
 
+pub use budget::Effect;
 pub use compile::{Compiled, Event, PassReport, Report, compile, compile_observed};
 pub use error::{Error, Kind};
 pub use files::write as write_file;

@@ -85,6 +85,8 @@ pub struct Options {
     pub preprocess: Option<Preprocess>,
     /// Passes to run instead of the usual ones.
     pub pipeline: Option<String>,
+    /// Whether it is measured what every pass does to the outputs, if there are samples.
+    pub measure_passes: bool,
     /// Threads of the compiler; 0 for one a core. The result does not depend on it.
     pub threads: usize,
     /// What measurements chose for single layers: see [`crate::Compiled::tune`].
@@ -109,6 +111,7 @@ impl Default for Options {
             input_ranges: HashMap::new(),
             preprocess: None,
             pipeline: None,
+            measure_passes: false,
             threads: 0,
             tuning: Tuning::new(),
             progress: None,

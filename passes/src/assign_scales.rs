@@ -261,7 +261,7 @@ pub(crate) fn workable(range: Range) -> Range {
 }
 
 /// Operators whose results are some of the operand's elements.
-pub(crate) fn selects(op: Opcode) -> bool {
+pub fn selects(op: Opcode) -> bool {
     match op.info().class {
         Class::Move(Move::Cast | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex) => false,
         Class::Move(_) | Class::Pool(Pool::Max) | Class::Reduce(Reduce::Max | Reduce::Min) => true,
@@ -270,7 +270,7 @@ pub(crate) fn selects(op: Opcode) -> bool {
 }
 
 /// Operators that clamp their operand.
-pub(crate) fn clamps(op: Opcode) -> bool {
+pub fn clamps(op: Opcode) -> bool {
     matches!(op, Opcode::Relu | Opcode::Clip)
 }
 

@@ -394,8 +394,10 @@ fn runs_are_deterministic() {
                 let mut cx = Context { threads, ..calibrated(seed) };
                 let pipeline = default_pipeline(&graph, &cx);
                 let mut text = String::new();
-                let mut observe =
-                    |s: &qcc_passes::Step| text += &format!("{}\n{}\n{:?}\n", s.text, print(s.graph), s.labels);
+                let mut observe = |s: &qcc_passes::Step| {
+                    text += &format!("{}\n{}\n{:?}\n", s.text, print(s.graph), s.labels);
+                    Ok(())
+                };
                 Pipeline::parse(&pipeline)
                     .unwrap()
                     .run_observed(&mut graph, &mut cx, usize::MAX, &mut observe)

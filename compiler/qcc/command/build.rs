@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use qcc::dump::Dump;
 use qcc::ir::Graph;
-use qcc::{Compiled, Error, Event, compile_observed};
+use qcc::{Compiled, Error, Event, Source, compile_observed};
 
 use super::flags::{Io, ModelFlags, TuneFlags, usage};
+use super::limit::{self, LimitFlags};
 use super::terminal;
 
 /// Compile a model.
@@ -39,6 +40,8 @@ pub struct Build {
     #[command(flatten)]
     tune: TuneFlags,
     #[command(flatten)]
+    limit: LimitFlags,
+    #[command(flatten)]
     watch: WatchFlags,
 }
 
@@ -49,6 +52,9 @@ pub struct WatchFlags {
     /// Write the graph after every pass, and a summary
     #[arg(long, value_name = "DIR")]
     pub dump_dir: Option<PathBuf>,
+    /// Measure what every pass does to the outputs on a few of the samples; --dump-dir does so too, in its summary
+    #[arg(long)]
+    pub measure_passes: bool,
     /// Print the graph after every pass to stderr
     #[arg(long)]
     pub print_ir_after_all: bool,
@@ -83,7 +89,15 @@ impl Build {
         options.float_edge = self.io == Io::Float;
         let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         options.name = self.name.clone().or(stem);
-        let mut compiled = self.watch.compile(model, &options)?;
+        let mut compiled = match self.limit.limit(model, &options)? {
+            Some((limit, data, how)) => {
+                let source = Source::from(model.as_path());
+                let outcome = limit::within(&source, &options, limit, &data, &how)?;
+                // Compiled once more, where someone wants to see how.
+                if self.watch.is_on() { self.watch.compile(model, &outcome.options)? } else { outcome.compiled }
+            }
+            None => self.watch.compile(model, &options)?,
+        };
         self.tune.apply(&mut compiled)?;
         if let Some(path) = &self.save_ranges
             && let Some(ranges) = compiled.ranges()
@@ -141,10 +155,17 @@ pub fn announce(compiled: &Compiled, data_free: bool) {
 }
 
 impl WatchFlags {
+    /// Whether anything is to be seen.
+    fn is_on(&self) -> bool {
+        self.dump_dir.is_some() || self.measure_passes || self.print_ir_after_all || self.remarks
+    }
+
     /// Compiles under observation.
     pub fn compile(&self, model: &Path, options: &qcc::Options) -> Result<Compiled, Error> {
         let mut dump = self.dump_dir.as_deref().map(Dump::new).transpose()?;
-        let result = compile_observed(model, options, &mut |event| {
+        let measure_passes = self.measure_passes || dump.is_some();
+        let options = qcc::Options { measure_passes, ..options.clone() };
+        let result = compile_observed(model, &options, &mut |event| {
             if let Some(dump) = &mut dump {
                 dump.observe(event);
             }
@@ -166,9 +187,16 @@ impl WatchFlags {
         match event {
             Event::Imported { graph, .. } if self.print_ir_after_all => show("import", graph),
             Event::Imported { .. } => {}
-            Event::Pass(step) => {
+            Event::Pass { step, effect } => {
                 if self.print_ir_after_all {
                     show(&step.text, step.graph);
+                }
+                if self.measure_passes
+                    && let Some(effect) = effect
+                {
+                    let ratio = |r: Option<f64>| r.map_or("same".to_string(), |r| format!("{r:.1} dB"));
+                    let (model, previous) = (ratio(effect.against_model), ratio(effect.against_previous));
+                    terminal::note(&format!("{:<28} against the model {model}, the pass before {previous}", step.text));
                 }
                 if self.remarks {
                     step.remarks.iter().for_each(|r| terminal::note(&format!("remark: {}: {r}", step.info.name)));

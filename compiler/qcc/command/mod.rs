@@ -6,6 +6,7 @@ mod check;
 mod compare;
 mod flags;
 mod inspect;
+mod limit;
 mod list;
 mod opt;
 mod run;
