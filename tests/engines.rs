@@ -184,7 +184,14 @@ fn meeting() -> String {
 fn engines_agree_on_the_float_edge() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let pool = Pool::new(3).expect("threads");
-    let shapes = [(1, 1, 33, 30, 70), (1, 2, 5, 9, 18), (2, 4, 70, 31, 40), (1, 20, 24, 16, 16), (1, 64, 17, 5, 300), (3, 3, 16, 7, 7)];
+    let shapes = [
+        (1, 1, 33, 30, 70),
+        (1, 2, 5, 9, 18),
+        (2, 4, 70, 31, 40),
+        (1, 20, 24, 16, 16),
+        (1, 64, 17, 5, 300),
+        (3, 3, 16, 7, 7),
+    ];
     for (images, inputs, outputs, rows, columns) in shapes {
         let (x, y) = (format!("{images}x{inputs}x{rows}x{columns}"), format!("{images}x{outputs}x{rows}x{columns}"));
         let constant = weights("w", &[outputs, inputs, 3, 3], 5);
@@ -195,8 +202,7 @@ fn engines_agree_on_the_float_edge() {
         let path = folder.path().join(format!("{x}.qir"));
         std::fs::write(&path, text).expect("temporary folder");
         let dims = [images, inputs, rows, columns];
-        let values: Vec<f32> =
-            bytes(7, dims.iter().product()).iter().map(|&b| (f32::from(b) - 128.0) / 40.0).collect();
+        let values: Vec<f32> = bytes(7, dims.iter().product()).iter().map(|&b| (f32::from(b) - 128.0) / 40.0).collect();
         let mut special = values.clone();
         for (i, x) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -3e38, 0.5].into_iter().enumerate() {
             special.iter_mut().skip(i).step_by(13).for_each(|v| *v = x);

@@ -183,6 +183,13 @@ impl Weights {
         Ok(quantized_weights(tensor, w, scales))
     }
 
+    /// The same integers with scales that are multiplied, one factor for each output channel.
+    pub(crate) fn scaled(self, factors: impl Iterator<Item = f64>) -> Weights {
+        let scales = self.uniform.scales.iter().zip(factors);
+        let scales = scales.map(|(&s, f)| ((f64::from(s) * f) as f32).max(f32::MIN_POSITIVE)).collect();
+        Weights { codes: self.codes, uniform: Arc::new(Uniform { scales, ..self.uniform.as_ref().clone() }) }
+    }
+
     /// What the integers stand for.
     pub(crate) fn real(&self) -> Tensor {
         let codes = codes(&self.codes).unwrap_or_default();

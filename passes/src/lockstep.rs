@@ -24,6 +24,12 @@ const MEMORY: usize = 512 << 20;
 /// Fewest samples, whatever they take.
 const LEAST_SAMPLES: usize = 8;
 
+/// Places that count as agreeing exactly beside those that are seen, when a gain is estimated.
+const AGREEING: f64 = 32.0;
+
+/// Greatest gain, and the inverse of the least.
+const MOST_GAIN: f64 = 1.25;
+
 /// A value in both forms.
 #[derive(Clone)]
 struct Pair {
@@ -55,10 +61,12 @@ pub(crate) struct Fitted {
 }
 
 /// Takes the samples through the graph. `round` chooses the integers that stand for a layer's weights; then its bias is set so
-/// that the mean of each channel, before it is quantized, is that of the real network.
+/// that the mean of each channel, before it is quantized, is that of the real network. With `gains`, the scales of the weights
+/// are set too, so that the square error of each channel is least.
 pub(crate) fn run(
     g: &Graph,
     cx: &Context,
+    gains: bool,
     round: &(dyn Fn(&Layer) -> Result<Weights, Diag> + Sync),
 ) -> Result<Vec<Fitted>, Diags> {
     let Some(samples) = cx.samples.clone().filter(|s| !s.is_empty()) else { return Ok(Vec::new()) };
@@ -68,7 +76,8 @@ pub(crate) fn run(
         (MEMORY / footprint(g).max(1)).clamp(LEAST_SAMPLES, samples.len().max(LEAST_SAMPLES)).min(samples.len());
     let chosen = (0..count).map(|i| i * samples.len() / count);
     let inputs: Vec<Vec<Tensor>> = chosen.map(|i| samples.get(i)).collect::<Result<_, Diag>>()?;
-    pool.install(|| Walk { g, round, last: last_uses(g), fitted: Vec::new() }.run(inputs, cx)).map_err(Diags::from)
+    pool.install(|| Walk { g, round, gains, last: last_uses(g), fitted: Vec::new() }.run(inputs, cx))
+        .map_err(Diags::from)
 }
 
 /// The type of a value in the real network.
@@ -107,6 +116,7 @@ fn footprint(g: &Graph) -> usize {
 struct Walk<'a> {
     g: &'a Graph,
     round: &'a (dyn Fn(&Layer) -> Result<Weights, Diag> + Sync),
+    gains: bool,
     last: HashMap<NodeId, Vec<ValueId>>,
     fitted: Vec<Fitted>,
 }
@@ -241,16 +251,20 @@ impl Walk<'_> {
             .collect::<Result<_, Diag>>()
             .map_err(at)?;
         let plane = if g.op(n) == Opcode::Conv2d { plane(&g.ty(y).dims) } else { 1 };
-        let shift = mean_difference(&layer.targets, &found, channels, plane);
-        found.par_iter_mut().for_each(|t| add_per_channel(t, &shift, plane));
+        let mut lines = lines(&layer.targets, &found, channels, plane);
+        if !self.gains {
+            lines.iter_mut().for_each(Line::without_gain);
+        }
+        found.par_iter_mut().for_each(|t| apply_lines(t, &lines, plane));
+        let chosen = chosen.scaled(lines.iter().map(|l| l.gain));
         let results = found
             .into_par_iter()
             .zip(layer.targets)
             .map(|(found, real)| Ok(Pair { real, quantized: cast(Opcode::QCast, &found, &y_real, g.ty(y))? }))
             .collect::<Result<_, Diag>>()
             .map_err(at)?;
-        let bias = bias.iter().zip(&shift).map(|(b, s)| (f64::from(*b) + s) as f32).collect();
-        let square = shift.iter().map(|s| s * s).sum::<f64>() / channels.max(1) as f64;
+        let bias = bias.iter().zip(&lines).map(|(b, l)| (f64::from(*b) * l.gain + l.shift) as f32).collect();
+        let square = lines.iter().map(|l| l.moved * l.moved).sum::<f64>() / channels.max(1) as f64;
         Ok(Some((results, Fitted { node: n, weights: chosen, bias, shift: square.sqrt() })))
     }
 }
@@ -276,26 +290,58 @@ fn plane(dims: &[usize]) -> usize {
     dims.iter().skip(2).product()
 }
 
-/// Mean of `a - b` for each channel, of which `plane` elements follow one another.
-fn mean_difference(a: &[Tensor], b: &[Tensor], channels: usize, plane: usize) -> Vec<f64> {
+/// How the results of a channel are corrected: `gain * result + shift`.
+struct Line {
+    gain: f64,
+    shift: f64,
+    /// What the mean of the channel moves by.
+    moved: f64,
+}
+
+impl Line {
+    /// What moves the mean to the same place without a gain.
+    fn without_gain(&mut self) {
+        (self.gain, self.shift) = (1.0, self.moved);
+    }
+}
+
+/// The line for each channel that brings `found` nearest to `targets`: noise in front of a layer makes its results smaller
+/// than they should be, and in deep networks these losses multiply.
+/// Of each channel `plane` elements follow one another.
+fn lines(targets: &[Tensor], found: &[Tensor], channels: usize, plane: usize) -> Vec<Line> {
+    // Sums of x, y, x^2 and x y, x being what was found.
     let one = |(a, b): (&Tensor, &Tensor)| {
-        let mut sums = vec![0.0f64; channels];
-        let (Some(x), Some(y)) = (a.as_f32(), b.as_f32()) else { return sums };
+        let mut sums = vec![[0.0f64; 4]; channels];
+        let (Some(y), Some(x)) = (a.as_f32(), b.as_f32()) else { return sums };
         for (i, (x, y)) in x.chunks(plane).zip(y.chunks(plane)).enumerate() {
-            sums[i % channels] += x.iter().zip(y).map(|(x, y)| f64::from(x - y)).sum::<f64>();
+            let sums = &mut sums[i % channels];
+            for (x, y) in x.iter().zip(y).map(|(&x, &y)| (f64::from(x), f64::from(y))) {
+                *sums = [sums[0] + x, sums[1] + y, sums[2] + x * x, sums[3] + x * y];
+            }
         }
         sums
     };
-    let sums: Vec<Vec<f64>> = a.par_iter().zip(b).map(one).collect();
-    let elements: usize = a.iter().map(|t| t.data.len()).sum();
+    let sums: Vec<Vec<[f64; 4]>> = targets.par_iter().zip(found).map(one).collect();
+    let elements: usize = targets.iter().map(|t| t.data.len()).sum();
     let count = (elements / channels.max(1)).max(1) as f64;
-    (0..channels).map(|c| sums.iter().map(|s| s[c]).sum::<f64>() / count).collect()
+    let mean = |c: usize, i: usize| sums.iter().map(|s| s[c][i]).sum::<f64>() / count;
+    let line = |c: usize| {
+        let (x, y) = (mean(c, 0), mean(c, 1));
+        let (variance, covariance) = (mean(c, 2) - x * x, mean(c, 3) - x * y);
+        // As if a few places more agreed.
+        let ratio = if variance > 0.0 { covariance / variance } else { 1.0 };
+        let gain = (ratio * count + AGREEING) / (count + AGREEING);
+        let gain = if gain.is_finite() { gain.clamp(1.0 / MOST_GAIN, MOST_GAIN) } else { 1.0 };
+        Line { gain, shift: y - gain * x, moved: y - x }
+    };
+    (0..channels).map(line).collect()
 }
 
-fn add_per_channel(t: &mut Tensor, shift: &[f64], plane: usize) {
+fn apply_lines(t: &mut Tensor, lines: &[Line], plane: usize) {
     let qcc_ir::Data::F32(data) = &mut t.data else { return };
     for (i, part) in data.chunks_mut(plane).enumerate() {
-        let s = shift[i % shift.len()] as f32;
-        part.iter_mut().for_each(|x| *x += s);
+        let line = &lines[i % lines.len()];
+        let (gain, shift) = (line.gain as f32, line.shift as f32);
+        part.iter_mut().for_each(|x| *x = *x * gain + shift);
     }
 }

@@ -1,5 +1,5 @@
 //! Chooses the integers of the weights so that a layer's results, not its weights, are as near as can be, measured on the
-//! samples; the bias is fitted with them, as by `correct-bias`.
+//! samples; then its scales and bias, by a line through what each channel gives and should give.
 //!
 //! ```text
 //! %y = nn.conv2d(%x, @w, @b)
@@ -18,6 +18,12 @@
 //! scale `s`, is `round((H (w - w'))[k] / (s H[k][k]))`, and no step is ever up. That is the layer-wise objective of AdaRound
 //! (Nagel et al., ICML 2020, equation 21), without its relaxation. `H` is estimated from places spread evenly over the samples.
 //! Where there are fewer places than weights in a channel, what fits them all fits others worse: rounding to the nearest stays.
+//!
+//! With integers `q` chosen, results `y'` of the quantized channel and `y` of the real one, the scale `s` and the bias `b` become
+//!
+//! ```text
+//! g s, g b + mean(y) - g mean(y'),      g = cov(y, y') / var(y')                                         (2)
+//! ```
 
 use qcc_interp::eval_node;
 use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Opcode, Tensor, Type, Window};
@@ -67,7 +73,7 @@ impl Pass for RoundWeights {
             edit.remark("nothing rounded: there are no samples");
             return Ok(());
         }
-        for layer in lockstep::run(edit.graph(), cx, &|layer: &Layer| self.round(layer))? {
+        for layer in lockstep::run(edit.graph(), cx, true, &|layer: &Layer| self.round(layer))? {
             let g = edit.graph();
             let w = g.operands(layer.node)[1];
             let (name, label) = (format!("{}.fit", g.name_of(w)), g.name_of(g.result(layer.node)).to_string());
