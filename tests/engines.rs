@@ -126,19 +126,7 @@ fn weights(name: &str, dims: &[usize], seed: u64) -> String {
     let values: Vec<String> =
         bytes(seed, n).iter().map(|&b| format!("{:?}", (f32::from(b) - 127.0) / 60.0 / fan.sqrt())).collect();
     let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
-    let ty = format!("tensor<{}xf32>", dims.join("x"));
-    format!("  const @{name} : {ty} = dense<[{}]>\n", nested(&values, &dims))
-}
-
-/// Elements in row-major order as nested lists.
-fn nested(values: &[String], dims: &[String]) -> String {
-    match dims {
-        [] | [_] => values.join(", "),
-        [_, rest @ ..] => {
-            let each = rest.iter().map(|d| d.parse::<usize>().expect("a dimension")).product::<usize>();
-            values.chunks(each).map(|part| format!("[{}]", nested(part, rest))).collect::<Vec<_>>().join(", ")
-        }
-    }
+    format!("  const @{name} : tensor<{}xf32> = dense<[{}]>\n", dims.join("x"), values.join(", "))
 }
 
 /// A network in which all forms with scales of run time meet: bounded rectifiers, concatenations of concatenations, gates,
@@ -170,7 +158,8 @@ fn meeting() -> String {
   %p = nn.max_pool(%gated) {kernel = [2, 2], strides = [1, 1]} : tensor<1x44x17x20xf32>
   %map = nn.conv2d(%p, @w3) {pads = [1, 1, 1, 1]} : tensor<1x24x17x20xf32>
   %flat = nn.reduce_mean(%map) {axes = [2, 3], keepdims = false} : tensor<1x24xf32>
-  %y = nn.linear(%flat, @wl) : tensor<1x10xf32>
+  %l = nn.linear(%flat, @wl) : tensor<1x10xf32>
+  %y = nn.softmax(%l) {axis = 1} : tensor<1x10xf32>
   return %y, %map
 }
 ";

@@ -21,6 +21,7 @@
 //! | mean over height and width, average pooling without partial windows | a depthwise convolution with weights of 1 |
 //! | product of two values | `int.dynamic_mul`, then as above |
 //! | concatenation | `int.dynamic_rescale` to the scale of `int.common_scale`, which has room for all |
+//! | softmax along any axis | `int.softmax` with the table of `int.exp_table` |
 //! | function of one value | `int.dynamic_lut` with a table that `int.dynamic_table` makes of samples |
 //! | greatest elements, data movement, rectifier | codes change or move, the scale stays |
 //!
@@ -192,6 +193,10 @@ impl Lower<'_, '_> {
             Opcode::Concat if self.operands().len() > 1 => {
                 self.relu = None;
                 self.concat()
+            }
+            Opcode::Softmax => {
+                self.relu = None;
+                self.softmax()
             }
             _ if matches!(op.info().class, Class::Unary(_)) => {
                 self.relu = None;

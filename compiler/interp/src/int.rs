@@ -64,6 +64,7 @@ pub(crate) fn eval(
         IntOp::ProductScale => Data::I32(dynamic::product_scale(&call)?),
         IntOp::DynamicMul => Data::I32(dynamic::multiply(&call)?),
         IntOp::DynamicTable => Data::I32(dynamic::table(&call)?),
+        IntOp::ExpTable => Data::I32(dynamic::exponentials(&call)?),
         IntOp::DynamicLut => Data::U8(dynamic::look_up(&call)?),
     };
     Ok(Tensor { dims: result.dims.clone(), data })

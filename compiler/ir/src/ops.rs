@@ -158,6 +158,7 @@ pub enum IntOp {
     DynamicMul,
     DynamicTable,
     DynamicLut,
+    ExpTable,
 }
 
 /// Family of operators with the same kind of operands.
@@ -584,6 +585,9 @@ ops! {
     /// scale of its results, by `qcc_num::dynamic` equations (17) and (18): mantissa, exponent, and four codes in each number.
     DynamicTable = "int.dynamic_table" ("scale", "samples") { int("grid"), int("exponent"), int("zero"), int("result_zero") }
         Class::Int(IntOp::DynamicTable);
+    /// The table of `int.softmax` for codes with a scale known at run time only, by `qcc_num::dynamic` equation (19), from `samples`
+    /// i32 `[1025]` of `2^30 2^(-j / 1024)`.
+    ExpTable = "int.exp_table" ("scale", "samples") {} Class::Int(IntOp::ExpTable);
     /// The codes of `int.dynamic_table` at the positions that `x` tells.
     DynamicLut = "int.dynamic_lut" ("x", "table") {} Class::Int(IntOp::DynamicLut);
 }

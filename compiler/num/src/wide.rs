@@ -1,8 +1,8 @@
 //! Requantization of sums of 64 bits to 8 or 16: what has more than 8 bits on either side.
 //!
 //! ```text
-//! (19)  acc = bias + sum of factor[i] * x[i]                          exact, 64 bits
-//! (20)  q   = min(max(floor((min(max(acc, -A), A) * M + C) / 2^45), lo), hi)      A = floor(2^62 / |M|)
+//! (20)  acc = bias + sum of factor[i] * x[i]                          exact, 64 bits
+//! (21)  q   = min(max(floor((min(max(acc, -A), A) * M + C) / 2^45), lo), hi)      A = floor(2^62 / |M|)
 //! ```
 //!
 //! `M = round(s * 2^45)` stands for the real factor `s`, which may be negative, and `C = 2^44 + Zy * 2^45`, plus a constant in units
@@ -13,8 +13,8 @@
 //! |q - (Zy + s acc)|  <=  1/2 + |acc| / 2^46          where the right value lies in [lo, hi]
 //! ```
 //!
-//! Nothing overflows: `|x| < 2^31`, `|factor| < 2^24` and at most 8 terms keep the sum of (19) below `2^58`, `|bias| < 2^60`; the
-//! product of (20) is at most `2^62` by the choice of `A`, and `|C| < 2^62`. `A` cuts off only what (20) clamps anyway: with
+//! Nothing overflows: `|x| < 2^31`, `|factor| < 2^24` and at most 8 terms keep the sum of (20) below `2^58`, `|bias| < 2^60`; the
+//! product of (21) is at most `2^62` by the choice of `A`, and `|C| < 2^62`. `A` cuts off only what (21) clamps anyway: with
 //! `|s| < 2^16`, `|s| A >= 2^16`, and no result of 16 bits or fewer is as far as that from its zero point.
 
 use crate::ScaleError;
@@ -34,18 +34,18 @@ pub const GREATEST_OFFSET: i64 = (1 << 62) - 1;
 /// Greatest magnitude of `M`.
 pub const GREATEST_MULTIPLIER: i64 = 1 << 61;
 
-/// Greatest magnitude of a factor of (19).
+/// Greatest magnitude of a factor of (20).
 pub const GREATEST_FACTOR: i64 = 1 << 24;
 
-/// Most terms of (19).
+/// Most terms of (20).
 pub const MOST_TERMS: usize = 8;
 
-/// `A` of (20): the magnitude beyond which a sum saturates.
+/// `A` of (21): the magnitude beyond which a sum saturates.
 pub fn limit(mult: i64) -> i64 {
     (1i64 << 62).checked_div(mult.saturating_abs()).unwrap_or(1 << 62)
 }
 
-/// Equation (20).
+/// Equation (21).
 pub fn requantize(acc: i64, mult: i64, offset: i64, lo: i16, hi: i16) -> i16 {
     let limit = limit(mult);
     let scaled = acc.clamp(-limit, limit) * mult + offset;

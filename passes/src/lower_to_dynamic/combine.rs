@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use qcc_ir::ops::Class;
 use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId};
-use qcc_num::dynamic::{INTERVALS, SIGNED_ZERO, TABLE, mantissas};
+use qcc_num::dynamic::{INTERVALS, SIGNED_ZERO, Scale, TABLE, exponential_samples, mantissas};
 
 use super::layer::Sums;
 use super::{Dynamic, Lower, codes};
+use crate::rewrite::inverse;
 
 /// Distance of neighbouring samples of a function, as an exponent: they reach to 16 on both sides.
 const GRID: i32 = -5;
@@ -15,9 +16,15 @@ const GRID: i32 = -5;
 /// How far from a line a function may be beyond its samples, as a share of its greatest value there.
 const STRAY: f64 = 1.0 / 512.0;
 
-/// Codes that values use on the side of their zero point that has more of them.
+/// Zero point of functions that are hardly ever negative.
+const LOW_ZERO: u8 = 32;
+
+/// How far below 0 these functions may go: where results are seven times as great, none of the codes above is wasted.
+const LOW_LEAST: f64 = -0.4;
+
+/// Codes above the zero point; no value is farther below it.
 fn levels(zero: u8) -> i64 {
-    if zero == 0 { 255 } else { 127 }
+    i64::from(255 - zero)
 }
 
 impl Lower<'_, '_> {
@@ -44,7 +51,7 @@ impl Lower<'_, '_> {
             let joined = self.add(Opcode::Concat, &flat, attrs, "", codes(&dims, first.zero));
             return Ok((joined, first));
         }
-        let zero = if own.iter().all(|d| d.zero == 0) { 0 } else { SIGNED_ZERO };
+        let zero = if own.iter().all(|d| d.zero == first.zero) { first.zero } else { SIGNED_ZERO };
         let mut seen = HashSet::new();
         let scales: Vec<Dynamic> = own.iter().copied().filter(|d| seen.insert((d.scale, d.zero))).collect();
         let all: Vec<i64> = scales.iter().map(|d| levels(d.zero)).chain([levels(zero)]).collect();
@@ -88,6 +95,36 @@ impl Lower<'_, '_> {
         Ok((if spatial { self.nchw(q) } else { q }, dynamic))
     }
 
+    /// Softmax along an axis; its scale is always 1/255.
+    pub(super) fn softmax(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let (x, own) = self.data(0)?;
+        let rank = self.dims(x).len();
+        let axis = usize::try_from(self.attrs().int("axis")).unwrap_or(0);
+        let perm: Vec<usize> = (0..rank).filter(|&i| i != axis).chain([axis]).collect();
+        let samples = Tensor::new(&[INTERVALS + 1], Data::I32(exponential_samples()));
+        let samples = self.constant("samples", samples);
+        let ty = Type::int(Int::I32, &[256]);
+        let table = self.add(Opcode::ExpTable, &[own.scale, samples], Attrs::new(Opcode::ExpTable), ".table", ty);
+        let x = self.permuted(x, &perm, ".t");
+        let ty = codes(&self.dims(x), 0);
+        let y = self.add(Opcode::ISoftmax, &[x, table], Attrs::new(Opcode::ISoftmax), "", ty);
+        let y = self.permuted(y, &inverse(&perm), "");
+        let unit = Scale::nearest(1.0 / 255.0);
+        let scale = self.constant("unit", Tensor::new(&[2], Data::I32(vec![unit.mantissa, unit.exponent])));
+        Ok((y, Dynamic { scale, zero: 0 }))
+    }
+
+    /// The value with its dimensions in another order, if it is another.
+    fn permuted(&mut self, v: ValueId, perm: &[usize], suffix: &str) -> ValueId {
+        if perm.is_sorted() {
+            return v;
+        }
+        let ty = self.g().ty(v).clone();
+        let dims: Vec<usize> = perm.iter().map(|&p| ty.dims[p]).collect();
+        let attrs = Attrs::new(Opcode::Transpose).with("perm", perm);
+        self.add(Opcode::Transpose, &[v], attrs, suffix, Type { dims, elem: ty.elem })
+    }
+
     /// A function of one value, as a table that each run makes from samples.
     pub(super) fn function(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let Class::Unary(f) = self.g().op(self.n).info().class else {
@@ -119,7 +156,12 @@ impl Lower<'_, '_> {
             return Err(self.no_form("it is too steep far from 0"));
         }
         let (x, own) = self.data(0)?;
-        let zero = if positive { 0 } else { SIGNED_ZERO };
+        let least = reals.iter().copied().fold(0.0, f64::min);
+        let zero = match positive {
+            true => 0,
+            false if least >= LOW_LEAST && reals[0] > LOW_LEAST / 8.0 => LOW_ZERO,
+            false => SIGNED_ZERO,
+        };
         let samples = self.constant("samples", Tensor::new(&[INTERVALS + 1], Data::I32(values)));
         let attrs = Attrs::new(Opcode::DynamicTable)
             .with("grid", i64::from(GRID))

@@ -361,6 +361,7 @@ pub fn is_windowed(op: IntOp) -> bool {
         | IntOp::ProductScale
         | IntOp::DynamicMul
         | IntOp::DynamicTable
-        | IntOp::DynamicLut => false,
+        | IntOp::DynamicLut
+        | IntOp::ExpTable => false,
     }
 }

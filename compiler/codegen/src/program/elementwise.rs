@@ -139,7 +139,8 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
             | IntOp::ProductScale
             | IntOp::DynamicMul
             | IntOp::DynamicTable
-            | IntOp::DynamicLut => unreachable!("not elementwise, or done above"),
+            | IntOp::DynamicLut
+            | IntOp::ExpTable => unreachable!("not elementwise, or done above"),
         };
         clif::store_bytes(&mut t.b, bytes, at[at.len() - 1], 0, lanes);
     });

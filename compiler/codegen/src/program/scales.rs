@@ -1,9 +1,9 @@
-//! Steps that bring values with scales of run time together, and functions of them: equations (16) to (18) of
+//! Steps that bring values with scales of run time together, and functions of them: equations (16) to (19) of
 //! [`qcc_num::dynamic`].
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use qcc_ir::Attrs;
-use qcc_num::dynamic::{ALIGN_BITS, INTERVALS};
+use qcc_num::dynamic::{ALIGN_BITS, INTERVALS, LOG2_E};
 
 use super::dynamic::{WORD, bits, leading, number, raise, round_shift, scale, store_word, store_words, variable, word};
 use super::elementwise::loops;
@@ -165,7 +165,7 @@ impl Function {
 pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
     let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
     let new_zero = attrs.int("result_zero");
-    let levels = if new_zero == 0 { 255 } else { 127 };
+    let (up, down) = (255 - new_zero, new_zero);
     t.units(&mut |t, _| {
         let (mantissa, exponent) = scale(t, from);
         let shift = t.b.ins().iadd_imm_s(exponent, 16 - attrs.int("grid"));
@@ -176,45 +176,101 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let right = t.b.ins().smax(negated, none);
         let right = t.b.ins().smin(right, most_right);
         let f = Function { samples, mantissa, shifts: [left, right], zero: attrs.int("zero") };
-        let greatest = variable(t, 1);
+        let (above, below) = (variable(t, 1), variable(t, 0));
         t.count(256, &mut |t, code| {
             let y = f.at(t, code);
-            let y = t.b.ins().iabs(y);
-            raise(t, greatest, y);
+            raise(t, above, y);
+            let y = t.b.ins().ineg(y);
+            raise(t, below, y);
         });
-        let greatest = t.b.use_var(greatest);
+        let (above, below) = (t.b.use_var(above), t.b.use_var(below));
+        let both = t.b.ins().smax(above, below);
+        let length = bits(t, both);
+        let dropped = t.b.ins().iadd_imm_s(length, -40);
+        let dropped = t.b.ins().smax(dropped, none);
+        let (greatest, levels) = match down {
+            0 => (above, number(t, up)),
+            _ => {
+                let [a, b] = [above, below].map(|y| t.b.ins().sshr(y, dropped));
+                let (a, b) = (t.b.ins().imul_imm_s(a, down), t.b.ins().imul_imm_s(b, up));
+                let fits = t.b.ins().icmp(IntCC::SignedGreaterThanOrEqual, a, b);
+                let (up, down) = (number(t, up), number(t, down));
+                (t.b.ins().select(fits, above, below), t.b.ins().select(fits, up, down))
+            }
+        };
         let length = bits(t, greatest);
         let first = leading(t, greatest);
         let shifted = t.b.ins().ishl_imm_s(first, 31);
-        let divisor = number(t, levels);
-        let quotient = t.b.ins().udiv(shifted, divisor);
+        let quotient = t.b.ins().udiv(shifted, levels);
         let (quotient_length, mantissa) = (bits(t, quotient), leading(t, quotient));
         let exponent = t.b.ins().iadd(length, quotient_length);
         let exponent = t.b.ins().iadd_imm_s(exponent, attrs.int("exponent") - 93);
         store_word(t, mantissa, out, 0);
         store_word(t, exponent, out, 1);
-        let dropped = t.b.ins().iadd_imm_s(length, -40);
-        let dropped = t.b.ins().smax(dropped, none);
         let divisor = t.b.ins().sshr(greatest, dropped);
-        let least = t.b.ins().ineg(divisor);
+        let one = number(t, 1);
+        let divisor = t.b.ins().smax(divisor, one);
+        let most = t.b.ins().ishl_imm_s(divisor, 3);
+        let least = t.b.ins().ineg(most);
+        let shifted_zero = t.b.ins().imul_imm_s(levels, -8);
+        let shifted_zero = t.b.ins().iadd_imm_s(shifted_zero, new_zero);
+        let twice_levels = t.b.ins().ishl_imm_s(levels, 1);
         let twice = t.b.ins().ishl_imm_s(divisor, 1);
         let codes = t.plus(out, 2 * WORD);
         t.count(256, &mut |t, code| {
             let y = f.at(t, code);
             let y = t.b.ins().sshr(y, dropped);
             let y = t.b.ins().smax(y, least);
-            let y = t.b.ins().smin(y, divisor);
-            let y = t.b.ins().iadd(y, divisor);
-            let y = t.b.ins().imul_imm_s(y, 2 * levels);
+            let y = t.b.ins().smin(y, most);
+            let y = t.b.ins().iadd(y, most);
+            let y = t.b.ins().imul(y, twice_levels);
             let y = t.b.ins().iadd(y, divisor);
             let y = t.b.ins().udiv(y, twice);
-            let y = t.b.ins().iadd_imm_s(y, new_zero - levels);
+            let y = t.b.ins().iadd(y, shifted_zero);
             let (lo, hi) = (number(t, 0), number(t, 255));
             let y = t.b.ins().smax(y, lo);
             let y = t.b.ins().smin(y, hi);
             let y = t.b.ins().ireduce(types::I8, y);
             let to = t.b.ins().iadd(codes, code);
             t.b.ins().store(memory(), y, to, 0);
+        });
+    });
+}
+
+/// `int.exp_table`, in one unit: equation (19).
+pub fn exponentials(t: &mut Task<'_>, operands: &[Place], result: &Place) {
+    let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
+    t.units(&mut |t, _| {
+        let (mantissa, exponent) = scale(t, from);
+        let unit = t.b.ins().imul_imm_s(mantissa, LOG2_E);
+        let shift = t.b.ins().iadd_imm_s(exponent, 6);
+        let (none, most_right) = (number(t, 0), number(t, 63));
+        let negated = t.b.ins().ineg(shift);
+        let right = t.b.ins().smax(negated, none);
+        let right = t.b.ins().smin(right, most_right);
+        let is_small = t.b.ins().icmp(IntCC::SignedLessThan, shift, none);
+        t.count(256, &mut |t, d| {
+            let product = t.b.ins().imul(unit, d);
+            let is_none = t.b.ins().icmp_imm_s(IntCC::Equal, d, 0);
+            let shifted = t.b.ins().sshr(product, right);
+            let endless = number(t, i64::MAX);
+            let (none, last) = (number(t, 0), number(t, 31));
+            let beyond = t.b.ins().select(is_none, none, endless);
+            let y = t.b.ins().select(is_small, shifted, beyond);
+            let n = t.b.ins().sshr_imm_s(y, 26);
+            let n = t.b.ins().smin(n, last);
+            let j = t.b.ins().sshr_imm_s(y, 16);
+            let j = t.b.ins().band_imm_s(j, INTERVALS as i64 - 1);
+            let rest = t.b.ins().band_imm_s(y, 0xffff);
+            let at = t.at(samples, j, WORD);
+            let (first, next) = (word(t, at, 0), word(t, at, 1));
+            let rise = t.b.ins().isub(next, first);
+            let rise = t.b.ins().imul(rise, rest);
+            let rise = t.b.ins().sshr_imm_s(rise, 16);
+            let power = t.b.ins().iadd(first, rise);
+            let power = t.b.ins().sshr(power, n);
+            let to = t.at(out, d, WORD);
+            store_word(t, power, to, 0);
         });
     });
 }

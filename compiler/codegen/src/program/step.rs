@@ -237,6 +237,9 @@ impl Builder<'_> {
             IntOp::DynamicTable => self.task(name, value, 1, bytes, Cost::of("dynamic_table"), |t| {
                 scales::table(t, attrs, operands, result);
             }),
+            IntOp::ExpTable => {
+                self.task(name, value, 1, bytes, Cost::of("exp_table"), |t| scales::exponentials(t, operands, result))
+            }
             IntOp::DynamicRescale => {
                 let units = elementwise::loops(&operands[..1], result).units();
                 self.task(name, value, units, bytes, Cost::of("dynamic_rescale"), |t| {

@@ -1,4 +1,4 @@
-//! Elementwise steps with 16 bits on either side: equations (19) and (20) of [`qcc_num::wide`] on vectors of two 64-bit lanes.
+//! Elementwise steps with 16 bits on either side: equations (20) and (21) of [`qcc_num::wide`] on vectors of two 64-bit lanes.
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use cranelift_module::{DataId, Linkage};
@@ -27,7 +27,7 @@ struct Sum {
     bias: Constant,
     mult: Constant,
     offset: Constant,
-    /// `A` of (20) beside `mult`, in the form of that; absent where no sum reaches it.
+    /// `A` of (21) beside `mult`, in the form of that; absent where no sum reaches it.
     limit: Option<(DataId, i64)>,
     factors: Vec<i64>,
     xs: Vec<Place>,
@@ -166,7 +166,7 @@ fn saturate(t: &mut Task<'_>, x: Value, limit: Value) -> Value {
     t.b.ins().bitselect(below, least, x)
 }
 
-/// Equation (20) of sixteen sums that need not be limited any more, stored at `to`.
+/// Equation (21) of sixteen sums that need not be limited any more, stored at `to`.
 fn finish(
     t: &mut Task<'_>,
     acc: [Value; WIDE],

@@ -115,6 +115,15 @@ pub(super) fn table(call: &Call) -> Result<Vec<i32>, Diag> {
     Ok(samples.table(scale, number("zero"), number("result_zero")))
 }
 
+/// Equation (19).
+pub(super) fn exponentials(call: &Call) -> Result<Vec<i32>, Diag> {
+    let samples = call.i32s(1)?;
+    if samples.iter().any(|&x| x <= 0) {
+        return Err(Diag::new(Code::VERIFY, "a sample of a power of 2 is not positive"));
+    }
+    Ok(dynamic::exponentials(Scale::of(call.i32s(0)?), samples))
+}
+
 /// A code for each code.
 pub(super) fn look_up(call: &Call) -> Result<Vec<u8>, Diag> {
     let table = &call.i32s(1)?[2..];

@@ -26,7 +26,7 @@ fn bounds(call: &Call) -> (i16, i16) {
     (call.attrs.int("lo") as i16, call.attrs.int("hi") as i16)
 }
 
-/// Equations (19) and (20).
+/// Equations (20) and (21).
 pub(super) fn combine(call: &Call) -> Result<Data, Diag> {
     let stretched = |data: &[i64], i: usize| gather(data, 0, call.dims, &broadcast_strides(call.dims_of(i), call.dims));
     let constant = |i: usize, name: &str, bound: i64| {
@@ -50,7 +50,7 @@ pub(super) fn combine(call: &Call) -> Result<Data, Diag> {
     Ok(stored(call, codes))
 }
 
-/// Equation (20) of `(a - zeros[0]) * (b - zeros[1])`.
+/// Equation (21) of `(a - zeros[0]) * (b - zeros[1])`.
 pub(super) fn mul(call: &Call) -> Result<Data, Diag> {
     let (zeros, (lo, hi)) = (call.attrs.ints("zeros"), bounds(call));
     let (mult, offset) = (call.attrs.int("mult"), call.attrs.int("offset"));

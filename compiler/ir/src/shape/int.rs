@@ -22,7 +22,9 @@ pub(super) fn operands(kind: IntOp) -> &'static [Int] {
         IntOp::Extrema => &[Int::I32],
         IntOp::DynamicScale => &[Int::I32; 5],
         IntOp::CommonScale => &[Int::I32; MOST_SCALES],
-        IntOp::DynamicRequant | IntOp::AlignScales | IntOp::ProductScale | IntOp::DynamicTable => &[Int::I32; 2],
+        IntOp::DynamicRequant | IntOp::AlignScales | IntOp::ProductScale | IntOp::DynamicTable | IntOp::ExpTable => {
+            &[Int::I32; 2]
+        }
         IntOp::DynamicRescale | IntOp::DynamicLut => &[Int::U8, Int::I32],
         IntOp::DynamicMul => &[Int::U8; 2],
         IntOp::DynamicAdd => &[Int::U8, Int::U8, Int::I32],
@@ -57,7 +59,8 @@ pub(super) fn result(kind: IntOp, attrs: &Attrs, operands: &[&Type]) -> Int {
         | IntOp::CommonScale
         | IntOp::ProductScale
         | IntOp::DynamicMul
-        | IntOp::DynamicTable => Int::I32,
+        | IntOp::DynamicTable
+        | IntOp::ExpTable => Int::I32,
         IntOp::DynamicRequant
         | IntOp::DynamicRescale
         | IntOp::DynamicLut
@@ -221,7 +224,15 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             Ok(vec![2])
         }
         IntOp::DynamicMul => call.broadcast(0, 1),
+        IntOp::ExpTable => {
+            expect_scale(call, 0)?;
+            call.expect_dims(1, &[qcc_num::dynamic::INTERVALS + 1])?;
+            Ok(vec![256])
+        }
         IntOp::DynamicTable => {
+            if (1..32).contains(&call.attrs.int("result_zero")) {
+                return Err("expected `result_zero` to be 0, or 32 and more".to_string());
+            }
             expect_scale(call, 0)?;
             call.expect_dims(1, &[qcc_num::dynamic::INTERVALS + 1])?;
             Ok(vec![qcc_num::dynamic::TABLE])
