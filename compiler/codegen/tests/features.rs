@@ -32,6 +32,7 @@ fn a_model_answers_for_the_cpu_it_is_on() {
             shared_from: 0,
             hash: [7; 32],
             manifest: qcc_runtime::Manifest::default(),
+            tuning: Default::default(),
         };
         let path = folder.path().join(format!("{target}.so"));
         let file = emit::object::compile(&graph, &options).unwrap().link("clamp.so").unwrap();

@@ -290,7 +290,7 @@ const BITS: AttrSchema = int_or("bits", 8);
 const SHL: AttrSchema = int_or("shl", 0);
 /// Fraction bits of `qcc_num::single`, which then is the rule, and `offset` the zero point; 0 for `qcc_num::requant`.
 const SINGLE: AttrSchema = int_or("single", 0);
-/// `C` of `qcc_num::requant` equation (3), `qcc_num::affine` equation (5), or `qcc_num::wide` equation (20).
+/// `C` of `qcc_num::requant` equation (3), `qcc_num::affine` equation (5), or `qcc_num::wide` equation (21).
 const OFFSET: AttrSchema = int("offset");
 /// `n` of `qcc_num::affine` equation (5).
 const SHIFT: AttrSchema = int("shift");
