@@ -145,15 +145,14 @@ fn a_clipped_range_is_named() {
 
 #[test]
 fn a_range_that_is_too_wide_is_named() {
-    // One bright sample among those that ranges are found with.
-    let mut calibration = images(16, 1.0);
+    // One bright value among those that ranges are found with: one in 122 880, which is beyond the quantiles.
+    let mut calibration = images(640, 1.0);
     let qcc::ir::Data::F32(values) = &mut calibration.data else { unreachable!() };
     values[0] = 60.0;
     let case = Case::new(network(&|_| 1.0), &calibration, &images(8, 1.0));
     let (name, kind, text, flag) = first(&case.report());
     assert_eq!((name.as_str(), kind), ("x", "few-codes"), "{text}");
-    // One value in three thousand is within the quantiles.
-    assert_eq!(flag.as_deref(), Some("--method mse"), "{text}");
+    assert_eq!(flag.as_deref(), Some("--method percentile"), "{text}");
 }
 
 #[test]

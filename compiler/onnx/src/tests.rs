@@ -174,7 +174,7 @@ fn exports_read_back() {
   return %m
 }
 ";
-    let graph = qcc_ir::parse::parse(text, &mut qcc_ir::parse::no_files).expect("legal text");
+    let graph = qcc_ir::parse::parse(text, &qcc_ir::parse::no_files).expect("legal text");
     let bytes = crate::export(&graph).expect("an ONNX model");
     let again = crate::import_bytes(&bytes, None, &crate::ImportOptions::default()).expect("it reads back");
     let printed = qcc_ir::print(&again);

@@ -302,8 +302,7 @@ fn rounded(x: &Tensor, to: &Type) -> Result<Tensor, Diag> {
     if let (Some(values), Some(u)) = (x.as_f32(), to.uniform().filter(|u| u.axis.is_none())) {
         let bound = |b: i64| b.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
         let (scale, zero, lo, hi) = (u.scale(), bound(u.zero_point()), bound(u.min), bound(u.max));
-        let inverse = 1.0 / scale;
-        let one = |&x: &f32| edge::dequantize(edge::quantize(x, inverse, zero, lo, hi), scale, zero);
+        let one = |&x: &f32| edge::dequantize(edge::quantize(x, scale, zero, lo, hi), scale, zero);
         return Ok(Tensor::f32(&x.dims, values.iter().map(one).collect()));
     }
     let codes = eval_node(Opcode::QCast, &plain, &[(x, &real)], to)?;
@@ -484,12 +483,12 @@ impl<'a> Builder<'a> {
                 Action::Compute { .. } => None,
             })
         };
-        for p in 0..parts.len() {
-            let mut open = vec![parts[p].slot];
+        for (p, part) in parts.iter_mut().enumerate() {
+            let mut open = vec![part.slot];
             let mut seen = HashSet::new();
             while let Some(slot) = open.pop() {
                 match part_of(slot).filter(|&q| q != p) {
-                    Some(q) => parts[p].sources.push(q),
+                    Some(q) => part.sources.push(q),
                     None => {
                         let Some(step) = slot.checked_sub(inputs) else { continue };
                         let read: Vec<usize> = match &self.steps[step].action {

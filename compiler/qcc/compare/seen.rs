@@ -57,7 +57,7 @@ impl Seen {
             let inside = v.clamp(lo, hi);
             let (scale, zero) = (u.scales[k], i32::try_from(u.zero_points[k]).unwrap_or(0));
             let (min, max) = (i32::try_from(u.min).unwrap_or(i32::MIN), i32::try_from(u.max).unwrap_or(i32::MAX));
-            let q = edge::quantize(inside, 1.0 / scale, zero, min, max);
+            let q = edge::quantize(inside, scale, zero, min, max);
             let off = f64::from(edge::dequantize(q, scale, zero) - inside);
             let cut = f64::from(v - inside);
             self.count += 1;
