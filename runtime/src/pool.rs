@@ -1,7 +1,7 @@
 //! A thread pool for calls of a few microseconds: workers spin for a moment between jobs, then park.
 //!
 //! The units of a job are split into one contiguous range for each thread, and a thread that is through with its own takes
-//! from those of threads that have not come yet ([`claims`]): the caller never waits for a thread that the system has not let
+//! from those of threads that have not come yet (`claims`): the caller never waits for a thread that the system has not let
 //! run. Starting a job allocates nothing. A job started while another one runs on the same pool (by a second thread, or from
 //! inside a task) runs on its caller alone, so that nothing can wait for itself.
 //!
