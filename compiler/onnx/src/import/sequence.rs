@@ -59,7 +59,8 @@ pub(super) fn at(site: &mut Site) -> Outcome<ValueId> {
     let &[position] = position.as_slice() else { return Err(Fault::shape("the position is not one number")) };
     let n = elements.len();
     let from_front = usize::try_from(position).ok();
-    let from_end = usize::try_from(position.unsigned_abs()).ok().filter(|_| position < 0).and_then(|p| n.checked_sub(p));
+    let from_end =
+        usize::try_from(position.unsigned_abs()).ok().filter(|_| position < 0).and_then(|p| n.checked_sub(p));
     let found = from_front.or(from_end).and_then(|i| elements.get(i)).copied();
     found.ok_or_else(|| Fault::shape(format!("position {position} in a sequence of {n} tensors")))
 }

@@ -154,8 +154,7 @@ pub(super) fn split(site: &mut Site) -> Outcome<Vec<ValueId>> {
 pub(super) fn parts(site: &mut Site, x: ValueId, axis: usize, sizes: &[usize]) -> Outcome<Vec<ValueId>> {
     let dims = site.dims(x);
     let extent = dims[axis];
-    if layout::list(sizes)?.iter().try_fold(0i64, |s, &n| s.checked_add(n)) != i64::try_from(extent).ok()
-    {
+    if layout::list(sizes)?.iter().try_fold(0i64, |s, &n| s.checked_add(n)) != i64::try_from(extent).ok() {
         return Err(Fault::shape(format!("{extent} elements in parts of {sizes:?}")));
     }
     let mut start = 0;
