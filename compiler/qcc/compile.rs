@@ -162,7 +162,7 @@ pub fn compile_observed(
     })
 }
 
-fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
+pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
     let samples: Option<Arc<dyn Samples>> = match &options.calibration {
         None => None,
         Some(Calibration::Samples(samples)) => Some(samples.clone()),
@@ -191,6 +191,7 @@ fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
         input_ranges,
         ranges: options.ranges.clone(),
         channel_factors: BTreeMap::new(),
+        observing: None,
         corrections: options.corrections,
         method: options.method,
         progress: options.progress.clone(),
