@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Tensor};
-use qcc_passes::{Corrections, Pipeline, RangeTable, Samples, Shard, default_pipeline};
+use qcc_ir::print::{Large, Options as PrintOptions, print_with};
+use qcc_ir::{Diag, Graph, Tensor};
+use qcc_passes::{Corrections, Origin, Pipeline, RangeTable, Samples, Shard, default_pipeline};
 
 use crate::compile::context;
 use crate::{Error, Options, Source};
@@ -26,7 +27,7 @@ pub fn calibrate(source: impl Into<Source>, options: &Options, shard: Option<Sha
         return Err(Error::new(Code::DATA, message).help("divide them among fewer shards"));
     }
     cx.samples = Some(samples);
-    cx.observing = Some(shard);
+    cx.observing = Some(Origin { model: digest(&graph)?, shard });
     // Factors of channels would differ from share to share.
     cx.corrections = Corrections { equalize: false, ..cx.corrections };
     let passes = match &options.pipeline {
@@ -39,6 +40,16 @@ pub fn calibrate(source: impl Into<Source>, options: &Options, shard: Option<Sha
     };
     Pipeline::parse(&passes)?.run(&mut graph, &mut cx)?;
     cx.ranges.ok_or_else(|| Error::new(Code::DATA, "the model has no values whose range is to be found"))
+}
+
+/// A digest of the graph and its constants (FNV-1a).
+fn digest(graph: &Graph) -> Result<String, Error> {
+    // Large constants are in the text by the digest of their contents.
+    let mut leave = |_: &str, _: &[u8]| Ok(());
+    let text = print_with(graph, PrintOptions { inline: 0, large: Large::File(&mut leave) })
+        .map_err(|e| Error::new(Code::FILE, format!("cannot print the model: {e}")))?;
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    Ok(format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step)))
 }
 
 /// Every `count`-th sample.

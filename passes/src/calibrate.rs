@@ -136,7 +136,7 @@ fn tabulate(
     samples: usize,
     cx: &Context,
 ) -> Result<RangeTable, Diags> {
-    let mut observations = Observations::new(method, samples, cx.observing.flatten());
+    let mut observations = Observations::new(method, samples, cx.observing.clone().unwrap_or_default());
     let mut faults = Diags::default();
     for (&v, h) in activations.iter().zip(histograms) {
         let name = g.name_of(v);
@@ -147,7 +147,8 @@ fn tabulate(
                 Some(n) => diag.at(g.describe(n)),
                 None => diag,
             });
-            continue;
+            // What is computed from it is not finite either.
+            break;
         }
         observations.add(name, h);
     }

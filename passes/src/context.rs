@@ -11,7 +11,7 @@ use qcc_ir::{Diag, Range, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::Precisions;
-use crate::observations::{Observations, Shard};
+use crate::observations::{Observations, Origin};
 
 /// Told how much of a long piece of work is done, and of how much.
 pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
@@ -213,8 +213,8 @@ pub struct Context {
     pub ranges: Option<RangeTable>,
     /// Factors by which `equalize` has scaled the channels of values, by name.
     pub channel_factors: BTreeMap<String, Vec<f32>>,
-    /// The share of a greater run that the samples are: `calibrate` then keeps its observations, to be merged.
-    pub observing: Option<Option<Shard>>,
+    /// What the samples are of: `calibrate` then keeps its observations, to be merged.
+    pub observing: Option<Origin>,
     /// Corrections that the usual pipeline makes.
     pub corrections: Corrections,
     /// What has 16 bits instead of 8, by name.

@@ -12,9 +12,9 @@ use qcc_ir::Diag;
 use qcc_ir::diag::Code;
 use serde::{Deserialize, Serialize};
 
+use crate::Method;
 use crate::context::{RangeEntry, RangeTable};
 use crate::histogram::{HALF, Histogram};
-use crate::Method;
 
 /// Version of the form.
 const VERSION: u32 = 1;
@@ -28,6 +28,8 @@ pub struct Observations {
     method: String,
     /// Number of samples.
     samples: u64,
+    /// Digest of the model, so that tables of different models are told apart.
+    model: String,
     /// Which share of the samples of a greater run these are, if they are one: `i/n`, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shard: Option<String>,
@@ -45,6 +47,15 @@ struct Record {
     exponent: i32,
     first: i64,
     counts: String,
+}
+
+/// What is observed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Digest of the model.
+    pub model: String,
+    /// The share of the samples, if not all.
+    pub shard: Option<Shard>,
 }
 
 /// A share of samples.
@@ -79,9 +90,15 @@ fn fault(message: impl Into<String>) -> Diag {
 }
 
 impl Observations {
-    pub(crate) fn new(method: Method, samples: usize, shard: Option<Shard>) -> Observations {
-        let shard = shard.map(|s| s.to_string());
-        Observations { version: VERSION, method: method.to_string(), samples: samples as u64, shard, values: BTreeMap::new() }
+    pub(crate) fn new(method: Method, samples: usize, origin: Origin) -> Observations {
+        Observations {
+            version: VERSION,
+            method: method.to_string(),
+            samples: samples as u64,
+            model: origin.model,
+            shard: origin.shard.map(|s| s.to_string()),
+            values: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn add(&mut self, name: &str, histogram: &Histogram) {
@@ -102,14 +119,19 @@ impl Observations {
             if part.version != VERSION {
                 return Err(fault(format!("table {}: observations of version {} are not known", i + 1, part.version)));
             }
-            if let Some(again) = part.shard.as_ref().and_then(|s| parts.iter().position(|p: &&Observations| p.shard.as_ref() == Some(s))) {
-                let shard = part.shard.clone().unwrap_or_default();
-                return Err(fault(format!("tables {} and {} are both of shard {shard}", again + 1, i + 1)));
+            let same = |p: &&Observations| *p == part || part.shard.is_some() && p.shard == part.shard;
+            if let Some(again) = parts.iter().position(same) {
+                let what = part.shard.as_ref().map_or("the same samples".to_string(), |s| format!("shard {s}"));
+                return Err(fault(format!("tables {} and {} are both of {what}", again + 1, i + 1)));
             }
             parts.push(part);
         }
         let Some((first, rest)) = parts.split_first() else { return Err(fault("there are no tables to merge")) };
-        let mut all = Observations { shard: merged_shard(&parts)?, ..(*first).clone() };
+        if let Some(i) = parts.iter().position(|p| p.model != first.model) {
+            return Err(fault(format!("tables 1 and {} are of different models", i + 1)));
+        }
+        all_shards(&parts)?;
+        let mut all = Observations { shard: None, ..(*first).clone() };
         if let Some(method) = method {
             all.method = method.to_string();
         }
@@ -122,10 +144,11 @@ impl Observations {
                 let what = format!("ranges by {} in table 1 and by {} in table {}", first.method, part.method, i + 2);
                 return Err(fault(what).help("say which with --method"));
             }
-            if let Some(name) = part.values.keys().find(|n| !histograms.contains_key(n))
-                .or_else(|| first.values.keys().find(|n| !part.values.contains_key(*n)))
-            {
-                return Err(fault(format!("`{name}` is in only one of tables 1 and {}: they are of different models", i + 2)));
+            let mut alone = part.values.keys().filter(|n| !first.values.contains_key(*n));
+            let mut missing = first.values.keys().filter(|n| !part.values.contains_key(*n));
+            if let Some(name) = alone.next().or_else(|| missing.next()) {
+                let what = format!("`{name}` is in only one of tables 1 and {}", i + 2);
+                return Err(fault(what).help("calibrate all shards with the same flags"));
             }
             for (name, record) in &part.values {
                 let other = record.histogram(name)?;
@@ -139,16 +162,15 @@ impl Observations {
         all.into_table()
     }
 
-    /// The ranges that the observations give, with these beside them.
+    /// The ranges that the observations give, with the observations beside them.
     pub(crate) fn into_table(self) -> Result<RangeTable, Diag> {
         let method = self.method()?;
         let plural = if self.samples == 1 { "" } else { "s" };
         let source = format!("calibrated with {} sample{plural} ({method})", self.samples);
         let mut values = BTreeMap::new();
         for (name, record) in &self.values {
-            values.insert(name.clone(), entry(&record.histogram(name)?, method).ok_or_else(|| {
-                fault(format!("nothing finite was seen of `{name}`"))
-            })?);
+            let nothing = || fault(format!("nothing finite was seen of `{name}`"));
+            values.insert(name.clone(), entry(&record.histogram(name)?, method).ok_or_else(nothing)?);
         }
         Ok(RangeTable { source, values, observations: Some(self), ..RangeTable::default() })
     }
@@ -161,17 +183,21 @@ pub(crate) fn entry(h: &Histogram, method: Method) -> Option<RangeEntry> {
     Some(RangeEntry { seen_min: Some(h.min), seen_max: Some(h.max), mean, deviation, ..RangeEntry::new(range) })
 }
 
-/// All shards of a run are the run; fewer are named together.
-fn merged_shard(parts: &[&Observations]) -> Result<Option<String>, Diag> {
-    let Some(shards) = parts.iter().map(|p| p.shard.clone()).collect::<Option<Vec<String>>>() else { return Ok(None) };
-    let parsed: Vec<Vec<Shard>> = shards.iter().map(|s| s.split('+').map(str::parse).collect::<Result<_, String>>()).collect::<Result<_, _>>().map_err(fault)?;
-    let mut all: Vec<Shard> = parsed.concat();
-    all.sort_by_key(|s| s.index);
-    if let Some(pair) = all.windows(2).find(|p| p[0] == p[1] || p[0].count != p[1].count) {
-        return Err(fault(format!("shards {} and {} do not belong beside each other", pair[0], pair[1])));
+/// Sees that tables of shards are of all shards of one run.
+fn all_shards(parts: &[&Observations]) -> Result<(), Diag> {
+    let shards =
+        parts.iter().filter_map(|p| p.shard.as_deref()).map(str::parse).collect::<Result<Vec<Shard>, String>>();
+    let shards = shards.map_err(|e| fault(format!("the shard of a table: {e}")))?;
+    let Some(&first) = shards.first() else { return Ok(()) };
+    if let Some(other) = shards.iter().find(|s| s.count != first.count) {
+        return Err(fault(format!("shards {first} and {other} are not of one run")));
     }
-    let whole = all.first().is_some_and(|s| s.count == all.len());
-    Ok((!whole).then(|| all.iter().map(Shard::to_string).collect::<Vec<_>>().join("+")))
+    match (1..=first.count).find(|&i| shards.iter().all(|s| s.index != i)) {
+        Some(index) => {
+            Err(fault(format!("shard {index}/{} is missing", first.count)).help("give the tables of all shards"))
+        }
+        None => Ok(()),
+    }
 }
 
 impl Record {
@@ -196,13 +222,14 @@ impl Record {
         }
         let counts = counts.trim_end().to_string();
         let first = first as i64 - HALF as i64;
-        Record { min: h.min, max: h.max, zeros: h.zeros, exponent: h.exponent, first, counts }
+        // The sign of a zero extreme depends on the order of values; adding zero drops it.
+        Record { min: h.min + 0.0, max: h.max + 0.0, zeros: h.zeros, exponent: h.exponent, first, counts }
     }
 
     fn histogram(&self, name: &str) -> Result<Histogram, Diag> {
         let wrong = || fault(format!("the histogram of `{name}` is not in the form that qcc writes"));
         let mut counts = vec![0u64; 2 * HALF];
-        let mut at = usize::try_from(self.first + HALF as i64).map_err(|_| wrong())?;
+        let mut at = self.first.checked_add(HALF as i64).and_then(|i| usize::try_from(i).ok()).ok_or_else(wrong)?;
         for word in self.counts.split_ascii_whitespace() {
             if let Some(empty) = word.strip_prefix("0*") {
                 at = at.checked_add(empty.parse().map_err(|_| wrong())?).ok_or_else(wrong)?;
@@ -211,7 +238,9 @@ impl Record {
             *counts.get_mut(at).ok_or_else(wrong)? = word.parse().map_err(|_| wrong())?;
             at += 1;
         }
-        let count = counts.iter().try_fold(0u64, |sum, &n| sum.checked_add(n)).ok_or_else(wrong)?;
+        // Far from the greatest u64, so that sums over tables cannot overflow.
+        let count = counts.iter().try_fold(0u64, |sum, &n| sum.checked_add(n)).filter(|n| n >> 48 == 0);
+        let count = count.ok_or_else(wrong)?;
         Histogram::restore(self.exponent, counts, (self.min, self.max), self.zeros, count).ok_or_else(wrong)
     }
 }
