@@ -187,7 +187,7 @@ pub fn compile_observed(
     })
 }
 
-fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
+pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
     let samples: Option<Arc<dyn Samples>> = match &options.calibration {
         None => None,
         Some(Calibration::Samples(samples)) => Some(samples.clone()),
@@ -216,6 +216,7 @@ fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
         input_ranges,
         ranges: options.ranges.clone(),
         channel_factors: BTreeMap::new(),
+        observing: None,
         corrections: options.corrections,
         precision: options.precision.clone(),
         method: options.method,

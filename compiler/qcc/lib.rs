@@ -23,6 +23,7 @@
 //! |---|---|
 //! | [`compile`], [`Options`], [`Source`] | a model in, a [`Compiled`] model out |
 //! | [`Compiled::jit`], [`Compiled::write_so`], [`Compiled::interpreter`] | run it here, ship it, look up what it means |
+//! | [`calibrate`], [`Observations::merge`] | ranges alone, of a share of the samples, and all shares together |
 //! | [`data`] | samples from files: arrays, images, lists |
 //! | [`compare`] | the integer model against the float one, layer by layer |
 //! | [`engine`] | the forms of an integer model behind one way to run it |
@@ -32,6 +33,7 @@
 
 pub mod bench;
 mod budget;
+mod calibrate;
 pub mod compare;
 mod compile;
 pub mod cost;
@@ -46,6 +48,7 @@ mod source;
 mod tune;
 
 pub use budget::Effect;
+pub use calibrate::calibrate;
 pub use compile::{Compiled, Event, PassReport, Report, compile, compile_observed};
 pub use error::{Error, Kind};
 pub use files::write as write_file;
@@ -61,6 +64,6 @@ pub use qcc_ir as ir;
 pub use qcc_ir::{Diag, Graph};
 pub use qcc_onnx::ImportOptions;
 pub use qcc_passes as passes;
-pub use qcc_passes::{Corrections, Method, Precision, Precisions, RangeTable, Samples};
+pub use qcc_passes::{Corrections, Method, Observations, Precision, Precisions, RangeTable, Samples, Shard};
 pub use qcc_runtime as runtime;
 pub use qcc_runtime::{Model, Pool, Tensor, TensorRef};

@@ -16,8 +16,9 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Def, Diag, Diags, Edit, Elem, Graph, Opcode, Range, ValueId};
 use rayon::prelude::*;
 
-use crate::context::{RangeEntry, RangeTable};
+use crate::context::RangeTable;
 use crate::histogram::Histogram;
+use crate::observations::{self, Observations};
 use crate::options::{OptionInfo, OptionKind};
 use crate::{Context, Method, Options, Pass, Samples};
 
@@ -26,7 +27,7 @@ pub const OPTIONS: &[OptionInfo] = &[OptionInfo {
     name: "method",
     default: "",
     doc: "how a range is chosen from what was observed",
-    kind: OptionKind::Word(&["minmax", "percentile", "mse", "kl"]),
+    kind: OptionKind::Word(&["minmax", "percentile", "mse", "kl", "auto"]),
 }];
 
 /// The pass `calibrate`.
@@ -48,7 +49,7 @@ impl Pass for Calibrate {
             return Ok(());
         }
         let table = match (&cx.ranges, cx.samples.clone()) {
-            (Some(table), _) => table.clone(),
+            (Some(table), _) => RangeTable { observations: None, ..table.clone() },
             (None, Some(samples)) if !samples.is_empty() => {
                 let method = self.method.unwrap_or(cx.method);
                 observe(edit.graph(), &activations, samples.as_ref(), method, cx)?
@@ -135,27 +136,24 @@ fn tabulate(
     samples: usize,
     cx: &Context,
 ) -> Result<RangeTable, Diags> {
-    let source = format!("calibrated with {samples} sample{} ({method})", if samples == 1 { "" } else { "s" });
-    let channel_factors = cx.channel_factors.clone();
-    let mut table = RangeTable { source, channel_factors, ..RangeTable::default() };
+    let mut observations = Observations::new(method, samples, cx.observing.clone().unwrap_or_default());
     let mut faults = Diags::default();
     for (&v, h) in activations.iter().zip(histograms) {
         let name = g.name_of(v);
-        let range = h.range(method).filter(|r| r.is_valid() && h.strange == 0);
-        let Some(range) = range else {
+        if h.strange > 0 || observations::entry(h, method).is_none() {
             let message = format!("%{name} is not finite on the samples ({} of its elements)", h.strange);
             let diag = Diag::new(Code::RANGE, message).help("check how the samples are preprocessed");
             faults.0.push(match g.producer(v) {
                 Some(n) => diag.at(g.describe(n)),
                 None => diag,
             });
-            continue;
-        };
-        let (mean, deviation) = h.moments().unzip();
-        let entry =
-            RangeEntry { seen_min: Some(h.min), seen_max: Some(h.max), mean, deviation, ..RangeEntry::new(range) };
-        table.values.insert(name.to_string(), entry);
+            // What is computed from it is not finite either.
+            break;
+        }
+        observations.add(name, h);
     }
     faults.into_result()?;
-    Ok(table)
+    let table = observations.into_table()?;
+    let observations = table.observations.filter(|_| cx.observing.is_some());
+    Ok(RangeTable { channel_factors: cx.channel_factors.clone(), observations, ..table })
 }

@@ -11,6 +11,7 @@ use qcc_ir::{Diag, Range, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::Precisions;
+use crate::observations::{Observations, Origin};
 
 /// Told how much of a long piece of work is done, and of how much.
 pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
@@ -52,11 +53,13 @@ pub enum Method {
     Mse,
     /// The range with the least Kullback-Leibler divergence of the quantized distribution (Migacz, GTC 2017).
     Kl,
+    /// Of the four, for each value, the one whose range has the least error measured, clipping counted fourfold.
+    Auto,
 }
 
 impl Method {
     /// All methods.
-    pub const ALL: [Method; 4] = [Method::MinMax, Method::Percentile, Method::Mse, Method::Kl];
+    pub const ALL: [Method; 5] = [Method::MinMax, Method::Percentile, Method::Mse, Method::Kl, Method::Auto];
 
     /// Spelling in options.
     pub fn name(self) -> &'static str {
@@ -65,6 +68,7 @@ impl Method {
             Method::Percentile => "percentile",
             Method::Mse => "mse",
             Method::Kl => "kl",
+            Method::Auto => "auto",
         }
     }
 }
@@ -95,6 +99,9 @@ pub struct RangeTable {
     /// Factors by which `equalize` scaled the channels of values, by name: the ranges are those of the scaled values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channel_factors: BTreeMap<String, Vec<f32>>,
+    /// What the ranges follow from, to be merged with that of other shards; nothing else reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observations: Option<Observations>,
 }
 
 /// One row of a [`RangeTable`].
@@ -206,6 +213,8 @@ pub struct Context {
     pub ranges: Option<RangeTable>,
     /// Factors by which `equalize` has scaled the channels of values, by name.
     pub channel_factors: BTreeMap<String, Vec<f32>>,
+    /// What the samples are of: `calibrate` then keeps its observations, to be merged.
+    pub observing: Option<Origin>,
     /// Corrections that the usual pipeline makes.
     pub corrections: Corrections,
     /// What has 16 bits instead of 8, by name.

@@ -6,18 +6,25 @@ use qcc_ir::Range;
 use crate::Method;
 
 /// Bins on each side of zero.
-const HALF: usize = 2048;
+pub(crate) const HALF: usize = 2048;
+
+/// Exponent of the finest bins, and of bins that hold any f32.
+const EXPONENTS: (i32, i32) = (-60, 118);
+
+/// Candidates of `Method::Auto` are judged by the mean square error with this weight on what is cut off: errors of rounding are
+/// independent and average out in the sums of the next layer, those of clipping have one sign and come together.
+const CLIPPING: f64 = 4.0;
 
 /// Counts of values, their extremes and moments.
 #[derive(Debug, Clone)]
 pub(crate) struct Histogram {
     /// A bin is `2^exponent` wide; bin `HALF + i` holds values in `[i, i + 1) * 2^exponent`.
-    exponent: i32,
-    counts: Vec<u64>,
+    pub(crate) exponent: i32,
+    pub(crate) counts: Vec<u64>,
     pub(crate) min: f32,
     pub(crate) max: f32,
-    sum: f64,
-    squares: f64,
+    /// Values that are zero.
+    pub(crate) zeros: u64,
     count: u64,
     /// Values that are not finite.
     pub(crate) strange: u64,
@@ -26,27 +33,38 @@ pub(crate) struct Histogram {
 impl Histogram {
     pub(crate) fn new() -> Histogram {
         Histogram {
-            exponent: -60,
+            exponent: EXPONENTS.0,
             counts: vec![0; 2 * HALF],
             min: f32::INFINITY,
             max: f32::NEG_INFINITY,
-            sum: 0.0,
-            squares: 0.0,
+            zeros: 0,
             count: 0,
             strange: 0,
         }
     }
 
+    /// A histogram from its parts, if they fit together.
+    pub(crate) fn restore(
+        exponent: i32,
+        counts: Vec<u64>,
+        (min, max): (f32, f32),
+        zeros: u64,
+        count: u64,
+    ) -> Option<Histogram> {
+        let bins = counts.len() == 2 * HALF && (EXPONENTS.0..=EXPONENTS.1).contains(&exponent);
+        let ordered = min.is_finite() && max.is_finite() && min <= max && zeros <= count && count > 0;
+        (bins && ordered).then_some(Histogram { exponent, counts, min, max, zeros, count, strange: 0 })
+    }
+
     /// Takes values into account.
     pub(crate) fn observe(&mut self, values: &[f32]) {
         let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
-        let (mut sum, mut squares, mut strange) = (0.0f64, 0.0f64, 0u64);
+        let (mut zeros, mut strange) = (0u64, 0u64);
         for &x in values {
             if x.is_finite() {
                 min = min.min(x);
                 max = max.max(x);
-                sum += f64::from(x);
-                squares += f64::from(x) * f64::from(x);
+                zeros += u64::from(x == 0.0);
             } else {
                 strange += 1;
             }
@@ -57,9 +75,7 @@ impl Histogram {
         }
         self.min = self.min.min(min);
         self.max = self.max.max(max);
-        // Sums of f64 depend on their order in the last bits; a product of a large power of two rounds that away.
-        self.sum += sum;
-        self.squares += squares;
+        self.zeros += zeros;
         self.count += values.len() as u64 - strange;
         self.reach(min.abs().max(max.abs()));
         let inverse = exp2(-self.exponent) as f32;
@@ -88,19 +104,24 @@ impl Histogram {
         }
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
-        self.sum += other.sum;
-        self.squares += other.squares;
+        self.zeros += other.zeros;
         self.count += other.count;
         self.strange += other.strange;
     }
 
-    /// Mean and standard deviation.
+    /// Mean and standard deviation, from the middles of bins: sums of the values themselves would depend on their order.
     pub(crate) fn moments(&self) -> Option<(f32, f32)> {
         let n = self.count as f64;
-        let mean = self.sum / n;
-        // Three digits say all that a reader wants, and do not depend on the order of summation.
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for (i, k) in self.nonempty() {
+            let k = if i == HALF { k.saturating_sub(self.zeros) } else { k } as f64;
+            let x = self.middle(i);
+            (sum, squares) = (sum + k * x, squares + k * x * x);
+        }
+        let mean = sum / n;
+        // Three digits say all that a reader wants.
         let digits = |x: f64| format!("{x:.3e}").parse().unwrap_or(x as f32);
-        (self.count > 0).then(|| (digits(mean), digits((self.squares / n - mean * mean).max(0.0).sqrt())))
+        (self.count > 0).then(|| (digits(mean), digits((squares / n - mean * mean).max(0.0).sqrt())))
     }
 
     fn reach(&mut self, magnitude: f32) {
@@ -129,10 +150,19 @@ impl Histogram {
         let chosen = match method {
             Method::MinMax => full,
             Method::Percentile => self.quantiles(1e-5),
-            Method::Mse => self.best(full, |r| self.square_error(r)),
+            Method::Mse => self.best(full, |r| self.square_error(r, 1.0)),
             Method::Kl => self.best(full, |r| self.divergence(r)),
+            Method::Auto => {
+                let rest = [Method::Percentile, Method::Mse, Method::Kl].into_iter().filter_map(|m| self.range(m));
+                let error = |r: &Range| self.square_error(r.with_zero(), CLIPPING);
+                rest.fold((error(&full), full), |best, r| if error(&r) < best.0 { (error(&r), r) } else { best }).1
+            }
         };
         Some(Range { min: chosen.min.max(full.min), max: chosen.max.min(full.max) })
+    }
+
+    fn middle(&self, bin: usize) -> f64 {
+        self.edge(bin) + exp2(self.exponent) / 2.0
     }
 
     fn edge(&self, bin: usize) -> f64 {
@@ -172,16 +202,15 @@ impl Histogram {
     }
 
     /// Mean square error of 8-bit quantization over the range: clipping outside, uniform rounding inside.
-    fn square_error(&self, r: Range) -> f64 {
+    fn square_error(&self, r: Range, clipping: f64) -> f64 {
         let (lo, hi) = (f64::from(r.min), f64::from(r.max));
         let step = (hi - lo) / 255.0;
-        let width = exp2(self.exponent);
         let error = |i: usize| {
-            let x = self.edge(i) + width / 2.0;
+            let x = self.middle(i);
             let outside = (lo - x).max(x - hi).max(0.0);
-            // Zero is represented exactly, and most activations are zero.
-            let rounding = if x.abs() < width { 0.0 } else { step * step / 12.0 };
-            if outside > 0.0 { outside * outside } else { rounding }
+            // What is nearer to zero than half a step becomes zero, which is exact for most.
+            let rounding = if x.abs() < step / 2.0 { x * x } else { step * step / 12.0 };
+            if outside > 0.0 { clipping * outside * outside } else { rounding }
         };
         self.nonempty().map(|(i, n)| n as f64 * error(i)).sum::<f64>() / self.count as f64
     }
@@ -255,7 +284,7 @@ mod tests {
         }
         h.observe(&[40.0]);
         assert_eq!(h.range(Method::MinMax).unwrap().max, 40.0);
-        for method in [Method::Percentile, Method::Mse, Method::Kl] {
+        for method in [Method::Percentile, Method::Mse, Method::Kl, Method::Auto] {
             let r = h.range(method).unwrap();
             // One value in 400 000 at 40 and the others below 1.5: the square error is least at 26.4.
             let greatest = if method == Method::Mse { 27.0 } else { 15.0 };

@@ -41,10 +41,12 @@ mod histogram;
 mod lockstep;
 mod moments;
 mod moves;
+mod observations;
 mod quantize;
 mod terms;
 
 pub use context::{Context, Corrections, Method, RangeEntry, RangeTable, Samples};
+pub use observations::{Observations, Origin, Shard};
 pub use options::{OptionInfo, Options};
 pub use pipeline::{Pipeline, Step, default_pipeline, preset};
 pub use precision::{Precision, Precisions};

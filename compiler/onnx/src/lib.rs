@@ -27,7 +27,7 @@ mod wire;
 use std::path::Path;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Diags, Graph};
+use qcc_ir::{Diag, Diags, Graph, Tensor};
 
 use crate::external::Folder;
 use crate::fault::Fault;
@@ -51,6 +51,14 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, Diags> {
     drop(bytes);
     let folder = path.parent().map_or_else(Folder::none, Folder::at);
     import::import(model, &folder, options).map_err(named)
+}
+
+/// Reads a tensor that lies in a file of its own, as in the folders `test_data_set_0` beside a model.
+pub fn read_tensor(path: &Path) -> Result<Tensor, Diag> {
+    let named = |diag: Diag| diag.in_file(path.display().to_string());
+    let bytes =
+        std::fs::read(path).map_err(|e| named(Diag::new(Code::FILE, format!("cannot read the tensor: {e}"))))?;
+    tensor::from_bytes(&bytes, &path.parent().map_or_else(Folder::none, Folder::at)).map_err(|f| named(f.into_diag()))
 }
 
 /// Imports a model from memory. Without a `folder` it can have no external data.

@@ -1,13 +1,15 @@
 //! Tensors of a model: raw, typed or external data, all element types, every length checked.
 
 use half::{bf16, f16};
-use onnx_protobuf::TensorProto;
 use onnx_protobuf::tensor_proto::DataLocation;
+use onnx_protobuf::{Message as _, TensorProto};
+use qcc_ir::diag::Code;
 use qcc_ir::{Data, Tensor, Type};
 
 use crate::element::DataType;
 use crate::external::Folder;
 use crate::fault::{Fault, Outcome};
+use crate::wire;
 
 /// A constant with the type that its elements have; several types may share one storage.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +47,14 @@ pub(crate) fn read(proto: &TensorProto, folder: &Folder) -> Outcome<Constant> {
         return Err(Fault::shape(format!("{} elements for shape {dims:?}, which has {count}", data.len())));
     }
     Ok(Constant { tensor: Tensor { dims, data }, data_type })
+}
+
+/// Reads a tensor from the bytes of a file that holds nothing else.
+pub(crate) fn from_bytes(bytes: &[u8], folder: &Folder) -> Outcome<Tensor> {
+    let broken = |what: String| Fault::new(Code::FILE, format!("not a whole ONNX tensor: {what}"));
+    wire::check_tensor(bytes).map_err(broken)?;
+    let proto = TensorProto::parse_from_bytes(bytes).map_err(|e| broken(e.to_string()))?;
+    Ok(read(&proto, folder)?.tensor)
 }
 
 /// Dimensions that are all given and not negative.

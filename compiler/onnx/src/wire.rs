@@ -144,6 +144,11 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
     walk(&mut Cursor { bytes, at: 0, end: bytes.len() }, Message::Model, 0)
 }
 
+/// The same of a file that holds one tensor.
+pub(crate) fn check_tensor(bytes: &[u8]) -> Result<(), String> {
+    walk(&mut Cursor { bytes, at: 0, end: bytes.len() }, Message::Tensor, 0)
+}
+
 /// A part of the file. Positions are those of the file, for messages.
 struct Cursor<'a> {
     bytes: &'a [u8],

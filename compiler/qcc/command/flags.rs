@@ -24,7 +24,7 @@ pub struct ModelFlags {
     /// Ranges from an earlier run; samples then serve the corrections of weights and biases only
     #[arg(long, value_name = "FILE.json")]
     ranges: Option<PathBuf>,
-    /// How ranges follow from samples: minmax, percentile, mse, kl
+    /// How ranges follow from samples: minmax, percentile, mse, kl, auto (of these the one with the least error, value by value)
     #[arg(long, default_value = "minmax")]
     method: Method,
     /// Make the channels between two layers alike, so that one scale fits them all

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod calibrate;
 mod check;
 mod compare;
 mod flags;
@@ -30,6 +31,10 @@ pub struct Arguments {
 enum Command {
     /// Run a model on an array
     Run(run::Run),
+    /// Find the ranges of a model's values from samples
+    Calibrate(Box<calibrate::Calibrate>),
+    /// Merge tables of ranges
+    Ranges(calibrate::Ranges),
     /// Count the float instructions of a compiled model
     Check(check::Check),
     /// Compare the integer model with the float one
@@ -63,6 +68,8 @@ pub fn dispatch(arguments: Arguments) -> u8 {
     let result = match arguments.command {
         None => done(arguments.build.execute()),
         Some(Command::Run(run)) => done(run.execute()),
+        Some(Command::Calibrate(calibrate)) => done(calibrate.execute()),
+        Some(Command::Ranges(ranges)) => done(ranges.execute()),
         Some(Command::Check(check)) => check.execute(),
         Some(Command::Compare(compare)) => done(compare.execute()),
         Some(Command::Bench(bench)) => done(bench.execute()),

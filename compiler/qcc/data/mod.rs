@@ -6,6 +6,7 @@
 //! | `x.npz` | rows of the arrays named after the inputs, or of its only one | its array `labels` or `y` |
 //! | text file, `path label` a line | images or `.npy` files | second column |
 //! | folder | its images or `.npy` files, sorted; for several inputs a folder of `.npy` each | none |
+//! | folder | ONNX test data: `test_data_set_0/input_0.pb` and so on, or one such set | none |
 //! | image | the image, or one image a row where the rows are as long as the input has pixels | none |
 //!
 //! Nothing but one sample at a time is held in memory, apart from archives and single images.
@@ -13,6 +14,7 @@
 pub mod array;
 mod files;
 mod preprocess;
+mod sets;
 
 use std::path::Path;
 
@@ -24,6 +26,8 @@ use qcc_passes::Samples;
 use crate::Error;
 use array::Array;
 use files::Item;
+use sets::Sets;
+
 pub use preprocess::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 
 /// Samples for a model, and their labels where they are known.
@@ -51,6 +55,8 @@ enum Records {
     Rows(Vec<Array>),
     /// A file for each sample, per input.
     Files(Vec<Vec<Item>>),
+    /// ONNX test data.
+    Sets(Sets),
     /// An image for each row of this one.
     Strip(RgbImage),
 }
@@ -67,7 +73,10 @@ impl Dataset {
             return Err(Error::file(path, "read the samples", "there is no such file or folder"));
         }
         let (records, labels) = if path.is_dir() {
-            (Records::Files(files::folder(path, &inputs)?), None)
+            match Sets::open(path, &inputs)? {
+                Some(sets) => (Records::Sets(sets), None),
+                None => (Records::Files(files::folder(path, &inputs)?), None),
+            }
         } else {
             match extension.as_str() {
                 "npy" => (Records::Rows(vec![Array::open(path)?]), None),
@@ -114,6 +123,7 @@ impl Dataset {
         match &self.records {
             Records::Rows(arrays) => arrays.iter().zip(&self.inputs).map(|(a, i)| i.rows(a)).min().unwrap_or(0),
             Records::Files(inputs) => inputs.iter().map(Vec::len).min().unwrap_or(0),
+            Records::Sets(sets) => sets.len(),
             Records::Strip(image) => image.height() as usize,
         }
     }
@@ -168,6 +178,7 @@ impl Dataset {
                     .map_err(|e| Diag::new(Code::FILE, format!("cannot read sample {i}: {e}")))
             }
             Records::Files(lists) => lists[input][i].load(spec, &self.preprocess),
+            Records::Sets(sets) => sets.sample(input, spec, i),
             Records::Strip(image) => {
                 let (height, width) = pixels(&spec.ty, &self.preprocess).unwrap_or_default();
                 let row = width * height * 3;

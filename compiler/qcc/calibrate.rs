@@ -1,0 +1,69 @@
+//! Calibration by itself: the ranges of a model's values, without compiling it.
+
+use std::sync::Arc;
+
+use qcc_ir::diag::Code;
+use qcc_ir::print::{Large, Options as PrintOptions, print_with};
+use qcc_ir::{Diag, Graph, Tensor};
+use qcc_passes::{Corrections, Origin, Pipeline, RangeTable, Samples, Shard, default_pipeline};
+
+use crate::compile::context;
+use crate::{Error, Options, Source};
+
+/// Finds the ranges of a model's values from the samples in `options`, or from one share of them. The table carries what was
+/// observed, so that the tables of all shares can be merged.
+pub fn calibrate(source: impl Into<Source>, options: &Options, shard: Option<Shard>) -> Result<RangeTable, Error> {
+    let mut graph = source.into().load(options)?;
+    let mut cx = context(&graph, options)?;
+    let Some(samples) = cx.samples.take() else {
+        return Err(Error::new(Code::FLAGS, "there are no samples to calibrate with").help("give them with --data"));
+    };
+    let samples: Arc<dyn Samples> = match shard {
+        Some(shard) => Arc::new(Share { all: samples, shard }),
+        None => samples,
+    };
+    if samples.is_empty() {
+        let message = format!("share {} has no samples", shard.map(|s| s.to_string()).unwrap_or_default());
+        return Err(Error::new(Code::DATA, message).help("divide them among fewer shards"));
+    }
+    cx.samples = Some(samples);
+    cx.observing = Some(Origin { model: digest(&graph)?, shard });
+    // Factors of channels would differ from share to share.
+    cx.corrections = Corrections { equalize: false, ..cx.corrections };
+    let passes = match &options.pipeline {
+        Some(text) => text.clone(),
+        None => {
+            let text = default_pipeline(&graph, &cx);
+            let end = text.find("calibrate").map_or(text.len(), |at| at + "calibrate".len());
+            text[..end].to_string()
+        }
+    };
+    Pipeline::parse(&passes)?.run(&mut graph, &mut cx)?;
+    cx.ranges.ok_or_else(|| Error::new(Code::DATA, "the model has no values whose range is to be found"))
+}
+
+/// A digest of the graph and its constants (FNV-1a).
+fn digest(graph: &Graph) -> Result<String, Error> {
+    // Large constants are in the text by the digest of their contents.
+    let mut leave = |_: &str, _: &[u8]| Ok(());
+    let text = print_with(graph, PrintOptions { inline: 0, large: Large::File(&mut leave) })
+        .map_err(|e| Error::new(Code::FILE, format!("cannot print the model: {e}")))?;
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    Ok(format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step)))
+}
+
+/// Every `count`-th sample.
+struct Share {
+    all: Arc<dyn Samples>,
+    shard: Shard,
+}
+
+impl Samples for Share {
+    fn len(&self) -> usize {
+        (self.all.len() + self.shard.count - self.shard.index) / self.shard.count
+    }
+
+    fn get(&self, i: usize) -> Result<Vec<Tensor>, Diag> {
+        self.all.get(i * self.shard.count + self.shard.index - 1)
+    }
+}
