@@ -402,6 +402,7 @@ fn shards_merge_into_one_run() {
     merge(&["1.json", "2.json", "1.json"], "tables 1 and 3 are both of shard 1/3");
     merge(&["whole.json", "whole.json"], "the same samples");
     merge(&["1.json", "2.json", "other.json"], "tables 1 and 3 are of different models");
+    merge(&["1.json", "2.json", "3.json", "whole.json"], "table 4 is of a whole run");
     let third = std::fs::read_to_string(at("3.json")).unwrap();
     let counts = third.find("\"counts\"").unwrap();
     let damaged = format!("{}{}", &third[..counts], third[counts..].replacen(": \"", ": \"no ", 1));
@@ -444,6 +445,11 @@ fn test_data_of_onnx_calibrates() {
     done(folder.path(), &["m.onnx", "-o", "a.qir", "--calibrate", "x.npy"]);
     done(folder.path(), &["m.onnx", "-o", "b.qir", "--calibrate", "sets"]);
     assert_eq!(std::fs::read(at("a.qir")).unwrap(), std::fs::read(at("b.qir")).unwrap());
+    // One set may hold all samples.
+    let raw: Vec<u8> = rows().iter().flat_map(|x| x.to_le_bytes()).collect();
+    set("one", 0, &tensor(&[6, 4], 1, &raw));
+    done(folder.path(), &["calibrate", "m.onnx", "--data", "one", "-o", "c.json"]);
+    assert_eq!(std::fs::read_to_string(at("a.json")).unwrap(), std::fs::read_to_string(at("c.json")).unwrap());
     std::fs::create_dir(at("empty")).unwrap();
     set("shape", 0, &tensor(&[1, 4], 1, &[0; 16]));
     set("shape", 1, &tensor(&[1, 5], 1, &[0; 20]));

@@ -1,13 +1,13 @@
 //! Calibration by itself: the ranges of a model's values, without compiling it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
-use qcc_ir::print::{Large, Options as PrintOptions, print_with};
-use qcc_ir::{Diag, Graph, Tensor};
+use qcc_ir::{Diag, Tensor};
 use qcc_passes::{Corrections, Origin, Pipeline, RangeTable, Samples, Shard, default_pipeline};
 
-use crate::compile::context;
+use crate::compile::{context, digest};
 use crate::{Error, Options, Source};
 
 /// Finds the ranges of a model's values from the samples in `options`, or from one share of them. The table carries what was
@@ -27,7 +27,6 @@ pub fn calibrate(source: impl Into<Source>, options: &Options, shard: Option<Sha
         return Err(Error::new(Code::DATA, message).help("divide them among fewer shards"));
     }
     cx.samples = Some(samples);
-    cx.observing = Some(Origin { model: digest(&graph)?, shard });
     // Factors of channels would differ from share to share.
     cx.corrections = Corrections { equalize: false, ..cx.corrections };
     let passes = match &options.pipeline {
@@ -38,18 +37,12 @@ pub fn calibrate(source: impl Into<Source>, options: &Options, shard: Option<Sha
             text[..end].to_string()
         }
     };
+    // What all shards must have in common.
+    let record = BTreeMap::from([("preprocess".to_string(), format!("{:?}", options.preprocess))]);
+    let model: String = digest(&graph, &record, None, &passes).iter().map(|byte| format!("{byte:02x}")).collect();
+    cx.observing = Some(Origin { model, shard });
     Pipeline::parse(&passes)?.run(&mut graph, &mut cx)?;
     cx.ranges.ok_or_else(|| Error::new(Code::DATA, "the model has no values whose range is to be found"))
-}
-
-/// A digest of the graph and its constants (FNV-1a).
-fn digest(graph: &Graph) -> Result<String, Error> {
-    // Large constants are in the text by the digest of their contents.
-    let mut leave = |_: &str, _: &[u8]| Ok(());
-    let text = print_with(graph, PrintOptions { inline: 0, large: Large::File(&mut leave) })
-        .map_err(|e| Error::new(Code::FILE, format!("cannot print the model: {e}")))?;
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-    Ok(format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step)))
 }
 
 /// Every `count`-th sample.

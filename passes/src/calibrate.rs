@@ -9,7 +9,7 @@
 //! Samples run through the reference evaluator, several at a time. Of each value only a histogram is kept, so that memory
 //! does not grow with their number, and the result does not depend on the number of threads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
@@ -136,11 +136,12 @@ fn tabulate(
     samples: usize,
     cx: &Context,
 ) -> Result<RangeTable, Diags> {
-    let mut observations = Observations::new(method, samples, cx.observing.clone().unwrap_or_default());
+    let mut observations = cx.observing.clone().map(|origin| Observations::new(method, samples, origin));
+    let mut values = BTreeMap::new();
     let mut faults = Diags::default();
     for (&v, h) in activations.iter().zip(histograms) {
         let name = g.name_of(v);
-        if h.strange > 0 || observations::entry(h, method).is_none() {
+        let Some(entry) = observations::entry(h, method).filter(|_| h.strange == 0) else {
             let message = format!("%{name} is not finite on the samples ({} of its elements)", h.strange);
             let diag = Diag::new(Code::RANGE, message).help("check how the samples are preprocessed");
             faults.0.push(match g.producer(v) {
@@ -149,11 +150,13 @@ fn tabulate(
             });
             // What is computed from it is not finite either.
             break;
+        };
+        values.insert(name.to_string(), entry);
+        if let Some(observations) = &mut observations {
+            observations.add(name, h);
         }
-        observations.add(name, h);
     }
     faults.into_result()?;
-    let table = observations.into_table()?;
-    let observations = table.observations.filter(|_| cx.observing.is_some());
-    Ok(RangeTable { channel_factors: cx.channel_factors.clone(), observations, ..table })
+    let source = observations::source(samples as u64, method);
+    Ok(RangeTable { source, values, channel_factors: cx.channel_factors.clone(), observations })
 }

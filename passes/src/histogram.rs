@@ -73,8 +73,9 @@ impl Histogram {
         if min > max {
             return;
         }
-        self.min = self.min.min(min);
-        self.max = self.max.max(max);
+        // The sign of a zero extreme would depend on the order of values; adding zero drops it.
+        self.min = self.min.min(min) + 0.0;
+        self.max = self.max.max(max) + 0.0;
         self.zeros += zeros;
         self.count += values.len() as u64 - strange;
         self.reach(min.abs().max(max.abs()));

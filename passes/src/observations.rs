@@ -28,7 +28,7 @@ pub struct Observations {
     method: String,
     /// Number of samples.
     samples: u64,
-    /// Digest of the model, so that tables of different models are told apart.
+    /// Digest of the model, its passes and the preprocessing, so that tables that do not belong together are told apart.
     model: String,
     /// Which share of the samples of a greater run these are, if they are one: `i/n`, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,7 @@ struct Record {
 /// What is observed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Digest of the model.
+    /// Digest of the model and of how samples get into it.
     pub model: String,
     /// The share of the samples, if not all.
     pub shard: Option<Shard>,
@@ -128,7 +128,7 @@ impl Observations {
         }
         let Some((first, rest)) = parts.split_first() else { return Err(fault("there are no tables to merge")) };
         if let Some(i) = parts.iter().position(|p| p.model != first.model) {
-            return Err(fault(format!("tables 1 and {} are of different models", i + 1)));
+            return Err(fault(format!("tables 1 and {} are of different models, passes or preprocessing", i + 1)));
         }
         all_shards(&parts)?;
         let mut all = Observations { shard: None, ..(*first).clone() };
@@ -163,10 +163,9 @@ impl Observations {
     }
 
     /// The ranges that the observations give, with the observations beside them.
-    pub(crate) fn into_table(self) -> Result<RangeTable, Diag> {
+    fn into_table(self) -> Result<RangeTable, Diag> {
         let method = self.method()?;
-        let plural = if self.samples == 1 { "" } else { "s" };
-        let source = format!("calibrated with {} sample{plural} ({method})", self.samples);
+        let source = source(self.samples, method);
         let mut values = BTreeMap::new();
         for (name, record) in &self.values {
             let nothing = || fault(format!("nothing finite was seen of `{name}`"));
@@ -174,6 +173,11 @@ impl Observations {
         }
         Ok(RangeTable { source, values, observations: Some(self), ..RangeTable::default() })
     }
+}
+
+/// How ranges were obtained, for the user.
+pub(crate) fn source(samples: u64, method: Method) -> String {
+    format!("calibrated with {samples} sample{} ({method})", if samples == 1 { "" } else { "s" })
 }
 
 /// The row of a value, if anything finite was seen of it.
@@ -189,6 +193,9 @@ fn all_shards(parts: &[&Observations]) -> Result<(), Diag> {
         parts.iter().filter_map(|p| p.shard.as_deref()).map(str::parse).collect::<Result<Vec<Shard>, String>>();
     let shards = shards.map_err(|e| fault(format!("the shard of a table: {e}")))?;
     let Some(&first) = shards.first() else { return Ok(()) };
+    if let Some(i) = parts.iter().position(|p| p.shard.is_none()) {
+        return Err(fault(format!("table {} is of a whole run, others are of shards", i + 1)));
+    }
     if let Some(other) = shards.iter().find(|s| s.count != first.count) {
         return Err(fault(format!("shards {first} and {other} are not of one run")));
     }
@@ -222,8 +229,7 @@ impl Record {
         }
         let counts = counts.trim_end().to_string();
         let first = first as i64 - HALF as i64;
-        // The sign of a zero extreme depends on the order of values; adding zero drops it.
-        Record { min: h.min + 0.0, max: h.max + 0.0, zeros: h.zeros, exponent: h.exponent, first, counts }
+        Record { min: h.min, max: h.max, zeros: h.zeros, exponent: h.exponent, first, counts }
     }
 
     fn histogram(&self, name: &str) -> Result<Histogram, Diag> {

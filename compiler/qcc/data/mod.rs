@@ -9,7 +9,7 @@
 //! | folder | ONNX test data: `test_data_set_0/input_0.pb` and so on, or one such set | none |
 //! | image | the image, or one image a row where the rows are as long as the input has pixels | none |
 //!
-//! Nothing but one sample at a time is held in memory, apart from archives and single images.
+//! Nothing but one sample at a time is held in memory, apart from archives, single images and tensors of ONNX test data.
 
 pub mod array;
 mod files;

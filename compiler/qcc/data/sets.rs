@@ -2,6 +2,7 @@
 //! input, `input_1.pb` for the second. One set may hold several samples along the first axis.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use qcc_ir::diag::Code;
 use qcc_ir::{Data, Diag, Elem, Tensor};
@@ -13,13 +14,18 @@ use crate::Error;
 /// Beginning of a set's name; a number follows.
 const PREFIX: &str = "test_data_set_";
 
-/// Sets of samples. Tensors are read when they are asked for.
+/// Sets of samples. Tensors are read when they are asked for, and the last of each input is kept: its next sample comes next.
 pub(super) struct Sets {
     /// A file for each input, set by set.
     files: Vec<Vec<PathBuf>>,
     /// Samples up to the end of each set.
     ends: Vec<usize>,
+    /// What was read last, for each input.
+    last: Vec<Mutex<Option<Read>>>,
 }
+
+/// The number of a set and its tensor.
+type Read = (usize, Arc<Tensor>);
 
 /// The sets that a folder has, or the one that it is, in the order of their numbers.
 fn folders(path: &Path) -> Result<Vec<PathBuf>, Error> {
@@ -81,7 +87,8 @@ impl Sets {
             files.push(set);
             ends.push(end);
         }
-        Ok((!files.is_empty()).then_some(Sets { files, ends }))
+        let last = inputs.iter().map(|_| Mutex::new(None)).collect();
+        Ok((!files.is_empty()).then_some(Sets { files, ends, last }))
     }
 
     /// Number of samples.
@@ -94,7 +101,16 @@ impl Sets {
         let set = self.ends.partition_point(|&end| end <= i);
         let missing = || Diag::new(Code::DATA, format!("there is no sample {i}"));
         let file = self.files.get(set).and_then(|files| files.get(index)).ok_or_else(missing)?;
-        let (tensor, _) = tensor(file, input)?;
+        let mut last = self.last[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let tensor = match &*last {
+            Some((of, tensor)) if *of == set => Arc::clone(tensor),
+            _ => {
+                let tensor = Arc::new(tensor(file, input)?.0);
+                *last = Some((set, Arc::clone(&tensor)));
+                tensor
+            }
+        };
+        drop(last);
         let row = i - set.checked_sub(1).map_or(0, |before| self.ends[before]);
         let length: usize = input.sample.iter().product();
         let numbers: Vec<f64> = qcc_ir::for_data!(&tensor.data, v => {
