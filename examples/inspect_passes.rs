@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Event::Imported { graph, time } => {
             println!("{:<22} {:>6} {:>6} {:>9.2}", "import", "", graph.node_count(), time.as_secs_f64() * 1e3);
         }
-        Event::Pass(step) => {
+        Event::Pass { step, .. } => {
             let (edits, nodes, ms) = (step.labels.len(), step.graph.node_count(), step.time.as_secs_f64() * 1e3);
             println!("{:<22} {edits:>6} {nodes:>6} {ms:>9.2}", step.info.name);
             step.labels.iter().take(3).for_each(|label| println!("    {label}"));

@@ -41,7 +41,7 @@ fn emulated_arm_gives_the_interpreters_bytes() {
     }
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/resnet_cifar10.onnx");
     let folder = tempfile::tempdir().expect("temporary folder");
-    let target = Target { level: Level::Aarch64, wide: true };
+    let target = Target::of(Level::Aarch64);
     let options = Options { target, name: Some("network".to_string()), ..Options::default() };
     let compiled = compile(model.as_path(), &options).expect("compiles");
     compiled.write_so(folder.path().join("network.so")).expect("written");

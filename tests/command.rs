@@ -202,7 +202,7 @@ fn every_form_of_the_model_gives_the_same_bytes() {
         assert_eq!(run(EXAMPLE, &[]), compiled, "JIT, {io}");
         assert_eq!(run(EXAMPLE, &["--interp"]), compiled, "interpreter, {io}");
         assert_eq!(run("example.so", &["--threads", "3"]), compiled, "threads, {io}");
-        assert_eq!(run(EXAMPLE, &["--portable-kernels"]), compiled, "portable kernels, {io}");
+        assert_eq!(run(EXAMPLE, &["--vectors", "128"]), compiled, "vectors of 128 bits, {io}");
     }
 }
 
@@ -245,13 +245,125 @@ fn comparison_reports_as_scripts_expect() {
     std::fs::write(folder.path().join("y.npy"), to_npy(&labels).unwrap()).unwrap();
     let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--labels", "y.npy", "--calibrate", "x.npy"];
     let text = done(folder.path(), &arguments);
-    assert!(text.contains("integer top-1") && text.contains("layers by damage"), "{text}");
+    assert!(text.contains("integer top-1") && text.contains("layers by their share of the noise"), "{text}");
+    assert!(text.contains("likely causes") && text.contains("mend: "), "{text}");
     // Three samples tell nothing apart.
     assert!(text.contains("within the noise"), "{text}");
     let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--metric", "cosine"];
     let cosine: f64 = done(folder.path(), &arguments).trim().trim_start_matches("cosine").trim().parse().unwrap();
     assert!((0.9..=1.0).contains(&cosine), "{cosine}");
     refused(folder.path(), &["compare", EXAMPLE, "--data", "x.npy", "--metric", "top5"], 2, "needs labels");
+    refused(folder.path(), &["compare", EXAMPLE, "--data", "x.npy", "--metric", "sqnr", "--json"], 2, "--json");
+    let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--json", "--calibrate", "x.npy", "--layers", "2"];
+    let json: serde_json::Value = serde_json::from_str(&done(folder.path(), &arguments)).unwrap();
+    let layers = json["layers"].as_array().unwrap();
+    let shares = layers.iter().filter_map(|l| l["damage"]["share"].as_f64());
+    assert!((shares.sum::<f64>() - 1.0).abs() < 1e-9, "{json}");
+    assert!(layers[0]["damage"]["cause"]["kind"].is_string(), "{json}");
+}
+
+/// A model whose outputs are no scores, as text: two maps, as detectors have them.
+const MAPS: &str = "graph @maps(%x: tensor<1x2x4x4xf32>) -> (tensor<1x2x4x4xf32>, tensor<1x2x2x2xf32>) {
+  %a = nn.relu(%x) : tensor<1x2x4x4xf32>
+  %b = nn.max_pool(%x) {kernel = [2, 2], strides = [2, 2]} : tensor<1x2x2x2xf32>
+  return %a, %b
+}
+";
+
+#[test]
+fn where_there_are_no_classes_none_are_compared() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("maps.qir"), MAPS).unwrap();
+    let x = Tensor::f32(&[2, 2, 4, 4], (0..64).map(|i| (i * 37 % 64) as f32 / 32.0 - 1.0).collect());
+    std::fs::write(folder.path().join("x.npy"), to_npy(&x).unwrap()).unwrap();
+    let compare = ["compare", "maps.qir", "--data", "x.npy", "--calibrate", "x.npy"];
+    let with = |more: &[&'static str]| [&compare[..], more].concat();
+    let text = done(folder.path(), &with(&[]));
+    assert!(text.contains("no classes: no output is a row of scores"), "{text}");
+    assert!(!text.contains("top-1") && text.contains("output              a: "), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&done(folder.path(), &with(&["--json"]))).unwrap();
+    assert_eq!((&json["agreement"], json["outputs"].as_array().map(Vec::len)), (&serde_json::Value::Null, Some(2)));
+    refused(folder.path(), &with(&["--metric", "agreement"]), 2, "gives classes");
+    refused(folder.path(), &with(&["--max-drop", "1"]), 2, "cannot be measured");
+}
+
+#[test]
+fn a_limit_of_the_loss_is_kept_or_refused() {
+    let Some(folder) = example() else { return };
+    let build = [EXAMPLE, "-o", "out.so", "--calibrate", "x.npy"];
+    let with = |more: &[&'static str]| [&build[..], more].concat();
+    refused(folder.path(), &[EXAMPLE, "-o", "out.so", "--max-drop", "1"], 2, "needs samples");
+    refused(folder.path(), &with(&["--max-drop", "-1"]), 2, "no loss that can be kept to");
+    refused(folder.path(), &with(&["--metric", "sqnr"]), 2, "--max-drop");
+    refused(folder.path(), &with(&["--max-drop", "0.5", "--metric", "top1"]), 2, "cannot be measured");
+    refused(folder.path(), &with(&["--max-drop", "200", "--metric", "sqnr"]), 1, "is not reached");
+    let output = qcc(folder.path(), &with(&["--max-drop", "5", "--metric", "sqnr"]));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("nothing had to be raised") && folder.path().join("out.so").exists());
+    let output = qcc(folder.path(), &with(&["--max-drop", "45", "--metric", "sqnr"]));
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("raised to 16 bits: ") && said.contains("cost: "), "{said}");
+    // What is printed gives the same model without a search.
+    let found = std::fs::read(folder.path().join("out.so")).unwrap();
+    let flag = said.lines().find_map(|l| l.split_once("--precision ")).unwrap().1.to_string();
+    done(folder.path(), &[&build[..], &["--precision", &flag]].concat());
+    assert!(std::fs::read(folder.path().join("out.so")).unwrap() == found);
+}
+
+#[test]
+fn passes_are_measured_on_samples() {
+    let Some(folder) = example() else { return };
+    done(folder.path(), &[EXAMPLE, "-o", "out.so", "--calibrate", "x.npy", "--dump-dir", "dump"]);
+    let summary = std::fs::read_to_string(folder.path().join("dump/summary.txt")).unwrap();
+    let columns = |pass: &str| -> Vec<String> {
+        let line = summary.lines().find(|l| l.split_whitespace().nth(1) == Some(pass)).unwrap_or_default();
+        line.split_whitespace().skip(5).take(2).map(str::to_string).collect()
+    };
+    let model_db: f64 = columns("fold-bn")[0].parse().unwrap();
+    assert!(model_db > 90.0, "{summary}");
+    assert_eq!(columns("calibrate")[1], "same", "{summary}");
+    let last: f64 = columns("check-integer-only")[0].parse().unwrap();
+    assert!((15.0..60.0).contains(&last), "{summary}");
+    let output = qcc(folder.path(), &[EXAMPLE, "-o", "out.so", "--calibrate", "x.npy", "--measure-passes"]);
+    assert!(stderr(&output).contains("against the model"), "{}", stderr(&output));
+}
+
+#[test]
+fn tuning_is_recorded_and_can_be_given_back() {
+    let Some(folder) = example() else { return };
+    // The name of the file is in it.
+    ["tuned", "again"].iter().for_each(|name| std::fs::create_dir(folder.path().join(name)).unwrap());
+    done(folder.path(), &[EXAMPLE, "-o", "tuned/net.so", "--tune", "--save-tuning", "t.json"]);
+    done(folder.path(), &[EXAMPLE, "-o", "again/net.so", "--tuning", "t.json"]);
+    let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("tuned/net.so") == bytes("again/net.so"), "the choices found make the same model");
+
+    // A choice unlike the estimate: other code, the same results, and inspection shows it.
+    done(folder.path(), &[EXAMPLE, "-o", "plain.so"]);
+    let choice = r#"{"layers.layers.2.bn2.BatchNormalization_output_0": {"panel": 1, "strip": 1, "outer": "chunks"}}"#;
+    std::fs::write(folder.path().join("c.json"), choice).unwrap();
+    done(folder.path(), &[EXAMPLE, "-o", "other.so", "--tuning", "c.json"]);
+    assert!(done(folder.path(), &["inspect", "other.so"]).contains(r#""panel":1"#));
+    let run = |model: &str| done(folder.path(), &["run", model, "--input", "x.npy"]);
+    assert_eq!(run("plain.so"), run("other.so"));
+    let code = |model: &str| {
+        let described = done(folder.path(), &["inspect", model]);
+        described.lines().find(|line| line.contains(".text ")).map(str::to_string)
+    };
+    assert_ne!(code("plain.so"), code("other.so"), "other code");
+
+    for (text, why) in [
+        (r#"{"nowhere": {}}"#, "nowhere"),
+        (r#"{"layers.layers.2.bn2.BatchNormalization_output_0": {"strip": 3}}"#, "strip of 3 rows"),
+        (r#"{"layers.layers.2.bn2.BatchNormalization_output_0": {"panel": 9}}"#, "panel of 9"),
+        (r#"{"nowhere": {"height": 3}}"#, "height"),
+        ("nothing", "no choices for layers"),
+    ] {
+        std::fs::write(folder.path().join("c.json"), text).unwrap();
+        refused(folder.path(), &[EXAMPLE, "-o", "out.so", "--tuning", "c.json"], 2, why);
+    }
+    refused(folder.path(), &[EXAMPLE, "-o", "out.so", "--tuning", "absent.json"], 1, "absent.json");
 }
 
 #[test]
@@ -266,6 +378,19 @@ fn dumps_can_be_resumed() {
     done(folder.path(), &[EXAMPLE, "-o", "example.so", "--ranges", "r.json"]);
     let printed = done(folder.path(), &["opt", "dump/00-import.qir", "--passes", "canonicalize, fold-bn"]);
     assert!(printed.starts_with('!') || printed.starts_with("graph"), "{}", &printed[..80]);
+}
+
+#[test]
+fn code_is_shown_as_text() {
+    let Some(folder) = example() else { return };
+    let clif = done(folder.path(), &[EXAMPLE, "--emit", "clif"]);
+    assert!(clif.contains("\nfunction ") && clif.contains("block0("), "{}", &clif[..200]);
+    done(folder.path(), &[EXAMPLE, "-o", "code.s", "--target", "x86-64-v3"]);
+    let asm = std::fs::read_to_string(folder.path().join("code.s")).unwrap();
+    assert!(asm.contains("<run>:") && asm.contains("vpmaddwd"), "{}", &asm[..200]);
+    done(folder.path(), &[EXAMPLE, "--emit", "asm", "-o", "arm.txt", "--target", "aarch64"]);
+    let arm = std::fs::read_to_string(folder.path().join("arm.txt")).unwrap();
+    assert!(arm.contains("<run>:"), "{}", &arm[..200]);
 }
 
 /// Whether a program can be started here; a test that needs it says so where it cannot.

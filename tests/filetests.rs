@@ -8,6 +8,7 @@
 //! | `//~ error[Q0011]: text` | a fault on this line (one without a line: on the line of `graph`) |
 //! | `//@ passes="fold-bn, .."` | the pipeline gives the text of the `//=` lines: the graph and its remarks, or faults |
 //! | `//@ sample (dense<[1, 2]>)` | inputs to calibrate with, before `passes`; one line a sample |
+//! | `//@ precision y=16,y.weights=16` | what has 16 bits, before `passes` |
 //! | `//@ run (dense<[1, 2]>) == dense<[3]>` | evaluation of the resulting graph, the same bits on every engine |
 //! | `//@ run before (..) == ..` | evaluation of the graph as written, before any passes |
 //! | `//@ run (..) == .. within 1e-6` | the same up to an absolute difference; floats only |
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use case::{Case, Directive};
 use qcc_ir::parse::{no_files, parse as read, parse_located};
 use qcc_ir::{Diag, Diags, Graph, Level, Tensor, print};
-use qcc_passes::{Context, Pipeline, Samples};
+use qcc_passes::{Context, Pipeline, Precisions, Samples, precision};
 
 macro_rules! folders {
     ($($folder:ident),*) => {
@@ -103,6 +104,7 @@ fn check_text(text: &str) -> Result<String, String> {
     let mut case = Case::new(text)?;
     let mut result: Option<Graph> = None;
     let mut samples: Vec<Vec<Tensor>> = Vec::new();
+    let mut precision = Precisions::new();
     for directive in case.directives.clone() {
         match directive {
             Directive::Roundtrip => {
@@ -118,7 +120,7 @@ fn check_text(text: &str) -> Result<String, String> {
             }
             Directive::Passes(pipeline) => {
                 let mut graph = checked(text)?;
-                let found = match run_passes(&pipeline, &mut graph, samples.clone()) {
+                let found = match run_passes(&pipeline, &mut graph, samples.clone(), precision.clone()) {
                     Ok(remarks) => print(&graph) + &remarks,
                     Err(faults) => format!("{faults}\n"),
                 };
@@ -130,6 +132,7 @@ fn check_text(text: &str) -> Result<String, String> {
                 let types: Vec<_> = graph.inputs().iter().map(|&v| graph.ty(v).clone()).collect();
                 samples.push(run::tensors(&inputs, &types)?);
             }
+            Directive::Precision(text) => precision::parse(&text, &mut precision)?,
             Directive::Run(line) => {
                 let source;
                 let graph = match &result {
@@ -168,14 +171,20 @@ fn faults(text: &str, level: Option<Level>) -> Vec<Diag> {
 }
 
 /// Runs a pipeline; its remarks as comment lines.
-fn run_passes(pipeline: &str, graph: &mut Graph, samples: Vec<Vec<Tensor>>) -> Result<String, Diags> {
+fn run_passes(
+    pipeline: &str,
+    graph: &mut Graph,
+    samples: Vec<Vec<Tensor>>,
+    precision: Precisions,
+) -> Result<String, Diags> {
     let samples: Option<Arc<dyn Samples>> = if samples.is_empty() { None } else { Some(Arc::new(samples)) };
-    let mut cx = Context { samples, ..Context::default() };
+    let mut cx = Context { samples, precision, ..Context::default() };
     let mut remarks = String::new();
     let mut observe = |step: &qcc_passes::Step| {
         for remark in step.remarks {
             remarks += &format!("// {}: {remark}\n", step.info.name);
         }
+        Ok(())
     };
     Pipeline::parse(pipeline)?.run_observed(graph, &mut cx, usize::MAX, &mut observe)?;
     Ok(remarks)

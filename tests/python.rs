@@ -19,7 +19,12 @@ fn script(file: &str, arguments: &[&str]) {
 
 #[test]
 fn conformance() {
-    script("conformance/conformance.py", &["--score", "A", "--failures", "--require", "A=180,AB=80"]);
+    script("conformance/conformance.py", &["--score", "A", "--failures", "--require", "A=220,AB=95"]);
+}
+
+#[test]
+fn quantization_is_exact() {
+    script("conformance/conformance.py", &["--score", "B", "--failures", "--require", "B=30"]);
 }
 
 #[test]

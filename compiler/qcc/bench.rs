@@ -131,12 +131,13 @@ pub fn inputs(model: &Model) -> Vec<Tensor> {
     model.inputs().iter().map(fill).collect()
 }
 
-/// Measures runs for about `time`. `started` is when loading began.
+/// Measures runs for about `time`, and the limit of the instruction set that the model is made for. `started` is when loading began.
 pub fn measure(model: &Model, threads: usize, io: Io, time: Duration, started: Instant) -> Result<Measurement, Error> {
     let pool = pool(threads)?;
     let mut subject = Subject::new(model, &pool, io)?;
     let load = started.elapsed();
-    let peak = Peak::new(Target::native())?;
+    let level = Target::with_features(model.info().cpu_features).filter(Target::runs_here);
+    let peak = Peak::new(level.unwrap_or_else(Target::native))?;
     let limit = Limit::new(&peak, &pool);
     let (mut times, mut peaks) = (Vec::new(), Vec::new());
     let (begin, mut since) = (Instant::now(), Duration::ZERO);

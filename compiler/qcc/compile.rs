@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qcc_codegen::emit::{jit, object};
+use qcc_codegen::program::tuning::Tuning;
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Elem, Graph, Level, check_level};
@@ -13,6 +14,7 @@ use qcc_passes::{Context, Pipeline, Property, RangeTable, Samples, Step, default
 use qcc_runtime::{Manifest, Model};
 use sha2::{Digest, Sha256};
 
+use crate::budget::{Budget, Effect};
 use crate::data::Dataset;
 use crate::files;
 use crate::options::{Calibration, Mode};
@@ -28,7 +30,12 @@ pub enum Event<'a> {
         time: Duration,
     },
     /// A pass ran.
-    Pass(&'a Step<'a>),
+    Pass {
+        /// The pass, and the graph after it.
+        step: &'a Step<'a>,
+        /// What it did to the outputs, if that is measured.
+        effect: Option<Effect>,
+    },
 }
 
 /// What one pass did.
@@ -86,6 +93,14 @@ pub fn compile_observed(
     let time = start.elapsed();
     tracing::info!(ms = time.as_millis(), nodes = imported.node_count(), "imported");
     observe(&Event::Imported { graph: &imported, time });
+    for &v in imported.outputs() {
+        let constant = imported.constant(v).is_some() && imported.ty(v).is_float();
+        if constant || imported.ty(v).elements() == 0 {
+            let what = if constant { "depends on no input" } else { "has no element" };
+            let diag = Diag::new(Code::NO_INTEGER_FORM, format!("output `{}` {what}", imported.name_of(v)));
+            return Err(diag.in_file(source.file_name()).help("take it out of the model's outputs").into());
+        }
+    }
     let mut graph = imported.clone();
     let mut cx = context(&graph, options)?;
     let text = match &options.pipeline {
@@ -107,6 +122,8 @@ pub fn compile_observed(
     if !text.trim().is_empty() {
         let pipeline = Pipeline::parse(&text)?;
         report.pipeline = pipeline.to_string();
+        let samples = cx.samples.clone().filter(|s| !s.is_empty());
+        let mut budget = samples.map(|s| Budget::new(&graph, &s, options.measure_passes)).transpose()?;
         pipeline.run_observed(&mut graph, &mut cx, usize::MAX, &mut |step| {
             tracing::info!(pass = step.text, ms = step.time.as_millis(), edits = step.labels.len(), "ran");
             report.passes.push(PassReport {
@@ -119,8 +136,12 @@ pub fn compile_observed(
             if step.info.name == "fuse" {
                 quantized = Some(step.graph.clone());
             }
-            observe(&Event::Pass(step));
+            // What failed is shown too: it is what one wants to look at.
+            let effect = budget.as_mut().map_or(Ok(None), |b| b.pass(step));
+            observe(&Event::Pass { step, effect: effect.as_ref().ok().copied().flatten() });
+            effect.map(|_| ())
         })?;
+        budget.as_mut().map_or(Ok(()), Budget::settle)?;
     }
     report.range_source.clone_from(&cx.range_source);
     let name = match (&options.name, Path::new(&source.file_name()).file_stem()) {
@@ -148,6 +169,7 @@ pub fn compile_observed(
         name,
         float_edge: options.float_edge,
         shared_from: qcc_codegen::SHARED_FROM,
+        tuning: options.tuning.clone(),
         hash,
         manifest,
     };
@@ -193,6 +215,7 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
         channel_factors: BTreeMap::new(),
         observing: None,
         corrections: options.corrections,
+        precision: options.precision.clone(),
         method: options.method,
         progress: options.progress.clone(),
         threads: options.threads,
@@ -255,6 +278,28 @@ impl Compiled {
         &self.options
     }
 
+    /// The same with another tuning, recorded as if it had been given with the options.
+    pub(crate) fn with_tuning(&self, tuning: &Tuning) -> qcc_codegen::Options {
+        let mut options = self.options.clone();
+        let record = &mut options.manifest.options;
+        match tuning.is_empty() {
+            true => record.remove("tuning"),
+            false => record.insert("tuning".to_string(), crate::tune::to_json(tuning)),
+        };
+        options.hash = digest(&self.source, record, self.ranges.as_ref(), &self.report.pipeline);
+        options.tuning.clone_from(tuning);
+        options
+    }
+
+    /// Measures what the estimates might have chosen otherwise in each layer, and keeps what is faster here; returns it. Given
+    /// back as [`Options::tuning`], it makes the same model on any machine.
+    pub fn tune(&mut self) -> Result<&Tuning, Error> {
+        self.check_integer()?;
+        let tuning = crate::tune::measure(self)?;
+        self.options = self.with_tuning(&tuning);
+        Ok(&self.options.tuning)
+    }
+
     /// The exact meaning of the compiled model: evaluates the integer graph operation by operation.
     pub fn interpreter(&self) -> Evaluator {
         Evaluator::new(&self.graph).with_threads(self.threads.max(1))
@@ -297,6 +342,28 @@ impl Compiled {
         let path = path.as_ref();
         let object = self.object()?;
         files::write_all(&[(path, &object.object), (&path.with_extension("h"), object.header().as_bytes())])
+    }
+
+    /// The program in Cranelift IR, as text.
+    pub fn clif(&self) -> Result<String, Error> {
+        self.check_integer()?;
+        Ok(object::clif(&self.graph, &self.options)?)
+    }
+
+    /// Writes [`Compiled::clif`].
+    pub fn write_clif(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::write(path.as_ref(), self.clif()?.as_bytes())
+    }
+
+    /// Writes [`Compiled::asm`].
+    pub fn write_asm(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::write(path.as_ref(), self.asm()?.as_bytes())
+    }
+
+    /// The machine code of the shared object, disassembled.
+    pub fn asm(&self) -> Result<String, Error> {
+        let image = self.object()?.link("model.so")?;
+        qcc_codegen::check::listing(&image).map_err(|e| Error::new(Code::CODEGEN, e.to_string()))
     }
 
     /// Writes the integer graph as text, all constants inline.

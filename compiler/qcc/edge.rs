@@ -53,8 +53,7 @@ impl Boundary {
         let data = match (&tensor.data, self.quant) {
             (data, _) if data.holds(&self.elem) => data.clone(),
             (Data::F32(v), Some((scale, zero))) => {
-                let inverse = 1.0 / scale;
-                elements_of(v.iter().map(|&x| edge::quantize(x, inverse, zero, lo, hi).into()), &self.elem)
+                elements_of(v.iter().map(|&x| edge::quantize(x, scale, zero, lo, hi).into()), &self.elem)
             }
             (data, _) => qcc_ir::for_data!(data, v => elements_of(v.iter().map(|&x| x as f64), &self.elem)),
         };

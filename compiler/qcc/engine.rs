@@ -76,6 +76,13 @@ impl Engine {
         Ok(Engine::of_model(compiled.jit()?))
     }
 
+    /// The fastest form that runs here: machine code, or the interpreter for a model that is compiled for another CPU. They give
+    /// the same bits.
+    pub fn measuring(compiled: &Compiled) -> Result<Engine, Error> {
+        let runs_here = compiled.codegen_options().target.runs_here();
+        if runs_here { Engine::jit(compiled) } else { Ok(Engine::of_graph(compiled.graph())) }
+    }
+
     /// Runs on this many threads, 0 for one a core. The results are the same.
     pub fn with_threads(mut self, threads: usize) -> Result<Engine, Error> {
         if threads != 1 {

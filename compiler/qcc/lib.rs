@@ -27,13 +27,16 @@
 //! | [`data`] | samples from files: arrays, images, lists |
 //! | [`compare`] | the integer model against the float one, layer by layer |
 //! | [`engine`] | the forms of an integer model behind one way to run it |
+//! | [`Compiled::tune`] | measured choices for single layers, kept with the model |
 //! | [`bench`](mod@bench) | how fast, and how near the machine's limit |
 //! | [`ir`], [`passes`], [`runtime`], [`codegen`] | the crates behind it |
 
 pub mod bench;
+mod budget;
 pub mod compare;
 mod calibrate;
 mod compile;
+pub mod cost;
 pub mod data;
 pub mod dump;
 mod edge;
@@ -42,21 +45,25 @@ mod error;
 mod files;
 mod options;
 mod source;
+mod tune;
 
+pub use budget::Effect;
 pub use calibrate::calibrate;
 pub use compile::{Compiled, Event, PassReport, Report, compile, compile_observed};
 pub use error::{Error, Kind};
 pub use files::write as write_file;
 pub use options::{Calibration, Mode, Options};
 pub use source::Source;
+pub use tune::{load_tuning, save_tuning};
 
 pub use qcc_codegen as codegen;
 pub use qcc_codegen::Target;
+pub use qcc_codegen::program::tuning::Tuning;
 pub use qcc_interp::Evaluator;
 pub use qcc_ir as ir;
 pub use qcc_ir::{Diag, Graph};
 pub use qcc_onnx::ImportOptions;
 pub use qcc_passes as passes;
-pub use qcc_passes::{Corrections, Method, Observations, RangeTable, Samples, Shard};
+pub use qcc_passes::{Corrections, Method, Observations, Precision, Precisions, RangeTable, Samples, Shard};
 pub use qcc_runtime as runtime;
 pub use qcc_runtime::{Model, Pool, Tensor, TensorRef};

@@ -6,12 +6,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use qcc_codegen::Target;
+use qcc_codegen::program::tuning::Tuning;
 use qcc_ir::Range;
 use qcc_onnx::ImportOptions;
 use qcc_passes::context::Progress;
-use qcc_passes::{Corrections, Method, RangeTable, Samples};
+use qcc_passes::{Corrections, Method, Precisions, RangeTable, Samples};
 
 use crate::data::Preprocess;
+use crate::tune;
 
 /// Samples to calibrate with.
 #[derive(Clone)]
@@ -75,14 +77,20 @@ pub struct Options {
     pub method: Method,
     /// What samples correct besides ranges.
     pub corrections: Corrections,
+    /// What has 16 bits instead of 8, by name: see [`qcc_passes::precision`].
+    pub precision: Precisions,
     /// Declared ranges of inputs, by name; under an empty name, of all inputs that are not named.
     pub input_ranges: HashMap<String, Range>,
     /// How images become inputs; also declares the inputs' range where nothing else does.
     pub preprocess: Option<Preprocess>,
     /// Passes to run instead of the usual ones.
     pub pipeline: Option<String>,
+    /// Whether it is measured what every pass does to the outputs, if there are samples.
+    pub measure_passes: bool,
     /// Threads of the compiler; 0 for one a core. The result does not depend on it.
     pub threads: usize,
+    /// What measurements chose for single layers: see [`crate::Compiled::tune`].
+    pub tuning: Tuning,
     /// Told how far calibration is.
     pub progress: Option<Progress>,
 }
@@ -99,10 +107,13 @@ impl Default for Options {
             ranges: None,
             method: Method::default(),
             corrections: Corrections::default(),
+            precision: Precisions::new(),
             input_ranges: HashMap::new(),
             preprocess: None,
             pipeline: None,
+            measure_passes: false,
             threads: 0,
+            tuning: Tuning::new(),
             progress: None,
         }
     }
@@ -114,11 +125,14 @@ impl Options {
         let mut record = BTreeMap::new();
         let mut put = |name: &str, value: String| record.insert(name.to_string(), value);
         put("target", self.target.name().to_string());
-        put("wide", self.target.wide.to_string());
+        put("vectors", self.target.vectors.to_string());
         put("io", if self.float_edge { "float" } else { "int" }.to_string());
         put("method", self.method.to_string());
         if self.mode != Mode::default() {
             put("mode", self.mode.name().to_string());
+        }
+        if !self.tuning.is_empty() {
+            put("tuning", tune::to_json(&self.tuning));
         }
         if let Some(pipeline) = &self.pipeline {
             put("passes", pipeline.clone());
@@ -132,6 +146,7 @@ impl Options {
         let dims = |d: &[usize]| d.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
         list("shape", self.shapes.shapes.iter().map(|(n, d)| format!("{n}={}", dims(d))).collect());
         list("dim", self.shapes.dims.iter().map(|(n, d)| format!("{n}={d}")).collect());
+        list("precision", self.precision.iter().map(|(n, p)| format!("{n}={}", p.bits())).collect());
         list("input-range", self.input_ranges.iter().map(|(n, r)| format!("{n}={:?}:{:?}", r.min, r.max)).collect());
         record
     }

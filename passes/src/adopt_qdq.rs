@@ -1,6 +1,6 @@
 //! Brings a model that is quantized already into the form that the other passes work on: real numbers between
-//! `quant.dcast` and `quant.qcast`, all activations in 8 bits without a sign, and a cast wherever the model's own scales
-//! can stand. Scales and zero points are the model's.
+//! `quant.dcast` and `quant.qcast`, all activations as u8 or, where they have 16 bits, as i16, and a cast wherever the model's own
+//! scales can stand. Scales and zero points are the model's.
 //!
 //! ```text
 //! %x.dq = quant.dcast(%x)              : f32               // x: !quant.uniform<i8:f32, 0.5:-3>
@@ -18,25 +18,28 @@
 //!
 //! | step | exact | module |
 //! |---|---|---|
+//! | layers whose operand is quantized by scales of each run become layers of real numbers | one rounding less; reported as a remark | `dynamic` |
 //! | casts and movement of constants are evaluated; a matrix product with constant weights becomes `nn.linear` | yes | `constants` |
-//! | codes with a sign are shifted by half of their range, codes of 4 bits are stored in 8 | yes | here |
-//! | codes of 16 bits become codes of 8 bits with the same range | no; reported as a remark | here |
+//! | codes of 8 bits with a sign and of 16 without are shifted by half of their range, codes of 4 bits are stored in 8 | yes | here |
 //! | equal casts of one value become one; of unequal ones, the others rescale the first | yes; one rounding more | here |
 //! | a cast before a clamp or data movement: `q (f x) = q (f (dq (q x)))` where `f` keeps the order of numbers | yes | `chains` |
 
 pub(crate) mod chains;
 pub(crate) mod constants;
+mod dynamic;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
+use qcc_ir::{Attrs, Data, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
 
-use crate::{Context, Pass, diag_at, quantize};
+use crate::{Context, Pass, diag_at};
 
 /// The pass `adopt-qdq`.
 pub struct AdoptQdq;
 
 impl Pass for AdoptQdq {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
+        dynamic::take_out(edit);
+        edit.remove_dead();
         computed_scales(edit.graph())?;
         constants::evaluate(edit);
         edit.remove_dead();
@@ -55,42 +58,34 @@ impl Pass for AdoptQdq {
 
 /// Scales that the model computes from each input have no place in a network of integers.
 fn computed_scales(g: &Graph) -> Result<(), Diags> {
-    let origin = |n: &NodeId| g.node(*n).origin.as_ref().filter(|o| o.op == "DynamicQuantizeLinear").is_some();
+    let origin = |n: &NodeId| g.node(*n).origin.as_ref().filter(|o| o.op == dynamic::ORIGIN).is_some();
     let Some(n) = g.order().into_iter().find(|n| origin(n)) else { return Ok(()) };
-    let message = "the scales of DynamicQuantizeLinear are computed from each input, which integers alone cannot do";
+    let message = "the scales of DynamicQuantizeLinear are computed from each input and used by more than a layer";
     let diag = diag_at(g, n, Code::NO_INTEGER_FORM, message);
     Err(diag.help("give the float model that it was made from, or one that is quantized statically").into())
 }
 
-/// An activation's type in 8 bits, and how codes of the old type become codes of the new one.
-fn in_bytes(u: &Uniform) -> Result<(Uniform, Recode), String> {
+/// The type in which an activation is computed, and by how much its codes are greater there.
+fn computed_in(u: &Uniform) -> Result<(Uniform, i64), String> {
     let alike = u.scales.iter().all(|&s| s == u.scale()) && u.zero_points.iter().all(|&z| z == u.zero_point());
     if !alike {
         return Err(format!("an activation of {} scales has no integer form", u.scales.len()));
     }
-    let shift = match (u.storage, u.max - u.min) {
-        (Int::U8 | Int::U4, _) => 0,
-        (Int::I8, _) => 128,
-        (Int::I4, _) => 8,
-        (Int::I16, _) | (Int::I32, 65535) => return Ok((Uniform::u8_for(u.range()), Recode::Narrow)),
+    let (storage, shift) = match (u.storage, u.max - u.min) {
+        (Int::U8 | Int::U4, _) => (Int::U8, 0),
+        (Int::I8, _) => (Int::U8, 128),
+        (Int::I4, _) => (Int::U8, 8),
+        (Int::I16, _) => (Int::I16, 0),
+        (Int::I32, 65535) => (Int::I16, -32768),
         (Int::I32 | Int::I64, _) => {
             return Err(format!("an activation of {} bits has no integer form", u.storage.bits()));
         }
     };
-    let one = Uniform::per_tensor(Int::U8, u.scale(), u.zero_point() + shift);
-    Ok((Uniform { min: u.min + shift, max: u.max + shift, ..one }, Recode::Shift(shift)))
+    let one = Uniform::per_tensor(storage, u.scale(), u.zero_point() + shift);
+    Ok((Uniform { min: u.min + shift, max: u.max + shift, ..one }, shift))
 }
 
-/// How codes of one type become codes of another.
-#[derive(Clone, Copy, PartialEq)]
-enum Recode {
-    /// By adding a number.
-    Shift(i64),
-    /// By rounding to fewer bits.
-    Narrow,
-}
-
-/// Gives every activation a type of 8 bits without a sign.
+/// Gives every activation the type in which it is computed.
 fn activations(edit: &mut Edit) -> Result<(), Diags> {
     let mut faults = Diags::default();
     for v in edit.graph().values().collect::<Vec<_>>() {
@@ -99,7 +94,7 @@ fn activations(edit: &mut Edit) -> Result<(), Diags> {
         if matches!(g.def(v), Def::Const(_)) && is_parameter(g, v) {
             continue;
         }
-        let (bytes, recode) = match in_bytes(&uniform) {
+        let (to, shift) = match computed_in(&uniform) {
             Ok(found) => found,
             Err(message) => {
                 let diag = Diag::new(Code::NO_INTEGER_FORM, format!("%{}: {message}", g.name_of(v)));
@@ -107,14 +102,10 @@ fn activations(edit: &mut Edit) -> Result<(), Diags> {
                 continue;
             }
         };
-        if *uniform == bytes || !edit.begin(format!("adopt-qdq: %{} in 8 bits", edit.graph().name_of(v))) {
+        if *uniform == to || !edit.begin(format!("adopt-qdq: %{} as {}", edit.graph().name_of(v), to.storage.name())) {
             continue;
         }
-        if recode == Recode::Narrow {
-            let remark = format!("%{} has 16 bits and is computed in 8 of the same range", edit.graph().name_of(v));
-            edit.remark(remark);
-        }
-        retype(edit, v, &uniform, &bytes, recode);
+        retype(edit, v, &to, shift);
     }
     faults.into_result()
 }
@@ -129,17 +120,17 @@ fn is_parameter(g: &Graph, c: ValueId) -> bool {
     })
 }
 
-fn retype(edit: &mut Edit, v: ValueId, from: &Uniform, to: &Uniform, recode: Recode) {
-    let code = |q: i64| match recode {
-        Recode::Shift(shift) => q + shift,
-        Recode::Narrow => i64::from(quantize::code((q - from.zero_point()) as f32 * from.scale(), to)),
-    };
+fn retype(edit: &mut Edit, v: ValueId, to: &Uniform, shift: i64) {
     let g = edit.graph();
     if let Some(tensor) = g.constant(v).cloned() {
         let Some(codes) = constants::codes(&tensor) else { return };
-        let codes = codes.into_iter().map(|q| code(q).clamp(0, 255) as u8).collect();
-        let name = format!("{}.u8", g.name_of(v));
-        let tensor = Tensor::new(&tensor.dims, qcc_ir::Data::U8(codes));
+        let codes = codes.into_iter().map(|q| (q + shift).clamp(to.min, to.max));
+        let name = format!("{}.{}", g.name_of(v), to.storage.name());
+        let data = match to.storage {
+            Int::I16 => Data::I16(codes.map(|q| q as i16).collect()),
+            _ => Data::U8(codes.map(|q| q as u8).collect()),
+        };
+        let tensor = Tensor::new(&tensor.dims, data);
         let new = edit.add_typed_const(&name, tensor, Elem::Uniform(to.clone().into()));
         edit.replace_uses(v, new);
         return;
@@ -147,7 +138,7 @@ fn retype(edit: &mut Edit, v: ValueId, from: &Uniform, to: &Uniform, recode: Rec
     if let Some(n) = g.producer(v).filter(|&n| g.op(n) == Opcode::Pad) {
         // On quantized types the value is a code.
         let attrs = g.node(n).attrs.clone();
-        let value = code(attrs.float("value") as i64);
+        let value = attrs.float("value") as i64 + shift;
         edit.set_op(n, Opcode::Pad, attrs.with("value", value as f32));
     }
     edit.set_elem(v, Elem::Uniform(to.clone().into()));

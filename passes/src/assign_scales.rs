@@ -1,4 +1,5 @@
-//! Turns ranges into scales and zero points: `u8`, asymmetric, per tensor (Jacob et al. 2018, section 2.1).
+//! Turns ranges into scales and zero points: `u8`, asymmetric, per tensor (Jacob et al. 2018, section 2.1), or `i16` for what is
+//! to have 16 bits (`precision`).
 //!
 //! ```text
 //! %conv = nn.conv2d(%x, @w, @b) : tensor<1x8x4x4x!quant.calibrated<f32<-2.0:3.0>>>
@@ -16,17 +17,24 @@
 //!
 //! A shared type covers the ranges of all its values, except of those that are clamped anyway. A concat operand that keeps
 //! its own type gets a `quant.scast`. Functions with a natural range (logistic, softmax, tanh) keep to it.
+//!
+//! Values share 16 bits as they share a type; into a concat of another precision, or an operator that knows 8 bits only, a value
+//! goes through a `quant.scast`. A type of 16 bits covers twice what was seen: it has codes to spare, and a method that clips for
+//! the sake of finer codes (`mse`, `percentile`), or an input beyond all samples, would lose more. Weights of 16 bits are quantized here, to `i16` in [-32512, 32512].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use qcc_ir::diag::Code;
 use qcc_ir::ops::{Move, Pool, Reduce};
 use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Uniform, ValueId};
 
 use crate::calibrate::activations;
+use crate::insert_qdq::fine;
+use crate::precision::{Wanted, gives_16, is_16, reads_16};
 use crate::quantize;
-use crate::rewrite::floats;
-use crate::{Context, Pass};
+use crate::rewrite::{floats, origin_of};
+use crate::{Context, Pass, RangeTable, diag_at};
 
 /// Extent below which a range counts as zero: no scale that follows from it could be told from another.
 const LEAST_SPAN: f32 = 1e-12;
@@ -35,8 +43,13 @@ const LEAST_SPAN: f32 = 1e-12;
 pub struct AssignScales;
 
 impl Pass for AssignScales {
-    fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
-        let types = Ties::new(edit.graph()).types();
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
+        let wanted = Wanted::find(edit.graph(), &cx.precision)?;
+        let mut ties = Ties::new(edit.graph(), &wanted, cx.ranges.as_ref());
+        let remarks = ties.refused();
+        let types = ties.types(true);
+        let narrow: HashMap<ValueId, Arc<Uniform>> = ties.types(false).into_iter().collect();
+        remarks.into_iter().for_each(|r| edit.remark(r));
         if !edit.begin(format!("assign-scales: {} values", types.len())) {
             return Ok(());
         }
@@ -48,9 +61,47 @@ impl Pass for AssignScales {
                 settle_operands(edit, n);
             }
         }
+        let mut faults = Diags::default();
+        for n in edit.graph().order() {
+            narrow_operands(edit, n, &narrow);
+            if matches!(edit.graph().op(n), Opcode::Conv2d | Opcode::Linear)
+                && wanted.weights_16(n)
+                && let Err(message) = fine_weights(edit, n)
+            {
+                faults.0.push(diag_at(edit.graph(), n, Code::NO_INTEGER_FORM, message));
+            }
+        }
+        faults.into_result()?;
         edit.remove_dead();
         Ok(())
     }
+}
+
+/// What an operation cannot read in 16 bits it gets in 8, in the type that the value would have if it were not to have more.
+fn narrow_operands(edit: &mut Edit, n: NodeId, types: &HashMap<ValueId, Arc<Uniform>>) {
+    for (i, v) in edit.graph().operands(n).into_iter().enumerate() {
+        let g = edit.graph();
+        let Some(narrow) = types.get(&v).filter(|_| is_16(g, v) && !reads_16(g, n, i)) else { continue };
+        let remark = format!("%{} is read in 8 bits: `{}` has no form of 16", g.name_of(v), g.op(n).name());
+        let (name, ty, origin) =
+            (format!("{}.s", g.name_of(v)), g.ty(v).with_elem(Elem::Uniform(narrow.clone())), origin_of(g, v));
+        edit.remark(remark);
+        let narrow = edit.add(Opcode::SCast, &[v], Attrs::new(Opcode::SCast), &name, ty, origin);
+        edit.set_operand(n, i, narrow);
+    }
+}
+
+/// The weights of a layer in 16 bits.
+fn fine_weights(edit: &mut Edit, n: NodeId) -> Result<(), String> {
+    let g = edit.graph();
+    let scale = |v: ValueId| g.ty(v).uniform().map_or(1.0, |u| f64::from(u.scale()));
+    let operands = g.operands(n);
+    let Some((tensor, w)) = floats(g, operands[1]) else { return Ok(()) };
+    let weights = fine(tensor, w, scale(operands[0]), scale(g.result(n)))?;
+    let name = format!("{}.q", g.name_of(operands[1]));
+    let w = edit.add_typed_const(&name, weights.codes, Elem::Uniform(weights.uniform));
+    edit.set_operand(n, 1, w);
+    Ok(())
 }
 
 /// Operands of data movement get the type of the result: constants are quantized, others rescaled.
@@ -91,18 +142,63 @@ struct Ties<'g> {
     values: Vec<ValueId>,
     place: HashMap<ValueId, usize>,
     parent: Vec<usize>,
+    /// Of the values: which are to have 16 bits, as far as can be seen from them alone.
+    wanted: Vec<bool>,
+    /// Of the roots: what its set has.
+    wide: Vec<bool>,
+    seen: Option<&'g RangeTable>,
 }
 
 impl<'g> Ties<'g> {
-    fn new(g: &'g Graph) -> Ties<'g> {
+    fn new(g: &'g Graph, wanted: &Wanted, seen: Option<&'g RangeTable>) -> Ties<'g> {
         let values = activations(g);
         let place = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
         let parent = (0..values.len()).collect();
-        let mut ties = Ties { g, values, place, parent };
+        let wanted = values.iter().map(|&v| wanted.value_16(v)).collect();
+        let mut ties = Ties { g, values, place, parent, wanted, wide: Vec::new(), seen };
+        // What would bring different precisions together comes when they are known.
+        let mut loose = Vec::new();
         for n in g.order() {
-            ties.tie_node(n);
+            ties.tie_node(n, &mut loose);
+        }
+        ties.wide = vec![false; ties.values.len()];
+        for i in 0..ties.values.len() {
+            let root = ties.root(i);
+            ties.wide[root] |= ties.wanted[i];
+        }
+        for i in 0..ties.values.len() {
+            if ties.cannot(i) {
+                let root = ties.root(i);
+                ties.wide[root] = false;
+            }
+        }
+        for (a, b) in loose {
+            let [i, j] = [a, b].map(|v| ties.place.get(&v).copied().map(|i| ties.root(i)));
+            if i.zip(j).is_some_and(|(i, j)| ties.wide[i] == ties.wide[j]) {
+                ties.tie(a, b);
+            }
         }
         ties
+    }
+
+    /// True if value `i` comes from an operation that has no result of 16 bits.
+    fn cannot(&self, i: usize) -> bool {
+        self.g.producer(self.values[i]).is_some_and(|n| !gives_16(self.g, n))
+    }
+
+    /// Remarks on what was to have 16 bits and has 8.
+    fn refused(&mut self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        for i in 0..self.values.len() {
+            let root = self.root(i);
+            if self.wanted[i] && !self.wide[root] {
+                let because = (0..self.values.len()).find(|&j| self.cannot(j) && self.root(j) == root);
+                let op = because.and_then(|j| self.g.producer(self.values[j])).map_or("", |n| self.g.op(n).name());
+                let name = self.g.name_of(self.values[i]);
+                remarks.push(format!("%{name} keeps 8 bits: `{op}` has no result of 16"));
+            }
+        }
+        remarks
     }
 
     fn root(&mut self, mut i: usize) -> usize {
@@ -120,19 +216,16 @@ impl<'g> Ties<'g> {
         }
     }
 
-    fn tie_node(&mut self, n: NodeId) {
+    fn tie_node(&mut self, n: NodeId, loose: &mut Vec<(ValueId, ValueId)>) {
         let g = self.g;
         let y = g.result(n);
         let operands = g.operands(n);
         if selects(g.op(n)) {
             match g.op(n) {
-                Opcode::Concat => {
-                    for v in operands.into_iter().filter(|&v| into_concat(g, v, y)) {
-                        self.tie(v, y);
-                    }
-                }
+                Opcode::Concat => loose.extend(operands.into_iter().filter(|&v| into_concat(g, v, y)).map(|v| (v, y))),
                 // What is chosen from may be a constant, which takes any type.
-                Opcode::Where => operands[..2].iter().for_each(|&v| self.tie(v, y)),
+                Opcode::Where => loose.extend(operands[..2].iter().map(|&v| (v, y))),
+                _ if !gives_16(g, n) => loose.push((operands[0], y)),
                 _ => self.tie(operands[0], y),
             }
         } else if clamps(g.op(n)) && operands.iter().all(|&v| g.only_user(v).is_some() && is_free(g, v)) {
@@ -140,17 +233,22 @@ impl<'g> Ties<'g> {
         }
     }
 
-    /// The type of each value.
-    fn types(mut self) -> Vec<(ValueId, Arc<Uniform>)> {
+    /// The type of each value, or what it would be in 8 bits.
+    fn types(&mut self, precise: bool) -> Vec<(ValueId, Arc<Uniform>)> {
         let mut ranges: HashMap<usize, Range> = HashMap::new();
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
-            if let Some(range) = demand(self.g, v) {
+            let wide = (precise && self.wide[root]).then_some(self.seen);
+            if let Some(range) = demand(self.g, v, wide) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
         }
+        let uniform = |root: usize, range: Range| match precise && self.wide[root] {
+            true => Uniform::i16_for(workable(range)),
+            false => Uniform::u8_for(workable(range)),
+        };
         let types: HashMap<usize, Arc<Uniform>> =
-            ranges.into_iter().map(|(root, range)| (root, Arc::new(Uniform::u8_for(workable(range))))).collect();
+            ranges.into_iter().map(|(root, range)| (root, Arc::new(uniform(root, range)))).collect();
         let values = self.values.clone().into_iter().enumerate();
         values.filter_map(|(i, v)| Some((v, types.get(&self.root(i))?.clone()))).collect()
     }
@@ -163,16 +261,16 @@ pub(crate) fn workable(range: Range) -> Range {
 }
 
 /// Operators whose results are some of the operand's elements.
-pub(crate) fn selects(op: Opcode) -> bool {
+pub fn selects(op: Opcode) -> bool {
     match op.info().class {
-        Class::Move(Move::Cast | Move::TopKIndex | Move::ArgMax) => false,
+        Class::Move(Move::Cast | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex) => false,
         Class::Move(_) | Class::Pool(Pool::Max) | Class::Reduce(Reduce::Max | Reduce::Min) => true,
         _ => false,
     }
 }
 
 /// Operators that clamp their operand.
-pub(crate) fn clamps(op: Opcode) -> bool {
+pub fn clamps(op: Opcode) -> bool {
     matches!(op, Opcode::Relu | Opcode::Clip)
 }
 
@@ -207,9 +305,33 @@ fn span(g: &Graph, v: ValueId) -> f32 {
 /// What lies this far below the greatest argument of a softmax vanishes: `exp(-24)` is below 2^-34.
 const SOFTMAX_SPAN: f32 = 24.0;
 
-/// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type.
-fn demand(g: &Graph, v: ValueId) -> Option<Range> {
+/// How much further than what was seen a type of 16 bits reaches: it has a bit to spare, and other inputs have other ranges.
+const ROOM: f32 = 2.0;
+
+/// The range that a value of 16 bits is to cover, from the one that one of 8 bits is.
+fn roomy(g: &Graph, v: ValueId, range: Range, table: Option<&RangeTable>) -> Range {
+    let seen = table.and_then(|table| table.values.get(g.name_of(v))).and_then(|e| e.seen_min.zip(e.seen_max));
+    let seen = seen.map(|(min, max)| Range { min, max }).filter(|r| r.is_valid());
+    let range = seen.map_or(range, |seen| range.union(seen)).with_zero();
+    let (mut least, mut greatest) = (f32::MIN, f32::MAX);
+    if let Some(n) = g.producer(v) {
+        match g.op(n) {
+            Opcode::Relu => least = 0.0,
+            Opcode::Clip => (least, greatest) = (g.node(n).attrs.float("min"), g.node(n).attrs.float("max")),
+            _ => {}
+        }
+    }
+    let wider = Range { min: (range.min * ROOM).max(least.min(0.0)), max: (range.max * ROOM).min(greatest.max(0.0)) };
+    if wider.is_valid() { wider } else { range }
+}
+
+/// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type. `wide` has the table
+/// of what was seen, if there is one, where the type has 16 bits.
+fn demand(g: &Graph, v: ValueId, wide: Option<Option<&RangeTable>>) -> Option<Range> {
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
+    if let Some(table) = wide {
+        range = roomy(g, v, range, table);
+    }
     if g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
         range.min = range.min.max(range.max - SOFTMAX_SPAN);
     }
@@ -217,7 +339,7 @@ fn demand(g: &Graph, v: ValueId) -> Option<Range> {
         && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather | Opcode::Where))
     {
         let y = g.result(n);
-        return if clamps(g.op(n)) { None } else { demand(g, y) };
+        return if clamps(g.op(n)) { None } else { demand(g, y, wide) };
     }
     let Some(n) = g.producer(v) else { return Some(range) };
     Some(match g.op(n) {

@@ -15,13 +15,13 @@
 //! | `q t (dq x) = s t x` otherwise | yes, by the meaning of `quant.scast` |
 //! | `s u (s t x) = s u x` | no: one rounding less |
 //! | `move (dq x) = dq (move x)` for what only selects elements, maxima among them | yes, if padding is representable |
-//! | `q t (concat a b) = concat (q t a) (q t b)` | yes |
+//! | `q t (concat a b) = concat (q t a) (q t b)`, and for padding and selection by a condition | yes: what pads is rounded as any element is |
 
 use egg::{Id, Rewrite, Subst, rewrite};
 use qcc_ir::{Diags, Edit, Opcode};
 
 use crate::assign_scales::selects;
-use crate::terms::{By, Facts, Kind, Term, Terms, dequantized, real_terms, rewrite_regions};
+use crate::terms::{By, Facts, Kind, Site, Term, Terms, dequantized, real_terms, rewrite_regions};
 use crate::{Context, Pass, quantize};
 
 /// The pass `cancel-qdq`.
@@ -41,7 +41,7 @@ pub(crate) fn rules(exact: bool) -> Vec<Rewrite<Term, Facts>> {
         rewrite!("cancel-unequal"; "(q ?t (dq ?x))" => "(s ?t ?x)" if of_type("?t", "?x", false)),
         rewrite!("drop-rescale"; "(s ?t ?x)" => "?x" if of_type("?t", "?x", true)),
         rewrite!("move-quantized"; "?x" => { By(move_quantized) }),
-        rewrite!("split-concat"; "(q ?t ?x)" => { By(split_concat) }),
+        rewrite!("quantize-operands"; "(q ?t ?x)" => { By(quantize_operands) }),
     ];
     if !exact {
         rules.push(rewrite!("merge-rescale"; "(s ?u (s ?t ?x))" => "(s ?u ?x)"));
@@ -68,7 +68,7 @@ fn move_quantized(egraph: &mut Terms, class: Id) -> Option<Id> {
     let uniform = egraph.analysis.uniform(ty);
     if operation.op == Opcode::Pad {
         let value = operation.attrs.float("value");
-        let code = u8::try_from(quantize::code(value, uniform)).ok()?;
+        let code = quantize::code(value, uniform);
         if quantize::real(code, uniform) != value {
             return None;
         }
@@ -91,17 +91,20 @@ fn move_quantized(egraph: &mut Terms, class: Id) -> Option<Id> {
     Some(egraph.add(Term::Dequantize([moved])))
 }
 
-fn split_concat(egraph: &mut Terms, class: Id) -> Option<Id> {
+fn quantize_operands(egraph: &mut Terms, class: Id) -> Option<Id> {
     let casts = egraph[class].nodes.iter().find_map(|t| match t {
         Term::Quantize([t, x]) => {
-            let mut concats = real_terms(egraph, *x).into_iter();
-            Some((*t, concats.find(|(s, _)| egraph.analysis.site(*s).op == Opcode::Concat)?))
+            let mut moves = real_terms(egraph, *x).into_iter();
+            let any = |s: Site| matches!(egraph.analysis.site(s).op, Opcode::Concat | Opcode::Pad | Opcode::Where);
+            Some((*t, moves.find(|(s, _)| any(*s))?))
         }
         _ => None,
     });
     let (ty, (site, children)) = casts?;
-    let parts = children.into_iter().map(|c| egraph.add(Term::Quantize([ty, c])));
-    let parts: Vec<Id> = parts.collect();
+    // A condition is no real.
+    let data = if egraph.analysis.site(site).op == Opcode::Where { 2 } else { children.len() };
+    let parts = children.into_iter().enumerate();
+    let parts: Vec<Id> = parts.map(|(i, c)| if i < data { egraph.add(Term::Quantize([ty, c])) } else { c }).collect();
     let children: Vec<Id> = [ty].into_iter().chain(parts).collect();
     Some(egraph.add(Term::Exact(site, children.into())))
 }

@@ -10,6 +10,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Range, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::Precisions;
 use crate::observations::{Observations, Shard};
 
 /// Told how much of a long piece of work is done, and of how much.
@@ -216,6 +217,8 @@ pub struct Context {
     pub observing: Option<Option<Shard>>,
     /// Corrections that the usual pipeline makes.
     pub corrections: Corrections,
+    /// What has 16 bits instead of 8, by name.
+    pub precision: Precisions,
     /// How `calibrate` chooses a range, unless its options say otherwise.
     pub method: Method,
     /// Where to report progress.

@@ -20,12 +20,10 @@
 //! | `f t x = x` where the table of `f` from the type of `x` to `t` is the identity | yes: a rectifier or clip that saturation does |
 //! | `s u (q t r) = q u r` | no: one rounding less; left out with `exact` |
 
-use std::sync::Arc;
-
 use egg::{Id, Rewrite, rewrite};
 use qcc_ir::{Class, Def, Diags, Edit, Int, Opcode};
 
-use crate::assign_scales::selects;
+use crate::assign_scales::{clamps, selects};
 use crate::terms::{By, Facts, Kind, Site, Term, Terms, dequantized, real_terms, rewrite_regions};
 use crate::{Context, Options, Pass, cancel_qdq, quantize};
 
@@ -134,9 +132,20 @@ fn saturation_clamps(egraph: &mut Terms, class: Id) -> Option<Id> {
         }
         let operation = egraph.analysis.site(*site);
         let Class::Unary(f) = operation.op.info().class else { return None };
-        let byte = |u: &Arc<qcc_ir::Uniform>| u.storage == Int::U8 && u.axis.is_none();
-        if !byte(from) {
+        if from.axis.is_some() {
             return None;
+        }
+        match from.storage {
+            Int::U8 => {}
+            // What keeps the order of numbers and the ends of the range keeps all in between.
+            Int::I16 if clamps(operation.op) => {
+                let keeps = |q: i64| {
+                    let q = q as i32;
+                    quantize::code(f(&operation.attrs, quantize::real(q, from)), to) == q
+                };
+                return (keeps(from.min) && keeps(from.max)).then_some(x);
+            }
+            _ => return None,
         }
         let table = quantize::table(from, to, |v| f(&operation.attrs, v));
         table.iter().enumerate().all(|(q, &y)| q == usize::from(y)).then_some(x)

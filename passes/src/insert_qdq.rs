@@ -14,6 +14,8 @@
 //! Weights are symmetric in `[-127, 127]`, one scale an output channel: `Sw[c] = max|w[c]| / 127`. A bias has the scale
 //! `Sx * Sw[c]` of the accumulators (Jacob et al. 2018, section 2.4). A channel whose weights almost vanish gets a greater
 //! scale, so that its bias fits the accumulator and its requantization factor `Sx * Sw[c] / Sy` keeps its precision.
+//! A layer whose operand or result has 16 bits, or its weights, which then come as `i16` (`assign-scales`), sums in 64 bits: its
+//! scales follow the weights alone down to channels that vanish, and its bias is `i64` where the products have more than 16 bits.
 //! There is one `quant.dcast` for each use: real values have one reader each.
 
 use std::sync::Arc;
@@ -21,12 +23,18 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::Dialect;
 use qcc_ir::{Attrs, Data, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Uniform, ValueId};
+use qcc_num::wide;
 
+use crate::adopt_qdq::constants::codes;
+use crate::precision::is_16;
 use crate::rewrite::floats;
 use crate::{Context, Pass, diag_at};
 
 /// Least requantization factor: its multiplier keeps at least 18 bits before a common shift.
 const LEAST_FACTOR: f64 = 1.0 / (1u32 << 20) as f64;
+
+/// Greatest weight of 16 bits: two signed bytes.
+const FINE: f64 = 127.0 * 256.0;
 
 /// Greatest accumulator that a bias may take up by itself.
 pub(crate) const GREATEST_BIAS: f64 = (1u32 << 29) as f64;
@@ -127,6 +135,7 @@ fn parameters(edit: &mut Edit, n: NodeId, result: Option<&Uniform>) -> Result<()
     let x = g.ty(operands[0]).uniform().cloned();
     let bias = operands.get(2).map(|&b| constant(g, b)).transpose()?.map(|(_, b)| b);
     let sx = x.as_deref().map_or(1.0, |u| f64::from(u.scale()));
+    let is_fine = is_16(g, operands[0]) || is_16(g, operands[1]) || result.is_some_and(|u| u.storage == Int::I16);
     let (scales, weights) = match g.ty(operands[1]).uniform().filter(|_| g.constant(operands[1]).is_some()) {
         Some(u) => (u.scales.clone(), None),
         None => {
@@ -134,7 +143,7 @@ fn parameters(edit: &mut Edit, n: NodeId, result: Option<&Uniform>) -> Result<()
             (weights.uniform.scales.clone(), Some(weights))
         }
     };
-    let bias = bias.map(|b| quantized_bias(b, sx, &scales));
+    let bias = bias.map(|b| if is_fine { fine_bias(b, sx, &scales) } else { quantized_bias(b, sx, &scales) });
     let (w_name, b_name) = (name_of(g, operands[1]), operands.get(2).map(|&b| name_of(g, b)));
     if let Some(weights) = weights {
         let w = edit.add_typed_const(&w_name, weights.codes, Elem::Uniform(weights.uniform));
@@ -165,7 +174,12 @@ impl Weights {
         let (tensor, w) = constant(g, operands[1])?;
         let bias = operands.get(2).map(|&b| constant(g, b)).transpose()?.map(|(_, b)| b);
         let scale = |u: Option<&Uniform>| u.map_or(1.0, |u| f64::from(u.scale()));
-        let scales = weight_scales(tensor, w, bias, scale(x), scale(y))?;
+        let wide = |u: Option<&Uniform>| u.is_some_and(|u| u.storage == Int::I16);
+        let scales = match wide(x) || wide(y) {
+            // Sums of 64 bits: any bias fits.
+            true => scales_of(tensor, w, None, 127.0, wide::LEAST_FACTOR * scale(y) / scale(x))?,
+            false => weight_scales(tensor, w, bias, scale(x), scale(y))?,
+        };
         Ok(quantized_weights(tensor, w, scales))
     }
 
@@ -178,10 +192,10 @@ impl Weights {
 
     /// What the integers stand for.
     pub(crate) fn real(&self) -> Tensor {
-        let codes = self.codes.as_i8().unwrap_or_default();
+        let codes = codes(&self.codes).unwrap_or_default();
         let row = (codes.len() / self.uniform.scales.len().max(1)).max(1);
-        let real = |(i, &q): (usize, &i8)| f32::from(q) * self.uniform.scales[i / row];
-        Tensor::f32(&self.codes.dims, codes.iter().enumerate().map(real).collect())
+        let real = codes.iter().enumerate().map(|(i, &q)| q as f32 * self.uniform.scales[i / row]);
+        Tensor::f32(&self.codes.dims, real.collect())
     }
 }
 
@@ -197,6 +211,18 @@ pub(crate) fn weight_scales(
     sx: f64,
     sy: f64,
 ) -> Result<Vec<f32>, String> {
+    scales_of(tensor, w, bias.map(|b| (b, sx)), 127.0, LEAST_FACTOR * sy / sx)
+}
+
+/// Scales that give the greatest weight of each channel the code `greatest`, but none below `least` or one for which its bias, in
+/// units of a scale `sx` of the operand, exceeds the accumulators.
+fn scales_of(
+    tensor: &Tensor,
+    w: &[f32],
+    bias: Option<(&[f32], f64)>,
+    greatest: f64,
+    least: f64,
+) -> Result<Vec<f32>, String> {
     let channels = tensor.dims.first().copied().unwrap_or(0);
     let row = w.len() / channels.max(1);
     let mut scales = Vec::with_capacity(channels);
@@ -204,12 +230,12 @@ pub(crate) fn weight_scales(
         let largest = w[c * row..(c + 1) * row]
             .iter()
             .fold(0.0f64, |m, &x| if x.is_finite() { m.max(f64::from(x).abs()) } else { f64::NAN });
-        let b = bias.map_or(0.0, |b| f64::from(b[c]).abs());
+        let b = bias.map_or(0.0, |(b, sx)| f64::from(b[c]).abs() / sx);
         if !(largest + b).is_finite() || w[c * row..(c + 1) * row].iter().any(|x| !x.is_finite()) {
             return Err(format!("the parameters of output channel {c} are not finite"));
         }
-        let least = (LEAST_FACTOR * sy / sx).max(b / (sx * GREATEST_BIAS));
-        scales.push(((largest / 127.0).max(least) as f32).max(f32::MIN_POSITIVE));
+        let least = least.max(b / GREATEST_BIAS);
+        scales.push(((largest / greatest).max(least) as f32).max(f32::MIN_POSITIVE));
     }
     Ok(scales)
 }
@@ -217,11 +243,34 @@ pub(crate) fn weight_scales(
 /// Weights with one scale an output channel.
 pub(crate) fn quantized_weights(tensor: &Tensor, w: &[f32], scales: Vec<f32>) -> Weights {
     let row = w.len() / scales.len().max(1);
-    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, 1.0 / scales[i / row], 0, -127, 127) as i8;
+    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, scales[i / row], 0, -127, 127) as i8;
     let codes = Tensor::new(&tensor.dims, Data::I8(w.iter().enumerate().map(code).collect()));
     let zero_points = vec![0; scales.len()];
     let uniform = Uniform { storage: Int::I8, min: -127, max: 127, axis: Some(0), scales, zero_points };
     Weights { codes, uniform: Arc::new(uniform) }
+}
+
+/// Weights of 16 bits with one scale an output channel, between scales of the operand and the result.
+pub(crate) fn fine(tensor: &Tensor, w: &[f32], sx: f64, sy: f64) -> Result<Weights, String> {
+    let scales = scales_of(tensor, w, None, FINE, wide::LEAST_FACTOR * sy / sx)?;
+    let row = (w.len() / scales.len().max(1)).max(1);
+    let (least, greatest) = (-FINE as i32, FINE as i32);
+    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, scales[i / row], 0, least, greatest) as i16;
+    let codes = Tensor::new(&tensor.dims, Data::I16(w.iter().enumerate().map(code).collect()));
+    let (min, max, zero_points) = (i64::from(least), i64::from(greatest), vec![0; scales.len()]);
+    let uniform = Uniform { storage: Int::I16, min, max, axis: Some(0), scales, zero_points };
+    Ok(Weights { codes, uniform: Arc::new(uniform) })
+}
+
+/// A bias in units of sums of 64 bits.
+pub(crate) fn fine_bias(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
+    let (_, elem) = quantized_bias(&vec![0.0; bias.len()], sx, scales);
+    let Elem::Uniform(uniform) = elem else { unreachable!("a quantized bias has a quantized type") };
+    let bound = wide::GREATEST_BIAS as f64 / 2.0;
+    let code = |(&b, &s): (&f32, &f32)| (f64::from(b) / f64::from(s)).round().clamp(-bound, bound) as i64;
+    let codes = bias.iter().zip(&uniform.scales).map(code).collect();
+    let uniform = Uniform { storage: Int::I64, min: i64::MIN, max: i64::MAX, ..(*uniform).clone() };
+    (Tensor::new(&[bias.len()], Data::I64(codes)), Elem::Uniform(Arc::new(uniform)))
 }
 
 /// A bias in units of the accumulators.

@@ -104,9 +104,17 @@ fn before_transpose(g: &Graph, n: NodeId, perm: &[usize]) -> Option<(Attrs, Vec<
         Some(mapped)
     };
     match g.op(n) {
-        Opcode::Lut | Opcode::Clamp | Opcode::Rescale | Opcode::IAdd | Opcode::IMul | Opcode::Lut2 => {
-            keep(attrs.clone())
-        }
+        Opcode::Lut
+        | Opcode::Clamp
+        | Opcode::Rescale
+        | Opcode::IAdd
+        | Opcode::IMul
+        | Opcode::Lut2
+        | Opcode::Byte
+        | Opcode::Combine
+        | Opcode::WideMul
+        | Opcode::DynamicLut
+        | Opcode::DynamicRescale => keep(attrs.clone()),
         Opcode::ScaleChannels | Opcode::ISoftmax if keeps_last => keep(attrs.clone()),
         Opcode::Concat => {
             let axis = perm.get(usize::try_from(attrs.int("axis")).ok()?)?;
@@ -147,7 +155,7 @@ fn sink(edit: &mut Edit, n: NodeId) -> bool {
     let y = g.result(n);
     // Parameters of the operation stay; operands that are data get the layout of `x`.
     let data = match g.op(n) {
-        Opcode::IAdd | Opcode::IMul | Opcode::Concat => operands.len(),
+        Opcode::IAdd | Opcode::IMul | Opcode::WideMul | Opcode::Combine | Opcode::Concat => operands.len(),
         Opcode::Lut2 => 2,
         _ => 1,
     };
@@ -256,7 +264,9 @@ fn source_order(dims: &[usize], perm: &[usize]) -> Vec<usize> {
 /// A function of single elements trades places with a reshape of a transposed value, which can then move on.
 fn sink_reshape(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
-    if !matches!(g.op(n), Opcode::Lut | Opcode::Clamp | Opcode::Rescale) {
+    let single =
+        [Opcode::Lut, Opcode::Clamp, Opcode::Rescale, Opcode::Byte, Opcode::DynamicLut, Opcode::DynamicRescale];
+    if !single.contains(&g.op(n)) {
         return false;
     }
     let operands = g.operands(n);

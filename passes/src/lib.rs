@@ -11,6 +11,7 @@ use qcc_ir::{Def, Diag, Diags, Edit, Elem, Graph};
 pub mod context;
 pub mod options;
 pub mod pipeline;
+pub mod precision;
 
 mod rewrite;
 
@@ -48,6 +49,7 @@ pub use context::{Context, Corrections, Method, RangeEntry, RangeTable, Samples}
 pub use observations::{Observations, Shard};
 pub use options::{OptionInfo, Options};
 pub use pipeline::{Pipeline, Step, default_pipeline, preset};
+pub use precision::{Precision, Precisions};
 pub use prove_accumulators::accumulator_bounds;
 
 /// A transformation of a graph.

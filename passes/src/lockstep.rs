@@ -6,6 +6,7 @@
 //! the live values of every sample in memory: the number of samples is bounded by [`MEMORY`]. Results do not depend on the
 //! number of threads: what is summed over samples is summed in their order.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use qcc_interp::eval_node;
@@ -13,9 +14,9 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Def, Diag, Diags, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId};
 use rayon::prelude::*;
 
-use crate::Context;
 use crate::insert_qdq::Weights;
 use crate::rewrite::floats;
+use crate::{Context, quantize};
 
 /// Bytes of activations that are alive at a time.
 const MEMORY: usize = 512 << 20;
@@ -40,8 +41,8 @@ struct Pair {
 pub(crate) struct Layer<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) node: NodeId,
-    /// Shape and elements of the float weights.
-    pub(crate) weights: (&'a Tensor, &'a [f32]),
+    /// The float weights; those of 16 bits are what their integers stand for.
+    pub(crate) weights: Cow<'a, Tensor>,
     /// What the quantized network gives the layer, as real numbers: one tensor a sample.
     pub(crate) inputs: Vec<Tensor>,
     /// What the layer computes from the real network's values: one tensor a sample.
@@ -183,7 +184,14 @@ impl Walk<'_> {
         let types: Vec<Type> = g.operands(n).into_iter().map(|v| g.ty(v).clone()).collect();
         let real_types: Vec<Type> = types.iter().map(real).collect();
         let operands: Vec<(&Tensor, &Type)> = quantized.iter().zip(&types).collect();
-        let result = eval_node(node.op, &node.attrs, &operands, g.ty(y)).map_err(at)?;
+        // What pads is a real number until casts are explicit; on quantized types the interpreter wants its code.
+        let attrs = match (node.op, g.ty(y).uniform()) {
+            (Opcode::Pad, Some(u)) => {
+                node.attrs.clone().with("value", quantize::code(node.attrs.float("value"), u) as f32)
+            }
+            _ => node.attrs.clone(),
+        };
+        let result = eval_node(node.op, &attrs, &operands, g.ty(y)).map_err(at)?;
         let real_result = if node.op == Opcode::SCast {
             reals.swap_remove(0)
         } else {
@@ -199,18 +207,28 @@ impl Walk<'_> {
         let (g, y) = (self.g, self.g.result(n));
         let operands = g.operands(n);
         let is_layer = matches!(g.op(n), Opcode::Conv2d | Opcode::Linear) && g.ty(y).uniform().is_some();
-        let (Some(weights), Some(uniform)) = (operands.get(1).and_then(|&w| floats(g, w)), g.ty(operands[0]).uniform())
-        else {
-            return Ok(None);
+        let (Some(&w), Some(uniform)) = (operands.get(1), g.ty(operands[0]).uniform()) else { return Ok(None) };
+        let weights = match (floats(g, w), g.constant(w), g.ty(w).uniform()) {
+            (Some((tensor, _)), ..) => Cow::Borrowed(tensor),
+            (None, Some(codes), Some(u)) if u.axis == Some(0) => {
+                Cow::Owned(Weights { codes: codes.as_ref().clone(), uniform: u.clone() }.real())
+            }
+            (None, ..) => return Ok(None),
         };
         let bias = operands.get(2).map(|&b| floats(g, b).map(|(_, b)| b.to_vec()));
-        let channels = weights.0.dims.first().copied().unwrap_or(0);
+        let channels = weights.dims.first().copied().unwrap_or(0);
         let Some(bias) = bias.unwrap_or_else(|| Some(vec![0.0; channels])).filter(|_| is_layer) else {
             return Ok(None);
         };
         let at = |d: Diag| d.at(g.describe(n));
         let result = g.ty(y).uniform().cloned();
-        let Ok(rounded) = Weights::round(g, n, Some(uniform), result.as_deref()) else { return Ok(None) };
+        let rounded = match (g.constant(w), g.ty(w).uniform()) {
+            (Some(codes), Some(u)) => Weights { codes: codes.as_ref().clone(), uniform: u.clone() },
+            _ => match Weights::round(g, n, Some(uniform), result.as_deref()) {
+                Ok(rounded) => rounded,
+                Err(_) => return Ok(None),
+            },
+        };
         let (x, x_real, y_real) = (g.ty(operands[0]), real(g.ty(operands[0])), real(g.ty(y)));
         let value = |world: &World| world.get(&operands[0]).cloned().ok_or_else(|| missing(g, operands[0]));
         let pairs: Vec<(Tensor, Tensor)> = worlds
@@ -218,7 +236,7 @@ impl Walk<'_> {
             .map(|world| {
                 let pair = value(world)?;
                 let input = cast(Opcode::DCast, &pair.quantized, x, &x_real)?;
-                Ok((input, apply(g, n, &pair.real, weights.0, &bias, &y_real)?))
+                Ok((input, apply(g, n, &pair.real, &weights, &bias, &y_real)?))
             })
             .collect::<Result<_, Diag>>()
             .map_err(at)?;
@@ -232,11 +250,12 @@ impl Walk<'_> {
             .map(|input| apply(g, n, input, &real_weights, &bias, &y_real))
             .collect::<Result<_, Diag>>()
             .map_err(at)?;
-        let mut lines = lines(&layer.targets, &found, channels);
+        let plane = if g.op(n) == Opcode::Conv2d { plane(&g.ty(y).dims) } else { 1 };
+        let mut lines = lines(&layer.targets, &found, channels, plane);
         if !self.gains {
             lines.iter_mut().for_each(Line::without_gain);
         }
-        found.par_iter_mut().for_each(|t| apply_lines(t, &lines));
+        found.par_iter_mut().for_each(|t| apply_lines(t, &lines, plane));
         let chosen = chosen.scaled(lines.iter().map(|l| l.gain));
         let results = found
             .into_par_iter()
@@ -266,10 +285,9 @@ fn apply(g: &Graph, n: NodeId, x: &Tensor, w: &Tensor, bias: &[f32], ty: &Type) 
     eval_node(node.op, &node.attrs, &[(x, &types[0]), (w, &types[1]), (&bias, &types[2])], ty)
 }
 
-/// Elements behind one another in one channel, of the result of a layer: axis 1 of a convolution's, the last of a linear
-/// layer's.
-fn plane(t: &Tensor) -> usize {
-    if t.dims.len() == 4 { t.dims[2] * t.dims[3] } else { 1 }
+/// Elements behind one another in one channel of a convolution's result. A linear layer's channels are the last axis.
+fn plane(dims: &[usize]) -> usize {
+    dims.iter().skip(2).product()
 }
 
 /// How the results of a channel are corrected: `gain * result + shift`.
@@ -289,11 +307,12 @@ impl Line {
 
 /// The line for each channel that brings `found` nearest to `targets`: noise in front of a layer makes its results smaller
 /// than they should be, and in deep networks these losses multiply.
-fn lines(targets: &[Tensor], found: &[Tensor], channels: usize) -> Vec<Line> {
+/// Of each channel `plane` elements follow one another.
+fn lines(targets: &[Tensor], found: &[Tensor], channels: usize, plane: usize) -> Vec<Line> {
     // Sums of x, y, x^2 and x y, x being what was found.
     let one = |(a, b): (&Tensor, &Tensor)| {
         let mut sums = vec![[0.0f64; 4]; channels];
-        let (Some(y), Some(x), plane) = (a.as_f32(), b.as_f32(), plane(a)) else { return sums };
+        let (Some(y), Some(x)) = (a.as_f32(), b.as_f32()) else { return sums };
         for (i, (x, y)) in x.chunks(plane).zip(y.chunks(plane)).enumerate() {
             let sums = &mut sums[i % channels];
             for (x, y) in x.iter().zip(y).map(|(&x, &y)| (f64::from(x), f64::from(y))) {
@@ -318,8 +337,7 @@ fn lines(targets: &[Tensor], found: &[Tensor], channels: usize) -> Vec<Line> {
     (0..channels).map(line).collect()
 }
 
-fn apply_lines(t: &mut Tensor, lines: &[Line]) {
-    let plane = plane(t);
+fn apply_lines(t: &mut Tensor, lines: &[Line], plane: usize) {
     let qcc_ir::Data::F32(data) = &mut t.data else { return };
     for (i, part) in data.chunks_mut(plane).enumerate() {
         let line = &lines[i % lines.len()];

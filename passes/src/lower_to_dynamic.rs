@@ -19,8 +19,15 @@
 //! | sum of two values | `int.dynamic_add` of aligned operands, then as above |
 //! | batch normalization, product and sum with constants of each channel | a depthwise convolution of 1x1 |
 //! | mean over height and width, average pooling without partial windows | a depthwise convolution with weights of 1 |
+//! | product of two values | `int.dynamic_mul`, then as above |
+//! | concatenation | `int.dynamic_rescale` to the scale of `int.common_scale`, which has room for all |
+//! | softmax along any axis | `int.softmax` with the table of `int.exp_table` |
+//! | function of one value | `int.dynamic_lut` with a table that `int.dynamic_table` makes of samples |
 //! | greatest elements, data movement, rectifier | codes change or move, the scale stays |
+//!
+//! A layer takes in the rectifier that follows it, with or without an upper bound.
 
+mod combine;
 mod layer;
 
 use std::collections::{HashMap, HashSet};
@@ -47,7 +54,7 @@ struct Dynamic {
 
 impl Pass for LowerToDynamic {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
-        let mut known = HashMap::new();
+        let (mut known, mut joined) = (HashMap::new(), HashMap::new());
         inputs(edit, &mut known);
         let mut faults = Diags::default();
         let mut done = HashSet::new();
@@ -66,10 +73,10 @@ impl Pass for LowerToDynamic {
             }
             let g = edit.graph();
             let place = g.describe(n);
-            let relu = g.only_user(g.result(n)).filter(|&r| g.op(r) == Opcode::Relu && !g.is_output(g.result(n)));
+            let relu = g.only_user(g.result(n)).filter(|&r| is_rectifier(g, r) && !g.is_output(g.result(n)));
             let y = g.result(n);
             let (name, origin) = (g.name_of(y).to_string(), g.node(n).origin.clone());
-            let mut lower = Lower { edit, known: &known, n, y, relu, name, origin };
+            let mut lower = Lower { edit, known: &known, joined: &mut joined, n, y, relu, name, origin };
             match lower.node() {
                 Ok((v, dynamic)) => {
                     let relu = lower.relu;
@@ -131,6 +138,18 @@ fn scale_name(edit: &mut Edit, name: &str) -> String {
     name
 }
 
+/// A rectifier, which may have an upper bound.
+fn is_rectifier(g: &Graph, n: NodeId) -> bool {
+    match g.op(n) {
+        Opcode::Relu => true,
+        Opcode::Clip => {
+            let (min, max) = (g.node(n).attrs.float("min"), g.node(n).attrs.float("max"));
+            min == 0.0 && max > 0.0 && max.is_finite()
+        }
+        _ => false,
+    }
+}
+
 /// The type of codes: how far from their zero point they are, in units of the run-time scale.
 fn codes(dims: &[usize], zero: u8) -> Type {
     Type { dims: dims.to_vec(), elem: Elem::Uniform(Arc::new(Uniform::per_tensor(Int::U8, 1.0, i64::from(zero)))) }
@@ -140,6 +159,8 @@ fn codes(dims: &[usize], zero: u8) -> Type {
 struct Lower<'a, 'g> {
     edit: &'a mut Edit<'g>,
     known: &'a HashMap<ValueId, Dynamic>,
+    /// Axes and parts of concatenations.
+    joined: &'a mut HashMap<ValueId, (i64, Vec<ValueId>)>,
     n: NodeId,
     y: ValueId,
     /// The rectifier that is the only reader of the result; taken away by forms that cannot take it in.
@@ -155,6 +176,7 @@ impl Lower<'_, '_> {
             Opcode::Conv2d => self.conv2d(),
             Opcode::Linear => self.linear(),
             Opcode::Add if self.operands().iter().all(|v| self.known.contains_key(v)) => self.sum(),
+            Opcode::Mul if self.operands().iter().all(|v| self.known.contains_key(v)) => self.product_of_values(),
             Opcode::Add | Opcode::Mul | Opcode::BatchNorm => self.channels(),
             Opcode::AveragePool | Opcode::ReduceMean => self.mean(),
             Opcode::Relu => {
@@ -164,9 +186,21 @@ impl Lower<'_, '_> {
                 let ty = self.g().ty(x).clone();
                 Ok((self.add(Opcode::Clamp, &[x], attrs, "", ty), own))
             }
-            Opcode::MaxPool => {
+            Opcode::MaxPool | Opcode::ReduceMax => {
                 self.relu = None;
                 self.max_pool()
+            }
+            Opcode::Concat if self.operands().len() > 1 => {
+                self.relu = None;
+                self.concat()
+            }
+            Opcode::Softmax => {
+                self.relu = None;
+                self.softmax()
+            }
+            _ if matches!(op.info().class, Class::Unary(_)) => {
+                self.relu = None;
+                self.function()
             }
             _ => {
                 self.relu = None;
@@ -229,14 +263,34 @@ impl Lower<'_, '_> {
 
     fn max_pool(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let (x, own) = self.data(0)?;
-        let [n, c, h, w] = self.dims(self.y)[..] else { return Err(self.no_form("its result is not of rank 4")) };
-        let mut attrs = Attrs::new(Opcode::IMaxPool);
-        for name in ["kernel", "strides", "pads", "dilations"] {
-            attrs = attrs.with(name, self.attrs().ints(name));
-        }
+        let (mut attrs, given) = (Attrs::new(Opcode::IMaxPool), self.attrs());
+        let (kept, [n, c, h, w]) = match (self.g().op(self.n), &self.dims(x)[..]) {
+            (Opcode::ReduceMax, &[n, c, h, w]) if given.sizes("axes") == [2, 3] => {
+                attrs = attrs.with("kernel", [h, w].as_slice());
+                (given.bool("keepdims"), [n, c, 1, 1])
+            }
+            (Opcode::ReduceMax, _) => return Err(self.no_form("it is not over height and width alone")),
+            _ => {
+                for name in ["kernel", "strides", "pads", "dilations"] {
+                    attrs = attrs.with(name, given.ints(name));
+                }
+                match self.dims(self.y)[..] {
+                    [n, c, h, w] => (true, [n, c, h, w]),
+                    _ => return Err(self.no_form("its result is not of rank 4")),
+                }
+            }
+        };
         let x = self.nhwc(x);
         let pooled = self.add(Opcode::IMaxPool, &[x], attrs, ".nhwc", codes(&[n, h, w, c], own.zero));
-        Ok((self.nchw(pooled), own))
+        let pooled = self.nchw(pooled);
+        Ok((if kept { pooled } else { self.flattened(pooled) }, own))
+    }
+
+    /// In the shape of the result.
+    fn flattened(&mut self, v: ValueId) -> ValueId {
+        let dims = self.dims(self.y);
+        let ty = Type { dims: dims.clone(), elem: self.g().ty(v).elem.clone() };
+        self.add(Opcode::Reshape, &[v], Attrs::new(Opcode::Reshape).with("shape", dims.as_slice()), "", ty)
     }
 
     /// What moves codes without computing.
@@ -252,7 +306,6 @@ impl Lower<'_, '_> {
             Move::Pad if attrs.float("value") == 0.0 => attrs = attrs.with("value", f32::from(own.zero)),
             Move::Concat if operands.len() == 1 => {}
             Move::Pad => return Err(self.no_form("it pads with something other than 0")),
-            Move::Concat => return Err(self.no_form("its operands have different scales")),
             _ => return Err(self.no_form("its indices or types are computed, or it has several operands")),
         }
         let operands: Vec<ValueId> = [x].into_iter().chain(operands.into_iter().skip(1)).collect();

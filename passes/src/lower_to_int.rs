@@ -14,18 +14,22 @@
 //! | convolution, linear layer | `int.conv2d`, `int.linear`, then `int.requant` (Jacob et al. 2018, section 2.2) | `layer` |
 //! | any function of one value | `int.lut`, or `int.clamp` where that is all it does | `elementwise` |
 //! | sum, difference, product | `int.add`, `int.mul`; with constants `int.scale_channels` or `int.lut` | `elementwise` |
+//! | the same with `exact`, to the bit of other runtimes | the same, or `int.lut2` | `exact` |
 //! | other functions of two values | `int.lut2` | `elementwise` |
 //! | product of two computed matrices | `int.qmatmul` | `layer` |
 //! | batch normalization | `int.scale_channels` | `elementwise` |
 //! | layer, group and instance normalization | `int.layer_norm` | `window` |
 //! | pooling, reductions, softmax | `int.max_pool`, `int.average_pool`, `int.mean`, `int.softmax` | `window` |
 //! | data movement | stays | |
+//! | all of these with 16 bits on either side | sums of products of bytes, then `int.combine` | `wide` |
 //!
 //! Results keep the quantized types: they say what the integers stand for. Everything without an integer form is reported
 //! at once.
 
 mod elementwise;
+mod exact;
 mod layer;
+mod wide;
 mod window;
 
 use std::sync::Arc;
@@ -81,7 +85,7 @@ impl Pass for LowerToInt {
 fn needs_lowering(g: &Graph, n: NodeId) -> bool {
     match g.op(n).info().class {
         Class::Int(_) => false,
-        Class::Move(kind) => kind == Move::Cast || g.ty(g.result(n)).is_float(),
+        Class::Move(kind) => matches!(kind, Move::Cast | Move::MaxPoolIndex) || g.ty(g.result(n)).is_float(),
         Class::Unary(_)
         | Class::Binary(_)
         | Class::Contract(_)
@@ -107,13 +111,16 @@ struct Lower<'a, 'g> {
     y: ValueId,
     name: String,
     origin: Option<Arc<Origin>>,
-    /// Additions with wide multipliers: their result is that of real numbers but for ties.
+    /// Whether results are those of the runtime for which the model was quantized: see [`exact`].
     exact: bool,
 }
 
 impl Lower<'_, '_> {
     /// The value that takes the place of the result.
     fn node(&mut self) -> Result<ValueId, Diag> {
+        if self.is_wide() {
+            return self.wide();
+        }
         match self.op().info().class {
             Class::Unary(f) => self.unary(f),
             Class::Binary(kind @ (Binary::Add | Binary::Sub | Binary::Mul)) => self.arithmetic(kind),
@@ -131,6 +138,9 @@ impl Lower<'_, '_> {
             Class::Norm(Norm::Softmax) => self.softmax(),
             Class::Cast(Cast::Requantize) => self.rescale(self.operand(0)),
             Class::Cast(Cast::Quantize | Cast::Dequantize) => Err(self.no_form("a cast that `fuse` could not take in")),
+            Class::Move(Move::MaxPoolIndex) => Err(self
+                .no_form("positions in windows are evaluated in float only")
+                .help("cut the model before it, or unpool by `Resize` or `ConvTranspose`")),
             Class::Move(_) => Err(self.no_form("moving floats")),
             Class::Int(_) => Ok(self.y),
         }
@@ -245,6 +255,9 @@ impl Lower<'_, '_> {
 
     /// The value in the type of the result.
     fn rescale(&mut self, v: ValueId) -> Result<ValueId, Diag> {
+        if self.exact {
+            return self.function(v, |x| x);
+        }
         let (from, to) = (self.bytes(v)?, self.bytes(self.y)?);
         let (shift, mults) = qcc_num::affine::multipliers(&[from.scale / to.scale]).map_err(|e| self.scale_error(e))?;
         let offset = qcc_num::affine::offset(shift, to.zero, &[(from.zero, mults[0])]);

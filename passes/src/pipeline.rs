@@ -117,16 +117,17 @@ impl Pipeline {
 
     /// Runs the passes.
     pub fn run(&self, graph: &mut Graph, cx: &mut Context) -> Result<(), Diags> {
-        self.run_observed(graph, cx, usize::MAX, &mut |_| {})
+        self.run_observed(graph, cx, usize::MAX, &mut |_| Ok(()))
     }
 
-    /// Runs the passes, carrying out edits below number `edit_limit` only, and shows every step to `observe`.
+    /// Runs the passes, carrying out edits below number `edit_limit` only, and shows every step to `observe`, which may end the
+    /// run with faults of its own.
     pub fn run_observed(
         &self,
         graph: &mut Graph,
         cx: &mut Context,
         edit_limit: usize,
-        observe: &mut dyn FnMut(&Step),
+        observe: &mut dyn FnMut(&Step) -> Result<(), Diags>,
     ) -> Result<(), Diags> {
         self.check(graph)?;
         let mut run = Run { edits: 0, steps: 0, edit_limit, observe };
@@ -170,7 +171,7 @@ struct Run<'o> {
     edits: usize,
     steps: usize,
     edit_limit: usize,
-    observe: &'o mut dyn FnMut(&Step),
+    observe: &'o mut dyn FnMut(&Step) -> Result<(), Diags>,
 }
 
 impl Run<'_> {
@@ -228,7 +229,7 @@ impl Run<'_> {
             remarks: &remarks,
             time,
             graph,
-        });
+        })?;
         self.edits += labels.len();
         Ok(())
     }

@@ -342,7 +342,7 @@ impl Analysis<'_> {
                     soft: a.soft.union(b.soft),
                 })
             }
-            Move::TopK | Move::TopKIndex | Move::ArgMax => x.collapsed(),
+            Move::TopK | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex => x.collapsed(),
             Move::Gather | Move::Expand if per_channel && xdims.get(1) != ydims.get(1) => x.collapsed(),
             Move::Gather if per_channel => x.collapsed(),
             Move::Reshape | Move::Transpose | Move::Slice | Move::Gather | Move::Expand | Move::Cast => x,

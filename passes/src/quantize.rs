@@ -19,12 +19,12 @@ pub(crate) fn tensor(dims: &[usize], data: &[f32], to: &Uniform) -> Tensor {
 /// One float quantized, per tensor.
 pub(crate) fn code(x: f32, to: &Uniform) -> i32 {
     let bound = |b: i64| b.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
-    edge::quantize(x, 1.0 / to.scale(), bound(to.zero_point()), bound(to.min), bound(to.max))
+    edge::quantize(x, to.scale(), bound(to.zero_point()), bound(to.min), bound(to.max))
 }
 
 /// What a code stands for, per tensor.
-pub(crate) fn real(q: u8, of: &Uniform) -> f32 {
-    edge::dequantize(i32::from(q), of.scale(), of.zero_point() as i32)
+pub(crate) fn real(q: i32, of: &Uniform) -> f32 {
+    edge::dequantize(q, of.scale(), of.zero_point() as i32)
 }
 
 /// The table of a real function from one 8-bit type to another.
@@ -35,7 +35,7 @@ pub(crate) fn table(from: &Uniform, to: &Uniform, f: impl Fn(f32) -> f32) -> Vec
 /// The table of a real function of two values from 8-bit types to another; the second operand counts fastest.
 pub(crate) fn table2(from: [&Uniform; 2], to: &Uniform, f: impl Fn(f32, f32) -> f32) -> Vec<u8> {
     let columns: Vec<f32> = (0..=255).map(|q| real(q, from[1])).collect();
-    let row = |q: u8| {
+    let row = |q: i32| {
         let a = real(q, from[0]);
         columns.iter().map(|&b| code(f(a, b), to) as u8).collect::<Vec<u8>>()
     };

@@ -94,12 +94,14 @@ impl Pass for RoundWeights {
 
 impl RoundWeights {
     fn round(&self, layer: &Layer) -> Result<Weights, Diag> {
-        let (tensor, w) = layer.weights;
+        let tensor = layer.weights.as_ref();
+        let w = tensor.as_f32().unwrap_or_default();
         let scales = &layer.rounded.uniform.scales;
         let outputs = scales.len();
         let depth = w.len() / outputs.max(1);
         let groups = groups(layer);
-        let start = layer.rounded.codes.as_i8().unwrap_or_default();
+        // Weights of 16 bits are rounded to the nearest.
+        let Some(start) = layer.rounded.codes.as_i8() else { return Ok(layer.rounded.clone()) };
         if depth == 0 || groups == 0 || !outputs.is_multiple_of(groups) {
             return Ok(layer.rounded.clone());
         }
@@ -211,11 +213,12 @@ struct Sight {
 
 impl Places {
     fn new(layer: &Layer, depth: usize) -> Places {
-        let per_sample = positions(&layer.targets[0]);
+        let per_sample = positions(layer);
         let all = per_sample * layer.targets.len();
         let count = (PLACES.0 * depth).max(PLACES.1).min(all);
         let at = (0..count).map(|i| i * all / count).map(|i| (i / per_sample, i % per_sample));
-        let sight = match (&layer.weights.0.dims[..], &layer.targets[0].dims[..]) {
+        // A linear layer's tensors may have four dimensions too, but its weights have two.
+        let sight = match (&layer.weights.dims[..], &layer.targets[0].dims[..]) {
             (&[_, per_group, kh, kw], &[_, _, oh, ow]) => {
                 let window = Window::conv(&layer.graph.node(layer.node).attrs, [kh, kw]);
                 Some(Sight { window, output: [oh, ow], per_group })
@@ -242,10 +245,10 @@ impl Places {
     }
 }
 
-/// Positions of a layer's result: of all samples of a batch, and of all places of an image.
-fn positions(t: &Tensor) -> usize {
-    let channels = if t.dims.len() == 4 { t.dims[1] } else { t.dims.last().copied().unwrap_or(1) };
-    t.data.len() / channels.max(1)
+/// Positions of a layer's result in one sample: of the whole batch, and of all places of an image.
+fn positions(layer: &Layer) -> usize {
+    let channels = layer.weights.dims.first().copied().unwrap_or(1);
+    layer.targets[0].data.len() / channels.max(1)
 }
 
 /// What weight `k` of a group is multiplied with at a place; zero in the padding.

@@ -11,29 +11,33 @@
 //! A real value that the model quantizes for one reader has that type for all; the rest has its range (from `calibrate` or
 //! `propagate-ranges`). Weights become `i8` with zero point 0: exact where every code less its zero point fits, else the
 //! layer reads the channels concerned twice and the weights are a sum of two (`parameters`). A bias becomes `i32` in units
-//! of the accumulators.
+//! of the accumulators. Layers whose operand, result or weights have 16 bits take weights of 16 (`lower-to-int` knows how) and a
+//! bias of 64. What an operator has no form of 16 bits for is rounded to 8 before or behind it.
 
 mod parameters;
 
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Def, Diag, Diags, Edit, Elem, Opcode, Uniform, ValueId};
+use qcc_ir::ops::Dialect;
+use qcc_ir::{Def, Diag, Diags, Edit, Elem, NodeId, Opcode, Uniform, ValueId};
 
 use crate::adopt_qdq::{add_cast, chains};
 use crate::assign_scales::{natural_range, workable};
+use crate::precision::{Wanted, gives_16, is_16, narrowed, reads_16};
 use crate::{Context, Pass, diag_at};
 
 /// The pass `scale-rest`.
 pub struct ScaleRest;
 
 impl Pass for ScaleRest {
-    fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let mut faults = Diags::default();
         let computed = edit.graph().order().into_iter().rev().map(|n| edit.graph().result(n));
         let values: Vec<ValueId> = computed.chain(edit.graph().inputs().to_vec()).collect();
+        let wanted = Wanted::find(edit.graph(), &cx.precision)?;
         for v in values {
-            if let Err(diag) = value(edit, v) {
+            if let Err(diag) = value(edit, v, wanted.value_16(v)) {
                 faults.0.push(diag);
             }
         }
@@ -53,12 +57,54 @@ impl Pass for ScaleRest {
             }
         }
         edit.remove_dead();
+        for n in edit.graph().order() {
+            narrow(edit, n);
+        }
         Ok(())
     }
 }
 
+/// What an operation cannot read or give in 16 bits it reads or gives in 8 of the same range.
+fn narrow(edit: &mut Edit, n: NodeId) {
+    let g = edit.graph();
+    if g.op(n).info().dialect() == Dialect::Quant {
+        return;
+    }
+    for (i, v) in g.operands(n).into_iter().enumerate() {
+        let g = edit.graph();
+        let cast = g.producer(v).filter(|&p| g.op(p) == Opcode::DCast).map(|p| g.operands(p)[0]);
+        let is_parameter = i > 0 && matches!(g.op(n), Opcode::Conv2d | Opcode::Linear);
+        if let Some(q) = cast.filter(|&q| is_16(g, q) && !is_parameter && !reads_16(g, n, i)) {
+            let in_8_bits = rounded(edit, n, v, q);
+            edit.set_operand(n, i, in_8_bits);
+        }
+    }
+    let g = edit.graph();
+    let y = g.result(n);
+    if gives_16(g, n) {
+        return;
+    }
+    for (caster, _) in g.uses(y) {
+        let g = edit.graph();
+        let q = g.result(caster);
+        if g.op(caster) == Opcode::QCast && is_16(g, q) {
+            let in_8_bits = rounded(edit, n, y, q);
+            edit.set_operand(caster, 0, in_8_bits);
+        }
+    }
+}
+
+/// A real value behind casts to 8 bits and back, of the range of a type of 16.
+fn rounded(edit: &mut Edit, n: NodeId, v: ValueId, like: ValueId) -> ValueId {
+    let g = edit.graph();
+    let Some(narrow) = g.ty(like).uniform().map(|u| narrowed(u)) else { return v };
+    edit.remark(format!("%{} is rounded to 8 bits: `{}` has no form of 16", g.name_of(v), g.op(n).name()));
+    let q = add_cast(edit, Opcode::QCast, v, narrow);
+    add_cast(edit, Opcode::DCast, q, Elem::F32)
+}
+
 /// Casts a real value there and back for all readers that do not quantize it themselves.
-fn value(edit: &mut Edit, v: ValueId) -> Result<(), Diag> {
+fn value(edit: &mut Edit, v: ValueId, wide: bool) -> Result<(), Diag> {
     let g = edit.graph();
     let is_cast = g.producer(v).is_some_and(|n| g.op(n) == Opcode::DCast);
     if !g.ty(v).is_float() || is_cast || matches!(g.def(v), Def::Const(_)) {
@@ -73,7 +119,9 @@ fn value(edit: &mut Edit, v: ValueId) -> Result<(), Diag> {
     let natural = g.producer(v).and_then(|n| natural_range(g.op(n)));
     let uniform = match known {
         Some(q) => g.ty(q).uniform().cloned(),
-        None => natural.or(observed).map(|range| Arc::new(Uniform::u8_for(range))),
+        None => {
+            natural.or(observed).map(|range| Arc::new(if wide { Uniform::i16_for } else { Uniform::u8_for }(range)))
+        }
     };
     let uniform = uniform.ok_or_else(|| Diag::new(Code::RANGE, format!("%{} has no range", g.name_of(v))))?;
     if !edit.begin(format!("scale-rest: %{}", edit.graph().name_of(v))) {

@@ -344,10 +344,28 @@ impl Rebuild<'_, '_> {
                 last = v;
             }
         }
+        let leaf = matches!(best.as_ref().last(), Some(Term::Leaf(_)));
+        if leaf && self.edit.graph().is_output(root) {
+            last = self.named_output(last, &name);
+        }
         self.edit.replace_uses(root, last);
-        if !matches!(best.as_ref().last(), Some(Term::Leaf(_))) {
+        if !leaf {
             self.take_name(last, &name);
         }
+    }
+
+    /// A value that takes the place of an output: with the output's name, and as a value of its own if it is an input or an output
+    /// already.
+    fn named_output(&mut self, v: ValueId, name: &str) -> ValueId {
+        let name = name.strip_suffix(".q").unwrap_or(name);
+        let g = self.edit.graph();
+        if g.producer(v).is_some() && !g.is_output(v) {
+            self.edit.rename(v, name);
+            return v;
+        }
+        let ty = g.ty(v).clone();
+        let attrs = Attrs::new(Opcode::Reshape).with("shape", ty.dims.as_slice());
+        self.edit.add(Opcode::Reshape, &[v], attrs, name, ty, None)
     }
 
     /// The name of the region's root, or of the real value that it is the quantization of, if that is gone.

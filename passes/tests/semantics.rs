@@ -213,8 +213,8 @@ fn inputs(seed: u64, count: usize) -> Vec<Vec<Tensor>> {
 fn quantized(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
     let one = |(&v, t): (&ValueId, &Tensor)| match graph.ty(v).uniform() {
         Some(u) => {
-            let (z, inverse) = (u.zero_point() as i32, 1.0 / u.scale());
-            let codes = t.as_f32().unwrap().iter().map(|&x| edge::quantize(x, inverse, z, 0, 255) as u8).collect();
+            let (z, scale) = (u.zero_point() as i32, u.scale());
+            let codes = t.as_f32().unwrap().iter().map(|&x| edge::quantize(x, scale, z, 0, 255) as u8).collect();
             Tensor::new(&t.dims, Data::U8(codes))
         }
         None => t.clone(),
@@ -394,8 +394,10 @@ fn runs_are_deterministic() {
                 let mut cx = Context { threads, ..calibrated(seed) };
                 let pipeline = default_pipeline(&graph, &cx);
                 let mut text = String::new();
-                let mut observe =
-                    |s: &qcc_passes::Step| text += &format!("{}\n{}\n{:?}\n", s.text, print(s.graph), s.labels);
+                let mut observe = |s: &qcc_passes::Step| {
+                    text += &format!("{}\n{}\n{:?}\n", s.text, print(s.graph), s.labels);
+                    Ok(())
+                };
                 Pipeline::parse(&pipeline)
                     .unwrap()
                     .run_observed(&mut graph, &mut cx, usize::MAX, &mut observe)

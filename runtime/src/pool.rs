@@ -1,19 +1,23 @@
 //! A thread pool for calls of a few microseconds: workers spin for a moment between jobs, then park.
 //!
-//! A job of `n` units is split statically into one contiguous range for each thread, and the caller takes the first. Starting a
-//! job allocates nothing. A job started while another one runs on the same pool (by a second thread, or from inside a task)
-//! runs on its caller alone, so that nothing can wait for itself.
+//! The units of a job are split into one contiguous range for each thread, and a thread that is through with its own takes
+//! from those of threads that have not come yet ([`claims`]): the caller never waits for a thread that the system has not let
+//! run. Starting a job allocates nothing. A job started while another one runs on the same pool (by a second thread, or from
+//! inside a task) runs on its caller alone, so that nothing can wait for itself.
 //!
-//! The order of the three shared words: the caller writes `job` and `pending`, then raises `epoch` (release); a worker that
-//! sees the new epoch (acquire) reads `job`, works, and lowers `pending` (release); the caller returns once it reads 0 (acquire).
+//! The order of the shared words: the caller writes `job` and `left`, then offers the units; a worker that sees an offer reads
+//! the pointer `job`, and follows it once it has claimed units of that offer: until it lowers `left` by them, the caller stays
+//! where it is. The caller returns once it reads 0 there.
+
+mod claims;
 
 use crate::abi::{QccPool, TaskFn};
+use claims::{Claims, Granules};
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -21,39 +25,78 @@ use std::time::{Duration, Instant};
 /// How long a waiting thread spins before it parks: longer than the gap between two layers, shorter than a time slice.
 const SPIN: Duration = Duration::from_micros(100);
 
-/// What the workers run. Valid from the raise of `epoch` until `pending` is 0.
-#[derive(Clone, Copy)]
+/// What the threads run, on the stack of the caller, who waits until `left` is 0.
+/// One cache line for a worker to fetch.
+#[repr(align(64))]
 struct Job {
     task: TaskFn,
     arg: *mut c_void,
-    n: usize,
+    granules: Granules,
 }
 
-/// Where a worker sleeps.
+/// Where a thread waits, and where it ran last.
+#[repr(align(64))]
 struct Seat {
     parked: AtomicBool,
+    core: AtomicU32,
 }
+
+impl Seat {
+    fn new() -> Seat {
+        Seat { parked: AtomicBool::new(false), core: AtomicU32::new(NO_CORE) }
+    }
+}
+
+/// No core's number.
+const NO_CORE: u32 = u32::MAX;
+
+/// Whether [`this_core`] works.
+fn tells_core() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        // `rdtscp` has a bit of the extended features.
+        let highest = std::arch::x86_64::__cpuid(0x8000_0000).eax;
+        highest > 0x8000_0000 && std::arch::x86_64::__cpuid(0x8000_0001).edx >> 27 & 1 == 1
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
+
+/// The core that this thread runs on, where the system tells it without a call ([`tells_core`]).
+fn this_core() -> u32 {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        let mut core = NO_CORE;
+        // SAFETY: callers know that the CPU has the instruction.
+        unsafe { std::arch::x86_64::__rdtscp(&mut core) };
+        core
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    NO_CORE
+}
+
+/// Granules that are not done.
+#[repr(align(64))]
+struct Left(AtomicUsize);
 
 struct Shared {
     threads: usize,
     spin: Duration,
-    epoch: AtomicUsize,
-    pending: AtomicUsize,
+    tells_core: bool,
+    /// Number of the job.
+    epoch: AtomicU32,
+    job: AtomicPtr<Job>,
+    claims: Claims,
+    left: Left,
     busy: AtomicBool,
     stop: AtomicBool,
-    caller_parked: AtomicBool,
-    job: UnsafeCell<Option<Job>>,
-    caller: UnsafeCell<Option<Thread>>,
+    /// Of the caller, then of the workers.
     seats: Vec<Seat>,
+    /// The caller that parked last.
+    caller: Mutex<Option<Thread>>,
     /// Set once, before the first job.
     workers: std::sync::OnceLock<Vec<Thread>>,
 }
-
-// SAFETY: `job` and `caller` are written only by the thread that holds `busy`, while no worker runs, and read by workers only
-// between the raise of `epoch` and their own decrement of `pending`. The job's pointers are the caller's, who waits for its end.
-unsafe impl Sync for Shared {}
-// SAFETY: the raw pointers in `job` are not touched when the structure moves.
-unsafe impl Send for Shared {}
 
 /// A fixed number of threads that share the work of one call at a time. Dropping it ends and joins its workers.
 pub struct Pool {
@@ -67,21 +110,8 @@ impl Pool {
     /// Fails if the system refuses to start a thread.
     pub fn new(threads: usize) -> std::io::Result<Pool> {
         let cores = thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = if threads == 0 { cores } else { threads };
-        let shared = Arc::new(Shared {
-            threads,
-            // Spinning takes the core away from the thread that is waited for, unless there are enough of them.
-            spin: if threads <= cores { SPIN } else { Duration::ZERO },
-            epoch: AtomicUsize::new(0),
-            pending: AtomicUsize::new(0),
-            busy: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            caller_parked: AtomicBool::new(false),
-            job: UnsafeCell::new(None),
-            caller: UnsafeCell::new(None),
-            seats: (1..threads).map(|_| Seat { parked: AtomicBool::new(false) }).collect(),
-            workers: std::sync::OnceLock::new(),
-        });
+        let shared = Arc::new(Shared::new(if threads == 0 { cores } else { threads }));
+        let threads = shared.threads;
         // Built first, so that an early return still stops and joins the workers that did start.
         let mut pool = Pool { shared, handles: Vec::with_capacity(threads - 1) };
         for index in 1..threads {
@@ -126,7 +156,7 @@ impl Pool {
         }
         let call = Call { body: &body, panic: Mutex::new(None) };
         // SAFETY: the task shares `call` between threads only by `&`, and `Call` is `Sync`.
-        unsafe { self.shared.run(Job { task: trampoline, arg: (&raw const call).cast_mut().cast(), n }) }
+        unsafe { self.shared.run(trampoline, (&raw const call).cast_mut().cast(), n) }
         if let Some(panic) = call.panic.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
             resume_unwind(panic);
         }
@@ -155,81 +185,119 @@ unsafe extern "C" fn parallel_for(ctx: *mut c_void, task: TaskFn, arg: *mut c_vo
     // SAFETY: `ctx` is the `Shared` of a pool that is alive, by the contract of `as_abi`.
     let shared = unsafe { &*ctx.cast_const().cast::<Shared>() };
     // SAFETY: the caller of a `parallel_for` gives a task that may run on several threads at once.
-    unsafe { shared.run(Job { task, arg, n }) }
+    unsafe { shared.run(task, arg, n) }
 }
 
-/// The units of thread `index` of `threads`: ranges in order that differ by one unit at most.
-fn share(n: usize, threads: usize, index: usize) -> Range<usize> {
-    let (each, rest) = (n / threads, n % threads);
-    let begin = index * each + index.min(rest);
-    begin..begin + each + usize::from(index < rest)
+impl Job {
+    /// # Safety
+    /// The granules must have been claimed, and the job's caller must be waiting for them.
+    unsafe fn run(&self, granules: Range<usize>) {
+        let units = self.granules.units(granules);
+        // SAFETY: the caller promised a task for disjoint ranges on several threads.
+        unsafe { (self.task)(self.arg, units.start, units.end) }
+    }
 }
 
 impl Shared {
+    fn new(threads: usize) -> Shared {
+        let cores = thread::available_parallelism().map_or(1, |n| n.get());
+        Shared {
+            threads,
+            // Spinning takes the core away from the thread that is waited for, unless there are enough of them.
+            spin: if threads <= cores { SPIN } else { Duration::ZERO },
+            tells_core: tells_core(),
+            epoch: AtomicU32::new(0),
+            job: AtomicPtr::new(std::ptr::null_mut()),
+            claims: Claims::new(threads),
+            left: Left(AtomicUsize::new(0)),
+            busy: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            seats: (0..threads).map(|_| Seat::new()).collect(),
+            caller: Mutex::new(None),
+            workers: std::sync::OnceLock::new(),
+        }
+    }
+
     /// # Safety
-    /// `job.task` must be callable with `job.arg` for disjoint ranges from several threads at once until this returns.
-    unsafe fn run(&self, job: Job) {
-        if job.n == 0 {
+    /// `task` must be callable with `arg` for disjoint ranges from several threads at once until this returns.
+    unsafe fn run(&self, task: TaskFn, arg: *mut c_void, n: usize) {
+        if n == 0 {
             return;
         }
-        let alone = job.n == 1 || self.threads == 1;
+        let alone = n == 1 || self.threads == 1;
         let taken = || self.busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err();
         if alone || taken() {
             // SAFETY: by the caller's promise.
-            return unsafe { (job.task)(job.arg, 0, job.n) };
+            return unsafe { task(arg, 0, n) };
         }
-        // SAFETY: `busy` is ours and `pending` is 0, so no other thread reads or writes the cells.
-        unsafe {
-            *self.job.get() = Some(job);
-            *self.caller.get() = Some(thread::current());
-        }
-        self.pending.store(self.threads - 1, Ordering::Relaxed);
-        self.epoch.fetch_add(1, Ordering::SeqCst);
-        for (seat, worker) in self.seats.iter().zip(self.workers.get().into_iter().flatten()) {
+        let job = Job { task, arg, granules: Granules::new(n) };
+        self.job.store((&raw const job).cast_mut(), Ordering::Release);
+        self.left.0.store(job.granules.count(), Ordering::Relaxed);
+        let epoch = self.epoch.load(Ordering::Relaxed).wrapping_add(1);
+        self.epoch.store(epoch, Ordering::Relaxed);
+        self.mark(0);
+        self.claims.offer(epoch, job.granules);
+        fence(Ordering::SeqCst);
+        for (seat, worker) in self.seats[1..].iter().zip(self.workers.get().into_iter().flatten()) {
             if seat.parked.load(Ordering::SeqCst) {
                 worker.unpark();
             }
         }
-        let own = share(job.n, self.threads, 0);
-        // SAFETY: by the caller's promise.
-        unsafe { (job.task)(job.arg, own.start, own.end) }
-        self.wait(&self.caller_parked, || self.pending.load(Ordering::SeqCst) == 0);
+        let mut done = 0;
+        while let Some(some) = self.claims.claim(epoch, 0) {
+            done += some.len();
+            // SAFETY: by the caller's promise.
+            unsafe { job.run(some) }
+        }
+        self.left.0.fetch_sub(done, Ordering::SeqCst);
+        self.wait(0, || self.left.0.load(Ordering::SeqCst) == 0);
         self.busy.store(false, Ordering::Release);
     }
 
     /// The life of a worker.
     fn work(&self, index: usize) {
-        let Some(seat) = self.seats.get(index - 1) else { return };
         let mut seen = 0;
         loop {
-            let called = || self.epoch.load(Ordering::SeqCst) != seen;
-            self.wait(&seat.parked, || called() || self.stop.load(Ordering::SeqCst));
+            let called = || self.claims.offered(index) != seen;
+            self.wait(index, || called() || self.stop.load(Ordering::SeqCst));
             if !called() {
                 return;
             }
-            seen = seen.wrapping_add(1);
-            // SAFETY: the epoch was raised and this worker has not lowered `pending` yet, so the cells hold still.
-            let (job, caller) = unsafe { (*self.job.get(), (*self.caller.get()).clone()) };
-            if let Some(job) = job {
-                let own = share(job.n, self.threads, index);
-                if !own.is_empty() {
-                    // SAFETY: the caller of `run` promised a task for disjoint ranges on several threads.
-                    unsafe { (job.task)(job.arg, own.start, own.end) }
-                }
-            }
-            let last = self.pending.fetch_sub(1, Ordering::SeqCst) == 1;
-            if last
-                && self.caller_parked.load(Ordering::SeqCst)
-                && let Some(caller) = caller
-            {
-                caller.unpark();
-            }
+            seen = self.claims.offered(index);
+            self.help(index, seen);
+        }
+    }
+
+    /// Does what is left of job `epoch`, if it still runs.
+    fn help(&self, index: usize, epoch: u32) {
+        let job = self.job.load(Ordering::Acquire);
+        let Some(first) = self.claims.claim(epoch, index) else { return };
+        // SAFETY: units of this epoch are claimed and not yet taken off `left`, so its caller still waits, and `job` is what it
+        // wrote there: the next caller writes when nothing is left.
+        let job = unsafe { &*job };
+        self.mark(index);
+        let mut done = 0;
+        let mut next = Some(first);
+        while let Some(some) = next {
+            done += some.len();
+            // SAFETY: the caller of `run` promised a task for disjoint ranges on several threads.
+            unsafe { job.run(some) }
+            next = self.claims.claim(epoch, index);
+        }
+        let last = self.left.0.fetch_sub(done, Ordering::SeqCst) == done;
+        fence(Ordering::SeqCst);
+        if last && self.seats[0].parked.load(Ordering::SeqCst) {
+            // Another caller may have come by now, whom it does not hurt.
+            let caller = self.caller.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            caller.iter().for_each(Thread::unpark);
         }
     }
 
     /// Returns once `ready` holds: spins first, then parks. Whoever makes `ready` true must afterwards unpark this thread if
-    /// it reads `parked` as true; both orders of these two steps are safe because all four accesses are sequentially consistent.
-    fn wait(&self, parked: &AtomicBool, ready: impl Fn() -> bool) {
+    /// it reads `parked` as true; a fence between the two steps on either side sees to it that one of them sees the other.
+    ///
+    /// A thread on whose core another one of the pool was seen last lets that one run between two looks.
+    fn wait(&self, index: usize, ready: impl Fn() -> bool) {
         if !self.spin.is_zero() {
             let start = Instant::now();
             loop {
@@ -242,13 +310,35 @@ impl Shared {
                 if start.elapsed() > self.spin {
                     break;
                 }
+                if self.shares_core(index) {
+                    thread::yield_now();
+                }
             }
         }
+        if index == 0 {
+            *self.caller.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(thread::current());
+        }
+        let parked = &self.seats[index].parked;
         parked.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         while !ready() {
             thread::park();
         }
         parked.store(false, Ordering::SeqCst);
+    }
+
+    /// Notes where a thread runs.
+    fn mark(&self, index: usize) {
+        if self.tells_core {
+            self.seats[index].core.store(this_core(), Ordering::Relaxed);
+        }
+    }
+
+    fn shares_core(&self, index: usize) -> bool {
+        let on = |core: u32| {
+            move |(other, seat): (usize, &Seat)| other != index && seat.core.load(Ordering::Relaxed) == core
+        };
+        self.tells_core && self.seats.iter().enumerate().any(on(this_core()))
     }
 }
 
@@ -256,16 +346,6 @@ impl Shared {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU32;
-
-    #[test]
-    fn shares_cover_every_unit_once() {
-        for n in 0..40 {
-            for threads in 1..9 {
-                let all: Vec<usize> = (0..threads).flat_map(|t| share(n, threads, t)).collect();
-                assert!(all.iter().copied().eq(0..n), "{n} over {threads}");
-            }
-        }
-    }
 
     #[test]
     fn every_unit_runs_once_at_any_thread_count() {
@@ -285,6 +365,10 @@ mod tests {
         }
     }
 
+    fn is_worker() -> bool {
+        thread::current().name().is_some_and(|name| name.starts_with("qcc-"))
+    }
+
     /// Gaps longer than the spin make every thread park and wake again.
     #[test]
     fn parked_threads_wake() {
@@ -292,14 +376,35 @@ mod tests {
         let sum = AtomicUsize::new(0);
         for _ in 0..20 {
             thread::sleep(SPIN * 3);
+            let begun = AtomicBool::new(false);
             pool.for_each(2, |range| {
-                if range.start == 1 {
+                if is_worker() {
+                    begun.store(true, Ordering::SeqCst);
                     thread::sleep(SPIN * 3);
+                } else {
+                    while !begun.load(Ordering::SeqCst) {
+                        thread::yield_now();
+                    }
                 }
                 sum.fetch_add(range.sum::<usize>(), Ordering::Relaxed);
             });
         }
         assert_eq!(sum.into_inner(), 20);
+    }
+
+    /// What nobody has begun is done by who is there: these workers never come.
+    #[test]
+    fn a_thread_that_does_not_come_is_not_waited_for() {
+        let (send, ended) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let pool = Pool { shared: Arc::new(Shared::new(3)), handles: Vec::new() };
+            let sum = AtomicUsize::new(0);
+            for n in [2, 3, 16, 1000] {
+                pool.for_each(n, |range| _ = sum.fetch_add(range.len(), Ordering::Relaxed));
+            }
+            let _ = send.send(sum.into_inner());
+        });
+        assert_eq!(ended.recv_timeout(Duration::from_secs(20)), Ok(1021), "the caller waits");
     }
 
     #[test]

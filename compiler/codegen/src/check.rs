@@ -14,7 +14,10 @@
 
 mod aarch64;
 mod flow;
+mod listing;
 mod x86;
+
+pub use listing::listing;
 
 use crate::emit::link::EDGE_TEXT;
 use object::read::elf::ElfFile64;
@@ -129,6 +132,20 @@ pub fn certify(file: &[u8]) -> Result<Report, CheckError> {
 
 /// Checks the code of any ELF file, model or not.
 pub fn inspect(file: &[u8]) -> Result<Report, CheckError> {
+    let Contents { machine, isa, sections, functions } = contents(file)?;
+    let (integer, edge) = flow::Walk::new(isa, sections, functions).run();
+    Ok(Report { machine, integer, edge })
+}
+
+/// What of a file is code.
+struct Contents<'d> {
+    machine: &'static str,
+    isa: flow::Isa,
+    sections: Vec<flow::Section<'d>>,
+    functions: Vec<flow::Function>,
+}
+
+fn contents(file: &[u8]) -> Result<Contents<'_>, CheckError> {
     let elf = parse(file)?;
     let (machine, isa) = match elf.architecture() {
         Architecture::X86_64 => ("x86_64", x86::ISA),
@@ -155,8 +172,7 @@ pub fn inspect(file: &[u8]) -> Result<Report, CheckError> {
             functions.push(flow::Function { start: symbol.address(), size: symbol.size(), name });
         }
     }
-    let (integer, edge) = flow::Walk::new(isa, sections, functions).run();
-    Ok(Report { machine, integer, edge })
+    Ok(Contents { machine, isa, sections, functions })
 }
 
 fn parse(file: &[u8]) -> Result<ElfFile64<'_, Endianness>, CheckError> {

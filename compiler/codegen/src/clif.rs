@@ -51,7 +51,50 @@ pub fn mul_high(b: &mut FunctionBuilder<'_>, acc: Value, mult: Value) -> Value {
     let low = b.ins().imul(x, y);
     let (x, y) = (b.ins().swiden_high(acc), b.ins().swiden_high(mult));
     let high = b.ins().imul(x, y);
-    let (low, high) = (cast(b, types::I8X16, low), cast(b, types::I8X16, high));
+    let halves = [cast(b, types::I8X16, low), cast(b, types::I8X16, high)];
+    high_halves(b, halves)
+}
+
+/// [`mul_high`] after the shift, or equation (15) of [`qcc_num::single`] without its clamp and zero point.
+pub fn scaled(b: &mut FunctionBuilder<'_>, acc: Value, mult: Value, e: &Epilogue, fits: bool) -> Value {
+    let shifted = shift_left(b, acc, e.shl, fits);
+    if e.single == 0 { mul_high(b, shifted, mult) } else { single(b, shifted, mult, e.single) }
+}
+
+/// The integers `r` of equation (15). Of `d` only the bits are exact that matter between 1/2 and 2^15 units; beyond, results are
+/// 0 or saturate whatever it is.
+fn single(b: &mut FunctionBuilder<'_>, acc: Value, mult: Value, point: u32) -> Value {
+    let point = i64::from(point);
+    let (x, y) = (b.ins().swiden_low(acc), b.ins().swiden_low(mult));
+    let low = b.ins().imul(x, y);
+    let (x, y) = (b.ins().swiden_high(acc), b.ins().swiden_high(mult));
+    let high = b.ins().imul(x, y);
+    let moved = [low, high].map(|p| {
+        let sign = b.ins().sshr_imm_s(p, 63);
+        let magnitude = b.ins().bxor(p, sign);
+        let mut halves = b.ins().ushr_imm_s(magnitude, point - 1);
+        for shift in [1, 2, 4, 8] {
+            let below = b.ins().ushr_imm_s(halves, shift);
+            halves = b.ins().bor(halves, below);
+        }
+        let below = b.ins().ushr_imm_s(halves, 1);
+        let top = b.ins().bxor(halves, below);
+        let d = b.ins().ishl_imm_s(top, point - 25);
+        let parity = b.ins().ishl_imm_s(p, 63 - point);
+        let odd = b.ins().sshr_imm_s(parity, 63);
+        let d = b.ins().bxor(d, odd);
+        let e = b.ins().bnot(d);
+        let sum = b.ins().iadd(p, e);
+        cast(b, types::I8X16, sum)
+    });
+    let words = high_halves(b, moved);
+    let half = splat(b, types::I32X4, 1 << (point - 33));
+    let sum = b.ins().iadd(words, half);
+    b.ins().sshr_imm_s(sum, point - 32)
+}
+
+/// The high halves of two vectors of 64-bit lanes, given as bytes.
+fn high_halves(b: &mut FunctionBuilder<'_>, [low, high]: [Value; 2]) -> Value {
     let high_halves = [4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31];
     let mask = b.func.dfg.immediates.push(high_halves.as_slice().into());
     let shuffled = b.ins().shuffle(low, high, mask);
@@ -82,8 +125,7 @@ pub fn requantize_with(
 ) -> Value {
     let mut highs = acc;
     for (acc, mult) in highs.iter_mut().zip(mult) {
-        let shifted = shift_left(b, *acc, e.shl, false);
-        *acc = mul_high(b, shifted, mult);
+        *acc = scaled(b, *acc, mult, e, false);
     }
     let mut words = [b.ins().snarrow(highs[0], highs[1]), b.ins().snarrow(highs[2], highs[3])];
     if let Some((bytes, mult)) = residual {
@@ -96,13 +138,15 @@ pub fn requantize_with(
     narrow(b, &words, e)
 }
 
-/// Equations (3) and (4) of [`qcc_num::requant`]: one or two vectors of 16-bit lanes to bytes.
+/// Equations (3) and (4) of [`qcc_num::requant`], or the end of (15): one or two vectors of 16-bit lanes to bytes.
 pub fn narrow(b: &mut FunctionBuilder<'_>, words: &[Value], e: &Epilogue) -> Value {
     let offset = splat(b, types::I16X8, i64::from(e.offset));
     let mut shifted = words.to_vec();
     for word in &mut shifted {
-        let sum = b.ins().sadd_sat(*word, offset);
-        *word = b.ins().sshr_imm_s(sum, i64::from(FRACTION_BITS));
+        *word = b.ins().sadd_sat(*word, offset);
+        if e.single == 0 {
+            *word = b.ins().sshr_imm_s(*word, i64::from(FRACTION_BITS));
+        }
     }
     let bytes = b.ins().unarrow(shifted[0], shifted[shifted.len() - 1]);
     clamp(b, bytes, e.lo, e.hi)

@@ -34,6 +34,8 @@ pub struct Options {
     pub shared_from: u64,
     /// Digest of the source model and of the options that it was compiled with.
     pub hash: [u8; 32],
+    /// What measurements chose otherwise than the estimates.
+    pub tuning: program::tuning::Tuning,
     /// What the earlier stages have to say of the model's making; steps and memory are added.
     pub manifest: qcc_runtime::Manifest,
 }

@@ -1,5 +1,6 @@
 //! What the code is made for.
 
+use std::fmt;
 use std::str::FromStr;
 
 use cranelift_codegen::isa::{self, OwnedTargetIsa};
@@ -7,7 +8,7 @@ use cranelift_codegen::settings::{self, Configurable};
 use qcc_ir::{Diag, diag::Code};
 use qcc_runtime::CpuFeatures;
 
-use crate::machine::Shape;
+use crate::machine::{Dot, Shape};
 
 /// Instruction set of the compiled model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +17,8 @@ pub enum Level {
     X86V2,
     /// x86-64 with AVX2.
     X86V3,
+    /// x86-64-v3 with AVX-VNNI: Alder Lake and later, Zen 5.
+    X86V3Vnni,
     /// x86-64 with AVX-512 F, BW, DQ, VL; without VNNI.
     X86V4,
     /// x86-64-v4 with AVX-512-VNNI: the wide kernels.
@@ -24,13 +27,13 @@ pub enum Level {
     Aarch64,
 }
 
-/// Who makes the kernels of products.
+/// Who makes the kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     /// Cranelift, with 128-bit vectors.
     Clif,
     /// [`crate::machine::Avx2`].
-    Avx2,
+    Ymm(Dot),
     /// [`crate::machine::Avx512`].
     Avx512,
 }
@@ -40,43 +43,92 @@ impl Backend {
     pub fn shape(self) -> &'static Shape {
         match self {
             Backend::Clif => &Shape::CLIF,
-            Backend::Avx2 => &Shape::AVX2,
+            Backend::Ymm(Dot::Words) => &Shape::AVX2,
+            Backend::Ymm(Dot::Vex | Dot::Evex) => &Shape::AVX_VNNI,
             Backend::Avx512 => &Shape::AVX512,
         }
     }
 }
 
-/// A target: its level, and whether the wide kernels are used.
+/// How wide the vectors of kernels are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Vectors {
+    /// 128 bits: everything is Cranelift's.
+    V128,
+    /// At most 256 bits.
+    V256,
+    /// As wide as the level has them.
+    Widest,
+}
+
+/// As the command takes it.
+impl fmt::Display for Vectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Vectors::V128 => "128",
+            Vectors::V256 => "256",
+            Vectors::Widest => "widest",
+        })
+    }
+}
+
+impl FromStr for Vectors {
+    type Err = Diag;
+
+    fn from_str(name: &str) -> Result<Vectors, Diag> {
+        let all = [Vectors::V128, Vectors::V256, Vectors::Widest];
+        all.into_iter().find(|vectors| vectors.to_string() == name).ok_or_else(|| {
+            Diag::new(Code::TARGET, format!("unknown width of vectors `{name}`")).help("use 128, 256 or widest")
+        })
+    }
+}
+
+/// A target: its level, and how much of it kernels use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Instruction set.
     pub level: Level,
-    /// Whether the wide kernels are used where the level has them; without, everything is Cranelift's.
-    pub wide: bool,
+    /// Vectors of kernels.
+    pub vectors: Vectors,
 }
 
 /// All levels with their names, the least demanding first.
 pub const LEVELS: &[(Level, &str)] = &[
     (Level::X86V2, "x86-64-v2"),
     (Level::X86V3, "x86-64-v3"),
+    (Level::X86V3Vnni, "x86-64-v3-vnni"),
     (Level::X86V4, "x86-64-v4"),
     (Level::X86V4Vnni, "x86-64-v4-vnni"),
     (Level::Aarch64, "aarch64"),
 ];
 
 impl Target {
-    /// The best target that runs on this CPU.
-    pub fn native() -> Target {
-        let runs = |l: &&(Level, &str)| Target { level: l.0, wide: true }.runs_here();
-        let level = LEVELS.iter().rev().find(runs).map_or(Level::X86V2, |l| l.0);
-        Target { level, wide: true }
+    /// A level with its widest vectors.
+    pub const fn of(level: Level) -> Target {
+        Target { level, vectors: Vectors::Widest }
     }
 
-    /// Every target that runs on this CPU: all that tests have to agree on.
+    /// The best target that runs on this CPU.
+    pub fn native() -> Target {
+        let runs = |level: &Level| Target::of(*level).runs_here();
+        Target::of(LEVELS.iter().rev().map(|l| l.0).find(runs).unwrap_or(Level::X86V2))
+    }
+
+    /// The level that needs exactly these CPU features.
+    pub fn with_features(features: CpuFeatures) -> Option<Target> {
+        LEVELS.iter().map(|l| Target::of(l.0)).find(|target| target.features() == features)
+    }
+
+    /// Every target that runs on this CPU: all that tests have to agree on. Of the widths of a level, those that differ.
     pub fn all_runnable() -> Vec<Target> {
-        let levels = LEVELS.iter().map(|l| l.0).filter(|&level| Target { level, wide: true }.runs_here());
-        let both = levels.flat_map(|level| [false, true].map(|wide| Target { level, wide }));
-        both.filter(|t| !t.wide || t.backend() != Backend::Clif).collect()
+        let levels = LEVELS.iter().map(|l| l.0).filter(|&level| Target::of(level).runs_here());
+        let all = levels.flat_map(|level| {
+            let mut widths =
+                [Vectors::V128, Vectors::V256, Vectors::Widest].map(|vectors| Target { level, vectors }).to_vec();
+            widths.dedup_by_key(|target| target.backend());
+            widths
+        });
+        all.collect()
     }
 
     /// True if this CPU has all that the target needs.
@@ -85,18 +137,20 @@ impl Target {
         same_arch && CpuFeatures::detect().contains(self.features())
     }
 
-    /// The back end of products.
+    /// The back end of kernels.
     pub fn backend(&self) -> Backend {
-        match self.level {
-            Level::X86V4Vnni if self.wide => Backend::Avx512,
-            Level::X86V3 | Level::X86V4 if self.wide => Backend::Avx2,
-            _ => Backend::Clif,
+        match (self.level, self.vectors) {
+            (Level::X86V2 | Level::Aarch64, _) | (_, Vectors::V128) => Backend::Clif,
+            (Level::X86V3 | Level::X86V4, _) => Backend::Ymm(Dot::Words),
+            (Level::X86V3Vnni, _) => Backend::Ymm(Dot::Vex),
+            (Level::X86V4Vnni, Vectors::V256) => Backend::Ymm(Dot::Evex),
+            (Level::X86V4Vnni, Vectors::Widest) => Backend::Avx512,
         }
     }
 
     /// True if other steps than products, too, have kernels beyond Cranelift's vectors.
     pub fn has_wide_kernels(&self) -> bool {
-        self.backend() == Backend::Avx512
+        self.backend() != Backend::Clif
     }
 
     /// CPU features that the code needs.
@@ -109,6 +163,7 @@ impl Target {
         match self.level {
             Level::X86V2 => v2,
             Level::X86V3 => v3,
+            Level::X86V3Vnni => v3.union(F::AVXVNNI),
             Level::X86V4 => v4,
             Level::X86V4Vnni => v4.union(F::AVX512VNNI),
             Level::Aarch64 => F::NEON,
@@ -148,21 +203,25 @@ impl Target {
         let v2 = ["has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt"];
         let v3 = ["has_avx", "has_avx2", "has_bmi1", "has_bmi2"];
         let v4 = ["has_avx512f", "has_avx512dq", "has_avx512vl"];
-        let mut all = Vec::new();
-        if self.level == Level::Aarch64 {
-            return all;
+        match self.level {
+            Level::X86V2 => v2.to_vec(),
+            Level::X86V3 => [&v2[..], &v3].concat(),
+            Level::X86V3Vnni => [&v2[..], &v3, &["has_avx_vnni"]].concat(),
+            Level::X86V4 => [&v2[..], &v3, &v4].concat(),
+            Level::X86V4Vnni => [&v2[..], &v3, &v4, &["has_avx512vnni"]].concat(),
+            Level::Aarch64 => Vec::new(),
         }
-        all.extend(v2);
-        if self.level >= Level::X86V3 {
-            all.extend(v3);
+    }
+}
+
+/// The name, and the width where it is not the widest.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self.vectors {
+            Vectors::Widest => Ok(()),
+            Vectors::V128 | Vectors::V256 => write!(f, "-{}", self.vectors),
         }
-        if self.level >= Level::X86V4 {
-            all.extend(v4);
-        }
-        if self.level == Level::X86V4Vnni {
-            all.push("has_avx512vnni");
-        }
-        all
     }
 }
 
@@ -176,7 +235,7 @@ impl FromStr for Target {
             _ => LEVELS
                 .iter()
                 .find(|(_, l)| *l == name || short(l).as_deref() == Some(name))
-                .map(|&(level, _)| Target { level, wide: true })
+                .map(|&(level, _)| Target::of(level))
                 .ok_or_else(|| {
                     let names: Vec<_> = LEVELS.iter().map(|l| l.1).collect();
                     Diag::new(Code::TARGET, format!("unknown target `{name}`"))

@@ -8,9 +8,12 @@ use cranelift_codegen::{Context, ir::AbiParam};
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Module, default_libcall_names};
-use qcc_codegen::kernel::conv::{self, ConvSpec, Output, Residual};
+use iced_x86::{Decoder, DecoderOptions, EncodingKind, Formatter, GasFormatter, Instruction};
+use qcc_codegen::Target;
+use qcc_codegen::kernel::conv::{self, ConvSpec, MEASURED_STEP, Output, Residual};
 use qcc_codegen::kernel::{pack, peak};
-use qcc_codegen::machine::Shape;
+use qcc_codegen::machine::{Dot, Shape};
+use qcc_codegen::target::Backend;
 use qcc_num::requant::{self, Epilogue};
 
 type Leaf = unsafe extern "C" fn(*const u8, *const u8, *const i32, *const i32, *mut u8, *const u8, usize, *const u8);
@@ -72,11 +75,15 @@ impl Case {
         let shl = if r.chance(2) { 0 } else { r.within(1, 12) as u32 };
         let (lo, hi) = if r.chance(2) { (0, 255) } else { (r.within(0, 120) as u8, r.within(121, 255) as u8) };
         let offset = if r.chance(8) { i16::MIN } else { r.within(0, 16000) as i16 };
-        let epilogue = Epilogue { shl, offset, lo, hi };
-        let output = if stored == 4 { Output::Raw } else { Output::Requant { epilogue, residual, acc_bound: None } };
+        let single = if residual.is_none() && r.chance(3) { r.within(33, 61) as u32 } else { 0 };
+        let (shl, offset) = if single > 0 { (shl.min(3), offset % 256) } else { (shl, offset) };
+        let epilogue = Epilogue { shl, offset, single, lo, hi };
+        let raw = if r.chance(2) { Output::Raw } else { Output::Measured };
+        let output = if stored == 4 { raw } else { Output::Requant { epilogue, residual, acc_bound: None } };
         let in_row_step = k_row_step * if even { 1 } else { r.within(1, 2) };
         let spec = ConvSpec {
             width,
+            panel: if r.chance(2) { 0 } else { r.within(1, 4) },
             strip,
             ahead: if r.chance(2) { 0 } else { r.within(1, 9000) },
             channels,
@@ -95,10 +102,19 @@ impl Case {
         // Multipliers that spread the results over some hundred units; wild ones reach every saturation.
         let wild = r.chance(4);
         let spread = 1i64 << if wild { 31 } else { 14 };
-        let typical = ((1u64 << 45) / (8_000 * ((k_rows * segments * run) as f64).sqrt() as u64)) >> shl;
+        let point = if single > 0 { single } else { 38 };
+        let typical =
+            ((1u64 << (point.min(56) + 7)) / (8_000 * ((k_rows * segments * run) as f64).sqrt() as u64)) >> shl;
         let greatest = if wild { 1 << 31 } else { typical.min(1 << 31) };
         let bias = (0..channels).map(|_| (r.next() as i64 % spread) as i32).collect();
-        let mult = (0..channels).map(|_| (r.next() % greatest) as i32).collect();
+        // Next to the quotient by an even number every tie lies within one rounding to single precision.
+        let near_ties = single > 0 && r.chance(2);
+        let mult = (0..channels)
+            .map(|_| match near_ties {
+                true => ((1u64 << single) / (2 * r.within(1, 4000) as u64) + r.next() % 3).min((1 << 31) - 1) as i32,
+                false => (r.next() % greatest) as i32,
+            })
+            .collect();
         let residual_bytes = rows * residual.map_or(0, |r| r.row_step) + 1;
         let mut case = Case {
             rows,
@@ -137,14 +153,17 @@ impl Case {
         })
     }
 
-    /// The whole output buffer as it should be.
+    /// The whole output buffer as it should be, and the extrema behind it.
     fn expected(&self) -> Vec<u8> {
         let mut output = self.output.clone();
         let s = &self.spec;
+        let mut extrema = [vec![i32::MAX; s.channels], vec![i32::MIN; s.channels]];
         for (row, x, c, acc) in self.accumulators() {
             let pixel = row * s.out_row_step + x * s.out_pixel_step;
+            extrema[0][c] = extrema[0][c].min(acc);
+            extrema[1][c] = extrema[1][c].max(acc);
             match &s.output {
-                Output::Raw => output[pixel + 4 * c..][..4].copy_from_slice(&acc.to_le_bytes()),
+                Output::Raw | Output::Measured => output[pixel + 4 * c..][..4].copy_from_slice(&acc.to_le_bytes()),
                 Output::Requant { epilogue, residual, .. } => {
                     let term = residual.map_or(0, |r| {
                         requant::residual_term(self.residual[row * r.row_step + x * r.pixel_step + c], r.mult)
@@ -153,16 +172,22 @@ impl Case {
                 }
             }
         }
+        if s.output == Output::Measured {
+            output.extend(extrema.iter().flatten().flat_map(|x| x.to_le_bytes()));
+        }
         output
     }
 
-    /// The whole output buffer as `leaf` leaves it, `leaf` being made for `shape`.
+    /// The whole output buffer as `leaf` leaves it, and the extrema behind it, `leaf` being made for `shape`.
     fn run(&self, leaf: Leaf, shape: &Shape) -> Vec<u8> {
         let mut output = self.output.clone();
         let weights = pack::pack_weights(&self.spec, shape, &self.weights);
         assert_eq!(weights.len(), pack::packed_weights(&self.spec, shape));
         let bias = pack::pack_channels(&self.spec, shape, &self.bias);
-        let mult = pack::pack_multipliers(&self.spec, shape, &self.mult);
+        let mut mult = pack::pack_multipliers(&self.spec, shape, &self.mult);
+        if self.spec.output == Output::Measured {
+            mult = vec![0; MEASURED_STEP / 2];
+        }
         let (input, residual) = (self.input.as_ptr(), self.residual.as_ptr());
         // SAFETY: the buffers were sized from the description, with the slack that a leaf may read.
         unsafe {
@@ -170,13 +195,17 @@ impl Case {
                 input,
                 weights.as_ptr(),
                 bias.as_ptr(),
-                mult.as_ptr(),
+                mult.as_mut_ptr(),
                 output.as_mut_ptr(),
                 residual,
                 self.rows / self.spec.strip,
                 input,
             )
         };
+        if self.spec.output == Output::Measured {
+            let halves = mult.chunks(MEASURED_STEP / 4);
+            output.extend(halves.flat_map(|h| &h[..self.spec.channels]).flat_map(|x| x.to_le_bytes()));
+        }
         output
     }
 }
@@ -219,17 +248,18 @@ impl Jit {
         unsafe { std::mem::transmute::<*const u8, Leaf>(self.clif(function)) }
     }
 
-    fn avx512_leaf(&mut self, spec: &ConvSpec) -> Leaf {
+    fn coded_leaf(&mut self, spec: &ConvSpec, backend: Backend) -> Leaf {
+        let code = conv::machine_code(spec, backend).unwrap().expect("a back end that makes machine code");
         // SAFETY: as above.
-        unsafe { std::mem::transmute::<*const u8, Leaf>(self.bytes(&conv::emit_avx512(spec).unwrap())) }
+        unsafe { std::mem::transmute::<*const u8, Leaf>(self.bytes(&code)) }
     }
 }
 
-impl Jit {
-    fn avx2_leaf(&mut self, spec: &ConvSpec) -> Leaf {
-        // SAFETY: as above.
-        unsafe { std::mem::transmute::<*const u8, Leaf>(self.bytes(&conv::emit_avx2(spec).unwrap())) }
-    }
+/// Back ends that make machine code which runs on this CPU.
+fn coded() -> Vec<Backend> {
+    let backends = Target::all_runnable().iter().map(Target::backend).collect::<Vec<_>>();
+    let all = [Backend::Ymm(Dot::Words), Backend::Ymm(Dot::Vex), Backend::Ymm(Dot::Evex), Backend::Avx512];
+    all.into_iter().filter(|backend| backends.contains(backend)).collect()
 }
 
 fn flags() -> settings::Flags {
@@ -252,18 +282,11 @@ fn baseline() -> OwnedTargetIsa {
     builder.finish(flags()).unwrap()
 }
 
-#[cfg(target_arch = "x86_64")]
-fn has_avx512_vnni() -> bool {
-    is_x86_feature_detected!("avx512vnni")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-}
-
 fn check(
     seeds: std::ops::Range<u64>,
     shape: &Shape,
     isa: impl Fn() -> OwnedTargetIsa,
-    make: fn(&mut Jit, &ConvSpec) -> Leaf,
+    make: impl Fn(&mut Jit, &ConvSpec) -> Leaf,
 ) {
     for seed in seeds {
         let case = Case::random(seed);
@@ -295,21 +318,50 @@ fn clif_without_vnni_equals_the_reference() {
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
-fn avx512_equals_the_reference() {
-    if !has_avx512_vnni() {
-        return println!("skipped: this CPU has no AVX-512 VNNI");
+fn machine_code_equals_the_reference() {
+    for backend in coded() {
+        println!("{backend:?}");
+        check(0..400, backend.shape(), native, |jit, spec| jit.coded_leaf(spec, backend));
     }
-    check(0..400, &Shape::AVX512, native, Jit::avx512_leaf);
 }
 
+/// The code for AVX-VNNI, which few machines run, is that for AVX-512-VNNI on ymm registers, which tests run: instruction by
+/// instruction, but for the encoding of the dot.
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn avx2_equals_the_reference() {
-    if !is_x86_feature_detected!("avx2") {
-        return println!("skipped: this CPU has no AVX2");
+fn both_encodings_of_the_256_bit_dot_are_one_kernel() {
+    for seed in 0..50 {
+        let spec = Case::random(seed).spec;
+        let code = |dot| conv::machine_code(&spec, Backend::Ymm(dot)).unwrap().expect("machine code");
+        let (vex, evex) = (instructions(&code(Dot::Vex)), instructions(&code(Dot::Evex)));
+        assert_eq!(vex.len(), evex.len(), "seed {seed}");
+        let mut dots = 0;
+        for (a, b) in vex.iter().zip(&evex) {
+            assert_eq!(a.1, b.1, "seed {seed}");
+            if a.0 != b.0 {
+                dots += 1;
+                assert!(a.1.starts_with("vpdpbusd"), "seed {seed}: {} is encoded in two ways", a.1);
+                assert_eq!((a.0, b.0), (EncodingKind::VEX, EncodingKind::EVEX), "seed {seed}: {}", a.1);
+            }
+        }
+        assert!(dots > 0, "seed {seed}: no dot");
     }
-    check(0..400, &Shape::AVX2, native, Jit::avx2_leaf);
+}
+
+/// Encoding and text of each instruction, the targets of jumps as the number of the instruction there.
+#[cfg(target_arch = "x86_64")]
+fn instructions(code: &[u8]) -> Vec<(EncodingKind, String)> {
+    let all: Vec<Instruction> = Decoder::new(64, code, DecoderOptions::NONE).iter().collect();
+    let number = |address: u64| all.iter().position(|i| i.ip() == address).expect("a jump to an instruction");
+    let text = |i: &Instruction| match i.near_branch_target() {
+        0 => {
+            let mut text = String::new();
+            GasFormatter::new().format(i, &mut text);
+            text
+        }
+        target => format!("{:?} {}", i.mnemonic(), number(target)),
+    };
+    all.iter().map(|i| (i.code().encoding(), text(i))).collect()
 }
 
 /// Short rows and few channels: tiles with several chains, panels of one vector, single lanes.
@@ -320,7 +372,7 @@ fn small_tiles_equal_the_reference() {
     for (width, channels, run) in [(1, 1, 1), (1, 64, 512), (2, 17, 33), (3, 16, 64), (1, 48, 100), (5, 33, 7)] {
         let mut case = Case::random(1);
         case.rows = 2;
-        case.spec.output = Output::Raw;
+        case.spec.output = if channels % 2 == 0 { Output::Measured } else { Output::Raw };
         let s = &mut case.spec;
         (s.width, s.strip, s.channels, s.k_rows, s.segments, s.run) = (width, 1, channels, 1, 1, run);
         (s.pixel_step, s.in_row_step, s.out_pixel_step, s.out_row_step) =
@@ -333,13 +385,9 @@ fn small_tiles_equal_the_reference() {
         case.output = vec![0xA5; 2 * width * channels * 4 + 64];
         let leaf = jit.clif_leaf(&case.spec);
         assert_eq!(case.run(leaf, &Shape::CLIF), case.expected(), "CLIF, {width} x {channels} x {run}");
-        if is_x86_feature_detected!("avx2") {
-            let leaf = jit.avx2_leaf(&case.spec);
-            assert_eq!(case.run(leaf, &Shape::AVX2), case.expected(), "AVX2, {width} x {channels} x {run}");
-        }
-        if has_avx512_vnni() {
-            let leaf = jit.avx512_leaf(&case.spec);
-            assert_eq!(case.run(leaf, &Shape::AVX512), case.expected(), "AVX-512, {width} x {channels} x {run}");
+        for backend in coded() {
+            let leaf = jit.coded_leaf(&case.spec, backend);
+            assert_eq!(case.run(leaf, backend.shape()), case.expected(), "{backend:?}, {width} x {channels} x {run}");
         }
     }
 }
@@ -365,20 +413,18 @@ fn impossible_descriptions_are_refused() {
 fn peak_loops_run() {
     let mut jit = Jit::new(native());
     let function = peak::emit_clif(jit.module.target_config(), &mut FunctionBuilderContext::new());
-    let mut loops = vec![("CLIF", jit.clif(function), Shape::CLIF)];
-    if is_x86_feature_detected!("avx2") {
-        loops.push(("AVX2", jit.bytes(&peak::emit_avx2().unwrap()), Shape::AVX2));
+    let mut loops = vec![(Backend::Clif, jit.clif(function))];
+    for backend in coded() {
+        let code = peak::machine_code(backend).unwrap().expect("a back end that makes machine code");
+        loops.push((backend, jit.bytes(&code)));
     }
-    if has_avx512_vnni() {
-        loops.push(("AVX-512", jit.bytes(&peak::emit_avx512().unwrap()), Shape::AVX512));
-    }
-    for (name, code, shape) in loops {
+    for (backend, code) in loops {
         // SAFETY: the function takes one count and touches no memory.
         let run = unsafe { std::mem::transmute::<*const u8, unsafe extern "C" fn(usize)>(code) };
         let (count, start) = (1_000_000, std::time::Instant::now());
         // SAFETY: as above.
         unsafe { run(count) };
-        let macs = peak::macs_per_iteration(&shape) as f64 * count as f64;
-        println!("peak of {name}: {:.0} GMAC/s", macs / start.elapsed().as_nanos() as f64);
+        let macs = peak::macs_per_iteration(backend.shape()) as f64 * count as f64;
+        println!("peak of {backend:?}: {:.0} GMAC/s", macs / start.elapsed().as_nanos() as f64);
     }
 }

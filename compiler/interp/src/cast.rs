@@ -40,8 +40,7 @@ pub(crate) fn quantize(x: &Tensor, result: &Type) -> Result<Tensor, Diag> {
     let (lo, hi) = (to_i32(u.min), to_i32(u.max));
     let mut codes = Vec::with_capacity(values.len());
     for_runs(&x.dims, u, |run, scale, zero_point| {
-        let inverse = 1.0 / scale;
-        let code = |&v: &f32| i64::from(edge::quantize(v, inverse, to_i32(zero_point), lo, hi));
+        let code = |&v: &f32| i64::from(edge::quantize(v, scale, to_i32(zero_point), lo, hi));
         codes.extend(values[run].iter().map(code));
     });
     let data = narrow(codes, &Elem::Uniform(u.clone()));
@@ -56,8 +55,8 @@ pub(crate) fn dequantize(x: &Tensor, ty: &Type) -> Result<Tensor, Diag> {
     };
     let mut values = Vec::with_capacity(codes.len());
     for_runs(&x.dims, u, |run, scale, zero_point| {
-        // The difference is taken in 64 bits: a zero point may be far from a 32-bit code.
-        let value = |&q: &i64| edge::dequantize(to_i32(q.saturating_sub(zero_point)), scale, 0);
+        // The difference is taken in 64 bits: a zero point may be far from a 32-bit code, and a bias may have more bits.
+        let value = |&q: &i64| q.saturating_sub(zero_point) as f32 * scale;
         values.extend(codes[run].iter().map(value));
     });
     Ok(Tensor { dims: x.dims.clone(), data: Data::F32(values) })

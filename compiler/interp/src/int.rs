@@ -7,6 +7,7 @@
 mod contract;
 mod dynamic;
 mod elementwise;
+mod wide;
 mod window;
 
 use qcc_ir::diag::Code;
@@ -16,6 +17,7 @@ use qcc_num::affine::Affine;
 use qcc_num::requant::Epilogue;
 
 use crate::context::Context;
+use crate::element::widen;
 
 /// Evaluates an `int.*` operator.
 pub(crate) fn eval(
@@ -41,19 +43,29 @@ pub(crate) fn eval(
         IntOp::Mul => Data::U8(elementwise::mul(&call)?),
         IntOp::Rescale => Data::U8(elementwise::rescale(&call)?),
         IntOp::ScaleChannels => Data::U8(elementwise::scale_channels(&call)?),
-        IntOp::Lut => Data::U8(elementwise::lut(&call)?),
+        IntOp::Lut => elementwise::lut(&call)?,
         IntOp::Lut2 => Data::U8(elementwise::lut2(&call)?),
         IntOp::Clamp => Data::U8(elementwise::clamp(&call)?),
-        IntOp::MaxPool => Data::U8(window::max_pool(&call)?),
+        IntOp::MaxPool => window::max_pool(&call)?,
         IntOp::AveragePool => Data::U8(window::average_pool(&call)?),
         IntOp::Mean => Data::U8(window::mean(&call)?),
         IntOp::LayerNorm => Data::U8(elementwise::layer_norm(&call)?),
-        IntOp::Softmax => Data::U8(elementwise::softmax(&call)?),
+        IntOp::Softmax => elementwise::softmax(&call)?,
         IntOp::Extrema => Data::I32(dynamic::extrema(&call)?),
         IntOp::DynamicScale => Data::I32(dynamic::scale(&call)?),
         IntOp::DynamicRequant => Data::U8(dynamic::requant(&call)?),
         IntOp::AlignScales => Data::I32(dynamic::align(&call)?),
         IntOp::DynamicAdd => Data::I32(dynamic::add(&call)?),
+        IntOp::Byte => Data::U8(wide::byte(&call)?),
+        IntOp::Combine => wide::combine(&call)?,
+        IntOp::WideMul => wide::mul(&call)?,
+        IntOp::CommonScale => Data::I32(dynamic::common(&call)?),
+        IntOp::DynamicRescale => Data::U8(dynamic::rescale(&call)?),
+        IntOp::ProductScale => Data::I32(dynamic::product_scale(&call)?),
+        IntOp::DynamicMul => Data::I32(dynamic::multiply(&call)?),
+        IntOp::DynamicTable => Data::I32(dynamic::table(&call)?),
+        IntOp::ExpTable => Data::I32(dynamic::exponentials(&call)?),
+        IntOp::DynamicLut => Data::U8(dynamic::look_up(&call)?),
     };
     Ok(Tensor { dims: result.dims.clone(), data })
 }
@@ -93,6 +105,15 @@ impl<'a> Call<'a> {
         self.operands[i].0.as_i32().ok_or_else(|| self.wrong(i, "i32"))
     }
 
+    fn i64s(&self, i: usize) -> Result<&'a [i64], Diag> {
+        self.operands[i].0.as_i64().ok_or_else(|| self.wrong(i, "i64"))
+    }
+
+    /// Integers of any storage in 64 bits.
+    fn integers(&self, i: usize) -> Result<Vec<i64>, Diag> {
+        widen(&self.operands[i].0.data).ok_or_else(|| self.wrong(i, "integers"))
+    }
+
     /// The residual of a contraction, operand 4, if there is one.
     fn residual(&self) -> Result<Option<&'a [u8]>, Diag> {
         if self.operands.len() > 4 { self.u8s(4).map(Some) } else { Ok(None) }
@@ -106,7 +127,8 @@ impl<'a> Call<'a> {
     /// The constants of `qcc_num::requant`.
     fn epilogue(&self) -> Epilogue {
         let (lo, hi) = self.bounds();
-        Epilogue { shl: self.attrs.int("shl") as u32, offset: self.attrs.int("offset") as i16, lo, hi }
+        let number = |name: &str| if self.attrs.has(name) { self.attrs.int(name) } else { 0 };
+        Epilogue { shl: number("shl") as u32, offset: number("offset") as i16, single: number("single") as u32, lo, hi }
     }
 
     /// The constants of `qcc_num::affine`, with the offset that the operator has.

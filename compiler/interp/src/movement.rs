@@ -2,7 +2,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::Move;
-use qcc_ir::{Attrs, Data, Diag, Tensor, Type, for_data, map_data};
+use qcc_ir::{Attrs, Data, Diag, Tensor, Type, Window, for_data, map_data};
 
 use crate::element::{Element, widen};
 use crate::layout::{around, broadcast_strides, gather, strides};
@@ -33,8 +33,8 @@ pub(crate) fn eval(m: Move, attrs: &Attrs, operands: &[(&Tensor, &Type)], result
             let positions = operands.get(1).and_then(|(i, _)| widen(&i.data));
             let positions =
                 positions.ok_or_else(|| Diag::new(Code::BAD_SHAPE, "indices of a gather are not integers"))?;
-            let axis = attrs.int("axis") as usize;
-            map_data!(&x.data, v => select(v, &x.dims, axis, &positions)?)
+            let (axis, wrap) = (attrs.int("axis") as usize, attrs.bool("wrap"));
+            map_data!(&x.data, v => select(v, &x.dims, axis, wrap, &positions)?)
         }
         Move::Expand => {
             let repeated = broadcast_strides(&x.dims, &result.dims);
@@ -42,6 +42,10 @@ pub(crate) fn eval(m: Move, attrs: &Attrs, operands: &[(&Tensor, &Type)], result
         }
         Move::Cast => cast(&x.data, attrs.int("to"))?,
         Move::Where => choose(operands, &result.dims)?,
+        Move::MaxPoolIndex => {
+            let window = Window::pool(attrs);
+            Data::I64(for_data!(&x.data, v => greatest_of_windows(v, &x.dims, &window, &result.dims)?))
+        }
         Move::TopK | Move::TopKIndex | Move::ArgMax => {
             let (axis, k) = (attrs.int("axis") as usize, if m == Move::ArgMax { 1 } else { attrs.int("k") as usize });
             let largest = m == Move::ArgMax || attrs.bool("largest");
@@ -77,6 +81,36 @@ fn choose(operands: &[(&Tensor, &Type)], dims: &[usize]) -> Result<Data, Diag> {
     }
     let (x, y) = (stretched(x), stretched(y));
     Ok(map_data!(&x, v => pick(v, &y, ty, &condition)?))
+}
+
+/// Where the greatest element of each window over `[N, C, H, W]` lies.
+fn greatest_of_windows<T: Element + PartialOrd>(
+    x: &[T],
+    dims: &[usize],
+    window: &Window,
+    out: &[usize],
+) -> Result<Vec<i64>, Diag> {
+    let (&[_, _, h, w], &[n, c, oh, ow]) = (dims, out) else {
+        return Err(Diag::new(Code::VERIFY, "a window slides over four dimensions"));
+    };
+    let inside = |d: usize, o: usize, extent: usize| {
+        let at = move |k: usize| (o * window.strides[d] + k * window.dilations[d]).checked_sub(window.pads[d]);
+        (0..window.kernel[d]).filter_map(at).filter(move |&i| i < extent)
+    };
+    let mut found = Vec::with_capacity(n * c * oh * ow);
+    for plane in 0..n * c {
+        for (oy, ox) in (0..oh).flat_map(|y| (0..ow).map(move |x| (y, x))) {
+            let mut best: Option<usize> = None;
+            for (y, z) in inside(0, oy, h).flat_map(|y| inside(1, ox, w).map(move |z| (y, z))) {
+                let i = (plane * h + y) * w + z;
+                if best.is_none_or(|b| x[i] > x[b]) {
+                    best = Some(i);
+                }
+            }
+            found.push(best.unwrap_or(0) as i64);
+        }
+    }
+    Ok(found)
 }
 
 /// Positions along `axis` of the first `k` elements in order, laid out as the result: of equal ones the first, or the last,
@@ -168,16 +202,18 @@ fn pad<T: Element>(x: &[T], dims: &[usize], before: &[i64], value: f32, out: &[u
     result
 }
 
-fn select<T: Element>(x: &[T], dims: &[usize], axis: usize, positions: &[i64]) -> Result<Vec<T>, Diag> {
+/// Positions outside are the last.
+fn select<T: Element>(x: &[T], dims: &[usize], axis: usize, wrap: bool, positions: &[i64]) -> Result<Vec<T>, Diag> {
     let (outer, extent, inner) = around(dims, axis);
-    let absolute = |&p: &i64| {
-        let i = if p < 0 { p.saturating_add(extent as i64) } else { p };
-        usize::try_from(i)
-            .ok()
-            .filter(|&i| i < extent)
-            .ok_or_else(|| Diag::new(Code::DATA, format!("index {p} of a gather lies outside a dimension of {extent}")))
+    let last = extent.checked_sub(1);
+    let Some(last) = last.or(positions.is_empty().then_some(0)) else {
+        return Err(Diag::new(Code::DATA, "a gather from a dimension without elements"));
     };
-    let positions = positions.iter().map(absolute).collect::<Result<Vec<_>, _>>()?;
+    let absolute = |&p: &i64| {
+        let i = if p < 0 && wrap { p.saturating_add(extent as i64) } else { p };
+        usize::try_from(i).map_or(last, |i| i.min(last))
+    };
+    let positions: Vec<usize> = positions.iter().map(absolute).collect();
     let mut out = Vec::with_capacity(outer * positions.len() * inner);
     for o in 0..outer {
         for p in &positions {

@@ -4,7 +4,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Binary, Reduce};
-use qcc_ir::{Attrs, Class, Diag, Opcode, Tensor, Type};
+use qcc_ir::{Attrs, Class, Diag, Elem, Int, Opcode, Tensor, Type};
 
 use crate::element::{narrow, widen};
 use crate::layout::{grouped, zip_broadcast};
@@ -31,7 +31,9 @@ pub(crate) fn eval(op: Opcode, attrs: &Attrs, operands: &[(&Tensor, &Type)], res
             values.ok_or_else(|| fault("overflows or divides by zero"))?
         }
         Class::Reduce(r) => {
-            let reduced = reduce(r, &wide[0], &operands[0].0.dims, &attrs.sizes("axes"));
+            let (x, dims) = (&wide[0], &operands[0].0.dims);
+            let none = nothing(r, &result.elem).map(|v| vec![v; result.elements()]);
+            let reduced = if x.is_empty() { none } else { reduce(r, x, dims, &attrs.sizes("axes")) };
             reduced.ok_or_else(|| fault("overflows or has no element to reduce"))?
         }
         Class::Contract(_) | Class::Pool(_) | Class::Norm(_) | Class::Move(_) | Class::Cast(_) | Class::Int(_) => {
@@ -68,6 +70,21 @@ fn binary(op: Binary, a: i64, b: i64) -> Option<i64> {
                 Some(a)
             }
         }
+    }
+}
+
+/// What no elements are reduced to.
+fn nothing(op: Reduce, elem: &Elem) -> Option<i64> {
+    let (least, greatest) = match elem {
+        Elem::Bool => (0, 1),
+        Elem::Int(int) => (Int::min(*int), Int::max(*int)),
+        Elem::F32 | Elem::Calibrated(_) | Elem::Uniform(_) => return None,
+    };
+    match op {
+        Reduce::Sum => Some(0),
+        Reduce::Mean => None,
+        Reduce::Max => Some(least),
+        Reduce::Min => Some(greatest),
     }
 }
 

@@ -69,11 +69,13 @@ codes! {
     EXTERNAL_DATA = 7, Input, "External tensor data is missing, too short or outside the model's folder.";
     SYNTAX = 10, Input, "The text is not valid .qir.";
     VERIFY = 11, Bug, "A graph breaks an invariant of the IR.";
+    PASS = 12, Bug, "A pass on real numbers changes what the model computes.";
     PIPELINE = 20, Usage, "A pass pipeline cannot be run as written.";
     RANGE = 21, Input, "The range of a value is not known or not finite.";
     NO_INTEGER_FORM = 22, Input, "An operation has no integer form.";
     OVERFLOW = 23, Input, "An accumulator may overflow 32 bits.";
     NOT_INTEGER = 24, Bug, "A float is left in a graph that must be integer-only.";
+    ACCURACY = 25, Input, "The accuracy that is asked for is not reached.";
     CODEGEN = 30, Bug, "Machine code cannot be produced.";
     TARGET = 31, Usage, "The target is unknown or cannot run here.";
     DATA = 40, Input, "Samples do not fit the model.";

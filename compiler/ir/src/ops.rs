@@ -109,6 +109,8 @@ pub enum Move {
     TopKIndex,
     /// Where the greatest element is.
     ArgMax,
+    /// Where the greatest element of each window is.
+    MaxPoolIndex,
 }
 
 /// Changes of quantization.
@@ -147,6 +149,16 @@ pub enum IntOp {
     DynamicRequant,
     AlignScales,
     DynamicAdd,
+    Byte,
+    Combine,
+    WideMul,
+    CommonScale,
+    DynamicRescale,
+    ProductScale,
+    DynamicMul,
+    DynamicTable,
+    DynamicLut,
+    ExpTable,
 }
 
 /// Family of operators with the same kind of operands.
@@ -269,9 +281,16 @@ const GROUPS: AttrSchema = int_or("groups", 1);
 const PAD_VALUE: AttrSchema = int_or("pad_value", 0);
 const LO: AttrSchema = int_or("lo", 0);
 const HI: AttrSchema = int_or("hi", 255);
+/// Bounds of a result of 8 or 16 bits.
+const WIDE_LO: AttrSchema = int_or("lo", i16::MIN as i64);
+const WIDE_HI: AttrSchema = int_or("hi", i16::MAX as i64);
+/// Bits of the result: 8 for u8, 16 for i16.
+const BITS: AttrSchema = int_or("bits", 8);
 /// `a` of `qcc_num::requant` equation (1).
 const SHL: AttrSchema = int_or("shl", 0);
-/// `C` of `qcc_num::requant` equation (3), or of `qcc_num::affine` equation (5).
+/// Fraction bits of `qcc_num::single`, which then is the rule, and `offset` the zero point; 0 for `qcc_num::requant`.
+const SINGLE: AttrSchema = int_or("single", 0);
+/// `C` of `qcc_num::requant` equation (3), `qcc_num::affine` equation (5), or `qcc_num::wide` equation (21).
 const OFFSET: AttrSchema = int("offset");
 /// `n` of `qcc_num::affine` equation (5).
 const SHIFT: AttrSchema = int("shift");
@@ -280,6 +299,25 @@ const RESIDUAL_MULT: AttrSchema = int_or("residual_mult", 0);
 
 fn gelu(x: f32) -> f32 {
     (0.5 * f64::from(x) * (1.0 + erf(f64::from(x) / std::f64::consts::SQRT_2))) as f32
+}
+
+/// The nearest number with the row's `fraction` bits and least exponent `exponent`, ties to even. The quotient by the distance
+/// between neighbours is exact in double precision.
+fn round_float(a: &Attrs, x: f32) -> f32 {
+    if x.is_nan() {
+        return if a.bool("nan") { x } else { 0.0 };
+    }
+    let (wide, greatest) = (f64::from(x), f64::from(a.float("greatest")));
+    let own = i64::from((x.abs().to_bits() >> 23).max(1)) - 127;
+    let exponent = own.max(a.int("exponent")).saturating_sub(a.int("fraction")).clamp(-400, 400);
+    let distance = f64::from(exponent as i32).exp2();
+    let near = if x.is_finite() { (wide / distance).round_ties_even() * distance } else { wide };
+    let beyond = match a.int("overflow") {
+        1 => f64::INFINITY,
+        2 => f64::NAN,
+        _ => greatest,
+    };
+    if near.abs() <= greatest { near as f32 } else { beyond.copysign(wide) as f32 }
 }
 
 /// Error function: Abramowitz and Stegun 1964, 7.1.5 (series) below 3 and 7.1.14 (continued fraction) above.
@@ -363,6 +401,12 @@ ops! {
     Ceil = "nn.ceil" ("x") {} Class::Unary(|_, x| x.ceil());
     /// Nearest integer, ties to even.
     Round = "nn.round" ("x") {} Class::Unary(|_, x| x.round_ties_even());
+    /// Nearest number of a narrower float format, ties to even: `fraction` bits behind the point, least exponent `exponent`, greatest
+    /// number `greatest`. What is greater becomes that number, with `overflow` 1 infinite, with 2 not a number. Without `nan`, what is
+    /// not a number becomes 0.
+    RoundFloat = "nn.round_float" ("x")
+        { int("fraction"), int("exponent"), float_or("greatest", f32::MAX), int_or("overflow", 0), bool_or("nan", true) }
+        Class::Unary(round_float);
     /// Sine.
     Sin = "nn.sin" ("x") {} Class::Unary(|_, x| x.sin());
     /// Cosine.
@@ -370,12 +414,12 @@ ops! {
     /// -1, 0 or 1.
     Sign = "nn.sign" ("x") {} Class::Unary(|_, x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { 0.0 });
 
-    /// Sum.
-    Add = "nn.add" ("a", "b") {} Class::Binary(Binary::Add);
+    /// Sum. `signed` says that the runtime for which the model was quantized computes with codes of -128 to 127.
+    Add = "nn.add" ("a", "b") { bool_or("signed", false) } Class::Binary(Binary::Add);
     /// Difference.
     Sub = "nn.sub" ("a", "b") {} Class::Binary(Binary::Sub);
-    /// Product.
-    Mul = "nn.mul" ("a", "b") {} Class::Binary(Binary::Mul);
+    /// Product, `signed` as in a sum.
+    Mul = "nn.mul" ("a", "b") { bool_or("signed", false) } Class::Binary(Binary::Mul);
     /// Quotient; integers truncate.
     Div = "nn.div" ("a", "b") {} Class::Binary(Binary::Div);
     /// The lesser.
@@ -429,8 +473,9 @@ ops! {
     /// `pads` are the elements before each dimension, then those after each. On quantized types and plain integers
     /// `value` is the integer itself.
     Pad = "tensor.pad" ("x") { ints("pads"), float_or("value", 0.0) } Class::Move(Move::Pad);
-    /// Slices of `data` along `axis` at the positions in `indices`; negative ones count from the end.
-    Gather = "tensor.gather" ("data", "indices") { int_or("axis", 0) } Class::Move(Move::Gather);
+    /// Slices of `data` along `axis` at the positions in `indices`; with `wrap` those from -1 to minus the extent count from the end.
+    /// Positions outside take the last slice.
+    Gather = "tensor.gather" ("data", "indices") { int_or("axis", 0), bool_or("wrap", true) } Class::Move(Move::Gather);
     /// Broadcast to `shape`.
     Expand = "tensor.expand" ("x") { ints("shape") } Class::Move(Move::Expand);
     /// To `to`: 0 f32, 1 i64, 2 i32. Only between constants.
@@ -445,6 +490,8 @@ ops! {
     /// Position along `axis`, i64, of the greatest element; of equal ones the first, or the last.
     ArgMax = "tensor.arg_max" ("x") { int("axis"), bool_or("keepdims", true), bool_or("last", false) }
         Class::Move(Move::ArgMax);
+    /// Position, i64, of the element of `nn.max_pool` among all elements of `x`, counted as they lie; of equal ones the first.
+    MaxPoolIndex = "tensor.max_pool_index" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Move(Move::MaxPoolIndex);
 
     /// Real to quantized: `qcc_num::edge` equation (6).
     QCast = "quant.qcast" ("x") {} Class::Cast(Cast::Quantize);
@@ -457,17 +504,18 @@ ops! {
     IConv2d = "int.conv2d" ("x", "w", "bias") { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE } Class::Int(IntOp::Conv2d);
     /// Accumulators `bias + x * w^T`: `x` u8 `[.., K]`, `w` i8 `[N, K]`, `bias` i32 `[N]`.
     ILinear = "int.linear" ("x", "w", "bias") {} Class::Int(IntOp::Linear);
-    /// 32-bit accumulators to u8 by `qcc_num::requant`; `mult` i32 has one element, or one for each of the last dimension.
-    Requant = "int.requant" ("acc", "mult") { SHL, OFFSET, LO, HI } Class::Int(IntOp::Requant);
+    /// 32-bit accumulators to u8 by `qcc_num::requant`, or by `qcc_num::single` where `single` is not 0; `mult` i32 has one element, or one for each of the last dimension.
+    Requant = "int.requant" ("acc", "mult") { SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::Requant);
     /// `int.requant` of `int.conv2d`, with an optional `residual` of the result's shape added before the rounding.
     QConv2d = "int.qconv2d" ("x", "w", "bias", "mult", "residual?")
-        { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE, SHL, OFFSET, LO, HI, RESIDUAL_MULT } Class::Int(IntOp::QConv2d);
+        { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE, SHL, OFFSET, SINGLE, LO, HI, RESIDUAL_MULT } Class::Int(IntOp::QConv2d);
     /// `int.requant` of `int.linear`, with an optional `residual` of the result's shape added before the rounding.
-    QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, LO, HI, RESIDUAL_MULT }
+    QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, SINGLE, LO, HI, RESIDUAL_MULT }
         Class::Int(IntOp::QLinear);
     /// `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])` requantized by `qcc_num::requant` with `mult`: `a` and
     /// `b` u8, broadcast over the dimensions before the last two.
-    QMatMul = "int.qmatmul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, LO, HI } Class::Int(IntOp::QMatMul);
+    QMatMul = "int.qmatmul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
+        Class::Int(IntOp::QMatMul);
     /// `a * mults[0] + b * mults[1]` by `qcc_num::affine`, operands broadcast.
     IAdd = "int.add" ("a", "b") { ints("mults"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Add);
     /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::requant` with `mult`, operands broadcast.
@@ -476,41 +524,72 @@ ops! {
     Rescale = "int.rescale" ("x") { int("mult"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Rescale);
     /// `x * mult[c] + offset[c]` by `qcc_num::affine`, `c` the index in the last dimension: `mult` i16, `offset` i32.
     ScaleChannels = "int.scale_channels" ("x", "mult", "offset") { SHIFT, LO, HI } Class::Int(IntOp::ScaleChannels);
-    /// `table[x]`: any function of one 8-bit operand. `table` u8 `[256]`.
+    /// `table[x]`: any function of one operand. `table` u8 or i16, `[256]` for `x` u8 and `[65536]`, from -32768 on, for `x` i16.
     Lut = "int.lut" ("x", "table") {} Class::Int(IntOp::Lut);
     /// `table[256 * a + b]`, operands broadcast: any function of two 8-bit operands. `table` u8 `[65536]`.
     Lut2 = "int.lut2" ("a", "b", "table") {} Class::Int(IntOp::Lut2);
     /// `min(max(x, lo), hi)`.
     Clamp = "int.clamp" ("x") { LO, HI } Class::Int(IntOp::Clamp);
-    /// Greatest element of each window of u8 `[N, H, W, C]`; padding does not take part.
+    /// Greatest element of each window of u8 `[N, H, W, C]`; padding does not take part. Of i16 without padding.
     IMaxPool = "int.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Int(IntOp::MaxPool);
     /// Sum of `x - zero` over each window of u8 `[N, H, W, C]`, requantized by `qcc_num::requant`. `mult` i32 has one element,
     /// or one for each output position `[OH, OW]` where border windows have fewer elements.
-    IAveragePool = "int.average_pool" ("x", "mult") { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, LO, HI }
-        Class::Int(IntOp::AveragePool);
+    IAveragePool = "int.average_pool" ("x", "mult")
+        { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::AveragePool);
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
-    IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, LO, HI }
+    IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
         Class::Int(IntOp::Mean);
     /// Normalization of u8 over the dimensions from `axis` on by `qcc_num::norm`, of which `epsilon` is the `E`; `mult` i32 and
     /// `offset` i32 broadcast to `x`.
     ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { int("axis"), int_or("epsilon", 0), LO, HI }
         Class::Int(IntOp::LayerNorm);
-    /// Softmax of u8 along the last dimension: with `e = table[max - x]` (i32 `[256]`, not negative), `s = sum(e)` in 64 bits and
-    /// `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is `256 / mult`, its zero
-    /// point 0.
-    ISoftmax = "int.softmax" ("x", "table") { int_or("mult", 65280) } Class::Int(IntOp::Softmax);
+    /// Softmax along the last dimension: with `e = table[max - x]` (i32, not negative, `[256]` for `x` u8 and `[65536]` for i16),
+    /// `s = sum(e)` in 64 bits and `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is
+    /// `256 / mult`, its zero point 0. With `bits` 16 it is i16: `min(65535, ..) - 32768`, with zero point -32768.
+    ISoftmax = "int.softmax" ("x", "table") { int_or("mult", 65280), BITS } Class::Int(IntOp::Softmax);
     /// Least and greatest of each channel, the last dimension, over `rows` positions after one another: i32 `[parts, 2, C]`.
     Extrema = "int.extrema" ("acc") { int("rows") } Class::Int(IntOp::Extrema);
     /// Parameters of `int.dynamic_requant` by `qcc_num::dynamic`, from the `extrema` of accumulators, the `scale` of the operand
-    /// they were computed from, and mantissas `[C]` of the weights' scales and of the bias. The result begins with its scale.
-    DynamicScale = "int.dynamic_scale" ("extrema", "scale", "weights", "bias")
-        { int("weight_exponent"), int("bias_exponent"), bool_or("rectify", false) } Class::Int(IntOp::DynamicScale);
+    /// they were computed from, and mantissas `[C]` of the weights' scales, of the bias and of a greatest value, if there is one. The
+    /// result begins with its scale.
+    DynamicScale = "int.dynamic_scale" ("extrema", "scale", "weights", "bias", "ceiling?")
+        { int("weight_exponent"), int("bias_exponent"), int_or("ceiling_exponent", 0), bool_or("rectify", false) }
+        Class::Int(IntOp::DynamicScale);
     /// 32-bit accumulators to u8 by `qcc_num::dynamic`: zero point 0 if rectified, else 128.
     DynamicRequant = "int.dynamic_requant" ("acc", "params") { bool_or("rectify", false) } Class::Int(IntOp::DynamicRequant);
     /// The scale of a sum of two dynamically scaled values, and the factors of both, by `qcc_num::dynamic` equation (13).
     AlignScales = "int.align_scales" ("a", "b") {} Class::Int(IntOp::AlignScales);
     /// `(a - zeros[0]) * factors[2] + (b - zeros[1]) * factors[3]` in 32 bits, with the factors of `int.align_scales`.
     DynamicAdd = "int.dynamic_add" ("a", "b", "factors") { ints("zeros") } Class::Int(IntOp::DynamicAdd);
+    /// The low byte of `x + 2^15`, `x` i16, or the high one: `x + 2^15 = 256 high + low`.
+    Byte = "int.byte" ("x") { bool_or("high", false) } Class::Int(IntOp::Byte);
+    /// `bias + sum of factors[i] * xs[i]` requantized by `qcc_num::wide` with `mult` and `offset` to u8, or with `bits` 16 to i16. `xs`
+    /// u8, i16 or i32, broadcast; `bias`, `mult`, `offset` i64, broadcast to them.
+    Combine = "int.combine" ("bias", "mult", "offset", "xs*") { ints("factors"), WIDE_LO, WIDE_HI, BITS }
+        Class::Int(IntOp::Combine);
+    /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::wide` with `mult` and `offset` to u8, or with `bits` 16 to i16. `a` and
+    /// `b` u8 or i16, broadcast.
+    WideMul = "int.wide_mul" ("a", "b") { ints("zeros"), int("mult"), OFFSET, WIDE_LO, WIDE_HI, BITS }
+        Class::Int(IntOp::WideMul);
+    /// A scale for all of some values, of whose codes `levels` are used to either side, and the factors from theirs to it, by
+    /// `qcc_num::dynamic` equation (16): the values' levels come first, that of the result is the last one.
+    CommonScale = "int.common_scale" ("scales*") { ints("levels") } Class::Int(IntOp::CommonScale);
+    /// `result_zero + floor(((x - zero) * factor + 2^13) / 2^14)`, the factor being number `index` of `int.common_scale`.
+    DynamicRescale = "int.dynamic_rescale" ("x", "scales") { int("index"), int("zero"), int("result_zero") }
+        Class::Int(IntOp::DynamicRescale);
+    /// The scale of a product of two dynamically scaled values.
+    ProductScale = "int.product_scale" ("a", "b") {} Class::Int(IntOp::ProductScale);
+    /// `(a - zeros[0]) * (b - zeros[1])` in 32 bits, operands broadcast.
+    DynamicMul = "int.dynamic_mul" ("a", "b") { ints("zeros") } Class::Int(IntOp::DynamicMul);
+    /// The table of a function, given by `samples` i32 `[1025]` below 2^30, for codes with a scale known at run time only, and the
+    /// scale of its results, by `qcc_num::dynamic` equations (17) and (18): mantissa, exponent, and four codes in each number.
+    DynamicTable = "int.dynamic_table" ("scale", "samples") { int("grid"), int("exponent"), int("zero"), int("result_zero") }
+        Class::Int(IntOp::DynamicTable);
+    /// The table of `int.softmax` for codes with a scale known at run time only, by `qcc_num::dynamic` equation (19), from `samples`
+    /// i32 `[1025]` of `2^30 2^(-j / 1024)`.
+    ExpTable = "int.exp_table" ("scale", "samples") {} Class::Int(IntOp::ExpTable);
+    /// The codes of `int.dynamic_table` at the positions that `x` tells.
+    DynamicLut = "int.dynamic_lut" ("x", "table") {} Class::Int(IntOp::DynamicLut);
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 //! graph   ::= 'graph' '@' NAME '(' (input (',' input)*)? ')' '->' '(' (type (',' type)*)? ')'
 //!             '{' (const | node)* 'return' (use (',' use)*)? '}'
 //! input   ::= '%' NAME ':' type
-//! const   ::= 'const' '@' NAME ':' type '=' ('dense' '<' '[' (NUMBER (',' NUMBER)*)? ']' '>' | 'file' '<' STRING '>')
+//! const   ::= 'const' '@' NAME ':' type '=' ('dense' '<' numbers '>' | 'file' '<' STRING '>')
+//! numbers ::= '[' (NUMBER (',' NUMBER)*)? ']' | NUMBER                                  (one number: that of every element)
 //! node    ::= '%' NAME '=' OPERATOR '(' (use (',' use)*)? ')' ('{' attr (',' attr)* '}')? ':' type loc?
 //! attr    ::= WORD '=' (NUMBER | 'true' | 'false' | '[' (NUMBER (',' NUMBER)*)? ']')
 //! loc     ::= 'loc' '(' STRING (WORD | STRING) NUMBER ')'          name, ONNX operator, opset
@@ -45,6 +46,8 @@ use cursor::{Cursor, Parsed};
 
 /// Longest text that is read.
 const MAX_TEXT: usize = 1 << 30;
+/// Most elements that one number stands for: a text is not much shorter than what it means.
+const MOST_REPEATED: usize = 1 << 20;
 /// Faults after which the parser gives up.
 const MAX_FAULTS: usize = 20;
 
@@ -281,7 +284,7 @@ impl Parser<'_, '_> {
             self.cursor.expect(">")?;
             data
         } else {
-            self.dense(&ty.elem)?
+            self.dense(&ty)?
         };
         if data.len() != ty.elements() {
             let message = format!("expected {} elements, found {}", ty.elements(), data.len());
@@ -291,24 +294,39 @@ impl Parser<'_, '_> {
         Ok(Some(self.edit.add_typed_const(name, tensor, ty.elem)))
     }
 
-    /// `dense<[..]>`, stored as the element type says.
-    fn dense(&mut self, elem: &Elem) -> Parsed<Data> {
+    /// `dense<[..]>` or `dense<x>`, stored as the element type says.
+    fn dense(&mut self, ty: &Type) -> Parsed<Data> {
         self.cursor.expect_word("dense")?;
         self.cursor.expect("<")?;
         if matches!(self.cursor.token, Token::Punct("...")) {
             return Err(self.cursor.expected("`[`").help("the text was printed without its large constants"));
         }
-        self.cursor.expect("[")?;
-        let data = match (elem, elem.storage()) {
-            (Elem::F32 | Elem::Calibrated(_), _) => Data::F32(self.list("]", |p| p.cursor.float())?),
-            (_, None | Some(Int::U4 | Int::U8)) => Data::U8(self.list("]", |p| p.cursor.integer())?),
-            (_, Some(Int::I4 | Int::I8)) => Data::I8(self.list("]", |p| p.cursor.integer())?),
-            (_, Some(Int::I16)) => Data::I16(self.list("]", |p| p.cursor.integer())?),
-            (_, Some(Int::I32)) => Data::I32(self.list("]", |p| p.cursor.integer())?),
-            (_, Some(Int::I64)) => Data::I64(self.list("]", |p| p.cursor.integer())?),
+        let data = match (&ty.elem, ty.elem.storage()) {
+            (Elem::F32 | Elem::Calibrated(_), _) => Data::F32(self.numbers(ty, |p| p.cursor.float())?),
+            (_, None | Some(Int::U4 | Int::U8)) => Data::U8(self.numbers(ty, |p| p.cursor.integer())?),
+            (_, Some(Int::I4 | Int::I8)) => Data::I8(self.numbers(ty, |p| p.cursor.integer())?),
+            (_, Some(Int::I16)) => Data::I16(self.numbers(ty, |p| p.cursor.integer())?),
+            (_, Some(Int::I32)) => Data::I32(self.numbers(ty, |p| p.cursor.integer())?),
+            (_, Some(Int::I64)) => Data::I64(self.numbers(ty, |p| p.cursor.integer())?),
         };
         self.cursor.expect(">")?;
         Ok(data)
+    }
+
+    /// Numbers in brackets, or one for all elements of the type.
+    fn numbers<T: Clone>(&mut self, ty: &Type, number: impl Fn(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
+        if self.cursor.eat("[") {
+            return self.list("]", number);
+        }
+        let at = self.cursor.at;
+        let value = number(self)?;
+        match ty.checked_elements().filter(|&n| n <= MOST_REPEATED) {
+            Some(n) => Ok(vec![value; n]),
+            None => {
+                let message = format!("expected at most {MOST_REPEATED} elements of one number");
+                Err(self.cursor.fault_at(at, Code::SYNTAX, message))
+            }
+        }
     }
 
     fn side_file(&mut self, ty: &Type) -> Parsed<Data> {

@@ -10,7 +10,7 @@ mod moves;
 use std::sync::Arc;
 
 use crate::attrs::{Attr, Attrs};
-use crate::ops::{Cast, Class, Contract, Dialect, Move, Norm, OpInfo, Opcode, Pool};
+use crate::ops::{Cast, Class, Contract, Dialect, Move, Norm, OpInfo, Opcode, Pool, Reduce};
 use crate::types::{Elem, Int, Type, Uniform};
 use crate::window::Window;
 
@@ -29,15 +29,7 @@ pub fn infer_dims(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Result<Vec<u
         Class::Contract(Contract::Conv2d) => conv2d(&call)?,
         Class::Contract(Contract::Linear) => linear(&call)?,
         Class::Contract(Contract::MatMul) => matmul(&call)?,
-        Class::Pool(pool) => {
-            let [n, c, h, w] = call.of_rank(0)?;
-            let window = call.pool_window()?;
-            let [h, w] = match pool {
-                Pool::Average if attrs.bool("count_include_pad") => window.output(h, w)?,
-                Pool::Max | Pool::Average => window.output_nonempty(h, w)?,
-            };
-            vec![n, c, h, w]
-        }
+        Class::Pool(pool) => call.pooled(pool == Pool::Average && attrs.bool("count_include_pad"))?,
         Class::Reduce(_) => call.reduced()?,
         Class::Norm(Norm::Batch) => {
             let Some(&channels) = call.dims(0).get(1) else {
@@ -79,6 +71,7 @@ pub fn infer_elem(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Option<Elem>
         | Class::Reduce(_)
         | Class::Norm(_) => match first? {
             Elem::Int(int) => Some(Elem::Int(*int)),
+            Elem::Bool if matches!(op.info().class, Class::Reduce(_)) => Some(Elem::Bool),
             _ if operands.iter().all(|t| t.is_float()) => Some(Elem::F32),
             Elem::F32 | Elem::Bool | Elem::Calibrated(_) | Elem::Uniform(_) => None,
         },
@@ -95,7 +88,7 @@ pub fn infer_elem(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Option<Elem>
             }
             elem => Some(elem.clone()),
         },
-        Class::Move(Move::TopKIndex | Move::ArgMax) => Some(Elem::Int(Int::I64)),
+        Class::Move(Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex) => Some(Elem::Int(Int::I64)),
         // Scales along an axis that the operator cuts, merges or moves: the pass that made them knows where they go.
         Class::Move(
             Move::Reshape
@@ -112,7 +105,7 @@ pub fn infer_elem(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Option<Elem>
         },
         Class::Cast(Cast::Quantize | Cast::Requantize) => None,
         Class::Cast(Cast::Dequantize) => Some(Elem::F32),
-        Class::Int(kind) => Some(Elem::Int(int::result(kind))),
+        Class::Int(kind) => Some(Elem::Int(int::result(kind, attrs, operands))),
     }
 }
 
@@ -130,7 +123,8 @@ pub fn check_elems(op: Opcode, operands: &[&Type]) -> Result<(), String> {
     };
     let real = |e: &Elem| matches!(e, Elem::F32 | Elem::Calibrated(_) | Elem::Uniform(_));
     match info.class {
-        // Arithmetic on shapes stays in integers; the operands agree.
+        // Arithmetic on shapes stays in integers; the operands agree. The greatest truth value is "any", the least "all".
+        Class::Reduce(Reduce::Max | Reduce::Min) if operands.iter().all(|t| t.elem == Elem::Bool) => Ok(()),
         Class::Unary(_) | Class::Binary(_) | Class::Reduce(_) => match operands.first().map(|t| &t.elem) {
             Some(Elem::Int(int)) => all(&|e| *e == Elem::Int(*int), int.name()),
             Some(Elem::F32 | Elem::Bool | Elem::Calibrated(_) | Elem::Uniform(_)) | None => all(&real, "real numbers"),
@@ -140,9 +134,12 @@ pub fn check_elems(op: Opcode, operands: &[&Type]) -> Result<(), String> {
         Class::Cast(Cast::Quantize) => all(&|e| matches!(e, Elem::F32 | Elem::Calibrated(_)), "f32"),
         Class::Cast(Cast::Dequantize | Cast::Requantize) => all(&|e| matches!(e, Elem::Uniform(_)), "a quantized type"),
         Class::Int(kind) => {
-            let wanted = int::operands(kind);
-            match operands.iter().zip(wanted).position(|(t, int)| t.elem.storage() != Some(*int)) {
-                Some(i) => fault(i, wanted[i].name()),
+            let takes = |i: usize, t: &Type| t.elem.storage().is_some_and(|int| int::takes(kind, i).contains(&int));
+            match operands.iter().enumerate().position(|(i, t)| !takes(i, t)) {
+                Some(i) => {
+                    let names: Vec<&str> = int::takes(kind, i).iter().map(|int| int.name()).collect();
+                    fault(i, &names.join(" or "))
+                }
                 None => Ok(()),
             }
         }
@@ -282,6 +279,14 @@ impl<'a> Call<'a> {
             }
         }
         Ok(Window::pool(self.attrs))
+    }
+
+    /// The result of a window over operand 0; a window that may lie in the padding alone only where padding counts.
+    fn pooled(&self, padding_counts: bool) -> Result<Vec<usize>, String> {
+        let [n, c, h, w] = self.of_rank(0)?;
+        let window = self.pool_window()?;
+        let [h, w] = if padding_counts { window.output(h, w)? } else { window.output_nonempty(h, w)? };
+        Ok(vec![n, c, h, w])
     }
 
     /// Checks the channels of a convolution: `o` outputs from `c` inputs, of which each group's weights see `per_group`.

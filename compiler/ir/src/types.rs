@@ -181,6 +181,15 @@ impl Uniform {
         Uniform::per_tensor(Int::U8, scale, zero_point)
     }
 
+    /// Asymmetric `i16` that covers `range`, which is widened to contain zero; zero is represented exactly.
+    pub fn i16_for(range: Range) -> Uniform {
+        let range = range.with_zero();
+        let span = (f64::from(range.max) - f64::from(range.min)).max(1e-30);
+        let scale = ((span / 65535.0) as f32).max(f32::MIN_POSITIVE);
+        let zero_point = (-f64::from(range.min) / f64::from(scale)).round().clamp(0.0, 65535.0) as i64 - 32768;
+        Uniform::per_tensor(Int::I16, scale, zero_point)
+    }
+
     /// The real interval that the integers cover, per tensor.
     pub fn range(&self) -> Range {
         let (s, z) = (f64::from(self.scales[0]), self.zero_points[0]);
@@ -331,6 +340,8 @@ mod tests {
                 "{min} {max}: {u}"
             );
         }
+        assert_eq!(Uniform::i16_for(Range { min: 1.0, max: 3.0 }).zero_point(), -32768);
+        assert_eq!(Uniform::i16_for(Range { min: -1.0, max: 1.0 }).zero_point().abs(), 0);
         assert_eq!(Uniform::u8_for(Range { min: 1.0, max: 3.0 }).zero_point(), 0);
         assert_eq!(Uniform::u8_for(Range { min: -3.0, max: -1.0 }).zero_point(), 255);
     }

@@ -223,6 +223,19 @@ impl Verifier<'_> {
         {
             self.at_node(n, format!("expected offset in -{AFFINE_OFFSET}..={AFFINE_OFFSET}, found {offset}"));
         }
+        if node.op == Opcode::Combine {
+            let bounds = [
+                ("bias", qcc_num::wide::GREATEST_BIAS),
+                ("mult", qcc_num::wide::GREATEST_MULTIPLIER),
+                ("offset", qcc_num::wide::GREATEST_OFFSET),
+            ];
+            for (&v, (name, bound)) in operands.iter().zip(bounds) {
+                let elements = graph.constant(v).and_then(|t| t.as_i64()).unwrap_or_default();
+                if let Some(x) = elements.iter().find(|x| x.unsigned_abs() > bound.unsigned_abs()) {
+                    self.at_node(n, format!("expected {name} in -{bound}..={bound}, found {x}"));
+                }
+            }
+        }
         let inferred = infer_elem(node.op, &node.attrs, &types);
         if !elem_fits(node.op.info().dialect(), inferred.as_ref(), &found.elem) {
             let wanted = inferred.map_or("a quantized type".to_string(), |e| e.to_string());

@@ -1,11 +1,11 @@
 //! Between float and 8 bits: the float edge of a compiled model, and the float side of the compiler.
 //!
 //! ```text
-//! (6)  q = min(max(round_half_even(x * (1 / S)) + Z, lo), hi)        NaN counts as 0
+//! (6)  q = min(max(round_half_even(x / S) + Z, lo), hi)        NaN counts as 0
 //! (7)  x = (q - Z) * S
 //! ```
 //!
-//! `1 / S` is rounded to f32 once, so that the product is one f32 multiplication on every machine.
+//! The quotient is one f32 division, as ONNX's `QuantizeLinear` has it: a product with `1 / S` would differ next to ties.
 
 /// The scale of an input whose range is found at run time: its greatest magnitude is code 127.
 ///
@@ -29,10 +29,10 @@ pub fn real_scale([mantissa, exponent]: [i32; 2]) -> f32 {
     (f64::from(mantissa) * f64::from_bits(((exponent.clamp(-1000, 900) + 1023) as u64) << 52)) as f32
 }
 
-/// Equation (6). `inverse_scale` is `1.0 / scale` in f32.
-pub fn quantize(x: f32, inverse_scale: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
+/// Equation (6).
+pub fn quantize(x: f32, scale: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
     // Rust's `as` saturates and sends NaN to 0; the sum below then cannot overflow 64 bits.
-    let rounded = (x * inverse_scale).round_ties_even() as i32;
+    let rounded = (x / scale).round_ties_even() as i32;
     (i64::from(rounded) + i64::from(zero_point)).clamp(i64::from(lo), i64::from(hi)) as i32
 }
 
@@ -50,7 +50,7 @@ mod tests {
         for scale in [0.0039f32, 0.1, 3.7] {
             for zero_point in [0, 3, 128, 255] {
                 for q in 0..=255 {
-                    assert_eq!(quantize(dequantize(q, scale, zero_point), 1.0 / scale, zero_point, 0, 255), q);
+                    assert_eq!(quantize(dequantize(q, scale, zero_point), scale, zero_point, 0, 255), q);
                 }
             }
         }
@@ -65,6 +65,19 @@ mod tests {
         }
         assert_eq!(real_scale(run_time_scale(&[])), f32::from_bits(LEAST_SCALE));
         assert_eq!(run_time_scale(&[f32::INFINITY]), run_time_scale(&[f32::MAX]));
+    }
+
+    /// A quotient that is a tie, and whose product with the inverse is not.
+    #[test]
+    fn quotients_are_divisions() {
+        let scale = 0.1f32;
+        let next_to_ties = (0..255u16).flat_map(|k| {
+            let tie = (f32::from(k) + 0.5) * scale;
+            [tie.next_down(), tie, tie.next_up()]
+        });
+        let differs = |x: &f32| (x / scale).round_ties_even() != (x * (1.0 / scale)).round_ties_even();
+        let x = next_to_ties.into_iter().find(differs).expect("a number whose product rounds otherwise");
+        assert_eq!(quantize(x, scale, 0, 0, 255), (x / scale).round_ties_even() as i32);
     }
 
     #[test]

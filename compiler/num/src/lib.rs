@@ -1,13 +1,15 @@
 //! Exact integer arithmetic: the rules that the interpreter defines integer operators with and that every kernel must
 //! reproduce bit for bit.
 //!
-//! Four rules, each with a single rounding at its end:
+//! Five rules, each with a single rounding at its end:
 //!
 //! | rule | used by | module |
 //! |---|---|---|
 //! | 32-bit accumulator to 8 bits, one multiplier per channel, optional residual term | convolution, matrix product, pooling, product | [`requant`] |
+//! | the same as floats of single precision give it, for models that were quantized elsewhere | as above | [`single`] |
 //! | sum of 8-bit values times 16-bit multipliers | addition, change of scale, per-channel scale-and-shift | [`affine`] |
 //! | a row of 8-bit values to mean 0 and deviation 1, times and plus a constant each | layer, group and instance normalization | [`norm`] |
+//! | sum of 64 bits to 8 or 16 bits | whatever has 16 bits on either side | [`wide`] |
 //! | float to 8 bits and back, at the edge of a compiled model only | `run_f32`, `quant.qcast`, `quant.dcast` | [`edge`] |
 //!
 //! The crate depends on nothing.
@@ -17,6 +19,8 @@ pub mod dynamic;
 pub mod edge;
 pub mod norm;
 pub mod requant;
+pub mod single;
+pub mod wide;
 
 /// A real scale factor that has no integer representation under the rule it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]

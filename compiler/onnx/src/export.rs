@@ -22,18 +22,21 @@ use onnx_protobuf::{
 use qcc_ir::diag::Code;
 use qcc_ir::{Data, Def, Diag, Diags, Elem, Graph, Int, Opcode, Tensor, Type, Uniform, ValueId};
 
-/// Operator set of the file: the oldest that has all operators, so that as many readers as possible take it.
-const OPSET: i64 = 20;
-/// Version of the format that belongs to [`OPSET`].
-const IR_VERSION: i64 = 9;
+/// Operator set of the file and version of the format that belongs to it: the oldest that has all operators, so that as many
+/// readers as possible take it. Operator set 21 quantizes to 16 bits.
+fn versions(graph: &Graph) -> (i64, i64) {
+    let wide = graph.values().any(|v| graph.ty(v).uniform().is_some_and(|u| u.storage == Int::I16));
+    if wide { (21, 10) } else { (20, 9) }
+}
 
 /// The bytes of an ONNX file that computes what a graph on quantized types does.
 pub fn export(graph: &Graph) -> Result<Vec<u8>, Diags> {
     let mut writer = Writer { g: graph, out: GraphProto::new(), written: HashSet::new() };
     writer.graph()?;
-    let opset = OperatorSetIdProto { version: OPSET, ..OperatorSetIdProto::new() };
+    let (opset, ir_version) = versions(graph);
+    let opset = OperatorSetIdProto { version: opset, ..OperatorSetIdProto::new() };
     let model = ModelProto {
-        ir_version: IR_VERSION,
+        ir_version,
         producer_name: "qcc".into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
         opset_import: vec![opset],
@@ -121,6 +124,22 @@ impl Writer<'_> {
         let name = g.name_of(v).to_string();
         let real = format!("{name}.dq");
         match (g.def(v), &g.ty(v).elem) {
+            // A bias of 64 bits has no type to be dequantized from, unless it fits 32.
+            (Def::Const(tensor), Elem::Uniform(u)) if u.storage == Int::I64 => {
+                let codes = tensor.as_i64().unwrap_or_default();
+                let fits: Option<Vec<i32>> = codes.iter().map(|&q| i32::try_from(q).ok()).collect();
+                let new = self.written.insert(real.clone());
+                if let Some(codes) = fits.filter(|_| new) {
+                    self.initializer(&name, &Tensor::new(&tensor.dims, Data::I32(codes)), &Elem::Int(Int::I32));
+                    self.dequantize(&name, &real, v);
+                } else if new {
+                    let codes = tensor.as_i64().unwrap_or_default().iter().enumerate();
+                    let scale = |i: usize| u.scales[if u.axis.is_some() { i } else { 0 }];
+                    let reals = codes.map(|(i, &q)| q as f32 * scale(i)).collect();
+                    self.initializer(&real, &Tensor::f32(&tensor.dims, reals), &Elem::F32);
+                }
+                Ok(real)
+            }
             (Def::Const(tensor), Elem::Uniform(_)) => {
                 if self.written.insert(real.clone()) {
                     self.initializer(&name, &tensor, &g.ty(v).elem);

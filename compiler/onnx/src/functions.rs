@@ -1,6 +1,6 @@
 //! Local functions of a model are replaced by their bodies.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use onnx_protobuf::{AttributeProto, FunctionProto, NodeProto};
 
@@ -18,6 +18,9 @@ pub(crate) fn inline(model: &mut Model) -> Outcome<Vec<NodeProto>> {
     if model.functions.is_empty() {
         return Ok(nodes);
     }
+    let own = nodes.iter().flat_map(|n| n.output.iter().chain(&n.input));
+    let given = model.graph.input.iter().map(|i| &i.name).chain(model.graph.initializer.iter().map(|t| &t.name));
+    let mut taken: HashSet<String> = own.chain(given).cloned().collect();
     let mut done = Vec::new();
     let mut waiting: Vec<(NodeProto, usize)> = nodes.into_iter().rev().map(|n| (n, 0)).collect();
     while let Some((node, depth)) = waiting.pop() {
@@ -33,7 +36,7 @@ pub(crate) fn inline(model: &mut Model) -> Outcome<Vec<NodeProto>> {
                     return Err(Fault::unsupported(format!("function {} is nested too deep", function.name)));
                 }
                 check_versions(model, function)?;
-                waiting.extend(body(function, &node).into_iter().rev().map(|n| (n, depth + 1)));
+                waiting.extend(body(function, &node, &mut taken).into_iter().rev().map(|n| (n, depth + 1)));
             }
         }
     }
@@ -53,8 +56,9 @@ fn check_versions(model: &Model, function: &FunctionProto) -> Outcome<()> {
     Ok(())
 }
 
-/// The body of a function as called by `call`. Values inside get the name of the call's first result in front.
-fn body(function: &FunctionProto, call: &NodeProto) -> Vec<NodeProto> {
+/// The body of a function as called by `call`. Values inside get the name of the call's first result in front, and a number
+/// where that name is taken: functions call others whose values have the same names.
+fn body(function: &FunctionProto, call: &NodeProto, taken: &mut HashSet<String>) -> Vec<NodeProto> {
     let prefix = call.output.iter().find(|o| !o.is_empty()).unwrap_or(&call.name);
     let mut names: HashMap<&str, String> = HashMap::new();
     for (i, formal) in function.input.iter().enumerate() {
@@ -75,11 +79,15 @@ fn body(function: &FunctionProto, call: &NodeProto) -> Vec<NodeProto> {
             }
         }
     }
-    let rename = |name: &String| match names.get(name.as_str()) {
-        _ if name.is_empty() => String::new(),
-        Some(actual) => actual.clone(),
-        None => format!("{prefix}/{name}"),
-    };
+    for name in function.node.iter().flat_map(|n| n.output.iter().chain(&n.input)).filter(|n| !n.is_empty()) {
+        if names.contains_key(name.as_str()) {
+            continue;
+        }
+        let numbered = (2..).map(|i| format!("{prefix}/{name}.{i}"));
+        let free = std::iter::once(format!("{prefix}/{name}")).chain(numbered).find(|n| taken.insert(n.clone()));
+        names.insert(name, free.unwrap_or_default());
+    }
+    let rename = |name: &String| names.get(name.as_str()).cloned().unwrap_or_default();
     let attribute = |a: &AttributeProto| {
         if a.ref_attr_name.is_empty() {
             return Some(a.clone());

@@ -5,8 +5,10 @@
 
 mod attributes;
 mod constants;
+mod contrib;
 mod conv;
 mod decompose;
+mod einsum;
 mod elementwise;
 mod fold;
 mod gemm;
@@ -19,6 +21,7 @@ mod qoperator;
 mod quantize;
 mod reduce;
 mod resize;
+mod rnn;
 mod shape_ops;
 mod site;
 mod slice;
@@ -31,6 +34,7 @@ use std::sync::Arc;
 use onnx_protobuf::{NodeProto, TensorProto};
 use qcc_ir::{Attrs, Diags, Edit, Graph, Opcode, Origin, ValueId};
 
+use crate::element::DataType;
 use crate::external::Folder;
 use crate::fault::{Fault, Outcome};
 use crate::functions;
@@ -53,6 +57,7 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
         edit: Edit::new(&mut graph),
         names: Names::new(&model.graph),
         values: HashMap::new(),
+        types: HashMap::new(),
         faults: Diags::default(),
     };
     driver.run(&nodes, folder, options)?;
@@ -66,6 +71,8 @@ struct Driver<'a, 'g> {
     names: Names<'a>,
     /// Values by their ONNX names; `None` where the producer failed.
     values: HashMap<&'a str, Option<ValueId>>,
+    /// Types that constants have in the model.
+    types: HashMap<ValueId, DataType>,
     faults: Diags,
 }
 
@@ -121,7 +128,9 @@ impl<'a> Driver<'a, '_> {
     fn initializer(&mut self, proto: &TensorProto, folder: &Folder) -> Outcome<ValueId> {
         let constant = tensor::read(proto, folder)?;
         let name = self.names.value(&proto.name);
-        Ok(self.edit.add_typed_const(&name, constant.tensor, constant.elem))
+        let v = self.edit.add_typed_const(&name, constant.tensor, constant.data_type.elem());
+        self.types.insert(v, constant.data_type);
+        Ok(v)
     }
 
     fn node(&mut self, node: &'a NodeProto) {
@@ -134,7 +143,7 @@ impl<'a> Driver<'a, '_> {
             Some(Ok(results)) => results.into_iter().map(Some).collect(),
             Some(Err(mut fault)) => {
                 let shapes = self.shapes(node);
-                if !shapes.is_empty() {
+                if !shapes.is_empty() && node.input.len() <= 16 {
                     fault.message = format!("{} (operands {shapes})", fault.message);
                 }
                 self.faults.0.push(fault.at(place(node, opset.unwrap_or(0))));
@@ -166,6 +175,9 @@ impl<'a> Driver<'a, '_> {
         node.input.iter().map(operand).collect()
     }
 
+    /// Nodes with more operands are no part of a network, and passes would take very long over them.
+    const MOST_OPERANDS: usize = 4096;
+
     fn apply(
         &mut self,
         node: &'a NodeProto,
@@ -173,10 +185,13 @@ impl<'a> Driver<'a, '_> {
         opset: i64,
         operands: Vec<Option<ValueId>>,
     ) -> Outcome<Vec<ValueId>> {
+        if operands.len() > Self::MOST_OPERANDS {
+            return Err(Fault::unsupported(format!("a node with {} operands", operands.len())));
+        }
         let first = node.output.first().map_or("", String::as_str);
         let origin = Origin { name: node_name(node).to_string(), op: node.op_type.clone(), opset };
         let base = self.names.value(if first.is_empty() { node_name(node) } else { first });
-        let mut site = Site::new(&mut self.edit, node, Arc::new(origin), base, operands);
+        let mut site = Site::new(&mut self.edit, node, Arc::new(origin), base, operands, &mut self.types);
         let results = rule.apply(&mut site)?;
         let created = site.finish()?;
         let unexpected = node.output.iter().skip(results.len()).find(|o| self.structure.used.contains(o.as_str()));

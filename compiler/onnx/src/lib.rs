@@ -13,6 +13,8 @@ mod export;
 mod external;
 mod fault;
 mod functions;
+#[cfg(test)]
+mod hostile;
 mod import;
 mod model;
 mod options;

@@ -10,6 +10,12 @@ use qcc_ir::diag::Code;
 use crate::element::DataType;
 use crate::fault::{Fault, Outcome};
 
+/// Most elements of a value. A model that means what it says has none of 2^31, and no machine the memory for several.
+pub(crate) const MOST_ELEMENTS: usize = 1 << 31;
+
+/// Most dimensions of inputs and outputs: the interface of compiled models has no more.
+pub(crate) const MOST_DIMENSIONS: usize = 8;
+
 /// Extents that the model leaves open. An open first dimension of an input, the batch, is 1 unless something is said.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ImportOptions {
@@ -89,8 +95,12 @@ impl ImportOptions {
             return Err(Fault::shape(format!("input `{name}` of shape {dims:?} is empty")));
         }
         let ty = Type { dims, elem: data_type.elem() };
-        if ty.checked_elements().is_none() {
+        if ty.checked_elements().is_none_or(|n| n >= MOST_ELEMENTS) {
             return Err(Fault::shape(format!("input `{name}` of shape {:?} is too large", ty.dims)));
+        }
+        if ty.rank() > MOST_DIMENSIONS {
+            let fault = Fault::unsupported(format!("input `{name}` has {} dimensions", ty.rank()));
+            return Err(fault.help(format!("inputs and outputs have at most {MOST_DIMENSIONS}")));
         }
         Ok(ty)
     }
@@ -181,6 +191,10 @@ fn extents(value: &ValueInfoProto) -> Option<Vec<Extent>> {
 
 /// Compares the declared shape of an output with the one that was found; what is left open or symbolic fits anything.
 pub(crate) fn check_output(output: &ValueInfoProto, found: &[usize]) -> Outcome<()> {
+    if found.len() > MOST_DIMENSIONS {
+        let fault = Fault::unsupported(format!("output `{}` has {} dimensions", output.name, found.len()));
+        return Err(fault.help(format!("inputs and outputs have at most {MOST_DIMENSIONS}")));
+    }
     let Some(declared) = extents(output) else { return Ok(()) };
     let fits = declared.len() == found.len()
         && declared.iter().zip(found).all(|(d, &n)| match d {

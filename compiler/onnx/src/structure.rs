@@ -56,6 +56,10 @@ pub(crate) fn analyze<'a>(graph: &'a GraphProto, nodes: &'a [NodeProto], opset: 
     if graph.output.is_empty() {
         faults.0.push(bad("the graph has no output".into()).into_diag());
     }
+    let mut outputs = HashSet::new();
+    for output in graph.output.iter().filter(|o| !outputs.insert(o.name.as_str())) {
+        faults.0.push(bad(format!("two outputs are named `{}`", output.name)).into_diag());
+    }
     let mut undefined = HashSet::new();
     for node in nodes {
         for name in operands(node).filter(|n| !given.contains(n) && !definitions.contains_key(n)) {

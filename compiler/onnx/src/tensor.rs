@@ -4,26 +4,18 @@ use half::{bf16, f16};
 use onnx_protobuf::{Message as _, TensorProto};
 use onnx_protobuf::tensor_proto::DataLocation;
 use qcc_ir::diag::Code;
-use qcc_ir::{Data, Elem, Tensor, Type};
+use qcc_ir::{Data, Tensor, Type};
 
 use crate::element::DataType;
 use crate::external::Folder;
 use crate::fault::{Fault, Outcome};
 use crate::wire;
 
-/// A constant with the type that its elements have; two types may share one storage.
+/// A constant with the type that its elements have; several types may share one storage.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Constant {
     pub(crate) tensor: Tensor,
-    pub(crate) elem: Elem,
-}
-
-impl Constant {
-    /// A constant of its plain type.
-    pub(crate) fn plain(tensor: Tensor) -> Constant {
-        let elem = tensor.plain_type().elem;
-        Constant { tensor, elem }
-    }
+    pub(crate) data_type: DataType,
 }
 
 /// Reads a tensor. External data comes from `folder`.
@@ -54,7 +46,7 @@ pub(crate) fn read(proto: &TensorProto, folder: &Folder) -> Outcome<Constant> {
     if data.len() != count {
         return Err(Fault::shape(format!("{} elements for shape {dims:?}, which has {count}", data.len())));
     }
-    Ok(Constant { tensor: Tensor { dims, data }, elem: data_type.elem() })
+    Ok(Constant { tensor: Tensor { dims, data }, data_type })
 }
 
 /// Reads a tensor from the bytes of a file that holds nothing else.
@@ -85,8 +77,16 @@ fn raw(bytes: &[u8], data_type: DataType, count: usize) -> Outcome<Data> {
         DataType::F16 => Data::F32(little_endian!(bytes, f16).map(f16::to_f32).collect()),
         DataType::Bf16 => Data::F32(little_endian!(bytes, bf16).map(bf16::to_f32).collect()),
         DataType::Bool => Data::U8(bytes.iter().map(|&b| u8::from(b != 0)).collect()),
-        DataType::I4 => Data::I8(nibbles(bytes.iter().copied(), count).map(signed_nibble).collect()),
-        DataType::U4 => Data::U8(nibbles(bytes.iter().copied(), count).collect()),
+        DataType::I2 | DataType::I4 => {
+            let bits = data_type.bits();
+            Data::I8(packed(bytes, bits, count).map(|q| (q << (8 - bits)).cast_signed() >> (8 - bits)).collect())
+        }
+        DataType::U2 | DataType::U4 => Data::U8(packed(bytes, data_type.bits(), count).collect()),
+        DataType::F8e8m0 => Data::F32(bytes.iter().map(|&b| power_of_two(b)).collect()),
+        DataType::F8e4m3fn | DataType::F8e4m3fnuz | DataType::F8e5m2 | DataType::F8e5m2fnuz | DataType::F4e2m1 => {
+            let format = data_type.minifloat().ok_or_else(|| Fault::shape("not a float format"))?;
+            Data::F32(packed(bytes, data_type.bits(), count).map(|q| format.value(q)).collect())
+        }
         DataType::I8 => Data::I8(bytes.iter().map(|b| b.cast_signed()).collect()),
         DataType::U8 => Data::U8(bytes.to_vec()),
         DataType::I16 => Data::I16(little_endian!(bytes, i16).collect()),
@@ -107,11 +107,21 @@ fn typed(proto: &TensorProto, data_type: DataType, count: usize) -> Outcome<Data
         DataType::F16 => Data::F32(checked(ints())?.into_iter().map(|b| f16::from_bits(b).to_f32()).collect()),
         DataType::Bf16 => Data::F32(checked(ints())?.into_iter().map(|b| bf16::from_bits(b).to_f32()).collect()),
         DataType::Bool => Data::U8(ints().map(|b| u8::from(b != 0)).collect()),
-        DataType::I4 | DataType::U4 => {
-            // A byte of two elements may be written sign-extended.
+        DataType::I2
+        | DataType::U2
+        | DataType::I4
+        | DataType::U4
+        | DataType::F4e2m1
+        | DataType::F8e8m0
+        | DataType::F8e4m3fn
+        | DataType::F8e4m3fnuz
+        | DataType::F8e5m2
+        | DataType::F8e5m2fnuz => {
+            // A byte of several elements may be written sign-extended.
             let bytes: Vec<u8> = checked(ints().map(|b| if b < 0 { i64::from(b) + 256 } else { i64::from(b) }))?;
-            if bytes.len() != count.div_ceil(2) {
-                return Err(Fault::shape(format!("{} bytes of 4-bit data for {count} elements", bytes.len())));
+            let bits = data_type.bits();
+            if bytes.len() != (count * bits).div_ceil(8) {
+                return Err(Fault::shape(format!("{} bytes of {bits}-bit data for {count} elements", bytes.len())));
             }
             raw(&bytes, data_type, count)?
         }
@@ -144,13 +154,15 @@ fn narrow_float(v: f64) -> Outcome<f32> {
     Ok(narrow)
 }
 
-/// The first element of a byte is its low half.
-fn nibbles(bytes: impl Iterator<Item = u8>, count: usize) -> impl Iterator<Item = u8> {
-    bytes.flat_map(|b| [b & 15, b >> 4]).take(count)
+/// Elements of 2, 4 or 8 bits: the first of a byte are its low bits.
+fn packed(bytes: &[u8], bits: usize, count: usize) -> impl Iterator<Item = u8> {
+    let mask = u8::MAX >> (8 - bits);
+    bytes.iter().flat_map(move |b| (0..8).step_by(bits).map(move |shift| (b >> shift) & mask)).take(count)
 }
 
-fn signed_nibble(n: u8) -> i8 {
-    (n << 4).cast_signed() >> 4
+/// Numbers of the format of scales: an exponent alone.
+fn power_of_two(code: u8) -> f32 {
+    if code == u8::MAX { f32::NAN } else { (f32::from(code) - 127.0).exp2() }
 }
 
 #[cfg(test)]
@@ -173,6 +185,11 @@ mod tests {
             (10, vec![0, 0x3c], Data::F32(vec![1.0])),
             (16, vec![0x80, 0x3f], Data::F32(vec![1.0])),
             (9, vec![7], Data::U8(vec![1])),
+            (17, vec![0xfe], Data::F32(vec![-448.0])),
+            (24, vec![128], Data::F32(vec![2.0])),
+            (23, vec![0x0f], Data::F32(vec![-6.0])),
+            (26, vec![0x02], Data::I8(vec![-2])),
+            (25, vec![0x03], Data::U8(vec![3])),
             (22, vec![0x0f], Data::I8(vec![-1])),
             (21, vec![0x0f], Data::U8(vec![15])),
             (3, vec![255], Data::I8(vec![-1])),

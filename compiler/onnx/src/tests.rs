@@ -79,7 +79,7 @@ fn unsupported_operators_are_reported_together() {
     let diags = refused("unknown.onnx");
     let nodes: Vec<_> = diags.0.iter().filter_map(|d| d.place.node.as_deref()).collect();
     let expected =
-        [r#"node "one" (Frobnicate, opset 17)"#, r#"node "two" (Gelu, opset 1)"#, r#"node "three" (Det, opset 17)"#];
+        [r#"node "one" (Frobnicate, opset 17)"#, r#"node "two" (MoE, opset 1)"#, r#"node "three" (Det, opset 17)"#];
     assert_eq!(nodes, expected, "{diags}");
     assert!(diags.0.iter().all(|d| d.code == Code::UNSUPPORTED && d.help.is_some()));
     assert!(diags.0[0].message.contains("[1, 4]"), "{diags}");
@@ -160,5 +160,25 @@ fn mutations_never_panic() {
             }
             let _ = import_bytes(&bytes, None, &ImportOptions::default());
         }
+    }
+}
+
+/// What is written reads back: a normalization, and a product with its factor.
+#[test]
+fn exports_read_back() {
+    let text = "graph @g(%x: tensor<1x2x2x!quant.uniform<u8:f32, 0.5:128>>) -> (tensor<1x2x2x!quant.uniform<u8:f32, 0.25:128>>) {
+  const @scale : tensor<2xf32> = dense<[1.5, 2.0]>
+  const @bias : tensor<2xf32> = dense<[0.5, -1.0]>
+  %n = nn.layer_norm(%x, @scale, @bias) {axis = 2, epsilon = 0.001} : tensor<1x2x2x!quant.uniform<u8:f32, 0.5:128>>
+  %m = nn.matmul(%n, %x) {alpha = 0.375} : tensor<1x2x2x!quant.uniform<u8:f32, 0.25:128>>
+  return %m
+}
+";
+    let graph = qcc_ir::parse::parse(text, &qcc_ir::parse::no_files).expect("legal text");
+    let bytes = crate::export(&graph).expect("an ONNX model");
+    let again = crate::import_bytes(&bytes, None, &crate::ImportOptions::default()).expect("it reads back");
+    let printed = qcc_ir::print(&again);
+    for part in ["nn.layer_norm(", "epsilon = 0.001", "nn.matmul(", "dense<[0.375]>"] {
+        assert!(printed.contains(part), "{part} in\n{printed}");
     }
 }

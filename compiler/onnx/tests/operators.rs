@@ -69,10 +69,10 @@ fn run(path: &Path) -> (usize, Vec<String>) {
 
 #[test]
 fn operators_agree_with_onnx_runtime() {
-    for (opset, least) in [(9, 70), (13, 90), (18, 80)] {
-        let (cases, faults) = run(&root().join(format!("tests/fixtures/operators_{opset}.onnx")));
-        assert!(cases >= least, "only {cases} cases in operator set {opset}");
-        assert!(faults.is_empty(), "operator set {opset}:\n{}", faults.join("\n"));
+    for (set, least) in [("9", 80), ("13", 130), ("18", 130), ("microsoft", 12)] {
+        let (cases, faults) = run(&root().join(format!("tests/fixtures/operators_{set}.onnx")));
+        assert!(cases >= least, "only {cases} cases in operator set {set}");
+        assert!(faults.is_empty(), "operator set {set}:\n{}", faults.join("\n"));
     }
 }
 
@@ -104,7 +104,7 @@ fn models_of_the_shared_folder() {
         ("models/mtcnn_pnet", &none, Some("--dim M1=NUMBER")),
         ("models/mtcnn_pnet", &options, None),
         ("models/mtcnn_rnet", &none, None),
-        ("models/magika_standard_v3_3", &none, Some("(Equal, opset 15)")),
+        ("models/magika_standard_v3_3", &none, None),
         ("models/silero_vad_16k_op15", &none, Some("operator If is not supported")),
         ("quantized/coral_mobilenet_v2_1.0_224_quant_qdq", &none, None),
         ("quantized/mlperftiny_resnet8_int8_qdq", &none, None),

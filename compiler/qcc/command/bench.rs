@@ -8,7 +8,7 @@ use clap::Args;
 use qcc::bench::{Layer, Measurement, measure, profile, take_turns};
 use qcc::{Error, Model, compile};
 
-use super::flags::{Io, ModelFlags, usage};
+use super::flags::{Io, ModelFlags, TuneFlags, usage};
 use super::run::{is_compiled, load};
 use super::terminal;
 
@@ -40,6 +40,8 @@ pub struct Bench {
     turns: bool,
     #[command(flatten)]
     flags: ModelFlags,
+    #[command(flatten)]
+    tune: TuneFlags,
 }
 
 impl Bench {
@@ -59,7 +61,9 @@ impl Bench {
         } else {
             let mut options = self.flags.options(0)?;
             options.float_edge = self.io == Io::Float;
-            let program = compile(self.file.as_path(), &options)?.jit_program()?;
+            let mut compiled = compile(self.file.as_path(), &options)?;
+            self.tune.apply(&mut compiled)?;
+            let program = compiled.jit_program()?;
             if self.turns {
                 return self.take_turns(&program.model, start);
             }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use qcc::dump::Dump;
 use qcc::ir::Graph;
-use qcc::{Compiled, Error, Event, compile_observed};
+use qcc::{Compiled, Error, Event, Source, compile_observed};
 
-use super::flags::{Io, ModelFlags, usage};
+use super::flags::{Io, ModelFlags, TuneFlags, usage};
+use super::limit::{self, LimitFlags};
 use super::terminal;
 
 /// Compile a model.
@@ -16,7 +17,7 @@ pub struct Build {
     /// Model to compile: .onnx, or .qir
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// File to write; its extension says what: .so, .o, .qir, .onnx
+    /// File to write; its extension says what: .so, .o, .qir, .clif, .s, .onnx
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     /// What to write, whatever the extension
@@ -37,6 +38,10 @@ pub struct Build {
     #[command(flatten)]
     flags: ModelFlags,
     #[command(flatten)]
+    tune: TuneFlags,
+    #[command(flatten)]
+    limit: LimitFlags,
+    #[command(flatten)]
     watch: WatchFlags,
 }
 
@@ -47,6 +52,9 @@ pub struct WatchFlags {
     /// Write the graph after every pass, and a summary
     #[arg(long, value_name = "DIR")]
     pub dump_dir: Option<PathBuf>,
+    /// Measure what every pass does to the outputs on a few of the samples; --dump-dir does so too, in its summary
+    #[arg(long)]
+    pub measure_passes: bool,
     /// Print the graph after every pass to stderr
     #[arg(long)]
     pub print_ir_after_all: bool,
@@ -64,6 +72,10 @@ enum Emit {
     Obj,
     /// Integer graph as text
     Qir,
+    /// Program in Cranelift IR as text
+    Clif,
+    /// Machine code as text; words where it is not for x86-64
+    Asm,
     /// Quantized model with explicit casts, for other runtimes
     OnnxQdq,
 }
@@ -77,7 +89,16 @@ impl Build {
         options.float_edge = self.io == Io::Float;
         let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         options.name = self.name.clone().or(stem);
-        let compiled = self.watch.compile(model, &options)?;
+        let mut compiled = match self.limit.limit(model, &options)? {
+            Some((limit, data, how)) => {
+                let source = Source::from(model.as_path());
+                let outcome = limit::within(&source, &options, limit, &data, &how)?;
+                // Compiled once more, where someone wants to see how.
+                if self.watch.is_on() { self.watch.compile(model, &outcome.options)? } else { outcome.compiled }
+            }
+            None => self.watch.compile(model, &options)?,
+        };
+        self.tune.apply(&mut compiled)?;
         if let Some(path) = &self.save_ranges
             && let Some(ranges) = compiled.ranges()
         {
@@ -88,7 +109,11 @@ impl Build {
             (Emit::Obj, Some(path)) => compiled.write_object(path)?,
             (Emit::OnnxQdq, Some(path)) => compiled.write_onnx_qdq(path)?,
             (Emit::Qir, Some(path)) => compiled.write_text(path)?,
+            (Emit::Clif, Some(path)) => compiled.write_clif(path)?,
+            (Emit::Asm, Some(path)) => compiled.write_asm(path)?,
             (Emit::Qir, None) => terminal::result(&qcc::ir::print(compiled.graph())),
+            (Emit::Clif, None) => terminal::result(&compiled.clif()?),
+            (Emit::Asm, None) => terminal::result(&compiled.asm()?),
             (Emit::So | Emit::Obj | Emit::OnnxQdq, None) => {
                 return Err(usage("what is no text needs a file to go to").help("add -o model.so"));
             }
@@ -100,7 +125,7 @@ impl Build {
     fn emit(&self) -> Result<Emit, Error> {
         let extension = self.output.as_deref().and_then(Path::extension).map(|e| e.to_string_lossy().into_owned());
         match (self.emit, extension.as_deref()) {
-            (Some(Emit::Qir), _) => Ok(Emit::Qir),
+            (Some(emit @ (Emit::Qir | Emit::Clif | Emit::Asm)), _) => Ok(emit),
             (_, None) if self.output.is_none() => {
                 Err(usage("there is no output file").help("add -o model.so, or --emit qir for text on stdout"))
             }
@@ -108,11 +133,13 @@ impl Build {
             (None, Some("so")) => Ok(Emit::So),
             (None, Some("o")) => Ok(Emit::Obj),
             (None, Some("qir")) => Ok(Emit::Qir),
+            (None, Some("clif")) => Ok(Emit::Clif),
+            (None, Some("s")) => Ok(Emit::Asm),
             (None, Some("onnx")) => Ok(Emit::OnnxQdq),
             (None, other) => {
                 let what = other.map_or("no extension".to_string(), |e| format!("the extension `.{e}`"));
                 Err(usage(format!("an output file with {what} does not say what to write"))
-                    .help("use .so, .o, .qir or .onnx, or say it with --emit"))
+                    .help("use .so, .o, .qir, .clif, .s or .onnx, or say it with --emit"))
             }
         }
     }
@@ -128,10 +155,17 @@ pub fn announce(compiled: &Compiled, data_free: bool) {
 }
 
 impl WatchFlags {
+    /// Whether anything is to be seen.
+    fn is_on(&self) -> bool {
+        self.dump_dir.is_some() || self.measure_passes || self.print_ir_after_all || self.remarks
+    }
+
     /// Compiles under observation.
     pub fn compile(&self, model: &Path, options: &qcc::Options) -> Result<Compiled, Error> {
         let mut dump = self.dump_dir.as_deref().map(Dump::new).transpose()?;
-        let result = compile_observed(model, options, &mut |event| {
+        let measure_passes = self.measure_passes || dump.is_some();
+        let options = qcc::Options { measure_passes, ..options.clone() };
+        let result = compile_observed(model, &options, &mut |event| {
             if let Some(dump) = &mut dump {
                 dump.observe(event);
             }
@@ -153,9 +187,16 @@ impl WatchFlags {
         match event {
             Event::Imported { graph, .. } if self.print_ir_after_all => show("import", graph),
             Event::Imported { .. } => {}
-            Event::Pass(step) => {
+            Event::Pass { step, effect } => {
                 if self.print_ir_after_all {
                     show(&step.text, step.graph);
+                }
+                if self.measure_passes
+                    && let Some(effect) = effect
+                {
+                    let ratio = |r: Option<f64>| r.map_or("same".to_string(), |r| format!("{r:.1} dB"));
+                    let (model, previous) = (ratio(effect.against_model), ratio(effect.against_previous));
+                    terminal::note(&format!("{:<28} against the model {model}, the pass before {previous}", step.text));
                 }
                 if self.remarks {
                     step.remarks.iter().for_each(|r| terminal::note(&format!("remark: {}: {r}", step.info.name)));

@@ -4,12 +4,16 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use qcc::compare::{CompareOptions, Comparison, Difference, Engine, Layer, Metric, compare, layers};
+use qcc::compare::{
+    Advice, CompareOptions, Comparison, Difference, Engine, Layer, Metric, Raised, Stages, Subject, compare, damage,
+    layers,
+};
 use qcc::data::Dataset;
-use qcc::{Error, compile};
+use qcc::{Error, Source, compile_observed};
 
 use super::build::announce;
 use super::flags::{ModelFlags, usage};
+use super::limit;
 use super::terminal;
 
 /// Compare the integer model with the float one.
@@ -26,15 +30,22 @@ pub struct Compare {
     /// Added to every label, for models whose first class is something else
     #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
     label_offset: i64,
-    /// Print this metric alone: top1, top5, agreement, sqnr, cosine
-    #[arg(long, value_name = "METRIC", conflicts_with = "json")]
+    /// Print this metric alone: top1, top5, agreement, sqnr, cosine; with --max-drop, what the limit is about
+    #[arg(long, value_name = "METRIC")]
     metric: Option<Metric>,
+    /// Raise precision to 16 bits where it pays most, until no more than this is lost: points of top1, top5 or agreement [default
+    /// metric], or a cosine's distance from 1; with sqnr, the decibels to be kept
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    max_drop: Option<f64>,
     /// What runs the integer model
     #[arg(long, value_enum, default_value = "jit")]
     engine: How,
     /// Compare layers too, over this many calls [default: 8, and 0 with --json]
     #[arg(long, value_name = "CALLS", num_args = 0..=1, default_missing_value = "8")]
     layers: Option<usize>,
+    /// Try what may mend the layers that do the most damage, also where that takes long
+    #[arg(long)]
+    verify: bool,
     /// Threads; 0 for one a core
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -60,29 +71,50 @@ impl Compare {
         let mut options = self.flags.options(self.threads)?;
         // Inputs of plain integers have no float edge; the conversion outside of the model is the same.
         options.float_edge = false;
-        let compiled = compile(self.model.as_path(), &options)?;
-        announce(&compiled, self.flags.is_data_free());
+        if self.json && self.metric.is_some() && self.max_drop.is_none() {
+            return Err(usage("--metric picks one line of the text, and --json has all of them").help("leave one out"));
+        }
+        let source = Source::from(self.model.as_path());
         let preprocess = options.preprocess.clone().unwrap_or_default();
-        let mut data = Dataset::open(&self.data, compiled.source(), &preprocess)?;
+        let mut data = Dataset::open(&self.data, &source.load(&options)?, &preprocess)?;
         if let Some(labels) = &self.labels {
             data = data.with_labels(labels)?;
         }
-        let engine = match self.engine {
-            How::Jit => Engine::jit(&compiled)?,
-            How::Interp => Engine::of_graph(compiled.graph()),
-        };
-        let options = CompareOptions {
-            threads: self.threads,
-            progress: terminal::progress("comparing"),
-            label_offset: self.label_offset,
-        };
         if let Some(metric @ (Metric::Top1 | Metric::Top5)) = self.metric
             && data.labels().is_none()
         {
             return Err(usage(format!("--metric {metric} needs labels")).help("give them with --labels"));
         }
-        let result = compare(&compiled, &engine, &data, &options)?;
-        if let Some(metric) = self.metric {
+        let how = CompareOptions {
+            threads: self.threads,
+            progress: terminal::progress("comparing"),
+            label_offset: self.label_offset,
+            calls: None,
+        };
+        let (compiled, stages, raised) = match self.max_drop {
+            Some(drop) => {
+                let limit = limit::limit(self.metric.unwrap_or(Metric::Agreement), drop)?;
+                let outcome = limit::within(&source, &options, limit, &data, &how)?;
+                options = outcome.options;
+                (outcome.compiled, outcome.stages, Some((outcome.raised, outcome.work)))
+            }
+            None => {
+                let mut stages = Stages::default();
+                let compiled = compile_observed(source.clone(), &options, &mut |event| stages.observe(event))?;
+                (compiled, stages, None)
+            }
+        };
+        announce(&compiled, self.flags.is_data_free());
+        let engine = match self.engine {
+            How::Jit => Engine::jit(&compiled)?,
+            How::Interp => Engine::of_graph(compiled.graph()),
+        };
+        let result = compare(&compiled, &engine, &data, &how)?;
+        if let Some(metric) = self.metric.filter(|_| self.max_drop.is_none()) {
+            if let (Metric::Top1 | Metric::Top5 | Metric::Agreement, Some(why)) = (metric, &result.no_classes) {
+                let message = format!("--metric {metric} needs a model that gives classes: {why}");
+                return Err(usage(message).help("use --metric sqnr or cosine"));
+            }
             let rows = rows(&result);
             rows.iter().filter(|r| r.0 == metric).for_each(|(_, name, value)| {
                 terminal::result(&format!("{name:<20}{value}\n"));
@@ -90,14 +122,34 @@ impl Compare {
             return Ok(());
         }
         let calls = self.layers.unwrap_or(if self.json { 0 } else { 8 });
-        let layers = if calls > 0 { layers(&compiled, &data, calls)? } else { Vec::new() };
-        terminal::result(&if self.json { json(&result, &layers) } else { text(&result, &layers, calls) });
+        let layers = if calls > 0 {
+            let layers = layers(&compiled, &data, calls)?;
+            let data = (&data, self.data.as_path());
+            let subject = Subject {
+                source: &source,
+                options: &options,
+                compiled: &compiled,
+                stages: &stages,
+                data,
+                calls,
+                verify: self.verify,
+            };
+            damage(&subject, layers)?
+        } else {
+            Vec::new()
+        };
+        let printed = if self.json { json(&result, &layers, raised) } else { text(&result, &layers, calls) };
+        terminal::result(&printed);
         Ok(())
     }
 }
 
-fn json(result: &Comparison, layers: &[Layer]) -> String {
+fn json(result: &Comparison, layers: &[Layer], raised: Option<(Vec<Raised>, f64)>) -> String {
     let mut value = serde_json::to_value(result).unwrap_or_default();
+    if let Some((raised, work)) = raised {
+        value["raised"] = serde_json::to_value(raised).unwrap_or_default();
+        value["raised_macs_fraction"] = work.into();
+    }
     if !layers.is_empty() {
         value["layers"] = serde_json::to_value(layers).unwrap_or_default();
     }
@@ -108,19 +160,22 @@ fn json(result: &Comparison, layers: &[Layer]) -> String {
 fn rows(result: &Comparison) -> Vec<(Metric, &'static str, String)> {
     let share = |x: f64| format!("{:.2} %", 100.0 * x);
     let known = |x: Option<f64>| x.map_or("unknown (no labels)".to_string(), share);
-    let mut rows = vec![
-        (Metric::Top1, "float top-1", known(result.float_top1)),
-        (Metric::Top1, "integer top-1", known(result.int_top1)),
-    ];
+    let mut rows = Vec::new();
+    if result.no_classes.is_none() {
+        rows.push((Metric::Top1, "float top-1", known(result.float_top1)));
+        rows.push((Metric::Top1, "integer top-1", known(result.int_top1)));
+    }
     rows.extend(result.top1_difference.map(|d| (Metric::Top1, "difference", difference(d))));
     if let (Some(float), Some(int), Some(d)) = (result.float_top5, result.int_top5, result.top5_difference) {
         rows.push((Metric::Top5, "float top-5", share(float)));
         rows.push((Metric::Top5, "integer top-5", share(int)));
         rows.push((Metric::Top5, "difference", difference(d)));
     }
-    let (low, high) = result.agreement_interval;
-    let interval = format!("{} (95 %: {:.2} to {:.2})", share(result.agreement), 100.0 * low, 100.0 * high);
-    rows.push((Metric::Agreement, "agreement", interval));
+    let agreement = match (result.agreement, result.agreement_interval, &result.no_classes) {
+        (Some(x), Some((low, high)), _) => format!("{} (95 %: {:.2} to {:.2})", share(x), 100.0 * low, 100.0 * high),
+        (_, _, why) => format!("no classes: {}", why.as_deref().unwrap_or_default()),
+    };
+    rows.push((Metric::Agreement, "agreement", agreement));
     rows.push((Metric::Sqnr, "SQNR of the output", format!("{} dB", decibels(result.sqnr_db))));
     rows.push((Metric::Cosine, "cosine", format!("{:.6}", result.cosine)));
     rows
@@ -143,20 +198,33 @@ fn text(result: &Comparison, layers: &[Layer], calls: usize) -> String {
     for (_, name, value) in rows(result) {
         let _ = writeln!(out, "{name:<20}{value}");
     }
+    for output in &result.outputs {
+        let (sqnr, cosine) = (decibels(output.sqnr_db), output.cosine);
+        let _ = writeln!(out, "{:<20}{}: {sqnr} dB, cosine {cosine:.6}", "output", output.name);
+    }
     if layers.is_empty() {
         return out;
     }
-    let _ = writeln!(out, "\nlayers by damage, over {calls} calls");
+    let calls = format!("over {calls} call{}", if calls == 1 { "" } else { "s" });
+    let known = layers.iter().any(|l| l.damage.is_some());
+    let _ = match known {
+        true => writeln!(out, "\nlayers by their share of the noise in the output, {calls}"),
+        false => writeln!(out, "\nlayers by damage, {calls}"),
+    };
     let _ = writeln!(
         out,
-        "{:>8} {:>8} {:>9}  {:<24} {:<24} {:<18} value",
-        "loss dB", "SQNR dB", "cosine", "float range", "integer range", "operator"
+        "{:>7} {:>8} {:>8} {:>8} {:>9}  {:<24} {:<24} {:<18} value",
+        "share", "alone dB", "loss dB", "SQNR dB", "cosine", "float range", "integer range", "operator"
     );
     let range = |(lo, hi): (f64, f64)| format!("{lo:.4} .. {hi:.4}");
     for l in layers {
+        let (share, alone) = match &l.damage {
+            Some(d) => (format!("{:.1} %", 100.0 * d.share), decibels(d.alone_db)),
+            None => Default::default(),
+        };
         let _ = writeln!(
             out,
-            "{:>8.2} {:>8} {:>9.6}  {:<24} {:<24} {:<18} {}",
+            "{share:>7} {alone:>8} {:>8.2} {:>8} {:>9.6}  {:<24} {:<24} {:<18} {}",
             l.loss_db,
             decibels(l.sqnr_db),
             l.cosine,
@@ -166,5 +234,32 @@ fn text(result: &Comparison, layers: &[Layer], calls: usize) -> String {
             l.name
         );
     }
+    out + &causes(layers)
+}
+
+/// Why the layers with the greatest shares lose accuracy, and what to do.
+fn causes(layers: &[Layer]) -> String {
+    let mut out = String::new();
+    let notable = layers.iter().filter_map(|l| l.damage.as_ref().filter(|d| d.freed_db.is_some()).map(|d| (l, d)));
+    for (layer, damage) in notable {
+        if out.is_empty() {
+            out.push_str("\nlikely causes\n");
+        }
+        let side = if damage.weights_share > 0.5 { " (weights)" } else { "" };
+        let _ = writeln!(out, "  {}{side}, {:.1} % of the noise", layer.name, 100.0 * damage.share);
+        let _ = writeln!(out, "    {}", damage.cause.text);
+        let _ = writeln!(out, "    in real numbers: {} dB at the output", decibels(damage.freed_db));
+        let mend = damage.mend.as_ref().map_or("nothing that was tried mends it".to_string(), advise);
+        let _ = writeln!(out, "    {mend}");
+    }
     out
+}
+
+fn advise(advice: &Advice) -> String {
+    let Advice { flag, sqnr_db, verified } = advice;
+    match (verified, sqnr_db) {
+        (true, Some(db)) => format!("mend: {flag} (tried: {db:.2} dB)"),
+        (false, Some(db)) => format!("mend: {flag} ({db:.2} dB expected)"),
+        (_, None) => format!("mend: {flag} (not tried; --verify does)"),
+    }
 }

@@ -4,10 +4,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use qcc::codegen::target::Vectors;
 use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 use qcc::engine;
 use qcc::ir::Range;
-use qcc::{Calibration, Corrections, Error, Method, Mode, Options, RangeTable, Target};
+use qcc::passes::precision;
+use qcc::{
+    Calibration, Compiled, Corrections, Error, Method, Mode, Options, RangeTable, Target, load_tuning, save_tuning,
+};
 
 use super::terminal;
 
@@ -32,6 +36,9 @@ pub struct ModelFlags {
     /// Without --round-weights: correct biases by what quantization shifts the means of layers on the samples
     #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
     correct_bias: Switch,
+    /// Bits of a value, of a layer's weights (NAME.weights), or of all: 16 instead of 8
+    #[arg(long, value_name = "NAME=16[,NAME=16..]")]
+    precision: Vec<String>,
     /// Declared range of an input, or of all of them
     #[arg(long, value_name = "[INPUT=]MIN:MAX", allow_hyphen_values = true)]
     input_range: Vec<String>,
@@ -41,12 +48,15 @@ pub struct ModelFlags {
     /// Passes to run instead of the usual ones
     #[arg(long, value_name = "PIPELINE")]
     passes: Option<String>,
-    /// CPU to compile for: native, x86-64-v2, v3, v4, v4-vnni, aarch64
+    /// Choices for single layers from an earlier --tune
+    #[arg(long, value_name = "FILE.json")]
+    tuning: Option<PathBuf>,
+    /// CPU to compile for: native, x86-64-v2, v3, v3-vnni (AVX-VNNI), v4, v4-vnni, aarch64
     #[arg(long, default_value = "native")]
     target: String,
-    /// Leave the wide kernels out: everything is Cranelift's
-    #[arg(long)]
-    portable_kernels: bool,
+    /// Bits of the vectors that kernels use: 128 (everything is Cranelift's), 256, widest
+    #[arg(long, default_value = "widest")]
+    vectors: Vectors,
     /// Shape of an input
     #[arg(long, value_name = "INPUT=1x3x224x224")]
     shape: Vec<String>,
@@ -55,6 +65,31 @@ pub struct ModelFlags {
     dim: Vec<String>,
     #[command(flatten)]
     image: ImageFlags,
+}
+
+/// Choices by measurement.
+#[derive(Args)]
+pub struct TuneFlags {
+    /// Measure on this machine what the planner might have chosen otherwise in each layer, and keep what is faster
+    #[arg(long)]
+    tune: bool,
+    /// Write the choices, to be given back with --tuning: they make the same model
+    #[arg(long, value_name = "FILE.json")]
+    save_tuning: Option<PathBuf>,
+}
+
+impl TuneFlags {
+    /// Does what the flags say.
+    pub fn apply(&self, compiled: &mut Compiled) -> Result<(), Error> {
+        if self.tune {
+            let layers = compiled.tune()?.len();
+            terminal::note(&format!("tuning: {layers} layers differ from the estimates"));
+        }
+        match &self.save_tuning {
+            Some(path) => save_tuning(&compiled.codegen_options().tuning, path),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How images become inputs: value = (pixel / SCALE - MEAN) / STD.
@@ -136,15 +171,24 @@ impl ModelFlags {
             preprocess: self.image.preprocess()?,
             pipeline: self.passes.clone(),
             threads,
+            tuning: self.tuning.as_deref().map(load_tuning).transpose()?.unwrap_or_default(),
             progress: terminal::progress("calibrating"),
             ..Options::default()
         };
-        options.target.wide = !self.portable_kernels;
+        options.target.vectors = self.vectors;
         for text in &self.shape {
             options.shapes.shape_flag(text).map_err(|e| usage(format!("--shape: {e}")))?;
         }
         for text in &self.dim {
             options.shapes.dim_flag(text).map_err(|e| usage(format!("--dim: {e}")))?;
+        }
+        for text in &self.precision {
+            precision::parse(text, &mut options.precision).map_err(|e| usage(format!("--precision: {e}")))?;
+        }
+        if self.mode == Mode::Int8Dynamic && !options.precision.is_empty() {
+            return Err(
+                usage("--precision: values whose scales are found in each run have 8 bits").help("leave `--mode` out")
+            );
         }
         for text in &self.input_range {
             let (name, range) = input_range(text)?;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use object::{Object as _, ObjectSection as _};
-use qcc::ir::ops::{Contract, IntOp};
-use qcc::ir::{Class, Graph, NodeId, ValueId};
+use qcc::cost::multiply_accumulates;
+use qcc::ir::{Graph, ValueId};
 use qcc::{Error, Source};
 
 use super::flags::ModelFlags;
@@ -105,7 +105,7 @@ fn graph_text(graph: &Graph) -> String {
     }
     let (count, parameters) = graph.constants().fold((0, 0), |(n, e), (_, t)| (n + 1, e + t.data.len()));
     let _ = writeln!(out, "{:<22}{parameters} in {count} constants", "parameters");
-    let macs: u64 = graph.order().iter().map(|&n| macs(graph, n)).sum();
+    let macs: u64 = graph.order().iter().map(|&n| multiply_accumulates(graph, n)).sum();
     let _ = writeln!(out, "{:<22}{macs}", "multiply-accumulates");
     let mut operators: BTreeMap<&str, usize> = BTreeMap::new();
     for n in graph.order() {
@@ -116,18 +116,4 @@ fn graph_text(graph: &Graph) -> String {
         let _ = writeln!(out, "{count:>8}  {name}");
     }
     out
-}
-
-/// Multiply-accumulates of a node.
-fn macs(graph: &Graph, n: NodeId) -> u64 {
-    let operands = graph.operands(n);
-    let dims = |i: usize| graph.ty(operands[i]).dims.as_slice();
-    let terms: usize = match graph.op(n).info().class {
-        // Weights have the outputs first: what is behind is summed up for each.
-        Class::Contract(Contract::Conv2d | Contract::Linear)
-        | Class::Int(IntOp::Conv2d | IntOp::Linear | IntOp::QConv2d | IntOp::QLinear) => dims(1)[1..].iter().product(),
-        Class::Contract(Contract::MatMul) | Class::Int(IntOp::QMatMul) => dims(0).last().copied().unwrap_or(1),
-        _ => 0,
-    };
-    graph.ty(graph.result(n)).elements() as u64 * terms as u64
 }

@@ -7,6 +7,7 @@ mod check;
 mod compare;
 mod flags;
 mod inspect;
+mod limit;
 mod list;
 mod opt;
 mod run;

@@ -11,7 +11,9 @@ use qcc_ir::{Graph, Tensor, Uniform, ValueId};
 use qcc_passes::Samples;
 use serde::Serialize;
 
-use super::{Noise, reals};
+use super::damage::Damage;
+use super::noise::Noise;
+use super::reals;
 use crate::data::Dataset;
 use crate::edge::Boundary;
 use crate::{Compiled, Error};
@@ -36,6 +38,9 @@ pub struct Layer {
     pub float_range: (f64, f64),
     /// Least and greatest value that the integers can stand for.
     pub int_range: (f64, f64),
+    /// What it does to the output, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<Damage>,
 }
 
 /// Running sums of one value.
@@ -159,6 +164,7 @@ impl Sums {
             cosine: if norm > 0.0 { self.product / norm } else { 1.0 },
             float_range: self.range,
             int_range: range.map_or((0.0, 0.0), |r| (r.min.into(), r.max.into())),
+            damage: None,
         }
     }
 }

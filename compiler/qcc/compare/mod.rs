@@ -1,24 +1,38 @@
 //! The integer model against the float one: accuracy on labelled samples, agreement, and noise.
 //!
 //! Signal-to-quantization-noise ratio: `SQNR = 10 log10(sum f^2 / sum (f - q)^2)` in decibels, over all samples, `f` being
-//! the float result and `q` the real number that the integer result stands for. Of several outputs the worst counts.
+//! the float result and `q` the real number that the integer result stands for. Of several outputs the worst counts; one that
+//! is no real number, such as the index of a class, counts only if no other is.
 
+mod cause;
+mod classes;
+mod damage;
 mod layers;
 mod metrics;
+mod mixed;
+pub(crate) mod noise;
+mod raise;
+mod seen;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
-use qcc_ir::{Tensor, verify};
+use qcc_ir::{Graph, Tensor, verify};
 use qcc_passes::Samples;
 use qcc_passes::context::Progress;
 use rayon::prelude::*;
 use serde::Serialize;
 
 pub use crate::engine::{Engine, Io, Runner};
+pub use cause::{Cause, Mend};
+use classes::{Classes, TOP};
+pub use damage::{Advice, Damage, Subject, damage};
 pub use layers::{Layer, layers};
 pub use metrics::{Difference, Metric};
+pub use mixed::{Side, Stages};
+use noise::Noise;
+pub use raise::{Limit, Outcome as RaisedOutcome, Raised, raise};
 
 use crate::data::Dataset;
 use crate::{Compiled, Error};
@@ -30,8 +44,11 @@ pub struct Comparison {
     pub float_top1: Option<f64>,
     /// Fraction of samples that the integer model gets right.
     pub int_top1: Option<f64>,
-    /// Fraction of samples for which both give the same class.
-    pub agreement: f64,
+    /// Fraction of samples for which both give the same class; `None` for a model that gives no classes.
+    pub agreement: Option<f64>,
+    /// Why there are no classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_classes: Option<String>,
     /// Signal-to-noise ratio of the output; `None` if the two are equal.
     pub sqnr_db: Option<f64>,
     /// Number of samples.
@@ -49,48 +66,44 @@ pub struct Comparison {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top5_difference: Option<Difference>,
     /// Interval of 95 % of the agreement.
-    pub agreement_interval: (f64, f64),
+    pub agreement_interval: Option<(f64, f64)>,
     /// Cosine of the angle between the outputs; of several outputs the worst.
+    pub cosine: f64,
+    /// Each of several outputs on its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<OutputNoise>,
+}
+
+/// One of several outputs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OutputNoise {
+    /// Its name.
+    pub name: String,
+    /// Signal-to-noise ratio; `None` if there is no noise.
+    pub sqnr_db: Option<f64>,
+    /// Cosine of the angle between the float and the integer output.
     pub cosine: f64,
 }
 
-/// Signal and noise of one output.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Noise {
-    pub signal: f64,
-    pub noise: f64,
-    /// Sum of squares of what the integers stand for.
-    pub power: f64,
-}
-
-impl Noise {
-    pub fn add(&mut self, float: f64, int: f64) {
-        self.signal += float * float;
-        self.noise += (float - int) * (float - int);
-        self.power += int * int;
-    }
-
-    pub fn merge(&mut self, other: Noise) {
-        self.signal += other.signal;
-        self.noise += other.noise;
-        self.power += other.power;
-    }
-
-    /// Cosine of the angle between the two, from `2 f q = f^2 + q^2 - (f - q)^2`.
-    pub fn cosine(self) -> f64 {
-        let norm = (self.signal * self.power).sqrt();
-        if norm > 0.0 { (self.signal + self.power - self.noise) / (2.0 * norm) } else { 1.0 }
-    }
-
-    pub fn decibels(self) -> Option<f64> {
-        (self.noise > 0.0).then(|| 10.0 * (self.signal / self.noise).max(1e-30).log10())
+impl Comparison {
+    /// What a metric gives: points in favour of the integer model for the shares of right samples, of samples that agree,
+    /// decibels, or a cosine. `None` where it is not known.
+    pub fn value(&self, metric: Metric) -> Option<f64> {
+        let points = |int: Option<f64>, float: Option<f64>| Some(100.0 * (int? - float?));
+        match metric {
+            Metric::Top1 => points(self.int_top1, self.float_top1),
+            Metric::Top5 => points(self.int_top5, self.float_top5),
+            Metric::Agreement => points(self.agreement, Some(0.0)),
+            Metric::Sqnr => Some(self.sqnr_db.unwrap_or(f64::INFINITY)),
+            Metric::Cosine => Some(self.cosine),
+        }
     }
 }
 
 /// What one call of both models gave.
 struct Outcome {
-    /// The five greatest outputs of the float and of the integer model, for each sample of the batch.
-    classes: Vec<(Vec<usize>, Vec<usize>)>,
+    /// The classes that the float and the integer model give, for each sample of the batch.
+    classes: Vec<(Vec<i64>, Vec<i64>)>,
     noise: Vec<Noise>,
 }
 
@@ -103,6 +116,8 @@ pub struct CompareOptions {
     pub progress: Option<Progress>,
     /// Added to every label, for models whose first class is something else.
     pub label_offset: i64,
+    /// Calls that are compared, the first ones; all unless this says otherwise.
+    pub calls: Option<usize>,
 }
 
 /// Compares over all samples; `engine` runs the integer model. The result does not depend on the number of threads.
@@ -114,13 +129,15 @@ pub fn compare(
 ) -> Result<Comparison, Error> {
     verify(compiled.source())?;
     let float = Evaluator::new(compiled.source());
-    let calls = data.len();
+    let calls = data.len().min(options.calls.unwrap_or(usize::MAX));
+    let classes = Classes::of(compiled.source(), data.batch());
+    let which = classes.as_ref().ok().copied();
     let done = AtomicUsize::new(0);
     let one = |runner: &mut Runner<'_>, i: usize| -> Result<Outcome, Error> {
         let inputs = data.get(i)?;
         let expected = float.run(&inputs)?;
         let found = runner.run(&inputs, Io::Float)?;
-        let outcome = judge(&expected, &found, data.batch());
+        let outcome = judge(&expected, &found, which, data.batch());
         if let Some(progress) = &options.progress {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, calls);
         }
@@ -131,102 +148,67 @@ pub fn compare(
     let outcomes: Vec<Outcome> = pool.install(|| {
         (0..calls).into_par_iter().map_init(|| engine.runner(), |runner, i| one(runner, i)).collect::<Result<_, _>>()
     })?;
-    Ok(summarize(&outcomes, data, options.label_offset))
+    Ok(summarize(compiled.source(), &outcomes, classes, data, options.label_offset))
 }
 
-fn judge(expected: &[Tensor], found: &[Tensor], batch: usize) -> Outcome {
-    let mut noise = Vec::with_capacity(expected.len());
-    let mut classes = Vec::new();
-    for (i, (e, f)) in expected.iter().zip(found).enumerate() {
-        let (e, f) = (reals(e), reals(f));
-        let mut sum = Noise::default();
-        e.iter().zip(&f).for_each(|(&a, &b)| sum.add(a, b));
-        noise.push(sum);
-        if i == 0 {
-            let row = (e.len() / batch).max(1);
-            classes = e.chunks(row).zip(f.chunks(row)).map(|(e, f)| (top(e), top(f))).collect();
-        }
-    }
-    Outcome { classes, noise }
+fn judge(expected: &[Tensor], found: &[Tensor], classes: Option<Classes>, batch: usize) -> Outcome {
+    let noise = expected.iter().zip(found).map(|(e, f)| Noise::of(e, f)).collect();
+    let read = |outputs: &[Tensor]| classes.map_or(Vec::new(), |c| c.read(outputs, batch));
+    Outcome { classes: read(expected).into_iter().zip(read(found)).collect(), noise }
 }
 
-fn summarize(outcomes: &[Outcome], data: &Dataset, label_offset: i64) -> Comparison {
-    let classes: Vec<&(Vec<usize>, Vec<usize>)> = outcomes.iter().flat_map(|o| &o.classes).collect();
+fn summarize(
+    model: &Graph,
+    outcomes: &[Outcome],
+    which: Result<Classes, String>,
+    data: &Dataset,
+    label_offset: i64,
+) -> Comparison {
+    let classes: Vec<&(Vec<i64>, Vec<i64>)> = outcomes.iter().flat_map(|o| &o.classes).collect();
     let mut noise: Vec<Noise> = Vec::new();
     for outcome in outcomes {
         noise.resize(noise.len().max(outcome.noise.len()), Noise::default());
         noise.iter_mut().zip(&outcome.noise).for_each(|(all, &one)| all.merge(one));
     }
-    let samples = classes.len();
-    let share = |count: usize| count as f64 / samples.max(1) as f64;
+    let names = model.outputs().iter().map(|&v| model.name_of(v).to_string());
+    let outputs: Vec<OutputNoise> =
+        names.zip(&noise).map(|(name, n)| OutputNoise { name, sqnr_db: n.decibels(), cosine: n.cosine() }).collect();
+    // The index of a class is a number, but its distance from another means nothing.
+    let real = |i: &usize| model.ty(model.outputs()[*i]).is_float();
+    let any_real = (0..noise.len()).any(|i| real(&i));
+    let counted: Vec<Noise> = (0..noise.len()).filter(|i| real(i) || !any_real).map(|i| noise[i]).collect();
+    let judged = classes.len();
+    let share = |count: usize| count as f64 / judged.max(1) as f64;
     // Shares that are right among the first `k`, and their difference.
     let right = |k: usize| {
-        let labels = data.labels()?;
-        let hit =
-            |top: &[usize], label: &i64| top.iter().take(k).any(|&c| i64::try_from(c) == Ok(*label + label_offset));
+        let labels = data.labels().filter(|_| which.is_ok())?;
+        let hit = |top: &[i64], label: &i64| top.iter().take(k).any(|&c| c == *label + label_offset);
         let hits: Vec<(bool, bool)> = classes.iter().zip(labels).map(|(c, l)| (hit(&c.0, l), hit(&c.1, l))).collect();
         let count = |which: fn(&(bool, bool)) -> bool| hits.iter().filter(|h| which(h)).count();
         let difference = Difference::paired(hits.len(), count(|h| h.0 && !h.1), count(|h| !h.0 && h.1));
         Some((share(count(|h| h.0)), share(count(|h| h.1)), difference))
     };
-    let (top1, top5) = (right(1), right(TOP));
+    // A class that is given alone is the only one there is.
+    let (top1, top5) = (right(1), right(TOP).filter(|_| !matches!(which, Ok(Classes::Index(_)))));
     let agreeing = classes.iter().filter(|c| c.0.first() == c.1.first()).count();
     Comparison {
         float_top1: top1.map(|t| t.0),
         int_top1: top1.map(|t| t.1),
-        agreement: share(agreeing),
-        sqnr_db: noise.iter().filter_map(|n| n.decibels()).reduce(f64::min),
-        samples,
+        agreement: which.is_ok().then(|| share(agreeing)),
+        agreement_interval: which.is_ok().then(|| metrics::share_interval(judged, agreeing)),
+        no_classes: which.err(),
+        sqnr_db: noise::worst(&counted),
+        samples: outcomes.len() * data.batch(),
         float_top5: top5.map(|t| t.0),
         int_top5: top5.map(|t| t.1),
         top1_difference: top1.map(|t| t.2),
         top5_difference: top5.map(|t| t.2),
-        agreement_interval: metrics::share_interval(samples, agreeing),
-        cosine: noise.iter().map(|n| n.cosine()).fold(1.0, f64::min),
+        cosine: counted.iter().map(|n| n.cosine()).fold(1.0, f64::min),
+        outputs: if outputs.len() > 1 { outputs } else { Vec::new() },
     }
 }
 
 /// Elements as real numbers.
 pub(crate) fn reals(tensor: &Tensor) -> Vec<f64> {
     qcc_ir::for_data!(&tensor.data, v => v.iter().map(|&x| x as f64).collect())
-}
-
-/// Classes that count for the top-5 share.
-const TOP: usize = 5;
-
-/// Indices of the greatest elements, the greatest first, the first of several that are equal.
-fn top(row: &[f64]) -> Vec<usize> {
-    let mut best: Vec<usize> = Vec::with_capacity(TOP + 1);
-    for (i, &x) in row.iter().enumerate() {
-        let at = best.iter().position(|&b| x > row[b]).unwrap_or(best.len());
-        if at < TOP {
-            best.insert(at, i);
-            best.truncate(TOP);
-        }
-    }
-    best
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ties_take_the_first() {
-        assert_eq!(top(&[1.0, 3.0, 3.0, 2.0]), [1, 2, 3, 0]);
-        assert_eq!(top(&[0.0, 0.0]), [0, 1]);
-        assert_eq!(top(&[0.0, 5.0, 1.0, 4.0, 2.0, 3.0]), [1, 3, 5, 4, 2]);
-        assert!(top(&[]).is_empty());
-    }
-
-    #[test]
-    fn noise_is_measured_against_the_signal() {
-        let mut noise = Noise::default();
-        noise.add(10.0, 10.0);
-        assert_eq!(noise.decibels(), None);
-        noise.add(0.0, 1.0);
-        assert!((noise.decibels().unwrap() - 20.0).abs() < 1e-9);
-        let expected = 100.0 / (100.0f64 * 101.0).sqrt();
-        assert!((noise.cosine() - expected).abs() < 1e-12);
-    }
 }

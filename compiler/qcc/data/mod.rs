@@ -64,8 +64,10 @@ enum Records {
 impl Dataset {
     /// Opens samples for the inputs of `graph`.
     pub fn open(path: &Path, graph: &Graph, preprocess: &Preprocess) -> Result<Dataset, Error> {
-        let inputs: Vec<Input> = graph.inputs().iter().map(|&v| Input::new(graph.name_of(v), graph.ty(v))).collect();
-        let batch = batch(&inputs);
+        let types: Vec<&Type> = graph.inputs().iter().map(|&v| graph.ty(v)).collect();
+        let batch = batch(&types);
+        let inputs: Vec<Input> =
+            graph.inputs().iter().map(|&v| Input::new(graph.name_of(v), graph.ty(v), batch)).collect();
         let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         if !path.exists() {
             return Err(Error::file(path, "read the samples", "there is no such file or folder"));
@@ -209,8 +211,10 @@ impl Samples for Dataset {
 }
 
 impl Input {
-    fn new(name: &str, ty: &Type) -> Input {
-        let sample = if ty.rank() > 1 { ty.dims[1..].to_vec() } else { ty.dims.clone() };
+    /// An input of a model that takes `batch` samples at once. One whose first extent is not the batch is a sample as a whole.
+    fn new(name: &str, ty: &Type, batch: usize) -> Input {
+        let batched = ty.rank() > 1 && ty.dims[0] == batch;
+        let sample = if batched { ty.dims[1..].to_vec() } else { ty.dims.clone() };
         Input { name: name.to_string(), ty: ty.clone(), sample }
     }
 
@@ -227,11 +231,10 @@ impl Input {
     }
 }
 
-/// Samples at once: the common first extent of inputs of rank 2 and more.
-fn batch(inputs: &[Input]) -> usize {
-    let mut firsts = inputs.iter().filter(|i| i.ty.rank() > 1).map(|i| i.ty.dims[0]);
-    let first = firsts.next().unwrap_or(1);
-    if firsts.all(|d| d == first) { first.max(1) } else { 1 }
+/// Samples at once: the first extent of all inputs, if it is the same and all have a rank of 2 or more.
+fn batch(types: &[&Type]) -> usize {
+    let Some(first) = types.first().and_then(|ty| ty.dims.first()).copied() else { return 1 };
+    if types.iter().all(|ty| ty.rank() > 1 && ty.dims[0] == first) { first.max(1) } else { 1 }
 }
 
 /// Height and width of an image input.
@@ -299,4 +302,24 @@ fn single(path: &Path, inputs: &[Input], preprocess: &Preprocess) -> Result<Reco
         return Ok(Records::Strip(image));
     }
     Ok(Records::Files(vec![vec![Item::new(path.to_path_buf())]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(shapes: &[&[usize]]) -> (usize, Vec<Vec<usize>>) {
+        let types: Vec<Type> = shapes.iter().map(|dims| Type::f32(dims)).collect();
+        let batch = batch(&types.iter().collect::<Vec<_>>());
+        (batch, types.iter().map(|ty| Input::new("x", ty, batch).sample).collect())
+    }
+
+    #[test]
+    fn inputs_without_a_common_batch_are_samples_as_a_whole() {
+        assert_eq!(samples(&[&[2, 3, 4], &[2, 5]]), (2, vec![vec![3, 4], vec![5]]));
+        assert_eq!(samples(&[&[1, 3, 4], &[1, 5]]), (1, vec![vec![3, 4], vec![5]]));
+        assert_eq!(samples(&[&[3, 6], &[6, 4]]), (1, vec![vec![3, 6], vec![6, 4]]));
+        assert_eq!(samples(&[&[3, 4, 5], &[5]]), (1, vec![vec![3, 4, 5], vec![5]]));
+        assert_eq!(samples(&[&[7]]), (1, vec![vec![7]]));
+    }
 }

@@ -37,7 +37,7 @@ fn is_representable(edit: &Edit, n: NodeId, q: ValueId) -> bool {
     let g = edit.graph();
     let (Opcode::Pad, Some(u)) = (g.op(n), g.ty(q).uniform()) else { return true };
     let value = g.node(n).attrs.float("value");
-    u8::try_from(quantize::code(value, u)).is_ok_and(|code| quantize::real(code, u) == value)
+    quantize::real(quantize::code(value, u), u) == value
 }
 
 /// Casts operand `i` there and back; gives the new `quant.qcast`'s result.
@@ -52,7 +52,7 @@ fn cast_operand(edit: &mut Edit, n: NodeId, i: usize, elem: &Elem) -> Option<Val
     let label = format!("adopt-qdq: a cast of %{} before {}", g.name_of(v), g.op(n).name());
     if let Some((tensor, data)) = floats(g, v) {
         let tensor: Tensor = quantize::tensor(&tensor.dims, data, uniform);
-        if !edit.begin(label) || !matches!(tensor.data, Data::U8(_)) {
+        if !edit.begin(label) || !matches!(tensor.data, Data::U8(_) | Data::I16(_)) {
             return None;
         }
         let name = format!("{}.q", edit.graph().name_of(v));

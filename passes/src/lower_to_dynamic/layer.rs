@@ -44,12 +44,16 @@ impl Layer {
 }
 
 /// Accumulators and what they stand for.
-struct Sums {
-    acc: ValueId,
+pub(super) struct Sums {
+    pub acc: ValueId,
     /// Of the operand, or of the aligned operands.
-    scale: ValueId,
-    scales: Vec<f64>,
-    bias: Vec<f64>,
+    pub scale: ValueId,
+    /// Real value of an accumulator of 1, in units of `scale`, for each channel.
+    pub scales: Vec<f64>,
+    /// In real numbers.
+    pub bias: Vec<f64>,
+    /// Whether the operation that makes the accumulators can take their extrema itself, if they are wanted of all at once.
+    pub dense: bool,
 }
 
 impl Lower<'_, '_> {
@@ -79,13 +83,22 @@ impl Lower<'_, '_> {
         attrs: Attrs,
     ) -> Result<(ValueId, Dynamic), Diag> {
         let Some(own) = self.known.get(&x).copied() else { return Err(self.no_form("its operand is constant")) };
-        let [n, c, h, w] = self.dims(self.y)[..] else { return Err(self.no_form("its result is not of rank 4")) };
+        let given = self.dims(self.y);
+        let [n, c, h, w] = match given[..] {
+            [n, c, h, w] => [n, c, h, w],
+            // A mean that does not keep height and width.
+            [n, c] => [n, c, 1, 1],
+            _ => return Err(self.no_form("its result is not of rank 4")),
+        };
         let x = self.nhwc(x);
+        let dense = attrs.int("groups") == 1;
         let attrs = attrs.with("pad_value", i64::from(own.zero));
         let acc = self.product(Opcode::IConv2d, x, own.zero, layer, &weights, attrs, &[n, h, w, c])?;
-        let sums = Sums { acc, scale: own.scale, scales: layer.scales.clone(), bias: layer.bias.clone() };
+        let (scales, bias) = (layer.scales.clone(), layer.bias.clone());
+        let sums = Sums { acc, scale: own.scale, scales, bias, dense };
         let (q, dynamic) = self.requantize(&sums, ".nhwc");
-        Ok((self.nchw(q), dynamic))
+        let q = self.nchw(q);
+        Ok((if given.len() == 4 { q } else { self.flattened(q) }, dynamic))
     }
 
     pub(super) fn linear(&mut self) -> Result<(ValueId, Dynamic), Diag> {
@@ -95,7 +108,7 @@ impl Lower<'_, '_> {
         let result = self.dims(self.y);
         let attrs = Attrs::new(Opcode::ILinear);
         let acc = self.product(Opcode::ILinear, x, own.zero, &layer, &dims, attrs, &result)?;
-        Ok(self.requantize(&Sums { acc, scale: own.scale, scales: layer.scales, bias: layer.bias }, ""))
+        Ok(self.requantize(&Sums { acc, scale: own.scale, scales: layer.scales, bias: layer.bias, dense: true }, ""))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -115,7 +128,7 @@ impl Lower<'_, '_> {
         Ok(self.add(op, &[x, w, b], attrs, ".acc", Type::int(Int::I32, dims)))
     }
 
-    fn constant(&mut self, suffix: &str, tensor: Tensor) -> ValueId {
+    pub(super) fn constant(&mut self, suffix: &str, tensor: Tensor) -> ValueId {
         let name = format!("{}.{suffix}", self.name);
         self.edit.add_const(&name, tensor)
     }
@@ -163,10 +176,10 @@ impl Lower<'_, '_> {
             }
             attrs = attrs.with("strides", own.ints("strides")).with("pads", own.ints("pads"));
             window.kernel
-        } else if own.sizes("axes") == [2, 3] && own.bool("keepdims") {
+        } else if own.sizes("axes") == [2, 3] {
             [h, w]
         } else {
-            return Err(self.no_form("it is not over height and width alone, with the dimensions kept"));
+            return Err(self.no_form("it is not over height and width alone"));
         };
         let taps = kernel[0] * kernel[1];
         let layer = Layer {
@@ -199,17 +212,19 @@ impl Lower<'_, '_> {
         let attrs = Attrs::new(Opcode::DynamicAdd).with("zeros", zeros);
         let acc = self.add(Opcode::DynamicAdd, &[a, b, factors], attrs, ".acc", Type::int(Int::I32, &dims));
         let channels = dims.last().copied().unwrap_or(1);
-        let sums = Sums { acc, scale: factors, scales: vec![1.0; channels], bias: vec![0.0; channels] };
+        let sums = Sums { acc, scale: factors, scales: vec![1.0; channels], bias: vec![0.0; channels], dense: false };
         let (q, dynamic) = self.requantize(&sums, if spatial { ".nhwc" } else { "" });
         Ok((if spatial { self.nchw(q) } else { q }, dynamic))
     }
 
     /// Extrema, parameters and codes of accumulators whose last dimension is the channels.
-    fn requantize(&mut self, sums: &Sums, suffix: &str) -> (ValueId, Dynamic) {
+    pub(super) fn requantize(&mut self, sums: &Sums, suffix: &str) -> (ValueId, Dynamic) {
         let rectify = self.relu.is_some();
+        let ceiling = self.relu.filter(|&r| self.g().op(r) == Opcode::Clip);
+        let ceiling = ceiling.map(|r| f64::from(self.g().node(r).attrs.float("max")));
         let (dims, channels) = (self.dims(sums.acc), sums.scales.len());
         let positions = dims.iter().product::<usize>() / channels.max(1);
-        let rows = (PART / channels.max(1)).clamp(1, positions.max(1));
+        let rows = if sums.dense { positions.max(1) } else { (PART / channels.max(1)).clamp(1, positions.max(1)) };
         let attrs = Attrs::new(Opcode::Extrema).with("rows", rows as i64);
         let ty = Type::int(Int::I32, &[positions.div_ceil(rows), 2, channels]);
         let extrema = self.add(Opcode::Extrema, &[sums.acc], attrs, ".extrema", ty);
@@ -217,12 +232,20 @@ impl Lower<'_, '_> {
         let ((weights, weight_exponent), (bias, bias_exponent)) = (mantissas(&sums.scales), mantissas(&units));
         let weights = self.constant("scales", Tensor::new(&[channels], Data::I32(weights)));
         let bias = self.constant("bias", Tensor::new(&[channels], Data::I32(bias)));
-        let attrs = Attrs::new(Opcode::DynamicScale)
+        let mut attrs = Attrs::new(Opcode::DynamicScale)
             .with("weight_exponent", i64::from(weight_exponent))
             .with("bias_exponent", i64::from(bias_exponent))
             .with("rectify", rectify);
-        let ty = Type::int(Int::I32, &[qcc_num::dynamic::HEADER + 2 * channels]);
-        let scale = self.add(Opcode::DynamicScale, &[extrema, sums.scale, weights, bias], attrs, ".params", ty);
+        let mut operands = vec![extrema, sums.scale, weights, bias];
+        if let Some(ceiling) = ceiling {
+            let units: Vec<f64> = sums.scales.iter().map(|s| ceiling / s).collect();
+            let (ceilings, exponent) = mantissas(&units);
+            attrs = attrs.with("ceiling_exponent", i64::from(exponent));
+            operands.push(self.constant("ceiling", Tensor::new(&[channels], Data::I32(ceilings))));
+        }
+        let vectors = operands.len() - 2;
+        let ty = Type::int(Int::I32, &[qcc_num::dynamic::HEADER + vectors * channels]);
+        let scale = self.add(Opcode::DynamicScale, &operands, attrs, ".params", ty);
         let zero = if rectify { 0 } else { SIGNED_ZERO };
         let attrs = Attrs::new(Opcode::DynamicRequant).with("rectify", rectify);
         let q = self.add(Opcode::DynamicRequant, &[sums.acc, scale], attrs, suffix, codes(&dims, zero));

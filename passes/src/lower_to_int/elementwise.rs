@@ -15,6 +15,18 @@ fn widen((shift, m): (u32, Vec<i16>)) -> (u32, Vec<i32>) {
     (shift, m.into_iter().map(i32::from).collect())
 }
 
+/// Quotients, extremes, powers and slopes.
+pub(super) fn function(kind: Binary) -> impl Fn(f32, f32) -> f32 {
+    move |a, b| match kind {
+        Binary::Div => a / b,
+        Binary::Min => a.min(b),
+        Binary::Max => a.max(b),
+        Binary::PRelu if a >= 0.0 => a,
+        Binary::PRelu => a * b,
+        _ => a.powf(b),
+    }
+}
+
 impl Lower<'_, '_> {
     pub(super) fn unary(&mut self, f: fn(&Attrs, f32) -> f32) -> Result<ValueId, Diag> {
         let attrs = self.attrs().clone();
@@ -22,7 +34,7 @@ impl Lower<'_, '_> {
     }
 
     /// A table, or a clamp where the table is one.
-    fn function(&mut self, x: ValueId, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
+    pub(super) fn function(&mut self, x: ValueId, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
         let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
         let table = quantize::table(&from.uniform, &to.uniform, f);
         let dims = self.dims(x);
@@ -44,6 +56,11 @@ impl Lower<'_, '_> {
         let b = self.quantized_operand(1)?;
         let (ta, tb, to) = (self.bytes(a)?, self.bytes(b)?, self.bytes(self.y)?);
         let dims = self.dims(self.y);
+        if self.exact
+            && let Some(v) = self.exact_arithmetic(kind, [a, b], [&ta, &tb, &to])?
+        {
+            return Ok(v);
+        }
         if kind == Binary::Mul {
             let factor = self.factor(&[ta.uniform.scale(), tb.uniform.scale()], to.uniform.scale());
             let (shl, mult) = requant::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
@@ -64,7 +81,14 @@ impl Lower<'_, '_> {
         Ok(self.add([a, b], [m[0], m[1]], shift, offset, &dims))
     }
 
-    fn add(&mut self, operands: [ValueId; 2], m: [i32; 2], shift: u32, offset: i32, dims: &[usize]) -> ValueId {
+    pub(super) fn add(
+        &mut self,
+        operands: [ValueId; 2],
+        m: [i32; 2],
+        shift: u32,
+        offset: i32,
+        dims: &[usize],
+    ) -> ValueId {
         let attrs = Attrs::new(Opcode::IAdd)
             .with("mults", m.map(i64::from).to_vec())
             .with("shift", i64::from(shift))
@@ -182,14 +206,7 @@ impl Lower<'_, '_> {
     /// Quotients, extremes, powers and slopes: a table of one operand where the other is one constant, else of both.
     pub(super) fn other_binary(&mut self, kind: Binary) -> Result<ValueId, Diag> {
         let operands = [self.operand(0), self.operand(1)];
-        let f = |a: f32, b: f32| match kind {
-            Binary::Div => a / b,
-            Binary::Min => a.min(b),
-            Binary::Max => a.max(b),
-            Binary::PRelu if a >= 0.0 => a,
-            Binary::PRelu => a * b,
-            _ => a.powf(b),
-        };
+        let f = function(kind);
         match operands.map(|v| scalar(self.g(), v)) {
             [None, Some(c)] if self.dims(operands[0]) == self.dims(self.y) => {
                 return self.function(operands[0], |x| f(x, c));

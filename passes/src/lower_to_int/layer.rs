@@ -23,6 +23,17 @@ struct Layer {
     output: Bytes,
 }
 
+/// Weights with their input channels last.
+pub(super) fn ohwi(weights: &[i8], [_, c, kh, kw]: [usize; 4]) -> Vec<i8> {
+    let mut ohwi = Vec::with_capacity(weights.len());
+    for filter in weights.chunks((c * kh * kw).max(1)) {
+        for k in 0..kh * kw {
+            ohwi.extend((0..c).map(|c| filter[c * kh * kw + k]));
+        }
+    }
+    ohwi
+}
+
 impl Lower<'_, '_> {
     fn layer(&self) -> Result<Layer, Diag> {
         let g = self.g();
@@ -55,9 +66,13 @@ impl Lower<'_, '_> {
 
     /// Constants of the integer operation: weights, bias, multipliers, and the attributes of the requantization.
     fn parameters(&mut self, layer: &Layer, weights: Tensor) -> Result<([ValueId; 3], Attrs), Diag> {
-        let (shl, mult) = qcc_num::requant::multipliers(&layer.factors).map_err(|e| self.scale_error(e))?;
-        let offset = qcc_num::requant::offset(layer.output.zero, None);
-        let attrs = Attrs::new(Opcode::Requant).with("shl", i64::from(shl)).with("offset", i64::from(offset));
+        let row = layer.weights.len() / layer.bias.len().max(1);
+        let reach = |c: usize| {
+            let weights = layer.weights[c * row..(c + 1) * row].iter().map(|w| i64::from(w.unsigned_abs()));
+            i64::from(layer.bias[c]).abs() + 255 * weights.sum::<i64>()
+        };
+        let requant = self.requantization(&layer.factors, layer.output.zero, reach)?;
+        let attrs = requant.set(Attrs::new(Opcode::Requant));
         let name = self.g().name_of(self.operand(1)).to_string();
         let w = self.edit.add_const(name.strip_suffix(".q").unwrap_or(&name), weights);
         let channels = layer.bias.len();
@@ -66,20 +81,14 @@ impl Lower<'_, '_> {
             None => format!("{}.bias", self.name),
         };
         let b = self.edit.add_const(&bias_name, Tensor::new(&[channels], Data::I32(layer.bias.clone())));
-        let mult = self.constant("mult", Tensor::new(&[channels], Data::I32(mult)));
+        let mult = self.constant("mult", Tensor::new(&[channels], Data::I32(requant.mult)));
         Ok(([w, b, mult], attrs))
     }
 
     pub(super) fn conv2d(&mut self) -> Result<ValueId, Diag> {
         let layer = self.layer()?;
         let [o, c, kh, kw] = layer.dims[..] else { return Err(self.no_form("its weights are not of rank 4")) };
-        let mut ohwi = Vec::with_capacity(layer.weights.len());
-        for filter in layer.weights.chunks((c * kh * kw).max(1)) {
-            for k in 0..kh * kw {
-                ohwi.extend((0..c).map(|c| filter[c * kh * kw + k]));
-            }
-        }
-        let weights = Tensor::new(&[o, kh, kw, c], Data::I8(ohwi));
+        let weights = Tensor::new(&[o, kh, kw, c], Data::I8(ohwi(&layer.weights, [o, c, kh, kw])));
         let ([w, b, mult], requant) = self.parameters(&layer, weights)?;
         let mut attrs = Attrs::new(Opcode::IConv2d).with("pad_value", i64::from(layer.input.zero));
         for name in ["strides", "pads", "dilations"] {
@@ -110,13 +119,14 @@ impl Lower<'_, '_> {
     pub(super) fn matmul(&mut self) -> Result<ValueId, Diag> {
         let (a, b) = (self.quantized_operand(0)?, self.quantized_operand(1)?);
         let (ta, tb, to) = (self.bytes(a)?, self.bytes(b)?, self.bytes(self.y)?);
-        let factor = f64::from(self.attrs().float("alpha")) * ta.scale * tb.scale / to.scale;
-        let (shl, mult) = qcc_num::requant::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
-        let attrs = Attrs::new(Opcode::QMatMul)
+        let scales = [self.attrs().float("alpha"), ta.uniform.scale(), tb.uniform.scale()];
+        let factor = self.factor(&scales, to.uniform.scale());
+        let depth = self.dims(a).last().map_or(0, |&k| k as i64);
+        let requant = self.requantization(&[factor], to.zero, |_| depth.saturating_mul(255 * 255))?;
+        let attrs = requant
+            .set(Attrs::new(Opcode::QMatMul))
             .with("zeros", vec![i64::from(ta.zero), i64::from(tb.zero)])
-            .with("mult", i64::from(mult[0]))
-            .with("shl", i64::from(shl))
-            .with("offset", i64::from(qcc_num::requant::offset(to.zero, None)));
+            .with("mult", i64::from(requant.mult[0]));
         let dims = self.dims(self.y);
         Ok(self.emit_result(Opcode::QMatMul, &[a, b], attrs, "", &dims))
     }

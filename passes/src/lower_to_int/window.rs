@@ -2,14 +2,14 @@
 
 use qcc_ir::ops::Reduce;
 use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, Window};
-use qcc_num::{norm, requant};
+use qcc_num::norm;
 
-use super::Lower;
+use super::{Bytes, Lower};
 use crate::quantize;
 use crate::rewrite::floats;
 
 /// One in a table of `int.softmax`.
-const SOFTMAX_ONE: f64 = (1u32 << 30) as f64;
+pub(super) const SOFTMAX_ONE: f64 = (1u32 << 30) as f64;
 
 impl Lower<'_, '_> {
     pub(super) fn max_pool(&mut self) -> Result<ValueId, Diag> {
@@ -44,20 +44,27 @@ impl Lower<'_, '_> {
         };
         let alike = counts.iter().all(|&k| k == counts[0]);
         let counts = if alike { &counts[..1] } else { &counts[..] };
-        let factors: Vec<f64> = counts.iter().map(|&k| from.scale / to.scale / k as f64).collect();
-        let (shl, mult) = requant::multipliers(&factors).map_err(|e| self.scale_error(e))?;
+        let factor = |&count: &usize| self.mean_factor(&from, &to, count);
+        let factors: Vec<f64> = counts.iter().map(factor).collect();
+        let taps = window.kernel[0] * window.kernel[1];
+        let requant = self.requantization(&factors, to.zero, |_| (taps as i64).saturating_mul(255))?;
         let dims: &[usize] = if alike { &[1] } else { &[oh, ow] };
-        let mult = self.constant("mult", Tensor::new(dims, Data::I32(mult)));
-        let mut attrs = Attrs::new(Opcode::IAveragePool)
-            .with("zero", i64::from(from.zero))
-            .with("shl", i64::from(shl))
-            .with("offset", i64::from(requant::offset(to.zero, None)));
+        let mut attrs = requant.set(Attrs::new(Opcode::IAveragePool)).with("zero", i64::from(from.zero));
+        let mult = self.constant("mult", Tensor::new(dims, Data::I32(requant.mult)));
         for name in ["kernel", "strides", "pads", "dilations"] {
             attrs = attrs.with(name, self.attrs().ints(name));
         }
         let x = self.nhwc(x);
         let pooled = self.emit_result(Opcode::IAveragePool, &[x, mult], attrs, ".nhwc", &[n, oh, ow, c]);
         Ok(self.nchw(pooled))
+    }
+
+    /// The factor of a mean of so many elements.
+    fn mean_factor(&self, from: &Bytes, to: &Bytes, count: usize) -> f64 {
+        match self.exact {
+            true => f64::from(from.uniform.scale() / (to.uniform.scale() * count as f32)),
+            false => from.scale / to.scale / count as f64,
+        }
     }
 
     pub(super) fn reduce(&mut self, kind: Reduce) -> Result<ValueId, Diag> {
@@ -82,16 +89,15 @@ impl Lower<'_, '_> {
         let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
         let (dims, axes) = (self.dims(x), self.attrs().sizes("axes"));
         let count: usize = axes.iter().map(|&a| dims[a]).product();
-        let divisor = if kind == Reduce::Mean { count.max(1) as f64 } else { 1.0 };
-        let factor = from.scale / to.scale / divisor;
-        let (shl, mult) = requant::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
-        let attrs = Attrs::new(Opcode::IMean)
+        let divisor = if kind == Reduce::Mean { count.max(1) } else { 1 };
+        let factor = self.mean_factor(&from, &to, divisor);
+        let requant = self.requantization(&[factor], to.zero, |_| (count as i64).saturating_mul(255))?;
+        let attrs = requant
+            .set(Attrs::new(Opcode::IMean))
             .with("axes", axes.as_slice())
             .with("keepdims", self.attrs().bool("keepdims"))
             .with("zero", i64::from(from.zero))
-            .with("mult", i64::from(mult[0]))
-            .with("shl", i64::from(shl))
-            .with("offset", i64::from(requant::offset(to.zero, None)));
+            .with("mult", i64::from(requant.mult[0]));
         let dims = self.dims(self.y);
         Ok(self.emit_result(Opcode::IMean, &[x], attrs, "", &dims))
     }
@@ -105,7 +111,7 @@ impl Lower<'_, '_> {
     }
 
     /// The greatest over the axes: a window over all elements of `[1, reduced, 1, kept]`.
-    fn maximum(&mut self, x: ValueId) -> Result<ValueId, Diag> {
+    pub(super) fn maximum(&mut self, x: ValueId) -> Result<ValueId, Diag> {
         let (axes, result) = (self.attrs().sizes("axes"), self.dims(self.y));
         let (dims, elem) = (self.dims(x), self.g().ty(x).elem.clone());
         let kept = (0..dims.len()).filter(|i| !axes.contains(i));
@@ -159,7 +165,12 @@ impl Lower<'_, '_> {
         let fits = to.zero == 0 && (1.0 / f64::from(1 << 22)..=1.0).contains(&to.scale);
         let own = if fits { (*to.uniform).clone() } else { Uniform::per_tensor(Int::U8, 1.0 / 255.0, 0) };
         let suffix = if perm.is_sorted() { "" } else { ".t" };
-        let attrs = Attrs::new(Opcode::ISoftmax).with("mult", (256.0 / f64::from(own.scale())).round() as i64);
+        // ONNX Runtime counts the whole units in 1: 254 of 1/255 in single precision.
+        let mult = match self.exact {
+            true => 256 * (1.0 / own.scale()).floor() as i64,
+            false => (256.0 / f64::from(own.scale())).round() as i64,
+        };
+        let attrs = Attrs::new(Opcode::ISoftmax).with("mult", mult);
         let mut y = self.emit(Opcode::ISoftmax, &[x, table], attrs, suffix, &dims, Elem::Uniform(own.clone().into()));
         if *to.uniform != own {
             let table = quantize::table(&own, &to.uniform, |x| x);
@@ -171,7 +182,7 @@ impl Lower<'_, '_> {
 }
 
 /// How many elements of the window lie inside the input, for each output position along height (0) or width (1).
-fn elements_inside(window: &Window, along: usize, outputs: usize, input: usize) -> Vec<usize> {
+pub(super) fn elements_inside(window: &Window, along: usize, outputs: usize, input: usize) -> Vec<usize> {
     let before = window.pads[along];
     (0..outputs)
         .map(|o| {

@@ -10,7 +10,8 @@ use qcc_ir::{Attrs, Data, Edit, Elem, Int, NodeId, Opcode, Tensor, Type, Uniform
 
 use crate::adopt_qdq::constants::{codes, dequantized, reals};
 use crate::adopt_qdq::{add_cast, chains};
-use crate::insert_qdq::{GREATEST_BIAS, quantized_bias, quantized_weights, weight_scales};
+use crate::insert_qdq::{GREATEST_BIAS, fine_bias, quantized_bias, quantized_weights, weight_scales};
+use crate::precision::is_16;
 use crate::rewrite::floats;
 
 /// What the integers of a layer's weights stand for.
@@ -21,6 +22,8 @@ struct Weights {
     codes: Vec<i64>,
     /// One scale an output channel.
     scales: Vec<f32>,
+    /// How they are stored: i8, or i16.
+    storage: Int,
 }
 
 impl Weights {
@@ -30,9 +33,12 @@ impl Weights {
             axis: Some(0),
             zero_points: vec![0; self.scales.len()],
             scales: self.scales,
-            ..Uniform::per_tensor(Int::I8, 1.0, 0)
+            ..Uniform::per_tensor(self.storage, 1.0, 0)
         };
-        let data = Data::I8(self.codes.iter().map(|&v| v as i8).collect());
+        let data = match self.storage {
+            Int::I16 => Data::I16(self.codes.iter().map(|&v| v as i16).collect()),
+            _ => Data::I8(self.codes.iter().map(|&v| v as i8).collect()),
+        };
         let name = format!("{}.q", self.name.strip_suffix(".q").unwrap_or(&self.name));
         let w = edit.add_typed_const(&name, Tensor::new(&self.dims, data), Elem::Uniform(Arc::new(uniform)));
         add_cast(edit, Opcode::DCast, w, Elem::F32)
@@ -58,19 +64,24 @@ pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
             let scales = weight_scales(tensor, w, bias, sx, sy)?;
             let tensor = quantized_weights(tensor, w, scales.clone()).codes;
             let codes = codes(&tensor).unwrap_or_default();
-            Weights { name: g.name_of(operands[1]).to_string(), dims: tensor.dims.clone(), codes, scales }
+            let name = g.name_of(operands[1]).to_string();
+            Weights { name, dims: tensor.dims.clone(), codes, scales, storage: Int::I8 }
         }
         (None, None) => return Err(format!("its weights %{} are not constant", g.name_of(operands[1]))),
     };
-    if let Some(b) = bias {
+    let is_fine = is_16(g, x) || result.is_some_and(|u| u.storage == Int::I16) || weights.storage == Int::I16;
+    if is_fine {
+        weights.storage = Int::I16;
+    } else if let Some(b) = bias {
         fit_bias(&mut weights, b, sx);
     }
-    let bias = bias.map(|b| quantized_bias(b, sx, &weights.scales));
+    let quantized = if is_fine { fine_bias } else { quantized_bias };
+    let bias = bias.map(|b| quantized(b, sx, &weights.scales));
     let bias_name = operands.get(2).map_or(String::new(), |&b| format!("{}.q", g.name_of(b)));
     if !edit.begin(format!("scale-rest: parameters of %{}", edit.graph().name_of(edit.graph().result(n)))) {
         return Ok(());
     }
-    let mut parts = parts(&weights.codes);
+    let mut parts = if is_fine { Vec::new() } else { parts(&weights.codes) };
     if parts.len() > 1 && is_depthwise(edit, n, &weights) {
         split_outputs(edit, n, &weights, bias.as_ref().map(|(tensor, _)| tensor), sx, &parts)?;
         weights.codes = parts.swap_remove(0);
@@ -98,9 +109,15 @@ fn given(name: &str, tensor: &Tensor, u: &Uniform) -> Result<Weights, String> {
         return Err(format!("its weights @{name} differ in scale along an axis that is not that of the outputs"));
     }
     let codes = codes(tensor).ok_or_else(|| format!("its weights @{name} are not integers"))?;
-    let codes = codes.iter().enumerate().map(|(i, &q)| q - u.zero_points[of(i / row.max(1))]).collect();
+    let codes: Vec<i64> = codes.iter().enumerate().map(|(i, &q)| q - u.zero_points[of(i / row.max(1))]).collect();
     let scales = (0..channels).map(|c| u.scales[of(c)]).collect();
-    Ok(Weights { name: name.to_string(), dims: tensor.dims.clone(), codes, scales })
+    let exceeds = |storage: Int| codes.iter().any(|v| !(storage.min()..=storage.max()).contains(v));
+    // The difference of two codes of 8 bits has 9.
+    let storage = if matches!(tensor.data, Data::I8(_) | Data::U8(_)) { Int::I8 } else { Int::I16 };
+    if storage == Int::I16 && exceeds(Int::I16) {
+        return Err(format!("its weights @{name} have more than 16 bits"));
+    }
+    Ok(Weights { name: name.to_string(), dims: tensor.dims.clone(), codes, scales, storage })
 }
 
 /// A channel whose bias exceeds the accumulators gets a greater scale: its weights count little beside such a bias.
@@ -169,6 +186,7 @@ fn split_outputs(
             .flat_map(|&c| parts.iter().flat_map(move |p| p[c * kernel..(c + 1) * kernel].to_vec()))
             .collect(),
         scales: wide.iter().map(|&c| weights.scales[c]).collect(),
+        storage: Int::I8,
     };
     let reads: Vec<i64> = wide.iter().flat_map(|&c| parts.iter().map(move |_| c as i64)).collect();
     let x = gather(edit, x, 1, reads, &format!("{x_name}.wide"), x_ty.elem);

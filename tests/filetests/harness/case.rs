@@ -10,6 +10,7 @@ pub enum Directive {
     Verify(Option<Level>),
     Passes(String),
     Sample(String),
+    Precision(String),
     Run(RunLine),
 }
 
@@ -88,6 +89,7 @@ fn directive(text: &str) -> Result<Directive, String> {
             Some(inputs) => Ok(Directive::Sample(inputs.to_string())),
             None => unknown(),
         },
+        "precision" => Ok(Directive::Precision(rest.trim().to_string())),
         "run" => match run_line(text, rest) {
             Some(line) => Ok(Directive::Run(line)),
             None => unknown(),

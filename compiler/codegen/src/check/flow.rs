@@ -79,6 +79,11 @@ impl<'d> Section<'d> {
         Section { name, start, data, marks: vec![Mark::Unseen; data.len()] }
     }
 
+    /// The bytes from an address in it on.
+    pub fn bytes_from(&self, address: u64) -> Option<&'d [u8]> {
+        self.offset(address).map(|offset| &self.data[offset..])
+    }
+
     fn offset(&self, address: u64) -> Option<usize> {
         let offset = usize::try_from(address.checked_sub(self.start)?).ok()?;
         (offset < self.data.len()).then_some(offset)

@@ -64,7 +64,8 @@ fn x86_instructions_fall_into_their_classes() {
         vpaddsw(ymm0, ymm1, ymm2); vpmaddwd(ymm0, ymm1, ymm2); vextracti128(xmm0, ymm1, 1); vzeroupper();
         vpdpbusd(zmm20, zmm21, zmm22); vpbroadcastd(zmm31, dword_ptr(rax)); vpackssdw(zmm0, zmm1, zmm2);
         vmovdqu8(zmm17.k1(), zmmword_ptr(rax)); vmovdqa64(zmm1, zmm2); vpternlogd(zmm1, zmm2, zmm3, 7); vpmovdb(xmm0, zmm1);
-        vinserti64x4(zmm0, zmm1, ymm2, 1); kmovw(k1, eax); kortestd(k1, k2); vpermt2b(zmm0, zmm1, zmm2); mfence();
+        vpmovzxbw(ymm0, xmmword_ptr(rax)); vpmovsxbw(ymm0, xmmword_ptr(rax)); vbroadcasti128(ymm0, xmmword_ptr(rax));
+        vpdpbusd(ymm0, ymm1, ymm2); vinserti64x4(zmm0, zmm1, ymm2, 1); kmovw(k1, eax); kortestd(k1, k2); vpermt2b(zmm0, zmm1, zmm2); mfence();
     }
     check! { Neutral:
         movaps(xmm0, xmm1); vmovups(ymm0, ymmword_ptr(rax)); xorps(xmm0, xmm1); andnpd(xmm0, xmm1); movss(xmm0, xmm1);
@@ -80,6 +81,21 @@ fn x86_instructions_fall_into_their_classes() {
         fld1(); fadd_2(st0, st1); fxam(); pfadd(mm0, mm1); pi2fd(mm0, mm1);
     }
     check! { Foreign: syscall(); rdrand(eax); hlt(); emms(); aesenc(xmm0, xmm1); rdtsc(); fxsave(ptr(rax)); }
+}
+
+/// The dot of AVX-VNNI, which has an encoding of its own.
+#[test]
+fn both_encodings_of_the_dot_are_integer_code() {
+    let dot = |vex| {
+        assemble(|a| {
+            a.set_prefer_vex(vex);
+            a.vpdpbusd(ymm0, ymm1, ymm2)
+        })
+    };
+    assert_ne!(dot(true), dot(false));
+    for bytes in [dot(true), dot(false)] {
+        assert_eq!((x86::ISA.decode)(&bytes, 0).unwrap().class, Class::Integer);
+    }
 }
 
 /// Words as GNU `as` encodes them.

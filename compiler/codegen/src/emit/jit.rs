@@ -1,6 +1,6 @@
 //! The program in this process.
 
-use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
+use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, default_libcall_names};
 use qcc_ir::{Diag, Diags, Graph, Opcode, Tensor, ValueId, diag::Code};
 use qcc_runtime::abi::{RunF32Fn, RunF32MtFn, RunFn, RunMtFn};
@@ -9,8 +9,13 @@ use qcc_runtime::{EntryPoints, Model};
 use crate::Options;
 use crate::program::{self, TaskInfo, bug};
 
-/// Address space for code and what belongs to it beside the constants. Only what is used becomes memory.
+mod memory;
+
+/// Address space for code. Only what is used becomes memory.
 const CODE_BYTES: usize = 64 << 20;
+
+/// The same for tables, the description and the manifest.
+const DATA_BYTES: usize = 16 << 20;
 
 /// The memory of a finished program.
 pub(super) struct Memory(Option<JITModule>);
@@ -93,8 +98,8 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Jit, Diags> {
     let mut builder = JITBuilder::with_isa(options.target.isa()?, default_libcall_names());
     let constants: usize = graph.constants().map(|(v, t)| packed_bytes(graph, v, t)).sum();
     // Code refers to constants by 32-bit distances, so all of it lies in one reservation.
-    let arena = ArenaMemoryProvider::new_with_size(CODE_BYTES + constants).map_err(bug)?;
-    builder.memory_provider(Box::new(arena));
+    let memory = memory::Separate::new(CODE_BYTES, DATA_BYTES + constants).map_err(bug)?;
+    builder.memory_provider(Box::new(memory));
     let mut module = JITModule::new(builder);
     let program = program::build(graph, options, &mut module)?;
     module.finalize_definitions().map_err(bug)?;

@@ -34,6 +34,15 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Object, Diags> {
     Ok(Object { object, info: program.info, manifest: program.manifest, edge: program.edge })
 }
 
+/// The program in Cranelift IR as text; leaves that are machine code from the start are named only.
+pub fn clif(graph: &Graph, options: &Options) -> Result<String, Diags> {
+    let builder =
+        ObjectBuilder::new(options.target.isa()?, options.name.clone(), default_libcall_names()).map_err(bug)?;
+    let mut text = String::new();
+    program::build_listed(graph, options, &mut ObjectModule::new(builder), Some(&mut text))?;
+    Ok(text)
+}
+
 impl Object {
     /// The shared object, to be stored under the file name `soname`.
     pub fn link(&self, soname: &str) -> Result<Vec<u8>, Diags> {

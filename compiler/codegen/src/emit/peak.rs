@@ -5,13 +5,13 @@ use cranelift_codegen::ir::AbiParam;
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Linkage, Module, default_libcall_names};
-use qcc_ir::Diags;
+use qcc_ir::{Diag, Diags, diag::Code};
+use qcc_runtime::CpuFeatures;
 
 use super::jit::Memory;
 use crate::Target;
 use crate::kernel::peak;
 use crate::program::bug;
-use crate::target::Backend;
 
 /// A loop that does nothing but multiply and add 8-bit integers in registers.
 pub struct Peak {
@@ -21,18 +21,17 @@ pub struct Peak {
 }
 
 impl Peak {
-    /// The loop with the best kernels of a target that runs here.
+    /// The loop with the best kernels of a target that runs here; refused for any other.
     pub fn new(target: Target) -> Result<Peak, Diags> {
+        if !target.runs_here() {
+            let missing = target.features().minus(CpuFeatures::detect());
+            return Err(Diag::new(Code::TARGET, format!("target `{target}`: this CPU lacks {missing}")).into());
+        }
         let mut module = JITModule::new(JITBuilder::with_isa(target.isa()?, default_libcall_names()));
         let mut signature = module.make_signature();
         signature.params = vec![AbiParam::new(module.target_config().pointer_type())];
         let id = module.declare_function("peak", Linkage::Local, &signature).map_err(bug)?;
-        let code = match target.backend() {
-            Backend::Avx512 => Some(peak::emit_avx512().map_err(bug)?),
-            Backend::Avx2 => Some(peak::emit_avx2().map_err(bug)?),
-            Backend::Clif => None,
-        };
-        if let Some(code) = code {
+        if let Some(code) = peak::machine_code(target.backend()).map_err(bug)? {
             module.define_function_bytes(id, 64, &code, &[]).map_err(bug)?;
         } else {
             let function = peak::emit_clif(module.target_config(), &mut FunctionBuilderContext::new());
@@ -48,7 +47,7 @@ impl Peak {
     /// Runs the loop and returns how many multiply-accumulates that were.
     pub fn run(&self, iterations: usize) -> u64 {
         // SAFETY: the code lives as long as `self`, works on registers only, and needs no CPU feature beyond the target's, which
-        // `Target::native` takes from this CPU.
+        // `Peak::new` saw on this CPU.
         unsafe { (self.code)(iterations) };
         self.macs * iterations as u64
     }

@@ -20,7 +20,7 @@
 //! ```
 //! `weights`, `bias` and `mult` are as [`super::pack`] gives them and best start at a multiple of 64. A strip is
 //! [`ConvSpec::strip`] rows; their number may be 0. `residual` is not touched without [`Residual`], nor `mult` with
-//! [`Output::Raw`]. From `ahead` on, where nothing need be, [`ConvSpec::ahead`] bytes a strip are hinted to the cache.
+//! [`Output::Raw`]; with [`Output::Measured`] the extrema go there. From `ahead` on, where nothing need be, [`ConvSpec::ahead`] bytes a strip are hinted to the cache.
 //!
 //! **Slack**: where `run` is not a multiple of 4, up to 3 bytes after the last run are read (and multiplied by zero).
 //! Nothing is written beyond the `channels` of a pixel.
@@ -32,6 +32,7 @@ use qcc_num::requant::Epilogue;
 
 use super::{KernelError, leaf, tiling};
 use crate::machine::{Avx2, Avx512, Clif, Shape};
+use crate::target::Backend;
 
 /// Most channels of one block.
 pub const MAX_CHANNELS: usize = 64;
@@ -41,6 +42,8 @@ pub const MAX_CHANNELS: usize = 64;
 pub struct ConvSpec {
     /// Output pixels of a row.
     pub width: usize,
+    /// Vectors of a panel; 0 for what the estimate says.
+    pub panel: usize,
     /// Rows of a strip, whose pixels are cut into register tiles as if they were one row.
     pub strip: usize,
     /// Output channels of this block, 1 to [`MAX_CHANNELS`].
@@ -83,7 +86,13 @@ pub enum Output {
     },
     /// The accumulators, i32, in natural order.
     Raw,
+    /// The same, and at `mult` the least and, [`MEASURED_STEP`] bytes behind, the greatest of each channel, i32. Both have
+    /// room for [`MAX_CHANNELS`]; what is behind those that exist has no meaning.
+    Measured,
 }
+
+/// Bytes from the least accumulators to the greatest.
+pub const MEASURED_STEP: usize = 4 * MAX_CHANNELS;
 
 /// The tensor that is added, u8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -148,9 +157,9 @@ impl ConvSpec {
         (self.strip * self.width * self.channels * self.k_rows * self.segments * self.run) as u64
     }
 
-    /// Steps of four bytes in a run.
-    pub(crate) fn run_steps(&self) -> usize {
-        self.run.div_ceil(4)
+    /// Steps in a run.
+    pub(crate) fn run_steps(&self, shape: &Shape) -> usize {
+        self.run.div_ceil(shape.step())
     }
 
     /// Bytes stored for a channel.
@@ -164,20 +173,23 @@ impl ConvSpec {
     }
 }
 
-/// The leaf as AVX-512 machine code: position-independent, without relocations or data.
-pub fn emit_avx512(spec: &ConvSpec) -> Result<Vec<u8>, KernelError> {
+/// The leaf as machine code, position-independent and without relocations or data; nothing where Cranelift makes it.
+pub fn machine_code(spec: &ConvSpec, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
     spec.validate()?;
-    let mut machine = Avx512::new()?;
-    leaf::emit(&mut machine, spec, &tiling::choose(spec, &Shape::AVX512));
-    Ok(machine.finish()?)
-}
-
-/// The leaf as AVX2 machine code, in the same way.
-pub fn emit_avx2(spec: &ConvSpec) -> Result<Vec<u8>, KernelError> {
-    spec.validate()?;
-    let mut machine = Avx2::new()?;
-    leaf::emit(&mut machine, spec, &tiling::choose(spec, &Shape::AVX2));
-    Ok(machine.finish()?)
+    let panels = tiling::choose(spec, backend.shape());
+    Ok(match backend {
+        Backend::Clif => None,
+        Backend::Ymm(dot) => {
+            let mut machine = Avx2::new(dot)?;
+            leaf::emit(&mut machine, spec, &panels);
+            Some(machine.finish()?)
+        }
+        Backend::Avx512 => {
+            let mut machine = Avx512::new()?;
+            leaf::emit(&mut machine, spec, &panels);
+            Some(machine.finish()?)
+        }
+    })
 }
 
 /// The leaf as CLIF, for any target.

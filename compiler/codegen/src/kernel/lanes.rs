@@ -20,7 +20,8 @@ use qcc_num::requant::Epilogue;
 
 use super::KernelError;
 use crate::machine::bytes::{ByteMachine, Span};
-use crate::machine::{At, Avx512, Pixels, Requantize, Shape};
+use crate::machine::{At, Avx2, Avx512, Pixels, Requantize, Shape};
+use crate::target::Backend;
 
 /// A leaf. Equal descriptions give equal code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -104,11 +105,21 @@ pub fn pack_multiplier(shape: &Shape, mult: i32) -> Vec<u8> {
     vector.repeat(4).into_iter().flat_map(i32::to_le_bytes).collect()
 }
 
-/// The leaf as AVX-512 machine code.
-pub fn emit_avx512(spec: &LanesSpec) -> Result<Vec<u8>, KernelError> {
-    let mut machine = Avx512::new()?;
-    emit(&mut machine, spec);
-    Ok(machine.finish()?)
+/// The leaf as machine code; nothing where the target has none.
+pub fn machine_code(spec: &LanesSpec, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
+    Ok(match backend {
+        Backend::Clif => None,
+        Backend::Ymm(dot) => {
+            let mut machine = Avx2::new(dot)?;
+            emit(&mut machine, spec);
+            Some(machine.finish()?)
+        }
+        Backend::Avx512 => {
+            let mut machine = Avx512::new()?;
+            emit(&mut machine, spec);
+            Some(machine.finish()?)
+        }
+    })
 }
 
 struct Leaf<'a, M: ByteMachine> {
@@ -142,6 +153,9 @@ fn emit<M: ByteMachine>(m: &mut M, spec: &LanesSpec) {
         hi: (hi < u8::MAX).then(|| m.splat_byte(hi)),
         table,
     };
+    if let Function::Mul { epilogue, .. } = &spec.function {
+        m.prepare(epilogue, None);
+    }
     if !spec.run.is_multiple_of(vector) {
         m.set_tail(spec.run % vector);
     }

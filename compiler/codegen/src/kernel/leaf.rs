@@ -6,9 +6,9 @@
 //! Each loop moves the pointers on and takes back what its inner loops moved, by constants, so that the arguments are the
 //! only pointers.
 
-use super::conv::{ConvSpec, Output};
+use super::conv::{ConvSpec, MEASURED_STEP, Output};
 use super::tiling::{Panel, Tiles};
-use crate::machine::{At, Machine, Pixels, Requantize};
+use crate::machine::{At, Machine, Pixels, Requantize, Shape};
 
 /// Bytes of a 32-bit lane.
 const LANE: usize = 4;
@@ -26,7 +26,13 @@ pub(crate) fn emit<M: Machine>(m: &mut M, spec: &ConvSpec, panels: &[Panel]) {
         residual: m.argument(5),
     };
     let ahead = (spec.ahead > 0).then(|| m.argument(7));
+    if let Output::Requant { epilogue, residual, .. } = &spec.output {
+        m.prepare(epilogue, residual.map(|r| r.mult));
+    }
     let leaf = Leaf { spec, pointers, ahead: ahead.map(|pointer| Ahead::new(pointer, spec, panels)) };
+    if spec.output == Output::Measured {
+        leaf.begin_extrema(m, panels);
+    }
     m.repeat_argument(6, &mut |m| leaf.strip(m, panels));
 }
 
@@ -88,10 +94,10 @@ impl<P: Copy> Leaf<'_, P> {
         Steps { pixel: self.spec.pixel_step, row: self.spec.in_row_step }
     }
 
-    /// Bytes of packed weights for so many lanes.
-    fn weights<M: Machine<Pointer = P>>(&self, m: &M, lanes: usize) -> usize {
-        let steps = self.spec.k_rows * self.spec.segments * self.spec.run_steps();
-        steps * lanes / m.shape().lanes * m.shape().weight_vector()
+    /// Bytes of packed weights of a panel.
+    fn weights<M: Machine<Pointer = P>>(&self, m: &M, panel: &Panel) -> usize {
+        let steps = self.spec.k_rows * self.spec.segments * self.spec.run_steps(&m.shape());
+        steps * panel.vectors * panel.weight_vector(&m.shape())
     }
 
     /// What moves with the pixels: input, output, residual.
@@ -104,21 +110,45 @@ impl<P: Copy> Leaf<'_, P> {
         moving
     }
 
+    /// Where the extrema of a panel are, and how far behind each other.
+    fn extrema(&self) -> [At<P>; 2] {
+        [At::new(self.pointers.mult), At::new(self.pointers.mult).plus(MEASURED_STEP)]
+    }
+
+    /// Extrema of no accumulators.
+    fn begin_extrema<M: Machine<Pointer = P>>(&self, m: &mut M, panels: &[Panel]) {
+        let vectors: usize = panels.iter().map(|panel| panel.count * panel.vectors).sum();
+        for (at, bound) in self.extrema().into_iter().zip([i32::MAX, i32::MIN]) {
+            let bound = m.splat(bound);
+            (0..vectors).for_each(|v| m.store(bound, at.plus(v * LANE * m.shape().lanes)));
+            m.release(bound);
+        }
+    }
+
+    /// Bytes from one panel's operands at `mult` to the next's.
+    fn mult_step<M: Machine<Pointer = P>>(&self, m: &M, lanes: usize) -> i64 {
+        let copies = match self.spec.output {
+            Output::Requant { .. } => m.shape().multiplier_copies(),
+            Output::Measured => 1,
+            Output::Raw => 0,
+        };
+        (LANE * lanes * copies) as i64
+    }
+
     /// One strip, all panels; then on to the next strip.
     fn strip<M: Machine<Pointer = P>>(&self, m: &mut M, panels: &[Panel]) {
         let spec = self.spec;
         let mut passed = 0;
-        let mut lanes = 0;
+        let (mut lanes, mut weights) = (0, 0);
         for panel in panels {
             m.repeat(panel.count, &mut |m| self.panel(m, panel));
             passed += panel.count * panel.channels;
             lanes += panel.count * panel.vectors * m.shape().lanes;
+            weights += panel.count * self.weights(m, panel);
         }
-        m.step(self.pointers.weights, -(self.weights(m, lanes) as i64));
+        m.step(self.pointers.weights, -(weights as i64));
         m.step(self.pointers.bias, -((LANE * lanes) as i64));
-        if spec.narrowed() {
-            m.step(self.pointers.mult, -((LANE * lanes * m.shape().multiplier_copies()) as i64));
-        }
+        m.step(self.pointers.mult, -self.mult_step(m, lanes));
         let channels = [0, passed * spec.stored_bytes(), passed];
         for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
             m.step(pointer, (spec.strip * steps.row) as i64 - channels as i64);
@@ -135,11 +165,9 @@ impl<P: Copy> Leaf<'_, P> {
             }
         }
         let lanes = panel.vectors * m.shape().lanes;
-        m.step(self.pointers.weights, self.weights(m, lanes) as i64);
+        m.step(self.pointers.weights, self.weights(m, panel) as i64);
         m.step(self.pointers.bias, (LANE * lanes) as i64);
-        if spec.narrowed() {
-            m.step(self.pointers.mult, (LANE * lanes * m.shape().multiplier_copies()) as i64);
-        }
+        m.step(self.pointers.mult, self.mult_step(m, lanes));
         let channels = [0, panel.channels * spec.stored_bytes(), panel.channels];
         for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
             m.step(pointer, channels as i64 - (spec.strip * steps.row) as i64);
@@ -158,6 +186,11 @@ impl<P: Copy> Leaf<'_, P> {
         let output = Pixels { first: At::new(self.pointers.output), apart: &apart[1] };
         match &spec.output {
             Output::Raw => m.store_raw(&tile, output, panel.channels),
+            Output::Measured => {
+                let [least, greatest] = self.extrema();
+                m.extrema(&tile, least, greatest);
+                m.store_raw(&tile, output, panel.channels);
+            }
             Output::Requant { epilogue, residual, acc_bound } => {
                 let pixels = |apart| Pixels { first: At::new(self.pointers.residual), apart };
                 let operands = Requantize {
@@ -185,7 +218,7 @@ impl<P: Copy> Leaf<'_, P> {
         apart: &[usize],
     ) -> Vec<Vec<M::Vector>> {
         let spec = self.spec;
-        let bodies = spec.k_rows * spec.segments * self.bodies(m.shape().unroll).1;
+        let bodies = spec.k_rows * spec.segments * self.bodies(&m.shape()).1;
         let lines = self.ahead.as_ref().map_or(0, |ahead| ahead.lines);
         let in_body = if 2 * lines > bodies { lines.div_ceil(bodies) } else { 0 };
         if in_body == 0 {
@@ -208,7 +241,7 @@ impl<P: Copy> Leaf<'_, P> {
             m.step(self.pointers.input, spec.k_row_step as i64 - (spec.segments * spec.segment_step) as i64);
         });
         m.step(self.pointers.input, -((spec.k_rows * spec.k_row_step) as i64));
-        m.step(self.pointers.weights, -(self.weights(m, panel.vectors * m.shape().lanes) as i64));
+        m.step(self.pointers.weights, -(self.weights(m, panel) as i64));
         let mut chains = chains.into_iter();
         let tile = chains.next().expect("at least one chain");
         for extra in chains {
@@ -229,25 +262,35 @@ impl<P: Copy> Leaf<'_, P> {
         apart: &[usize],
         lines: usize,
     ) {
-        let steps = self.spec.run_steps();
-        let step_bytes = panel.vectors * m.shape().weight_vector();
-        let (unroll, loops) = self.bodies(m.shape().unroll);
+        let steps = self.spec.run_steps(&m.shape());
+        let step_bytes = panel.vectors * panel.weight_vector(&m.shape());
+        let (unroll, loops) = self.bodies(&m.shape());
         let rest = steps - loops * unroll;
+        let taken = m.shape().step();
+        let stage = |m: &mut M, steps: usize| {
+            let places: Vec<_> =
+                apart[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
+            m.stage(&places, taken * steps);
+        };
         m.repeat(loops, &mut |m| {
+            stage(m, unroll);
             (0..unroll).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
-            m.step(self.pointers.input, 4 * unroll as i64);
+            m.step(self.pointers.input, (taken * unroll) as i64);
             m.step(self.pointers.weights, (unroll * step_bytes) as i64);
             self.prefetch(m, lines);
         });
+        if rest > 0 {
+            stage(m, rest);
+        }
         (0..rest).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
         m.step(self.pointers.weights, (rest * step_bytes) as i64);
-        m.step(self.pointers.input, -(4 * (loops * unroll) as i64));
+        m.step(self.pointers.input, -((taken * loops * unroll) as i64));
     }
 
     /// Steps of a loop body, and how often it runs in a run.
-    fn bodies(&self, most: usize) -> (usize, usize) {
-        let steps = self.spec.run_steps();
-        let unroll = unroll(steps, most);
+    fn bodies(&self, shape: &Shape) -> (usize, usize) {
+        let steps = self.spec.run_steps(shape);
+        let unroll = unroll(steps, shape.unroll);
         (unroll, steps / unroll)
     }
 
@@ -259,7 +302,7 @@ impl<P: Copy> Leaf<'_, P> {
         }
     }
 
-    /// Four bytes of each pixel against all vectors of weights, which are read once.
+    /// A step's activations of each pixel against all vectors of weights, which are read once.
     fn step<M: Machine<Pointer = P>>(
         &self,
         m: &mut M,
@@ -268,11 +311,16 @@ impl<P: Copy> Leaf<'_, P> {
         step: usize,
         apart: &[usize],
     ) {
-        let vector = m.shape().weight_vector();
+        let (vector, taken) = (panel.weight_vector(&m.shape()), m.shape().step());
+        let as_bytes = panel.stored_weight(&m.shape()) == 1;
         let first = At::new(self.pointers.weights).plus(step * panel.vectors * vector);
-        let weights: Vec<M::Vector> = (0..panel.vectors).map(|v| m.weights(first.plus(v * vector))).collect();
+        let load = |v: usize| first.plus(v * vector);
+        let weights: Vec<M::Vector> = match as_bytes {
+            true => (0..panel.vectors).map(|v| m.weights_of_bytes(load(v))).collect(),
+            false => (0..panel.vectors).map(|v| m.weights(load(v))).collect(),
+        };
         for (pixel, apart) in tile.iter().zip(apart) {
-            let activations = m.broadcast(At::new(self.pointers.input).plus(apart + 4 * step));
+            let activations = m.broadcast(At::new(self.pointers.input).plus(apart + taken * step));
             pixel.iter().zip(&weights).for_each(|(&acc, &weights)| m.dot(acc, activations, weights));
             m.release(activations);
         }

@@ -1,6 +1,8 @@
 //! Kernels, each described once against the vector machine of [`crate::machine`].
 
 pub mod conv;
+pub mod dynamic;
+pub mod edge;
 pub mod lanes;
 mod leaf;
 pub mod pack;

@@ -1,10 +1,11 @@
 //! The order in which a leaf reads its weights, biases and multipliers.
 //!
 //! ```text
-//! weights      [panel][kernel row][segment][step of 4][vector][lane][4]                  i8, or
-//!              [panel][kernel row][segment][step of 4][vector][even, odd][lane][2]       i16 ([`Shape::weight_bytes`])
-//! biases       [panel][vector][lane]                                                     i32
-//! multipliers  [panel][vector][copy][lane]                                               i32
+//! weights      [panel][kernel row][segment][step of 4][vector][lane][4]      i8, or
+//!              [panel][kernel row][segment][step of 2][vector][lane][2]      i16 ([`Shape::step`]), in some panels i8
+//!                                                                              ([`Panel::stored_weight`])
+//! biases       [panel][vector][lane]                                         i32
+//! multipliers  [panel][vector][copy][lane]                                   i32
 //! ```
 //! Panels are those of [`super::tiling`]; lane `l` of vector `v` is channel [`Shape::channel`] of its panel. What does
 //! not exist is zero: lanes beyond the channels, bytes beyond the run. The second copy of multipliers, where the machine
@@ -38,22 +39,20 @@ pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
     let runs = spec.k_rows * spec.segments;
     assert_eq!(weights.len(), spec.channels * runs * spec.run, "weights are [channels][k_rows][segments][run]");
     let mut packed = Vec::with_capacity(packed_weights(spec, shape));
-    for vectors in order(spec, shape, &tiling::choose(spec, shape)) {
+    let panels = tiling::choose(spec, shape);
+    let stored = panels.iter().flat_map(|panel| std::iter::repeat_n(panel.stored_weight(shape), panel.count));
+    for (vectors, bytes) in order(spec, shape, &panels).zip(stored) {
         for run in 0..runs {
-            for step in 0..spec.run_steps() {
+            for step in 0..spec.run_steps(shape) {
                 let at = |lane: Option<usize>, i: usize| {
                     let weight = |channel: usize| weights[(channel * runs + run) * spec.run + i];
                     lane.filter(|_| i < spec.run).map_or(0, weight)
                 };
-                for lanes in &vectors {
-                    if shape.weight_bytes == 1 {
-                        let all = lanes.iter().flat_map(|&lane| (0..4).map(move |i| at(lane, 4 * step + i) as u8));
-                        packed.extend(all);
-                        continue;
-                    }
-                    for odd in 0..2 {
-                        let words = lanes.iter().flat_map(|&lane| [odd, odd + 2].map(|i| at(lane, 4 * step + i)));
-                        packed.extend(words.flat_map(|weight| i16::from(weight).to_le_bytes()));
+                let taken = shape.step() * step..shape.step() * (step + 1);
+                for weight in vectors.iter().flatten().flat_map(|&lane| taken.clone().map(move |i| at(lane, i))) {
+                    match bytes {
+                        1 => packed.push(weight as u8),
+                        _ => packed.extend(i16::from(weight).to_le_bytes()),
                     }
                 }
             }
@@ -64,7 +63,9 @@ pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
 
 /// Bytes of packed weights.
 pub fn packed_weights(spec: &ConvSpec, shape: &Shape) -> usize {
-    4 * shape.weight_bytes * spec.k_rows * spec.segments * spec.run_steps() * packed_lanes(spec, shape)
+    let vectors = |panel: &Panel| panel.count * panel.vectors * panel.weight_vector(shape);
+    let step: usize = tiling::choose(spec, shape).iter().map(vectors).sum();
+    spec.k_rows * spec.segments * spec.run_steps(shape) * step
 }
 
 /// Packs one value per channel in the order of the weights: biases.
@@ -88,9 +89,4 @@ pub fn pack_multipliers(spec: &ConvSpec, shape: &Shape, values: &[i32]) -> Vec<i
     }
     let odd = |pair: &[i32]| [pair[1], 0];
     packed.chunks(shape.lanes).flat_map(|vector| vector.iter().copied().chain(vector.chunks(2).flat_map(odd))).collect()
-}
-
-/// Lanes of all panels together.
-fn packed_lanes(spec: &ConvSpec, shape: &Shape) -> usize {
-    tiling::choose(spec, shape).iter().map(|panel| panel.count * panel.vectors * shape.lanes).sum()
 }

@@ -8,27 +8,31 @@ use cranelift_frontend::FunctionBuilderContext;
 
 use super::KernelError;
 use crate::machine::{Avx2, Avx512, Clif, Machine, Shape};
+use crate::target::Backend;
 
 /// Dots of one accumulator in an iteration.
 const ROUNDS: usize = 4;
 
 /// Multiplications of one iteration.
 pub const fn macs_per_iteration(shape: &Shape) -> u64 {
-    (ROUNDS * shape.accumulators * shape.lanes * 4) as u64
+    (ROUNDS * shape.accumulators * shape.lanes * shape.step()) as u64
 }
 
-/// The loop as AVX-512 machine code.
-pub fn emit_avx512() -> Result<Vec<u8>, KernelError> {
-    let mut machine = Avx512::new()?;
-    emit(&mut machine);
-    Ok(machine.finish()?)
-}
-
-/// The loop as AVX2 machine code.
-pub fn emit_avx2() -> Result<Vec<u8>, KernelError> {
-    let mut machine = Avx2::new()?;
-    emit(&mut machine);
-    Ok(machine.finish()?)
+/// The loop as machine code; nothing where Cranelift makes it.
+pub fn machine_code(backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
+    Ok(match backend {
+        Backend::Clif => None,
+        Backend::Ymm(dot) => {
+            let mut machine = Avx2::new(dot)?;
+            emit(&mut machine);
+            Some(machine.finish()?)
+        }
+        Backend::Avx512 => {
+            let mut machine = Avx512::new()?;
+            emit(&mut machine);
+            Some(machine.finish()?)
+        }
+    })
 }
 
 /// The loop as CLIF.

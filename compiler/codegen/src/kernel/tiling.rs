@@ -15,15 +15,12 @@
 //! Remainders are balanced: 10 pixels at most 6 high are two tiles of 5, not 6 and 4.
 //!
 //! A *strip* joins rows so that little remains: 7 pixels are tiles of 4 and 3, seven rows of 7 are tiles of 6 and 5. A
-//! tile in which a row ends has displacements, hence code, of its own.
+//! tile in which a row ends has displacements, hence code, of its own. Strips are also what threads share, so one that takes
+//! the whole image must be worth it for two threads as well.
 
 use super::conv::ConvSpec;
 use crate::machine::Shape;
 
-/// Slots to requantize one vector of accumulators, four of them being narrowed and stored at once.
-const EPILOGUE: usize = 6;
-/// The same where a pixel has fewer than four vectors.
-const EPILOGUE_PARTS: usize = 8;
 /// Slots to begin and end a tile.
 const TILE: usize = 24;
 /// Most pixels of a strip.
@@ -42,6 +39,26 @@ pub struct Panel {
     pub channels: usize,
     /// Tiles of a strip, in order.
     pub tiles: Vec<Tiles>,
+}
+
+impl Panel {
+    /// Bytes of a stored weight. Where a dot takes words, weights are stored as such, unless a single tile does all pixels:
+    /// each weight is then read once, the time is that of reading them, and to widen bytes costs nothing.
+    pub fn stored_weight(&self, shape: &Shape) -> usize {
+        match self.tiles[..] {
+            [Tiles { count: 1, height, chains, .. }]
+                if (chains * height + 1) * self.vectors + shape.beside <= shape.registers =>
+            {
+                1
+            }
+            _ => shape.weight_bytes,
+        }
+    }
+
+    /// Bytes of the stored weights of one vector in a step.
+    pub fn weight_vector(&self, shape: &Shape) -> usize {
+        shape.lanes * shape.step() * self.stored_weight(shape)
+    }
 }
 
 /// Equal tiles, side by side.
@@ -64,21 +81,27 @@ pub struct Tiles {
 pub fn choose(spec: &ConvSpec, shape: &Shape) -> Vec<Panel> {
     (1..=shape.vectors)
         .rev()
+        .filter(|&vectors| spec.panel == 0 || spec.panel == vectors)
         .map(|vectors| panels(spec, shape, vectors))
         .min_by_key(|panels| cost(spec, shape, panels))
         .expect("a machine has at least one vector")
 }
 
-/// How many of an image's `rows` best make a strip; a divisor of `rows`.
-pub fn strip(spec: &ConvSpec, shape: &Shape, rows: usize) -> usize {
+/// How many of an image's `rows` can make a strip, of which each takes `calls` leaf calls: divisors of `rows`, the best first.
+/// What counts is the time of one thread and the time of two together: a few large strips cannot be shared evenly.
+pub fn strips(spec: &ConvSpec, shape: &Shape, rows: usize, calls: usize) -> Vec<usize> {
     let fits = |strip: &usize| rows.is_multiple_of(*strip) && (*strip == 1 || strip * spec.width <= STRIP_PIXELS);
     let candidate = |strip: usize| {
         let spec = ConvSpec { strip, ..spec.clone() };
         let panels = choose(&spec, shape);
         let groups = panels.iter().map(|panel| panel.tiles.len()).sum::<usize>();
-        (strip == 1 || groups <= STRIP_GROUPS).then(|| (cost(&spec, shape, &panels) * (rows / strip), strip))
+        let units = rows / strip * calls;
+        let both = units + 2 * units.div_ceil(2);
+        (strip == 1 || groups <= STRIP_GROUPS).then(|| (cost(&spec, shape, &panels) * both, strip))
     };
-    (1..=rows.max(1)).filter(fits).filter_map(candidate).min().map_or(1, |(_, strip)| strip)
+    let mut strips: Vec<_> = (1..=rows.max(1)).filter(fits).filter_map(candidate).collect();
+    strips.sort_unstable();
+    strips.into_iter().map(|(_, strip)| strip).collect()
 }
 
 /// The block cut into panels of `vectors`, the last one smaller where need be.
@@ -114,7 +137,7 @@ fn tiles(spec: &ConvSpec, shape: &Shape, vectors: usize) -> Vec<Tiles> {
                 last.ends_row = ends_row;
             }
             _ => {
-                let chains = chains(spec, shape, height * vectors);
+                let chains = chains(spec, shape, height, vectors);
                 let column = crosses.then_some(column.start);
                 groups.push(Tiles { count: 1, height, column, ends_row, chains });
             }
@@ -124,9 +147,10 @@ fn tiles(spec: &ConvSpec, shape: &Shape, vectors: usize) -> Vec<Tiles> {
     groups
 }
 
-fn chains(spec: &ConvSpec, shape: &Shape, accumulators: usize) -> usize {
+fn chains(spec: &ConvSpec, shape: &Shape, height: usize, vectors: usize) -> usize {
+    let accumulators = height * vectors;
     let wanted = shape.in_flight.div_ceil(accumulators);
-    wanted.min(shape.accumulators / accumulators).min(spec.run_steps()).min(shape.unroll).max(1)
+    wanted.min(shape.most_accumulators(vectors) / accumulators).min(spec.run_steps(shape)).min(shape.unroll).max(1)
 }
 
 /// The estimate for a strip, in eighths of a slot.
@@ -135,8 +159,8 @@ fn cost(spec: &ConvSpec, shape: &Shape, panels: &[Panel]) -> usize {
 }
 
 fn panel_cost(spec: &ConvSpec, shape: &Shape, panel: &Panel) -> usize {
-    let steps = spec.k_rows * spec.segments * spec.run_steps();
-    let epilogue = if panel.vectors == 4 { EPILOGUE } else { EPILOGUE_PARTS };
+    let steps = spec.k_rows * spec.segments * spec.run_steps(shape);
+    let epilogue = shape.epilogue[panel.vectors - 1];
     let tile = |tiles: &Tiles| {
         let dots = tiles.height * panel.vectors;
         let loads = tiles.height + panel.vectors;

@@ -10,11 +10,13 @@
 //! one sequence of bytes, and a position is as many of them as bring the channels back to the start of a vector: no lane is
 //! lost to a number of channels that does not fill vectors. An average is a dot with ones.
 //!
-//! Up to four taps, a *group*, are interleaved so that one dot adds four products to a lane. Where neighbouring positions see the
+//! As many taps as a dot multiplies ([`Shape::step`]), a *group*, are interleaved so that one dot adds all their products to
+//! a lane. Where neighbouring positions see the
 //! same column of the window's elements, a group is a column and is interleaved once for all of them. The bytes come out of that in the order of
 //! [`crate::machine::bytes`], in which the constants are packed:
 //! ```text
-//! [block of 64 bytes] { biases [vector][lane] i32, multipliers [vector][copy][lane] i32, weights [run][group][vector][lane][4] i8 }
+//! [block of bytes of a vector] { biases [vector][lane] i32, multipliers [vector][copy][lane] i32,
+//!                                weights [run][group][vector][lane][4] i8, or [2] i16 }
 //! ```
 //!
 //! The function, in the System V convention: `fn(input, data, output, residual, rows)`. Nothing outside the window's
@@ -29,11 +31,12 @@ use qcc_num::requant::Epilogue;
 use super::KernelError;
 use super::conv::Residual;
 use crate::machine::bytes::{ByteMachine, Span};
-use crate::machine::{At, Avx512, Pixels, Requantize, Shape};
+use crate::machine::{At, Avx2, Avx512, Pixels, Requantize, Shape};
+use crate::target::Backend;
 
-/// Positions whose accumulators are in registers at once; interleaving wants up to six beside them.
-const DOT_HEIGHT: usize = 6;
-/// The same for maxima.
+/// Registers that interleaving wants beside the accumulators.
+const BESIDE: usize = 6;
+/// Positions whose maxima are in registers at once.
 const MAX_HEIGHT: usize = 8;
 /// Most positions of any tile.
 pub const HIGHEST: usize = MAX_HEIGHT;
@@ -70,7 +73,7 @@ pub struct WindowSpec {
     pub runs: usize,
     /// From one repetition of the taps to the next.
     pub run_step: usize,
-    /// The taps of a run, at most four in a group.
+    /// The taps of a run, at most [`Shape::step`] in a group.
     pub groups: Vec<Vec<Tap>>,
     /// What is done with the elements under the window.
     pub reduction: Reduction,
@@ -150,7 +153,12 @@ impl WindowSpec {
                 for group in &self.groups {
                     for lane in &lanes {
                         let at = |i: usize| Some((group.get(i)?.weight + run * self.taps(), (*lane)?));
-                        packed.extend((0..4).map(|i| at(i).map_or(0, |(tap, c)| weight(tap, c) as u8)));
+                        for weight in (0..shape.step()).map(|i| at(i).map_or(0, |(tap, c)| weight(tap, c))) {
+                            match shape.weight_bytes {
+                                1 => packed.push(weight as u8),
+                                _ => packed.extend(i16::from(weight).to_le_bytes()),
+                            }
+                        }
                     }
                 }
             }
@@ -159,11 +167,21 @@ impl WindowSpec {
     }
 }
 
-/// The leaf as AVX-512 machine code.
-pub fn emit_avx512(spec: &WindowSpec) -> Result<Vec<u8>, KernelError> {
-    let mut machine = Avx512::new()?;
-    emit(&mut machine, spec);
-    Ok(machine.finish()?)
+/// The leaf as machine code; nothing where the target has none.
+pub fn machine_code(spec: &WindowSpec, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
+    Ok(match backend {
+        Backend::Clif => None,
+        Backend::Ymm(dot) => {
+            let mut machine = Avx2::new(dot)?;
+            emit(&mut machine, spec);
+            Some(machine.finish()?)
+        }
+        Backend::Avx512 => {
+            let mut machine = Avx512::new()?;
+            emit(&mut machine, spec);
+            Some(machine.finish()?)
+        }
+    })
 }
 
 /// The signature of these leaves.
@@ -185,17 +203,23 @@ fn interleavings(groups: &[Vec<Tap>], in_step: usize, height: usize) -> BTreeMap
     all
 }
 
-/// The cheaper of two ways to group taps, `columns` being those of each column of the window: four at a time in order, or by
+/// Positions whose accumulators are in registers at once.
+const fn dot_height(shape: &Shape) -> usize {
+    (shape.registers - BESIDE) / 4
+}
+
+/// The cheaper of two ways to group taps, `columns` being those of each column of the window: as they come in order, or by
 /// column, so that neighbours share. Shuffles and dots count alike.
-pub fn group(columns: &[Vec<Tap>], in_step: usize) -> Vec<Vec<Tap>> {
+pub fn group(columns: &[Vec<Tap>], in_step: usize, shape: &Shape) -> Vec<Vec<Tap>> {
     let mut taps: Vec<Tap> = columns.iter().flatten().copied().collect();
     taps.sort_by_key(|tap| tap.weight);
-    let in_order: Vec<Vec<Tap>> = taps.chunks(4).map(<[Tap]>::to_vec).collect();
-    let by_column: Vec<Vec<Tap>> = columns.iter().flat_map(|column| column.chunks(4)).map(<[Tap]>::to_vec).collect();
+    let in_order: Vec<Vec<Tap>> = taps.chunks(shape.step()).map(<[Tap]>::to_vec).collect();
+    let by_column: Vec<Vec<Tap>> =
+        columns.iter().flat_map(|column| column.chunks(shape.step())).map(<[Tap]>::to_vec).collect();
     let cost = |groups: &[Vec<Tap>]| {
         let shuffles = |places: &Vec<usize>| if places.len() > 2 { 8 } else { 6 };
-        let interleaved: usize = interleavings(groups, in_step, DOT_HEIGHT).keys().map(shuffles).sum();
-        interleaved + 4 * DOT_HEIGHT * groups.len()
+        let interleaved: usize = interleavings(groups, in_step, dot_height(shape)).keys().map(shuffles).sum();
+        interleaved + 4 * dot_height(shape) * groups.len()
     };
     if cost(&by_column) < cost(&in_order) { by_column } else { in_order }
 }
@@ -211,6 +235,9 @@ struct Leaf<'a, P> {
 /// Describes the leaf to a machine.
 fn emit<M: ByteMachine>(m: &mut M, spec: &WindowSpec) {
     let leaf = Leaf { spec, input: m.argument(0), data: m.argument(1), output: m.argument(2), residual: m.argument(3) };
+    if let Reduction::Dot { epilogue, residual, .. } = &spec.reduction {
+        m.prepare(epilogue, residual.map(|r| r.mult));
+    }
     m.repeat_argument(4, &mut |m| leaf.row(m));
 }
 
@@ -275,7 +302,7 @@ impl<P: Copy> Leaf<'_, P> {
 
     /// One block of all positions, in tiles of two heights that differ by one; then on to the next block.
     fn block<M: ByteMachine<Pointer = P>>(&self, m: &mut M, positions: usize, bytes: usize) {
-        let highest = if matches!(self.spec.reduction, Reduction::Max) { MAX_HEIGHT } else { DOT_HEIGHT };
+        let highest = if matches!(self.spec.reduction, Reduction::Max) { MAX_HEIGHT } else { dot_height(&m.shape()) };
         let tiles = positions.div_ceil(highest);
         let (height, higher) = (positions / tiles, positions % tiles);
         for (count, height) in [(higher, height + 1), (tiles - higher, height)] {

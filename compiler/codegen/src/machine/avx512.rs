@@ -5,12 +5,14 @@ use iced_x86::Register;
 use iced_x86::code_asm::registers::{gpr32::eax, xmm, ymm, zmm};
 use iced_x86::code_asm::{AsmRegister64, AsmRegisterXmm, AsmRegisterYmm, AsmRegisterZmm, dword_ptr, zmmword_ptr};
 
+use super::avx512_single;
 use super::code::{self, Code, Coded, emit, memory};
 use super::{At, Body, Machine, Pixels, Requantize, Shape};
 
 /// A function in the making.
 pub struct Avx512 {
     pub(super) code: Code,
+    pub(super) routine: Option<avx512_single::Routine>,
 }
 
 /// A zmm register by number.
@@ -20,11 +22,12 @@ pub struct Zmm(u8);
 impl Avx512 {
     /// A function that has saved what its callers want back.
     pub fn new() -> Result<Avx512, IcedError> {
-        Ok(Avx512 { code: Code::new(32, false)? })
+        Ok(Avx512 { code: Code::new(32, false, 0)?, routine: None })
     }
 
     /// Restores, returns, and gives the bytes.
-    pub fn finish(self) -> Result<Vec<u8>, IcedError> {
+    pub fn finish(mut self) -> Result<Vec<u8>, IcedError> {
+        avx512_single::finish(&mut self);
         self.code.finish()
     }
 
@@ -44,6 +47,11 @@ impl Coded for Avx512 {
 }
 
 impl Zmm {
+    /// Its number.
+    pub(super) fn number(self) -> u8 {
+        self.0
+    }
+
     /// All 512 bits.
     pub(super) fn zmm(self) -> AsmRegisterZmm {
         zmm::get_zmm(Register::ZMM0 + u32::from(self.0)).expect("32 registers")
@@ -119,6 +127,10 @@ impl Machine for Avx512 {
         emit!(self, vpaddd, acc.zmm(), acc.zmm(), term.zmm());
     }
 
+    fn store(&mut self, vector: Zmm, at: At<AsmRegister64>) {
+        emit!(self, vmovdqu32, zmmword_ptr(memory(at)), vector.zmm());
+    }
+
     fn release(&mut self, vector: Zmm) {
         self.code.release(vector.0);
     }
@@ -129,6 +141,10 @@ impl Machine for Avx512 {
 
     fn requantize(&mut self, tile: &[Vec<Zmm>], operands: &Requantize<'_, AsmRegister64>) {
         super::avx512_epilogue::requantize(self, tile, operands);
+    }
+
+    fn extrema(&mut self, tile: &[Vec<Zmm>], least: At<AsmRegister64>, greatest: At<AsmRegister64>) {
+        super::avx512_epilogue::extrema(self, tile, least, greatest);
     }
 
     fn store_raw(&mut self, tile: &[Vec<Zmm>], output: Pixels<'_, AsmRegister64>, channels: usize) {

@@ -11,6 +11,7 @@ use iced_x86::code_asm::{AsmRegister64, AsmRegisterZmm, xmmword_ptr, ymmword_ptr
 use qcc_num::requant::Epilogue;
 
 use super::avx512::{Avx512, Zmm};
+use super::avx512_single;
 use super::code::{emit, memory};
 use super::{At, Machine, Pixels, Requantize};
 
@@ -19,7 +20,7 @@ const BYTES: usize = 64;
 /// Lanes of a vector.
 const LANES: usize = 16;
 /// Selects the even 32-bit lanes.
-const EVEN: i32 = 0x5555;
+pub(super) const EVEN: i32 = 0x5555;
 
 /// Constants of one tile, each in a register from its first use on.
 ///
@@ -62,6 +63,10 @@ pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantiz
         emit!(m, mov, rax, ((1u64 << operands.channels) - 1) as i64);
         emit!(m, kmovq, k2, rax);
     }
+    let single = operands.epilogue.single;
+    if single > 0 {
+        avx512_single::begin(m, single);
+    }
     for (index, pixels) in tile.chunks(group).enumerate() {
         let narrow = Narrow { operands, vectors, first: index * group, pixels: pixels.len() };
         let words = narrow.words(m, pixels);
@@ -70,6 +75,9 @@ pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantiz
         m.release(bytes);
     }
     constants.release(m);
+    if single > 0 {
+        avx512_single::end(m);
+    }
 }
 
 /// One group of a tile.
@@ -89,7 +97,11 @@ impl Narrow<'_> {
         for pixel in pixels {
             for (vector, &acc) in pixel.iter().enumerate() {
                 shift_left(m, acc, &self.operands.epilogue, self.operands.fits_shift);
-                highs.push(mul_high(m, acc, self.operands.mult.plus(2 * BYTES * vector)));
+                let mult = self.operands.mult.plus(2 * BYTES * vector);
+                highs.push(match self.operands.epilogue.single {
+                    0 => mul_high(m, acc, mult),
+                    point => avx512_single::round(m, acc, mult, point),
+                });
             }
         }
         let mut words = Vec::new();
@@ -106,7 +118,7 @@ impl Narrow<'_> {
 
     /// Equations (2) to (4) on the words of a group: one vector of bytes in memory order.
     fn bytes(&self, m: &mut Avx512, constants: &mut Constants, words: Vec<Zmm>) -> Zmm {
-        let Epilogue { offset, lo, hi, .. } = self.operands.epilogue;
+        let Epilogue { offset, single, lo, hi, .. } = self.operands.epilogue;
         if let Some((residual, mult)) = self.operands.residual {
             let terms = self.residual_terms(m, constants, residual, mult, words.len());
             for (&word, &term) in words.iter().zip(&terms) {
@@ -117,7 +129,9 @@ impl Narrow<'_> {
         let offset = constant(m, &mut constants.offset, |m| splat_words(m, offset as u16));
         for &word in &words {
             emit!(m, vpaddsw, word.zmm(), word.zmm(), offset);
-            emit!(m, vpsraw, word.zmm(), word.zmm(), qcc_num::requant::FRACTION_BITS as i32);
+            if single == 0 {
+                emit!(m, vpsraw, word.zmm(), word.zmm(), qcc_num::requant::FRACTION_BITS as i32);
+            }
         }
         let (bytes, last) = (words[0], words[words.len() - 1]);
         emit!(m, vpackuswb, bytes.zmm(), bytes.zmm(), last.zmm());
@@ -279,7 +293,7 @@ fn mul_high(m: &mut Avx512, acc: Zmm, mult: At<AsmRegister64>) -> Zmm {
     high
 }
 
-fn splat_words(m: &mut Avx512, value: u16) -> Zmm {
+pub(super) fn splat_words(m: &mut Avx512, value: u16) -> Zmm {
     let to = m.take();
     emit!(m, mov, eax, i32::from(value));
     emit!(m, vpbroadcastw, to.zmm(), eax);
@@ -294,7 +308,7 @@ fn splat_bytes(m: &mut Avx512, value: u8) -> Zmm {
 }
 
 /// Index vector for `vpermd`, built from general registers because no data may stand in the text.
-fn indices(m: &mut Avx512, lanes: [u8; LANES]) -> Zmm {
+pub(super) fn indices(m: &mut Avx512, lanes: [u8; LANES]) -> Zmm {
     let halves = u128::from_le_bytes(lanes);
     let to = m.take();
     emit!(m, mov, rax, halves as u64 as i64);
@@ -323,6 +337,22 @@ fn unsort_indices(vectors: usize) -> [u8; LANES] {
     let mut from = [0; LANES];
     memory_order(vectors).for_each(|(narrowed, place)| from[narrowed] = place as u8);
     from
+}
+
+/// See [`Machine::extrema`].
+pub(super) fn extrema(m: &mut Avx512, tile: &[Vec<Zmm>], least: At<AsmRegister64>, greatest: At<AsmRegister64>) {
+    for vector in 0..tile[0].len() {
+        let places = [least, greatest].map(|at| at.plus(BYTES * vector));
+        let (lo, hi) = (m.load(places[0]), m.load(places[1]));
+        for pixel in tile {
+            emit!(m, vpminsd, lo.zmm(), lo.zmm(), pixel[vector].zmm());
+            emit!(m, vpmaxsd, hi.zmm(), hi.zmm(), pixel[vector].zmm());
+        }
+        for (extreme, at) in [lo, hi].into_iter().zip(places) {
+            m.store(extreme, at);
+            m.release(extreme);
+        }
+    }
 }
 
 /// See [`Machine::store_raw`].

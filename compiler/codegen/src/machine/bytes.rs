@@ -26,7 +26,7 @@ pub trait ByteMachine: Machine {
     fn set_tail(&mut self, bytes: usize);
     /// A vector of bytes from memory.
     fn load_bytes(&mut self, at: At<Self::Pointer>, span: Span) -> Self::Vector;
-    /// As many bytes as a vector has 128-bit parts, 16, in every part.
+    /// The 16 bytes of a 128-bit part, in every part. They may be read as late as they are looked up.
     fn load_part(&mut self, at: At<Self::Pointer>) -> Self::Vector;
     /// Stores a vector of bytes and releases it.
     fn store_bytes(&mut self, vector: Self::Vector, at: At<Self::Pointer>, span: Span);
@@ -37,8 +37,8 @@ pub trait ByteMachine: Machine {
     /// `acc := min(acc, term)` of unsigned bytes.
     fn min_bytes(&mut self, acc: Self::Vector, term: Self::Vector);
 
-    /// Up to four vectors of bytes as four vectors of lanes: each lane holds one byte of each operand in turn, zero for
-    /// absent ones, in the order of widened bytes. Releases the operands.
+    /// Up to [`Shape::step`](super::Shape::step) vectors of bytes as four vectors of lanes, each a factor of a dot: a lane
+    /// holds one byte of each operand in turn, zero for absent ones, in the order of widened bytes. Releases the operands.
     fn interleave(&mut self, operands: &[Self::Vector]) -> [Self::Vector; 4];
     /// Up to two vectors of bytes as four vectors of pairs of 16-bit numbers, less a constant each, in the order of
     /// widened bytes: the first operand is the low half. An absent second is zero. Releases the operands.

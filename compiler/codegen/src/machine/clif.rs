@@ -178,6 +178,11 @@ impl Machine for Clif<'_> {
         self.b.def_var(acc, sum);
     }
 
+    fn store(&mut self, vector: Variable, at: At<Variable>) {
+        let (value, base) = (self.b.use_var(vector), self.b.use_var(at.base));
+        self.b.ins().store(memory(), value, base, at.disp);
+    }
+
     fn release(&mut self, vector: Variable) {
         self.free.push(vector);
     }
@@ -190,6 +195,10 @@ impl Machine for Clif<'_> {
 
     fn requantize(&mut self, tile: &[Vec<Variable>], operands: &Requantize<'_, Variable>) {
         super::clif_epilogue::requantize(self, tile, operands);
+    }
+
+    fn extrema(&mut self, tile: &[Vec<Variable>], least: At<Variable>, greatest: At<Variable>) {
+        super::clif_epilogue::extrema(self, tile, least, greatest);
     }
 
     fn store_raw(&mut self, tile: &[Vec<Variable>], output: Pixels<'_, Variable>, channels: usize) {

@@ -18,9 +18,8 @@ pub(super) fn requantize(m: &mut Clif<'_>, tile: &[Vec<Variable>], operands: &Re
         let mut highs = Vec::new();
         for (vector, &acc) in pixel.iter().enumerate() {
             let acc = m.consume(acc);
-            let acc = clif::shift_left(&mut m.b, acc, operands.epilogue.shl, operands.fits_shift);
             let mult = m.load_constant(types::I32X4, operands.mult.plus(4 * LANES * vector));
-            highs.push(clif::mul_high(&mut m.b, acc, mult));
+            highs.push(clif::scaled(&mut m.b, acc, mult, &operands.epilogue, operands.fits_shift));
         }
         let pairs = highs.chunks(2).map(|pair| m.b.ins().snarrow(pair[0], pair[pair.len() - 1]));
         let mut words: Vec<Value> = pairs.collect();
@@ -36,6 +35,21 @@ pub(super) fn requantize(m: &mut Clif<'_>, tile: &[Vec<Variable>], operands: &Re
         }
         let bytes = clif::narrow(&mut m.b, &words, &operands.epilogue);
         store_bytes(m, bytes, operands.output.at(index), operands.channels);
+    }
+}
+
+/// See [`super::Machine::extrema`].
+pub(super) fn extrema(m: &mut Clif<'_>, tile: &[Vec<Variable>], least: At<Variable>, greatest: At<Variable>) {
+    for vector in 0..tile[0].len() {
+        for (at, is_least) in [(least, true), (greatest, false)] {
+            let (base, disp) = (m.b.use_var(at.base), at.plus(4 * LANES * vector).disp);
+            let mut extreme = m.b.ins().load(types::I32X4, clif::memory(), base, disp);
+            for pixel in tile {
+                let acc = m.b.use_var(pixel[vector]);
+                extreme = if is_least { m.b.ins().smin(extreme, acc) } else { m.b.ins().smax(extreme, acc) };
+            }
+            m.b.ins().store(clif::memory(), extreme, base, disp);
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Only integer instructions are used, and no data stands between them. General registers: the six argument registers
 //! hold the pointers, `rax` is scratch, the others count loops. The callee-saved ones are pushed whether a kernel needs
-//! them or not: six pushes a call, against thousands of cycles in it.
+//! them or not: six pushes a call, against thousands of cycles in it. A machine may have a *frame*, memory of its own
+//! at `rsp` for what finds no register; `rbp` then says where the arguments are.
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::registers::gpr64;
@@ -15,6 +16,8 @@ use super::{At, Body};
 const ARGUMENTS: [AsmRegister64; 6] = [gpr64::rdi, gpr64::rsi, gpr64::rdx, gpr64::rcx, gpr64::r8, gpr64::r9];
 /// Registers pushed at entry; they count loops, as `r10` and `r11` do.
 const SAVED: [AsmRegister64; 6] = [gpr64::rbx, gpr64::rbp, gpr64::r12, gpr64::r13, gpr64::r14, gpr64::r15];
+/// Alignment of a frame: one cache line.
+const FRAME_ALIGN: i32 = 64;
 
 /// A machine code function in the making.
 pub(super) struct Code {
@@ -23,6 +26,8 @@ pub(super) struct Code {
     /// Bit `i`: vector register `i` is free.
     free: u32,
     counters: Vec<AsmRegister64>,
+    /// Whether there is a frame.
+    framed: bool,
 }
 
 /// A machine that is made of code.
@@ -41,8 +46,9 @@ macro_rules! emit {
 pub(super) use emit;
 
 impl Code {
-    /// A function that has saved what its callers want back, for a machine of so many vector registers.
-    pub(super) fn new(registers: u32, prefer_vex: bool) -> Result<Code, IcedError> {
+    /// A function that has saved what its callers want back, for a machine of so many vector registers and with a frame of
+    /// so many bytes, fewer than a page.
+    pub(super) fn new(registers: u32, prefer_vex: bool, frame: u16) -> Result<Code, IcedError> {
         let mut asm = CodeAssembler::new(64)?;
         asm.set_prefer_vex(prefer_vex);
         for register in SAVED {
@@ -50,12 +56,22 @@ impl Code {
         }
         let mut counters = SAVED.to_vec();
         counters.extend([gpr64::r11, gpr64::r10]);
-        Ok(Code { asm, fault: None, free: u32::MAX >> (32 - registers), counters })
+        let framed = frame > 0;
+        if framed {
+            asm.mov(gpr64::rbp, gpr64::rsp)?;
+            asm.sub(gpr64::rsp, i32::from(frame))?;
+            asm.and(gpr64::rsp, -FRAME_ALIGN)?;
+            counters.retain(|&register| register != gpr64::rbp);
+        }
+        Ok(Code { asm, fault: None, free: u32::MAX >> (32 - registers), counters, framed })
     }
 
     /// Restores, returns, and gives the bytes.
     pub(super) fn finish(mut self) -> Result<Vec<u8>, IcedError> {
         self.asm.vzeroupper()?;
+        if self.framed {
+            self.asm.mov(gpr64::rsp, gpr64::rbp)?;
+        }
         for register in SAVED.into_iter().rev() {
             self.asm.pop(register)?;
         }
@@ -84,6 +100,11 @@ impl Code {
         index as u8
     }
 
+    /// How many vector registers are free.
+    pub(super) fn free(&self) -> u32 {
+        self.free.count_ones()
+    }
+
     /// Gives a vector register back.
     pub(super) fn release(&mut self, index: u8) {
         debug_assert!(self.free & (1 << index) == 0, "vector register {index} is released once");
@@ -98,7 +119,8 @@ impl Code {
     pub(super) fn argument(&mut self, index: usize) -> AsmRegister64 {
         ARGUMENTS.get(index).copied().unwrap_or_else(|| {
             let register = self.take_counter();
-            let result = self.asm.mov(register, stack_argument(index));
+            let from = self.stack_argument(index);
+            let result = self.asm.mov(register, from);
             self.note(result);
             register
         })
@@ -119,11 +141,12 @@ impl Code {
         };
         self.note(result);
     }
-}
 
-/// An argument that has no register: above the return address and what was pushed after it.
-fn stack_argument(index: usize) -> AsmMemoryOperand {
-    qword_ptr(gpr64::rsp + 8 * (1 + SAVED.len() + index - ARGUMENTS.len()) as i32)
+    /// An argument that has no register: above the return address and what was pushed after it.
+    fn stack_argument(&self, index: usize) -> AsmMemoryOperand {
+        let pushed = if self.framed { gpr64::rbp } else { gpr64::rsp };
+        qword_ptr(pushed + 8 * (1 + SAVED.len() + index - ARGUMENTS.len()) as i32)
+    }
 }
 
 /// The operand `[base + disp]`, without a size.
@@ -162,7 +185,10 @@ pub(super) fn repeat_argument<M: Coded>(m: &mut M, index: usize, body: Body<'_, 
     let counter = code.take_counter();
     let result = match ARGUMENTS.get(index) {
         Some(&argument) => code.asm.mov(counter, argument),
-        None => code.asm.mov(counter, stack_argument(index)),
+        None => {
+            let from = code.stack_argument(index);
+            code.asm.mov(counter, from)
+        }
     };
     code.note(result);
     let mut end = code.asm.create_label();

@@ -2,13 +2,13 @@
 //!
 //! A kernel sees vectors of `lanes` 32-bit integers, pointers with constant displacements, counted loops, and a dozen
 //! operations of which two carry the weight: [`Machine::dot`], four products of an unsigned activation byte and a
-//! signed weight byte added to each lane, and [`Machine::requantize`], which turns a register tile of accumulators into
+//! signed weight byte (or two products of words) added to each lane, and [`Machine::requantize`], which turns a register tile of accumulators into
 //! stored bytes by the rule of [`qcc_num::requant`]. Nothing in it knows how wide a register is or how many there are:
 //! those are the numbers of a [`Shape`].
 //!
 //! ```text
 //! kernel description --(Machine)--> Avx512   machine code bytes, 16 lanes, 32 registers
-//!                                   Avx2     machine code bytes,  8 lanes, 16 registers
+//!                                   Avx2     machine code bytes,  8 lanes, 16 registers; dots of words, or of AVX-VNNI
 //!                                   Clif     Cranelift IR,        4 lanes, 16 registers, any target
 //! ```
 //!
@@ -17,16 +17,22 @@
 //! hand; in machine code they are register numbers.
 
 mod avx2;
+mod avx2_bytes;
 mod avx2_epilogue;
+mod avx2_parts;
+mod avx2_single;
 mod avx512;
 mod avx512_bytes;
 mod avx512_epilogue;
+mod avx512_lanes;
+mod avx512_single;
 pub mod bytes;
 mod clif;
 mod clif_epilogue;
 mod code;
+pub(crate) mod float;
 
-pub use avx2::Avx2;
+pub use avx2::{Avx2, Dot};
 pub use avx512::Avx512;
 pub use clif::Clif;
 
@@ -43,7 +49,7 @@ pub struct Shape {
     pub accumulators: usize,
     /// The same for tiles of fewer than [`Shape::vectors`].
     pub accumulators_of_fewer: usize,
-    /// Bytes of a packed weight. Those of two are words, the even ones of each four before the odd ones: see [`Avx2`].
+    /// Bytes of a packed weight, and of an activation when it is multiplied: see [`Shape::step`].
     pub weight_bytes: usize,
     /// Registers that a step needs beside its accumulators, and whether it holds its weights in registers as well.
     pub beside: usize,
@@ -53,6 +59,8 @@ pub struct Shape {
     pub in_flight: usize,
     /// Time of one broadcast, in that of a dot; broadcasts keep other ports busy than dots do.
     pub broadcast: usize,
+    /// Time to requantize and store one vector of accumulators, in that of a dot, where a pixel has one to four of them.
+    pub epilogue: [usize; 4],
     /// Most vectors side by side in a tile: what one group of [`Machine::requantize`] narrows at once.
     pub vectors: usize,
     /// Steps of the reduction in one loop body.
@@ -73,24 +81,44 @@ impl Shape {
         holds_weights: true,
         in_flight: 10,
         broadcast: 1,
+        epilogue: [8, 8, 8, 6],
         vectors: 4,
         unroll: 8,
         paired_multipliers: true,
     };
 
-    /// AVX2. A dot is four operations, of which only the additions wait for each other.
+    /// AVX2. A dot is a multiplication and an addition, of which only the additions wait for each other. Weights are in
+    /// registers as far as these reach.
     pub const AVX2: Shape = Shape {
         lanes: 8,
         registers: 16,
         accumulators: 12,
-        accumulators_of_fewer: 8,
+        accumulators_of_fewer: 12,
         weight_bytes: 2,
-        beside: 4,
+        beside: 2,
         holds_weights: false,
         in_flight: 2,
         broadcast: 1,
+        epilogue: [8, 8, 9, 6],
         vectors: 4,
-        unroll: 4,
+        unroll: 16,
+        paired_multipliers: true,
+    };
+
+    /// AVX-VNNI: Alder Lake and later (two dots a cycle, each five cycles long), Zen 5.
+    pub const AVX_VNNI: Shape = Shape {
+        lanes: 8,
+        registers: 16,
+        accumulators: 12,
+        accumulators_of_fewer: 12,
+        weight_bytes: 1,
+        beside: 1,
+        holds_weights: true,
+        in_flight: 10,
+        broadcast: 1,
+        epilogue: [8, 8, 9, 6],
+        vectors: 4,
+        unroll: 8,
         paired_multipliers: true,
     };
 
@@ -106,22 +134,28 @@ impl Shape {
         holds_weights: true,
         in_flight: 10,
         broadcast: 4,
+        epilogue: [8, 8, 8, 6],
         vectors: 4,
         unroll: 1,
         paired_multipliers: false,
     };
 
-    /// Bytes of the packed weights of one vector in a step: four a lane.
-    pub const fn weight_vector(&self) -> usize {
-        4 * self.lanes * self.weight_bytes
+    /// Activations of a pixel that one dot takes, and weights of a lane: four bytes or two words.
+    pub const fn step(&self) -> usize {
+        4 / self.weight_bytes
+    }
+
+    /// Most accumulators of a tile with `vectors` side by side.
+    pub const fn most_accumulators(&self, vectors: usize) -> usize {
+        let weights = if self.holds_weights { vectors } else { 0 };
+        let left = self.registers - self.beside - weights;
+        let most = if vectors == self.vectors { self.accumulators } else { self.accumulators_of_fewer };
+        if left < most { left } else { most }
     }
 
     /// Most pixels of a tile with `vectors` side by side.
     pub const fn highest(&self, vectors: usize) -> usize {
-        let weights = if self.holds_weights { vectors } else { 0 };
-        let left = self.registers - self.beside - weights;
-        let most = if vectors == self.vectors { self.accumulators } else { self.accumulators_of_fewer };
-        (if left < most { left } else { most }) / vectors
+        self.most_accumulators(vectors) / vectors
     }
 
     /// Vectors of multipliers stored for each vector of channels: 1, or 2 where 32-bit products are formed from the even
@@ -211,6 +245,9 @@ pub trait Machine {
 
     /// Argument `index` of the function, a pointer.
     fn argument(&mut self, index: usize) -> Self::Pointer;
+    /// Gets the constants of the rule, and the multiplier of a residual, ready for every [`Machine::requantize`] of the
+    /// function: once, before its loops.
+    fn prepare(&mut self, _rule: &Epilogue, _residual: Option<u16>) {}
     /// Hints that the cache line at `at`, where nothing need be, is wanted in the second-level cache soon.
     fn prefetch(&mut self, at: At<Self::Pointer>);
     /// Adds `bytes` to a pointer.
@@ -227,14 +264,23 @@ pub trait Machine {
     fn weights(&mut self, at: At<Self::Pointer>) -> Self::Vector {
         self.load(at)
     }
-    /// Four bytes from memory in every lane, as a factor of [`Machine::dot`].
+    /// Announces that the next broadcasts are of the `bytes` bytes at each of these places, at most
+    /// [`Shape::unroll`] steps of them.
+    fn stage(&mut self, _places: &[At<Self::Pointer>], _bytes: usize) {}
+    /// The same of weights that are stored as bytes, whatever a dot takes. For these there is a register.
+    fn weights_of_bytes(&mut self, at: At<Self::Pointer>) -> Self::Vector {
+        self.weights(at)
+    }
+    /// The activations of a step from memory in every lane, as a factor of [`Machine::dot`].
     fn broadcast(&mut self, at: At<Self::Pointer>) -> Self::Vector;
     /// `value` in every lane.
     fn splat(&mut self, value: i32) -> Self::Vector;
-    /// `acc += unsigned activations . signed weights`, four products a lane, wrapping.
+    /// `acc += unsigned activations . signed weights`, [`Shape::step`] products a lane, wrapping.
     fn dot(&mut self, acc: Self::Vector, activations: Self::Vector, weights: Self::Vector);
     /// `acc += term`, wrapping.
     fn add(&mut self, acc: Self::Vector, term: Self::Vector);
+    /// Stores a vector.
+    fn store(&mut self, vector: Self::Vector, at: At<Self::Pointer>);
     /// Ends the life of a vector.
     fn release(&mut self, vector: Self::Vector);
     /// Marks a vector as used, so that what computed it stays; then releases it.
@@ -242,6 +288,8 @@ pub trait Machine {
 
     /// Requantizes `tile`, `[pixel][vector]` of accumulators, and stores bytes in natural channel order. Releases the tile.
     fn requantize(&mut self, tile: &[Vec<Self::Vector>], operands: &Requantize<'_, Self::Pointer>);
+    /// Lowers the numbers at `least` and raises those at `greatest` to the extrema over the pixels of `tile`, lane by lane.
+    fn extrema(&mut self, tile: &[Vec<Self::Vector>], least: At<Self::Pointer>, greatest: At<Self::Pointer>);
     /// Stores the accumulators themselves, `channels` of each pixel. Releases the tile.
     fn store_raw(&mut self, tile: &[Vec<Self::Vector>], output: Pixels<'_, Self::Pointer>, channels: usize);
 }

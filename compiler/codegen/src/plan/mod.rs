@@ -107,7 +107,16 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Size of the arena in bytes, slack included.
     pub arena_bytes: usize,
+    /// Offsets in their buffers, behind accumulators whose extrema are wanted, of room for those of parts of them:
+    /// [`PART_EXTREMA`] bytes for each row and each block of channels.
+    pub part_extrema: HashMap<BufferId, usize>,
 }
+
+/// Bytes of the extrema of one part of a product: least and greatest of up to [`PART_CHANNELS`] channels.
+pub const PART_EXTREMA: usize = 2 * 4 * PART_CHANNELS;
+
+/// Channels of one part of a product.
+pub const PART_CHANNELS: usize = crate::kernel::conv::MAX_CHANNELS;
 
 /// Plans a graph that [`qcc_ir::verify::check_level`] accepts as integer-only.
 pub fn plan(graph: &Graph) -> Result<Plan, Diags> {
@@ -118,6 +127,7 @@ pub fn plan(graph: &Graph) -> Result<Plan, Diags> {
         halos: HashMap::new(),
         parts: HashMap::new(),
         wholes: HashMap::new(),
+        part_extrema: HashMap::new(),
         steps: Vec::new(),
     };
     let requests = halo::requests(graph).map_err(Diags::from)?;
@@ -139,6 +149,7 @@ struct Planner<'g> {
     parts: HashMap<ValueId, concat::Part>,
     /// Places of those others that have one already.
     wholes: HashMap<ValueId, Place>,
+    part_extrema: HashMap<BufferId, usize>,
     steps: Vec<Step>,
 }
 
@@ -232,11 +243,36 @@ impl Planner<'_> {
         let halo = requests.by_value.get(&v).copied().unwrap_or(Halo::NONE);
         let name = self.graph.name_of(v).to_string();
         let place = self.arena_place(&name, &ty, halo);
+        if let Some(bytes) = self.part_extrema_bytes(v) {
+            let buffer = &mut self.buffers[place.buffer];
+            let offset = buffer.bytes.next_multiple_of(ALIGN);
+            buffer.bytes = offset + bytes;
+            self.part_extrema.insert(place.buffer, offset);
+        }
         if halo.extent() > 0 {
             self.push(format!("{name}.halo"), StepKind::Fill { place: place.clone(), halo });
         }
         self.wholes.insert(v, place.clone());
         place
+    }
+
+    /// Room for the extrema of parts of a product, if they are wanted for the whole product at once.
+    fn part_extrema_bytes(&self, v: ValueId) -> Option<usize> {
+        let graph = self.graph;
+        let node = graph.producer(v)?;
+        let attrs = &graph.node(node).attrs;
+        let dense = match graph.op(node).info().class {
+            Class::Int(IntOp::Conv2d) => attrs.int("groups") == 1,
+            class => matches!(class, Class::Int(IntOp::Linear)),
+        };
+        let measures = |user: NodeId| {
+            let dims = &graph.ty(graph.result(user)).dims;
+            matches!(graph.op(user).info().class, Class::Int(IntOp::Extrema)) && dims.first() == Some(&1)
+        };
+        let (&channels, outer) = graph.ty(v).dims.split_last()?;
+        let wanted = dense && graph.uses(v).iter().any(|&(user, _)| measures(user));
+        let rows = if outer.len() == 3 { outer[0] * outer[1] } else { 1 };
+        wanted.then(|| rows * channels.div_ceil(PART_CHANNELS) * PART_EXTREMA)
     }
 
     /// True for a concatenation whose operands lie in their parts of its result.
@@ -290,7 +326,7 @@ impl Planner<'_> {
 
     fn finish(mut self) -> Result<Plan, Diags> {
         let arena_bytes = arena::assign(&mut self.buffers);
-        Ok(Plan { buffers: self.buffers, steps: self.steps, arena_bytes })
+        Ok(Plan { buffers: self.buffers, steps: self.steps, arena_bytes, part_extrema: self.part_extrema })
     }
 }
 
@@ -316,6 +352,16 @@ pub fn is_windowed(op: IntOp) -> bool {
         | IntOp::DynamicScale
         | IntOp::DynamicRequant
         | IntOp::AlignScales
-        | IntOp::DynamicAdd => false,
+        | IntOp::DynamicAdd
+        | IntOp::Byte
+        | IntOp::Combine
+        | IntOp::WideMul
+        | IntOp::CommonScale
+        | IntOp::DynamicRescale
+        | IntOp::ProductScale
+        | IntOp::DynamicMul
+        | IntOp::DynamicTable
+        | IntOp::DynamicLut
+        | IntOp::ExpTable => false,
     }
 }

@@ -4,18 +4,22 @@
 //! leaf call: image, block and chunk of strips. Which of block and chunk is the outer one depends on what is the greater burden
 //! on the caches, the layer's weights or its activations.
 
-use cranelift_codegen::ir::{InstBuilder, Value};
+use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC};
 use qcc_ir::window::Window;
 use qcc_num::requant::Epilogue;
 
 use super::task::Task;
+use super::tuning::{Choice, Outer};
 use crate::kernel::conv::{ConvSpec, MAX_CHANNELS, Output, Residual};
 use crate::kernel::tiling;
 use crate::machine::Shape;
-use crate::plan::Place;
+use crate::plan::{PART_EXTREMA, Place};
 
 /// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
 const CACHED_WEIGHTS: usize = 384 << 10;
+
+/// Weights of the block that is computed and of the next, as far as these are prefetched: the second-level cache holds both.
+const PREFETCHED_WEIGHTS: usize = 896 << 10;
 
 /// Activation bytes of a chunk of strips where the chunk is the outer loop: half of a first-level cache.
 const CHUNK_BYTES: usize = 24 << 10;
@@ -39,6 +43,9 @@ pub struct Product<'a> {
     pub bias: &'a [i32],
     /// `[O]` multipliers and the rule, or nothing where the accumulators are the result.
     pub requant: Option<(Vec<i32>, Epilogue)>,
+    /// Where the extrema of accumulators go, if they are the result and their extrema are wanted: [`PART_EXTREMA`] bytes for
+    /// each chunk of each image, those of a block behind each other.
+    pub extrema: Option<Place>,
     /// Added before the last rounding, with its multiplier.
     pub residual: Option<(Place, u16)>,
     /// Greatest magnitude of any accumulator.
@@ -48,6 +55,10 @@ pub struct Product<'a> {
     /// Bytes that the next product of the network reads first. Constants lie in the order in which they are read, so these
     /// lie behind those of this product.
     pub next_bytes: usize,
+    /// Bytes of a packed weight: see [`tiling::Panel::stored_weight`].
+    pub weight_bytes: usize,
+    /// What is chosen otherwise than estimated.
+    pub choice: Choice,
 }
 
 /// Blocks that share one leaf.
@@ -74,13 +85,36 @@ pub struct Schedule {
 }
 
 impl Product<'_> {
-    /// Chooses the rows of a strip for the kernels of a machine.
-    pub fn choose_strip(&mut self, shape: &Shape) {
-        if let [_, rows, ..] = self.result.dims[..]
-            && let Some(section) = self.sections().first()
-        {
-            self.strip = tiling::strip(&section.spec, shape, rows);
+    /// Chooses the rows of a strip for the kernels of a machine. Fails where the tuning asks for what cannot be.
+    pub fn choose_strip(&mut self, shape: &Shape) -> Result<(), String> {
+        if let Some(panel) = self.choice.panel.filter(|panel| !(1..=shape.vectors).contains(panel)) {
+            return Err(format!("a panel of {panel} vectors, expected 1 to {}", shape.vectors));
         }
+        let strips = self.strips_by_cost(shape);
+        self.strip = match self.choice.strip {
+            Some(strip) if strips.contains(&strip) => strip,
+            Some(strip) => return Err(format!("a strip of {strip} rows, expected one of {strips:?}")),
+            None => strips.first().copied().unwrap_or(1),
+        };
+        Ok(())
+    }
+
+    fn strips_by_cost(&self, shape: &Shape) -> Vec<usize> {
+        match (&self.result.dims[..], self.sections().first()) {
+            ([images, rows, ..], Some(section)) => tiling::strips(&section.spec, shape, *rows, self.blocks() * images),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What may be worth measuring beside the present choice: one thing changed in each.
+    pub fn choices(&self, shape: &Shape) -> Vec<Choice> {
+        let now = self.choice;
+        let outer = if self.chunks_outside() { Outer::Blocks } else { Outer::Chunks };
+        let outer = (self.blocks() > 1).then_some(Choice { outer: Some(outer), ..now });
+        let other_strips = self.strips_by_cost(shape).into_iter().filter(|&strip| strip != self.strip).take(3);
+        let strips = other_strips.map(|strip| Choice { strip: Some(strip), ..now });
+        let panels = (1..=shape.vectors).rev().map(|panel| Choice { panel: Some(panel), ..now });
+        outer.into_iter().chain(strips).chain(panels).filter(|&choice| choice != now).collect()
     }
 
     fn channels(&self) -> (usize, usize) {
@@ -97,7 +131,7 @@ impl Product<'_> {
 
     /// True if each group has one channel in and out: the `window` module does that.
     pub fn is_depthwise(&self) -> bool {
-        self.groups > 1 && self.channels() == (1, 1) && self.requant.is_some()
+        self.groups > 1 && self.channels() == (1, 1)
     }
 
     /// The blocks: full ones, then the remainder of each group.
@@ -121,6 +155,7 @@ impl Product<'_> {
         let w = &self.window;
         let dense = self.groups == 1 && w.dilations[1] == 1 && pixel == inputs;
         let output = match &self.requant {
+            None if self.extrema.is_some() => Output::Measured,
             None => Output::Raw,
             Some((_, epilogue)) => Output::Requant {
                 epilogue: *epilogue,
@@ -132,13 +167,20 @@ impl Product<'_> {
                 acc_bound: Some(self.acc_bound),
             },
         };
-        let ahead = match self.blocks() > 1 && !self.chunks_outside() {
-            true => (channels * w.kernel[0] * w.kernel[1] * inputs).div_ceil(self.strips()),
-            false => self.next_bytes.div_ceil(self.strips() * self.blocks() * self.result.dims[0]),
+        let block_bytes = channels * w.kernel[0] * w.kernel[1] * inputs * self.weight_bytes;
+        let ahead = match (self.blocks(), self.chunks_outside()) {
+            (1, _) => self.next_bytes.div_ceil(self.strips() * self.result.dims[0]),
+            (_, false) => {
+                let fitting = PREFETCHED_WEIGHTS.saturating_sub(block_bytes);
+                block_bytes.min(fitting).div_ceil(self.strips())
+            }
+            // Each thread has its own second-level cache, into which its first chunk brings all blocks.
+            (_, true) => block_bytes.div_ceil(self.schedule().chunk),
         };
         ConvSpec {
             ahead,
             width: self.result.dims[2],
+            panel: self.choice.panel.unwrap_or(0),
             strip: self.strip,
             channels,
             k_rows: w.kernel[0],
@@ -174,7 +216,10 @@ impl Product<'_> {
     /// Whether all blocks of a chunk come before the next chunk: the weights stay in the second-level cache. Else each
     /// block's weights come from further away and pass once.
     fn chunks_outside(&self) -> bool {
-        self.blocks() > 1 && self.weights.len() <= CACHED_WEIGHTS
+        match self.choice.outer {
+            Some(outer) => self.blocks() > 1 && outer == Outer::Chunks,
+            None => self.blocks() > 1 && self.weights.len() <= CACHED_WEIGHTS,
+        }
     }
 
     /// Chooses the order of the units.
@@ -186,6 +231,13 @@ impl Product<'_> {
         let by_threads = strips.div_ceil(UNITS.div_ceil(blocks * images));
         let chunk = by_cache.min(by_threads).clamp(1, strips);
         Schedule { chunk, chunks: strips.div_ceil(chunk), chunks_outside, images }
+    }
+
+    /// Parts of the extrema of each block, and the channels of the blocks.
+    pub fn extrema_parts(&self) -> (usize, Vec<std::ops::Range<usize>>) {
+        let schedule = self.schedule();
+        let blocks = self.sections().iter().flat_map(|s| self.block_channels(s)).collect();
+        (schedule.images * schedule.chunks, blocks)
     }
 
     /// Units of the task.
@@ -230,68 +282,102 @@ pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
     let input = t.address(&Place { offset: corner, ..p.x.clone() });
     let output = t.address(&p.result);
     let residual = p.residual.as_ref().map(|(place, _)| (t.address(place), place.clone()));
-    let mut first_unit = 0;
-    for (section, leaf) in p.sections().iter().zip(leaves) {
-        let units = section.blocks * schedule.chunks * schedule.images;
-        let (per_group, inputs) = p.channels();
+    let (sections, (per_group, inputs)) = (p.sections(), p.channels());
+    let extrema = p.extrema.as_ref().map(|place| t.address(place));
+    let call = |t: &mut Task<'_>, (section, first_block): (&Section, usize), leaf: &Leaf, unit, position: &Position| {
+        let Position { image, block, chunk, first_strip, strips } = *position;
         let base = t.data(leaf.data);
+        let (group, in_group) = divide(t, block, section.per_group);
+        let row_of = |t: &mut Task<'_>, base: Value, place: &Place, step: usize| {
+            let at = t.at(base, image, place.strides[0]);
+            t.at(at, first_strip, p.strip * step)
+        };
+        let x = row_of(t, input, &p.x, section.spec.in_row_step);
+        let x = t.at(x, group, if p.groups == 1 { 0 } else { inputs });
+        let channel = |t: &mut Task<'_>, base: Value, element: usize| {
+            let at = t.at(base, group, if p.groups == 1 { 0 } else { per_group * element });
+            let at = t.at(at, in_group, MAX_CHANNELS * element);
+            t.plus(at, section.first * element)
+        };
+        let y = row_of(t, output, &p.result, section.spec.out_row_step);
+        let y = channel(t, y, p.result.element);
+        let r = match &residual {
+            None => y,
+            Some((base, place)) => {
+                let r = row_of(t, *base, place, place.strides[1]);
+                channel(t, r, place.element)
+            }
+        };
+        let weights = t.at(base, block, leaf.layout.weights);
+        let bias = t.plus(base, leaf.layout.bias_start);
+        let bias = t.at(bias, block, leaf.layout.bias);
+        let mult = match extrema {
+            Some(extrema) => {
+                let part_of_block = schedule.images * schedule.chunks * PART_EXTREMA;
+                let at = t.plus(extrema, first_block * part_of_block);
+                let at = t.at(at, block, part_of_block);
+                let at = t.at(at, image, schedule.chunks * PART_EXTREMA);
+                t.at(at, chunk, PART_EXTREMA)
+            }
+            None => {
+                let mult = t.plus(base, leaf.layout.mult_start);
+                t.at(mult, block, leaf.layout.mult)
+            }
+        };
+        // The next block's weights; behind the last block those of what comes next, as constants lie in the order of their use.
+        let behind = t.plus(base, leaf.layout.bytes);
+        let next = t.plus(weights, leaf.layout.weights);
+        let is_last = t.b.ins().icmp_imm_s(IntCC::Equal, block, section.blocks as i64 - 1);
+        let next = t.b.ins().select(is_last, behind, next);
+        let ahead = match (p.blocks(), schedule.chunks_outside) {
+            (1, _) => t.at(next, unit, schedule.chunk * section.spec.ahead),
+            (_, false) => t.at(next, first_strip, section.spec.ahead),
+            (_, true) => next,
+        };
+        t.call(leaf.function, &[x, weights, bias, mult, y, r, strips, ahead]);
+    };
+    if p.groups == 1 && sections.len() > 1 {
+        // Blocks of all sections take part in one order, so that each thread gets its share of the smaller ones.
+        t.units(&mut |t, unit| {
+            let position = position(t, &schedule, p.blocks(), p.strips(), unit);
+            let mut first = 0;
+            for (section, leaf) in sections.iter().zip(leaves) {
+                let block = t.b.ins().iadd_imm_s(position.block, -(first as i64));
+                let blocks = t.word(section.blocks);
+                let is_here = t.b.ins().icmp(IntCC::UnsignedLessThan, block, blocks);
+                t.when(is_here, &mut |t| call(t, (section, first), leaf, unit, &Position { block, ..position }));
+                first += section.blocks;
+            }
+        });
+        return;
+    }
+    let (mut first_unit, mut first_block) = (0, 0);
+    for (section, leaf) in sections.iter().zip(leaves) {
+        let units = section.blocks * schedule.chunks * schedule.images;
         t.units_in(first_unit, first_unit + units, &mut |t, unit| {
-            let Position { image, block, first_strip, strips } = position(t, &schedule, section, p.strips(), unit);
-            let (group, in_group) = divide(t, block, section.per_group);
-            let row_of = |t: &mut Task<'_>, base: Value, place: &Place, step: usize| {
-                let at = t.at(base, image, place.strides[0]);
-                t.at(at, first_strip, p.strip * step)
-            };
-            let x = row_of(t, input, &p.x, section.spec.in_row_step);
-            let x = t.at(x, group, if p.groups == 1 { 0 } else { inputs });
-            let channel = |t: &mut Task<'_>, base: Value, element: usize| {
-                let at = t.at(base, group, if p.groups == 1 { 0 } else { per_group * element });
-                let at = t.at(at, in_group, MAX_CHANNELS * element);
-                t.plus(at, section.first * element)
-            };
-            let y = row_of(t, output, &p.result, section.spec.out_row_step);
-            let y = channel(t, y, p.result.element);
-            let r = match &residual {
-                None => y,
-                Some((base, place)) => {
-                    let r = row_of(t, *base, place, place.strides[1]);
-                    channel(t, r, place.element)
-                }
-            };
-            let weights = t.at(base, block, leaf.layout.weights);
-            let bias = t.plus(base, leaf.layout.bias_start);
-            let bias = t.at(bias, block, leaf.layout.bias);
-            let mult = t.plus(base, leaf.layout.mult_start);
-            let mult = t.at(mult, block, leaf.layout.mult);
-            let ahead = match p.blocks() > 1 && !schedule.chunks_outside {
-                true => {
-                    let next = t.plus(weights, leaf.layout.weights);
-                    t.at(next, first_strip, section.spec.ahead)
-                }
-                false => {
-                    let next = t.plus(base, leaf.layout.bytes);
-                    t.at(next, unit, schedule.chunk * section.spec.ahead)
-                }
-            };
-            t.call(leaf.function, &[x, weights, bias, mult, y, r, strips, ahead]);
+            let position = position(t, &schedule, section.blocks, p.strips(), unit);
+            call(t, (section, first_block), leaf, unit, &position);
         });
         first_unit += units;
+        first_block += section.blocks;
     }
 }
 
+#[derive(Clone, Copy)]
 struct Position {
     image: Value,
     block: Value,
+    chunk: Value,
     first_strip: Value,
     strips: Value,
 }
 
-/// Which image, block and strips a unit of a section stands for.
-fn position(t: &mut Task<'_>, schedule: &Schedule, section: &Section, strips: usize, unit: Value) -> Position {
-    let (image, in_image) = divide(t, unit, section.blocks * schedule.chunks);
+/// Which image, block and strips a unit stands for, of units of so many blocks.
+fn position(t: &mut Task<'_>, schedule: &Schedule, blocks: usize, strips: usize, unit: Value) -> Position {
+    let (image, in_image) = divide(t, unit, blocks * schedule.chunks);
     let image = if schedule.images == 1 { t.word(0) } else { image };
     let (block, chunk) = if schedule.chunks_outside {
-        let (chunk, block) = divide(t, in_image, section.blocks);
+        let (chunk, block) = divide(t, in_image, blocks);
         (block, chunk)
     } else {
         divide(t, in_image, schedule.chunks)
@@ -301,7 +387,7 @@ fn position(t: &mut Task<'_>, schedule: &Schedule, section: &Section, strips: us
     let left = t.b.ins().isub(end, first_strip);
     let most = t.word(schedule.chunk);
     let strips = t.b.ins().umin(left, most);
-    Position { image, block, first_strip, strips }
+    Position { image, block, chunk, first_strip, strips }
 }
 
 /// Quotient and remainder by a constant.

@@ -2,36 +2,37 @@
 //! instead of trapping.
 //!
 //! `fn() -> i32`: 1 if all features are there and the operating system saves their registers, else 0. It uses no instruction
-//! beyond the baseline of x86-64. Bits are those of `cpuid` leaves 1 and 7 and of `xgetbv` (Intel SDM volume 2, CPUID; volume 1,
+//! beyond the baseline of x86-64. Bits are those of `cpuid` leaves 1 and 7, the latter with two subleaves, and of `xgetbv` (Intel SDM volume 2, CPUID; volume 1,
 //! chapter 13).
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, eax, ebx, ecx, edx, rbx};
 use qcc_runtime::CpuFeatures;
 
-/// Bits of leaf 1 ecx, leaf 7 ebx, leaf 7 ecx and xcr0 that a set of features stands for.
-fn needed_bits(features: CpuFeatures) -> [u32; 4] {
+/// Bits of leaf 1 ecx, leaf 7 ebx, leaf 7 ecx, leaf 7 subleaf 1 eax and xcr0 that a set of features stands for.
+fn needed_bits(features: CpuFeatures) -> [u32; 5] {
     type F = CpuFeatures;
     const OSXSAVE: u32 = 1 << 27;
     const YMM: u32 = 0b110;
     const ZMM: u32 = 0b1110_0110;
     let rows = [
-        (F::SSSE3, [1 << 9, 0, 0, 0]),
-        (F::SSE41, [1 << 19, 0, 0, 0]),
-        (F::SSE42, [1 << 20, 0, 0, 0]),
-        (F::POPCNT, [1 << 23, 0, 0, 0]),
-        (F::AVX, [OSXSAVE | 1 << 28, 0, 0, YMM]),
-        (F::AVX2, [OSXSAVE, 1 << 5, 0, YMM]),
-        (F::BMI1, [0, 1 << 3, 0, 0]),
-        (F::BMI2, [0, 1 << 8, 0, 0]),
-        (F::AVX512F, [OSXSAVE, 1 << 16, 0, ZMM]),
-        (F::AVX512DQ, [OSXSAVE, 1 << 17, 0, ZMM]),
-        (F::AVX512BW, [OSXSAVE, 1 << 30, 0, ZMM]),
-        (F::AVX512VL, [OSXSAVE, 1 << 31, 0, ZMM]),
-        (F::AVX512VNNI, [OSXSAVE, 0, 1 << 11, ZMM]),
+        (F::SSSE3, [1 << 9, 0, 0, 0, 0]),
+        (F::SSE41, [1 << 19, 0, 0, 0, 0]),
+        (F::SSE42, [1 << 20, 0, 0, 0, 0]),
+        (F::POPCNT, [1 << 23, 0, 0, 0, 0]),
+        (F::AVX, [OSXSAVE | 1 << 28, 0, 0, 0, YMM]),
+        (F::AVX2, [OSXSAVE, 1 << 5, 0, 0, YMM]),
+        (F::BMI1, [0, 1 << 3, 0, 0, 0]),
+        (F::BMI2, [0, 1 << 8, 0, 0, 0]),
+        (F::AVXVNNI, [OSXSAVE, 0, 0, 1 << 4, YMM]),
+        (F::AVX512F, [OSXSAVE, 1 << 16, 0, 0, ZMM]),
+        (F::AVX512DQ, [OSXSAVE, 1 << 17, 0, 0, ZMM]),
+        (F::AVX512BW, [OSXSAVE, 1 << 30, 0, 0, ZMM]),
+        (F::AVX512VL, [OSXSAVE, 1 << 31, 0, 0, ZMM]),
+        (F::AVX512VNNI, [OSXSAVE, 0, 1 << 11, 0, ZMM]),
     ];
     let chosen = rows.iter().filter(|(f, _)| features.contains(*f));
-    chosen.fold([0; 4], |mut all, (_, bits)| {
+    chosen.fold([0; 5], |mut all, (_, bits)| {
         all.iter_mut().zip(bits).for_each(|(a, b)| *a |= b);
         all
     })
@@ -39,7 +40,7 @@ fn needed_bits(features: CpuFeatures) -> [u32; 4] {
 
 /// The function for a set of x86-64 features.
 pub fn emit(features: CpuFeatures) -> Result<Vec<u8>, IcedError> {
-    let [leaf1_ecx, leaf7_ebx, leaf7_ecx, xcr0] = needed_bits(features);
+    let [leaf1_ecx, leaf7_ebx, leaf7_ecx, leaf7_1_eax, xcr0] = needed_bits(features);
     let mut a = CodeAssembler::new(64)?;
     let mut fail = a.create_label();
     a.push(rbx)?;
@@ -62,12 +63,24 @@ pub fn emit(features: CpuFeatures) -> Result<Vec<u8>, IcedError> {
     a.mov(eax, 7)?;
     a.xor(ecx, ecx)?;
     a.cpuid()?;
+    // How many subleaves there are.
+    a.mov(edx, eax)?;
     a.and(ebx, leaf7_ebx as i32)?;
     a.cmp(ebx, leaf7_ebx as i32)?;
     a.jne(fail)?;
     a.and(ecx, leaf7_ecx as i32)?;
     a.cmp(ecx, leaf7_ecx as i32)?;
     a.jne(fail)?;
+    if leaf7_1_eax != 0 {
+        a.test(edx, edx)?;
+        a.je(fail)?;
+        a.mov(eax, 7)?;
+        a.mov(ecx, 1)?;
+        a.cpuid()?;
+        a.and(eax, leaf7_1_eax as i32)?;
+        a.cmp(eax, leaf7_1_eax as i32)?;
+        a.jne(fail)?;
+    }
     a.mov(eax, 1)?;
     a.pop(rbx)?;
     a.ret()?;

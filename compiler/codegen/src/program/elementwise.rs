@@ -11,10 +11,12 @@ use super::task::Task;
 use crate::clif;
 use crate::plan::Place;
 
-/// The constants of equations (1) to (4) as a node has them.
+/// The constants of equations (1) to (4), or (15), as a node has them.
 pub fn epilogue_of(attrs: &Attrs) -> Epilogue {
     let byte = |name: &str| attrs.int(name).clamp(0, 255) as u8;
-    Epilogue { shl: attrs.int("shl") as u32, offset: attrs.int("offset") as i16, lo: byte("lo"), hi: byte("hi") }
+    let single = if attrs.has("single") { attrs.int("single") as u32 } else { 0 };
+    let (shl, offset) = (attrs.int("shl") as u32, attrs.int("offset") as i16);
+    Epilogue { shl, offset, single, lo: byte("lo"), hi: byte("hi") }
 }
 
 /// The constants of equation (5) as a node has them; `offset` is 0 where it comes per channel.
@@ -128,14 +130,24 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
             | IntOp::DynamicScale
             | IntOp::DynamicRequant
             | IntOp::AlignScales
-            | IntOp::DynamicAdd => unreachable!("not elementwise, or done above"),
+            | IntOp::DynamicAdd
+            | IntOp::Byte
+            | IntOp::Combine
+            | IntOp::WideMul
+            | IntOp::CommonScale
+            | IntOp::DynamicRescale
+            | IntOp::ProductScale
+            | IntOp::DynamicMul
+            | IntOp::DynamicTable
+            | IntOp::DynamicLut
+            | IntOp::ExpTable => unreachable!("not elementwise, or done above"),
         };
         clif::store_bytes(&mut t.b, bytes, at[at.len() - 1], 0, lanes);
     });
 }
 
-/// Sixteen lanes of an operand: one vector of bytes, two of 16-bit or four of 32-bit lanes.
-fn operand(t: &mut Task<'_>, at: Value, element: usize, splat: bool, lanes: usize) -> Vec<Value> {
+/// Sixteen lanes of an operand: one vector of bytes, two of 16-bit, four of 32-bit or eight of 64-bit lanes.
+pub(super) fn operand(t: &mut Task<'_>, at: Value, element: usize, splat: bool, lanes: usize) -> Vec<Value> {
     let lane = lane_type(element);
     if splat {
         let value = t.b.ins().load(lane, clif::memory(), at, 0);
@@ -178,7 +190,7 @@ fn widen_words(t: &mut Task<'_>, words: &[Value]) -> Vec<Value> {
 }
 
 /// One table look-up a byte; there is no gather of bytes in 128-bit vectors.
-fn lut(t: &mut Task<'_>, loops: &Loops, bases: &[Value]) {
+pub(super) fn lut(t: &mut Task<'_>, loops: &Loops, bases: &[Value]) {
     let table = bases[1];
     let inner = [loops.inner[0], loops.inner[2]];
     t.lanes(loops, bases, &mut |t, at, lanes| {

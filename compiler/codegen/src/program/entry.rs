@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! run, run_mt            prepare, then every task
-//! run_f32, run_f32_mt    quantize, run_mt, dequantize
+//! run_f32, run_f32_mt    prepare, then the tasks among those of the float edge: see [`super::edge`]
 //! info                   address of the description
 //! ```
 //! `prepare` checks pointers and, once per scratch, the CPU: asking the CPU takes microseconds on a virtual machine, so the
@@ -10,16 +10,17 @@
 
 use std::collections::HashSet;
 
-use cranelift_codegen::ir::{AbiParam, Function, InstBuilder, Signature, Type, Value, condcodes::IntCC, types};
+use cranelift_codegen::ir::{AbiParam, Function, InstBuilder, SigRef, Signature, Type, Value, condcodes::IntCC, types};
 use cranelift_frontend::FunctionBuilder;
 use cranelift_module::{DataId, FuncId, Linkage, Module};
-use qcc_ir::{Diag, Diags, Int, Uniform, ValueId, diag::Code};
+use qcc_ir::Diags;
 use qcc_runtime::abi::code;
 use qcc_runtime::manifest::Manifest;
 use qcc_runtime::{CpuFeatures, ModelInfo};
 
+use super::edge::{Call, Edge};
 use super::task::frame;
-use super::{Builder, TaskInfo, bug, cpu_check, edge};
+use super::{Builder, TaskInfo, bug, cpu_check};
 use crate::clif::memory;
 use crate::plan;
 
@@ -59,21 +60,25 @@ pub mod name {
 /// Emits all entry points; also returns the names of those with float instructions.
 pub(super) fn emit(
     b: &mut Builder<'_>,
+    calls: &[Call],
+    edge: Option<Edge>,
     info: &ModelInfo,
     manifest: &Manifest,
 ) -> Result<(Entries, HashSet<String>), Diags> {
     let description = b.data("model_description", Linkage::Local, info.encode().map_err(bug)?)?;
     let manifest = b.data(name::MANIFEST, Linkage::Export, manifest.to_section())?;
     let prepare = prepare(b, info)?;
-    let run = run(b, prepare)?;
-    let run_mt = run_mt(b, prepare)?;
+    let run = run(b, calls, prepare)?;
+    let run_mt = run_mt(b, calls, prepare, run)?;
     let info = b.info(description)?;
     let mut entries = Entries { run, run_mt, run_f32: None, run_f32_mt: None, info, manifest };
     let mut edge_names = HashSet::new();
-    if b.options.float_edge {
-        entries.run_f32 = Some(run_f32(b, name::RUN_F32, run, false)?);
-        entries.run_f32_mt = Some(run_f32(b, name::RUN_F32_MT, run_mt, true)?);
+    if let Some(edge) = edge {
+        let alone = run_f32(b, name::RUN_F32, &edge, prepare, None)?;
+        entries.run_f32 = Some(alone);
+        entries.run_f32_mt = Some(run_f32(b, name::RUN_F32_MT, &edge, prepare, Some(alone))?);
         edge_names.extend([name::RUN_F32.to_string(), name::RUN_F32_MT.to_string()]);
+        edge_names.extend(edge.names);
     }
     Ok((entries, edge_names))
 }
@@ -194,7 +199,7 @@ fn prepare(builder: &mut Builder<'_>, info: &ModelInfo) -> Result<FuncId, Diags>
         f.fail_if(low, code::ERR_ALIGN);
         for (array, n) in [(input, inputs), (output, outputs)] {
             for i in 0..n {
-                let pointer = edge::pointer_at(&mut f.b, f.pointer, array, i);
+                let pointer = f.pointer_at(array, i);
                 f.fail_if_null(pointer);
             }
         }
@@ -222,143 +227,129 @@ fn prepare(builder: &mut Builder<'_>, info: &ModelInfo) -> Result<FuncId, Diags>
     })
 }
 
-fn run(builder: &mut Builder<'_>, prepare: FuncId) -> Result<FuncId, Diags> {
-    let tasks: Vec<(FuncId, usize)> = builder.tasks.iter().map(|t| (t.function, t.units)).collect();
-    builder.function(name::RUN, Linkage::Export, 3, |f, module, params| {
-        f.call_or_fail(module, prepare, params);
-        let zero = f.b.ins().iconst(f.pointer, 0);
-        for &(task, units) in &tasks {
-            let callee = module.declare_func_in_func(task, f.b.func);
-            let end = f.b.ins().iconst(f.pointer, units as i64);
-            f.b.ins().call(callee, &[params[2], zero, end]);
-        }
-        f.return_code(code::OK);
-    })
+/// Multiply-accumulates and bytes that a task does in a nanosecond, roughly.
+const MACS_A_NANOSECOND: u64 = 150;
+/// See [`MACS_A_NANOSECOND`].
+pub(super) const BYTES_A_NANOSECOND: u64 = 8;
+
+/// The call of a task.
+pub(super) fn call(task: &TaskInfo) -> Call {
+    let estimate = task.macs / MACS_A_NANOSECOND + task.output_bytes / BYTES_A_NANOSECOND;
+    Call { function: task.function, units: task.units, estimate }
 }
 
-/// A rough estimate of a task's time in nanoseconds: so many multiply-accumulates or bytes in each.
-fn estimate(task: &TaskInfo) -> u64 {
-    const MACS: u64 = 150;
-    const BYTES: u64 = 8;
-    task.macs / MACS + task.output_bytes / BYTES
+/// The host's `parallel_for` and its first argument.
+struct Pool {
+    function: Value,
+    context: Value,
+    signature: SigRef,
+    /// Calls of a shorter estimate are made at once.
+    shared_from: u64,
 }
 
-/// Tasks of one unit, and small ones, are called at once; the others go through the pool's `parallel_for`.
-fn run_mt(builder: &mut Builder<'_>, prepare: FuncId) -> Result<FuncId, Diags> {
-    let alone = |t: &TaskInfo| t.units == 1 || estimate(t) < builder.options.shared_from;
-    let tasks: Vec<_> = builder.tasks.iter().map(|t| (t.function, t.units, alone(t))).collect();
-    let run = builder.module.get_name(name::RUN);
-    let Some(cranelift_module::FuncOrDataId::Func(run)) = run else {
-        return Err(bug("run is not defined before run_mt"));
-    };
-    let pointer = builder.pointer();
-    let mut parallel_for = Signature::new(builder.module.target_config().default_call_conv);
-    parallel_for.params = vec![AbiParam::new(pointer); 4];
-    builder.function(name::RUN_MT, Linkage::Export, 4, |f, module, params| {
-        let [_, _, scratch, pool] = params[..] else { unreachable!("four parameters") };
-        let (alone, pooled) = (f.b.create_block(), f.b.create_block());
-        f.b.ins().brif(pool, pooled, &[], alone, &[]);
-        f.b.seal_block(alone);
-        f.b.seal_block(pooled);
-        f.b.switch_to_block(alone);
-        let callee = module.declare_func_in_func(run, f.b.func);
-        let call = f.b.ins().call(callee, &params[..3]);
-        let result = f.b.inst_results(call)[0];
-        f.b.ins().return_(&[result]);
-        f.b.switch_to_block(pooled);
-        let threads = f.b.ins().load(types::I32, memory(), pool, 8);
-        let none = f.b.ins().icmp_imm_s(IntCC::Equal, threads, 0);
-        f.fail_if(none, code::ERR_POOL);
-        let function = f.b.ins().load(f.pointer, memory(), pool, 16);
-        let none = f.b.ins().icmp_imm_s(IntCC::Equal, function, 0);
-        f.fail_if(none, code::ERR_POOL);
-        f.call_or_fail(module, prepare, &params[..3]);
-        let context = f.b.ins().load(f.pointer, memory(), pool, 0);
-        let signature = f.b.import_signature(parallel_for);
-        let zero = f.b.ins().iconst(f.pointer, 0);
-        for &(task, units, alone) in &tasks {
-            let callee = module.declare_func_in_func(task, f.b.func);
-            let end = f.b.ins().iconst(f.pointer, units as i64);
-            if alone {
-                f.b.ins().call(callee, &[scratch, zero, end]);
-            } else {
-                let address = f.b.ins().func_addr(f.pointer, callee);
-                f.b.ins().call_indirect(signature, function, &[context, address, scratch, end]);
+impl Body<'_> {
+    /// Makes all calls. Those of one unit, and short ones, are made at once; the others go through the pool, if there is one.
+    fn sequence(&mut self, module: &mut dyn Module, calls: &[Call], scratch: Value, pool: Option<&Pool>) {
+        let zero = self.b.ins().iconst(self.pointer, 0);
+        for call in calls {
+            let callee = module.declare_func_in_func(call.function, self.b.func);
+            let end = self.b.ins().iconst(self.pointer, call.units as i64);
+            match pool {
+                Some(pool) if call.units > 1 && call.estimate >= pool.shared_from => {
+                    let address = self.b.ins().func_addr(self.pointer, callee);
+                    let arguments = [pool.context, address, scratch, end];
+                    self.b.ins().call_indirect(pool.signature, pool.function, &arguments);
+                }
+                _ => {
+                    self.b.ins().call(callee, &[scratch, zero, end]);
+                }
             }
         }
-        f.return_code(code::OK);
-    })
-}
+    }
 
-/// The quantization of a value at the boundary, as the float edge needs it.
-fn boundary(b: &Builder<'_>, v: ValueId) -> Result<std::sync::Arc<Uniform>, Diags> {
-    let value = b.graph.value(v);
-    match value.ty.uniform() {
-        Some(u) if u.storage == Int::U8 && u.axis.is_none() => Ok(u.clone()),
-        _ => Err(Diag::new(Code::TARGET, format!("%{} of type {} has no float edge", value.name, value.ty))
-            .help("compile with --io int")
-            .into()),
+    /// The pool of the last parameter; without one `alone` is called with the others, and its code returned.
+    fn pool(&mut self, module: &mut dyn Module, params: &[Value], alone: FuncId, shared_from: u64) -> Pool {
+        let (&pool, others) = params.split_last().expect("the pool is the last parameter");
+        let (none, some) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(pool, some, &[], none, &[]);
+        self.b.seal_block(none);
+        self.b.seal_block(some);
+        self.b.switch_to_block(none);
+        let callee = module.declare_func_in_func(alone, self.b.func);
+        let call = self.b.ins().call(callee, others);
+        let result = self.b.inst_results(call)[0];
+        self.b.ins().return_(&[result]);
+        self.b.switch_to_block(some);
+        let threads = self.b.ins().load(types::I32, memory(), pool, 8);
+        let none = self.b.ins().icmp_imm_s(IntCC::Equal, threads, 0);
+        self.fail_if(none, code::ERR_POOL);
+        let function = self.b.ins().load(self.pointer, memory(), pool, 16);
+        let none = self.b.ins().icmp_imm_s(IntCC::Equal, function, 0);
+        self.fail_if(none, code::ERR_POOL);
+        let context = self.b.ins().load(self.pointer, memory(), pool, 0);
+        let mut signature = Signature::new(module.target_config().default_call_conv);
+        signature.params = vec![AbiParam::new(self.pointer); 4];
+        let signature = self.b.import_signature(signature);
+        Pool { function, context, signature, shared_from }
+    }
+
+    /// `array[index]` of an array of pointers.
+    fn pointer_at(&mut self, array: Value, index: usize) -> Value {
+        self.b.ins().load(self.pointer, memory(), array, 8 * index as i32)
     }
 }
 
-fn run_f32(builder: &mut Builder<'_>, name: &str, run: FuncId, pooled: bool) -> Result<FuncId, Diags> {
-    let graph = builder.graph;
-    let quant = |values: &[ValueId]| {
-        let one = |(v, scale): (ValueId, Option<usize>)| Ok((boundary(builder, v)?, graph.ty(v).elements(), scale));
-        edge::real_values(graph, values).into_iter().map(one).collect::<Result<Vec<_>, Diags>>()
-    };
-    let (inputs, outputs) = (quant(graph.inputs())?, quant(graph.outputs())?);
-    let staging = edge::staging(graph);
-    let start = (frame::ARENA + builder.plan.arena_bytes).next_multiple_of(plan::ALIGN) as i64;
-    builder.function(name, Linkage::Export, if pooled { 4 } else { 3 }, |f, module, params| {
+fn run(builder: &mut Builder<'_>, calls: &[Call], prepare: FuncId) -> Result<FuncId, Diags> {
+    builder.function(name::RUN, Linkage::Export, 3, |f, module, params| {
+        f.call_or_fail(module, prepare, params);
+        f.sequence(module, calls, params[2], None);
+        f.return_code(code::OK);
+    })
+}
+
+fn run_mt(builder: &mut Builder<'_>, calls: &[Call], prepare: FuncId, run: FuncId) -> Result<FuncId, Diags> {
+    let shared_from = builder.options.shared_from;
+    builder.function(name::RUN_MT, Linkage::Export, 4, |f, module, params| {
+        let pool = f.pool(module, params, run, shared_from);
+        f.call_or_fail(module, prepare, &params[..3]);
+        f.sequence(module, calls, params[2], Some(&pool));
+        f.return_code(code::OK);
+    })
+}
+
+/// `run_f32`; over a pool if there is a function to be called without one.
+fn run_f32(
+    builder: &mut Builder<'_>,
+    name: &str,
+    edge: &Edge,
+    prepare: FuncId,
+    alone: Option<FuncId>,
+) -> Result<FuncId, Diags> {
+    let shared_from = builder.options.shared_from;
+    builder.function(name, Linkage::Export, if alone.is_some() { 4 } else { 3 }, |f, module, params| {
+        let pool = alone.map(|alone| f.pool(module, params, alone, shared_from));
         let [input, output, scratch] = params[..3] else { unreachable!("three parameters and perhaps a pool") };
         for pointer in [input, output, scratch] {
             f.fail_if_null(pointer);
         }
-        let base = f.b.ins().iadd_imm_s(scratch, start);
-        let staged_inputs = f.b.ins().iadd_imm_s(base, staging.pointers as i64);
-        let staged_outputs = f.b.ins().iadd_imm_s(staged_inputs, 8 * staging.inputs.len() as i64);
-        for (array, n) in [(input, inputs.len()), (output, outputs.len())] {
+        for (array, n) in [input, output].into_iter().zip(edge.reals) {
             for i in 0..n {
-                let pointer = edge::pointer_at(&mut f.b, f.pointer, array, i);
+                let pointer = f.pointer_at(array, i);
                 f.fail_if_null(pointer);
             }
         }
-        for (i, (u, elements, scale)) in inputs.iter().enumerate() {
-            let floats = edge::pointer_at(&mut f.b, f.pointer, input, i);
-            let bytes = f.b.ins().iadd_imm_s(base, staging.inputs[i] as i64);
-            let scale = match scale {
-                None => edge::static_scale(&mut f.b, u),
-                Some(s) => {
-                    let to = f.b.ins().iadd_imm_s(base, staging.inputs[*s] as i64);
-                    edge::run_time_scale(&mut f.b, f.pointer, floats, to, *elements)
-                }
-            };
-            let one = f.b.ins().f32const(1.0);
-            let inverse = f.b.ins().fdiv(one, scale);
-            edge::quantize(&mut f.b, f.pointer, (floats, bytes), *elements, u, inverse);
-        }
-        for (array, offsets) in [(staged_inputs, &staging.inputs), (staged_outputs, &staging.outputs)] {
+        let staged_inputs = f.b.ins().iadd_imm_s(scratch, edge.pointers as i64);
+        let staged_outputs = f.b.ins().iadd_imm_s(staged_inputs, 8 * edge.inputs.len() as i64);
+        for (array, offsets) in [(staged_inputs, &edge.inputs), (staged_outputs, &edge.outputs)] {
             for (i, offset) in offsets.iter().enumerate() {
-                let bytes = f.b.ins().iadd_imm_s(base, *offset as i64);
-                f.b.ins().store(memory(), bytes, array, 8 * i as i32);
+                let staged = f.b.ins().iadd_imm_s(scratch, *offset as i64);
+                f.b.ins().store(memory(), staged, array, 8 * i as i32);
             }
         }
-        let mut arguments = vec![staged_inputs, staged_outputs, scratch];
-        arguments.extend(&params[3..]);
-        f.call_or_fail(module, run, &arguments);
-        for (i, (u, elements, scale)) in outputs.iter().enumerate() {
-            let floats = edge::pointer_at(&mut f.b, f.pointer, output, i);
-            let bytes = f.b.ins().iadd_imm_s(base, staging.outputs[i] as i64);
-            let scale = match scale {
-                None => edge::static_scale(&mut f.b, u),
-                Some(s) => {
-                    let from = f.b.ins().iadd_imm_s(base, staging.outputs[*s] as i64);
-                    edge::real_scale(&mut f.b, from)
-                }
-            };
-            edge::dequantize(&mut f.b, f.pointer, bytes, floats, *elements, u, scale);
-        }
+        f.call_or_fail(module, prepare, &[staged_inputs, staged_outputs, scratch]);
+        f.b.ins().store(memory(), input, scratch, frame::REAL_INPUTS);
+        f.b.ins().store(memory(), output, scratch, frame::REAL_OUTPUTS);
+        f.sequence(module, &edge.calls, scratch, pool.as_ref());
         f.return_code(code::OK);
     })
 }

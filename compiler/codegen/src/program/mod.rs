@@ -7,20 +7,25 @@ mod dynamic;
 mod edge;
 mod elementwise;
 mod entry;
+mod lookup;
 mod matmul;
 mod moves;
 mod norm;
 mod product;
 mod reduce;
+mod scales;
 mod select;
 mod step;
 mod task;
 mod transpose;
+pub mod tuning;
+mod wide;
 mod wide_lanes;
 mod wide_window;
 mod window;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 
 use cranelift_codegen::ir::{AbiParam, Function, Signature, types};
 use cranelift_frontend::FunctionBuilderContext;
@@ -31,11 +36,13 @@ use qcc_runtime::{DType, ModelInfo, Quant, TensorInfo};
 
 use crate::Options;
 use crate::kernel::conv::ConvSpec;
+use crate::kernel::dynamic::DynamicSpec;
 use crate::kernel::lanes::LanesSpec;
 use crate::kernel::window::WindowSpec;
 use crate::machine::Shape;
 use crate::plan::{self, Plan, StepKind, Storage};
 pub use entry::{Entries, name as entry_name};
+pub use tuning::{Choice, Outer, Tuning};
 
 /// Everything that was defined in the module.
 #[derive(Debug)]
@@ -71,11 +78,28 @@ pub struct TaskInfo {
     pub output_bytes: u64,
     /// Bytes of constants read.
     pub weight_bytes: u64,
+    /// What could have been chosen otherwise, the likeliest first.
+    pub choices: Vec<Choice>,
 }
 
 /// Builds the program of an integer graph in `module`. The graph has passed `prove-accumulators` and `check-integer-only`.
 pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Result<Program, Diags> {
+    build_listed(graph, options, module, None)
+}
+
+/// The same, with every function in Cranelift IR as text.
+pub fn build_listed(
+    graph: &Graph,
+    options: &Options,
+    module: &mut dyn Module,
+    listing: Option<&mut String>,
+) -> Result<Program, Diags> {
     let plan = plan::plan(graph)?;
+    let computes = |name: &String| plan.steps.iter().any(|step| step.name == *name);
+    if let Some(name) = options.tuning.keys().find(|name| !computes(name)) {
+        let message = format!("the tuning speaks of `{name}`, which no step of this model computes");
+        return Err(Diag::new(Code::FLAGS, message).help("tune this model anew: --tune").into());
+    }
     let mut b = Builder {
         graph,
         options,
@@ -86,20 +110,26 @@ pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Resul
         leaves: HashMap::new(),
         window_leaves: HashMap::new(),
         lanes_leaves: HashMap::new(),
+        dynamic_leaves: HashMap::new(),
         tasks: Vec::new(),
+        part_extrema: HashMap::new(),
+        step: 0,
+        borders: Vec::new(),
         data_bytes: 0,
         next_bytes: 0,
+        listing,
     };
     b.define_constants()?;
     for (index, step) in plan.steps.iter().enumerate() {
         b.next_bytes = plan.steps[index + 1..].iter().find_map(|next| b.first_weights(next)).unwrap_or(0);
         b.step(index, step)?;
     }
-    let edge_bytes = if options.float_edge { edge::scratch_bytes(graph) } else { 0 };
-    let scratch_bytes = (task::frame::ARENA + plan.arena_bytes).next_multiple_of(plan::ALIGN) + edge_bytes;
-    let info = b.describe(scratch_bytes)?;
+    let calls: Vec<edge::Call> = b.tasks.iter().map(entry::call).collect();
+    let edge = options.float_edge.then(|| edge::emit(&mut b, &calls)).transpose()?;
+    let integer_bytes = (task::frame::ARENA + plan.arena_bytes).next_multiple_of(plan::ALIGN);
+    let info = b.describe(edge.as_ref().map_or(integer_bytes, |edge| edge.scratch_bytes))?;
     let manifest = b.manifest(&info);
-    let (entries, edge) = entry::emit(&mut b, &info, &manifest)?;
+    let (entries, edge) = entry::emit(&mut b, &calls, edge, &info, &manifest)?;
     Ok(Program { entries, edge, info, manifest, tasks: b.tasks })
 }
 
@@ -115,10 +145,19 @@ pub(crate) struct Builder<'a> {
     leaves: HashMap<ConvSpec, FuncId>,
     window_leaves: HashMap<WindowSpec, FuncId>,
     lanes_leaves: HashMap<LanesSpec, FuncId>,
+    dynamic_leaves: HashMap<DynamicSpec, FuncId>,
     tasks: Vec<TaskInfo>,
+    /// How products leave the extrema of their accumulators, by the buffers of these.
+    part_extrema: HashMap<plan::BufferId, dynamic::Parts>,
+    /// Index of the step that is being emitted.
+    step: usize,
+    /// Copies from inputs and to outputs.
+    borders: Vec<edge::Border>,
     data_bytes: u64,
     /// Bytes of weights that the next product after the present step reads first.
     next_bytes: usize,
+    /// Where the functions' text goes, if anybody wants it.
+    listing: Option<&'a mut String>,
 }
 
 /// A fault of the code generator: never the model's.
@@ -162,6 +201,7 @@ impl Builder<'_> {
     }
 
     fn define(&mut self, id: FuncId, name: &str, function: Function) -> Result<(), Diags> {
+        self.list(name, |out| write!(out, "{}", function.display()));
         let mut context = self.module.make_context();
         context.func = function;
         self.module.define_function(id, &mut context).map_err(|e| ModuleErrorIn(name, e))?;
@@ -169,8 +209,16 @@ impl Builder<'_> {
     }
 
     fn define_bytes(&mut self, id: FuncId, name: &str, code: &[u8]) -> Result<(), Diags> {
+        self.list(name, |out| writeln!(out, "; {} bytes of machine code of their own", code.len()));
         self.module.define_function_bytes(id, 64, code, &[]).map_err(|e| ModuleErrorIn(name, e))?;
         Ok(())
+    }
+
+    fn list(&mut self, name: &str, write: impl FnOnce(&mut String) -> std::fmt::Result) {
+        if let Some(out) = &mut self.listing {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "; {name}").and_then(|()| write(out)).and_then(|()| writeln!(out));
+        }
     }
 
     /// Puts bytes into `.rodata` at a multiple of 64.

@@ -12,6 +12,7 @@ use crate::clif::{self, VECTOR};
 use crate::plan::{Halo, Place, concat_windows};
 
 /// A copy between two views of one shape.
+#[derive(Debug, Clone)]
 pub struct Copy {
     /// Source.
     pub from: Place,
@@ -45,15 +46,20 @@ pub fn copies(
             let window = to.window(&before, &vec![1; to.dims.len()], &operands[0].dims);
             (vec![Copy { from: operands[0].clone(), to: window }], Some(attrs.float("value") as i64))
         }
-        Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax => {
+        Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex => {
             return Err(Diag::new(Code::CODEGEN, format!("{} is no copy", graph.describe(node))));
         }
         Move::Gather => {
             let indices = graph.constant(graph.operands(node)[1]).and_then(|t| t.as_i64());
-            let indices = indices.ok_or_else(|| {
-                Diag::new(Code::NO_INTEGER_FORM, "gather with computed indices").at(graph.describe(node))
-            })?;
-            (gather(attrs.int("axis") as usize, indices, &operands[0], to), None)
+            let indices =
+                indices.ok_or_else(|| Diag::new(Code::CODEGEN, format!("{} is no copy", graph.describe(node))))?;
+            let extent = operands[0].dims[attrs.int("axis") as usize] as i64;
+            let absolute = |&i: &i64| {
+                let i = if i < 0 && attrs.bool("wrap") { i.saturating_add(extent) } else { i };
+                if (0..extent).contains(&i) { i } else { extent - 1 }
+            };
+            let indices: Vec<i64> = indices.iter().map(absolute).collect();
+            (gather(attrs.int("axis") as usize, &indices, &operands[0], to), None)
         }
     })
 }
@@ -141,16 +147,22 @@ impl Copy {
 
 /// Units of [`fill_place`].
 pub fn fill_units(place: &Place) -> usize {
-    Loops::new(&place.dims, &[&place.strides]).dense(&[1]).units()
+    Loops::new(&place.dims, &[&place.strides]).dense(&[place.element]).units()
 }
 
-/// Fills the elements of a place of bytes, and nothing between them.
-pub fn fill_place(t: &mut Task<'_>, place: &Place, value: u8) {
-    let loops = Loops::new(&place.dims, &[&place.strides]).dense(&[1]);
+/// Fills the elements of a place, and nothing between them.
+pub fn fill_place(t: &mut Task<'_>, place: &Place, value: i64) {
+    let loops = Loops::new(&place.dims, &[&place.strides]).dense(&[place.element]);
     let to = t.address(place);
+    let lane = lane_type(place.element);
+    let bytes = cranelift_codegen::ir::types::I8X16;
     t.lanes(&loops, &[to], &mut |t, at, lanes| {
-        let vector = clif::splat(&mut t.b, cranelift_codegen::ir::types::I8X16, i64::from(value));
-        clif::store_bytes(&mut t.b, vector, at[0], 0, lanes);
+        let vector = clif::splat(&mut t.b, lane.by((VECTOR / place.element) as u32).unwrap_or(bytes), value);
+        let vector = clif::cast(&mut t.b, bytes, vector);
+        for first in (0..lanes * place.element).step_by(VECTOR) {
+            let used = (lanes * place.element - first).min(VECTOR);
+            clif::store_bytes(&mut t.b, vector, at[0], first as i32, used);
+        }
     });
 }
 

@@ -1,19 +1,21 @@
 //! Products with constant weights: packing and the choice of their kernel.
 
 use cranelift_module::{FuncId, Linkage};
+use qcc_ir::diag::Code;
 use qcc_ir::ops::IntOp;
 use qcc_ir::window::Window;
-use qcc_ir::{Diags, NodeId, Tensor, ValueId};
+use qcc_ir::{Diag, Diags, NodeId, Tensor, ValueId};
 
 use super::conv::{self, Layout, Leaf, Product, Section};
+use super::dynamic::Parts;
 use super::step::Cost;
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
 use super::{Builder, bug, elementwise};
-use crate::kernel::conv::{ConvSpec, emit_avx2, emit_avx512, emit_clif, signature};
+use crate::kernel::conv::{ConvSpec, emit_clif, machine_code, signature};
 use crate::kernel::pack::{pack_channels, pack_multipliers, pack_weights};
+use crate::kernel::tiling;
 use crate::plan::{ALIGN, Place, halo_window};
-use crate::target::Backend;
 
 impl Builder<'_> {
     pub(super) fn product(
@@ -52,6 +54,8 @@ impl Builder<'_> {
             true => halo_window(graph, node),
             false => Window { kernel: [1, 1], strides: [1, 1], pads: [0; 4], dilations: [1, 1] },
         };
+        let extrema = self.plan.part_extrema.get(&result.buffer).filter(|_| !fused);
+        let extrema = extrema.map(|&offset| Place { offset, ..result.clone() });
         let mut product = Product {
             x: as_image(&operands[0]).ok_or_else(strided)?,
             result: as_image(result).ok_or_else(strided)?,
@@ -60,18 +64,34 @@ impl Builder<'_> {
             weights,
             bias,
             requant,
+            extrema,
             residual,
             acc_bound: accumulator_bound(weights, bias),
             strip: 1,
             next_bytes: self.next_bytes,
+            weight_bytes: 1,
+            choice: self.options.tuning.get(value).copied().unwrap_or_default(),
         };
         let bytes = result.elements() * result.element;
         let described = describe(&product, is_conv);
-        let cost = Cost { kernel: described, macs: product.macs(), weight_bytes: weights.len() as u64 };
+        let weight_bytes = weights.len() as u64;
+        let mut cost = Cost { macs: product.macs(), weight_bytes, ..Cost::of(described) };
         if product.is_depthwise() {
             return self.depthwise(name, value, &product, bytes, cost);
         }
-        product.choose_strip(self.shape());
+        product.choose_strip(self.shape()).map_err(|why| {
+            let message = format!("the tuning of `{value}`: {why}");
+            Diag::new(Code::FLAGS, message).help("tune this model anew: --tune")
+        })?;
+        if let Some(section) = product.sections().first() {
+            let panels = tiling::choose(&section.spec, self.shape());
+            product.weight_bytes = panels.first().map_or(1, |panel| panel.stored_weight(self.shape()));
+        }
+        cost.choices = product.choices(self.shape());
+        if product.extrema.is_some() {
+            let (parts, blocks) = product.extrema_parts();
+            self.part_extrema.insert(result.buffer, Parts { parts, blocks });
+        }
         let sections = product.sections();
         let mut leaves = Vec::new();
         for (i, section) in sections.iter().enumerate() {
@@ -81,29 +101,31 @@ impl Builder<'_> {
         self.task(name, value, product.units(), bytes, cost, |t| conv::emit(t, &product, &leaves))
     }
 
-    fn constant(&self, v: ValueId, node: NodeId) -> Result<std::sync::Arc<Tensor>, Diags> {
+    pub(super) fn constant(&self, v: ValueId, node: NodeId) -> Result<std::sync::Arc<Tensor>, Diags> {
         let computed = || bug(format!("{}: weights that are not constant", self.graph.describe(node)));
         self.graph.constant(v).cloned().ok_or_else(computed)
     }
 
     fn depthwise(&mut self, name: &str, value: &str, p: &Product<'_>, bytes: usize, cost: Cost) -> Result<(), Diags> {
-        let Some((mult, epilogue)) = &p.requant else {
-            return Err(bug("a depthwise convolution without requantization"));
-        };
-        let factors = Factors {
-            weights: Some(p.weights),
-            bias: p.bias.to_vec(),
-            mult,
-            epilogue: *epilogue,
-            residual: p.residual.clone(),
-            acc_bound: p.acc_bound,
-        };
-        let Some(cost) = self.wide_window(name, value, (&p.x, &p.result), &p.window, Some(&factors), cost)? else {
-            return Ok(());
-        };
+        let mut cost = cost;
+        if let Some((mult, epilogue)) = &p.requant {
+            let factors = Factors {
+                weights: Some(p.weights),
+                bias: p.bias.to_vec(),
+                mult,
+                epilogue: *epilogue,
+                residual: p.residual.clone(),
+                acc_bound: p.acc_bound,
+            };
+            match self.wide_window(name, value, (&p.x, &p.result), &p.window, Some(&factors), cost)? {
+                Some(left) => cost = left,
+                None => return Ok(()),
+            }
+        }
+        let (mult, epilogue) = p.requant.as_ref().map_or((&[][..], None), |(mult, e)| (mult.as_slice(), Some(*e)));
         let packed = window::pack_depthwise(p.weights, p.bias, mult);
         let data = self.data(&format!("weights_{name}"), Linkage::Local, packed)?;
-        let reduction = Reduction::Depthwise { data, epilogue: *epilogue, residual: p.residual.clone() };
+        let reduction = Reduction::Depthwise { data, epilogue, residual: p.residual.clone() };
         let units = p.result.dims[0] * p.result.dims[1];
         self.task(name, value, units, bytes, cost, |t| window::emit(t, &p.x, &p.result, &p.window, &reduction))
     }
@@ -153,12 +175,7 @@ impl Builder<'_> {
             spec.k_rows * spec.segments * spec.run
         );
         let id = self.declare(&name, Linkage::Local, &signature(config))?;
-        let code = match self.options.target.backend() {
-            Backend::Avx512 => Some(emit_avx512(spec).map_err(bug)?),
-            Backend::Avx2 => Some(emit_avx2(spec).map_err(bug)?),
-            Backend::Clif => None,
-        };
-        if let Some(code) = code {
+        if let Some(code) = machine_code(spec, self.options.target.backend()).map_err(bug)? {
             self.define_bytes(id, &name, &code)?;
         } else {
             let function = emit_clif(spec, config, &mut self.context).map_err(bug)?;

@@ -5,6 +5,7 @@ use qcc_ir::Attrs;
 use qcc_ir::window::Window;
 use qcc_num::requant::Epilogue;
 
+use super::elementwise::lane_type;
 use super::task::Task;
 use super::wide_window::Factors;
 use crate::clif;
@@ -145,10 +146,12 @@ pub fn softmax(t: &mut Task<'_>, x: &Place, table: &Place, mult: i64, result: &P
         let greatest = t.b.declare_var(types::I64);
         let zero = t.b.ins().iconst(types::I64, 0);
         t.b.def_var(greatest, zero);
+        // Codes of 16 bits count from the least.
         let code = |t: &mut Task<'_>, i: Value| {
             let at = t.at(from, i, x_step);
-            let byte = t.b.ins().load(types::I8, clif::memory(), at, 0);
-            t.b.ins().uextend(types::I64, byte)
+            let code = t.b.ins().load(lane_type(x.element), clif::memory(), at, 0);
+            let code = t.b.ins().uextend(types::I64, code);
+            if x.element == 2 { t.b.ins().bxor_imm_s(code, 0x8000) } else { code }
         };
         t.count(extent, &mut |t, i| {
             let x = code(t, i);
@@ -173,7 +176,8 @@ pub fn softmax(t: &mut Task<'_>, x: &Place, table: &Place, mult: i64, result: &P
         });
         let (s, one) = (t.b.use_var(sum), t.b.ins().iconst(types::I64, mult << 32));
         let reciprocal = t.b.ins().udiv(one, s);
-        let most = t.b.ins().iconst(types::I64, 255);
+        let wide = result.element == 2;
+        let most = t.b.ins().iconst(types::I64, if wide { 65535 } else { 255 });
         t.count(extent, &mut |t, i| {
             let e = exponential(t, i);
             let scaled = t.b.ins().imul(e, reciprocal);
@@ -181,7 +185,12 @@ pub fn softmax(t: &mut Task<'_>, x: &Place, table: &Place, mult: i64, result: &P
             let q = t.b.ins().ushr_imm_s(rounded, 40);
             let q = t.b.ins().umin(q, most);
             let at = t.at(to, i, y_step);
-            t.b.ins().istore8(clif::memory(), q, at, 0);
+            if wide {
+                let q = t.b.ins().bxor_imm_s(q, 0x8000);
+                t.b.ins().istore16(clif::memory(), q, at, 0);
+            } else {
+                t.b.ins().istore8(clif::memory(), q, at, 0);
+            }
         });
     });
 }

@@ -1,22 +1,25 @@
 //! Which kernel a step becomes.
 
 use cranelift_codegen::ir::Function;
-use cranelift_module::Linkage;
+use cranelift_module::{FuncId, Linkage};
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Class, IntOp, Move};
 use qcc_ir::{Attrs, Diag, Diags, Graph, NodeId, Opcode};
 use qcc_num::dynamic::Rule;
 
 use super::dynamic::{self, Extrema};
+use super::edge::Border;
+use super::lookup::Lookup;
 use super::matmul::MatMul;
 use super::moves::{self, Copy};
 use super::norm::LayerNorm;
 use super::reduce::{self, Mean};
+use super::scales;
 use super::select::{self, Order};
 use super::task::Task;
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
-use super::{Builder, TaskInfo, bug, elementwise, symbol};
+use super::{Builder, Choice, TaskInfo, bug, elementwise, symbol};
 use crate::kernel::conv::MAX_CHANNELS;
 use crate::plan::{Place, Step, StepKind, Storage, halo_window};
 
@@ -35,18 +38,20 @@ pub(super) struct Cost {
     pub kernel: String,
     pub macs: u64,
     pub weight_bytes: u64,
+    pub choices: Vec<Choice>,
 }
 
 impl Cost {
     /// A task without multiplications.
     pub fn of(kernel: impl Into<String>) -> Cost {
-        Cost { kernel: kernel.into(), macs: 0, weight_bytes: 0 }
+        Cost { kernel: kernel.into(), macs: 0, weight_bytes: 0, choices: Vec::new() }
     }
 }
 
 impl Builder<'_> {
     /// Emits the tasks of a step.
     pub(super) fn step(&mut self, index: usize, step: &Step) -> Result<(), Diags> {
+        self.step = index;
         let name = format!("step_{index:03}_{}", symbol(&step.name));
         match &step.kind {
             StepKind::Fill { place, halo } => {
@@ -90,10 +95,14 @@ impl Builder<'_> {
         let weights = *self.graph.operands(*node).get(1).filter(|_| packs_constants(self.graph.op(*node)))?;
         let dims = &self.graph.value(weights).ty.dims;
         let (&channels, rest) = dims.split_first()?;
-        Some(channels.min(MAX_CHANNELS) * rest.iter().product::<usize>())
+        Some(channels.min(MAX_CHANNELS) * rest.iter().product::<usize>() * self.shape().weight_bytes)
     }
 
     fn copy(&mut self, name: &str, value: &str, copy: &Copy, kernel: &str) -> Result<(), Diags> {
+        let storage = |p: &Place| self.plan.buffers[p.buffer].storage;
+        if matches!(storage(&copy.from), Storage::Input(_)) || matches!(storage(&copy.to), Storage::Output(_)) {
+            self.borders.push(Border { step: self.step, task: self.tasks.len(), copy: copy.clone() });
+        }
         let bytes = copy.to.elements() * copy.to.element;
         self.task(name, value, copy.units(), bytes, Cost::of(kernel), |t| copy.emit(t))?;
         if let Some(task) = self.tasks.last_mut() {
@@ -116,6 +125,11 @@ impl Builder<'_> {
                 return self
                     .task(name, value, order.units(), bytes, Cost::of(graph.op(node).name()), |t| order.emit(t));
             }
+            Class::Move(Move::Gather) if graph.constant(graph.operands(node)[1]).is_none() => {
+                let positions = graph.ty(graph.operands(node)[1]);
+                let lookup = Lookup::new(attrs, positions, operands, result);
+                return self.task(name, value, lookup.units(), bytes, Cost::of("lookup"), |t| lookup.emit(t));
+            }
             Class::Move(Move::Where) => {
                 if operands.iter().any(|p| p.element != 1) {
                     return Err(not_bytes(graph, node));
@@ -131,8 +145,6 @@ impl Builder<'_> {
                 let kernel = graph.op(node).name();
                 let (copies, fill) = moves::copies(graph, node, op, operands, result).map_err(Diags::from)?;
                 if let Some(fill) = fill {
-                    let fill =
-                        u8::try_from(fill).map_err(|_| bug(format!("{value}: padding value {fill} is not a byte")))?;
                     let units = moves::fill_units(result);
                     self.task(&format!("{name}_fill"), value, units, bytes, Cost::of("fill"), |t| {
                         moves::fill_place(t, result, fill);
@@ -173,8 +185,11 @@ impl Builder<'_> {
                 let mult = graph.operands(node).get(1).and_then(|&v| graph.constant(v)).and_then(|t| t.as_i32());
                 let factors = mult.map(|mult| Factors::average(attrs, &w, mult));
                 let cost = Cost::of(kernel);
-                let wide = self.wide_window(name, value, (&operands[0], result), &w, factors.as_ref(), cost)?;
-                let Some(cost) = wide else { return Ok(()) };
+                let cost = match result.element {
+                    1 => self.wide_window(name, value, (&operands[0], result), &w, factors.as_ref(), cost)?,
+                    _ => Some(cost),
+                };
+                let Some(cost) = cost else { return Ok(()) };
                 self.task(name, value, units, bytes, cost, |t| {
                     window::emit(t, &operands[0], result, &w, &reduction);
                 })
@@ -196,7 +211,7 @@ impl Builder<'_> {
             }
             IntOp::QMatMul => {
                 let product = MatMul::new(attrs, operands, result);
-                let cost = Cost { kernel: product.describe(), macs: product.macs(), weight_bytes: 0 };
+                let cost = Cost { macs: product.macs(), ..Cost::of(product.describe()) };
                 self.task(name, value, product.units(), bytes, cost, |t| product.emit(t))
             }
             IntOp::Softmax => {
@@ -208,6 +223,38 @@ impl Builder<'_> {
             }
             IntOp::Extrema | IntOp::DynamicScale | IntOp::DynamicRequant | IntOp::AlignScales | IntOp::DynamicAdd => {
                 self.dynamic(name, value, op, attrs, operands, result)
+            }
+            IntOp::Byte | IntOp::Combine | IntOp::WideMul => self.wide((name, value), node, op, operands, result),
+            IntOp::Lut if operands[0].element != 1 || result.element != 1 => {
+                self.wide((name, value), node, op, operands, result)
+            }
+            IntOp::CommonScale => self.task(name, value, 1, bytes, Cost::of("common_scale"), |t| {
+                scales::common_scale(t, &attrs.ints("levels"), operands, result);
+            }),
+            IntOp::ProductScale => self.task(name, value, 1, bytes, Cost::of("product_scale"), |t| {
+                scales::product_scale(t, operands, result);
+            }),
+            IntOp::DynamicTable => self.task(name, value, 1, bytes, Cost::of("dynamic_table"), |t| {
+                scales::table(t, attrs, operands, result);
+            }),
+            IntOp::ExpTable => {
+                self.task(name, value, 1, bytes, Cost::of("exp_table"), |t| scales::exponentials(t, operands, result))
+            }
+            IntOp::DynamicRescale => {
+                let units = elementwise::loops(&operands[..1], result).units();
+                self.task(name, value, units, bytes, Cost::of("dynamic_rescale"), |t| {
+                    scales::rescale(t, attrs, operands, result);
+                })
+            }
+            IntOp::DynamicMul => {
+                let units = elementwise::loops(operands, result).units();
+                self.task(name, value, units, bytes, Cost::of("dynamic_mul"), |t| {
+                    scales::multiply(t, &attrs.ints("zeros"), operands, result);
+                })
+            }
+            IntOp::DynamicLut => {
+                let units = scales::look_up_loops(operands, result).units();
+                self.task(name, value, units, bytes, Cost::of("dynamic_lut"), |t| scales::look_up(t, operands, result))
             }
             IntOp::Requant
             | IntOp::Add
@@ -250,6 +297,14 @@ impl Builder<'_> {
                 if !acc.is_dense() {
                     return Err(bug(format!("{value}: accumulators with gaps")));
                 }
+                let parts = self.plan.part_extrema.get(&acc.buffer).zip(self.part_extrema.get(&acc.buffer));
+                if let Some((&offset, parts)) = parts.filter(|_| rows >= acc.elements() / result.dims[2]) {
+                    let (from, parts) = (Place { offset, ..acc.clone() }, parts.clone());
+                    let extrema = Extrema { acc, result, rows };
+                    return self.task(name, value, 1, bytes, Cost::of("extrema of parts"), |t| {
+                        extrema.emit_parts(t, &parts, &from);
+                    });
+                }
                 let extrema = Extrema { acc, result, rows };
                 self.task(name, value, extrema.units(), bytes, Cost::of("extrema"), |t| extrema.emit(t))
             }
@@ -259,6 +314,7 @@ impl Builder<'_> {
                     weight_exponent: exponent("weight_exponent"),
                     bias_exponent: exponent("bias_exponent"),
                     rectify: flag(),
+                    ceiling_exponent: exponent("ceiling_exponent"),
                 };
                 self.task(name, value, 1, bytes, Cost::of("dynamic_scale"), |t| {
                     dynamic::dynamic_scale(t, &rule, operands, result);
@@ -268,6 +324,11 @@ impl Builder<'_> {
                 dynamic::align_scales(t, operands, result);
             }),
             IntOp::DynamicRequant => {
+                if let Some(wide) = self.wide_requant(flag(), operands, result)? {
+                    return self.task(name, value, wide.units(), bytes, Cost::of("dynamic_requant"), |t| {
+                        wide.emit(t, operands, result);
+                    });
+                }
                 let units = dynamic::requant_loops(operands, result).units();
                 self.task(name, value, units, bytes, Cost::of("dynamic_requant"), |t| {
                     dynamic::dynamic_requant(t, flag(), operands, result);
@@ -282,6 +343,20 @@ impl Builder<'_> {
         }
     }
 
+    /// Declares and emits the function of a task.
+    pub(super) fn task_function(&mut self, name: &str, emit: impl FnOnce(&mut Task<'_>)) -> Result<FuncId, Diags> {
+        let signature = self.signature(3, false);
+        let function = self.declare(name, Linkage::Local, &signature)?;
+        let mut code = Function::with_name_signature(Default::default(), signature);
+        let constants = &self.constants;
+        let constant = |v| constants.get(&v).copied();
+        let mut t = Task::new(&mut code, &mut self.context, &mut *self.module, self.plan, &constant);
+        emit(&mut t);
+        t.finish();
+        self.define(function, name, code)?;
+        Ok(function)
+    }
+
     /// Declares, emits and records a task.
     pub(super) fn task(
         &mut self,
@@ -292,15 +367,7 @@ impl Builder<'_> {
         cost: Cost,
         emit: impl FnOnce(&mut Task<'_>),
     ) -> Result<(), Diags> {
-        let signature = self.signature(3, false);
-        let function = self.declare(name, Linkage::Local, &signature)?;
-        let mut code = Function::with_name_signature(Default::default(), signature);
-        let constants = &self.constants;
-        let constant = |v| constants.get(&v).copied();
-        let mut t = Task::new(&mut code, &mut self.context, &mut *self.module, self.plan, &constant);
-        emit(&mut t);
-        t.finish();
-        self.define(function, name, code)?;
+        let function = self.task_function(name, emit)?;
         self.tasks.push(TaskInfo {
             name: value.to_string(),
             kernel: cost.kernel,
@@ -310,6 +377,7 @@ impl Builder<'_> {
             input_bytes: 0,
             output_bytes: output_bytes as u64,
             weight_bytes: cost.weight_bytes,
+            choices: cost.choices,
         });
         Ok(())
     }

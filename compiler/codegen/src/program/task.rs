@@ -18,6 +18,10 @@ pub mod frame {
     pub const INPUTS: i32 = 8;
     /// `void *const *`: the outputs.
     pub const OUTPUTS: i32 = 16;
+    /// `const float *const *`: the inputs of `run_f32`.
+    pub const REAL_INPUTS: i32 = 24;
+    /// `float *const *`: the outputs of `run_f32`.
+    pub const REAL_OUTPUTS: i32 = 32;
     /// First byte of the arena.
     pub const ARENA: usize = 64;
 }
@@ -93,8 +97,8 @@ impl<'a> Task<'a> {
     pub fn address(&mut self, place: &Place) -> Value {
         let base = match self.plan.buffers[place.buffer].storage {
             Storage::Arena(offset) => self.plus(self.frame, frame::ARENA + offset),
-            Storage::Input(i) => self.boundary(frame::INPUTS, i),
-            Storage::Output(i) => self.boundary(frame::OUTPUTS, i),
+            Storage::Input(i) => self.pointer_in(frame::INPUTS, i),
+            Storage::Output(i) => self.pointer_in(frame::OUTPUTS, i),
             Storage::Const(v) => match (self.constant)(v) {
                 Some(data) => self.data(data),
                 None => unreachable!("constants that tasks read are defined before them"),
@@ -103,7 +107,13 @@ impl<'a> Task<'a> {
         self.plus(base, place.offset)
     }
 
-    fn boundary(&mut self, array: i32, index: usize) -> Value {
+    /// Address of a byte of the scratch.
+    pub fn scratch(&mut self, offset: usize) -> Value {
+        self.plus(self.frame, offset)
+    }
+
+    /// An element of an array of pointers that the frame's header names.
+    pub fn pointer_in(&mut self, array: i32, index: usize) -> Value {
         let array = self.b.ins().load(self.pointer, memory(), self.frame, array);
         self.b.ins().load(self.pointer, memory(), array, 8 * index as i32)
     }

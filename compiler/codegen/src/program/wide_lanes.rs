@@ -12,7 +12,6 @@ use super::task::Task;
 use super::{Builder, bug};
 use crate::kernel::lanes::{self, Function, LanesSpec, pack_channels, pack_multiplier, pack_pair};
 use crate::kernel::window::signature;
-use crate::machine::Shape;
 use crate::plan::Place;
 
 /// Bytes of a row where everything is one run.
@@ -95,7 +94,7 @@ impl Builder<'_> {
 
     /// What the leaf computes, and its data, which may be none at all.
     fn byte_function(&self, node: NodeId, op: IntOp) -> Result<Option<(Function, Vec<u8>)>, Diags> {
-        let (graph, shape) = (self.graph, &Shape::AVX512);
+        let (graph, shape) = (self.graph, self.shape());
         let attrs = &graph.node(node).attrs;
         let short = |value: i64| i16::try_from(value).ok();
         let pair =
@@ -149,7 +148,8 @@ impl Builder<'_> {
         let signature = signature(self.module.target_config());
         let name = format!("lanes_{:03}", self.lanes_leaves.len());
         let id = self.declare(&name, Linkage::Local, &signature)?;
-        let code = lanes::emit_avx512(spec).map_err(bug)?;
+        let code = lanes::machine_code(spec, self.options.target.backend()).map_err(bug)?;
+        let code = code.ok_or_else(|| bug("an elementwise leaf without wide kernels"))?;
         self.define_bytes(id, &name, &code)?;
         self.lanes_leaves.insert(spec.clone(), id);
         Ok(id)

@@ -68,7 +68,8 @@ impl Builder<'_> {
         if !self.options.target.has_wide_kernels() {
             return Ok(Some(cost));
         }
-        let Some(spec) = describe(x, result, w, factors) else { return Ok(Some(cost)) };
+        let shape = self.shape();
+        let Some(spec) = describe(x, result, w, factors, shape) else { return Ok(Some(cost)) };
         let data = match factors {
             None => None,
             Some(f) => {
@@ -76,7 +77,7 @@ impl Builder<'_> {
                 let each = |values: &[i32], c: usize| if values.len() == 1 { values[0] } else { values[c] };
                 let taps = w.kernel[0] * w.kernel[1];
                 let packed = spec.pack(
-                    &Shape::AVX512,
+                    shape,
                     |byte| byte % channels,
                     |c| each(&f.bias, c),
                     |c| each(f.mult, c),
@@ -100,7 +101,8 @@ impl Builder<'_> {
         let signature = window::signature(self.module.target_config());
         let name = format!("window_{:03}", self.window_leaves.len());
         let id = self.declare(&name, Linkage::Local, &signature)?;
-        let code = window::emit_avx512(spec).map_err(bug)?;
+        let code = window::machine_code(spec, self.options.target.backend()).map_err(bug)?;
+        let code = code.ok_or_else(|| bug("a window leaf without wide kernels"))?;
         self.define_bytes(id, &name, &code)?;
         self.window_leaves.insert(spec.clone(), id);
         Ok(id)
@@ -108,7 +110,7 @@ impl Builder<'_> {
 }
 
 /// The leaf for a window, or nothing where it has no form.
-fn describe(x: &Place, result: &Place, w: &Window, factors: Option<&Factors<'_>>) -> Option<WindowSpec> {
+fn describe(x: &Place, result: &Place, w: &Window, factors: Option<&Factors<'_>>, shape: &Shape) -> Option<WindowSpec> {
     let [_, _, width, channels] = result.dims[..] else { return None };
     let residual = factors.and_then(|f| f.residual.as_ref());
     if factors.is_some_and(|f| !f.by_channel())
@@ -131,7 +133,7 @@ fn describe(x: &Place, result: &Place, w: &Window, factors: Option<&Factors<'_>>
     let side_by_side = |p: &Place| p.strides[2] == channels;
     let even =
         w.strides[1] == 1 && side_by_side(x) && side_by_side(result) && residual.is_none_or(|(p, _)| side_by_side(p));
-    let vector = 4 * Shape::AVX512.lanes;
+    let vector = 4 * shape.lanes;
     let uniform = factors.is_none_or(|f| f.weights.is_none() && f.bias.len() == 1 && f.mult.len() == 1);
     let period = if uniform { vector } else { channels / gcd(channels, vector) * vector };
     let flat = even && period / vector <= MAX_BLOCKS.max(channels.div_ceil(vector));
@@ -158,7 +160,7 @@ fn describe(x: &Place, result: &Place, w: &Window, factors: Option<&Factors<'_>>
         out_row_step: result.strides[1],
         runs,
         run_step,
-        groups: group(&columns, in_step),
+        groups: group(&columns, in_step, shape),
         reduction: match factors {
             None => Reduction::Max,
             Some(f) => Reduction::Dot {

@@ -29,8 +29,8 @@ pub enum Reduction {
     Depthwise {
         /// Weights i8 `[KH, KW, C]`, then, each from a multiple of 16, biases and multipliers i32 `[C]`.
         data: DataId,
-        /// The rule.
-        epilogue: Epilogue,
+        /// The rule; without one the accumulators are the result.
+        epilogue: Option<Epilogue>,
         /// Residual: its place and multiplier.
         residual: Option<(Place, u16)>,
     },
@@ -50,6 +50,8 @@ pub fn pack_depthwise(w: &[i8], bias: &[i32], mult: &[i32]) -> Vec<u8> {
 /// Emits the task. `x` is the interior of a place whose halo covers the window.
 pub fn emit(t: &mut Task<'_>, x: &Place, result: &Place, window: &Window, reduction: &Reduction) {
     let [_, oh, ow, channels] = result.dims[..] else { unreachable!("windows slide over [N, H, W, C]") };
+    // Lanes are counted in bytes of the operand.
+    let channels = channels * x.element;
     let corner = x.offset - window.pads[0] * x.strides[1] - window.pads[1] * x.strides[2];
     let source = t.address(&Place { offset: corner, ..x.clone() });
     let target = t.address(result);
@@ -69,7 +71,7 @@ pub fn emit(t: &mut Task<'_>, x: &Place, result: &Place, window: &Window, reduct
                 let first = t.b.ins().imul_imm_s(c, VECTOR as i64);
                 lanes(t, x, window, reduction, (from, to), &pixel, first, VECTOR, channels);
             });
-            if channels % VECTOR > 0 {
+            if !channels.is_multiple_of(VECTOR) {
                 let first = t.word(channels - channels % VECTOR);
                 lanes(t, x, window, reduction, (from, to), &pixel, first, channels % VECTOR, channels);
             }
@@ -97,7 +99,8 @@ fn lanes(
     channels: usize,
 ) {
     let from = t.b.ins().iadd(from, first);
-    let to = t.b.ins().iadd(to, first);
+    let raw = matches!(reduction, Reduction::Depthwise { epilogue: None, .. });
+    let to = t.at(to, first, if raw { 4 } else { 1 });
     let weights = match reduction {
         Reduction::Depthwise { data, .. } => {
             let base = t.data(*data);
@@ -120,8 +123,10 @@ fn lanes(
             acc.iter().zip(bias).for_each(|(&v, bias)| t.b.def_var(v, bias));
         }
         _ => {
-            let zero = clif::splat(&mut t.b, types::I8X16, 0);
-            acc.iter().for_each(|&v| t.b.def_var(v, zero));
+            let (kind, least) = if x.element == 2 { (types::I16X8, -0x8000) } else { (types::I8X16, 0) };
+            let least = clif::splat(&mut t.b, kind, least);
+            let least = clif::cast(&mut t.b, types::I8X16, least);
+            acc.iter().for_each(|&v| t.b.def_var(v, least));
         }
     }
     t.count(window.kernel[0], &mut |t, ky| {
@@ -140,8 +145,14 @@ fn lanes(
                     multiply(t, &acc, bytes, w);
                 }
                 None if acc.len() == 1 => {
-                    let greatest = t.b.use_var(acc[0]);
-                    let greatest = t.b.ins().umax(greatest, bytes);
+                    let mut greatest = t.b.use_var(acc[0]);
+                    if x.element == 2 {
+                        let [a, b] = [greatest, bytes].map(|v| clif::cast(&mut t.b, types::I16X8, v));
+                        let words = t.b.ins().smax(a, b);
+                        greatest = clif::cast(&mut t.b, types::I8X16, words);
+                    } else {
+                        greatest = t.b.ins().umax(greatest, bytes);
+                    }
                     t.b.def_var(acc[0], greatest);
                 }
                 None => {
@@ -167,7 +178,17 @@ fn lanes(
             let mult = t.b.ins().splat(types::I32X4, mult);
             clif::requantize(&mut t.b, [total[0], total[1], total[2], total[3]], [mult; 4], epilogue)
         }
-        Reduction::Depthwise { epilogue, residual, .. } => {
+        Reduction::Depthwise { epilogue: None, .. } => {
+            for (part, &acc) in total.iter().enumerate() {
+                let used = (4 * lanes).saturating_sub(part * VECTOR).min(VECTOR);
+                if used > 0 {
+                    let bytes = clif::cast(&mut t.b, types::I8X16, acc);
+                    clif::store_bytes(&mut t.b, bytes, to, (part * VECTOR) as i32, used);
+                }
+            }
+            return;
+        }
+        Reduction::Depthwise { epilogue: Some(epilogue), residual, .. } => {
             let Some((base, biases)) = weights else { unreachable!("a depthwise convolution has weights") };
             let base = t.at(base, first, 4);
             let base = t.plus(base, biases + 4 * channels);

@@ -2,9 +2,10 @@
 
 use qcc_ir::Diag;
 use qcc_ir::diag::Code;
-use qcc_num::dynamic::{self, Rule, Scale};
+use qcc_num::dynamic::{self, Rule, Samples, Scale};
 
 use super::Call;
+use crate::layout::zip_broadcast;
 
 /// Least and greatest of each channel over every `rows` positions: `[parts, 2, C]`.
 pub(super) fn extrema(call: &Call) -> Result<Vec<i32>, Diag> {
@@ -43,14 +44,19 @@ pub(super) fn scale(call: &Call) -> Result<Vec<i32>, Diag> {
         weight_exponent: exponent("weight_exponent"),
         bias_exponent: exponent("bias_exponent"),
         rectify: call.attrs.bool("rectify"),
+        ceiling_exponent: exponent("ceiling_exponent"),
     };
-    Ok(rule.parameters(&extrema, Scale::of(scale), weights, biases))
+    let ceilings = if call.operands.len() > 4 { call.i32s(4)? } else { &[] };
+    if ceilings.iter().any(|&t| t < 0) {
+        return Err(Diag::new(Code::VERIFY, "a greatest value is below 0"));
+    }
+    Ok(rule.parameters(&extrema, Scale::of(scale), weights, biases, ceilings))
 }
 
 /// Equation (12).
 pub(super) fn requant(call: &Call) -> Result<Vec<u8>, Diag> {
     let (acc, params) = (call.i32s(0)?, call.i32s(1)?);
-    let (channels, rectify) = ((params.len() - dynamic::HEADER) / 2, call.attrs.bool("rectify"));
+    let (channels, rectify) = (call.dims.last().copied().unwrap_or(1), call.attrs.bool("rectify"));
     let code = |(i, &acc): (usize, &i32)| dynamic::requantize(acc, params, i % channels, channels, rectify);
     Ok(acc.iter().enumerate().map(code).collect())
 }
@@ -66,4 +72,60 @@ pub(super) fn add(call: &Call) -> Result<Vec<i32>, Diag> {
     let zeros = call.attrs.ints("zeros");
     let term = |x: u8, i: usize| (i32::from(x) - zeros[i] as i32).wrapping_mul(factors[2 + i]);
     Ok(a.iter().zip(b).map(|(&a, &b)| term(a, 0).wrapping_add(term(b, 1))).collect())
+}
+
+/// Equation (16).
+pub(super) fn common(call: &Call) -> Result<Vec<i32>, Diag> {
+    let levels = call.attrs.ints("levels");
+    let scales = (0..call.operands.len()).map(|i| Ok((Scale::of(call.i32s(i)?), levels[i] as i32)));
+    Ok(dynamic::common(&scales.collect::<Result<Vec<_>, Diag>>()?, levels[call.operands.len()] as i32))
+}
+
+/// Codes in another scale.
+pub(super) fn rescale(call: &Call) -> Result<Vec<u8>, Diag> {
+    let number = |name: &str| call.attrs.int(name) as i32;
+    let factor = call.i32s(1)?[2 + number("index") as usize];
+    let (zero, new_zero) = (number("zero"), number("result_zero"));
+    Ok(call.u8s(0)?.iter().map(|&q| dynamic::rescale(q, zero, factor, new_zero)).collect())
+}
+
+/// The scale of a product.
+pub(super) fn product_scale(call: &Call) -> Result<Vec<i32>, Diag> {
+    Ok(dynamic::product(Scale::of(call.i32s(0)?), Scale::of(call.i32s(1)?)).to_vec())
+}
+
+/// `(a - Za) * (b - Zb)`, operands broadcast.
+pub(super) fn multiply(call: &Call) -> Result<Vec<i32>, Diag> {
+    let (a, b, zeros) = (call.u8s(0)?, call.u8s(1)?, call.attrs.ints("zeros"));
+    let centred = |x: u8, i: usize| i32::from(x) - zeros[i] as i32;
+    let (a, b) = ((a, call.dims_of(0)), (b, call.dims_of(1)));
+    Ok(zip_broadcast(a, b, call.dims, Vec::new(), |a, b| centred(a, 0) * centred(b, 1)))
+}
+
+/// Equations (17) and (18).
+pub(super) fn table(call: &Call) -> Result<Vec<i32>, Diag> {
+    let (scale, values) = (Scale::of(call.i32s(0)?), call.i32s(1)?);
+    // What keeps (17) within 64 bits.
+    let steep = |i: usize| (i64::from(values[i + 1]) - i64::from(values[i])).abs() > 1 << 22;
+    if values.iter().any(|v| v.unsigned_abs() > 1 << 30) || steep(0) || steep(dynamic::INTERVALS - 1) {
+        return Err(Diag::new(Code::VERIFY, "a sample is beyond 2^30, or a function too steep at its end"));
+    }
+    let number = |name: &str| call.attrs.int(name) as i32;
+    let samples = Samples { values, grid: number("grid"), exponent: number("exponent") };
+    Ok(samples.table(scale, number("zero"), number("result_zero")))
+}
+
+/// Equation (19).
+pub(super) fn exponentials(call: &Call) -> Result<Vec<i32>, Diag> {
+    let samples = call.i32s(1)?;
+    if samples.iter().any(|&x| x <= 0) {
+        return Err(Diag::new(Code::VERIFY, "a sample of a power of 2 is not positive"));
+    }
+    Ok(dynamic::exponentials(Scale::of(call.i32s(0)?), samples))
+}
+
+/// A code for each code.
+pub(super) fn look_up(call: &Call) -> Result<Vec<u8>, Diag> {
+    let table = &call.i32s(1)?[2..];
+    Ok(call.u8s(0)?.iter().map(|&q| table[usize::from(q / 4)].to_le_bytes()[usize::from(q % 4)]).collect())
 }

@@ -1,7 +1,7 @@
 //! Integer operators that treat each element, or each row, by itself.
 
-use qcc_ir::Diag;
 use qcc_ir::diag::Code;
+use qcc_ir::{Data, Diag, map_data};
 use qcc_num::norm::{GREATEST_OFFSET, Row};
 
 use super::{Call, accumulator};
@@ -50,9 +50,13 @@ pub(super) fn scale_channels(call: &Call) -> Result<Vec<u8>, Diag> {
 }
 
 /// `table[x]`.
-pub(super) fn lut(call: &Call) -> Result<Vec<u8>, Diag> {
-    let table = call.u8s(1)?;
-    Ok(call.u8s(0)?.iter().map(|&x| table[usize::from(x)]).collect())
+pub(super) fn lut(call: &Call) -> Result<Data, Diag> {
+    let at: Vec<usize> = match &call.operands[0].0.data {
+        // Codes of 16 bits count from the least.
+        Data::I16(x) => x.iter().map(|&x| usize::from(x.cast_unsigned() ^ 0x8000)).collect(),
+        _ => call.u8s(0)?.iter().map(|&x| usize::from(x)).collect(),
+    };
+    Ok(map_data!(&call.operands[1].0.data, table => at.into_iter().map(|i| table[i]).collect()))
 }
 
 /// `min(max(x, lo), hi)`.
@@ -89,8 +93,10 @@ pub(super) fn layer_norm(call: &Call) -> Result<Vec<u8>, Diag> {
 
 /// `e = table[max - x]`, `s = sum(e)`, `r = floor(mult * 2^32 / s)`, `min(255, floor((e * r + 2^39) / 2^40))` along the last
 /// dimension.
-pub(super) fn softmax(call: &Call) -> Result<Vec<u8>, Diag> {
-    let (x, table) = (call.u8s(0)?, call.i32s(1)?);
+pub(super) fn softmax(call: &Call) -> Result<Data, Diag> {
+    let (x, table) = (call.integers(0)?, call.i32s(1)?);
+    let wide = call.attrs.int("bits") == 16;
+    let greatest = if wide { 65535 } else { 255 };
     // `table[0]` is a term of every sum.
     if table[0] <= 0 || table.iter().any(|&e| e < 0) {
         return Err(Diag::new(Code::VERIFY, "the table of a softmax has a negative entry or begins with 0"));
@@ -100,10 +106,13 @@ pub(super) fn softmax(call: &Call) -> Result<Vec<u8>, Diag> {
     let mut out = Vec::with_capacity(x.len());
     for row in x.chunks(row_length) {
         let max = row.iter().copied().max().unwrap_or(0);
-        let term = |x: u8| table[usize::from(max - x)] as u64;
+        let term = |x: i64| table[(max - x) as usize] as u64;
         let reciprocal = one / row.iter().map(|&x| term(x)).sum::<u64>();
         // No term exceeds the sum, so that the product stays below 2^63.
-        out.extend(row.iter().map(|&x| ((term(x) * reciprocal + (1 << 39)) >> 40).min(255) as u8));
+        out.extend(row.iter().map(|&x| ((term(x) * reciprocal + (1 << 39)) >> 40).min(greatest) as u16));
     }
-    Ok(out)
+    Ok(match wide {
+        true => Data::I16(out.into_iter().map(|q| (q ^ 0x8000).cast_signed()).collect()),
+        false => Data::U8(out.into_iter().map(|q| q as u8).collect()),
+    })
 }

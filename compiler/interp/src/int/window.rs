@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use qcc_ir::{Diag, Window};
+use qcc_ir::{Data, Diag, Window};
 
 use super::{Call, accumulator};
 use crate::layout::grouped;
@@ -44,10 +44,16 @@ fn for_windows<T: Send>(
 }
 
 /// Greatest element of each window.
-pub(super) fn max_pool(call: &Call) -> Result<Vec<u8>, Diag> {
-    let x = call.u8s(0)?;
-    // 0 is the least u8, and a verified window has an element inside the input.
-    let mut result = vec![0; call.dims.iter().product()];
+pub(super) fn max_pool(call: &Call) -> Result<Data, Diag> {
+    match &call.operands[0].0.data {
+        Data::I16(x) => greatest(call, x, i16::MIN).map(Data::I16),
+        _ => greatest(call, call.u8s(0)?, 0).map(Data::U8),
+    }
+}
+
+/// A verified window has an element inside the input, which is not below the least.
+fn greatest<T: Copy + Ord + Send + Sync>(call: &Call, x: &[T], least: T) -> Result<Vec<T>, Diag> {
+    let mut result = vec![least; call.dims.iter().product()];
     for_windows(call, &mut result, |greatest, _, elements| {
         for element in elements {
             greatest.iter_mut().zip(&x[element.clone()]).for_each(|(g, &x)| *g = (*g).max(x));

@@ -58,8 +58,12 @@ fn parts_are_joined_cut_and_picked() {
     let gather = |axis: i64| Attrs::new(Opcode::Gather).with("axis", axis);
     assert_eq!(moved(Opcode::Gather, gather(1), &[&bytes(&[2, 3]), &i64s(&[2], &[-1, 0])]), [2, 0, 5, 3]);
     assert_eq!(moved(Opcode::Gather, gather(0), &[&bytes(&[2, 3]), &i64s(&[], &[1])]), [3, 4, 5]);
-    let outside = try_eval(Opcode::Gather, gather(0), &[&bytes(&[2]), &i64s(&[1], &[2])], Elem::Int(Int::U8));
-    assert_eq!(outside.unwrap_err().code, Code::DATA);
+    let far = i64s(&[4], &[2, -3, i64::MAX, i64::MIN]);
+    assert_eq!(moved(Opcode::Gather, gather(0), &[&bytes(&[2]), &far]), [1, 1, 1, 1], "outside, the last");
+    let plain = gather(0).with("wrap", false);
+    assert_eq!(moved(Opcode::Gather, plain, &[&bytes(&[3]), &i64s(&[3], &[-1, 0, -3])]), [2, 0, 2]);
+    let empty = try_eval(Opcode::Gather, gather(0), &[&bytes(&[0]), &i64s(&[1], &[0])], Elem::Int(Int::U8));
+    assert_eq!(empty.unwrap_err().code, Code::DATA);
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Rules of integer operators, `int.*`: shapes, storage, and the bounds within which the rules of [`qcc_num`] are exact.
 
-use super::{Call, linear, matmul};
+use qcc_num::single::{GREATEST_POINT, LEAST_POINT};
+
+use super::{Call, broadcast, linear, matmul};
+use crate::attrs::{Attr, Attrs};
 use crate::ops::IntOp;
-use crate::types::Int;
+use crate::types::{Int, Type};
 
 /// Storage of the operands that the operator takes.
 pub(super) fn operands(kind: IntOp) -> &'static [Int] {
@@ -17,22 +20,50 @@ pub(super) fn operands(kind: IntOp) -> &'static [Int] {
         IntOp::AveragePool | IntOp::Softmax => &[Int::U8, Int::I32],
         IntOp::Rescale | IntOp::Clamp | IntOp::MaxPool | IntOp::Mean => &[Int::U8],
         IntOp::Extrema => &[Int::I32],
-        IntOp::DynamicScale => &[Int::I32; 4],
-        IntOp::DynamicRequant | IntOp::AlignScales => &[Int::I32; 2],
+        IntOp::DynamicScale => &[Int::I32; 5],
+        IntOp::CommonScale => &[Int::I32; MOST_SCALES],
+        IntOp::DynamicRequant | IntOp::AlignScales | IntOp::ProductScale | IntOp::DynamicTable | IntOp::ExpTable => {
+            &[Int::I32; 2]
+        }
+        IntOp::DynamicRescale | IntOp::DynamicLut => &[Int::U8, Int::I32],
+        IntOp::DynamicMul => &[Int::U8; 2],
         IntOp::DynamicAdd => &[Int::U8, Int::U8, Int::I32],
+        IntOp::Byte => &[Int::I16],
+        IntOp::Combine => &[Int::I64; 3],
+        IntOp::WideMul => &[Int::U8, Int::U8],
+    }
+}
+
+/// Storages of operand `i` that the operator takes, the usual one first.
+pub(super) fn takes(kind: IntOp, i: usize) -> &'static [Int] {
+    match (kind, i) {
+        (IntOp::Combine, 3..) => &[Int::U8, Int::I16, Int::I32],
+        (IntOp::WideMul | IntOp::Lut, 0 | 1) | (IntOp::MaxPool | IntOp::Softmax, 0) => &[Int::U8, Int::I16],
+        _ => operands(kind).get(i).map_or(&[], std::slice::from_ref),
     }
 }
 
 /// Storage of the result.
-pub(super) fn result(kind: IntOp) -> Int {
+pub(super) fn result(kind: IntOp, attrs: &Attrs, operands: &[&Type]) -> Int {
+    let of = |i: usize| operands.get(i).and_then(|t| t.elem.storage()).unwrap_or(Int::U8);
     match kind {
+        IntOp::Lut => of(1),
+        IntOp::MaxPool => of(0),
+        IntOp::Combine | IntOp::WideMul | IntOp::Softmax if attrs.try_get("bits") == Some(Attr::Int(16)) => Int::I16,
         IntOp::Conv2d
         | IntOp::Linear
         | IntOp::Extrema
         | IntOp::DynamicScale
         | IntOp::AlignScales
-        | IntOp::DynamicAdd => Int::I32,
+        | IntOp::DynamicAdd
+        | IntOp::CommonScale
+        | IntOp::ProductScale
+        | IntOp::DynamicMul
+        | IntOp::DynamicTable
+        | IntOp::ExpTable => Int::I32,
         IntOp::DynamicRequant
+        | IntOp::DynamicRescale
+        | IntOp::DynamicLut
         | IntOp::Requant
         | IntOp::QConv2d
         | IntOp::QLinear
@@ -41,13 +72,14 @@ pub(super) fn result(kind: IntOp) -> Int {
         | IntOp::Mul
         | IntOp::Rescale
         | IntOp::ScaleChannels
-        | IntOp::Lut
         | IntOp::Lut2
         | IntOp::Clamp
-        | IntOp::MaxPool
         | IntOp::AveragePool
         | IntOp::Mean
         | IntOp::LayerNorm
+        | IntOp::Byte
+        | IntOp::Combine
+        | IntOp::WideMul
         | IntOp::Softmax => Int::U8,
     }
 }
@@ -90,18 +122,35 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             Ok(call.dims(0).to_vec())
         }
         IntOp::Lut => {
-            call.expect_dims(1, &[256])?;
+            call.expect_dims(1, &[codes(call, 0)])?;
             Ok(call.dims(0).to_vec())
         }
         IntOp::Softmax => {
             if call.dims(0).is_empty() {
                 return Err(call.expected(0, "a rank of at least 1"));
             }
-            call.expect_dims(1, &[256])?;
+            call.expect_dims(1, &[codes(call, 0)])?;
             Ok(call.dims(0).to_vec())
+        }
+        IntOp::Byte => Ok(call.dims(0).to_vec()),
+        IntOp::WideMul => call.broadcast(0, 1),
+        IntOp::Combine => {
+            let Some((first, rest)) = call.operands.get(3..).and_then(<[_]>::split_first) else {
+                return Err("expected at least one summand".to_string());
+            };
+            let dims = rest.iter().try_fold(first.dims.clone(), |dims, t| broadcast(&dims, &t.dims))?;
+            for i in 0..3 {
+                if broadcast(call.dims(i), &dims).as_ref() != Ok(&dims) {
+                    return Err(call.expected(i, format_args!("a shape that broadcasts to {dims:?}")));
+                }
+            }
+            Ok(dims)
         }
         IntOp::MaxPool => {
             let [n, h, w, c] = call.of_rank(0)?;
+            if call.operands[0].elem.storage() == Some(Int::I16) && call.attrs.ints("pads") != [0; 4] {
+                return Err("expected no `pads` on elements of 16 bits".to_string());
+            }
             let [h, w] = call.pool_window()?.output_nonempty(h, w)?;
             Ok(vec![n, h, w, c])
         }
@@ -128,11 +177,15 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             expect_scale(call, 1)?;
             call.expect_dims(2, &[channels])?;
             call.expect_dims(3, &[channels])?;
-            Ok(vec![qcc_num::dynamic::HEADER + 2 * channels])
+            call.expect_optional(4, &[channels])?;
+            let vectors = if call.operands.len() > 4 { 3 } else { 2 };
+            Ok(vec![qcc_num::dynamic::HEADER + vectors * channels])
         }
         IntOp::DynamicRequant => {
             let (channels, _) = positions(call, 0)?;
-            call.expect_dims(1, &[qcc_num::dynamic::HEADER + 2 * channels])?;
+            if call.dims(1) != [qcc_num::dynamic::HEADER + 3 * channels] {
+                call.expect_dims(1, &[qcc_num::dynamic::HEADER + 2 * channels])?;
+            }
             Ok(call.dims(0).to_vec())
         }
         IntOp::AlignScales => {
@@ -145,8 +198,58 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             call.expect_dims(2, &[4])?;
             Ok(call.dims(0).to_vec())
         }
+        IntOp::CommonScale => {
+            let (scales, levels) = (call.operands.len(), call.attrs.ints("levels"));
+            if levels.len() != scales + 1 || levels.iter().any(|n| !(1..=255).contains(n)) {
+                return Err(format!("expected `levels` of {} numbers in 1..=255, found {levels:?}", scales + 1));
+            }
+            // A factor is at most twice its unit.
+            if scales == 0 || scales > MOST_SCALES || levels.iter().any(|n| levels[scales] > 3 * n) {
+                return Err(format!("expected 1 to {MOST_SCALES} scales whose levels are near the result's"));
+            }
+            (0..scales).try_for_each(|i| expect_scale(call, i))?;
+            Ok(vec![2 + scales])
+        }
+        IntOp::DynamicRescale => {
+            expect_scale(call, 1)?;
+            let factors = call.dims(1)[0] - 2;
+            match usize::try_from(call.attrs.int("index")) {
+                Ok(index) if index < factors => Ok(call.dims(0).to_vec()),
+                _ => Err(format!("expected `index` below {factors}, found {}", call.attrs.int("index"))),
+            }
+        }
+        IntOp::ProductScale => {
+            expect_scale(call, 0)?;
+            expect_scale(call, 1)?;
+            Ok(vec![2])
+        }
+        IntOp::DynamicMul => call.broadcast(0, 1),
+        IntOp::ExpTable => {
+            expect_scale(call, 0)?;
+            call.expect_dims(1, &[qcc_num::dynamic::INTERVALS + 1])?;
+            Ok(vec![256])
+        }
+        IntOp::DynamicTable => {
+            if (1..32).contains(&call.attrs.int("result_zero")) {
+                return Err("expected `result_zero` to be 0, or 32 and more".to_string());
+            }
+            expect_scale(call, 0)?;
+            call.expect_dims(1, &[qcc_num::dynamic::INTERVALS + 1])?;
+            Ok(vec![qcc_num::dynamic::TABLE])
+        }
+        IntOp::DynamicLut => {
+            call.expect_dims(1, &[qcc_num::dynamic::TABLE])?;
+            Ok(call.dims(0).to_vec())
+        }
     }
 }
+
+/// Number of codes of an operand of 8 or 16 bits.
+fn codes(call: &Call, i: usize) -> usize {
+    if call.operands[i].elem.storage() == Some(Int::I16) { 1 << 16 } else { 256 }
+}
+/// Most scales that are made alike at once.
+const MOST_SCALES: usize = 256;
 
 /// Channels and positions of a tensor of accumulators, neither of which is 0.
 fn positions(call: &Call, i: usize) -> Result<(usize, usize), String> {
@@ -177,6 +280,9 @@ fn conv2d(call: &Call) -> Result<Vec<usize>, String> {
 fn with_epilogue(call: &Call, dims: Vec<usize>) -> Result<Vec<usize>, String> {
     check_mult(call, 3, &dims)?;
     call.expect_optional(4, &dims)?;
+    if call.attrs.int("single") > 0 && call.operands.len() > 4 {
+        return Err("expected no residual beside `single`".to_string());
+    }
     Ok(dims)
 }
 
@@ -192,10 +298,20 @@ fn check_mult(call: &Call, i: usize, dims: &[usize]) -> Result<(), String> {
 /// Bounds of the attributes by their meaning in the operator. Beyond them the arithmetic of [`qcc_num`] could overflow.
 fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
     let affine = matches!(kind, IntOp::Add | IntOp::Rescale | IntOp::ScaleChannels);
+    let wide = matches!(kind, IntOp::Combine | IntOp::WideMul);
     for schema in call.info.attrs {
         let (least, greatest) = match schema.name {
-            "lo" | "hi" | "zero" | "zeros" | "pad_value" => (0, 255),
+            "lo" | "hi" if wide && call.attrs.int("bits") == 16 => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            "zeros" if wide => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            "mult" if wide => (-qcc_num::wide::GREATEST_MULTIPLIER, qcc_num::wide::GREATEST_MULTIPLIER),
+            "offset" if wide => (-qcc_num::wide::GREATEST_OFFSET, qcc_num::wide::GREATEST_OFFSET),
+            "factors" => (-qcc_num::wide::GREATEST_FACTOR, qcc_num::wide::GREATEST_FACTOR),
+            "bits" if ![8, 16].contains(&call.attrs.int("bits")) => {
+                return Err(format!("expected `bits` of 8 or 16, found {}", call.attrs.int("bits")));
+            }
+            "lo" | "hi" | "zero" | "zeros" | "result_zero" | "pad_value" => (0, 255),
             "shl" => (0, 31),
+            "single" => (0, i64::from(GREATEST_POINT)),
             "shift" => (0, i64::from(qcc_num::affine::MAX_SHIFT)),
             "residual_mult" => (0, (1 << 15) - 1),
             "mults" => (-(1 << 23), 1 << 23),
@@ -204,13 +320,18 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             "mult" if affine => (i64::from(i16::MIN), i64::from(i16::MAX)),
             "mult" => (i64::from(i32::MIN), i64::from(i32::MAX)),
             // Real numbers of type f32 and their quotients have no others.
-            "weight_exponent" | "bias_exponent" => (-1000, 1000),
+            "weight_exponent" | "bias_exponent" | "ceiling_exponent" | "grid" | "exponent" => (-1000, 1000),
             // A product below 2^23, or two below 2^31 together with it, are added to it in 32 bits.
             "offset" if affine => (-AFFINE_OFFSET, AFFINE_OFFSET),
             "offset" => (i64::from(i16::MIN), i64::from(i16::MAX)),
             _ => continue,
         };
+        let terms = call.operands.len().saturating_sub(3);
+        if kind == IntOp::Combine && terms > qcc_num::wide::MOST_TERMS {
+            return Err(format!("expected at most {} summands, found {terms}", qcc_num::wide::MOST_TERMS));
+        }
         let (numbers, length) = match schema.kind {
+            crate::AttrKind::Ints if schema.name == "factors" => (call.attrs.ints(schema.name), terms),
             crate::AttrKind::Ints => (call.attrs.ints(schema.name), 2),
             crate::AttrKind::Int => (vec![call.attrs.int(schema.name)], 1),
             crate::AttrKind::Float | crate::AttrKind::Bool => continue,
@@ -226,6 +347,10 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
     if call.attrs.has("lo") && call.attrs.int("lo") > call.attrs.int("hi") {
         let (lo, hi) = (call.attrs.int("lo"), call.attrs.int("hi"));
         return Err(format!("expected `lo` not above `hi`, found {lo} and {hi}"));
+    }
+    if call.attrs.has("single") && (1..i64::from(LEAST_POINT)).contains(&call.attrs.int("single")) {
+        let found = call.attrs.int("single");
+        return Err(format!("expected `single` of 0 or in {LEAST_POINT}..={GREATEST_POINT}, found {found}"));
     }
     if kind == IntOp::Add {
         let products: i64 = call.attrs.ints("mults").iter().map(|m| 255 * m.abs()).sum();

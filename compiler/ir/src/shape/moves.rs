@@ -46,6 +46,7 @@ pub(super) fn dims(kind: Move, call: &Call) -> Result<Vec<usize>, String> {
             }
             Ok(dims)
         }
+        Move::MaxPoolIndex => call.pooled(false),
         Move::Cast => match cast_target(call.attrs.int("to")) {
             Some(_) => Ok(call.dims(0).to_vec()),
             None => Err(format!("expected `to` in 0..3, found {}", call.attrs.int("to"))),
@@ -81,8 +82,8 @@ pub(super) fn check_elems(
             }
         }
         Move::Gather => match operands.get(1).map(|t| &t.elem) {
-            Some(Elem::Int(Int::I64 | Int::I32)) | None => Ok(()),
-            Some(_) => fault(1, "i64 or i32"),
+            Some(Elem::Int(Int::I64 | Int::I32 | Int::I16 | Int::I8 | Int::U8)) | None => Ok(()),
+            Some(_) => fault(1, "integers"),
         },
         Move::Cast => match operands.first().map(|t| &t.elem) {
             Some(Elem::Uniform(_) | Elem::Calibrated(_)) => fault(0, "a plain type"),
@@ -95,7 +96,8 @@ pub(super) fn check_elems(
         | Move::Expand
         | Move::TopK
         | Move::TopKIndex
-        | Move::ArgMax => Ok(()),
+        | Move::ArgMax
+        | Move::MaxPoolIndex => Ok(()),
     }
 }
 

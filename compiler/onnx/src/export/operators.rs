@@ -45,7 +45,6 @@ const BINARY: &[(Opcode, &str)] = &[
     (Opcode::Max, "Max"),
     (Opcode::Pow, "Pow"),
     (Opcode::PRelu, "PRelu"),
-    (Opcode::MatMul, "MatMul"),
 ];
 
 /// Writes the node `n` on the real values `operands`; its result is named `real`.
@@ -81,6 +80,13 @@ pub(super) fn write(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: 
             w.emit("Sigmoid", &[scaled], &gate, vec![]);
             w.emit("Mul", &[operands[0].clone(), gate], real, vec![]);
         }
+        Opcode::MatMul if attrs.float("alpha") == 1.0 => w.emit("MatMul", &operands, real, vec![]),
+        Opcode::MatMul => {
+            let product = format!("{real}.product");
+            w.emit("MatMul", &operands, &product, vec![]);
+            let alpha = w.constant(format!("{real}.alpha"), &[], Data::F32(vec![attrs.float("alpha")]));
+            w.emit("Mul", &[product, alpha], real, vec![]);
+        }
         Opcode::Conv2d => {
             let groups = Value::Int(attrs.int("groups"));
             let attributes = vec![
@@ -106,9 +112,11 @@ pub(super) fn write(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: 
         Opcode::MaxPool | Opcode::AveragePool => {
             let mut attributes =
                 vec![("kernel_shape", ints("kernel")), ("strides", ints("strides")), ("pads", ints("pads"))];
-            if op == Opcode::MaxPool {
+            // ONNX Runtime's quantized mean knows none.
+            if attrs.ints("dilations") != [1, 1] {
                 attributes.push(("dilations", ints("dilations")));
-            } else {
+            }
+            if op == Opcode::AveragePool {
                 attributes.push(("count_include_pad", Value::Int(attrs.bool("count_include_pad").into())));
             }
             let onnx = if op == Opcode::MaxPool { "MaxPool" } else { "AveragePool" };
@@ -127,6 +135,11 @@ pub(super) fn write(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: 
         }
         Opcode::BatchNorm => {
             w.emit("BatchNormalization", &operands, real, vec![("epsilon", Value::Float(attrs.float("epsilon")))]);
+        }
+        Opcode::LayerNorm => {
+            let epsilon = Value::Float(attrs.float("epsilon"));
+            let attributes = vec![("axis", Value::Int(attrs.int("axis"))), ("epsilon", epsilon)];
+            w.emit("LayerNormalization", &operands, real, attributes);
         }
         Opcode::Softmax => w.emit("Softmax", &operands, real, vec![("axis", Value::Int(attrs.int("axis")))]),
         Opcode::Reshape | Opcode::Expand => {
@@ -158,7 +171,10 @@ pub(super) fn write(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: 
             operands.extend([pads, value]);
             w.emit("Pad", &operands, real, vec![]);
         }
-        Opcode::Gather => w.emit("Gather", &operands, real, vec![("axis", Value::Int(attrs.int("axis")))]),
+        // What ONNX does at positions outside is not defined.
+        Opcode::Gather if attrs.bool("wrap") => {
+            w.emit("Gather", &operands, real, vec![("axis", Value::Int(attrs.int("axis")))])
+        }
         other => return Err(format!("`{}` cannot be written as ONNX", other.name())),
     }
     Ok(())

@@ -79,6 +79,13 @@ impl<'a> Attributes<'a> {
         text.map(Some).map_err(|_| Fault::shape(format!("attribute `{name}` is not a text")))
     }
 
+    /// A list of texts.
+    pub(crate) fn strings(&mut self, name: &'static str) -> Outcome<Option<Vec<String>>> {
+        let Some(a) = self.get(name, AttributeType::STRINGS)? else { return Ok(None) };
+        let texts: Result<Vec<String>, _> = a.strings.iter().map(|s| String::from_utf8(s.to_vec())).collect();
+        texts.map(Some).map_err(|_| Fault::shape(format!("attribute `{name}` is not a list of texts")))
+    }
+
     /// A tensor.
     pub(crate) fn tensor(&mut self, name: &'static str) -> Outcome<Option<&'a TensorProto>> {
         Ok(self.get(name, AttributeType::TENSOR)?.and_then(|a| a.t.as_ref()))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId, map_data};
+use qcc_ir::{Attrs, Class, Data, Elem, Int, Opcode, Tensor, ValueId, map_data};
 
 use super::layout;
 use super::numbers::{Numbers, broadcast};
@@ -16,6 +16,8 @@ use crate::tensor::{self, Constant};
 
 /// Most elements that a constant operator makes.
 const LARGE: usize = 1 << 24;
+/// Most elements of a constant of a given shape: test models have the weights of their largest layers so.
+const GREATEST: usize = 1 << 27;
 
 /// The tensor of operand `i`, which must be a constant.
 fn constant(site: &mut Site, i: usize) -> Outcome<(Arc<Tensor>, Elem)> {
@@ -38,8 +40,8 @@ fn extent(d: usize) -> Outcome<i64> {
 
 pub(super) fn value(site: &mut Site) -> Outcome<ValueId> {
     if let Some(proto) = site.attrs.tensor("value")? {
-        let Constant { tensor, elem } = tensor::read(proto, &Folder::none())?;
-        return Ok(site.constant_of(tensor, elem, ""));
+        let constant = tensor::read(proto, &Folder::none())?;
+        return Ok(site.constant_like(constant));
     }
     if let Some(v) = site.attrs.float("value_float")? {
         return Ok(site.floats(&[], vec![v], ""));
@@ -80,17 +82,17 @@ pub(super) fn size(site: &mut Site) -> Outcome<ValueId> {
 pub(super) fn constant_of_shape(site: &mut Site) -> Outcome<ValueId> {
     let dims = site.int_list(0, "the shape's dimensions")?.ok_or_else(|| Fault::shape("operand 0 is missing"))?;
     let dims = tensor::extents(&dims)?;
-    let count = qcc_ir::Type::f32(&dims).checked_elements().filter(|&n| n <= LARGE);
+    let count = qcc_ir::Type::f32(&dims).checked_elements().filter(|&n| n <= GREATEST);
     let count = count.ok_or_else(|| Fault::shape(format!("a constant of shape {dims:?} is too large")))?;
     let one = match site.attrs.tensor("value")? {
         Some(proto) => tensor::read(proto, &Folder::none())?,
-        None => Constant::plain(Tensor::f32(&[1], vec![0.0])),
+        None => Constant { tensor: Tensor::f32(&[1], vec![0.0]), data_type: DataType::F32 },
     };
     if one.tensor.data.len() != 1 {
         return Err(Fault::shape("`value` has not one element"));
     }
     let data = map_data!(&one.tensor.data, v => vec![v[0]; count]);
-    Ok(site.constant_of(Tensor::new(&dims, data), one.elem, ""))
+    Ok(site.constant_like(Constant { tensor: Tensor::new(&dims, data), data_type: one.data_type }))
 }
 
 pub(super) fn range(site: &mut Site) -> Outcome<ValueId> {
@@ -142,7 +144,14 @@ fn compare(site: &mut Site, ints: fn(i64, i64) -> bool, floats: fn(f32, f32) -> 
     Ok(site.constant_of(Tensor::new(&dims, Data::U8(truth)), Elem::Bool, ""))
 }
 
+/// Of constants; of integers of run time with `0, 1, ..`, which is how exporters write a look-up.
 pub(super) fn equal(site: &mut Site) -> Outcome<ValueId> {
+    let (a, b) = (site.operand(0)?, site.operand(1)?);
+    for (x, list) in [(a, b), (b, a)] {
+        if let Some(y) = one_hot(site, x, list)? {
+            return Ok(y);
+        }
+    }
     compare(site, |a, b| a == b, |a, b| a == b)
 }
 
@@ -211,8 +220,13 @@ pub(super) fn modulo(site: &mut Site) -> Outcome<ValueId> {
 pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
     let c = site.operand(0)?;
     let (x, y) = (site.operand(1)?, site.operand(2)?);
+    selected(site, c, x, y, "")
+}
+
+/// `x` where `c` holds, else `y`.
+pub(super) fn selected(site: &mut Site, c: ValueId, x: ValueId, y: ValueId, suffix: &str) -> Outcome<ValueId> {
     let Some(condition) = site.constant(c) else {
-        return layout::apply(site, Opcode::Where, &[x, y, c], "");
+        return layout::apply(site, Opcode::Where, &[x, y, c], suffix);
     };
     if site.elem(x) != site.elem(y) {
         return Err(Fault::shape("the branches are of different types"));
@@ -231,12 +245,12 @@ pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
         let position = |i: usize| if truth[at[0][i]] != 0 { at[1][i] } else { split + at[2][i] };
         let joined = site.constant(joined).ok_or_else(|| Fault::unsupported("a selection of this size"))?;
         let data = map_data!(&joined.data, v => (0..at[0].len()).map(|i| v[position(i)]).collect());
-        return Ok(site.constant_of(Tensor::new(&dims, data), elem, ""));
+        return Ok(site.constant_of(Tensor::new(&dims, data), elem, suffix));
     }
     let branch = match truth.iter().filter(|&&t| t != 0).count() {
         0 => y,
         n if n == truth.len() => x,
-        _ => return layout::apply(site, Opcode::Where, &[x, y, c], ""),
+        _ => return layout::apply(site, Opcode::Where, &[x, y, c], suffix),
     };
     let mut dims = condition.dims.clone();
     for other in [&x_dims, &y_dims] {
@@ -284,35 +298,111 @@ pub(super) fn reduce_product(site: &mut Site) -> Outcome<ValueId> {
 
 /// Constants are converted; between floats, and from integers that real numbers hold, nothing has to be done.
 pub(super) fn cast(site: &mut Site) -> Outcome<ValueId> {
-    // Only casts to 8-bit floats saturate or round.
-    site.attrs.ignore(&["saturate", "round_mode"]);
     let to = site.attrs.int("to")?.ok_or_else(|| Fault::shape("attribute `to` is missing"))?;
     let to = i32::try_from(to).map_err(|_| Fault::shape(format!("element type number {to}")))?;
-    let to = DataType::from_onnx(to)?.elem();
+    let to = DataType::from_onnx(to)?;
     let x = site.operand(0)?;
-    cast_to(site, x, &to)
+    cast_to(site, x, to)
 }
 
 pub(super) fn cast_like(site: &mut Site) -> Outcome<ValueId> {
-    site.attrs.ignore(&["saturate", "round_mode"]);
     let (x, like) = (site.operand(0)?, site.operand(1)?);
-    let to = site.elem(like);
-    cast_to(site, x, &to)
+    let to = site.data_type(like);
+    let to = to.ok_or_else(|| Fault::unsupported(format!("a cast to {}", site.elem(like))))?;
+    cast_to(site, x, to)
 }
 
-fn cast_to(site: &mut Site, x: ValueId, to: &Elem) -> Outcome<ValueId> {
-    let from = site.elem(x);
-    if from == *to {
+fn cast_to(site: &mut Site, x: ValueId, to: DataType) -> Outcome<ValueId> {
+    // Only casts to 8-bit floats saturate or round in another way.
+    let saturate = site.attrs.flag("saturate", true)?;
+    let mode = site.attrs.string("round_mode")?.unwrap_or("up").to_string();
+    let (from, elem) = (site.elem(x), to.elem());
+    if let (Some(tensor), None) = (site.constant(x), site.ty(x).uniform()) {
+        let wider = from == Elem::F32 && elem == Elem::F32 && to.rounding(saturate).is_none() && to != DataType::F8e8m0;
+        if site.data_type(x) == Some(to) || wider {
+            return Ok(x);
+        }
+        let mut data = Numbers::of(&tensor).wrapped(to)?.cast(&elem)?;
+        if let Data::F32(values) = &mut data {
+            if let (Some(attrs), Class::Unary(round)) = (to.rounding(saturate), Opcode::RoundFloat.info().class) {
+                values.iter_mut().for_each(|v| *v = round(&attrs, *v));
+            }
+            if to == DataType::F8e8m0 {
+                values.iter_mut().try_for_each(|v| power_of_two(*v, &mode).map(|p| *v = p))?;
+            }
+        }
+        return Ok(site.constant_like(Constant { tensor: Tensor::new(&tensor.dims, data), data_type: to }));
+    }
+    if let (Elem::F32, Some(attrs), true) = (&from, to.rounding(saturate), to.bits() <= 8) {
+        return site.emit(Opcode::RoundFloat, &[x], attrs, "");
+    }
+    if to == DataType::F8e8m0 {
+        return Err(Fault::unsupported("a conversion to powers of two at run time"));
+    }
+    if from == elem {
         return Ok(x);
     }
-    if let (Some(tensor), None) = (site.constant(x), site.ty(x).uniform()) {
-        let data = Numbers::of(&tensor).cast(to)?;
-        return Ok(site.constant_of(Tensor::new(&tensor.dims, data), to.clone(), ""));
+    if let Some(y) = of_table(site, x, &elem)? {
+        return Ok(y);
     }
+    let to = &elem;
     match (&from, to) {
         // Positions are read as 64-bit integers wherever they are used.
         (Elem::Int(Int::I32), Elem::Int(Int::I64)) => Ok(x),
         (Elem::Int(Int::I8 | Int::U8 | Int::I16) | Elem::Uniform(_), Elem::F32) => quantize::integers_as_reals(site, x),
         _ => Err(Fault::new(Code::UNSUPPORTED, format!("a conversion from {from} to {to} at run time"))),
     }
+}
+
+/// The power of two at or above a number, at or below it, or the nearest: the numbers of `float8e8m0`.
+fn power_of_two(x: f32, mode: &str) -> Outcome<f32> {
+    if !x.is_finite() {
+        return Ok(f32::NAN);
+    }
+    let bits = x.to_bits();
+    let (exponent, fraction) = ((bits >> 23) & 0xff, bits & 0x7f_ffff);
+    let up = match mode {
+        "up" => fraction > 0,
+        "down" => false,
+        "nearest" => fraction >= 1 << 22 && (fraction > 1 << 22 || exponent > 0),
+        other => return Err(Fault::unsupported(format!("`round_mode` = {other:?} is not supported"))),
+    };
+    let exponent = (exponent + u32::from(up)).min(254);
+    Ok((exponent as f32 - 127.0).exp2())
+}
+
+/// A conversion of what a constant table holds is a conversion of the table.
+fn of_table(site: &mut Site, x: ValueId, to: &Elem) -> Outcome<Option<ValueId>> {
+    let Some((table, positions, attrs)) = layout::looked_up(site, x) else { return Ok(None) };
+    let Some(tensor) = site.constant(table).filter(|_| site.ty(table).uniform().is_none()) else { return Ok(None) };
+    let data = Numbers::of(&tensor).cast(to)?;
+    let table = site.constant_of(Tensor::new(&tensor.dims, data), to.clone(), "table");
+    site.emit(Opcode::Gather, &[table, positions], attrs, "").map(Some)
+}
+
+/// Where an integer of run time equals those in a list `0, 1, ..` along a last axis: rows of a unit matrix, and a row of zeros
+/// for every other integer.
+fn one_hot(site: &mut Site, x: ValueId, list: ValueId) -> Outcome<Option<ValueId>> {
+    let (Some(numbers), None) = (site.constant(list), site.constant(x)) else { return Ok(None) };
+    let (Numbers::Int(values), &[.., depth]) = (Numbers::of(&numbers), numbers.dims.as_slice()) else {
+        return Ok(None);
+    };
+    let counts = values.iter().enumerate().all(|(i, &v)| usize::try_from(v) == Ok(i));
+    let dims = site.dims(x);
+    let fits = dims.len() >= numbers.dims.len() && dims.last() == Some(&1) && values.len() == depth;
+    if !counts || !fits || depth == 0 || !matches!(site.elem(x), Elem::Int(_)) {
+        return Ok(None);
+    }
+    let positions = layout::reshape(site, x, &dims[..dims.len() - 1], "positions")?;
+    one_hot_rows(site, positions, depth).map(Some)
+}
+
+/// Rows of a unit matrix at positions; elsewhere zeros.
+fn one_hot_rows(site: &mut Site, positions: ValueId, depth: usize) -> Outcome<ValueId> {
+    let rows = depth.checked_add(1).and_then(|n| n.checked_mul(depth)).filter(|&n| n <= LARGE);
+    let cells = rows.ok_or_else(|| Fault::unsupported(format!("one of {depth}")))?;
+    let unit = (0..cells).map(|i| u8::from(i / depth == i % depth)).collect();
+    let table = site.constant_of(Tensor::new(&[depth + 1, depth], Data::U8(unit)), Elem::Bool, "unit");
+    let attrs = Attrs::new(Opcode::Gather).with("axis", 0).with("wrap", false);
+    site.emit(Opcode::Gather, &[table, positions], attrs, "")
 }

@@ -7,21 +7,61 @@ use super::reduce::over;
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
-pub(super) fn batch_norm(site: &mut Site) -> Outcome<ValueId> {
-    site.attrs.ignore(&["momentum"]);
+/// In training mode with the mean and variance of the batch itself, and their running averages as results.
+pub(super) fn batch_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
+    let momentum = site.attrs.float("momentum")?.unwrap_or(0.9);
     let epsilon = site.attrs.float("epsilon")?.unwrap_or(1e-5);
     if site.opset() < 9 && !site.attrs.flag("spatial", true)? {
         return Err(Fault::unsupported("`spatial` = 0 is not supported"));
     }
-    if site.opset() >= 14 && site.attrs.flag("training_mode", false)? {
-        return Err(Fault::unsupported("training mode is not supported"));
-    }
     let operands = site.all_operands()?;
-    site.emit(Opcode::BatchNorm, &operands, Attrs::new(Opcode::BatchNorm).with("epsilon", epsilon), "")
+    if site.opset() >= 14 && site.attrs.flag("training_mode", false)? {
+        return by_batch(site, &operands, epsilon, momentum);
+    }
+    let attrs = Attrs::new(Opcode::BatchNorm).with("epsilon", epsilon);
+    site.emit(Opcode::BatchNorm, &operands, attrs, "").map(|y| vec![y])
+}
+
+fn by_batch(site: &mut Site, operands: &[ValueId], epsilon: f32, momentum: f32) -> Outcome<Vec<ValueId>> {
+    let &[x, scale, bias, mean, var] = operands else { return Err(Fault::shape("there are not five operands")) };
+    let (_, channels, spatial) = channels(site, x)?;
+    let axes: Vec<usize> = (0..spatial.len() + 2).filter(|&a| a != 1).collect();
+    let column: Vec<usize> = std::iter::once(channels).chain(spatial.iter().map(|_| 1)).collect();
+    let [own_mean, inverse] = moments(site, x, &axes, epsilon)?;
+    let centred = apply(site, Opcode::Sub, &[x, own_mean], "centred")?;
+    let normal = apply(site, Opcode::Mul, &[centred, inverse], "normal")?;
+    let scale = layout::reshape(site, scale, &column, "scale")?;
+    let bias = layout::reshape(site, bias, &column, "bias")?;
+    let scaled = apply(site, Opcode::Mul, &[normal, scale], "scaled")?;
+    let mut results = vec![apply(site, Opcode::Add, &[scaled, bias], "")?];
+    if site.result_count() > 1 {
+        let square = apply(site, Opcode::Mul, &[centred, centred], "square")?;
+        let own_var = over(site, Opcode::ReduceMean, square, &axes, true, "variance")?;
+        let (old, new) = (site.floats(&[], vec![momentum], "old"), site.floats(&[], vec![1.0 - momentum], "new"));
+        for (before, own) in [(mean, own_mean), (var, own_var)] {
+            let own = layout::reshape(site, own, &[channels], "own")?;
+            let kept = apply(site, Opcode::Mul, &[before, old], "kept")?;
+            let added = apply(site, Opcode::Mul, &[own, new], "added")?;
+            results.push(apply(site, Opcode::Add, &[kept, added], "running")?);
+        }
+    }
+    Ok(results)
+}
+
+/// Mean and reciprocal deviation over some axes.
+pub(super) fn moments(site: &mut Site, x: ValueId, axes: &[usize], epsilon: f32) -> Outcome<[ValueId; 2]> {
+    let mean = over(site, Opcode::ReduceMean, x, axes, true, "mean")?;
+    let centred = apply(site, Opcode::Sub, &[x, mean], "centred")?;
+    let square = apply(site, Opcode::Mul, &[centred, centred], "square")?;
+    let variance = over(site, Opcode::ReduceMean, square, axes, true, "variance")?;
+    let epsilon = site.floats(&[], vec![epsilon], "epsilon");
+    let shifted = apply(site, Opcode::Add, &[variance, epsilon], "shifted")?;
+    let deviation = apply(site, Opcode::Sqrt, &[shifted], "deviation")?;
+    Ok([mean, apply(site, Opcode::Reciprocal, &[deviation], "inverse")?])
 }
 
 /// `nn.layer_norm` over the dimensions from `axis` on; scale and bias that are not constant are applied behind it.
-fn normalize(
+pub(super) fn normalize(
     site: &mut Site,
     x: ValueId,
     axis: usize,
@@ -62,14 +102,7 @@ pub(super) fn layer_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
     let mut results = vec![normalize(site, x, axis, epsilon, scale, bias)?];
     if site.result_count() > 1 {
         let axes: Vec<usize> = (axis..rank).collect();
-        let mean = over(site, Opcode::ReduceMean, x, &axes, true, "mean")?;
-        let centred = apply(site, Opcode::Sub, &[x, mean], "centred")?;
-        let square = apply(site, Opcode::Mul, &[centred, centred], "square")?;
-        let variance = over(site, Opcode::ReduceMean, square, &axes, true, "variance")?;
-        let epsilon = site.floats(&[], vec![epsilon], "epsilon");
-        let shifted = apply(site, Opcode::Add, &[variance, epsilon], "shifted")?;
-        let deviation = apply(site, Opcode::Sqrt, &[shifted], "deviation")?;
-        results.extend([mean, apply(site, Opcode::Reciprocal, &[deviation], "inverse")?]);
+        results.extend(moments(site, x, &axes, epsilon)?);
     }
     Ok(results)
 }

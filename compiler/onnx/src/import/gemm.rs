@@ -1,6 +1,6 @@
 //! `Gemm` and `MatMul`.
 
-use qcc_ir::{Attrs, Def, Dialect, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Def, Dialect, Elem, Opcode, Tensor, ValueId};
 
 use super::layout::{self, apply};
 use super::site::Site;
@@ -99,6 +99,17 @@ fn is_static(site: &mut Site, v: ValueId) -> bool {
     true
 }
 
+/// Greatest number of products by which a table is multiplied at compile time.
+const MOST_PRODUCTS: usize = 1 << 28;
+
+/// True if a table of reals has rows and is small enough to be multiplied once.
+fn worthwhile(site: &Site, table: ValueId, positions: ValueId, b: ValueId) -> bool {
+    let (ty, b) = (site.ty(table), &site.ty(b).dims);
+    let products = ty.elements().checked_mul(b[1]).is_some_and(|n| n <= MOST_PRODUCTS);
+    let smaller = ty.dims.first().is_some_and(|&rows| rows <= 16 * site.ty(positions).elements().max(1));
+    ty.elem == Elem::F32 && ty.rank() == 2 && products && smaller
+}
+
 /// Vectors are matrices of one row or one column whose extent is dropped from the result.
 pub(super) fn matmul(site: &mut Site) -> Outcome<ValueId> {
     let (a, b) = (site.operand(0)?, site.operand(1)?);
@@ -111,6 +122,14 @@ pub(super) fn matmul(site: &mut Site) -> Outcome<ValueId> {
         [k] => layout::reshape(site, b, &[k, 1], "column")?,
         _ => b,
     };
+    if let (Some((table, positions, attrs)), &[_, _]) = (layout::looked_up(site, a), b_dims.as_slice())
+        && is_static(site, b)
+        && worthwhile(site, table, positions, b)
+    {
+        // Rows of a table times weights are rows of the table times weights.
+        let table = apply(site, Opcode::MatMul, &[table, b], "table")?;
+        return site.emit(Opcode::Gather, &[table, positions], attrs, "");
+    }
     let y = site.emit(Opcode::MatMul, &[wide_a, wide_b], Attrs::new(Opcode::MatMul), "product")?;
     let mut dims = site.dims(y);
     if b_dims.len() == 1 {

@@ -99,3 +99,12 @@ pub(super) fn apply(site: &mut Site, op: Opcode, operands: &[ValueId], suffix: &
 pub(super) fn broadcast(site: &Site, x: ValueId, dims: &[usize]) -> Outcome<Vec<usize>> {
     shape::broadcast(&site.ty(x).dims, dims).map_err(Fault::shape)
 }
+
+/// Table, positions and attributes of a look-up in a constant whose rows follow its first axis.
+pub(super) fn looked_up(site: &mut Site, x: ValueId) -> Option<(ValueId, ValueId, Attrs)> {
+    let graph = site.edit().graph();
+    let n = graph.producer(x).filter(|&n| graph.op(n) == Opcode::Gather)?;
+    let (operands, attrs) = (graph.operands(n), graph.node(n).attrs.clone());
+    let found = graph.constant(operands[0]).is_some() && attrs.int("axis") == 0;
+    found.then(|| (operands[0], operands[1], attrs))
+}

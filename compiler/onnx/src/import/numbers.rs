@@ -2,6 +2,7 @@
 
 use qcc_ir::{Data, Elem, Int, Tensor, shape};
 
+use crate::element::DataType;
 use crate::fault::{Fault, Outcome};
 
 /// Elements of a constant.
@@ -56,6 +57,30 @@ impl Numbers {
                 })
             }
             (_, Elem::Calibrated(_) | Elem::Uniform(_)) => Err(Fault::unsupported("a cast to a quantized type")),
+        }
+    }
+}
+
+impl Numbers {
+    /// The same numbers as `Cast` writes them into a type: integers keep their low bits, as do floats in a type of less than 8 bits;
+    /// another float must be a number of the type.
+    pub(crate) fn wrapped(self, to: DataType) -> Outcome<Numbers> {
+        let bits = to.bits() as u32;
+        let Some((least, _)) = to.range().filter(|_| bits < 64) else { return Ok(self) };
+        let low = |v: Vec<i64>| {
+            let shift = 64 - bits;
+            let one = |x: i64| {
+                let low = x << shift;
+                if least < 0 { low >> shift } else { (low.cast_unsigned() >> shift).cast_signed() }
+            };
+            Numbers::Int(v.into_iter().map(one).collect())
+        };
+        match self {
+            Numbers::Int(v) => Ok(low(v)),
+            Numbers::Float(v) if bits < 8 && v.iter().all(|x| x.is_finite() && x.abs() < 9.2e18) => {
+                Ok(low(v.into_iter().map(|x| x as i64).collect()))
+            }
+            Numbers::Float(v) => Ok(Numbers::Float(v)),
         }
     }
 }
@@ -118,5 +143,9 @@ mod tests {
         assert!(float(256.0, Elem::Int(Int::U8)).is_err());
         assert_eq!(Numbers::Int(vec![-3]).cast(&Elem::F32), Ok(Data::F32(vec![-3.0])));
         assert!(Numbers::Int(vec![1 << 40]).cast(&Elem::Int(Int::I32)).is_err());
+        let wrapped = |v: Numbers, to| v.wrapped(to);
+        assert_eq!(wrapped(Numbers::Int(vec![300, -1]), DataType::U8), Ok(Numbers::Int(vec![44, 255])));
+        assert_eq!(wrapped(Numbers::Float(vec![-9.0, 15.0]), DataType::I4), Ok(Numbers::Int(vec![7, -1])));
+        assert_eq!(wrapped(Numbers::Float(vec![-3.0]), DataType::U2), Ok(Numbers::Int(vec![1])));
     }
 }

@@ -5,19 +5,36 @@ use qcc_ir::{Attrs, Elem, Int, Opcode, ValueId};
 use super::layout;
 use super::quantize;
 use super::site::Site;
-use super::window::{Window, spatial, with_height, without_height};
+use super::window::{Window, volume, with_height, without_height};
 use crate::fault::{Fault, Outcome};
 
-/// Rounding up only adds padding behind, which takes no part in a maximum.
-pub(super) fn max_pool(site: &mut Site) -> Outcome<ValueId> {
-    // Says in which order indices, which are not supported, are counted.
-    site.attrs.ignore(&["storage_order"]);
+/// Rounding up only adds padding behind, which takes no part in a maximum. The second result are positions.
+pub(super) fn max_pool(site: &mut Site) -> Outcome<Vec<ValueId>> {
+    let columns_first = site.attrs.flag("storage_order", false)?;
     let mut x = site.operand(0)?;
     if matches!(site.elem(x), Elem::Int(Int::I8 | Int::U8)) {
         x = quantize::integers_as_reals(site, x)?;
     }
     let window = read(site, x)?;
-    finish(site, Opcode::MaxPool, x, window, Attrs::new(Opcode::MaxPool))
+    let y = finish(site, Opcode::MaxPool, x, window.clone(), Attrs::new(Opcode::MaxPool))?;
+    if site.result_count() < 2 {
+        return Ok(vec![y]);
+    }
+    if site.ty(x).rank() > 4 {
+        return Err(Fault::unsupported("positions of the greatest elements in three dimensions"));
+    }
+    if !columns_first || window.kernel.len() < 2 {
+        return Ok(vec![y, finish(site, Opcode::MaxPoolIndex, x, window, Attrs::new(Opcode::MaxPoolIndex))?]);
+    }
+    // Counted by columns: those of the transposed image.
+    let mut turned = window;
+    for list in [&mut turned.kernel, &mut turned.strides, &mut turned.dilations, &mut turned.extra] {
+        list.reverse();
+    }
+    turned.pads.reverse();
+    let x = layout::transpose(site, x, &[0, 1, 3, 2], "columns")?;
+    let at = finish(site, Opcode::MaxPoolIndex, x, turned, Attrs::new(Opcode::MaxPoolIndex))?;
+    Ok(vec![y, layout::transpose(site, at, &[0, 1, 3, 2], "positions")?])
 }
 
 /// Elements that only rounding up adds are never counted. With `count_include_pad`, the declared padding is: where both occur,
@@ -47,10 +64,7 @@ pub(super) fn average(site: &mut Site, mut x: ValueId) -> Outcome<ValueId> {
 }
 
 fn read(site: &mut Site, x: ValueId) -> Outcome<Window> {
-    let input = match *site.dims(x) {
-        [_, _, d, h, w] => vec![d, h, w],
-        _ => spatial(site, x)?,
-    };
+    let input = volume(site, x)?;
     let mut window = Window::read(site, None, &input)?;
     if site.attrs.flag("ceil_mode", false)? {
         window.round_up(&input)?;

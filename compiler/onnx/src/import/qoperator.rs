@@ -5,6 +5,7 @@
 
 use qcc_ir::{Attrs, Elem, Int, Opcode, Type, Uniform, ValueId};
 
+use super::constants;
 use super::gemm;
 use super::layout::{self, apply};
 use super::pool;
@@ -26,7 +27,8 @@ fn binary(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
     let (a, b) = (site.operand(0)?, site.operand(3)?);
     let a = dequantize(site, a, 1, 1, "a")?;
     let b = dequantize(site, b, 4, 1, "b")?;
-    let y = apply(site, op, &[a, b], "real")?;
+    let attrs = Attrs::new(op).with("signed", storage.0 == Int::I8);
+    let y = site.emit(op, &[a, b], attrs, "real")?;
     requantize(site, y, 6, storage)
 }
 
@@ -104,6 +106,16 @@ pub(super) fn reduce_mean(site: &mut Site) -> Outcome<ValueId> {
         };
         over(site, Opcode::ReduceMean, x, &axes, keep, "real")
     })
+}
+
+/// Operands condition, x and y (each with scale and zero point), scale and zero point of the result.
+pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
+    let storage = like(site, 1)?;
+    let (c, x, y) = (site.operand(0)?, site.operand(1)?, site.operand(4)?);
+    let x = dequantize(site, x, 2, 1, "x")?;
+    let y = dequantize(site, y, 5, 1, "y")?;
+    let chosen = constants::selected(site, c, x, y, "real")?;
+    requantize(site, chosen, 7, storage)
 }
 
 /// Operands scale and zero point of the result, then each part with its scale and zero point.

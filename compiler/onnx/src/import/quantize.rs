@@ -16,9 +16,6 @@ use crate::fault::{Fault, Outcome};
 /// Storage of a quantized type, and its least and greatest integer.
 pub(super) type Storage = (Int, i64, i64);
 
-/// `u16` is held in 32 bits.
-const U16: Storage = (Int::I32, 0, 65535);
-
 fn storage(int: Int) -> Storage {
     (int, int.min(), int.max())
 }
@@ -48,8 +45,8 @@ fn uniform(site: &mut Site, scale: usize, storage: Storage, dims: &[usize], axis
 fn scale_axis(site: &mut Site) -> Outcome<(i64, usize)> {
     let block = site.attrs.int("block_size")?.unwrap_or(0);
     let block = usize::try_from(block).map_err(|_| Fault::shape(format!("`block_size` = {block}")))?;
-    // Only casts to 8-bit floats saturate; the division is in f32.
-    site.attrs.ignore(&["saturate", "precision"]);
+    // The division is in f32.
+    site.attrs.ignore(&["precision"]);
     Ok((site.attrs.int("axis")?.unwrap_or(1), block))
 }
 
@@ -65,15 +62,23 @@ pub(super) fn quantize_linear(site: &mut Site) -> Outcome<ValueId> {
         None | Some(0) => None,
         Some(n) => Some(DataType::from_onnx(i32::try_from(n).unwrap_or(-1))?),
     };
-    let storage = match (declared, site.optional(2).map(|z| site.elem(z))) {
-        (Some(DataType::U16), _) => U16,
-        (Some(other), _) => int_storage(&other.elem())?,
-        // There are no zero points of 32 bits here: these were 16 bits without a sign.
-        (None, Some(Elem::Int(Int::I32))) => U16,
-        (None, Some(elem)) => int_storage(&elem)?,
-        (None, None) => storage(Int::U8),
+    let zero = site.optional(2);
+    let to = match declared {
+        Some(to) => to,
+        None => zero
+            .map_or(Some(DataType::U8), |z| site.data_type(z))
+            .ok_or_else(|| Fault::unsupported("a zero point of a type that is known only at run time"))?,
     };
     let dims = site.dims(x);
+    let saturate = site.attrs.flag("saturate", true)?;
+    if let (Some(attrs), true) = (to.rounding(saturate), to.bits() <= 8) {
+        no_zero_point(site)?;
+        let scale = site.operand(1)?;
+        let scale = qoperator::spread(site, scale, &dims, axis, block)?;
+        let ratio = layout::apply(site, Opcode::Div, &[x, scale], "ratio")?;
+        return site.emit(Opcode::RoundFloat, &[ratio], attrs, "");
+    }
+    let storage = storage_of_type(to)?;
     if block != 0 || is_computed(site) {
         let scale = site.operand(1)?;
         let scale = qoperator::spread(site, scale, &dims, axis, block)?;
@@ -87,10 +92,28 @@ pub(super) fn quantize_linear(site: &mut Site) -> Outcome<ValueId> {
     quantize(site, x, u, "")
 }
 
+/// Floats of 8 bits and less have zero points for the sake of their type alone.
+fn no_zero_point(site: &mut Site) -> Outcome<()> {
+    match site.float_list(2, "zero points")? {
+        Some(zeros) if zeros.iter().any(|&z| z != 0.0) => {
+            Err(Fault::unsupported("a zero point of floats other than 0"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// How quantized elements of a type of the model are stored: `u16` in 32 bits.
+fn storage_of_type(data_type: DataType) -> Outcome<Storage> {
+    match (data_type.elem(), data_type.range()) {
+        (Elem::Int(int), Some((min, max))) if int.bits() <= 32 => Ok((int, min, max)),
+        _ => Err(Fault::unsupported(format!("quantization to {data_type:?}"))),
+    }
+}
+
 fn int_storage(elem: &Elem) -> Outcome<Storage> {
     match elem {
-        Elem::Int(int) => Ok(storage(*int)),
-        Elem::F32 | Elem::Bool | Elem::Calibrated(_) | Elem::Uniform(_) => {
+        Elem::Int(int) if int.bits() <= 32 => Ok(storage(*int)),
+        Elem::Int(_) | Elem::F32 | Elem::Bool | Elem::Calibrated(_) | Elem::Uniform(_) => {
             Err(Fault::unsupported(format!("a zero point of type {elem}")))
         }
     }
@@ -109,7 +132,14 @@ pub(super) fn dequantize_linear(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
     let (axis, block) = scale_axis(site)?;
     // Floats of any width become f32.
-    site.attrs.ignore(&["output_dtype"]);
+    site.attrs.ignore(&["output_dtype", "saturate"]);
+    if site.elem(x) == Elem::F32 {
+        // Floats of 8 bits and less are real numbers already.
+        no_zero_point(site)?;
+        let (dims, scale) = (site.dims(x), site.operand(1)?);
+        let scale = qoperator::spread(site, scale, &dims, axis, block)?;
+        return layout::apply(site, Opcode::Mul, &[x, scale], "");
+    }
     if block != 0 || is_computed(site) {
         let dims = site.dims(x);
         let scale = site.operand(1)?;
@@ -126,7 +156,7 @@ pub(super) fn dequantize_linear(site: &mut Site) -> Outcome<ValueId> {
 /// How elements are stored, and their least and greatest integer.
 pub(super) fn storage_of(elem: &Elem) -> Outcome<Storage> {
     match elem {
-        Elem::Int(int) => Ok(storage(*int)),
+        Elem::Int(int) if int.bits() <= 32 => Ok(storage(*int)),
         Elem::Uniform(u) => Ok((u.storage, u.min, u.max)),
         other => Err(Fault::shape(format!("real numbers from {other}"))),
     }
@@ -134,7 +164,10 @@ pub(super) fn storage_of(elem: &Elem) -> Outcome<Storage> {
 
 /// Real numbers from integers with the scale and zero point in operands `scale` and `scale + 1`.
 pub(super) fn dequantize(site: &mut Site, x: ValueId, scale: usize, axis: i64, suffix: &str) -> Outcome<ValueId> {
-    let own = storage_of(&site.elem(x))?;
+    let own = match (site.ty(x).uniform(), site.data_type(x)) {
+        (None, Some(data_type)) => storage_of_type(data_type)?,
+        (Some(_), _) | (None, None) => storage_of(&site.elem(x))?,
+    };
     let dims = site.dims(x);
     let u = uniform(site, scale, own, &dims, axis)?;
     as_real(site, x, u, suffix)

@@ -132,6 +132,9 @@ pub(super) fn pad(site: &mut Site) -> Outcome<ValueId> {
             Some(_) => return Err(Fault::shape("the value of padding is no scalar")),
         }
     };
+    if value.is_nan() {
+        return Err(Fault::shape("the value of padding is not a number"));
+    }
     let axes = match site.int_list(3, "`axes`")? {
         Some(axes) => Site::axes(&axes, rank)?,
         None => (0..rank).collect(),

@@ -1,6 +1,6 @@
 //! One ONNX node while it is imported: its operands and attributes, and the way by which operations get into the graph.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use onnx_protobuf::NodeProto;
@@ -9,7 +9,10 @@ use qcc_ir::{Attrs, Data, Dialect, Edit, Elem, Int, Opcode, Origin, Tensor, Type
 use super::attributes::Attributes;
 use super::fold;
 use super::numbers::Numbers;
+use crate::element::DataType;
 use crate::fault::{Fault, Outcome};
+use crate::options::MOST_ELEMENTS;
+use crate::tensor::Constant;
 
 /// A node at its place in the graph.
 pub(crate) struct Site<'a, 'e, 'g> {
@@ -21,6 +24,7 @@ pub(crate) struct Site<'a, 'e, 'g> {
     operands: Vec<Option<ValueId>>,
     read: Vec<bool>,
     created: HashSet<ValueId>,
+    types: &'e mut HashMap<ValueId, DataType>,
     /// The node's attributes.
     pub(crate) attrs: Attributes<'a>,
 }
@@ -32,9 +36,10 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
         origin: Arc<Origin>,
         base: String,
         operands: Vec<Option<ValueId>>,
+        types: &'e mut HashMap<ValueId, DataType>,
     ) -> Site<'a, 'e, 'g> {
-        let read = vec![false; operands.len()];
-        Site { edit, node, origin, base, operands, read, created: HashSet::new(), attrs: Attributes::new(node) }
+        let (read, created, attrs) = (vec![false; operands.len()], HashSet::new(), Attributes::new(node));
+        Site { edit, node, origin, base, operands, read, created, types, attrs }
     }
 
     /// Version of the operator set.
@@ -83,6 +88,11 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
     /// Element type of a value.
     pub(crate) fn elem(&self, v: ValueId) -> Elem {
         self.ty(v).elem.clone()
+    }
+
+    /// The type that a value has in the model, as far as that is known: several share one element type here.
+    pub(crate) fn data_type(&self, v: ValueId) -> Option<DataType> {
+        self.types.get(&v).copied().or_else(|| DataType::of(&self.ty(v).elem))
     }
 
     /// The contents of a constant.
@@ -145,6 +155,13 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
         v
     }
 
+    /// Adds a constant of the model.
+    pub(crate) fn constant_like(&mut self, constant: Constant) -> ValueId {
+        let v = self.constant_of(constant.tensor, constant.data_type.elem(), "");
+        self.types.insert(v, constant.data_type);
+        v
+    }
+
     /// Adds a float constant.
     pub(crate) fn floats(&mut self, dims: &[usize], values: Vec<f32>, suffix: &str) -> ValueId {
         self.constant_of(Tensor::f32(dims, values), Elem::F32, suffix)
@@ -154,6 +171,9 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
     pub(crate) fn emit(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs, suffix: &str) -> Outcome<ValueId> {
         let types: Vec<&Type> = operands.iter().map(|&v| self.edit.graph().ty(v)).collect();
         let dims = shape::infer_dims(op, &attrs, &types).map_err(Fault::shape)?;
+        if Type::f32(&dims).checked_elements().is_none_or(|n| n >= MOST_ELEMENTS) {
+            return Err(Fault::shape(format!("a result of shape {dims:?} is too large")));
+        }
         shape::check_elems(op, &types).map_err(Fault::unsupported)?;
         let elem = shape::infer_elem(op, &attrs, &types);
         if let (None, true, &[x]) = (&elem, keeps_codes(op), operands) {

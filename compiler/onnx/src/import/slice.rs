@@ -93,6 +93,18 @@ pub(super) fn slice(site: &mut Site) -> Outcome<ValueId> {
     Ok(y)
 }
 
+/// Elements of an axis from one position to another.
+pub(super) fn part(site: &mut Site, x: ValueId, axis: usize, range: std::ops::Range<usize>) -> Outcome<ValueId> {
+    let mut cut = Cut::whole(&site.dims(x))?;
+    let ends = layout::list(&[range.start, range.end])?;
+    let inside = cut.ends.get(axis).is_some_and(|&extent| ends[0] <= ends[1] && ends[1] <= extent);
+    if !inside {
+        return Err(Fault::shape(format!("elements {range:?} of axis {axis} of {:?}", site.dims(x))));
+    }
+    (cut.starts[axis], cut.ends[axis]) = (ends[0], ends[1]);
+    cut.emit(site, x, "part")
+}
+
 /// Cuts away what negative numbers in `pads` say, `[before.., after..]`.
 pub(super) fn cut(site: &mut Site, x: ValueId, pads: &[i64]) -> Outcome<ValueId> {
     let dims = site.dims(x);

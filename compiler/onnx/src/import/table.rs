@@ -7,7 +7,8 @@ use onnx_protobuf::NodeProto;
 
 use super::site::Site;
 use super::{
-    constants, conv, decompose, elementwise, gemm, order, pool, qoperator, quantize, reduce, resize, shape_ops, slice,
+    constants, contrib, conv, decompose, einsum, elementwise, gemm, order, pool, qoperator, quantize, reduce, resize,
+    rnn, shape_ops, slice,
 };
 use crate::fault::{Fault, Outcome};
 use crate::model::domain;
@@ -40,7 +41,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("ArgMax", 1, NEWEST, One(order::arg_max)),
     Row("ArgMin", 1, NEWEST, One(order::arg_min)),
     Row("AveragePool", 7, NEWEST, One(pool::average_pool)),
-    Row("BatchNormalization", 7, NEWEST, One(decompose::batch_norm)),
+    Row("BatchNormalization", 7, NEWEST, Many(decompose::batch_norm)),
     Row("Cast", 6, NEWEST, One(constants::cast)),
     Row("CastLike", 15, NEWEST, One(constants::cast_like)),
     Row("Ceil", 6, NEWEST, Same(Opcode::Ceil)),
@@ -58,6 +59,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Div", 7, NEWEST, Same(Opcode::Div)),
     Row("Dropout", 7, NEWEST, Many(elementwise::dropout)),
     Row("DynamicQuantizeLinear", 11, NEWEST, Many(qoperator::dynamic)),
+    Row("Einsum", 12, NEWEST, One(einsum::einsum)),
     Row("Elu", 6, NEWEST, Same(Opcode::Elu)),
     Row("Equal", 7, NEWEST, One(constants::equal)),
     Row("Erf", 9, NEWEST, Same(Opcode::Erf)),
@@ -65,6 +67,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Expand", 8, NEWEST, One(shape_ops::expand)),
     Row("Flatten", 1, NEWEST, One(shape_ops::flatten)),
     Row("Floor", 6, NEWEST, Same(Opcode::Floor)),
+    Row("GRU", 7, NEWEST, Many(rnn::gru)),
     Row("Gather", 1, NEWEST, One(shape_ops::gather)),
     Row("Gelu", 20, NEWEST, One(elementwise::gelu)),
     Row("Gemm", 7, NEWEST, One(gemm::gemm)),
@@ -78,6 +81,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Identity", 1, NEWEST, One(elementwise::identity)),
     Row("InstanceNormalization", 6, NEWEST, One(decompose::instance_norm)),
     Row("LRN", 1, NEWEST, One(decompose::local_response)),
+    Row("LSTM", 7, NEWEST, Many(rnn::lstm)),
     Row("LayerNormalization", 17, NEWEST, Many(decompose::layer_norm)),
     Row("LeakyRelu", 6, NEWEST, Same(Opcode::LeakyRelu)),
     Row("Less", 7, NEWEST, One(constants::less)),
@@ -88,7 +92,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("MatMul", 1, NEWEST, One(gemm::matmul)),
     Row("MatMulInteger", 10, NEWEST, One(qoperator::matmul)),
     Row("Max", 6, NEWEST, One(elementwise::max)),
-    Row("MaxPool", 1, NEWEST, One(pool::max_pool)),
+    Row("MaxPool", 1, NEWEST, Many(pool::max_pool)),
     Row("Mean", 6, NEWEST, One(elementwise::mean)),
     Row("Min", 6, NEWEST, One(elementwise::min)),
     Row("Mish", 18, NEWEST, Same(Opcode::Mish)),
@@ -104,6 +108,8 @@ pub(crate) static ROWS: &[Row] = &[
     Row("QLinearConv", 10, NEWEST, One(quantize::conv)),
     Row("QLinearMatMul", 10, NEWEST, One(quantize::matmul)),
     Row("QuantizeLinear", 10, NEWEST, One(quantize::quantize_linear)),
+    Row("RMSNormalization", 23, NEWEST, Many(contrib::rms_norm)),
+    Row("RNN", 7, NEWEST, Many(rnn::rnn)),
     Row("Range", 11, NEWEST, One(constants::range)),
     Row("Reciprocal", 6, NEWEST, Same(Opcode::Reciprocal)),
     Row("ReduceL1", 1, NEWEST, One(reduce::l1)),
@@ -149,10 +155,17 @@ pub(crate) static ROWS: &[Row] = &[
 /// The domain of ONNX Runtime's own operators.
 const CONTRIB: &str = "com.microsoft";
 
-/// Operators of the domain `com.microsoft`, in alphabetical order: those that ONNX Runtime's quantizer writes.
+/// Operators of the domain `com.microsoft`, in alphabetical order: those that ONNX Runtime's quantizer and optimizer write.
 #[rustfmt::skip]
 pub(crate) static MICROSOFT: &[Row] = &[
+    Row("BiasGelu", 1, 1, One(contrib::gelu)),
     Row("DequantizeLinear", 1, 1, One(quantize::dequantize_linear)),
+    Row("EmbedLayerNormalization", 1, 1, Many(contrib::embed_layer_norm)),
+    Row("FastGelu", 1, 1, One(contrib::fast_gelu)),
+    Row("FusedConv", 1, 1, One(contrib::fused_conv)),
+    Row("FusedGemm", 1, 1, One(contrib::fused_gemm)),
+    Row("FusedMatMul", 1, 1, One(contrib::fused_matmul)),
+    Row("Gelu", 1, 1, One(contrib::gelu)),
     Row("QGemm", 1, 1, One(qoperator::gemm)),
     Row("QLinearAdd", 1, 1, One(qoperator::add)),
     Row("QLinearAveragePool", 1, 1, One(qoperator::average_pool)),
@@ -163,7 +176,10 @@ pub(crate) static MICROSOFT: &[Row] = &[
     Row("QLinearReduceMean", 1, 1, One(qoperator::reduce_mean)),
     Row("QLinearSigmoid", 1, 1, One(qoperator::sigmoid)),
     Row("QLinearSoftmax", 1, 1, One(qoperator::softmax)),
+    Row("QLinearWhere", 1, 1, One(qoperator::select)),
     Row("QuantizeLinear", 1, 1, One(quantize::quantize_linear)),
+    Row("QuickGelu", 1, 1, One(contrib::quick_gelu)),
+    Row("SkipLayerNormalization", 1, 1, Many(contrib::skip_layer_norm)),
 ];
 
 /// An ONNX operator that can be imported.
@@ -237,7 +253,21 @@ pub(crate) fn find(node: &NodeProto, opset: Option<i64>) -> Outcome<Rule> {
     let Ok(i) = ROWS.binary_search_by(|row| row.0.cmp(op)) else {
         let help = match op.as_str() {
             "If" | "Loop" | "Scan" => "control flow cannot be compiled; export the model with fixed shapes and options",
-            "LSTM" | "GRU" | "RNN" => "recurrent operators cannot be compiled; export the model unrolled",
+            "NonMaxSuppression" | "NonZero" | "Compress" | "Unique" => {
+                "the size of its result is known at run time only; cut the model in front of it and do the rest in the host"
+            }
+            op if op.starts_with("Sequence") || op.ends_with("Sequence") || op.starts_with("Optional") => {
+                "only tensors can be compiled; export the model without sequences and optional values"
+            }
+            op if op.starts_with("String") || op.starts_with("Regex") || op == "TfIdfVectorizer" => {
+                "texts cannot be compiled; cut the model behind it and give the numbers"
+            }
+            op if op.starts_with("Random") || matches!(op, "Bernoulli" | "Multinomial") => {
+                "a compiled model computes the same from the same; give random numbers as an input"
+            }
+            op if op.starts_with("Adam") || matches!(op, "Momentum" | "Adagrad" | "Gradient") => {
+                "training is not compiled; export the model for inference"
+            }
             _ => "replace it by supported operators when exporting the model",
         };
         return Err(Fault::unsupported(format!("operator {op} is not supported")).help(help));

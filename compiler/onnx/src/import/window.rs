@@ -19,13 +19,17 @@ pub(super) struct Window {
     pub(super) extra: Vec<usize>,
 }
 
+/// Greatest extent, stride, dilation or padding of a window.
+const GREATEST: usize = 1 << 30;
+
 /// A list attribute with one positive element a dimension.
 fn positive(site: &mut Site, name: &'static str, rank: usize) -> Outcome<Option<Vec<usize>>> {
     let Some(values) = site.attrs.ints(name)? else { return Ok(None) };
-    let sizes: Option<Vec<usize>> = values.iter().map(|&v| usize::try_from(v).ok().filter(|&v| v > 0)).collect();
+    let size = |&v: &i64| usize::try_from(v).ok().filter(|v| (1..=GREATEST).contains(v));
+    let sizes: Option<Vec<usize>> = values.iter().map(size).collect();
     match sizes {
         Some(sizes) if sizes.len() == rank => Ok(Some(sizes)),
-        _ => Err(Fault::shape(format!("`{name}` is {values:?}, not {rank} positive numbers"))),
+        _ => Err(Fault::shape(format!("`{name}` is {values:?}, not {rank} positive numbers of a sensible size"))),
     }
 }
 
@@ -165,7 +169,11 @@ fn pairs(pads: &[i64], rank: usize) -> Outcome<Vec<[usize; 2]>> {
     if pads.len() != 2 * rank {
         return Err(Fault::shape(format!("`pads` is {pads:?}, not {} numbers", 2 * rank)));
     }
-    let size = |p: i64| usize::try_from(p).map_err(|_| Fault::unsupported(format!("negative `pads` {pads:?}")));
+    let size = |p: i64| match usize::try_from(p) {
+        Ok(size) if size <= GREATEST => Ok(size),
+        Ok(_) => Err(Fault::shape(format!("`pads` {pads:?} are too large"))),
+        Err(_) => Err(Fault::unsupported(format!("negative `pads` {pads:?}"))),
+    };
     (0..rank).map(|i| Ok([size(pads[i])?, size(pads[rank + i])?])).collect()
 }
 
@@ -177,6 +185,14 @@ pub(super) fn spatial(site: &Site, x: ValueId) -> Outcome<Vec<usize>> {
             Err(Fault::unsupported(format!("{} spatial dimensions are not supported", dims.len() - 2)))
         }
         dims => Err(Fault::shape(format!("shape {dims:?} has no spatial dimension"))),
+    }
+}
+
+/// The spatial extents of `[N, C, ..]` with up to three spatial dimensions.
+pub(super) fn volume(site: &Site, x: ValueId) -> Outcome<Vec<usize>> {
+    match *site.ty(x).dims.as_slice() {
+        [_, _, d, h, w] => Ok(vec![d, h, w]),
+        _ => spatial(site, x),
     }
 }
 

@@ -1,0 +1,110 @@
+//! `tensor.gather` at positions that are known at run time only: rows of a table, as embeddings are.
+
+use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
+use qcc_ir::{Attrs, Elem, Int, Type};
+
+use super::elementwise::lane_type;
+use super::task::Task;
+use crate::clif::{self, VECTOR};
+use crate::plan::Place;
+
+/// Slices of one value at positions that another holds.
+pub struct Lookup {
+    data: Place,
+    indices: Place,
+    result: Place,
+    axis: usize,
+    wrap: bool,
+    signed: bool,
+}
+
+impl Lookup {
+    /// What a node stands for; `positions` is the type of its indices.
+    pub fn new(attrs: &Attrs, positions: &Type, operands: &[Place], result: &Place) -> Lookup {
+        let signed = positions.elem.storage() != Some(Int::U8) && positions.elem != Elem::Bool;
+        Lookup {
+            data: operands[0].clone(),
+            indices: operands[1].clone(),
+            result: result.clone(),
+            axis: attrs.int("axis") as usize,
+            wrap: attrs.bool("wrap"),
+            signed,
+        }
+    }
+
+    /// Units: a slice, one for each position and each index before the axis.
+    pub fn units(&self) -> usize {
+        self.data.dims[..self.axis].iter().product::<usize>() * self.indices.elements()
+    }
+
+    /// Emits the task. Whatever the positions are, only elements of the data are read.
+    pub fn emit(&self, t: &mut Task<'_>) {
+        let (data, indices, result) = (t.address(&self.data), t.address(&self.indices), t.address(&self.result));
+        let rank = self.indices.dims.len();
+        let behind = self.axis + rank;
+        t.units(&mut |t, unit| {
+            let (mut from, mut at, mut to, mut rest) = (data, indices, result, unit);
+            for d in (0..behind).rev() {
+                let extent = t.word(self.result.dims[d]);
+                let index = t.b.ins().urem(rest, extent);
+                rest = t.b.ins().udiv(rest, extent);
+                to = t.at(to, index, self.result.strides[d]);
+                match d.checked_sub(self.axis) {
+                    Some(i) => at = t.at(at, index, self.indices.strides[i]),
+                    None => from = t.at(from, index, self.data.strides[d]),
+                }
+            }
+            let position = self.position(t, at);
+            from = t.at(from, position, self.data.strides[self.axis]);
+            self.slice(t, from, to, self.axis + 1, behind);
+        });
+    }
+
+    /// The position at an address, within the extent of the axis.
+    fn position(&self, t: &mut Task<'_>, at: Value) -> Value {
+        let extent = self.data.dims[self.axis] as i64;
+        let lane = lane_type(self.indices.element);
+        let mut p = t.b.ins().load(lane, clif::memory(), at, 0);
+        if lane != types::I64 {
+            p = if self.signed { t.b.ins().sextend(types::I64, p) } else { t.b.ins().uextend(types::I64, p) };
+        }
+        let zero = t.b.ins().iconst(types::I64, 0);
+        let last = t.b.ins().iconst(types::I64, extent - 1);
+        if self.wrap {
+            let wrapped = t.b.ins().iadd_imm_s(p, extent);
+            let negative = t.b.ins().icmp(IntCC::SignedLessThan, p, zero);
+            p = t.b.ins().select(negative, wrapped, p);
+        }
+        // As an unsigned number, what is negative still lies behind the last.
+        t.b.ins().umin(p, last)
+    }
+
+    /// Copies the dimensions of the data from `d` on, which are those of the result from `e` on.
+    fn slice(&self, t: &mut Task<'_>, from: Value, to: Value, d: usize, e: usize) {
+        let element = self.data.element;
+        let dense = |place: &Place, from: usize| Place {
+            dims: place.dims[from..].to_vec(),
+            strides: place.strides[from..].to_vec(),
+            ..place.clone()
+        };
+        let (x, y) = (dense(&self.data, d), dense(&self.result, e));
+        if x.is_dense() && y.is_dense() {
+            let bytes = x.elements() * element;
+            t.count(bytes / VECTOR, &mut |t, i| {
+                let (from, to) = (t.at(from, i, VECTOR), t.at(to, i, VECTOR));
+                let vector = clif::load_bytes(&mut t.b, from, 0, VECTOR);
+                clif::store_bytes(&mut t.b, vector, to, 0, VECTOR);
+            });
+            if !bytes.is_multiple_of(VECTOR) {
+                let (from, to) = (t.plus(from, bytes - bytes % VECTOR), t.plus(to, bytes - bytes % VECTOR));
+                let vector = clif::load_bytes(&mut t.b, from, 0, bytes % VECTOR);
+                clif::store_bytes(&mut t.b, vector, to, 0, bytes % VECTOR);
+            }
+            return;
+        }
+        t.count(self.data.dims[d], &mut |t, i| {
+            let (from, to) = (t.at(from, i, self.data.strides[d]), t.at(to, i, self.result.strides[e]));
+            self.slice(t, from, to, d + 1, e + 1);
+        });
+    }
+}

@@ -1,0 +1,290 @@
+//! Steps that bring values with scales of run time together, and functions of them: equations (16) to (19) of
+//! [`qcc_num::dynamic`].
+
+use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
+use qcc_ir::Attrs;
+use qcc_num::dynamic::{ALIGN_BITS, INTERVALS, LOG2_E};
+
+use super::dynamic::{WORD, bits, leading, number, raise, round_shift, scale, store_word, store_words, variable, word};
+use super::elementwise::loops;
+use super::task::Task;
+use crate::clif::{self, memory};
+use crate::plan::Place;
+
+/// `int.common_scale`, in one unit: equation (16).
+pub fn common_scale(t: &mut Task<'_>, levels: &[i64], operands: &[Place], result: &Place) {
+    let addresses: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
+    let out = t.address(result);
+    let result_levels = levels.last().copied().unwrap_or(1);
+    t.units(&mut |t, _| {
+        let scales: Vec<(Value, Value)> = addresses.iter().map(|&at| scale(t, at)).collect();
+        let mut greatest: Option<(Value, Value)> = None;
+        for (&(mantissa, exponent), &levels) in scales.iter().zip(levels) {
+            let product = t.b.ins().imul_imm_s(mantissa, levels);
+            let length = bits(t, product);
+            let exponent = t.b.ins().iadd(exponent, length);
+            let exponent = t.b.ins().iadd_imm_s(exponent, -31);
+            let mantissa = leading(t, product);
+            greatest = Some(match greatest {
+                None => (exponent, mantissa),
+                Some((e, m)) => {
+                    let higher = t.b.ins().icmp(IntCC::SignedGreaterThan, exponent, e);
+                    let level = t.b.ins().icmp(IntCC::Equal, exponent, e);
+                    let more = t.b.ins().icmp(IntCC::SignedGreaterThan, mantissa, m);
+                    let both = t.b.ins().band(level, more);
+                    let other = t.b.ins().bor(higher, both);
+                    (t.b.ins().select(other, exponent, e), t.b.ins().select(other, mantissa, m))
+                }
+            });
+        }
+        let (exponent, mantissa) = greatest.expect("a scale at least");
+        let shifted = t.b.ins().ishl_imm_s(mantissa, 31);
+        let divisor = number(t, result_levels);
+        let quotient = t.b.ins().udiv(shifted, divisor);
+        let length = bits(t, quotient);
+        let mantissa = leading(t, quotient);
+        let exponent = t.b.ins().iadd(exponent, length);
+        let exponent = t.b.ins().iadd_imm_s(exponent, -62);
+        store_word(t, mantissa, out, 0);
+        store_word(t, exponent, out, 1);
+        for (i, &(m, e)) in scales.iter().enumerate() {
+            let scaled = t.b.ins().ishl_imm_s(m, 16);
+            let ratio = t.b.ins().udiv(scaled, mantissa);
+            let apart = t.b.ins().isub(exponent, e);
+            let shift = t.b.ins().iadd_imm_s(apart, 2);
+            let (least, most) = (number(t, 1), number(t, 31));
+            let shift = t.b.ins().smax(shift, least);
+            let shift = t.b.ins().smin(shift, most);
+            let factor = round_shift(t, ratio, shift);
+            store_word(t, factor, out, 2 + i);
+        }
+    });
+}
+
+/// `int.dynamic_rescale`.
+pub fn rescale(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
+    let loops = loops(&operands[..1], result);
+    let (scales, index) = (t.address(&operands[1]), attrs.int("index") as i32);
+    let factor = t.b.ins().load(types::I32, memory(), scales, (2 + index) * WORD as i32);
+    let factor = t.b.ins().splat(types::I32X4, factor);
+    let bases = [t.address(&operands[0]), t.address(result)];
+    let is_splat = loops.inner[0] == 0;
+    t.lanes(&loops, &bases, &mut |t, at, lanes| {
+        let terms = centred(t, at[0], is_splat, attrs.int("zero"), lanes);
+        let (half, zero) = (1 << (ALIGN_BITS - 1), attrs.int("result_zero"));
+        let offset = clif::splat(&mut t.b, types::I32X4, half + (zero << ALIGN_BITS));
+        let codes = terms.map(|x| {
+            let x = t.b.ins().imul(x, factor);
+            let x = t.b.ins().iadd(x, offset);
+            t.b.ins().sshr_imm_s(x, i64::from(ALIGN_BITS))
+        });
+        let (low, high) = (t.b.ins().snarrow(codes[0], codes[1]), t.b.ins().snarrow(codes[2], codes[3]));
+        let bytes = t.b.ins().unarrow(low, high);
+        clif::store_bytes(&mut t.b, bytes, at[1], 0, lanes);
+    });
+}
+
+/// Up to 16 codes less their zero point, in 32 bits.
+fn centred(t: &mut Task<'_>, at: Value, is_splat: bool, zero: i64, lanes: usize) -> [Value; 4] {
+    let bytes = if is_splat {
+        let x = t.b.ins().load(types::I8, memory(), at, 0);
+        t.b.ins().splat(types::I8X16, x)
+    } else {
+        clif::load_bytes(&mut t.b, at, 0, lanes)
+    };
+    let zero = clif::splat(&mut t.b, types::I32X4, zero);
+    clif::widen_bytes(&mut t.b, bytes).map(|x| t.b.ins().isub(x, zero))
+}
+
+/// `int.product_scale`, in one unit.
+pub fn product_scale(t: &mut Task<'_>, operands: &[Place], result: &Place) {
+    let (a, b, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
+    t.units(&mut |t, _| {
+        let ((ma, ea), (mb, eb)) = (scale(t, a), scale(t, b));
+        let product = t.b.ins().imul(ma, mb);
+        let (length, mantissa) = (bits(t, product), leading(t, product));
+        let exponent = t.b.ins().iadd(ea, eb);
+        let exponent = t.b.ins().iadd(exponent, length);
+        let exponent = t.b.ins().iadd_imm_s(exponent, -31);
+        store_word(t, mantissa, out, 0);
+        store_word(t, exponent, out, 1);
+    });
+}
+
+/// `int.dynamic_mul`.
+pub fn multiply(t: &mut Task<'_>, zeros: &[i64], operands: &[Place], result: &Place) {
+    let loops = loops(operands, result);
+    let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
+    bases.push(t.address(result));
+    let splats: Vec<bool> = loops.inner.iter().map(|&s| s == 0).collect();
+    t.lanes(&loops, &bases, &mut |t, at, lanes| {
+        let (a, b) = (centred(t, at[0], splats[0], zeros[0], lanes), centred(t, at[1], splats[1], zeros[1], lanes));
+        let products: Vec<Value> = a.into_iter().zip(b).map(|(a, b)| t.b.ins().imul(a, b)).collect();
+        store_words(t, &products, at[2], lanes);
+    });
+}
+
+/// What is constant in `int.dynamic_table`.
+struct Function {
+    samples: Value,
+    mantissa: Value,
+    /// Shifts to the left and then to the right, one of which is 0.
+    shifts: [Value; 2],
+    zero: i64,
+}
+
+impl Function {
+    /// Equation (17) for a code.
+    fn at(&self, t: &mut Task<'_>, code: Value) -> Value {
+        let half = INTERVALS as i64 / 2;
+        let centred = t.b.ins().iadd_imm_s(code, -self.zero);
+        let product = t.b.ins().imul(centred, self.mantissa);
+        let x = t.b.ins().ishl(product, self.shifts[0]);
+        let x = t.b.ins().sshr(x, self.shifts[1]);
+        let (least, most) = (number(t, -(1 << 36)), number(t, 1 << 36));
+        let x = t.b.ins().smax(x, least);
+        let x = t.b.ins().smin(x, most);
+        let interval = t.b.ins().sshr_imm_s(x, 16);
+        let interval = t.b.ins().iadd_imm_s(interval, half);
+        let (none, last) = (number(t, 0), number(t, INTERVALS as i64 - 1));
+        let interval = t.b.ins().smax(interval, none);
+        let interval = t.b.ins().smin(interval, last);
+        let from = t.at(self.samples, interval, WORD);
+        let (first, next) = (word(t, from, 0), word(t, from, 1));
+        let begin = t.b.ins().iadd_imm_s(interval, -half);
+        let begin = t.b.ins().ishl_imm_s(begin, 16);
+        let beyond = t.b.ins().isub(x, begin);
+        let rise = t.b.ins().isub(next, first);
+        let rise = t.b.ins().imul(rise, beyond);
+        let rise = t.b.ins().sshr_imm_s(rise, 16);
+        t.b.ins().iadd(first, rise)
+    }
+}
+
+/// `int.dynamic_table`, in one unit: equations (17) and (18).
+pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
+    let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
+    let new_zero = attrs.int("result_zero");
+    let (up, down) = (255 - new_zero, new_zero);
+    t.units(&mut |t, _| {
+        let (mantissa, exponent) = scale(t, from);
+        let shift = t.b.ins().iadd_imm_s(exponent, 16 - attrs.int("grid"));
+        let (none, most_left, most_right) = (number(t, 0), number(t, 20), number(t, 63));
+        let left = t.b.ins().smax(shift, none);
+        let left = t.b.ins().smin(left, most_left);
+        let negated = t.b.ins().ineg(shift);
+        let right = t.b.ins().smax(negated, none);
+        let right = t.b.ins().smin(right, most_right);
+        let f = Function { samples, mantissa, shifts: [left, right], zero: attrs.int("zero") };
+        let (above, below) = (variable(t, 1), variable(t, 0));
+        t.count(256, &mut |t, code| {
+            let y = f.at(t, code);
+            raise(t, above, y);
+            let y = t.b.ins().ineg(y);
+            raise(t, below, y);
+        });
+        let (above, below) = (t.b.use_var(above), t.b.use_var(below));
+        let both = t.b.ins().smax(above, below);
+        let length = bits(t, both);
+        let dropped = t.b.ins().iadd_imm_s(length, -40);
+        let dropped = t.b.ins().smax(dropped, none);
+        let (greatest, levels) = match down {
+            0 => (above, number(t, up)),
+            _ => {
+                let [a, b] = [above, below].map(|y| t.b.ins().sshr(y, dropped));
+                let (a, b) = (t.b.ins().imul_imm_s(a, down), t.b.ins().imul_imm_s(b, up));
+                let fits = t.b.ins().icmp(IntCC::SignedGreaterThanOrEqual, a, b);
+                let (up, down) = (number(t, up), number(t, down));
+                (t.b.ins().select(fits, above, below), t.b.ins().select(fits, up, down))
+            }
+        };
+        let length = bits(t, greatest);
+        let first = leading(t, greatest);
+        let shifted = t.b.ins().ishl_imm_s(first, 31);
+        let quotient = t.b.ins().udiv(shifted, levels);
+        let (quotient_length, mantissa) = (bits(t, quotient), leading(t, quotient));
+        let exponent = t.b.ins().iadd(length, quotient_length);
+        let exponent = t.b.ins().iadd_imm_s(exponent, attrs.int("exponent") - 93);
+        store_word(t, mantissa, out, 0);
+        store_word(t, exponent, out, 1);
+        let divisor = t.b.ins().sshr(greatest, dropped);
+        let one = number(t, 1);
+        let divisor = t.b.ins().smax(divisor, one);
+        let most = t.b.ins().ishl_imm_s(divisor, 3);
+        let least = t.b.ins().ineg(most);
+        let shifted_zero = t.b.ins().imul_imm_s(levels, -8);
+        let shifted_zero = t.b.ins().iadd_imm_s(shifted_zero, new_zero);
+        let twice_levels = t.b.ins().ishl_imm_s(levels, 1);
+        let twice = t.b.ins().ishl_imm_s(divisor, 1);
+        let codes = t.plus(out, 2 * WORD);
+        t.count(256, &mut |t, code| {
+            let y = f.at(t, code);
+            let y = t.b.ins().sshr(y, dropped);
+            let y = t.b.ins().smax(y, least);
+            let y = t.b.ins().smin(y, most);
+            let y = t.b.ins().iadd(y, most);
+            let y = t.b.ins().imul(y, twice_levels);
+            let y = t.b.ins().iadd(y, divisor);
+            let y = t.b.ins().udiv(y, twice);
+            let y = t.b.ins().iadd(y, shifted_zero);
+            let (lo, hi) = (number(t, 0), number(t, 255));
+            let y = t.b.ins().smax(y, lo);
+            let y = t.b.ins().smin(y, hi);
+            let y = t.b.ins().ireduce(types::I8, y);
+            let to = t.b.ins().iadd(codes, code);
+            t.b.ins().store(memory(), y, to, 0);
+        });
+    });
+}
+
+/// `int.exp_table`, in one unit: equation (19).
+pub fn exponentials(t: &mut Task<'_>, operands: &[Place], result: &Place) {
+    let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
+    t.units(&mut |t, _| {
+        let (mantissa, exponent) = scale(t, from);
+        let unit = t.b.ins().imul_imm_s(mantissa, LOG2_E);
+        let shift = t.b.ins().iadd_imm_s(exponent, 6);
+        let (none, most_right) = (number(t, 0), number(t, 63));
+        let negated = t.b.ins().ineg(shift);
+        let right = t.b.ins().smax(negated, none);
+        let right = t.b.ins().smin(right, most_right);
+        let is_small = t.b.ins().icmp(IntCC::SignedLessThan, shift, none);
+        t.count(256, &mut |t, d| {
+            let product = t.b.ins().imul(unit, d);
+            let is_none = t.b.ins().icmp_imm_s(IntCC::Equal, d, 0);
+            let shifted = t.b.ins().sshr(product, right);
+            let endless = number(t, i64::MAX);
+            let (none, last) = (number(t, 0), number(t, 31));
+            let beyond = t.b.ins().select(is_none, none, endless);
+            let y = t.b.ins().select(is_small, shifted, beyond);
+            let n = t.b.ins().sshr_imm_s(y, 26);
+            let n = t.b.ins().smin(n, last);
+            let j = t.b.ins().sshr_imm_s(y, 16);
+            let j = t.b.ins().band_imm_s(j, INTERVALS as i64 - 1);
+            let rest = t.b.ins().band_imm_s(y, 0xffff);
+            let at = t.at(samples, j, WORD);
+            let (first, next) = (word(t, at, 0), word(t, at, 1));
+            let rise = t.b.ins().isub(next, first);
+            let rise = t.b.ins().imul(rise, rest);
+            let rise = t.b.ins().sshr_imm_s(rise, 16);
+            let power = t.b.ins().iadd(first, rise);
+            let power = t.b.ins().sshr(power, n);
+            let to = t.at(out, d, WORD);
+            store_word(t, power, to, 0);
+        });
+    });
+}
+
+/// `int.dynamic_lut`.
+pub fn look_up(t: &mut Task<'_>, operands: &[Place], result: &Place) {
+    let codes = Place { offset: operands[1].offset + 2 * WORD, ..operands[1].clone() };
+    let loops = look_up_loops(operands, result);
+    let bases = [t.address(&operands[0]), t.address(&codes), t.address(result)];
+    super::elementwise::lut(t, &loops, &bases);
+}
+
+/// Iteration space of `int.dynamic_lut`.
+pub fn look_up_loops(operands: &[Place], result: &Place) -> super::collapse::Loops {
+    let table = Place { dims: Vec::new(), strides: Vec::new(), element: 1, ..operands[1].clone() };
+    loops(&[operands[0].clone(), table], result)
+}

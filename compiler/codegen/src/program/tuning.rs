@@ -1,0 +1,35 @@
+//! Deviations of single products from what the estimates choose: found by measurement, kept as a record that can be given back.
+//!
+//! A choice changes which unit does what and in which order weights are packed, never a result.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Choices by the name of the value that the product computes.
+pub type Tuning = BTreeMap<String, Choice>;
+
+/// What is chosen otherwise for one product; what is absent stays as estimated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    /// Vectors side by side in a register tile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub panel: Option<usize>,
+    /// Rows of a strip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strip: Option<usize>,
+    /// The outer loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer: Option<Outer>,
+}
+
+/// Which of the loops over blocks of channels and over chunks of strips is the outer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outer {
+    /// Blocks of channels: each block's weights pass once.
+    Blocks,
+    /// Chunks of strips: activations pass once.
+    Chunks,
+}

@@ -1,0 +1,313 @@
+//! Models that ask for what cannot be, one fault each: all are answered with one diagnostic, none with a panic, and none takes
+//! memory or time for what it only claims to have.
+
+use onnx_protobuf::attribute_proto::AttributeType;
+use onnx_protobuf::tensor_proto::DataLocation;
+use onnx_protobuf::tensor_shape_proto::{Dimension, dimension};
+use onnx_protobuf::{
+    AttributeProto, FunctionProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+};
+use qcc_ir::diag::Code;
+
+use crate::{ImportOptions, import_bytes};
+
+const FLOAT: i32 = 1;
+
+fn typed(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfoProto {
+    let dimension = |&d: &i64| Dimension { value: Some(dimension::Value::DimValue(d)), ..Dimension::new() };
+    let shape = TensorShapeProto { dim: dims.iter().map(dimension).collect(), ..TensorShapeProto::new() };
+    let tensor = type_proto::Tensor { elem_type, shape: Some(shape).into(), ..type_proto::Tensor::new() };
+    let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::new() };
+    ValueInfoProto { name: name.into(), type_: Some(ty).into(), ..ValueInfoProto::new() }
+}
+
+fn node(op: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
+    let names = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+    NodeProto { op_type: op.into(), input: names(inputs), output: names(outputs), attribute, ..NodeProto::new() }
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
+        type_: AttributeType::INTS.into(),
+        ints: values.to_vec(),
+        ..AttributeProto::new()
+    }
+}
+
+fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { name: name.into(), type_: AttributeType::INT.into(), i: value, ..AttributeProto::new() }
+}
+
+fn text(name: &str, value: &str) -> AttributeProto {
+    let s = value.as_bytes().to_vec();
+    AttributeProto { name: name.into(), type_: AttributeType::STRING.into(), s, ..AttributeProto::new() }
+}
+
+fn floats(name: &str, dims: &[i64], value: f32) -> TensorProto {
+    let count = usize::try_from(dims.iter().product::<i64>()).unwrap();
+    let float_data = vec![value; count];
+    TensorProto { name: name.into(), dims: dims.to_vec(), data_type: FLOAT, float_data, ..TensorProto::new() }
+}
+
+fn longs(name: &str, values: &[i64]) -> TensorProto {
+    let dims = vec![i64::try_from(values.len()).unwrap()];
+    TensorProto { name: name.into(), dims, data_type: 7, int64_data: values.to_vec(), ..TensorProto::new() }
+}
+
+/// A model with input `x` of this shape and output `y`.
+fn model(dims: &[i64], nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> ModelProto {
+    let output = ValueInfoProto { name: "y".into(), ..ValueInfoProto::new() };
+    let graph = GraphProto {
+        node: nodes,
+        initializer,
+        input: vec![typed("x", FLOAT, dims)],
+        output: vec![output],
+        ..GraphProto::new()
+    };
+    let opset = OperatorSetIdProto { version: 21, ..OperatorSetIdProto::new() };
+    ModelProto { ir_version: 10, opset_import: vec![opset], graph: Some(graph).into(), ..ModelProto::new() }
+}
+
+/// One node on `x` and constants.
+fn one(dims: &[i64], op: &str, attrs: Vec<AttributeProto>, constants: Vec<TensorProto>) -> ModelProto {
+    let names: Vec<&str> = std::iter::once("x").chain(constants.iter().map(|t| t.name.as_str())).collect();
+    model(dims, vec![node(op, &names, &["y"], attrs)], constants.clone())
+}
+
+fn changed(mut model: ModelProto, change: impl FnOnce(&mut ModelProto)) -> ModelProto {
+    change(&mut model);
+    model
+}
+
+/// The one diagnostic of a model: its code and a part of its message.
+fn refused(what: &str, model: &ModelProto, code: Code, part: &str) {
+    let bytes = model.write_to_bytes().unwrap();
+    let diags = match import_bytes(&bytes, None, &ImportOptions::default()) {
+        Ok(graph) => panic!("{what} is taken: {} nodes", graph.node_count()),
+        Err(diags) => diags,
+    };
+    assert_eq!(diags.0.len(), 1, "{what}: {diags}");
+    assert_eq!(diags.0[0].code, code, "{what}: {diags}");
+    assert!(diags.to_string().contains(part), "{what}: {diags}");
+}
+
+fn relu(dims: &[i64]) -> ModelProto {
+    one(dims, "Relu", vec![], vec![])
+}
+
+#[test]
+fn shapes_that_nobody_has() {
+    refused("a long dimension", &relu(&[1, 1 << 62]), Code::BAD_SHAPE, "is too large");
+    refused("a product beyond 64 bits", &relu(&[1 << 31, 1 << 31, 1 << 31]), Code::BAD_SHAPE, "is too large");
+    refused("a terabyte", &relu(&[1, 1 << 40]), Code::BAD_SHAPE, "is too large");
+    refused("a negative dimension", &relu(&[1, -4]), Code::DYNAMIC_SHAPE, "dimension 1 of input `x`");
+    refused("nothing", &relu(&[1, 0]), Code::BAD_SHAPE, "is empty");
+    refused("dimensions without end", &relu(&[1; 2000]), Code::UNSUPPORTED, "2000 dimensions");
+    let pads = |p| vec![longs("p", p)];
+    refused("padding", &one(&[1, 4], "Pad", vec![], pads(&[0, 1 << 34, 0, 0])), Code::BAD_SHAPE, "is too large");
+    refused("all cut away", &one(&[1, 4], "Pad", vec![], pads(&[0, -5, 0, 0])), Code::BAD_SHAPE, "leave nothing");
+    let times = vec![longs("t", &[1 << 20, 1 << 16])];
+    refused("repetition", &one(&[1, 4], "Tile", vec![], times), Code::BAD_SHAPE, "is too large");
+    let shape = vec![longs("s", &[1 << 36, 4])];
+    refused("expansion", &one(&[1, 4], "Expand", vec![], shape), Code::BAD_SHAPE, "is too large");
+    for (shape, part) in [
+        (&[-2, 2][..], "into [-2, 2]"),
+        (&[-1, -1], "into [-1, -1]"),
+        (&[3, 3], "as many elements"),
+        (&[1 << 62, 1 << 62], "as many elements"),
+    ] {
+        refused("a reshape", &one(&[1, 4], "Reshape", vec![], vec![longs("s", shape)]), Code::BAD_SHAPE, part);
+    }
+    // Thirty concatenations of four make 2^60 elements.
+    let name = |i: usize| {
+        if i == 0 {
+            "x".to_string()
+        } else if i == 30 {
+            "y".into()
+        } else {
+            format!("v{i}")
+        }
+    };
+    let grow = |i: usize| node("Concat", &[name(i).as_str(); 4], &[&name(i + 1)], vec![int("axis", 0)]);
+    refused("growth", &model(&[1, 4], (0..30).map(grow).collect(), vec![]), Code::BAD_SHAPE, "is too large");
+    let many = node("Concat", &vec!["x"; 5000], &["y"], vec![int("axis", 0)]);
+    refused("operands", &model(&[1, 4], vec![many], vec![]), Code::UNSUPPORTED, "5000 operands");
+}
+
+#[test]
+fn windows_that_do_not_fit() {
+    let conv = |attrs| one(&[1, 1, 4, 4], "Conv", attrs, vec![floats("w", &[1, 1, 3, 3], 1.0)]);
+    refused("no stride", &conv(vec![ints("strides", &[0, 0])]), Code::BAD_SHAPE, "`strides` is [0, 0]");
+    refused("a leap", &conv(vec![ints("strides", &[1 << 62, 1])]), Code::BAD_SHAPE, "`strides` is");
+    refused("padding", &conv(vec![ints("pads", &[1 << 62; 4])]), Code::BAD_SHAPE, "`pads`");
+    refused("no group", &conv(vec![int("group", 0)]), Code::BAD_SHAPE, "`groups` = 0");
+    refused("another kernel", &conv(vec![ints("kernel_shape", &[5, 5])]), Code::BAD_SHAPE, "`kernel_shape` is [5, 5]");
+    refused("a text", &conv(vec![text("strides", "2")]), Code::BAD_SHAPE, "is STRING, not INTS");
+    refused("a word", &conv(vec![text("auto_pad", "SIDEWAYS")]), Code::UNSUPPORTED, "SIDEWAYS");
+    let transposed = |attrs| one(&[1, 1, 4, 4], "ConvTranspose", attrs, vec![floats("w", &[1, 1, 3, 3], 1.0)]);
+    let wide = vec![ints("strides", &[1_000_000; 2])];
+    refused("a stretched image", &transposed(wide), Code::BAD_SHAPE, "is too large");
+    let pool = |attrs| one(&[1, 1, 4, 4], "MaxPool", attrs, vec![]);
+    refused("no kernel", &pool(vec![]), Code::BAD_SHAPE, "`kernel_shape` is missing");
+    let outside = vec![ints("kernel_shape", &[2, 2]), ints("pads", &[3; 4])];
+    refused("a window in the padding", &pool(outside), Code::BAD_SHAPE, "may lie outside");
+    let cut = vec![node("Slice", &["x", "s", "s"], &["z"], vec![]), node("ConvTranspose", &["z", "w"], &["y"], vec![])];
+    let nothing = model(&[1, 1, 4, 4], cut, vec![longs("s", &[0; 4]), floats("w", &[1, 1, 3, 3], 1.0)]);
+    refused("an empty image", &nothing, Code::BAD_SHAPE, "overflows");
+}
+
+#[test]
+fn data_that_is_not_there() {
+    let add = |t: TensorProto| one(&[1, 4], "Add", vec![], vec![t]);
+    let w = || floats("w", &[4], 1.0);
+    refused("too few", &add(TensorProto { dims: vec![5], ..w() }), Code::BAD_SHAPE, "4 elements for shape [5]");
+    refused("a claim", &add(TensorProto { dims: vec![1 << 40, 1 << 40], ..w() }), Code::BAD_SHAPE, "too many elements");
+    refused("less than none", &add(TensorProto { dims: vec![-4], ..w() }), Code::BAD_SHAPE, "negative dimension");
+    let raw = TensorProto { float_data: vec![], raw_data: vec![0; 13], ..w() };
+    refused("bytes", &add(raw), Code::BAD_SHAPE, "13 bytes of data");
+    for (number, part) in [(99, "number 99"), (8, "string"), (14, "complex"), (0, "is not given")] {
+        let code = if number == 0 { Code::BAD_SHAPE } else { Code::UNSUPPORTED };
+        refused("a type", &add(TensorProto { data_type: number, ..w() }), code, part);
+    }
+    let outside = |location: &str| {
+        let entry = StringStringEntryProto { key: "location".into(), value: location.into(), ..Default::default() };
+        let data_location = DataLocation::EXTERNAL.into();
+        add(TensorProto { float_data: vec![], external_data: vec![entry], data_location, ..w() })
+    };
+    for location in ["../w", "/etc/passwd", "a/../../w", ""] {
+        refused(location, &outside(location), Code::EXTERNAL_DATA, "");
+    }
+    let shape = vec![longs("s", &[1 << 40])];
+    let fill = vec![node("ConstantOfShape", &["s"], &["c"], vec![]), node("Add", &["x", "c"], &["y"], vec![])];
+    refused("a filled tensor", &model(&[1, 4], fill, shape), Code::BAD_SHAPE, "is too large");
+    let range = vec![node("Range", &["a", "b", "a"], &["c"], vec![]), node("Add", &["x", "c"], &["y"], vec![])];
+    let ends = vec![floats("a", &[], 1.0), floats("b", &[], 1e30)];
+    refused("a range", &model(&[1, 4], range, ends), Code::BAD_SHAPE, "a range of more than");
+}
+
+#[test]
+fn quantization_that_means_nothing() {
+    let scaled =
+        |scale: f32, zero: TensorProto| one(&[1, 4], "QuantizeLinear", vec![], vec![floats("s", &[], scale), zero]);
+    let zero = || TensorProto { name: "z".into(), data_type: 2, int32_data: vec![0], ..TensorProto::new() };
+    for scale in [0.0, -1.0, f32::INFINITY, f32::NAN] {
+        refused("a scale", &scaled(scale, zero()), Code::BAD_SHAPE, "a scale of");
+    }
+    let wide = TensorProto { data_type: 7, int64_data: vec![0], ..zero() };
+    refused("64 bits", &scaled(1.0, wide), Code::UNSUPPORTED, "quantization to I64");
+    let real = TensorProto { data_type: FLOAT, float_data: vec![0.0], int32_data: vec![], ..zero() };
+    refused("a real zero point", &scaled(1.0, real), Code::UNSUPPORTED, "quantization to F32");
+    let block = |size| {
+        let w = TensorProto {
+            name: "w".into(),
+            dims: vec![4, 4],
+            data_type: 3,
+            int32_data: vec![1; 16],
+            ..TensorProto::new()
+        };
+        let attrs = vec![int("axis", 0), int("block_size", size)];
+        let nodes =
+            vec![node("DequantizeLinear", &["w", "s"], &["d"], attrs), node("MatMul", &["x", "d"], &["y"], vec![])];
+        model(&[1, 4], nodes, vec![w, floats("s", &[2, 4], 1.0)])
+    };
+    refused("blocks", &block(3), Code::BAD_SHAPE, "for blocks of 3");
+    refused("negative blocks", &block(-3), Code::BAD_SHAPE, "`block_size` = -3");
+}
+
+#[test]
+fn names_that_contradict_each_other() {
+    let loops = model(&[1, 4], vec![node("Add", &["x", "y"], &["y"], vec![])], vec![]);
+    refused("a value that needs itself", &loops, Code::BAD_GRAPH, "has a cycle");
+    let twice = changed(relu(&[1, 4]), |m| {
+        let g = m.graph.mut_or_insert_default();
+        g.output.push(g.output[0].clone());
+    });
+    refused("an output", &twice, Code::BAD_GRAPH, "two outputs are named `y`");
+    let inputs = changed(relu(&[1, 4]), |m| {
+        let g = m.graph.mut_or_insert_default();
+        g.input.push(g.input[0].clone());
+    });
+    refused("an input", &inputs, Code::BAD_GRAPH, "two inputs are named `x`");
+    let shadow =
+        model(&[1, 4], vec![node("Relu", &["x"], &["x"], vec![]), node("Relu", &["x"], &["y"], vec![])], vec![]);
+    refused("a result like an input", &shadow, Code::BAD_GRAPH, "`x` is defined twice");
+    let silent = changed(relu(&[1, 4]), |m| m.graph.mut_or_insert_default().output.clear());
+    refused("no output", &silent, Code::BAD_GRAPH, "no output");
+    refused(
+        "no operand",
+        &model(&[1, 4], vec![node("Add", &["x", ""], &["y"], vec![])], vec![]),
+        Code::BAD_SHAPE,
+        "operand 1 is missing",
+    );
+}
+
+fn function(name: &str, calls: Vec<NodeProto>) -> FunctionProto {
+    FunctionProto {
+        name: name.into(),
+        domain: "local".into(),
+        input: vec!["a".into()],
+        output: vec!["b".into()],
+        node: calls
+            .into_iter()
+            .map(|n| NodeProto { domain: if n.op_type == "Relu" { "".into() } else { "local".into() }, ..n })
+            .collect(),
+        ..FunctionProto::new()
+    }
+}
+
+/// `levels` functions, each of which calls the next one twice.
+fn doubling(levels: usize) -> ModelProto {
+    let call = NodeProto { domain: "local".into(), ..node("F0", &["x"], &["y"], vec![]) };
+    changed(model(&[1, 4], vec![call], vec![]), |m| {
+        m.opset_import.push(OperatorSetIdProto { domain: "local".into(), version: 1, ..OperatorSetIdProto::new() });
+        m.functions = (0..levels)
+            .map(|i| {
+                let next = format!("F{}", i + 1);
+                function(
+                    &format!("F{i}"),
+                    vec![node(&next, &["a"], &["m"], vec![]), node(&next, &["m"], &["b"], vec![])],
+                )
+            })
+            .collect();
+        m.functions.push(function(&format!("F{levels}"), vec![node("Relu", &["a"], &["b"], vec![])]));
+    })
+}
+
+#[test]
+fn functions_that_do_not_end() {
+    let endless = changed(doubling(1), |m| m.functions[1].node[0] = m.functions[0].node[0].clone());
+    refused("recursion", &endless, Code::UNSUPPORTED, "nested too deep");
+    refused("2^40 calls", &doubling(40), Code::UNSUPPORTED, "nested too deep");
+    // Values of nested calls have the same names in their functions, and different ones in the graph.
+    let bytes = doubling(6).write_to_bytes().unwrap();
+    let graph = import_bytes(&bytes, None, &ImportOptions::default()).unwrap();
+    assert_eq!(graph.node_count(), 64);
+}
+
+#[test]
+fn operators_that_cannot_be_compiled() {
+    for (op, part) in [
+        ("Loop", "control flow"),
+        ("NonMaxSuppression", "known at run time only"),
+        ("SequenceConstruct", "without sequences"),
+        ("StringNormalizer", "texts"),
+        ("RandomNormalLike", "random numbers"),
+    ] {
+        refused(op, &one(&[1, 4], op, vec![], vec![]), Code::UNSUPPORTED, part);
+    }
+    let cell = |dims: &[i64], w: &[i64], r: &[i64], direction| {
+        one(dims, "LSTM", vec![text("direction", direction)], vec![floats("w", w, 1.0), floats("r", r, 1.0)])
+    };
+    let (w, r) = (&[1, 8, 4], &[1, 8, 2]);
+    refused("a long sequence", &cell(&[100_000, 1, 4], w, r, "forward"), Code::UNSUPPORTED, "100000 steps");
+    refused("weights", &cell(&[5, 1, 4], &[1, 6, 4], r, "forward"), Code::BAD_SHAPE, "weights of shapes");
+    refused("one direction", &cell(&[5, 1, 4], w, r, "bidirectional"), Code::BAD_SHAPE, "weights of 1");
+    for equation in ["ij,jk->iz", "ijk,jk->i", "ij->i", "ij,jk->ii", "i j, j", "->", "ij,j\u{fc}->i"] {
+        let model = one(&[1, 4], "Einsum", vec![text("equation", equation)], vec![floats("w", &[4, 3], 1.0)]);
+        refused(equation, &model, Code::BAD_SHAPE, "");
+    }
+    let diagonal = one(&[4, 4], "Einsum", vec![text("equation", "ii->i")], vec![]);
+    refused("a diagonal", &diagonal, Code::UNSUPPORTED, "a diagonal");
+}

@@ -1,0 +1,90 @@
+//! Flags that say how much accuracy may be lost, and what is said of a model that keeps to it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use qcc::compare::{CompareOptions, Limit, Metric, RaisedOutcome, raise};
+use qcc::data::Dataset;
+use qcc::{Calibration, Error, Options, Source};
+
+use super::flags::usage;
+use super::terminal;
+
+/// How much may be lost when a model is compiled.
+#[derive(Args)]
+#[command(next_help_heading = "Limit of the loss")]
+pub struct LimitFlags {
+    /// Raise precision to 16 bits where it pays most, until no more than this is lost: points of top1, top5 or agreement, or a
+    /// cosine's distance from 1; with sqnr, the decibels to be kept
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    max_drop: Option<f64>,
+    /// What the limit is about: top1, top5, agreement, sqnr, cosine
+    #[arg(long, default_value = "agreement", requires = "max_drop")]
+    metric: Metric,
+    /// Samples to measure the loss with [default: those of --calibrate]
+    #[arg(long, value_name = "SAMPLES", requires = "max_drop")]
+    data: Option<PathBuf>,
+    /// Their labels, unless they come with them
+    #[arg(long, value_name = "Y.npy|Y.npz", requires = "max_drop")]
+    labels: Option<PathBuf>,
+    /// Added to every label, for models whose first class is something else
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true, requires = "max_drop")]
+    label_offset: i64,
+}
+
+impl LimitFlags {
+    /// The limit and the samples that the flags name, if they set one.
+    pub fn limit(&self, model: &Path, options: &Options) -> Result<Option<(Limit, Dataset, CompareOptions)>, Error> {
+        let Some(drop) = self.max_drop else { return Ok(None) };
+        let limit = limit(self.metric, drop)?;
+        let path = match (&self.data, &options.calibration) {
+            (Some(path), _) | (None, Some(Calibration::Path(path))) => path,
+            (None, _) => {
+                return Err(usage("--max-drop needs samples to measure the loss with").help("give them with --data"));
+            }
+        };
+        let graph = Source::from(model).load(options)?;
+        let mut data = Dataset::open(path, &graph, &options.preprocess.clone().unwrap_or_default())?;
+        if let Some(labels) = &self.labels {
+            data = data.with_labels(labels)?;
+        }
+        let how = CompareOptions {
+            threads: options.threads,
+            progress: terminal::progress("comparing"),
+            label_offset: self.label_offset,
+            calls: None,
+        };
+        Ok(Some((limit, data, how)))
+    }
+}
+
+/// The limit on a metric.
+pub fn limit(metric: Metric, drop: f64) -> Result<Limit, Error> {
+    if !drop.is_finite() || drop < 0.0 {
+        return Err(usage(format!("--max-drop: {drop} is no loss that can be kept to")));
+    }
+    Ok(Limit { metric, drop })
+}
+
+/// Compiles within the limit, and says what was raised and what it costs.
+pub fn within(
+    source: &Source,
+    options: &Options,
+    limit: Limit,
+    data: &Dataset,
+    how: &CompareOptions,
+) -> Result<RaisedOutcome, Error> {
+    let outcome = raise(source, options, limit, data, how)?;
+    terminal::note(&format!("within the limit: {}", limit.text(&outcome.result)));
+    if outcome.raised.is_empty() {
+        terminal::note("nothing had to be raised");
+        return Ok(outcome);
+    }
+    for raised in &outcome.raised {
+        terminal::note(&format!("raised to 16 bits: {} ({:.1} % of the noise)", raised.name, 100.0 * raised.share));
+    }
+    let names: Vec<String> = outcome.raised.iter().map(|r| format!("{}=16", r.name)).collect();
+    terminal::note(&format!("cost: {:.1} % of the multiply-accumulates have 16-bit operands", 100.0 * outcome.work));
+    terminal::note(&format!("the same without a search: --precision {}", names.join(",")));
+    Ok(outcome)
+}

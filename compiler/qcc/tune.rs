@@ -1,0 +1,86 @@
+//! Choices for single layers by measurement, where the planner has only estimates.
+//!
+//! Every candidate of every layer is compiled into a program of its own once: program `k` takes the `k`-th choice of each layer.
+//! A choice that beats the estimate's in one round must do so in a second one, in which estimate and choices run in turn.
+
+use std::path::Path;
+use std::time::Duration;
+
+use qcc_codegen::emit::jit::{self, Jit};
+use qcc_codegen::program::tuning::{Choice, Tuning};
+use qcc_ir::Diag;
+use qcc_ir::diag::Code;
+use qcc_runtime::{Tensor, TensorRef};
+
+use crate::{Compiled, Error, bench, files};
+
+/// Runs behind the median time of a task.
+const ROUNDS: usize = 15;
+
+/// A choice is kept if the task takes at most this share of its time without it.
+const BETTER: f64 = 0.98;
+
+/// The choices that are faster on this machine, on one thread. The target must run here.
+pub(crate) fn measure(compiled: &Compiled) -> Result<Tuning, Error> {
+    let graph = compiled.graph();
+    let program = |tuning: &Tuning| jit::compile(graph, &compiled.with_tuning(tuning)).map_err(Error::from);
+    let given = compiled.codegen_options().tuning.clone();
+    let base = program(&given)?;
+    let before = times(&base)?;
+    let most = base.tasks.iter().map(|task| task.choices.len()).max().unwrap_or(0);
+    let mut best: Vec<(f64, Option<Choice>)> = before.iter().map(|&time| (BETTER * time, None)).collect();
+    for k in 0..most {
+        let chosen = |task: &qcc_codegen::program::TaskInfo| Some((task.name.clone(), *task.choices.get(k)?));
+        let mut tuning = given.clone();
+        tuning.extend(base.tasks.iter().filter_map(chosen));
+        for ((best, task), time) in best.iter_mut().zip(&base.tasks).zip(times(&program(&tuning)?)?) {
+            if let Some(&choice) = task.choices.get(k).filter(|_| time < best.0) {
+                *best = (time, Some(choice));
+            }
+        }
+    }
+    let kept =
+        |(task, best): (&qcc_codegen::program::TaskInfo, &(f64, Option<Choice>))| Some((task.name.clone(), best.1?));
+    let mut tuning = given.clone();
+    tuning.extend(base.tasks.iter().zip(&best).filter_map(kept));
+    if tuning == given {
+        return Ok(given);
+    }
+    let tuned = program(&tuning)?;
+    let (before, after) = (times(&base)?, times(&tuned)?);
+    for ((task, before), after) in base.tasks.iter().zip(before).zip(after) {
+        if after > BETTER * before {
+            match given.get(&task.name) {
+                Some(&choice) => tuning.insert(task.name.clone(), choice),
+                None => tuning.remove(&task.name),
+            };
+        }
+    }
+    Ok(tuning)
+}
+
+/// Seconds of each task.
+fn times(program: &Jit) -> Result<Vec<f64>, Error> {
+    let inputs = bench::inputs(&program.model);
+    let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
+    let times = program.profile(&views, ROUNDS, None).map_err(|e| Error::new(Code::DATA, e.to_string()))?;
+    Ok(times.iter().map(Duration::as_secs_f64).collect())
+}
+
+/// The record in one line: the same choices give the same text.
+pub(crate) fn to_json(tuning: &Tuning) -> String {
+    serde_json::to_string(tuning).unwrap_or_default()
+}
+
+/// Reads choices that [`save_tuning`] wrote, or that a model's manifest holds.
+pub fn load_tuning(path: &Path) -> Result<Tuning, Error> {
+    let fault = |code, why: String| Error::from(Diag::new(code, why).in_file(path.display().to_string()));
+    let bytes = std::fs::read(path).map_err(|e| fault(Code::FILE, format!("cannot be read: {e}")))?;
+    serde_json::from_slice(&bytes).map_err(|e| fault(Code::FLAGS, format!("no choices for layers: {e}")))
+}
+
+/// Writes choices, to be given back.
+pub fn save_tuning(tuning: &Tuning, path: &Path) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(tuning).unwrap_or_default();
+    files::write(path, format!("{text}\n").as_bytes())
+}

@@ -1,0 +1,177 @@
+//! Values with scales of their own that meet, and functions of them.
+
+use std::collections::HashSet;
+
+use qcc_ir::ops::Class;
+use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId};
+use qcc_num::dynamic::{INTERVALS, SIGNED_ZERO, Scale, TABLE, exponential_samples, mantissas};
+
+use super::layer::Sums;
+use super::{Dynamic, Lower, codes};
+use crate::rewrite::inverse;
+
+/// Distance of neighbouring samples of a function, as an exponent: they reach to 16 on both sides.
+const GRID: i32 = -5;
+
+/// How far from a line a function may be beyond its samples, as a share of its greatest value there.
+const STRAY: f64 = 1.0 / 512.0;
+
+/// Zero point of functions that are hardly ever negative.
+const LOW_ZERO: u8 = 32;
+
+/// How far below 0 these functions may go: where results are seven times as great, none of the codes above is wasted.
+const LOW_LEAST: f64 = -0.4;
+
+/// Codes above the zero point; no value is farther below it.
+fn levels(zero: u8) -> i64 {
+    i64::from(255 - zero)
+}
+
+impl Lower<'_, '_> {
+    /// One after the other, in a scale that has room for all. A concatenation of concatenations takes what was first there, so
+    /// that codes are rounded once.
+    pub(super) fn concat(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let axis = self.attrs().int("axis");
+        let operands = self.operands();
+        if let Some(i) = operands.iter().position(|v| !self.known.contains_key(v)) {
+            return Err(self.no_form(format_args!("operand {i} is constant")));
+        }
+        let flat: Vec<ValueId> = operands
+            .iter()
+            .flat_map(|v| match self.joined.get(v) {
+                Some((inner, parts)) if *inner == axis => parts.clone(),
+                _ => vec![*v],
+            })
+            .collect();
+        let own: Vec<Dynamic> = flat.iter().map(|v| self.known[v]).collect();
+        let dims = self.dims(self.y);
+        let attrs = Attrs::new(Opcode::Concat).with("axis", axis);
+        let first = own[0];
+        if own.iter().all(|d| d.scale == first.scale && d.zero == first.zero) {
+            let joined = self.add(Opcode::Concat, &flat, attrs, "", codes(&dims, first.zero));
+            return Ok((joined, first));
+        }
+        let zero = if own.iter().all(|d| d.zero == first.zero) { first.zero } else { SIGNED_ZERO };
+        let mut seen = HashSet::new();
+        let scales: Vec<Dynamic> = own.iter().copied().filter(|d| seen.insert((d.scale, d.zero))).collect();
+        let all: Vec<i64> = scales.iter().map(|d| levels(d.zero)).chain([levels(zero)]).collect();
+        let operands: Vec<ValueId> = scales.iter().map(|d| d.scale).collect();
+        let ty = Type::int(Int::I32, &[2 + scales.len()]);
+        let common = Attrs::new(Opcode::CommonScale).with("levels", all);
+        let common = self.add(Opcode::CommonScale, &operands, common, ".scale", ty);
+        let mut scaled = Vec::new();
+        for (i, (&v, d)) in flat.iter().zip(&own).enumerate() {
+            let index = scales.iter().position(|s| s.scale == d.scale && s.zero == d.zero).unwrap_or(0);
+            let attrs = Attrs::new(Opcode::DynamicRescale)
+                .with("index", index as i64)
+                .with("zero", i64::from(d.zero))
+                .with("result_zero", i64::from(zero));
+            let ty = codes(&self.dims(v), zero);
+            scaled.push(self.add(Opcode::DynamicRescale, &[v, common], attrs, &format!(".{i}"), ty));
+        }
+        let joined = self.add(Opcode::Concat, &scaled, attrs, "", codes(&dims, zero));
+        self.joined.insert(joined, (axis, flat));
+        Ok((joined, Dynamic { scale: common, zero }))
+    }
+
+    /// The product of two values, broadcast.
+    pub(super) fn product_of_values(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let ((a, own_a), (b, own_b)) = (self.data(0)?, self.data(1)?);
+        let dims = self.dims(self.y);
+        let spatial = dims.len() == 4 && self.dims(a).len() == 4 && self.dims(b).len() == 4;
+        if !spatial && self.dims(a) != self.dims(b) || dims.is_empty() {
+            return Err(self.no_form("its operands have different shapes, and not both of rank 4"));
+        }
+        let (a, b) = if spatial { (self.nhwc(a), self.nhwc(b)) } else { (a, b) };
+        let dims = if spatial { vec![dims[0], dims[2], dims[3], dims[1]] } else { dims };
+        let attrs = Attrs::new(Opcode::ProductScale);
+        let scale =
+            self.add(Opcode::ProductScale, &[own_a.scale, own_b.scale], attrs, ".units", Type::int(Int::I32, &[2]));
+        let attrs = Attrs::new(Opcode::DynamicMul).with("zeros", vec![i64::from(own_a.zero), i64::from(own_b.zero)]);
+        let acc = self.add(Opcode::DynamicMul, &[a, b], attrs, ".acc", Type::int(Int::I32, &dims));
+        let channels = dims.last().copied().unwrap_or(1);
+        let sums = Sums { acc, scale, scales: vec![1.0; channels], bias: vec![0.0; channels], dense: false };
+        let (q, dynamic) = self.requantize(&sums, if spatial { ".nhwc" } else { "" });
+        Ok((if spatial { self.nchw(q) } else { q }, dynamic))
+    }
+
+    /// Softmax along an axis; its scale is always 1/255.
+    pub(super) fn softmax(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let (x, own) = self.data(0)?;
+        let rank = self.dims(x).len();
+        let axis = usize::try_from(self.attrs().int("axis")).unwrap_or(0);
+        let perm: Vec<usize> = (0..rank).filter(|&i| i != axis).chain([axis]).collect();
+        let samples = Tensor::new(&[INTERVALS + 1], Data::I32(exponential_samples()));
+        let samples = self.constant("samples", samples);
+        let ty = Type::int(Int::I32, &[256]);
+        let table = self.add(Opcode::ExpTable, &[own.scale, samples], Attrs::new(Opcode::ExpTable), ".table", ty);
+        let x = self.permuted(x, &perm, ".t");
+        let ty = codes(&self.dims(x), 0);
+        let y = self.add(Opcode::ISoftmax, &[x, table], Attrs::new(Opcode::ISoftmax), "", ty);
+        let y = self.permuted(y, &inverse(&perm), "");
+        let unit = Scale::nearest(1.0 / 255.0);
+        let scale = self.constant("unit", Tensor::new(&[2], Data::I32(vec![unit.mantissa, unit.exponent])));
+        Ok((y, Dynamic { scale, zero: 0 }))
+    }
+
+    /// The value with its dimensions in another order, if it is another.
+    fn permuted(&mut self, v: ValueId, perm: &[usize], suffix: &str) -> ValueId {
+        if perm.is_sorted() {
+            return v;
+        }
+        let ty = self.g().ty(v).clone();
+        let dims: Vec<usize> = perm.iter().map(|&p| ty.dims[p]).collect();
+        let attrs = Attrs::new(Opcode::Transpose).with("perm", perm);
+        self.add(Opcode::Transpose, &[v], attrs, suffix, Type { dims, elem: ty.elem })
+    }
+
+    /// A function of one value, as a table that each run makes from samples.
+    pub(super) fn function(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let Class::Unary(f) = self.g().op(self.n).info().class else {
+            return Err(self.no_form("its range is not that of a sum"));
+        };
+        let attrs = self.attrs();
+        let f = |x: f64| f64::from(f(&attrs, x as f32));
+        let half = INTERVALS as f64 / 2.0;
+        let step = f64::from(GRID).exp2();
+        let reals: Vec<f64> = (0..=INTERVALS).map(|j| f((j as f64 - half) * step)).collect();
+        for side in [-1.0, 1.0] {
+            let (end, before) =
+                if side < 0.0 { (reals[0], reals[1]) } else { (reals[INTERVALS], reals[INTERVALS - 1]) };
+            for x in [24.0, 64.0, 250.0] {
+                let line = end + (end - before) * (x / step - half);
+                let wanted = f(side * x);
+                let near = (wanted - line).abs() <= STRAY * wanted.abs().max(1.0);
+                if !near || reals.iter().any(|y| !y.is_finite()) {
+                    return Err(self.no_form("it is not finite, or far from 0 it is no line"));
+                }
+            }
+        }
+        let (values, exponent) = mantissas(&reals);
+        let values: Vec<i32> = values.into_iter().map(|v| v >> 1).collect();
+        let steep = |a: i32, b: i32| (i64::from(a) - i64::from(b)).abs() > 1 << 22;
+        let positive =
+            values.iter().all(|&v| v >= 0) && values[0] >= values[1] && values[INTERVALS] >= values[INTERVALS - 1];
+        if steep(values[0], values[1]) || steep(values[INTERVALS], values[INTERVALS - 1]) {
+            return Err(self.no_form("it is too steep far from 0"));
+        }
+        let (x, own) = self.data(0)?;
+        let least = reals.iter().copied().fold(0.0, f64::min);
+        let zero = match positive {
+            true => 0,
+            false if least >= LOW_LEAST && reals[0] > LOW_LEAST / 8.0 => LOW_ZERO,
+            false => SIGNED_ZERO,
+        };
+        let samples = self.constant("samples", Tensor::new(&[INTERVALS + 1], Data::I32(values)));
+        let attrs = Attrs::new(Opcode::DynamicTable)
+            .with("grid", i64::from(GRID))
+            .with("exponent", i64::from(exponent) + 1)
+            .with("zero", i64::from(own.zero))
+            .with("result_zero", i64::from(zero));
+        let ty = Type::int(Int::I32, &[TABLE]);
+        let table = self.add(Opcode::DynamicTable, &[own.scale, samples], attrs, ".table", ty);
+        let ty = codes(&self.dims(self.y), zero);
+        let y = self.add(Opcode::DynamicLut, &[x, table], Attrs::new(Opcode::DynamicLut), "", ty);
+        Ok((y, Dynamic { scale: table, zero }))
+    }
+}
