@@ -58,6 +58,8 @@ pub struct PassReport {
 pub struct Report {
     /// How the ranges of activations were found.
     pub range_source: String,
+    /// Whether some were derived from the model, without samples.
+    pub derived_ranges: bool,
     /// The passes that ran.
     pub pipeline: String,
     /// What each did.
@@ -144,6 +146,7 @@ pub fn compile_observed(
         budget.as_mut().map_or(Ok(()), Budget::settle)?;
     }
     report.range_source.clone_from(&cx.range_source);
+    report.derived_ranges = cx.derived_ranges;
     let name = match (&options.name, Path::new(&source.file_name()).file_stem()) {
         (Some(name), _) => name.clone(),
         (None, Some(stem)) => stem.to_string_lossy().into_owned(),
@@ -220,6 +223,7 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
         progress: options.progress.clone(),
         threads: options.threads,
         range_source: String::new(),
+        derived_ranges: false,
     })
 }
 

@@ -302,7 +302,8 @@ fn span(g: &Graph, v: ValueId) -> f32 {
     range.max - range.min
 }
 
-/// What lies this far below the greatest argument of a softmax vanishes: `exp(-24)` is below 2^-34.
+/// What lies this far below the greatest argument of a softmax vanishes: `exp(-24)` is below 2^-34. Codes of 8 bits are too few
+/// to tell it apart; those of 16 bits also serve samples whose greatest argument is far below that of others.
 const SOFTMAX_SPAN: f32 = 24.0;
 
 /// How much further than what was seen a type of 16 bits reaches: it has a bit to spare, and other inputs have other ranges.
@@ -331,8 +332,7 @@ fn demand(g: &Graph, v: ValueId, wide: Option<Option<&RangeTable>>) -> Option<Ra
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
     if let Some(table) = wide {
         range = roomy(g, v, range, table);
-    }
-    if g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
+    } else if g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
         range.min = range.min.max(range.max - SOFTMAX_SPAN);
     }
     if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))

@@ -227,6 +227,8 @@ pub struct Context {
     pub threads: usize,
     /// How ranges were obtained, for the user.
     pub range_source: String,
+    /// Whether some were derived from the model, without samples.
+    pub derived_ranges: bool,
 }
 
 impl fmt::Debug for Context {

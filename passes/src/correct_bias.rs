@@ -25,8 +25,8 @@ impl Pass for CorrectBias {
             edit.remark("nothing corrected: there are no samples");
             return Ok(());
         }
-        let fitted = lockstep::run(edit.graph(), cx, false, &|layer: &Layer| Ok(layer.rounded.clone()))?;
-        for layer in fitted {
+        let walked = lockstep::run(edit.graph(), cx, false, &|layer: &Layer| Ok(layer.rounded.clone()))?;
+        for layer in walked.fitted {
             let g = edit.graph();
             let label = format!("correct-bias: %{} by {:.2e}", g.name_of(g.result(layer.node)), layer.shift);
             if edit.begin(label) {

@@ -60,6 +60,14 @@ pub(crate) struct Fitted {
     pub(crate) shift: f64,
 }
 
+/// The layers in order, and how well the outputs come out.
+#[derive(Default)]
+pub(crate) struct Walked {
+    pub(crate) fitted: Vec<Fitted>,
+    /// Signal-to-noise ratio of the outputs, as if they were one, in decibels.
+    pub(crate) sqnr: f64,
+}
+
 /// Takes the samples through the graph. `round` chooses the integers that stand for a layer's weights; then its bias is set so
 /// that the mean of each channel, before it is quantized, is that of the real network. With `gains`, the scales of the weights
 /// are set too, so that the square error of each channel is least.
@@ -68,8 +76,8 @@ pub(crate) fn run(
     cx: &Context,
     gains: bool,
     round: &(dyn Fn(&Layer) -> Result<Weights, Diag> + Sync),
-) -> Result<Vec<Fitted>, Diags> {
-    let Some(samples) = cx.samples.clone().filter(|s| !s.is_empty()) else { return Ok(Vec::new()) };
+) -> Result<Walked, Diags> {
+    let Some(samples) = cx.samples.clone().filter(|s| !s.is_empty()) else { return Ok(Walked::default()) };
     let usage = |e: rayon::ThreadPoolBuildError| Diag::new(Code::PIPELINE, format!("cannot start threads: {e}"));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.threads).build().map_err(usage)?;
     let count =
@@ -125,9 +133,9 @@ struct Walk<'a> {
 type World = HashMap<ValueId, Pair>;
 
 impl Walk<'_> {
-    fn run(mut self, inputs: Vec<Vec<Tensor>>, cx: &Context) -> Result<Vec<Fitted>, Diag> {
+    fn run(mut self, inputs: Vec<Vec<Tensor>>, cx: &Context) -> Result<Walked, Diag> {
         let mut worlds: Vec<World> = inputs.into_par_iter().map(|t| self.enter(t)).collect::<Result<_, Diag>>()?;
-        let order = self.g.order();
+        let (order, outputs) = (self.g.order(), self.g.outputs());
         for (i, &n) in order.iter().enumerate() {
             match self.layer(n, &worlds)? {
                 Some((results, fitted)) => {
@@ -138,12 +146,32 @@ impl Walk<'_> {
                 }
                 None => worlds.par_iter_mut().try_for_each(|world| self.plain(n, world))?,
             }
-            for v in self.last.get(&n).into_iter().flatten() {
+            for v in self.last.get(&n).into_iter().flatten().filter(|v| !outputs.contains(v)) {
                 worlds.iter_mut().for_each(|world| drop(world.remove(v)));
             }
             cx.report(i + 1, order.len());
         }
-        Ok(self.fitted)
+        let powers: Vec<[f64; 2]> = worlds.par_iter().map(|world| self.powers(world)).collect::<Result<_, Diag>>()?;
+        let [signal, noise] = powers.iter().fold([0.0, 0.0], |[s, n], p| [s + p[0], n + p[1]]);
+        let sqnr = if noise > 0.0 { 10.0 * (signal / noise).log10() } else { f64::INFINITY };
+        Ok(Walked { fitted: self.fitted, sqnr })
+    }
+
+    /// Sums of the squares of the outputs of a sample, and of what they are off by.
+    fn powers(&self, world: &World) -> Result<[f64; 2], Diag> {
+        let mut sums = [0.0; 2];
+        for v in self.g.outputs() {
+            let (ty, Some(pair)) = (self.g.ty(*v), world.get(v)) else { continue };
+            let found = match ty.uniform() {
+                Some(_) => cast(Opcode::DCast, &pair.quantized, ty, &real(ty))?,
+                None => pair.quantized.clone(),
+            };
+            let (Some(y), Some(x)) = (pair.real.as_f32(), found.as_f32()) else { continue };
+            for (x, y) in x.iter().zip(y).map(|(&x, &y)| (f64::from(x), f64::from(y))) {
+                sums = [sums[0] + y * y, sums[1] + (x - y) * (x - y)];
+            }
+        }
+        Ok(sums)
     }
 
     fn enter(&self, tensors: Vec<Tensor>) -> Result<World, Diag> {

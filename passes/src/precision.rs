@@ -9,7 +9,7 @@
 //! Names are those of values, or of the ONNX nodes that compute them. A name that passes have given a suffix, as `qcc compare
 //! --layers` prints it (`conv1.nhwc`), stands for the value without it.
 //!
-//! Which operators read and give 16 bits is said by [`reads_16`] and [`gives_16`]; before the others a value is rounded to 8.
+//! Which operators read and give 16 bits is said by `reads_16` and `gives_16`; before the others a value is rounded to 8.
 
 use std::collections::{BTreeMap, HashMap};
 

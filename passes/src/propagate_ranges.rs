@@ -85,6 +85,7 @@ impl Pass for PropagateRanges {
         }
         cx.ranges = Some(table);
         cx.note_source(&source);
+        cx.derived_ranges = true;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! A thread pool for calls of a few microseconds: workers spin for a moment between jobs, then park.
 //!
 //! The units of a job are split into one contiguous range for each thread, and a thread that is through with its own takes
-//! from those of threads that have not come yet ([`claims`]): the caller never waits for a thread that the system has not let
+//! from those of threads that have not come yet (`claims`): the caller never waits for a thread that the system has not let
 //! run. Starting a job allocates nothing. A job started while another one runs on the same pool (by a second thread, or from
 //! inside a task) runs on its caller alone, so that nothing can wait for itself.
 //!
@@ -73,6 +73,28 @@ fn this_core() -> u32 {
     }
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
     NO_CORE
+}
+
+/// Moves this thread to another of the cores that it may use, if there is one: a system that wakes it where it ran last may
+/// leave it there, behind the thread that woke it, for as long as that one runs.
+fn leave_core() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the sets are plain bits of the size that is told, and 0 stands for the calling thread.
+    unsafe {
+        const SIZE: usize = size_of::<libc::cpu_set_t>();
+        let mut may: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, SIZE, &mut may) != 0 {
+            return;
+        }
+        let mut others = may;
+        if let Ok(core) = usize::try_from(libc::sched_getcpu()) {
+            libc::CPU_CLR(core, &mut others);
+        }
+        // What it may use stays what it was: it is only moved.
+        if libc::CPU_COUNT(&others) > 0 && libc::sched_setaffinity(0, SIZE, &others) == 0 {
+            libc::sched_setaffinity(0, SIZE, &may);
+        }
+    }
 }
 
 /// Granules that are not done.
@@ -249,6 +271,10 @@ impl Shared {
             // SAFETY: by the caller's promise.
             unsafe { job.run(some) }
         }
+        if done == job.granules.count() && !self.spin.is_zero() && self.shares_core(0) {
+            // Nobody came: a worker that waits for this core moves away as soon as it may run.
+            thread::yield_now();
+        }
         self.left.0.fetch_sub(done, Ordering::SeqCst);
         self.wait(0, || self.left.0.load(Ordering::SeqCst) == 0);
         self.busy.store(false, Ordering::Release);
@@ -296,10 +322,12 @@ impl Shared {
     /// Returns once `ready` holds: spins first, then parks. Whoever makes `ready` true must afterwards unpark this thread if
     /// it reads `parked` as true; a fence between the two steps on either side sees to it that one of them sees the other.
     ///
-    /// A thread on whose core another one of the pool was seen last lets that one run between two looks.
+    /// A thread on whose core another one of the pool was seen last lets that one run between two looks; a worker leaves the
+    /// core of the caller.
     fn wait(&self, index: usize, ready: impl Fn() -> bool) {
         if !self.spin.is_zero() {
             let start = Instant::now();
+            let mut moved = index == 0;
             loop {
                 for _ in 0..64 {
                     if ready() {
@@ -310,7 +338,11 @@ impl Shared {
                 if start.elapsed() > self.spin {
                     break;
                 }
-                if self.shares_core(index) {
+                if !moved && self.tells_core && self.seats[0].core.load(Ordering::Relaxed) == this_core() {
+                    moved = true;
+                    leave_core();
+                    self.mark(index);
+                } else if self.shares_core(index) {
                     thread::yield_now();
                 }
             }
@@ -367,6 +399,19 @@ mod tests {
 
     fn is_worker() -> bool {
         thread::current().name().is_some_and(|name| name.starts_with("qcc-"))
+    }
+
+    #[test]
+    fn a_thread_moves_to_another_core() {
+        if !tells_core() || thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
+            return;
+        }
+        let moves = || {
+            let before = this_core();
+            leave_core();
+            this_core() != before
+        };
+        assert!((0..100).any(|_| moves()));
     }
 
     /// Gaps longer than the spin make every thread park and wake again.

@@ -118,7 +118,7 @@ impl Build {
                 return Err(usage("what is no text needs a file to go to").help("add -o model.so"));
             }
         }
-        announce(&compiled, self.flags.is_data_free());
+        announce(&compiled);
         Ok(())
     }
 
@@ -146,10 +146,11 @@ impl Build {
 }
 
 /// Says how ranges were found: what they rest on decides how far the result can be trusted.
-pub fn announce(compiled: &Compiled, data_free: bool) {
-    let source = &compiled.report().range_source;
+pub fn announce(compiled: &Compiled) {
+    let report = compiled.report();
+    let source = &report.range_source;
     if !source.is_empty() {
-        let hint = if data_free { " (for better ones give samples: --calibrate)" } else { "" };
+        let hint = if report.derived_ranges { " (for better ones give samples: --calibrate)" } else { "" };
         terminal::note(&format!("ranges: {source}{hint}"));
     }
 }

@@ -104,7 +104,7 @@ impl Compare {
                 (compiled, stages, None)
             }
         };
-        announce(&compiled, self.flags.is_data_free());
+        announce(&compiled);
         let engine = match self.engine {
             How::Jit => Engine::jit(&compiled)?,
             How::Interp => Engine::of_graph(compiled.graph()),

@@ -196,11 +196,6 @@ impl ModelFlags {
         }
         Ok(options)
     }
-
-    /// True if ranges come from the model alone.
-    pub fn is_data_free(&self) -> bool {
-        self.mode == Mode::Int8Static && self.calibrate.is_none() && self.ranges.is_none()
-    }
 }
 
 /// `NAME=MIN:MAX`, or `MIN:MAX` under an empty name.

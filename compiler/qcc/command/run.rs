@@ -100,7 +100,7 @@ impl Run {
         }
         options.float_edge = self.io == Io::Float;
         let compiled = compile(self.file.as_path(), &options)?;
-        announce(&compiled, self.flags.is_data_free());
+        announce(&compiled);
         if self.interp { Ok(Engine::of_graph(compiled.graph())) } else { Engine::jit(&compiled) }
     }
 
