@@ -12,9 +12,9 @@ use qcc_ir::Diag;
 use qcc_ir::diag::Code;
 use serde::{Deserialize, Serialize};
 
+use crate::Method;
 use crate::context::{RangeEntry, RangeTable};
 use crate::histogram::{HALF, Histogram};
-use crate::Method;
 
 /// Version of the form.
 const VERSION: u32 = 1;
@@ -24,6 +24,11 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Observations {
     version: u32,
+    /// Digest of the model and of the passes in front.
+    model: String,
+    /// How images become inputs, if something says it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    images: String,
     /// How ranges were chosen.
     method: String,
     /// Number of samples.
@@ -33,6 +38,17 @@ pub struct Observations {
     shard: Option<String>,
     /// One histogram a value.
     values: BTreeMap<String, Record>,
+}
+
+/// What is observed, and in which way: only what agrees in this can be merged.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observing {
+    /// Digest of the model and of the passes in front.
+    pub model: String,
+    /// How images become inputs; empty if nothing says it.
+    pub images: String,
+    /// The share of the samples that is seen.
+    pub shard: Option<Shard>,
 }
 
 /// A histogram as text and numbers.
@@ -47,13 +63,20 @@ struct Record {
     counts: String,
 }
 
-/// A share of samples.
+/// A share of samples: of each `count` the one with this index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     /// From 1.
     pub index: usize,
     /// Number of shares.
     pub count: usize,
+}
+
+impl Shard {
+    /// How many of `samples` it has.
+    pub fn share(self, samples: usize) -> usize {
+        samples.saturating_sub(self.index.saturating_sub(1)).div_ceil(self.count.max(1))
+    }
 }
 
 impl std::str::FromStr for Shard {
@@ -79,9 +102,17 @@ fn fault(message: impl Into<String>) -> Diag {
 }
 
 impl Observations {
-    pub(crate) fn new(method: Method, samples: usize, shard: Option<Shard>) -> Observations {
-        let shard = shard.map(|s| s.to_string());
-        Observations { version: VERSION, method: method.to_string(), samples: samples as u64, shard, values: BTreeMap::new() }
+    pub(crate) fn new(method: Method, samples: usize, of: Option<&Observing>) -> Observations {
+        let Observing { model, images, shard } = of.cloned().unwrap_or_default();
+        Observations {
+            version: VERSION,
+            model,
+            images,
+            method: method.to_string(),
+            samples: samples as u64,
+            shard: shard.map(|s| s.to_string()),
+            values: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn add(&mut self, name: &str, histogram: &Histogram) {
@@ -92,51 +123,60 @@ impl Observations {
         self.method.parse().map_err(|e| fault(format!("the method of the observations: {e}")))
     }
 
-    /// Merges the tables of shards; `method` chooses ranges in another way than theirs.
-    pub fn merge(tables: &[RangeTable], method: Option<Method>) -> Result<RangeTable, Diag> {
-        let mut parts = Vec::new();
-        for (i, table) in tables.iter().enumerate() {
+    /// Merges tables, each with the name of its file: either all shards of one run, or runs on samples of their own. `method`
+    /// chooses ranges in another way than theirs.
+    pub fn merge(tables: &[(String, RangeTable)], method: Option<Method>) -> Result<RangeTable, Diag> {
+        let mut parts: Vec<(&str, &Observations)> = Vec::new();
+        for (file, table) in tables {
             let part = table.observations.as_ref().ok_or_else(|| {
-                fault(format!("table {} has no observations to merge", i + 1)).help("write it with `qcc calibrate`")
+                fault("the table has no observations to merge").help("write it with `qcc calibrate`").in_file(file)
             })?;
-            if part.version != VERSION {
-                return Err(fault(format!("table {}: observations of version {} are not known", i + 1, part.version)));
-            }
-            if let Some(again) = part.shard.as_ref().and_then(|s| parts.iter().position(|p: &&Observations| p.shard.as_ref() == Some(s))) {
-                let shard = part.shard.clone().unwrap_or_default();
-                return Err(fault(format!("tables {} and {} are both of shard {shard}", again + 1, i + 1)));
-            }
-            parts.push(part);
+            part.check(table).map_err(|d| d.in_file(file))?;
+            parts.push((file, part));
         }
-        let Some((first, rest)) = parts.split_first() else { return Err(fault("there are no tables to merge")) };
-        let mut all = Observations { shard: merged_shard(&parts)?, ..(*first).clone() };
+        let Some((&first, rest)) = parts.split_first() else { return Err(fault("there are no tables to merge")) };
+        for &other in rest {
+            belong(first, other, method.is_some())?;
+        }
+        whole(&parts)?;
+        let mut all = Observations { shard: None, samples: 0, ..first.1.clone() };
         if let Some(method) = method {
             all.method = method.to_string();
         }
         let mut histograms: BTreeMap<&String, Histogram> = BTreeMap::new();
-        for (name, record) in &first.values {
-            histograms.insert(name, record.histogram(name)?);
-        }
-        for (i, part) in rest.iter().enumerate() {
-            if method.is_none() && part.method != first.method {
-                let what = format!("ranges by {} in table 1 and by {} in table {}", first.method, part.method, i + 2);
-                return Err(fault(what).help("say which with --method"));
-            }
-            if let Some(name) = part.values.keys().find(|n| !histograms.contains_key(n))
-                .or_else(|| first.values.keys().find(|n| !part.values.contains_key(*n)))
-            {
-                return Err(fault(format!("`{name}` is in only one of tables 1 and {}: they are of different models", i + 2)));
-            }
+        for (file, part) in &parts {
+            all.samples = all.samples.saturating_add(part.samples);
             for (name, record) in &part.values {
-                let other = record.histogram(name)?;
-                if let Some(h) = histograms.get_mut(name) {
-                    h.merge(other);
+                let histogram = record.histogram(name).map_err(|d| d.in_file(*file))?;
+                match histograms.get_mut(name) {
+                    Some(h) => h.merge(histogram),
+                    None => drop(histograms.insert(name, histogram)),
                 }
             }
-            all.samples = all.samples.saturating_add(part.samples);
         }
         all.values = histograms.iter().map(|(name, h)| ((*name).clone(), Record::new(h))).collect();
         all.into_table()
+    }
+
+    /// What the table says must follow from the observations in it.
+    fn check(&self, table: &RangeTable) -> Result<(), Diag> {
+        if self.version != VERSION {
+            return Err(fault(format!("observations of version {} are not known", self.version)));
+        }
+        let derived = self.clone().into_table()?;
+        let counted = |r: &Record, name: &str| Some(r.histogram(name).ok()?.count().is_multiple_of(self.samples));
+        let odd = self.values.iter().find(|(name, r)| counted(r, name) != Some(true));
+        if let Some((name, _)) = odd {
+            return Err(fault(format!("the histogram of `{name}` does not count the same of each sample")));
+        }
+        let names = table.values.keys().chain(derived.values.keys());
+        match names.into_iter().find(|&name| table.values.get(name) != derived.values.get(name)) {
+            Some(name) => {
+                let diag = fault(format!("the range of `{name}` does not follow from what was observed"));
+                Err(diag.help("a range that was edited would be lost: merge first and edit then"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The ranges that the observations give, with these beside them.
@@ -146,9 +186,9 @@ impl Observations {
         let source = format!("calibrated with {} sample{plural} ({method})", self.samples);
         let mut values = BTreeMap::new();
         for (name, record) in &self.values {
-            values.insert(name.clone(), entry(&record.histogram(name)?, method).ok_or_else(|| {
-                fault(format!("nothing finite was seen of `{name}`"))
-            })?);
+            let entry = entry(&record.histogram(name)?, method);
+            let entry = entry.ok_or_else(|| fault(format!("nothing finite was seen of `{name}`")))?;
+            values.insert(name.clone(), entry);
         }
         Ok(RangeTable { source, values, observations: Some(self), ..RangeTable::default() })
     }
@@ -161,17 +201,65 @@ pub(crate) fn entry(h: &Histogram, method: Method) -> Option<RangeEntry> {
     Some(RangeEntry { seen_min: Some(h.min), seen_max: Some(h.max), mean, deviation, ..RangeEntry::new(range) })
 }
 
-/// All shards of a run are the run; fewer are named together.
-fn merged_shard(parts: &[&Observations]) -> Result<Option<String>, Diag> {
-    let Some(shards) = parts.iter().map(|p| p.shard.clone()).collect::<Option<Vec<String>>>() else { return Ok(None) };
-    let parsed: Vec<Vec<Shard>> = shards.iter().map(|s| s.split('+').map(str::parse).collect::<Result<_, String>>()).collect::<Result<_, _>>().map_err(fault)?;
-    let mut all: Vec<Shard> = parsed.concat();
-    all.sort_by_key(|s| s.index);
-    if let Some(pair) = all.windows(2).find(|p| p[0] == p[1] || p[0].count != p[1].count) {
-        return Err(fault(format!("shards {} and {} do not belong beside each other", pair[0], pair[1])));
+/// Whether two observations are of the same model and were made alike.
+fn belong((a, first): (&str, &Observations), (b, other): (&str, &Observations), any_method: bool) -> Result<(), Diag> {
+    let same_names = first.values.keys().eq(other.values.keys());
+    let differ = |what: String, help: &str| Err(fault(format!("`{a}` and `{b}` {what}")).help(help));
+    if first.model != other.model || !same_names {
+        let help = "shards are made from one file, with the same shapes and passes";
+        return differ("are not of the same model".into(), help);
     }
-    let whole = all.first().is_some_and(|s| s.count == all.len());
-    Ok((!whole).then(|| all.iter().map(Shard::to_string).collect::<Vec<_>>().join("+")))
+    if first.images != other.images {
+        let flags = |o: &Observations| if o.images.is_empty() { "no images".to_string() } else { o.images.clone() };
+        return differ(format!("saw images prepared otherwise: {}; {}", flags(first), flags(other)), "use the same flags");
+    }
+    if first.method != other.method && !any_method {
+        let what = format!("choose ranges by {} and by {}", first.method, other.method);
+        return differ(what, "say which with --method");
+    }
+    Ok(())
+}
+
+/// Whether the parts are all shards of one run, each once, or none is a shard and none is there twice.
+fn whole(parts: &[(&str, &Observations)]) -> Result<(), Diag> {
+    let mut shards: Vec<(Shard, &str, u64)> = Vec::new();
+    for (i, (file, part)) in parts.iter().enumerate() {
+        if let Some(again) = parts[..i].iter().find(|p| p.1 == *part) {
+            return Err(fault(format!("`{}` and `{file}` are the same", again.0)));
+        }
+        if let Some(text) = &part.shard {
+            let shard = text.parse().map_err(|e: String| fault(format!("the shard: {e}")).in_file(*file))?;
+            shards.push((shard, file, part.samples));
+        }
+    }
+    shards.sort_by_key(|s| (s.0.count, s.0.index));
+    let Some(&(Shard { count, .. }, ..)) = shards.first() else { return Ok(()) };
+    let alone = parts.iter().find(|p| p.1.shard.is_none()).map(|p| p.0);
+    if let Some(file) = alone {
+        return Err(fault("a run over all samples beside shards of one").in_file(file));
+    }
+    for pair in shards.windows(2) {
+        let ((a, file_a, _), (b, file_b, _)) = (pair[0], pair[1]);
+        if a == b {
+            return Err(fault(format!("`{file_a}` and `{file_b}` are both shard {a}")));
+        }
+        if a.count != b.count {
+            return Err(fault(format!("`{file_a}` is shard {a} and `{file_b}` is shard {b}: they are not of one run")));
+        }
+    }
+    let missing = (1..=count).find(|&i| shards.get(i - 1).is_none_or(|s| s.0.index != i));
+    if let Some(index) = missing {
+        let missing = Shard { index, count };
+        return Err(fault(format!("shard {missing} is missing")).help(format!("make it: qcc calibrate --shard {missing}")));
+    }
+    let all = usize::try_from(shards.iter().fold(0u64, |n, s| n.saturating_add(s.2))).unwrap_or(usize::MAX);
+    match shards.iter().find(|(shard, _, samples)| shard.share(all) as u64 != *samples) {
+        Some((shard, file, samples)) => {
+            let what = format!("shard {shard} has {samples} of {all} samples, and {} are its share", shard.share(all));
+            Err(fault(what).in_file(*file).help("shards are made with the same --data"))
+        }
+        None => Ok(()),
+    }
 }
 
 impl Record {
@@ -202,7 +290,8 @@ impl Record {
     fn histogram(&self, name: &str) -> Result<Histogram, Diag> {
         let wrong = || fault(format!("the histogram of `{name}` is not in the form that qcc writes"));
         let mut counts = vec![0u64; 2 * HALF];
-        let mut at = usize::try_from(self.first + HALF as i64).map_err(|_| wrong())?;
+        let first = self.first.checked_add(HALF as i64).and_then(|at| usize::try_from(at).ok());
+        let mut at = first.ok_or_else(wrong)?;
         for word in self.counts.split_ascii_whitespace() {
             if let Some(empty) = word.strip_prefix("0*") {
                 at = at.checked_add(empty.parse().map_err(|_| wrong())?).ok_or_else(wrong)?;

@@ -1,5 +1,6 @@
 //! From an image to an input: `value = (pixel / scale - mean) / std`.
 
+use std::fmt;
 use std::str::FromStr;
 
 use image::imageops::{self, FilterType};
@@ -173,7 +174,8 @@ impl Preprocess {
         if (h as usize, w as usize) != (height, width) || h > image.height() || w > image.width() {
             let (h, w) = (h.min(image.height()), w.min(image.width()));
             return Err(format!(
-                "an image is {h} x {w} pixels after preprocessing, the input of shape {} is not",
+                "an image is {h} x {w} pixels after preprocessing, the input of shape {} is not: \
+                 --resize and --crop bring images to size",
                 shape()
             ));
         }
@@ -218,22 +220,55 @@ impl Preprocess {
 
     /// What the model records of it, for one input.
     pub fn record(&self, input: &str, ty: &Type) -> Preprocessing {
-        let side = |e: Extent| e.0.min(e.1);
+        let exact = if let Resize::Exact(extent) = self.resize { extent } else { (0, 0) };
+        let crop = self.crop.unwrap_or((0, 0));
         Preprocessing {
             input: input.to_string(),
             preset: self.preset.clone(),
             resize: match self.resize {
                 Resize::Keep => 0,
                 Resize::Short(s) | Resize::Shrink(s) => s,
-                Resize::Exact(e) => side(e),
+                Resize::Exact(_) => exact.0,
             },
-            crop: self.crop.map_or(0, side),
+            resize_width: exact.1,
+            resize_shrinks: matches!(self.resize, Resize::Shrink(_)),
+            crop: crop.0,
+            crop_width: crop.1,
             scale: 1.0 / self.scale,
             mean: self.mean.clone(),
             std: self.std.clone(),
             layout: if self.layout_of(ty) == Some(Layout::Nhwc) { "NHWC" } else { "NCHW" }.to_string(),
             channels: if self.order == ChannelOrder::Bgr { "BGR" } else { "RGB" }.to_string(),
         }
+    }
+}
+
+/// As flags.
+impl fmt::Display for Preprocess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |v: &[f32]| v.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
+        let mut flags = vec![
+            format!("--scale {}", self.scale),
+            format!("--mean {}", list(&self.mean)),
+            format!("--std {}", list(&self.std)),
+            format!("--channel-order {}", if self.order == ChannelOrder::Rgb { "rgb" } else { "bgr" }),
+        ];
+        if let Some(layout) = self.layout {
+            flags.push(format!("--layout {}", if layout == Layout::Nchw { "nchw" } else { "nhwc" }));
+        }
+        if let Some((h, w)) = self.crop {
+            flags.push(format!("--crop {h}x{w}"));
+        }
+        match self.resize {
+            // Only presets shrink.
+            Resize::Keep | Resize::Shrink(_) => {}
+            Resize::Short(s) => flags.push(format!("--resize {s}")),
+            Resize::Exact((h, w)) => flags.push(format!("--resize {h}x{w}")),
+        }
+        if !self.preset.is_empty() {
+            flags.insert(0, format!("--preset {}", self.preset));
+        }
+        f.write_str(&flags.join(" "))
     }
 }
 
