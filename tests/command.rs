@@ -1,5 +1,8 @@
 //! The `qcc` command as its users meet it: results, diagnostics, exit codes, and files that are left behind.
 
+#[path = "command/calibration.rs"]
+mod calibration;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -150,7 +150,8 @@ pub fn compile_observed(
     report.range_source.clone_from(&cx.range_source);
     report.derived_ranges = cx.derived_ranges;
     let ran = |name: &str| report.passes.iter().any(|p| p.text.starts_with(name));
-    report.uncorrected = options.ranges.is_some() && cx.samples.is_none() && (ran("round-weights") || ran("correct-bias"));
+    report.uncorrected =
+        options.ranges.is_some() && cx.samples.is_none() && (ran("round-weights") || ran("correct-bias"));
     let name = match (&options.name, Path::new(&source.file_name()).file_stem()) {
         (Some(name), _) => name.clone(),
         (None, Some(stem)) => stem.to_string_lossy().into_owned(),
@@ -195,9 +196,7 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
     let samples: Option<Arc<dyn Samples>> = match &options.calibration {
         None => None,
         Some(Calibration::Samples(samples)) => Some(samples.clone()),
-        Some(Calibration::Path(path)) => {
-            Some(Arc::new(Dataset::open(path, graph, options.preprocess.as_ref())?))
-        }
+        Some(Calibration::Path(path)) => Some(Arc::new(Dataset::open(path, graph, options.preprocess.as_ref())?)),
     };
     let mut input_ranges = options.input_ranges.clone();
     let fallback = input_ranges.remove("");

@@ -33,8 +33,8 @@
 
 pub mod bench;
 mod budget;
-pub mod compare;
 mod calibrate;
+pub mod compare;
 mod compile;
 pub mod cost;
 pub mod data;

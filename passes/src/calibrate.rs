@@ -168,7 +168,8 @@ fn tabulate(
                 Some(n) => diag.at(g.describe(n)),
                 None => diag,
             });
-            continue;
+            // What is computed from it is not finite either.
+            break;
         }
         observations.add(name, h);
     }

@@ -58,7 +58,8 @@ impl Histogram {
     ) -> Option<Histogram> {
         let bins = counts.len() == 2 * HALF && (EXPONENTS.0..=EXPONENTS.1).contains(&exponent);
         // Below 2^52 neither sums nor conversions to f64 lose anything.
-        let ordered = count < 1 << 52 && min.is_finite() && max.is_finite() && min <= max && zeros <= count && count > 0;
+        let ordered =
+            count < 1 << 52 && min.is_finite() && max.is_finite() && min <= max && zeros <= count && count > 0;
         let all = Histogram { exponent, counts, min, max, zeros, count, strange: 0 };
         let mut alone = Histogram::new();
         alone.observe(&[min, max]);

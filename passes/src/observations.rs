@@ -211,7 +211,10 @@ fn belong((a, first): (&str, &Observations), (b, other): (&str, &Observations), 
     }
     if first.images != other.images {
         let flags = |o: &Observations| if o.images.is_empty() { "no images".to_string() } else { o.images.clone() };
-        return differ(format!("saw images prepared otherwise: {}; {}", flags(first), flags(other)), "use the same flags");
+        return differ(
+            format!("saw images prepared otherwise: {}; {}", flags(first), flags(other)),
+            "use the same flags",
+        );
     }
     if first.method != other.method && !any_method {
         let what = format!("choose ranges by {} and by {}", first.method, other.method);
@@ -250,7 +253,9 @@ fn whole(parts: &[(&str, &Observations)]) -> Result<(), Diag> {
     let missing = (1..=count).find(|&i| shards.get(i - 1).is_none_or(|s| s.0.index != i));
     if let Some(index) = missing {
         let missing = Shard { index, count };
-        return Err(fault(format!("shard {missing} is missing")).help(format!("make it: qcc calibrate --shard {missing}")));
+        return Err(
+            fault(format!("shard {missing} is missing")).help(format!("make it: qcc calibrate --shard {missing}"))
+        );
     }
     let all = usize::try_from(shards.iter().fold(0u64, |n, s| n.saturating_add(s.2))).unwrap_or(usize::MAX);
     match shards.iter().find(|(shard, _, samples)| shard.share(all) as u64 != *samples) {

@@ -291,7 +291,7 @@ fn operators_that_cannot_be_compiled() {
     for (op, part) in [
         ("Loop", "control flow"),
         ("NonMaxSuppression", "known at run time only"),
-        ("SequenceConstruct", "without sequences"),
+        ("SequenceInsert", "without sequences"),
         ("StringNormalizer", "texts"),
         ("RandomNormalLike", "random numbers"),
     ] {
@@ -310,4 +310,47 @@ fn operators_that_cannot_be_compiled() {
     }
     let diagonal = one(&[4, 4], "Einsum", vec![text("equation", "ii->i")], vec![]);
     refused("a diagonal", &diagonal, Code::UNSUPPORTED, "a diagonal");
+}
+
+/// `SplitToSequence` of `x` by `split`, then one operator that reads the sequence and `more`.
+fn of_sequence(split: TensorProto, reader: &str, attrs: Vec<AttributeProto>, more: Option<TensorProto>) -> ModelProto {
+    let mut inputs = vec!["s"];
+    inputs.extend(more.iter().map(|t| t.name.as_str()));
+    let nodes = vec![
+        node("SplitToSequence", &["x", &split.name], &["s"], vec![int("axis", 1)]),
+        node(reader, &inputs, &["y"], attrs),
+    ];
+    model(&[1, 7, 2], nodes, std::iter::once(split).chain(more.clone()).collect())
+}
+
+#[test]
+fn sequences_are_lists_of_values() {
+    let number = |name: &str, n: i64| TensorProto { dims: vec![], ..longs(name, &[n]) };
+    let imported = |model: &ModelProto| {
+        let graph = import_bytes(&model.write_to_bytes().unwrap(), None, &ImportOptions::default());
+        let graph = graph.unwrap_or_else(|d| panic!("{d}"));
+        let y = graph.outputs()[0];
+        let starts = graph.producer(y).map(|n| graph.node(n)).filter(|n| n.op == qcc_ir::Opcode::Slice);
+        (graph.ty(y).dims.clone(), starts.map(|n| n.attrs.ints("starts")[1]))
+    };
+    let at = |split: TensorProto, i: i64| of_sequence(split, "SequenceAt", vec![], Some(number("i", i)));
+    // Parts of 3, 3 and 1.
+    assert_eq!(imported(&at(number("n", 3), 1)), (vec![1, 3, 2], Some(3)));
+    assert_eq!(imported(&at(number("n", 3), -1)), (vec![1, 1, 2], Some(6)));
+    assert_eq!(imported(&at(longs("n", &[2, 5]), 1)), (vec![1, 5, 2], Some(2)));
+    let joined = |new_axis| {
+        let attrs = vec![int("axis", -1), int("new_axis", new_axis)];
+        of_sequence(number("n", 1), "ConcatFromSequence", attrs, None)
+    };
+    assert_eq!(imported(&joined(0)), (vec![1, 1, 14], None));
+    assert_eq!(imported(&joined(1)), (vec![1, 1, 2, 7], None));
+    refused("a position", &at(number("n", 3), 3), Code::BAD_SHAPE, "position 3 in a sequence of 3 tensors");
+    refused("a size", &at(number("n", 0), 0), Code::BAD_SHAPE, "parts of 0 elements");
+    refused("sizes", &at(longs("n", &[2, 4]), 0), Code::BAD_SHAPE, "7 elements in parts of [2, 4]");
+    refused("a reader", &of_sequence(number("n", 3), "Relu", vec![], None), Code::UNSUPPORTED, "`s` is a sequence");
+    refused("no sequence", &one(&[1, 4], "SequenceAt", vec![], vec![number("i", 0)]), Code::BAD_SHAPE, "no operand is");
+    let output = changed(at(number("n", 3), 0), |m| m.graph.as_mut().unwrap().node[1].output[0] = "z".into());
+    let output = changed(output, |m| m.graph.as_mut().unwrap().node[0].output[0] = "y".into());
+    let output = changed(output, |m| m.graph.as_mut().unwrap().node[1].input[0] = "y".into());
+    refused("an output", &output, Code::UNSUPPORTED, "output `y` is a sequence");
 }

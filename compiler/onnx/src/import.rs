@@ -22,6 +22,7 @@ mod quantize;
 mod reduce;
 mod resize;
 mod rnn;
+mod sequence;
 mod shape_ops;
 mod site;
 mod slice;
@@ -57,11 +58,16 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
         edit: Edit::new(&mut graph),
         names: Names::new(&model.graph),
         values: HashMap::new(),
+        sequences: HashMap::new(),
         types: HashMap::new(),
         faults: Diags::default(),
     };
     driver.run(&nodes, folder, options)?;
     Ok(graph)
+}
+
+fn sequence_fault(what: &str) -> Fault {
+    Fault::unsupported(format!("{what} is a sequence")).help("take tensors out of it in the model")
 }
 
 struct Driver<'a, 'g> {
@@ -71,6 +77,8 @@ struct Driver<'a, 'g> {
     names: Names<'a>,
     /// Values by their ONNX names; `None` where the producer failed.
     values: HashMap<&'a str, Option<ValueId>>,
+    /// Sequences by their ONNX names.
+    sequences: HashMap<&'a str, Vec<ValueId>>,
     /// Types that constants have in the model.
     types: HashMap<ValueId, DataType>,
     faults: Diags,
@@ -135,7 +143,9 @@ impl<'a> Driver<'a, '_> {
 
     fn node(&mut self, node: &'a NodeProto) {
         let opset = self.opset_of(node);
-        let outcome = match table::find(node, opset) {
+        let rule = table::find(node, opset).and_then(|rule| self.check_sequences(node, rule));
+        let gives_sequence = matches!(rule, Ok(table::Rule::Sequence(_)));
+        let outcome = match rule {
             Err(fault) => Some(Err(fault)),
             Ok(rule) => self.operands(node).map(|operands| self.apply(node, rule, opset.unwrap_or(0), operands)),
         };
@@ -151,6 +161,14 @@ impl<'a> Driver<'a, '_> {
             }
             None => Vec::new(),
         };
+        if let (true, Some(name)) = (gives_sequence, node.output.first()) {
+            // One that failed is in neither map, so that what reads it is skipped; none is empty.
+            let elements: Vec<ValueId> = results.into_iter().flatten().collect();
+            if !elements.is_empty() {
+                self.sequences.insert(name, elements);
+            }
+            return;
+        }
         let mut results = results.into_iter();
         for name in &node.output {
             let value = results.next().flatten();
@@ -166,13 +184,29 @@ impl<'a> Driver<'a, '_> {
         self.model.domains.iter().find(|(d, _)| d == own).map(|(_, version)| *version)
     }
 
+    /// Sequences are read only by what knows them.
+    fn check_sequences(&self, node: &NodeProto, rule: table::Rule) -> Outcome<table::Rule> {
+        let sequence = node.input.iter().find(|name| self.sequences.contains_key(name.as_str()));
+        match (rule, sequence) {
+            (table::Rule::OfSequence(_), None) if node.input.iter().all(|n| self.values.contains_key(n.as_str())) => {
+                Err(Fault::shape("no operand is a sequence"))
+            }
+            (table::Rule::OfSequence(_), Some(_)) | (_, None) => Ok(rule),
+            (_, Some(name)) => Err(sequence_fault(&format!("operand `{name}`"))),
+        }
+    }
+
     /// The operands, `None` for those that are absent; `None` in all if the producer of one failed.
     fn operands(&self, node: &NodeProto) -> Option<Vec<Option<ValueId>>> {
-        let operand = |name: &String| match name.as_str() {
-            "" => Some(None),
-            name => self.values.get(name).copied().flatten().map(Some),
-        };
-        node.input.iter().map(operand).collect()
+        let mut operands = Vec::with_capacity(node.input.len());
+        for name in &node.input {
+            match (name.as_str(), self.sequences.get(name.as_str())) {
+                ("", _) => operands.push(None),
+                (_, Some(elements)) => operands.extend(elements.iter().copied().map(Some)),
+                (name, None) => operands.push(Some(self.values.get(name).copied().flatten()?)),
+            }
+        }
+        Some(operands)
     }
 
     /// Nodes with more operands are no part of a network, and passes would take very long over them.
@@ -230,6 +264,10 @@ impl<'a> Driver<'a, '_> {
     fn outputs(&mut self) -> Vec<ValueId> {
         let mut outputs = Vec::new();
         for output in &self.model.graph.output {
+            if self.sequences.contains_key(output.name.as_str()) {
+                self.faults.0.push(sequence_fault(&format!("output `{}`", output.name)).into_diag());
+                continue;
+            }
             let Some(mut v) = self.values.get(output.name.as_str()).copied().flatten() else { continue };
             let dims = self.edit.graph().ty(v).dims.clone();
             if let Err(fault) = options::check_output(output, &dims) {

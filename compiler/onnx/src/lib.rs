@@ -56,7 +56,8 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, Diags> {
 /// Reads a tensor that lies in a file of its own, as in the folders `test_data_set_0` beside a model.
 pub fn read_tensor(path: &Path) -> Result<Tensor, Diag> {
     let named = |diag: Diag| diag.in_file(path.display().to_string());
-    let bytes = std::fs::read(path).map_err(|e| named(Diag::new(Code::FILE, format!("cannot read the tensor: {e}"))))?;
+    let bytes =
+        std::fs::read(path).map_err(|e| named(Diag::new(Code::FILE, format!("cannot read the tensor: {e}"))))?;
     tensor::from_bytes(&bytes, &path.parent().map_or_else(Folder::none, Folder::at)).map_err(|f| named(f.into_diag()))
 }
 

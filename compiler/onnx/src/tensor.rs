@@ -1,8 +1,8 @@
 //! Tensors of a model: raw, typed or external data, all element types, every length checked.
 
 use half::{bf16, f16};
-use onnx_protobuf::{Message as _, TensorProto};
 use onnx_protobuf::tensor_proto::DataLocation;
+use onnx_protobuf::{Message as _, TensorProto};
 use qcc_ir::diag::Code;
 use qcc_ir::{Data, Tensor, Type};
 

@@ -44,7 +44,9 @@ impl Calibrate {
             return Err(error.help("qcc MODEL --calibrate SAMPLES --equalize on --save-ranges FILE.json"));
         }
         match (&self.data, &options.calibration) {
-            (Some(_), Some(_)) => return Err(usage("--data and --calibrate both name the samples").help("leave one out")),
+            (Some(_), Some(_)) => {
+                return Err(usage("--data and --calibrate both name the samples").help("leave one out"));
+            }
             (Some(data), None) => options.calibration = Some(Calibration::Path(data.clone())),
             (None, _) => {}
         }

@@ -76,7 +76,10 @@ impl Inspect {
                     (height, width) => format!("{height} x {width}"),
                 };
                 let crop = if p.crop > 0 { format!(", crop {} x {}", p.crop, p.crop_width) } else { String::new() };
-                row("images", format!("`{}`: {resize}{crop}, {numbers}, {}, {}{preset}", p.input, p.layout, p.channels));
+                row(
+                    "images",
+                    format!("`{}`: {resize}{crop}, {numbers}, {}, {}{preset}", p.input, p.layout, p.channels),
+                );
             }
             if let Some(arena) = &m.arena {
                 let shared = format!("{} bytes in {} buffers unshared", arena.unshared_bytes, arena.buffers);

@@ -125,7 +125,11 @@ fn samples_in(path: &Path) -> Result<Vec<Item>, Error> {
     }
     found.sort();
     if found.is_empty() {
-        return Err(Error::file(path, "read the samples", "the folder itself has no .npy, .png or .jpg file, and no test_data_set_0"));
+        return Err(Error::file(
+            path,
+            "read the samples",
+            "the folder itself has no .npy, .png or .jpg file, and no test_data_set_0",
+        ));
     }
     Ok(found.into_iter().map(Item::new).collect())
 }

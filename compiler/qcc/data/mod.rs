@@ -92,7 +92,8 @@ impl Dataset {
             }
         };
         let path = path.to_path_buf();
-        let mut dataset = Dataset { path: path.clone(), inputs, records, labels, preprocess: preprocess.clone(), batch };
+        let mut dataset =
+            Dataset { path: path.clone(), inputs, records, labels, preprocess: preprocess.clone(), batch };
         if dataset.has_images() && !images {
             let diag = Diag::new(Code::FLAGS, "the samples are images, and nothing says how they become inputs");
             let help = "say it with --preset, or with --scale, --mean and --std: value = (pixel / scale - mean) / std";

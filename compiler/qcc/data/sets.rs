@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Data, Diag, Tensor};
+use qcc_ir::{Data, Diag, Elem, Tensor};
 
 use super::Input;
 use super::array::elements_of;
@@ -48,6 +48,13 @@ fn tensor(path: &Path, input: &Input) -> Result<(Tensor, usize), Diag> {
         let what = format!("a tensor of shape {:?} does not hold samples of shape {:?}", tensor.dims, input.sample);
         let diag = Diag::new(Code::DATA, what).in_file(path.display().to_string());
         return Err(diag.help(format!("it is for input `{}`", input.name)));
+    }
+    let integer = |data: &Data| !matches!(data, Data::F32(_));
+    if integer(&tensor.data) != (input.ty.elem.storage().is_some() || input.ty.elem == Elem::Bool) {
+        let [has, wants] =
+            if integer(&tensor.data) { ["integers", "real numbers"] } else { ["real numbers", "integers"] };
+        let what = format!("a tensor of {has}, where input `{}` wants {wants}", input.name);
+        return Err(Diag::new(Code::DATA, what).in_file(path.display().to_string()));
     }
     let rows = tensor.data.len() / input.sample.iter().product::<usize>().max(1);
     Ok((tensor, rows))

@@ -83,8 +83,13 @@ pub(super) fn transpose(site: &mut Site) -> Outcome<ValueId> {
 
 /// Constants without elements take no part.
 pub(super) fn concat(site: &mut Site) -> Outcome<ValueId> {
-    let mut operands = site.all_operands()?;
+    let operands = site.all_operands()?;
     let axis = site.attrs.int("axis")?.ok_or_else(|| Fault::shape("attribute `axis` is missing"))?;
+    join(site, operands, axis)
+}
+
+/// Values behind one another along an axis, which may count from the end.
+pub(super) fn join(site: &mut Site, mut operands: Vec<ValueId>, axis: i64) -> Outcome<ValueId> {
     let Some(&first) = operands.first() else { return Err(Fault::shape("there is no operand")) };
     let axis = Site::axis(axis, site.ty(first).rank())?;
     if operands.iter().any(|&v| !site.ty(v).dims.contains(&0)) {

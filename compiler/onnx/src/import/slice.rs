@@ -144,14 +144,22 @@ pub(super) fn split(site: &mut Site) -> Outcome<Vec<ValueId>> {
             (0..parts).map(|i| each.min(extent.saturating_sub(each * i))).collect()
         }
     };
-    if sizes.len() != parts
-        || layout::list(&sizes)?.iter().try_fold(0i64, |s, &n| s.checked_add(n)) != i64::try_from(extent).ok()
-    {
-        return Err(Fault::shape(format!("{extent} elements in {parts} parts of {sizes:?}")));
+    if sizes.len() != parts {
+        return Err(Fault::shape(format!("{} sizes of {parts} results", sizes.len())));
+    }
+    self::parts(site, x, axis, &sizes)
+}
+
+/// The parts of an axis that have these sizes, one behind the other.
+pub(super) fn parts(site: &mut Site, x: ValueId, axis: usize, sizes: &[usize]) -> Outcome<Vec<ValueId>> {
+    let dims = site.dims(x);
+    let extent = dims[axis];
+    if layout::list(sizes)?.iter().try_fold(0i64, |s, &n| s.checked_add(n)) != i64::try_from(extent).ok() {
+        return Err(Fault::shape(format!("{extent} elements in parts of {sizes:?}")));
     }
     let mut start = 0;
     let mut results = Vec::new();
-    for size in layout::list(&sizes)? {
+    for size in layout::list(sizes)? {
         let mut cut = Cut::whole(&dims)?;
         (cut.starts[axis], cut.ends[axis]) = (start, start + size);
         start += size;

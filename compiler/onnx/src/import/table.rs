@@ -8,7 +8,7 @@ use onnx_protobuf::NodeProto;
 use super::site::Site;
 use super::{
     constants, contrib, conv, decompose, einsum, elementwise, gemm, order, pool, qoperator, quantize, reduce, resize,
-    rnn, shape_ops, slice,
+    rnn, sequence, shape_ops, slice,
 };
 use crate::fault::{Fault, Outcome};
 use crate::model::domain;
@@ -25,12 +25,16 @@ pub(crate) enum Rule {
     One(fn(&mut Site) -> Outcome<ValueId>),
     /// Several results.
     Many(fn(&mut Site) -> Outcome<Vec<ValueId>>),
+    /// One result, which is a sequence of these tensors.
+    Sequence(fn(&mut Site) -> Outcome<Vec<ValueId>>),
+    /// One result; a sequence among the operands is replaced by its tensors.
+    OfSequence(fn(&mut Site) -> Outcome<ValueId>),
 }
 
 /// ONNX operator of the default domain, oldest and newest operator set, rule.
 pub(crate) struct Row(&'static str, i64, i64, Rule);
 
-use Rule::{Many, One, Same};
+use Rule::{Many, OfSequence, One, Same, Sequence};
 
 /// All operators that can be imported, in alphabetical order.
 #[rustfmt::skip]
@@ -48,6 +52,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Celu", 12, 27, Same(Opcode::Celu)),
     Row("Clip", 6, NEWEST, One(elementwise::clip)),
     Row("Concat", 4, NEWEST, One(shape_ops::concat)),
+    Row("ConcatFromSequence", 11, NEWEST, OfSequence(sequence::concat)),
     Row("Constant", 1, NEWEST, One(constants::value)),
     Row("ConstantOfShape", 9, NEWEST, One(constants::constant_of_shape)),
     Row("Conv", 1, NEWEST, One(conv::conv)),
@@ -125,6 +130,9 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Resize", 10, NEWEST, One(resize::resize)),
     Row("Round", 11, NEWEST, Same(Opcode::Round)),
     Row("Selu", 6, NEWEST, Same(Opcode::Selu)),
+    Row("SequenceAt", 11, NEWEST, OfSequence(sequence::at)),
+    Row("SequenceConstruct", 11, NEWEST, Sequence(sequence::construct)),
+    Row("SequenceLength", 11, NEWEST, OfSequence(sequence::length)),
     Row("Shape", 1, NEWEST, One(constants::shape)),
     Row("Sigmoid", 6, NEWEST, Same(Opcode::Sigmoid)),
     Row("Sign", 9, NEWEST, Same(Opcode::Sign)),
@@ -136,6 +144,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Softsign", 1, NEWEST, Same(Opcode::Softsign)),
     Row("SpaceToDepth", 1, NEWEST, One(shape_ops::space_to_depth)),
     Row("Split", 2, NEWEST, Many(slice::split)),
+    Row("SplitToSequence", 11, NEWEST, Sequence(sequence::split)),
     Row("Sqrt", 6, NEWEST, Same(Opcode::Sqrt)),
     Row("Squeeze", 1, NEWEST, One(shape_ops::squeeze)),
     Row("Sub", 7, NEWEST, Same(Opcode::Sub)),
@@ -201,7 +210,7 @@ pub fn importable() -> impl Iterator<Item = Importable> {
         rows.iter().map(move |&Row(name, oldest, newest, rule)| {
             let same = match rule {
                 Same(op) => Some(op),
-                One(_) | Many(_) => None,
+                One(_) | Many(_) | Sequence(_) | OfSequence(_) => None,
             };
             Importable { domain, name, opsets: (oldest, newest), same }
         })
@@ -214,8 +223,8 @@ impl Rule {
     pub(crate) fn apply(self, site: &mut Site) -> Outcome<Vec<ValueId>> {
         match self {
             Same(op) => same(site, op).map(|v| vec![v]),
-            One(rule) => rule(site).map(|v| vec![v]),
-            Many(rule) => rule(site),
+            One(rule) | OfSequence(rule) => rule(site).map(|v| vec![v]),
+            Many(rule) | Sequence(rule) => rule(site),
         }
     }
 }
@@ -257,7 +266,7 @@ pub(crate) fn find(node: &NodeProto, opset: Option<i64>) -> Outcome<Rule> {
                 "the size of its result is known at run time only; cut the model in front of it and do the rest in the host"
             }
             op if op.starts_with("Sequence") || op.ends_with("Sequence") || op.starts_with("Optional") => {
-                "only tensors can be compiled; export the model without sequences and optional values"
+                "of sequences, only those can be compiled whose tensors are known; export the model without sequences and optional values"
             }
             op if op.starts_with("String") || op.starts_with("Regex") || op == "TfIdfVectorizer" => {
                 "texts cannot be compiled; cut the model behind it and give the numbers"
