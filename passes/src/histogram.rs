@@ -43,11 +43,6 @@ impl Histogram {
         }
     }
 
-    /// Values taken into account.
-    pub(crate) fn count(&self) -> u64 {
-        self.count
-    }
-
     /// A histogram from its parts, if they fit together.
     pub(crate) fn restore(
         exponent: i32,

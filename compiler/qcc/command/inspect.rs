@@ -67,7 +67,9 @@ impl Inspect {
                 row(&format!("--{name}"), value.clone());
             }
             for p in &m.preprocessing {
-                let numbers = format!("1/{}, mean {:?}, std {:?}", 1.0 / p.scale, p.mean, p.std);
+                // It is stored as a factor, whose inverse is not exact.
+                let divisor = format!("{:.5e}", 1.0 / f64::from(p.scale)).parse().unwrap_or(1.0 / p.scale);
+                let numbers = format!("1/{divisor}, mean {:?}, std {:?}", p.mean, p.std);
                 let preset = if p.preset.is_empty() { String::new() } else { format!(" ({})", p.preset) };
                 let resize = match (p.resize, p.resize_width) {
                     (0, _) => "as they are".to_string(),

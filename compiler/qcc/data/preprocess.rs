@@ -157,7 +157,14 @@ impl Preprocess {
     /// One image, without its batch axis, for an input of type `ty`.
     pub fn apply(&self, image: &RgbImage, ty: &Type) -> Result<Data, String> {
         let shape = || ty.dims.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-        let layout = self.layout_of(ty).ok_or_else(|| format!("an input of shape {} takes no image", shape()))?;
+        let layout = self.layout_of(ty).ok_or_else(|| {
+            let axes = match self.layout {
+                Some(Layout::Nchw) => "in the layout nchw",
+                Some(Layout::Nhwc) => "in the layout nhwc",
+                None => "which has four axes, one of them 1 or 3 channels",
+            };
+            format!("an input of shape {} is no image {axes}", shape())
+        })?;
         let (channels, height, width) = match layout {
             Layout::Nchw => (ty.dims[1], ty.dims[2], ty.dims[3]),
             Layout::Nhwc => (ty.dims[3], ty.dims[1], ty.dims[2]),
@@ -332,6 +339,21 @@ mod tests {
         assert_eq!(imagenet.size(512, 600), Some((256, 300)));
         assert_eq!(imagenet.size(100, 300), Some((256, 768)));
         assert_eq!(Preprocess { resize: Resize::Short(256), ..imagenet }.size(128, 128), Some((256, 256)));
+    }
+
+    #[test]
+    fn flags_tell_preprocessings_apart() {
+        let imagenet = Preprocess::preset("imagenet").unwrap();
+        let text = "--preset imagenet --scale 255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \
+                    --channel-order rgb --layout nchw --crop 224x224";
+        assert_eq!(imagenet.to_string(), text);
+        let exact = Preprocess { resize: Resize::Exact((6, 8)), crop: Some((4, 5)), ..Preprocess::default() };
+        assert!(exact.to_string().ends_with("--crop 4x5 --resize 6x8"), "{exact}");
+        let record = exact.record("x", &Type::f32(&[1, 3, 4, 5]));
+        let sides = (record.resize, record.resize_width, record.crop, record.crop_width, record.resize_shrinks);
+        assert_eq!(sides, (6, 8, 4, 5, false));
+        let record = imagenet.record("x", &Type::f32(&[1, 3, 224, 224]));
+        assert_eq!((record.resize, record.resize_width, record.resize_shrinks), (256, 0, true));
     }
 
     #[test]
