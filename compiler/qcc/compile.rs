@@ -231,7 +231,7 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
 }
 
 /// Digest of everything that shapes the result: model, options, ranges, passes and the compiler's version.
-fn digest(
+pub(crate) fn digest(
     graph: &Graph,
     record: &std::collections::BTreeMap<String, String>,
     ranges: Option<&RangeTable>,

@@ -25,8 +25,7 @@
 //! g s, g b + mean(y) - g mean(y'),      g = cov(y, y') / var(y')                                         (2)
 //! ```
 //!
-//! A line that is best for a layer is not always best for the network: in deep narrow ones the losses of amplitude that noise
-//! causes multiply, elsewhere `g` only fits the samples. So the network is also fitted with `g = 1`, and that stays unless the
+//! A line that is best for a layer is not always best for the network. So the network is also fitted with `g = 1`, and that stays unless the
 //! gains raise the signal-to-noise ratio of the outputs by `gains` decibels.
 
 use qcc_interp::eval_node;
@@ -89,7 +88,8 @@ impl Pass for RoundWeights {
         let walk = |gains: bool| lockstep::run(edit.graph(), cx, gains, &|layer: &Layer| self.round(layer));
         let (plain, gained) = (walk(false)?, walk(true)?);
         edit.remark(format!("{:.2} dB with gains, {:.2} dB without", gained.sqnr, plain.sqnr));
-        let chosen = if gained.sqnr >= plain.sqnr + self.gains { gained } else { plain };
+        // Not a number where neither has any noise, as where no output is real: then nothing is gained.
+        let chosen = if gained.sqnr - plain.sqnr >= self.gains { gained } else { plain };
         for layer in chosen.fitted {
             let g = edit.graph();
             let w = g.operands(layer.node)[1];

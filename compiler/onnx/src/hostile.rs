@@ -349,6 +349,12 @@ fn sequences_are_lists_of_values() {
     refused("sizes", &at(longs("n", &[2, 4]), 0), Code::BAD_SHAPE, "7 elements in parts of [2, 4]");
     refused("a reader", &of_sequence(number("n", 3), "Relu", vec![], None), Code::UNSUPPORTED, "`s` is a sequence");
     refused("no sequence", &one(&[1, 4], "SequenceAt", vec![], vec![number("i", 0)]), Code::BAD_SHAPE, "no operand is");
+    let long = changed(at(number("n", 1), 0), |m| m.graph.as_mut().unwrap().input[0] = typed("x", FLOAT, &[1, 5000]));
+    refused("many", &long, Code::UNSUPPORTED, "a sequence of 5000 tensors");
+    // What reads the result of a node that is at fault is not reported beside it.
+    let failed =
+        changed(at(number("n", 3), 0), |m| m.graph.as_mut().unwrap().node[0].op_type = "SequenceInsert".into());
+    refused("a producer", &failed, Code::UNSUPPORTED, "SequenceInsert");
     let output = changed(at(number("n", 3), 0), |m| m.graph.as_mut().unwrap().node[1].output[0] = "z".into());
     let output = changed(output, |m| m.graph.as_mut().unwrap().node[0].output[0] = "y".into());
     let output = changed(output, |m| m.graph.as_mut().unwrap().node[1].input[0] = "y".into());

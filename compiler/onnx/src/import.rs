@@ -66,6 +66,9 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
     Ok(graph)
 }
 
+/// Nodes with more operands are no part of a network, and passes would take very long over them.
+const MOST_OPERANDS: usize = 4096;
+
 fn sequence_fault(what: &str) -> Fault {
     Fault::unsupported(format!("{what} is a sequence")).help("take tensors out of it in the model")
 }
@@ -161,7 +164,7 @@ impl<'a> Driver<'a, '_> {
             }
             None => Vec::new(),
         };
-        if let (true, Some(name)) = (gives_sequence, node.output.first()) {
+        if let (true, Some(name)) = (gives_sequence, node.output.first().filter(|name| !name.is_empty())) {
             // One that failed is in neither map, so that what reads it is skipped; none is empty.
             let elements: Vec<ValueId> = results.into_iter().flatten().collect();
             if !elements.is_empty() {
@@ -188,7 +191,8 @@ impl<'a> Driver<'a, '_> {
     fn check_sequences(&self, node: &NodeProto, rule: table::Rule) -> Outcome<table::Rule> {
         let sequence = node.input.iter().find(|name| self.sequences.contains_key(name.as_str()));
         match (rule, sequence) {
-            (table::Rule::OfSequence(_), None) if node.input.iter().all(|n| self.values.contains_key(n.as_str())) => {
+            // If an operand failed, that has been reported.
+            (table::Rule::OfSequence(_), None) if self.operands(node).is_some() => {
                 Err(Fault::shape("no operand is a sequence"))
             }
             (table::Rule::OfSequence(_), Some(_)) | (_, None) => Ok(rule),
@@ -209,9 +213,6 @@ impl<'a> Driver<'a, '_> {
         Some(operands)
     }
 
-    /// Nodes with more operands are no part of a network, and passes would take very long over them.
-    const MOST_OPERANDS: usize = 4096;
-
     fn apply(
         &mut self,
         node: &'a NodeProto,
@@ -219,7 +220,7 @@ impl<'a> Driver<'a, '_> {
         opset: i64,
         operands: Vec<Option<ValueId>>,
     ) -> Outcome<Vec<ValueId>> {
-        if operands.len() > Self::MOST_OPERANDS {
+        if operands.len() > MOST_OPERANDS {
             return Err(Fault::unsupported(format!("a node with {} operands", operands.len())));
         }
         let first = node.output.first().map_or("", String::as_str);

@@ -14,7 +14,7 @@ pub struct Calibrate {
     /// Model: .onnx, or float .qir
     model: PathBuf,
     /// Samples: .npy, .npz, image, list or folder
-    #[arg(long, value_name = "SAMPLES")]
+    #[arg(long, value_name = "SAMPLES", conflicts_with = "calibrate")]
     data: Option<PathBuf>,
     /// Take every n-th sample, from the i-th on: tables of all shards merge into that of one run
     #[arg(long, value_name = "i/n")]

@@ -21,8 +21,11 @@ pub(super) struct Sets {
     /// Samples up to the end of each set.
     ends: Vec<usize>,
     /// For each input, the number of the set that was read last, and its tensor.
-    last: Vec<Mutex<Option<(usize, Arc<Tensor>)>>>,
+    last: Vec<Mutex<Option<Read>>>,
 }
+
+/// The number of a set and its tensor.
+type Read = (usize, Arc<Tensor>);
 
 /// The sets that a folder has, or the one that it is, in the order of their numbers.
 fn folders(path: &Path) -> Result<Vec<PathBuf>, Error> {

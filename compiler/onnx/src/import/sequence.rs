@@ -5,11 +5,11 @@
 use qcc_ir::{Data, Elem, Int, Tensor, ValueId};
 
 use super::site::Site;
-use super::{layout, shape_ops, slice};
+use super::{MOST_OPERANDS, layout, shape_ops, slice};
 use crate::fault::{Fault, Outcome};
 
-/// Most elements of a sequence.
-const LONGEST: usize = 4096;
+/// Most elements of a sequence: they and a position are the operands of a node.
+const LONGEST: usize = MOST_OPERANDS - 1;
 
 /// `split` is a size for each part, one size for all of which the last may be smaller, or absent: parts of one element.
 pub(super) fn split(site: &mut Site) -> Outcome<Vec<ValueId>> {
@@ -18,21 +18,20 @@ pub(super) fn split(site: &mut Site) -> Outcome<Vec<ValueId>> {
     let axis = Site::axis(site.attrs.int("axis")?.unwrap_or(0), dims.len())?;
     let keeps = site.attrs.flag("keepdims", true)?;
     let extent = dims[axis];
-    let each = |size: usize| (0..extent).step_by(size).map(|at| size.min(extent - at)).collect();
+    let each = |size: usize| match extent.div_ceil(size) {
+        0..=LONGEST => Ok((0..extent).step_by(size).map(|at| size.min(extent - at)).collect()),
+        n => Err(Fault::unsupported(format!("a sequence of {n} tensors"))),
+    };
     let split = site.optional(1);
     let is_list = split.is_some_and(|v| site.ty(v).rank() > 0);
     let sizes: Vec<usize> = match (split, site.int_list(1, "`split`")?.as_deref()) {
-        (None, _) => vec![1; extent.min(LONGEST + 1)],
+        (None, _) => each(1)?,
         (Some(_), Some(&[size])) if !is_list => match usize::try_from(size) {
-            Ok(size @ 1..) if extent / size <= LONGEST => each(size),
-            Ok(1..) => vec![1; LONGEST + 1],
+            Ok(size @ 1..) => each(size)?,
             _ => return Err(Fault::shape(format!("parts of {size} elements"))),
         },
         (Some(_), sizes) => crate::tensor::extents(sizes.unwrap_or_default())?,
     };
-    if sizes.len() > LONGEST {
-        return Err(Fault::unsupported(format!("a sequence of more than {LONGEST} tensors")));
-    }
     if sizes.is_empty() {
         return Err(Fault::unsupported("a sequence without tensors"));
     }
