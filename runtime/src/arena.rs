@@ -1,13 +1,10 @@
 //! Aligned memory for scratch and tensors.
 
-use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// Alignment of every [`Arena`] in bytes, at least: a cache line, and the widest vector register.
 pub const ALIGN: usize = 64;
-
-/// Bytes of a large page, where the system has them.
-const PAGE: usize = 2 << 20;
 
 /// A zeroed block of memory with a chosen alignment. Its size never changes.
 #[derive(Debug)]
@@ -42,25 +39,6 @@ impl Arena {
         }
     }
 
-    /// Like [`with_align`](Arena::with_align), in large pages if it fills some and the system has them: for memory that every
-    /// run goes through, so that there are fewer page faults and fewer misses of the TLB.
-    pub fn scratch(bytes: usize, align: usize) -> Option<Self> {
-        if bytes < PAGE {
-            return Self::with_align(bytes, align);
-        }
-        let layout = Layout::from_size_align(bytes, align.max(PAGE)).ok()?;
-        // SAFETY: the layout's size is not zero.
-        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
-        #[cfg(target_os = "linux")]
-        // SAFETY: the block is whole pages from its start, and advice changes no content. It may be declined.
-        unsafe {
-            libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
-        }
-        // SAFETY: the block has this size.
-        unsafe { start.write_bytes(0, bytes) };
-        Some(Arena { start, layout })
-    }
-
     /// Size in bytes.
     pub fn len(&self) -> usize {
         self.layout.size()
@@ -92,7 +70,7 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         if !self.is_empty() {
-            // SAFETY: `start` came from the allocator with this layout and is freed once.
+            // SAFETY: `start` came from `alloc_zeroed` with this layout and is freed once.
             unsafe { dealloc(self.start.as_ptr(), self.layout) }
         }
     }
@@ -115,21 +93,16 @@ unsafe impl Sync for Arena {}
 mod tests {
     use super::*;
 
-    type Make = fn(usize, usize) -> Option<Arena>;
-
     #[test]
     fn blocks_are_aligned_and_zeroed() {
-        let sizes = [(0, 1), (1, 1), (100, 64), (5000, 4096), (PAGE, 64), (2 * PAGE + 1, 64)];
-        for (make, (bytes, align)) in
-            sizes.into_iter().flat_map(|s| [(Arena::with_align as Make, s), (Arena::scratch, s)])
-        {
-            let mut arena = make(bytes, align).unwrap();
+        for (bytes, align) in [(0, 1), (1, 1), (100, 64), (5000, 4096)] {
+            let mut arena = Arena::with_align(bytes, align).unwrap();
             assert_eq!(arena.as_mut_ptr().addr() % align.max(ALIGN), 0);
             assert!(arena.as_slice().iter().all(|&b| b == 0) && arena.len() == bytes);
             arena.as_mut_slice().fill(7);
             assert_eq!(arena.clone().as_slice(), arena.as_slice());
         }
         assert!(Arena::with_align(1, 3 * ALIGN).is_none());
-        assert!(Arena::with_align(usize::MAX, 1).is_none() && Arena::scratch(usize::MAX, 1).is_none());
+        assert!(Arena::with_align(usize::MAX, 1).is_none());
     }
 }

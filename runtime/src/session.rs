@@ -117,7 +117,7 @@ impl<'m> Session<'m> {
     pub(crate) fn new(model: &'m Model) -> Self {
         let info = model.info();
         // Both were checked when the model was made.
-        let scratch = Arena::scratch(info.scratch_bytes as usize, info.scratch_align as usize)
+        let scratch = Arena::with_align(info.scratch_bytes as usize, info.scratch_align as usize)
             .expect("a model's scratch is within the address space");
         Session { model, pool: None, scratch, slots: Slots::default() }
     }

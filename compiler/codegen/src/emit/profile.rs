@@ -33,7 +33,7 @@ impl Jit {
         self.model.run(inputs)?;
         let info = self.model.info();
         let mut outputs: Vec<Tensor> = info.outputs.iter().map(|o| Tensor::zeros(o.dtype, &o.dims)).collect();
-        let mut scratch = Arena::scratch(info.scratch_bytes as usize, info.scratch_align as usize)
+        let mut scratch = Arena::with_align(info.scratch_bytes as usize, info.scratch_align as usize)
             .ok_or(RunError::Code(code::ERR_ALIGN))?;
         let input: Vec<*const c_void> = inputs.iter().map(|t| t.bytes().as_ptr().cast()).collect();
         let output: Vec<*mut c_void> = outputs.iter_mut().map(|t| t.bytes_mut().as_mut_ptr().cast()).collect();
