@@ -78,7 +78,7 @@ impl Case {
     }
 
     fn data(&self) -> Dataset {
-        Dataset::open(&self.folder.path().join("data.npy"), &self.graph, &Default::default()).unwrap()
+        Dataset::open(&self.folder.path().join("data.npy"), &self.graph, None).unwrap()
     }
 
     fn compile(&self) -> (Compiled, Stages) {

@@ -59,6 +59,8 @@ pub struct Subject<'m> {
     io: Io,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
+    /// Time that making the inputs took, which is no part of loading.
+    making: Duration,
 }
 
 impl<'m> Subject<'m> {
@@ -66,17 +68,19 @@ impl<'m> Subject<'m> {
     pub fn new(model: &'m Model, pool: &'m Pool, io: Io) -> Result<Subject<'m>, Error> {
         let session = model.session();
         let session = if pool.threads() > 1 { session.with_pool(pool) } else { session };
+        let begin = Instant::now();
         let inputs = match io {
             Io::Int => inputs(model),
             Io::Float => real_tensors(model.inputs()).iter().map(|i| reals(&i.dims)).collect::<Result<_, _>>()?,
         };
+        let making = begin.elapsed();
         let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
         let mut session = session;
         let outputs = match io {
             Io::Int => session.run(&views),
             Io::Float => session.run_f32(&views),
         };
-        Ok(Subject { session, io, outputs: outputs.map_err(fail)?, inputs })
+        Ok(Subject { session, io, outputs: outputs.map_err(fail)?, inputs, making })
     }
 
     /// Runs once and says how long it took.
@@ -135,7 +139,7 @@ pub fn inputs(model: &Model) -> Vec<Tensor> {
 pub fn measure(model: &Model, threads: usize, io: Io, time: Duration, started: Instant) -> Result<Measurement, Error> {
     let pool = pool(threads)?;
     let mut subject = Subject::new(model, &pool, io)?;
-    let load = started.elapsed();
+    let load = started.elapsed().saturating_sub(subject.making);
     let level = Target::with_features(model.info().cpu_features).filter(Target::runs_here);
     let peak = Peak::new(level.unwrap_or_else(Target::native))?;
     let limit = Limit::new(&peak, &pool);
@@ -183,7 +187,7 @@ pub fn take_turns(
 ) -> Result<(), Error> {
     let pool = pool(threads)?;
     let mut subject = Subject::new(model, &pool, io)?;
-    let load_ms = started.elapsed().as_secs_f64() * 1e3;
+    let load_ms = started.elapsed().saturating_sub(subject.making).as_secs_f64() * 1e3;
     let mut last = Duration::ZERO;
     answer(&serde_json::json!({"load_ms": load_ms, "macs": model.info().macs, "threads": pool.threads()}));
     for line in requests.lines() {

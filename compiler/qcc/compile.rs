@@ -60,6 +60,8 @@ pub struct Report {
     pub range_source: String,
     /// Whether some were derived from the model, without samples.
     pub derived_ranges: bool,
+    /// Whether weights and biases would have been corrected, had there been samples beside the range table.
+    pub uncorrected: bool,
     /// The passes that ran.
     pub pipeline: String,
     /// What each did.
@@ -147,6 +149,9 @@ pub fn compile_observed(
     }
     report.range_source.clone_from(&cx.range_source);
     report.derived_ranges = cx.derived_ranges;
+    let ran = |name: &str| report.passes.iter().any(|p| p.text.starts_with(name));
+    report.uncorrected =
+        options.ranges.is_some() && cx.samples.is_none() && (ran("round-weights") || ran("correct-bias"));
     let name = match (&options.name, Path::new(&source.file_name()).file_stem()) {
         (Some(name), _) => name.clone(),
         (None, Some(stem)) => stem.to_string_lossy().into_owned(),
@@ -191,10 +196,7 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
     let samples: Option<Arc<dyn Samples>> = match &options.calibration {
         None => None,
         Some(Calibration::Samples(samples)) => Some(samples.clone()),
-        Some(Calibration::Path(path)) => {
-            let preprocess = options.preprocess.clone().unwrap_or_default();
-            Some(Arc::new(Dataset::open(path, graph, &preprocess)?))
-        }
+        Some(Calibration::Path(path)) => Some(Arc::new(Dataset::open(path, graph, options.preprocess.as_ref())?)),
     };
     let mut input_ranges = options.input_ranges.clone();
     let fallback = input_ranges.remove("");
@@ -216,6 +218,7 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
         input_ranges,
         ranges: options.ranges.clone(),
         channel_factors: BTreeMap::new(),
+        source_names: graph.values().map(|v| graph.name_of(v).to_string()).collect(),
         observing: None,
         corrections: options.corrections,
         precision: options.precision.clone(),
@@ -235,18 +238,9 @@ pub(crate) fn digest(
     pipeline: &str,
 ) -> [u8; 32] {
     let mut hash = Sha256::new();
-    let mut put = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    put(env!("CARGO_PKG_VERSION").as_bytes());
-    put(graph.to_string().as_bytes());
-    for (_, tensor) in graph.constants() {
-        qcc_ir::for_data!(&tensor.data, v => for part in v.chunks(1 << 14) {
-            let bytes: Vec<u8> = part.iter().flat_map(|x| x.to_le_bytes()).collect();
-            put(&bytes);
-        });
-    }
+    put(&mut hash, env!("CARGO_PKG_VERSION").as_bytes());
+    put_model(&mut hash, graph);
+    let mut put = |bytes: &[u8]| put(&mut hash, bytes);
     for (name, value) in record {
         put(name.as_bytes());
         put(value.as_bytes());
@@ -254,6 +248,30 @@ pub(crate) fn digest(
     put(ranges.map(RangeTable::to_json).unwrap_or_default().as_bytes());
     put(pipeline.as_bytes());
     hash.finalize().into()
+}
+
+fn put(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}
+
+/// Adds a model and its constants to a digest.
+fn put_model(hash: &mut Sha256, graph: &Graph) {
+    put(hash, graph.to_string().as_bytes());
+    for (_, tensor) in graph.constants() {
+        qcc_ir::for_data!(&tensor.data, v => for part in v.chunks(1 << 14) {
+            let bytes: Vec<u8> = part.iter().flat_map(|x| x.to_le_bytes()).collect();
+            put(hash, &bytes);
+        });
+    }
+}
+
+/// Digest of a model and of the passes that it goes through, in hexadecimal.
+pub(crate) fn model_digest(graph: &Graph, pipeline: &str) -> String {
+    let mut hash = Sha256::new();
+    put_model(&mut hash, graph);
+    put(&mut hash, pipeline.as_bytes());
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Compiled {

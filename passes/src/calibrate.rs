@@ -9,7 +9,7 @@
 //! Samples run through the reference evaluator, several at a time. Of each value only a histogram is kept, so that memory
 //! does not grow with their number, and the result does not depend on the number of threads.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
@@ -49,7 +49,10 @@ impl Pass for Calibrate {
             return Ok(());
         }
         let table = match (&cx.ranges, cx.samples.clone()) {
-            (Some(table), _) => RangeTable { observations: None, ..table.clone() },
+            (Some(table), _) => {
+                check_names(table, edit.graph(), cx)?;
+                RangeTable { observations: None, ..table.clone() }
+            }
             (None, Some(samples)) if !samples.is_empty() => {
                 let method = self.method.unwrap_or(cx.method);
                 observe(edit.graph(), &activations, samples.as_ref(), method, cx)?
@@ -89,6 +92,18 @@ pub(crate) fn activations(g: &Graph) -> Vec<ValueId> {
     let read = |v: ValueId| g.is_output(v) || g.uses(v).iter().any(|&(n, _)| g.op(n) != Opcode::QCast);
     let wanted = |v: ValueId| !matches!(g.def(v), Def::Const(_)) && !casts(v, Opcode::DCast) && read(v);
     g.values().filter(|&v| g.ty(v).is_float() && wanted(v)).collect()
+}
+
+/// Every row of a table is for a value of the model, one that passes have removed or one that is there now: a range under a name
+/// misspelt would do nothing.
+fn check_names(table: &RangeTable, g: &Graph, cx: &Context) -> Result<(), Diag> {
+    let now: HashSet<&str> = g.values().map(|v| g.name_of(v)).collect();
+    let unknown = |name: &&String| !now.contains(name.as_str()) && !cx.source_names.contains(*name);
+    let unknown: Vec<&String> = table.values.keys().filter(unknown).collect();
+    let Some(first) = unknown.first() else { return Ok(()) };
+    let more = if unknown.len() > 1 { format!(", nor have {} others", unknown.len() - 1) } else { String::new() };
+    let message = format!("the range table has a row `{first}`, which is no value of the model{more}");
+    Err(Diag::new(Code::RANGE, message).help("names are those that `qcc calibrate` writes for this model"))
 }
 
 fn observe(
@@ -136,12 +151,17 @@ fn tabulate(
     samples: usize,
     cx: &Context,
 ) -> Result<RangeTable, Diags> {
-    let mut observations = cx.observing.clone().map(|origin| Observations::new(method, samples, origin));
-    let mut values = BTreeMap::new();
+    let mut observations = Observations::new(method, samples, cx.observing.as_ref());
+    let strange: HashSet<ValueId> =
+        activations.iter().zip(histograms).filter(|(_, h)| h.strange > 0).map(|(&v, _)| v).collect();
     let mut faults = Diags::default();
     for (&v, h) in activations.iter().zip(histograms) {
         let name = g.name_of(v);
-        let Some(entry) = observations::entry(h, method).filter(|_| h.strange == 0) else {
+        // What follows from a value that is not finite says nothing more.
+        if g.producer(v).is_some_and(|n| g.operands(n).iter().any(|o| strange.contains(o))) {
+            continue;
+        }
+        if h.strange > 0 || observations::entry(h, method).is_none() {
             let message = format!("%{name} is not finite on the samples ({} of its elements)", h.strange);
             let diag = Diag::new(Code::RANGE, message).help("check how the samples are preprocessed");
             faults.0.push(match g.producer(v) {
@@ -150,13 +170,11 @@ fn tabulate(
             });
             // What is computed from it is not finite either.
             break;
-        };
-        values.insert(name.to_string(), entry);
-        if let Some(observations) = &mut observations {
-            observations.add(name, h);
         }
+        observations.add(name, h);
     }
     faults.into_result()?;
-    let source = observations::source(samples as u64, method);
-    Ok(RangeTable { source, values, channel_factors: cx.channel_factors.clone(), observations })
+    let table = observations.into_table()?;
+    let observations = table.observations.filter(|_| cx.observing.is_some());
+    Ok(RangeTable { channel_factors: cx.channel_factors.clone(), observations, ..table })
 }

@@ -1,6 +1,6 @@
 //! What passes share besides the graph: samples, ranges, and how to report on long work.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use qcc_ir::{Diag, Range, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::Precisions;
-use crate::observations::{Observations, Origin};
+use crate::observations::{Observations, Observing};
 
 /// Told how much of a long piece of work is done, and of how much.
 pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
@@ -90,6 +90,7 @@ impl FromStr for Method {
 
 /// Ranges by value name: people can read it, edit it and pass it back.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RangeTable {
     /// How the ranges were obtained.
     #[serde(default)]
@@ -106,6 +107,7 @@ pub struct RangeTable {
 
 /// One row of a [`RangeTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RangeEntry {
     /// Least value to represent.
     pub min: f32,
@@ -155,7 +157,7 @@ impl RangeTable {
         match table.values.iter().find(|(_, e)| !e.range().is_valid()) {
             Some((name, e)) => Err(Diag::new(
                 Code::RANGE,
-                format!("the range of `{name}` is not in order: {:?} to {:?}", e.min, e.max),
+                format!("the range of `{name}` needs finite ends in order, and has {:?} to {:?}", e.min, e.max),
             )),
             None => Ok(table),
         }
@@ -213,8 +215,10 @@ pub struct Context {
     pub ranges: Option<RangeTable>,
     /// Factors by which `equalize` has scaled the channels of values, by name.
     pub channel_factors: BTreeMap<String, Vec<f32>>,
-    /// What the samples are of: `calibrate` then keeps its observations, to be merged.
-    pub observing: Option<Origin>,
+    /// Names of the values of the model as it was read, which passes may have removed since.
+    pub source_names: HashSet<String>,
+    /// Lets `calibrate` keep its observations, to be merged with those of other shards.
+    pub observing: Option<Observing>,
     /// Corrections that the usual pipeline makes.
     pub corrections: Corrections,
     /// What has 16 bits instead of 8, by name.

@@ -23,7 +23,7 @@
 //! Dx = max_c s[c] m[c] / 255,    Dw[o] = max_ck |w[o,c,k]| / s[c] / 127
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
@@ -54,6 +54,10 @@ impl Pass for Equalize {
         let known = cx.ranges.as_ref().map(|table| table.channel_factors.clone());
         if known.is_none() && cx.samples.as_ref().is_none_or(|s| s.is_empty()) {
             edit.remark("nothing equalized: there are no samples");
+            return Ok(());
+        }
+        if known.as_ref().is_some_and(BTreeMap::is_empty) {
+            edit.remark("nothing equalized: the range table has no factors of channels");
             return Ok(());
         }
         let seen = if known.is_none() { observe(g, &pairs, cx)? } else { HashMap::new() };

@@ -52,8 +52,14 @@ impl Histogram {
         count: u64,
     ) -> Option<Histogram> {
         let bins = counts.len() == 2 * HALF && (EXPONENTS.0..=EXPONENTS.1).contains(&exponent);
-        let ordered = min.is_finite() && max.is_finite() && min <= max && zeros <= count && count > 0;
-        (bins && ordered).then_some(Histogram { exponent, counts, min, max, zeros, count, strange: 0 })
+        // Below 2^52 neither sums nor conversions to f64 lose anything.
+        let ordered =
+            count < 1 << 52 && min.is_finite() && max.is_finite() && min <= max && zeros <= count && count > 0;
+        let all = Histogram { exponent, counts, min, max, zeros, count, strange: 0 };
+        let mut alone = Histogram::new();
+        alone.observe(&[min, max]);
+        let ends = |h: &Histogram| (h.nonempty().next().map(|b| b.0), h.nonempty().last().map(|b| b.0));
+        (bins && ordered && alone.exponent == exponent && ends(&all) == ends(&alone)).then_some(all)
     }
 
     /// Takes values into account.
@@ -73,19 +79,21 @@ impl Histogram {
         if min > max {
             return;
         }
-        // The sign of a zero extreme would depend on the order of values; adding zero drops it.
-        self.min = self.min.min(min) + 0.0;
-        self.max = self.max.max(max) + 0.0;
+        // Zero has one sign: which of two zeros is the lesser is not defined.
+        self.min = self.min.min(min + 0.0);
+        self.max = self.max.max(max + 0.0);
         self.zeros += zeros;
         self.count += values.len() as u64 - strange;
         self.reach(min.abs().max(max.abs()));
         let inverse = exp2(-self.exponent) as f32;
         for &x in values {
             if x.is_finite() {
-                // A product with a power of two is exact; a floor by truncation needs no call where the CPU has none.
+                // A product with a power of two is exact unless it is too small; a floor by truncation needs no call where the CPU has none.
                 let scaled = x * inverse;
                 let truncated = scaled as i32;
-                let bin = truncated - i32::from(truncated as f32 > scaled) + HALF as i32;
+                // What is too small for the product, and becomes -0, lies below zero whatever the width of bins was.
+                let below = truncated as f32 > scaled || (scaled == 0.0 && x < 0.0);
+                let bin = truncated - i32::from(below) + HALF as i32;
                 // `reach` made room; the clamp only keeps an index from ever being out of bounds.
                 self.counts[bin.clamp(0, 2 * HALF as i32 - 1) as usize] += 1;
             }
@@ -275,6 +283,20 @@ mod tests {
         assert_eq!((together.exponent, &together.counts), (left.exponent, &left.counts));
         assert_eq!(together.range(Method::MinMax), left.range(Method::MinMax));
         assert_eq!(together.counts.iter().sum::<u64>(), 1500);
+    }
+
+    #[test]
+    fn the_least_numbers_do_not_depend_on_the_order() {
+        let (small, great) = ([-1e-45, 1e-45, -0.0], [1e4]);
+        let (mut up, mut down) = (Histogram::new(), Histogram::new());
+        up.observe(&small);
+        up.observe(&great);
+        down.observe(&great);
+        down.observe(&small);
+        assert_eq!((up.exponent, &up.counts, up.zeros), (down.exponent, &down.counts, down.zeros));
+        let mut zero = Histogram::new();
+        zero.observe(&[-0.0]);
+        assert!(zero.min.is_sign_positive() && zero.max.is_sign_positive());
     }
 
     #[test]

@@ -46,7 +46,7 @@ mod quantize;
 mod terms;
 
 pub use context::{Context, Corrections, Method, RangeEntry, RangeTable, Samples};
-pub use observations::{Observations, Origin, Shard};
+pub use observations::{Observations, Observing, Shard};
 pub use options::{OptionInfo, Options};
 pub use pipeline::{Pipeline, Step, default_pipeline, preset};
 pub use precision::{Precision, Precisions};

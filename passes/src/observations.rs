@@ -24,17 +24,33 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Observations {
     version: u32,
+    /// Digest of the model and of the passes in front.
+    model: String,
+    /// How images become inputs, if something says it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    images: String,
     /// How ranges were chosen.
     method: String,
     /// Number of samples.
     samples: u64,
-    /// Digest of the model, its passes and the preprocessing, so that tables that do not belong together are told apart.
-    model: String,
     /// Which share of the samples of a greater run these are, if they are one: `i/n`, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shard: Option<String>,
     /// One histogram a value.
     values: BTreeMap<String, Record>,
+    /// Digest of all the above.
+    digest: String,
+}
+
+/// What is observed, and in which way: only what agrees in this can be merged.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observing {
+    /// Digest of the model and of the passes in front.
+    pub model: String,
+    /// How images become inputs; empty if nothing says it.
+    pub images: String,
+    /// The share of the samples that is seen.
+    pub shard: Option<Shard>,
 }
 
 /// A histogram as text and numbers.
@@ -49,22 +65,20 @@ struct Record {
     counts: String,
 }
 
-/// What is observed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// Digest of the model and of how samples get into it.
-    pub model: String,
-    /// The share of the samples, if not all.
-    pub shard: Option<Shard>,
-}
-
-/// A share of samples.
+/// A share of samples: of each `count` the one with this index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     /// From 1.
     pub index: usize,
     /// Number of shares.
     pub count: usize,
+}
+
+impl Shard {
+    /// How many of `samples` it has.
+    pub fn share(self, samples: usize) -> usize {
+        samples.saturating_sub(self.index.saturating_sub(1)).div_ceil(self.count.max(1))
+    }
 }
 
 impl std::str::FromStr for Shard {
@@ -90,14 +104,17 @@ fn fault(message: impl Into<String>) -> Diag {
 }
 
 impl Observations {
-    pub(crate) fn new(method: Method, samples: usize, origin: Origin) -> Observations {
+    pub(crate) fn new(method: Method, samples: usize, of: Option<&Observing>) -> Observations {
+        let Observing { model, images, shard } = of.cloned().unwrap_or_default();
         Observations {
             version: VERSION,
+            model,
+            images,
             method: method.to_string(),
             samples: samples as u64,
-            model: origin.model,
-            shard: origin.shard.map(|s| s.to_string()),
+            shard: shard.map(|s| s.to_string()),
             values: BTreeMap::new(),
+            digest: String::new(),
         }
     }
 
@@ -109,75 +126,83 @@ impl Observations {
         self.method.parse().map_err(|e| fault(format!("the method of the observations: {e}")))
     }
 
-    /// Merges the tables of shards; `method` chooses ranges in another way than theirs.
-    pub fn merge(tables: &[RangeTable], method: Option<Method>) -> Result<RangeTable, Diag> {
-        let mut parts = Vec::new();
-        for (i, table) in tables.iter().enumerate() {
+    /// Merges tables, each with the name of its file: either all shards of one run, or runs on samples of their own. `method`
+    /// chooses ranges in another way than theirs.
+    pub fn merge(tables: &[(String, RangeTable)], method: Option<Method>) -> Result<RangeTable, Diag> {
+        let mut parts: Vec<(&str, &Observations)> = Vec::new();
+        for (file, table) in tables {
             let part = table.observations.as_ref().ok_or_else(|| {
-                fault(format!("table {} has no observations to merge", i + 1)).help("write it with `qcc calibrate`")
+                fault("the table has no observations to merge").help("write it with `qcc calibrate`").in_file(file)
             })?;
-            if part.version != VERSION {
-                return Err(fault(format!("table {}: observations of version {} are not known", i + 1, part.version)));
-            }
-            let same = |p: &&Observations| *p == part || part.shard.is_some() && p.shard == part.shard;
-            if let Some(again) = parts.iter().position(same) {
-                let what = part.shard.as_ref().map_or("the same samples".to_string(), |s| format!("shard {s}"));
-                return Err(fault(format!("tables {} and {} are both of {what}", again + 1, i + 1)));
-            }
-            parts.push(part);
+            part.check(table).map_err(|d| d.in_file(file))?;
+            parts.push((file, part));
         }
-        let Some((first, rest)) = parts.split_first() else { return Err(fault("there are no tables to merge")) };
-        if let Some(i) = parts.iter().position(|p| p.model != first.model) {
-            return Err(fault(format!("tables 1 and {} are of different models, passes or preprocessing", i + 1)));
+        let Some((&first, rest)) = parts.split_first() else { return Err(fault("there are no tables to merge")) };
+        for &other in rest {
+            belong(first, other, method.is_some())?;
         }
-        all_shards(&parts)?;
-        let mut all = Observations { shard: None, ..(*first).clone() };
+        whole(&parts)?;
+        let mut all = Observations { shard: None, samples: 0, ..first.1.clone() };
         if let Some(method) = method {
             all.method = method.to_string();
         }
         let mut histograms: BTreeMap<&String, Histogram> = BTreeMap::new();
-        for (name, record) in &first.values {
-            histograms.insert(name, record.histogram(name)?);
-        }
-        for (i, part) in rest.iter().enumerate() {
-            if method.is_none() && part.method != first.method {
-                let what = format!("ranges by {} in table 1 and by {} in table {}", first.method, part.method, i + 2);
-                return Err(fault(what).help("say which with --method"));
-            }
-            let mut alone = part.values.keys().filter(|n| !first.values.contains_key(*n));
-            let mut missing = first.values.keys().filter(|n| !part.values.contains_key(*n));
-            if let Some(name) = alone.next().or_else(|| missing.next()) {
-                let what = format!("`{name}` is in only one of tables 1 and {}", i + 2);
-                return Err(fault(what).help("calibrate all shards with the same flags"));
-            }
+        for (file, part) in &parts {
+            all.samples = all.samples.saturating_add(part.samples);
             for (name, record) in &part.values {
-                let other = record.histogram(name)?;
-                if let Some(h) = histograms.get_mut(name) {
-                    h.merge(other);
+                let histogram = record.histogram(name).map_err(|d| d.in_file(*file))?;
+                match histograms.get_mut(name) {
+                    Some(h) => h.merge(histogram),
+                    None => drop(histograms.insert(name, histogram)),
                 }
             }
-            all.samples = all.samples.saturating_add(part.samples);
         }
         all.values = histograms.iter().map(|(name, h)| ((*name).clone(), Record::new(h))).collect();
         all.into_table()
     }
 
-    /// The ranges that the observations give, with the observations beside them.
-    fn into_table(self) -> Result<RangeTable, Diag> {
+    /// What the table says must follow from the observations in it.
+    fn check(&self, table: &RangeTable) -> Result<(), Diag> {
+        if self.version != VERSION {
+            return Err(fault(format!("observations of version {} are not known", self.version)));
+        }
+        if self.digest != self.digest() {
+            return Err(fault("the observations are damaged: their digest is another").help("calibrate again"));
+        }
+        let derived = self.clone().into_table()?;
+        let names = table.values.keys().chain(derived.values.keys());
+        match names.into_iter().find(|&name| table.values.get(name) != derived.values.get(name)) {
+            Some(name) => {
+                let diag = fault(format!("the range of `{name}` does not follow from what was observed"));
+                Err(diag.help("a range that was edited would be lost: merge first and edit then"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The ranges that the observations give, with these beside them.
+    pub(crate) fn into_table(mut self) -> Result<RangeTable, Diag> {
         let method = self.method()?;
-        let source = source(self.samples, method);
+        let plural = if self.samples == 1 { "" } else { "s" };
+        let source = format!("calibrated with {} sample{plural} ({method})", self.samples);
         let mut values = BTreeMap::new();
         for (name, record) in &self.values {
-            let nothing = || fault(format!("nothing finite was seen of `{name}`"));
-            values.insert(name.clone(), entry(&record.histogram(name)?, method).ok_or_else(nothing)?);
+            let entry = entry(&record.histogram(name)?, method);
+            let entry = entry.ok_or_else(|| fault(format!("nothing finite was seen of `{name}`")))?;
+            values.insert(name.clone(), entry);
         }
+        self.digest = self.digest();
         Ok(RangeTable { source, values, observations: Some(self), ..RangeTable::default() })
     }
-}
 
-/// How ranges were obtained, for the user.
-pub(crate) fn source(samples: u64, method: Method) -> String {
-    format!("calibrated with {samples} sample{} ({method})", if samples == 1 { "" } else { "s" })
+    /// FNV-1a of the text of everything else: it is to find damage, not malice.
+    fn digest(&self) -> String {
+        let rest = Observations { digest: String::new(), ..self.clone() };
+        // There are no keys but strings, and all numbers are finite.
+        let text = serde_json::to_string(&rest).unwrap_or_default();
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+    }
 }
 
 /// The row of a value, if anything finite was seen of it.
@@ -187,21 +212,67 @@ pub(crate) fn entry(h: &Histogram, method: Method) -> Option<RangeEntry> {
     Some(RangeEntry { seen_min: Some(h.min), seen_max: Some(h.max), mean, deviation, ..RangeEntry::new(range) })
 }
 
-/// Sees that tables of shards are of all shards of one run.
-fn all_shards(parts: &[&Observations]) -> Result<(), Diag> {
-    let shards =
-        parts.iter().filter_map(|p| p.shard.as_deref()).map(str::parse).collect::<Result<Vec<Shard>, String>>();
-    let shards = shards.map_err(|e| fault(format!("the shard of a table: {e}")))?;
-    let Some(&first) = shards.first() else { return Ok(()) };
-    if let Some(i) = parts.iter().position(|p| p.shard.is_none()) {
-        return Err(fault(format!("table {} is of a whole run, others are of shards", i + 1)));
+/// Whether two observations are of the same model and were made alike.
+fn belong((a, first): (&str, &Observations), (b, other): (&str, &Observations), any_method: bool) -> Result<(), Diag> {
+    let same_names = first.values.keys().eq(other.values.keys());
+    let differ = |what: String, help: &str| Err(fault(format!("`{a}` and `{b}` {what}")).help(help));
+    if first.model != other.model || !same_names {
+        let help = "shards are made from one file, with the same shapes and passes";
+        return differ("are not of the same model".into(), help);
     }
-    if let Some(other) = shards.iter().find(|s| s.count != first.count) {
-        return Err(fault(format!("shards {first} and {other} are not of one run")));
+    if first.images != other.images {
+        let flags = |o: &Observations| if o.images.is_empty() { "no images".to_string() } else { o.images.clone() };
+        return differ(
+            format!("saw images prepared otherwise: {}; {}", flags(first), flags(other)),
+            "use the same flags",
+        );
     }
-    match (1..=first.count).find(|&i| shards.iter().all(|s| s.index != i)) {
-        Some(index) => {
-            Err(fault(format!("shard {index}/{} is missing", first.count)).help("give the tables of all shards"))
+    if first.method != other.method && !any_method {
+        let what = format!("choose ranges by {} and by {}", first.method, other.method);
+        return differ(what, "say which with --method");
+    }
+    Ok(())
+}
+
+/// Whether the parts are all shards of one run, each once, or none is a shard and none is there twice.
+fn whole(parts: &[(&str, &Observations)]) -> Result<(), Diag> {
+    let mut shards: Vec<(Shard, &str, u64)> = Vec::new();
+    for (i, (file, part)) in parts.iter().enumerate() {
+        if let Some(again) = parts[..i].iter().find(|p| p.1 == *part) {
+            return Err(fault(format!("`{}` and `{file}` are the same", again.0)));
+        }
+        if let Some(text) = &part.shard {
+            let shard = text.parse().map_err(|e: String| fault(format!("the shard: {e}")).in_file(*file))?;
+            shards.push((shard, file, part.samples));
+        }
+    }
+    shards.sort_by_key(|s| (s.0.count, s.0.index));
+    let Some(&(Shard { count, .. }, ..)) = shards.first() else { return Ok(()) };
+    let alone = parts.iter().find(|p| p.1.shard.is_none()).map(|p| p.0);
+    if let Some(file) = alone {
+        return Err(fault("a run over all samples beside shards of one").in_file(file));
+    }
+    for pair in shards.windows(2) {
+        let ((a, file_a, _), (b, file_b, _)) = (pair[0], pair[1]);
+        if a == b {
+            return Err(fault(format!("`{file_a}` and `{file_b}` are both shard {a}")));
+        }
+        if a.count != b.count {
+            return Err(fault(format!("`{file_a}` is shard {a} and `{file_b}` is shard {b}: they are not of one run")));
+        }
+    }
+    let missing = (1..=count).find(|&i| shards.get(i - 1).is_none_or(|s| s.0.index != i));
+    if let Some(index) = missing {
+        let missing = Shard { index, count };
+        return Err(
+            fault(format!("shard {missing} is missing")).help(format!("make it: qcc calibrate --shard {missing}"))
+        );
+    }
+    let all = usize::try_from(shards.iter().fold(0u64, |n, s| n.saturating_add(s.2))).unwrap_or(usize::MAX);
+    match shards.iter().find(|(shard, _, samples)| shard.share(all) as u64 != *samples) {
+        Some((shard, file, samples)) => {
+            let what = format!("shard {shard} has {samples} of {all} samples, and {} are its share", shard.share(all));
+            Err(fault(what).in_file(*file).help("shards are made with the same --data"))
         }
         None => Ok(()),
     }
@@ -235,7 +306,8 @@ impl Record {
     fn histogram(&self, name: &str) -> Result<Histogram, Diag> {
         let wrong = || fault(format!("the histogram of `{name}` is not in the form that qcc writes"));
         let mut counts = vec![0u64; 2 * HALF];
-        let mut at = self.first.checked_add(HALF as i64).and_then(|i| usize::try_from(i).ok()).ok_or_else(wrong)?;
+        let first = self.first.checked_add(HALF as i64).and_then(|at| usize::try_from(at).ok());
+        let mut at = first.ok_or_else(wrong)?;
         for word in self.counts.split_ascii_whitespace() {
             if let Some(empty) = word.strip_prefix("0*") {
                 at = at.checked_add(empty.parse().map_err(|_| wrong())?).ok_or_else(wrong)?;
@@ -244,9 +316,7 @@ impl Record {
             *counts.get_mut(at).ok_or_else(wrong)? = word.parse().map_err(|_| wrong())?;
             at += 1;
         }
-        // Far from the greatest u64, so that sums over tables cannot overflow.
-        let count = counts.iter().try_fold(0u64, |sum, &n| sum.checked_add(n)).filter(|n| n >> 48 == 0);
-        let count = count.ok_or_else(wrong)?;
+        let count = counts.iter().try_fold(0u64, |sum, &n| sum.checked_add(n)).ok_or_else(wrong)?;
         Histogram::restore(self.exponent, counts, (self.min, self.max), self.zeros, count).ok_or_else(wrong)
     }
 }

@@ -9,7 +9,12 @@ pub const ALIGN: usize = 64;
 /// A zeroed block of memory with a chosen alignment. Its size never changes.
 #[derive(Debug)]
 pub struct Arena {
+    /// First aligned byte.
     start: NonNull<u8>,
+    bytes: usize,
+    align: usize,
+    /// What was allocated, unless the arena is empty.
+    block: NonNull<u8>,
     layout: Layout,
 }
 
@@ -25,23 +30,27 @@ impl Arena {
     ///
     /// `None` if `align` is not a power of two or the block would exceed `isize::MAX` bytes.
     pub fn with_align(bytes: usize, align: usize) -> Option<Self> {
-        let layout = Layout::from_size_align(bytes, align.max(ALIGN)).ok()?;
+        let align = align.max(ALIGN);
+        let aligned = Layout::from_size_align(bytes, align).ok()?;
         if bytes == 0 {
             // Dangling but aligned: no byte of it is ever read or freed.
-            let start = NonNull::new(std::ptr::without_provenance_mut(layout.align()))?;
-            return Some(Arena { start, layout });
+            let start = NonNull::new(std::ptr::without_provenance_mut(align))?;
+            return Some(Arena { start, bytes, align, block: start, layout: aligned });
         }
+        // Fresh pages of the system are zeros that nothing has touched yet. An allocator that is asked to align clears them
+        // once more.
+        let layout = Layout::from_size_align(bytes.checked_add(align)?, 1).ok()?;
         // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(start) {
-            Some(start) => Some(Arena { start, layout }),
-            None => handle_alloc_error(layout),
-        }
+        let Some(block) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let skip = block.addr().get().wrapping_neg() & (align - 1);
+        // SAFETY: fewer than `align` bytes are skipped, and there are so many more.
+        let start = unsafe { block.add(skip) };
+        Some(Arena { start, bytes, align, block, layout })
     }
 
     /// Size in bytes.
     pub fn len(&self) -> usize {
-        self.layout.size()
+        self.bytes
     }
 
     /// True for a block of no bytes.
@@ -70,15 +79,15 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         if !self.is_empty() {
-            // SAFETY: `start` came from `alloc_zeroed` with this layout and is freed once.
-            unsafe { dealloc(self.start.as_ptr(), self.layout) }
+            // SAFETY: the block came from `alloc_zeroed` with this layout and is freed once.
+            unsafe { dealloc(self.block.as_ptr(), self.layout) }
         }
     }
 }
 
 impl Clone for Arena {
     fn clone(&self) -> Self {
-        let mut copy = Self::with_align(self.len(), self.layout.align()).expect("a layout that exists already");
+        let mut copy = Self::with_align(self.len(), self.align).expect("a layout that exists already");
         copy.as_mut_slice().copy_from_slice(self.as_slice());
         copy
     }

@@ -49,10 +49,10 @@ pub struct Preprocessing {
     /// Name of the preset it was taken from, such as `imagenet`; empty for none.
     #[prost(string, tag = "2")]
     pub preset: String,
-    /// Length of the shorter side after resizing, in pixels; 0 for no resizing.
+    /// Length of the shorter side after resizing, in pixels, or the height if there is a width too; 0 for no resizing.
     #[prost(uint32, tag = "3")]
     pub resize: u32,
-    /// Side of the centre crop in pixels; 0 for none.
+    /// Height of the centre crop in pixels; 0 for none.
     #[prost(uint32, tag = "4")]
     pub crop: u32,
     /// Factor on the 8-bit values before mean and deviation, commonly 1/255.
@@ -70,6 +70,15 @@ pub struct Preprocessing {
     /// `RGB` or `BGR`.
     #[prost(string, tag = "9")]
     pub channels: String,
+    /// Width after resizing, where both sides are given; otherwise 0.
+    #[prost(uint32, tag = "10")]
+    pub resize_width: u32,
+    /// Whether an image stays as it is that is smaller than `resize` and holds the crop.
+    #[prost(bool, tag = "11")]
+    pub resize_shrinks: bool,
+    /// Width of the centre crop.
+    #[prost(uint32, tag = "12")]
+    pub crop_width: u32,
 }
 
 /// One kernel call.

@@ -150,7 +150,11 @@ pub fn announce(compiled: &Compiled) {
     let report = compiled.report();
     let source = &report.range_source;
     if !source.is_empty() {
-        let hint = if report.derived_ranges { " (for better ones give samples: --calibrate)" } else { "" };
+        let hint = match (report.uncorrected, report.derived_ranges) {
+            (true, _) => " (weights are rounded to the nearest: give samples too to correct them, --calibrate)",
+            (false, true) => " (for better ones give samples: --calibrate)",
+            (false, false) => "",
+        };
         terminal::note(&format!("ranges: {source}{hint}"));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use qcc::{Calibration, Error, Method, Observations, RangeTable, Shard, calibrate};
+use qcc::{Calibration, Error, Method, Mode, Observations, RangeTable, Shard, calibrate};
 
 use super::flags::{ModelFlags, usage};
 use super::terminal;
@@ -16,7 +16,7 @@ pub struct Calibrate {
     /// Samples: .npy, .npz, image, list or folder
     #[arg(long, value_name = "SAMPLES", conflicts_with = "calibrate")]
     data: Option<PathBuf>,
-    /// Take every n-th sample, from the i-th on: tables of all shares merge into that of one run
+    /// Take every n-th sample, from the i-th on: tables of all shards merge into that of one run
     #[arg(long, value_name = "i/n")]
     shard: Option<Shard>,
     /// File to write
@@ -36,12 +36,24 @@ impl Calibrate {
         if options.ranges.is_some() {
             return Err(usage("--ranges and `qcc calibrate` exclude each other: ranges are what it finds"));
         }
-        if let Some(data) = &self.data {
-            options.calibration = Some(Calibration::Path(data.clone()));
+        if options.mode == Mode::Int8Dynamic {
+            return Err(usage("ranges are found in each run with --mode int8_dynamic: there is nothing to calibrate"));
+        }
+        if options.corrections.equalize {
+            let error = usage("--equalize on needs all samples at once, and a shard has a part of them");
+            return Err(error.help("qcc MODEL --calibrate SAMPLES --equalize on --save-ranges FILE.json"));
+        }
+        match (&self.data, &options.calibration) {
+            (Some(_), Some(_)) => {
+                return Err(usage("--data and --calibrate both name the samples").help("leave one out"));
+            }
+            (Some(data), None) => options.calibration = Some(Calibration::Path(data.clone())),
+            (None, _) => {}
         }
         let table = calibrate(self.model.as_path(), &options, self.shard)?;
+        table.save(&self.output)?;
         terminal::note(&format!("ranges: {}", table.source));
-        Ok(table.save(&self.output)?)
+        Ok(())
     }
 }
 
@@ -61,7 +73,7 @@ enum Action {
 /// Merge tables that `qcc calibrate` wrote.
 #[derive(Args)]
 struct Merge {
-    /// Tables of shards
+    /// Tables of all shards
     #[arg(required = true, value_name = "FILE.json")]
     tables: Vec<PathBuf>,
     /// File to write
@@ -77,12 +89,12 @@ impl Ranges {
     pub fn execute(&self) -> Result<(), Error> {
         match &self.action {
             Action::Merge(merge) => {
-                let tables: Vec<RangeTable> =
-                    merge.tables.iter().map(|path| RangeTable::load(path)).collect::<Result<_, _>>()?;
-                let names: Vec<String> = merge.tables.iter().map(|p| p.display().to_string()).collect();
-                let merged = Observations::merge(&tables, merge.method).map_err(|d| d.in_file(names.join(", ")))?;
+                let read = |path: &PathBuf| Ok((path.display().to_string(), RangeTable::load(path)?));
+                let tables = merge.tables.iter().map(read).collect::<Result<Vec<_>, Error>>()?;
+                let merged = Observations::merge(&tables, merge.method)?;
+                merged.save(&merge.output)?;
                 terminal::note(&format!("ranges: {}", merged.source));
-                Ok(merged.save(&merge.output)?)
+                Ok(())
             }
         }
     }

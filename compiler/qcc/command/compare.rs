@@ -75,8 +75,7 @@ impl Compare {
             return Err(usage("--metric picks one line of the text, and --json has all of them").help("leave one out"));
         }
         let source = Source::from(self.model.as_path());
-        let preprocess = options.preprocess.clone().unwrap_or_default();
-        let mut data = Dataset::open(&self.data, &source.load(&options)?, &preprocess)?;
+        let mut data = Dataset::open(&self.data, &source.load(&options)?, options.preprocess.as_ref())?;
         if let Some(labels) = &self.labels {
             data = data.with_labels(labels)?;
         }

@@ -67,9 +67,21 @@ impl Inspect {
                 row(&format!("--{name}"), value.clone());
             }
             for p in &m.preprocessing {
-                let numbers = format!("1/{}, mean {:?}, std {:?}", 1.0 / p.scale, p.mean, p.std);
+                // It is stored as a factor, whose inverse is not exact.
+                let divisor = format!("{:.5e}", 1.0 / f64::from(p.scale)).parse().unwrap_or(1.0 / p.scale);
+                let numbers = format!("1/{divisor}, mean {:?}, std {:?}", p.mean, p.std);
                 let preset = if p.preset.is_empty() { String::new() } else { format!(" ({})", p.preset) };
-                row("images", format!("{numbers}, {}, {}{preset}", p.layout, p.channels));
+                let resize = match (p.resize, p.resize_width) {
+                    (0, _) => "as they are".to_string(),
+                    (side, 0) if p.resize_shrinks => format!("shorter side at most {side}"),
+                    (side, 0) => format!("shorter side {side}"),
+                    (height, width) => format!("{height} x {width}"),
+                };
+                let crop = if p.crop > 0 { format!(", crop {} x {}", p.crop, p.crop_width) } else { String::new() };
+                row(
+                    "images",
+                    format!("`{}`: {resize}{crop}, {numbers}, {}, {}{preset}", p.input, p.layout, p.channels),
+                );
             }
             if let Some(arena) = &m.arena {
                 let shared = format!("{} bytes in {} buffers unshared", arena.unshared_bytes, arena.buffers);

@@ -44,7 +44,7 @@ impl LimitFlags {
             }
         };
         let graph = Source::from(model).load(options)?;
-        let mut data = Dataset::open(path, &graph, &options.preprocess.clone().unwrap_or_default())?;
+        let mut data = Dataset::open(path, &graph, options.preprocess.as_ref())?;
         if let Some(labels) = &self.labels {
             data = data.with_labels(labels)?;
         }

@@ -1,10 +1,11 @@
-//! NumPy arrays: `.npy` files, read a row at a time, and `.npz` archives.
+//! NumPy arrays: `.npy` files and `.npz` archives, read a row at a time.
 
 use std::fs::File;
-use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Mutex;
 
+use half::f16;
 use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
 use qcc_ir::{Data, Elem, Int, Tensor};
 
@@ -15,19 +16,15 @@ pub struct Array {
     dims: Vec<usize>,
     number: Number,
     big_endian: bool,
+    /// Where the elements begin in the file.
     offset: u64,
-    bytes: Bytes,
-}
-
-/// Where the elements are.
-enum Bytes {
-    File(Mutex<File>),
-    Memory(Vec<u8>),
+    file: Mutex<File>,
 }
 
 /// Stored element types.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Number {
+    F16,
     F32,
     F64,
     Signed(u8),
@@ -37,6 +34,7 @@ enum Number {
 impl Number {
     fn size(self) -> usize {
         match self {
+            Number::F16 => 2,
             Number::F32 => 4,
             Number::F64 => 8,
             Number::Signed(n) | Number::Unsigned(n) => n.into(),
@@ -44,10 +42,11 @@ impl Number {
     }
 
     fn of(dtype: &DType) -> Result<(Number, bool), String> {
-        let refuse = || format!("elements of type {} are not supported", dtype.descr());
+        let refuse = || format!("elements of type {} are not supported: store it as float32", dtype.descr());
         let DType::Plain(ty) = dtype else { return Err(refuse()) };
         let size = u8::try_from(ty.size_field()).map_err(|_| refuse())?;
         let number = match (ty.type_char(), size) {
+            (TypeChar::Float, 2) => Number::F16,
             (TypeChar::Float, 4) => Number::F32,
             (TypeChar::Float, 8) => Number::F64,
             (TypeChar::Int, 1 | 2 | 4 | 8) => Number::Signed(size),
@@ -62,15 +61,12 @@ impl Array {
     /// Opens a `.npy` file.
     pub fn open(path: &Path) -> Result<Array, Error> {
         let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the array", e);
-        let mut file = File::open(path).map_err(|e| fail(&e))?;
+        let file = File::open(path).map_err(|e| fail(&e))?;
         let length = file.metadata().map_err(|e| fail(&e))?.len();
-        let (mut array, offset) = Array::header(&mut file).map_err(|e| fail(&e))?;
-        array.check_length(offset, length).map_err(|e| fail(&e))?;
-        array.bytes = Bytes::File(Mutex::new(file));
-        Ok(array)
+        Array::at(file, length).map_err(|e| fail(&e))
     }
 
-    /// Reads all arrays of a `.npz` archive, by name.
+    /// Opens all arrays of a `.npz` archive, by name. Those that are compressed are unpacked to a file without a name.
     pub fn open_archive(path: &Path) -> Result<Vec<(String, Array)>, Error> {
         let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the archive", e);
         let file = File::open(path).map_err(|e| fail(&e))?;
@@ -80,24 +76,34 @@ impl Array {
             let mut entry = archive.by_index(i).map_err(|e| fail(&e))?;
             let name = entry.name().map_err(|e| fail(&e))?.into_owned();
             let Some(name) = name.strip_suffix(".npy") else { continue };
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).map_err(|e| fail(&e))?;
-            let array = Array::from_bytes(bytes).map_err(|e| fail(&format!("`{name}`: {e}")))?;
-            arrays.push((name.to_string(), array));
+            let fail = |e: &dyn std::fmt::Display| fail(&format!("`{name}`: {e}"));
+            let stored = entry.data_start().filter(|_| entry.compression() == zip::CompressionMethod::Stored);
+            let (file, end) = match stored {
+                Some(start) => {
+                    // Only reading to the end compares the checksum.
+                    let length = std::io::copy(&mut entry, &mut std::io::sink()).map_err(|e| fail(&e))?;
+                    let mut file = File::open(path).map_err(|e| fail(&e))?;
+                    file.seek(SeekFrom::Start(start)).map_err(|e| fail(&e))?;
+                    (file, start.saturating_add(length))
+                }
+                None => {
+                    let mut file = tempfile::tempfile().map_err(|e| fail(&e))?;
+                    let length = std::io::copy(&mut entry, &mut file).map_err(|e| fail(&e))?;
+                    file.rewind().map_err(|e| fail(&e))?;
+                    (file, length)
+                }
+            };
+            arrays.push((name.to_string(), Array::at(file, end).map_err(|e| fail(&e))?));
         }
         Ok(arrays)
     }
 
-    /// An array from the contents of a `.npy` file.
-    fn from_bytes(bytes: Vec<u8>) -> Result<Array, String> {
-        let (mut array, offset) = Array::header(&mut Cursor::new(&bytes))?;
-        array.check_length(offset, bytes.len() as u64)?;
-        array.bytes = Bytes::Memory(bytes);
-        Ok(array)
-    }
-
-    fn header(reader: &mut (impl Read + Seek)) -> Result<(Array, u64), String> {
-        let npy = NpyFile::new(&mut *reader).map_err(|e| e.to_string())?;
+    /// The array that begins where the file stands and ends before `end`.
+    fn at(mut file: File, end: u64) -> Result<Array, String> {
+        let npy = NpyFile::new(&mut file).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => "the file is truncated".to_string(),
+            _ => e.to_string(),
+        })?;
         let (number, big_endian) = Number::of(&npy.dtype())?;
         let dims: Option<Vec<usize>> = npy.shape().iter().map(|&d| usize::try_from(d).ok()).collect();
         let dims = dims.ok_or("the shape is too large")?;
@@ -105,16 +111,12 @@ impl Array {
             return Err("the array is in Fortran order: store it with numpy.ascontiguousarray".into());
         }
         drop(npy);
-        let offset = reader.stream_position().map_err(|e| e.to_string())?;
-        Ok((Array { dims, number, big_endian, offset, bytes: Bytes::Memory(Vec::new()) }, offset))
-    }
-
-    fn check_length(&self, offset: u64, found: u64) -> Result<(), String> {
-        let elements = self.dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let bytes = elements.and_then(|n| n.checked_mul(self.number.size())).ok_or("the shape is too large")?;
+        let offset = file.stream_position().map_err(|e| e.to_string())?;
+        let elements = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let bytes = elements.and_then(|n| n.checked_mul(number.size())).ok_or("the shape is too large")?;
         match offset.checked_add(bytes as u64) {
-            Some(needed) if needed <= found => Ok(()),
-            _ => Err(format!("the file is truncated: shape {:?} needs {bytes} bytes", self.dims)),
+            Some(needed) if needed <= end => Ok(Array { dims, number, big_endian, offset, file: Mutex::new(file) }),
+            _ => Err(format!("the file is truncated: shape {dims:?} needs {bytes} bytes")),
         }
     }
 
@@ -128,17 +130,10 @@ impl Array {
         let size = self.number.size();
         let (start, length) = (self.offset + (first * size) as u64, count * size);
         let mut raw = vec![0; length];
-        match &self.bytes {
-            Bytes::Memory(all) => {
-                let from = usize::try_from(start).unwrap_or(usize::MAX);
-                let part = all.get(from..from.saturating_add(length)).ok_or(std::io::ErrorKind::UnexpectedEof)?;
-                raw.copy_from_slice(part);
-            }
-            Bytes::File(file) => {
-                let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                file.seek(SeekFrom::Start(start))?;
-                file.read_exact(&mut raw)?;
-            }
+        {
+            let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(&mut raw)?;
         }
         if self.big_endian {
             raw.chunks_exact_mut(size).for_each(<[u8]>::reverse);
@@ -153,7 +148,7 @@ impl Array {
     /// The whole array, as it is stored.
     pub fn tensor(&self) -> std::io::Result<Tensor> {
         let elem = match self.number {
-            Number::F32 | Number::F64 => Elem::F32,
+            Number::F16 | Number::F32 | Number::F64 => Elem::F32,
             Number::Signed(1) => Elem::Int(Int::I8),
             Number::Unsigned(1) => Elem::Int(Int::U8),
             Number::Signed(2) => Elem::Int(Int::I16),
@@ -177,6 +172,7 @@ impl Number {
         wide[..bytes.len()].copy_from_slice(bytes);
         let unsigned = u64::from_le_bytes(wide);
         match self {
+            Number::F16 => f16::from_le_bytes([wide[0], wide[1]]).into(),
             Number::F32 => f32::from_bits(unsigned as u32).into(),
             Number::F64 => f64::from_bits(unsigned),
             Number::Unsigned(_) => unsigned as f64,
@@ -222,14 +218,29 @@ pub fn to_npy(tensor: &Tensor) -> Result<Vec<u8>, Error> {
 mod tests {
     use super::*;
 
+    fn array(bytes: &[u8]) -> Result<Array, String> {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, bytes).unwrap();
+        file.rewind().unwrap();
+        Array::at(file, bytes.len() as u64)
+    }
+
     #[test]
     fn arrays_survive_the_round_trip() {
         for data in [Data::F32(vec![-1.5, 2.0]), Data::I8(vec![-128, 127]), Data::I64(vec![-3, 1 << 40])] {
             let tensor = Tensor { dims: vec![2, 1], data };
             let bytes = to_npy(&tensor).unwrap();
-            assert_eq!(Array::from_bytes(bytes.clone()).unwrap().tensor().unwrap(), tensor);
-            assert!(Array::from_bytes(bytes[..bytes.len() - 1].to_vec()).is_err());
+            assert_eq!(array(&bytes).unwrap().tensor().unwrap(), tensor);
+            assert!(array(&bytes[..bytes.len() - 1]).is_err());
         }
+    }
+
+    #[test]
+    fn halves_are_numbers_too() {
+        let mut bytes = to_npy(&Tensor { dims: vec![2], data: Data::I16(vec![0x3c00, 0x3555]) }).unwrap();
+        let at = bytes.windows(3).position(|w| w == b"<i2").unwrap();
+        bytes[at + 1] = b'f';
+        assert_eq!(array(&bytes).unwrap().tensor().unwrap().data, Data::F32(vec![1.0, 0.333_251_95]));
     }
 
     #[test]

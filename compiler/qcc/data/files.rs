@@ -23,11 +23,20 @@ impl Item {
         Item { path }
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Anything but an array is taken for an image.
+    pub(super) fn is_image(&self) -> bool {
+        extension(&self.path) != "npy"
+    }
+
     /// The sample for one input.
     pub(super) fn load(&self, input: &Input, preprocess: &Preprocess) -> Result<Data, Diag> {
         let fault = |code: Code, what: String| Diag::new(code, what).in_file(self.path.display().to_string());
         let first = |e: Error| e.diags().first().cloned().unwrap_or_else(|| fault(Code::FILE, "unreadable".into()));
-        if extension(&self.path) != "npy" {
+        if self.is_image() {
             let image = decode(&self.path).map_err(first)?;
             return preprocess.apply(&image, &input.ty).map_err(|e| fault(Code::DATA, e));
         }
@@ -119,7 +128,7 @@ fn samples_in(path: &Path) -> Result<Vec<Item>, Error> {
         return Err(Error::file(
             path,
             "read the samples",
-            "the folder has no .npy, .png or .jpg file, and no test_data_set_0",
+            "the folder itself has no .npy, .png or .jpg file, and no test_data_set_0",
         ));
     }
     Ok(found.into_iter().map(Item::new).collect())

@@ -9,14 +9,14 @@
 //! | folder | ONNX test data: `test_data_set_0/input_0.pb` and so on, or one such set | none |
 //! | image | the image, or one image a row where the rows are as long as the input has pixels | none |
 //!
-//! Nothing but one sample at a time is held in memory, apart from archives, single images and tensors of ONNX test data.
+//! Nothing but one sample at a time is held in memory, apart from single images and one set of test data.
 
 pub mod array;
 mod files;
 mod preprocess;
 mod sets;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use qcc_ir::diag::Code;
@@ -32,6 +32,7 @@ pub use preprocess::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 
 /// Samples for a model, and their labels where they are known.
 pub struct Dataset {
+    path: PathBuf,
     inputs: Vec<Input>,
     records: Records,
     labels: Option<Vec<i64>>,
@@ -62,8 +63,10 @@ enum Records {
 }
 
 impl Dataset {
-    /// Opens samples for the inputs of `graph`.
-    pub fn open(path: &Path, graph: &Graph, preprocess: &Preprocess) -> Result<Dataset, Error> {
+    /// Opens samples for the inputs of `graph`. Images need a `preprocess`: none could be guessed.
+    pub fn open(path: &Path, graph: &Graph, preprocess: Option<&Preprocess>) -> Result<Dataset, Error> {
+        let images = preprocess.is_some();
+        let preprocess = &preprocess.cloned().unwrap_or_default();
         let types: Vec<&Type> = graph.inputs().iter().map(|&v| graph.ty(v)).collect();
         let batch = batch(&types);
         let inputs: Vec<Input> =
@@ -88,7 +91,14 @@ impl Dataset {
                 }
             }
         };
-        let mut dataset = Dataset { inputs, records, labels, preprocess: preprocess.clone(), batch };
+        let path = path.to_path_buf();
+        let mut dataset =
+            Dataset { path: path.clone(), inputs, records, labels, preprocess: preprocess.clone(), batch };
+        if dataset.has_images() && !images {
+            let diag = Diag::new(Code::FLAGS, "the samples are images, and nothing says how they become inputs");
+            let help = "say it with --preset, or with --scale, --mean and --std: value = (pixel / scale - mean) / std";
+            return Err(diag.in_file(path.display().to_string()).help(help).into());
+        }
         dataset.check().map_err(|d| d.in_file(path.display().to_string()))?;
         let count = dataset.samples();
         if dataset.labels.as_ref().is_some_and(|l| l.len() != count) {
@@ -121,10 +131,26 @@ impl Dataset {
     /// Number of samples, the model's batch not considered.
     pub fn samples(&self) -> usize {
         match &self.records {
-            Records::Rows(arrays) => arrays.iter().zip(&self.inputs).map(|(a, i)| i.rows(a)).min().unwrap_or(0),
-            Records::Files(inputs) => inputs.iter().map(Vec::len).min().unwrap_or(0),
+            Records::Rows(_) | Records::Files(_) => self.counts().into_iter().min().unwrap_or(0),
             Records::Sets(sets) => sets.len(),
             Records::Strip(image) => image.height() as usize,
+        }
+    }
+
+    /// Samples that there are for each input, where they are apart.
+    fn counts(&self) -> Vec<usize> {
+        match &self.records {
+            Records::Rows(arrays) => arrays.iter().zip(&self.inputs).map(|(a, i)| i.rows(a)).collect(),
+            Records::Files(lists) => lists.iter().map(Vec::len).collect(),
+            Records::Sets(_) | Records::Strip(_) => Vec::new(),
+        }
+    }
+
+    fn has_images(&self) -> bool {
+        match &self.records {
+            Records::Files(lists) => lists.iter().flatten().any(Item::is_image),
+            Records::Strip(_) => true,
+            Records::Rows(_) | Records::Sets(_) => false,
         }
     }
 
@@ -158,7 +184,13 @@ impl Dataset {
         if let Records::Files(lists) = &self.records
             && lists.len() != self.inputs.len()
         {
-            return fault(format!("files for {} inputs, the model has {}", lists.len(), self.inputs.len()));
+            let what = format!("samples for one input, and the model has {}", self.inputs.len());
+            return fault(what).map_err(|d| d.help("give a .npz, or a folder of .npy files for each input"));
+        }
+        let counts = self.counts();
+        if counts.iter().any(|n| Some(n) != counts.first()) {
+            let each: Vec<_> = self.inputs.iter().zip(&counts).map(|(i, n)| format!("{n} for `{}`", i.name)).collect();
+            return fault(format!("inputs have different numbers of samples: {}", each.join(", ")));
         }
         match self.samples() {
             0 => fault("there are no samples".into()),
@@ -167,8 +199,25 @@ impl Dataset {
         }
     }
 
-    /// Sample `i` of one input.
+    /// Sample `i` of one input, all of whose numbers are finite.
     fn sample(&self, input: usize, i: usize) -> Result<Data, Diag> {
+        let data = self.read(input, i)?;
+        let strange = match &data {
+            Data::F32(v) => v.iter().find(|x| !x.is_finite()),
+            _ => None,
+        };
+        let Some(x) = strange else { return Ok(data) };
+        let what = format!("sample {i} of input `{}` is not finite: {x}", self.inputs[input].name);
+        let file = match &self.records {
+            Records::Files(lists) => lists[input][i].path(),
+            Records::Sets(sets) => sets.file(input, i).unwrap_or(&self.path),
+            Records::Rows(_) | Records::Strip(_) => &self.path,
+        };
+        let diag = Diag::new(Code::DATA, what).in_file(file.display().to_string());
+        Err(diag.help("check how the samples are made"))
+    }
+
+    fn read(&self, input: usize, i: usize) -> Result<Data, Diag> {
         let spec = &self.inputs[input];
         match &self.records {
             Records::Rows(arrays) => {
@@ -279,11 +328,12 @@ fn archive(path: &Path, inputs: &[Input]) -> Result<(Records, Option<Vec<i64>>),
     if let ([input], [(name, _)]) = (inputs, arrays.as_mut_slice()) {
         name.clone_from(&input.name);
     }
+    let names: Vec<_> = arrays.iter().map(|(n, _)| format!("`{n}`")).collect();
     let mut found = Vec::with_capacity(inputs.len());
     for input in inputs {
         let Some(i) = arrays.iter().position(|(name, _)| *name == input.name) else {
-            let names: Vec<_> = arrays.iter().map(|(n, _)| format!("`{n}`")).collect();
-            let what = format!("the archive has no array `{}`; it has {}", input.name, names.join(", "));
+            let names = if names.is_empty() { "none".to_string() } else { names.join(", ") };
+            let what = format!("the archive has no array `{}`; it has {names}", input.name);
             return Err(Diag::new(Code::DATA, what).in_file(path.display().to_string()).into());
         };
         found.push(arrays.swap_remove(i).1);

@@ -1,5 +1,6 @@
 //! From an image to an input: `value = (pixel / scale - mean) / std`.
 
+use std::fmt;
 use std::str::FromStr;
 
 use image::imageops::{self, FilterType};
@@ -156,7 +157,14 @@ impl Preprocess {
     /// One image, without its batch axis, for an input of type `ty`.
     pub fn apply(&self, image: &RgbImage, ty: &Type) -> Result<Data, String> {
         let shape = || ty.dims.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-        let layout = self.layout_of(ty).ok_or_else(|| format!("an input of shape {} takes no image", shape()))?;
+        let layout = self.layout_of(ty).ok_or_else(|| {
+            let axes = match self.layout {
+                Some(Layout::Nchw) => "in the layout nchw",
+                Some(Layout::Nhwc) => "in the layout nhwc",
+                None => "which has four axes, one of them 1 or 3 channels",
+            };
+            format!("an input of shape {} is no image {axes}", shape())
+        })?;
         let (channels, height, width) = match layout {
             Layout::Nchw => (ty.dims[1], ty.dims[2], ty.dims[3]),
             Layout::Nhwc => (ty.dims[3], ty.dims[1], ty.dims[2]),
@@ -173,7 +181,8 @@ impl Preprocess {
         if (h as usize, w as usize) != (height, width) || h > image.height() || w > image.width() {
             let (h, w) = (h.min(image.height()), w.min(image.width()));
             return Err(format!(
-                "an image is {h} x {w} pixels after preprocessing, the input of shape {} is not",
+                "an image is {h} x {w} pixels after preprocessing, the input of shape {} is not: \
+                 --resize and --crop bring images to size",
                 shape()
             ));
         }
@@ -218,22 +227,55 @@ impl Preprocess {
 
     /// What the model records of it, for one input.
     pub fn record(&self, input: &str, ty: &Type) -> Preprocessing {
-        let side = |e: Extent| e.0.min(e.1);
+        let exact = if let Resize::Exact(extent) = self.resize { extent } else { (0, 0) };
+        let crop = self.crop.unwrap_or((0, 0));
         Preprocessing {
             input: input.to_string(),
             preset: self.preset.clone(),
             resize: match self.resize {
                 Resize::Keep => 0,
                 Resize::Short(s) | Resize::Shrink(s) => s,
-                Resize::Exact(e) => side(e),
+                Resize::Exact(_) => exact.0,
             },
-            crop: self.crop.map_or(0, side),
+            resize_width: exact.1,
+            resize_shrinks: matches!(self.resize, Resize::Shrink(_)),
+            crop: crop.0,
+            crop_width: crop.1,
             scale: 1.0 / self.scale,
             mean: self.mean.clone(),
             std: self.std.clone(),
             layout: if self.layout_of(ty) == Some(Layout::Nhwc) { "NHWC" } else { "NCHW" }.to_string(),
             channels: if self.order == ChannelOrder::Bgr { "BGR" } else { "RGB" }.to_string(),
         }
+    }
+}
+
+/// As flags.
+impl fmt::Display for Preprocess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |v: &[f32]| v.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
+        let mut flags = vec![
+            format!("--scale {}", self.scale),
+            format!("--mean {}", list(&self.mean)),
+            format!("--std {}", list(&self.std)),
+            format!("--channel-order {}", if self.order == ChannelOrder::Rgb { "rgb" } else { "bgr" }),
+        ];
+        if let Some(layout) = self.layout {
+            flags.push(format!("--layout {}", if layout == Layout::Nchw { "nchw" } else { "nhwc" }));
+        }
+        if let Some((h, w)) = self.crop {
+            flags.push(format!("--crop {h}x{w}"));
+        }
+        match self.resize {
+            // Only presets shrink.
+            Resize::Keep | Resize::Shrink(_) => {}
+            Resize::Short(s) => flags.push(format!("--resize {s}")),
+            Resize::Exact((h, w)) => flags.push(format!("--resize {h}x{w}")),
+        }
+        if !self.preset.is_empty() {
+            flags.insert(0, format!("--preset {}", self.preset));
+        }
+        f.write_str(&flags.join(" "))
     }
 }
 
@@ -297,6 +339,21 @@ mod tests {
         assert_eq!(imagenet.size(512, 600), Some((256, 300)));
         assert_eq!(imagenet.size(100, 300), Some((256, 768)));
         assert_eq!(Preprocess { resize: Resize::Short(256), ..imagenet }.size(128, 128), Some((256, 256)));
+    }
+
+    #[test]
+    fn flags_tell_preprocessings_apart() {
+        let imagenet = Preprocess::preset("imagenet").unwrap();
+        let text = "--preset imagenet --scale 255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \
+                    --channel-order rgb --layout nchw --crop 224x224";
+        assert_eq!(imagenet.to_string(), text);
+        let exact = Preprocess { resize: Resize::Exact((6, 8)), crop: Some((4, 5)), ..Preprocess::default() };
+        assert!(exact.to_string().ends_with("--crop 4x5 --resize 6x8"), "{exact}");
+        let record = exact.record("x", &Type::f32(&[1, 3, 4, 5]));
+        let sides = (record.resize, record.resize_width, record.crop, record.crop_width, record.resize_shrinks);
+        assert_eq!(sides, (6, 8, 4, 5, false));
+        let record = imagenet.record("x", &Type::f32(&[1, 3, 224, 224]));
+        assert_eq!((record.resize, record.resize_width, record.resize_shrinks), (256, 0, true));
     }
 
     #[test]

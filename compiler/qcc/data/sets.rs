@@ -14,13 +14,13 @@ use crate::Error;
 /// Beginning of a set's name; a number follows.
 const PREFIX: &str = "test_data_set_";
 
-/// Sets of samples. Tensors are read when they are asked for, and the last of each input is kept: its next sample comes next.
+/// Sets of samples. Tensors are read when they are asked for, and the last one of each input stays.
 pub(super) struct Sets {
     /// A file for each input, set by set.
     files: Vec<Vec<PathBuf>>,
     /// Samples up to the end of each set.
     ends: Vec<usize>,
-    /// What was read last, for each input.
+    /// For each input, the number of the set that was read last, and its tensor.
     last: Vec<Mutex<Option<Read>>>,
 }
 
@@ -87,8 +87,7 @@ impl Sets {
             files.push(set);
             ends.push(end);
         }
-        let last = inputs.iter().map(|_| Mutex::new(None)).collect();
-        Ok((!files.is_empty()).then_some(Sets { files, ends, last }))
+        Ok((!files.is_empty()).then_some(Sets { files, ends, last: inputs.iter().map(|_| Mutex::default()).collect() }))
     }
 
     /// Number of samples.
@@ -96,21 +95,34 @@ impl Sets {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Sample `i` of one input.
-    pub(super) fn sample(&self, index: usize, input: &Input, i: usize) -> Result<Data, Diag> {
-        let set = self.ends.partition_point(|&end| end <= i);
-        let missing = || Diag::new(Code::DATA, format!("there is no sample {i}"));
-        let file = self.files.get(set).and_then(|files| files.get(index)).ok_or_else(missing)?;
+    /// The set of a sample.
+    fn set(&self, i: usize) -> usize {
+        self.ends.partition_point(|&end| end <= i)
+    }
+
+    /// The file of sample `i` of one input.
+    pub(super) fn file(&self, index: usize, i: usize) -> Option<&PathBuf> {
+        self.files.get(self.set(i)).and_then(|files| files.get(index))
+    }
+
+    fn tensor(&self, index: usize, input: &Input, set: usize, file: &Path) -> Result<Arc<Tensor>, Diag> {
         let mut last = self.last[index].lock().unwrap_or_else(PoisonError::into_inner);
-        let tensor = match &*last {
-            Some((of, tensor)) if *of == set => Arc::clone(tensor),
+        match &*last {
+            Some((number, tensor)) if *number == set => Ok(tensor.clone()),
             _ => {
                 let tensor = Arc::new(tensor(file, input)?.0);
-                *last = Some((set, Arc::clone(&tensor)));
-                tensor
+                *last = Some((set, tensor.clone()));
+                Ok(tensor)
             }
-        };
-        drop(last);
+        }
+    }
+
+    /// Sample `i` of one input.
+    pub(super) fn sample(&self, index: usize, input: &Input, i: usize) -> Result<Data, Diag> {
+        let set = self.set(i);
+        let missing = || Diag::new(Code::DATA, format!("there is no sample {i}"));
+        let file = self.file(index, i).ok_or_else(missing)?;
+        let tensor = self.tensor(index, input, set, file)?;
         let row = i - set.checked_sub(1).map_or(0, |before| self.ends[before]);
         let length: usize = input.sample.iter().product();
         let numbers: Vec<f64> = qcc_ir::for_data!(&tensor.data, v => {
