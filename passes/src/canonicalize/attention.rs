@@ -182,7 +182,12 @@ fn switched(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     let last = usize::try_from(g.node(softmax).attrs.int("axis")).ok()? + 1 == g.ty(y).rank();
     let on = |t: &u8| (*t != 0) == where_on;
     let rows = row > 0 && truth.chunks(row).all(|row| row.iter().any(on));
-    if !last || !rows || g.ty(y).dims.last() != Some(&row) || g.ty(x).dims != g.ty(y).dims || !off(if where_on { b } else { a }) {
+    if !last
+        || !rows
+        || g.ty(y).dims.last() != Some(&row)
+        || g.ty(x).dims != g.ty(y).dims
+        || !off(if where_on { b } else { a })
+    {
         return None;
     }
     let mask = truth.iter().map(|t| if on(t) { 0.0 } else { SWITCHED_OFF }).collect();
@@ -192,7 +197,9 @@ fn switched(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
 /// A constant mask before a softmax adds [`SWITCHED_OFF`] where it adds less or minus infinity, and so does a selection.
 pub(super) fn mask(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
-    if !matches!(g.op(n), Opcode::Add | Opcode::Where) || g.only_user(g.result(n)).is_none_or(|u| g.op(u) != Opcode::Softmax) {
+    if !matches!(g.op(n), Opcode::Add | Opcode::Where)
+        || g.only_user(g.result(n)).is_none_or(|u| g.op(u) != Opcode::Softmax)
+    {
         return false;
     }
     let at = g

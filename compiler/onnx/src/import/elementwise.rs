@@ -4,7 +4,7 @@ use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId};
 
 use super::constants;
 use super::layout::apply;
-use super::numbers::Numbers;
+use super::numbers::{Numbers, listed};
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
@@ -76,7 +76,7 @@ pub(super) fn trilu(site: &mut Site) -> Outcome<ValueId> {
         let along = (i % columns) as i128 - (i / columns) as i128;
         u8::from(if upper { along >= k } else { along <= k })
     };
-    let mask = Data::U8((0..rows * columns).map(holds).collect());
+    let mask = Data::U8((0..listed(&[rows, columns])?).map(holds).collect());
     let mask = site.constant_of(Tensor::new(&[rows, columns], mask), Elem::Bool, "triangle");
     constants::selected(site, mask, x, zero, "")
 }

@@ -4,6 +4,7 @@
 use qcc_ir::{Attrs, Opcode, ValueId};
 
 use super::layout;
+use super::numbers::listed;
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
@@ -37,11 +38,16 @@ fn strides(dims: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Where in `dims` the element lies whose place in the smaller shape `within` is `i`, but for dimension `axis`, which is `at`.
-fn place(i: usize, within: &[usize], dims: &[usize], axis: usize, at: usize) -> usize {
+/// For each position of a list of shape `within`, where in `dims` it leads: dimension `axis` is the position, the others are
+/// those of its place in the list.
+fn places(at: &[i64], within: &[usize], dims: &[usize], axis: usize) -> Outcome<Vec<usize>> {
     let (inner, outer) = (strides(within), strides(dims));
-    let of = |d: usize| if d == axis { at } else { i / inner[d] % within[d].max(1) };
-    (0..dims.len()).map(|d| of(d) * outer[d]).sum()
+    let place = |(i, &p): (usize, &i64)| {
+        let position = along(p, dims[axis])?;
+        let of = |d: usize| if d == axis { position } else { i / inner[d] % within[d] };
+        Ok((0..dims.len()).map(|d| of(d) * outer[d]).sum())
+    };
+    at.iter().enumerate().map(place).collect()
 }
 
 /// The elements of flat `x` at `from`, in shape `dims`.
@@ -90,8 +96,7 @@ pub(super) fn gather_elements(site: &mut Site) -> Outcome<ValueId> {
     let (dims, axis) = (site.dims(x), axis(site, x, 0)?);
     let (within, at) = positions(site)?;
     must_fit(&within, &dims, axis)?;
-    let from = at.iter().enumerate().map(|(i, &p)| Ok(place(i, &within, &dims, axis, along(p, dims[axis])?)));
-    let from: Vec<usize> = from.collect::<Outcome<_>>()?;
+    let from = places(&at, &within, &dims, axis)?;
     picked(site, x, &from, &within)
 }
 
@@ -102,12 +107,15 @@ pub(super) fn scatter_elements(site: &mut Site) -> Outcome<ValueId> {
     let (within, at) = positions(site)?;
     must_fit(&within, &dims, axis)?;
     if site.dims(updates) != within {
-        return Err(Fault::shape(format!("updates of shape {:?} at positions of shape {within:?}", site.dims(updates))));
+        return Err(Fault::shape(format!(
+            "updates of shape {:?} at positions of shape {within:?}",
+            site.dims(updates)
+        )));
     }
-    let kept = layout::product(&dims)?;
+    let kept = listed(&dims)?;
     let mut from: Vec<usize> = (0..kept).collect();
-    for (i, &p) in at.iter().enumerate() {
-        from[place(i, &within, &dims, axis, along(p, dims[axis])?)] = kept + i;
+    for (i, place) in places(&at, &within, &dims, axis)?.into_iter().enumerate() {
+        from[place] = kept + i;
     }
     merged(site, x, updates, &from)
 }
@@ -139,9 +147,10 @@ pub(super) fn gather_nd(site: &mut Site) -> Outcome<ValueId> {
     }
     let (begin, run) = starts(&at, depth, inner)?;
     let (each, whole) = (layout::product(&outer[batch..])?.max(1), layout::product(inner)?);
+    let dims = [outer, &inner[depth..]].concat();
+    listed(&dims)?;
     let from: Vec<usize> =
         begin.iter().enumerate().flat_map(|(q, &s)| (0..run).map(move |e| q / each * whole + s + e)).collect();
-    let dims = [outer, &inner[depth..]].concat();
     picked(site, x, &from, &dims)
 }
 
@@ -153,9 +162,12 @@ pub(super) fn scatter_nd(site: &mut Site) -> Outcome<ValueId> {
     let Some((&depth, outer)) = within.split_last() else { return Err(Fault::shape("a single position")) };
     let (begin, run) = starts(&at, depth, &dims)?;
     if site.dims(updates) != [outer, &dims[depth..]].concat() {
-        return Err(Fault::shape(format!("updates of shape {:?} at positions of shape {within:?}", site.dims(updates))));
+        return Err(Fault::shape(format!(
+            "updates of shape {:?} at positions of shape {within:?}",
+            site.dims(updates)
+        )));
     }
-    let kept = layout::product(&dims)?;
+    let kept = listed(&dims)?;
     let mut from: Vec<usize> = (0..kept).collect();
     for (q, &s) in begin.iter().enumerate() {
         (0..run).for_each(|e| from[s + e] = kept + q * run + e);
