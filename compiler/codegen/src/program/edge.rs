@@ -111,6 +111,8 @@ struct Conversion {
     uniform: std::sync::Arc<Uniform>,
     scale: Scale,
     bytes: Bytes,
+    /// Floats in front of the first one that is converted: a copy may take a part of an input.
+    skipped: usize,
     /// Strides of the bytes, then of the floats.
     outer: Vec<Level>,
     line: Line,
@@ -212,6 +214,7 @@ impl Conversion {
     fn emit(&self, t: &mut Task<'_>, leaf: Option<(FuncId, usize)>) {
         let array = if self.quantize { frame::REAL_INPUTS } else { frame::REAL_OUTPUTS };
         let floats = t.pointer_in(array, self.index);
+        let floats = t.plus(floats, FLOAT * self.skipped);
         let bytes = match &self.bytes {
             Bytes::Scratch(offset) => t.scratch(*offset),
             Bytes::Place(place) => t.address(place),
@@ -654,7 +657,8 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<Edge, Di
         if fused.is_empty() {
             let bytes = Bytes::Scratch(staged[index].ok_or_else(missing)?);
             let line = Line::Run(graph.ty(v).elements());
-            let c = Conversion { quantize, index, uniform, scale: scale_at, bytes, outer: Vec::new(), line };
+            let c =
+                Conversion { quantize, index, uniform, scale: scale_at, bytes, skipped: 0, outer: Vec::new(), line };
             let call = m.convert(&c)?;
             if quantize {
                 before.push(call)
@@ -665,13 +669,15 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<Edge, Di
         }
         for (border, outer, line) in fused {
             let copy = &borders[border].copy;
-            let bytes = Bytes::Place(if quantize { copy.to.clone() } else { copy.from.clone() });
+            let (ours, callers) = if quantize { (&copy.to, &copy.from) } else { (&copy.from, &copy.to) };
+            let (bytes, skipped) = (Bytes::Place(ours.clone()), callers.offset);
             let scale = match (quantize, scale) {
                 (false, Some(s)) => Scale::Place(m.early_scale(s, borders[border].step).ok_or_else(missing)?),
                 _ => scale_at.clone(),
             };
             let uniform = uniform.clone();
-            instead.insert(borders[border].task, Conversion { quantize, index, uniform, scale, bytes, outer, line });
+            let conversion = Conversion { quantize, index, uniform, scale, bytes, skipped, outer, line };
+            instead.insert(borders[border].task, conversion);
         }
     }
     let mut calls = before;
