@@ -519,14 +519,19 @@ fn real_scale(t: &mut Task<'_>, from: Value) -> Value {
 }
 
 /// The quantization of a value at the boundary, as the float edge needs it.
-fn boundary(graph: &Graph, v: ValueId) -> Result<std::sync::Arc<Uniform>, Diags> {
+fn boundary(graph: &Graph, v: ValueId) -> Result<std::sync::Arc<Uniform>, Diag> {
     let value = graph.value(v);
     match value.ty.uniform() {
         Some(u) if matches!(u.storage, Int::U8 | Int::I16) && u.axis.is_none() => Ok(u.clone()),
         _ => Err(Diag::new(Code::TARGET, format!("%{} of type {} has no float edge", value.name, value.ty))
-            .help("compile with --io int")
-            .into()),
+            .help("compile with --io int")),
     }
+}
+
+/// Why a model with this graph cannot take and give floats: the first input or output that is not their quantization.
+pub fn refusal(graph: &Graph) -> Option<Diag> {
+    let mut sides = [graph.inputs(), graph.outputs()].into_iter();
+    sides.find_map(|side| real_values(graph, side).into_iter().find_map(|(v, _)| boundary(graph, v).err()))
 }
 
 /// A conversion in the making: where its leaf is, and what belongs to its function.
