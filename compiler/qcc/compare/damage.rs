@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use qcc_ir::{Diag, Tensor};
+use qcc_ir::{Diag, Range, Tensor};
 use qcc_passes::Samples;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -136,8 +136,17 @@ pub(crate) fn measure(mixed: &Mixed, data: &dyn Samples, calls: usize) -> Result
         let values = float[part.slot].as_f32().unwrap_or_default();
         let ends = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |e, &x| (e.0.min(x), e.1.max(x)));
         account.least_and_greatest = Some(ends).filter(|e| e.0 <= e.1);
-        if part.is_rounded {
-            account.seen.observe(&float[part.slot], &part.ty);
+        let range = Range { min: ends.0, max: ends.1 };
+        if !part.is_rounded {
+            return;
+        }
+        match range.is_valid().then(|| mixed.telling(p, range)).filter(|needed| *needed != range) {
+            // Nothing is lost where those that read it do not depend on it.
+            Some(needed) => {
+                let told = values.iter().map(|x| x.clamp(needed.min, needed.max)).collect();
+                account.seen.observe(&Tensor::f32(&float[part.slot].dims, told), &part.ty);
+            }
+            None => account.seen.observe(&float[part.slot], &part.ty),
         }
     };
     for i in 0..data.len().min(calls.max(FACTS)) {
