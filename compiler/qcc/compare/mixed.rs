@@ -8,15 +8,15 @@
 //! it is computed again.
 
 mod build;
+mod told;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use qcc_interp::eval_node;
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Class, Diag, Elem, Graph, Opcode, Range, Tensor, Type, Uniform};
+use qcc_ir::{Attrs, Diag, Elem, Graph, Opcode, Tensor, Type, Uniform};
 use qcc_num::edge;
-use qcc_passes::telling::moving;
 use qcc_passes::{Property, Step as PassStep};
 
 use build::Builder;
@@ -238,26 +238,6 @@ impl Mixed {
             Operand::Slot(_) | Operand::Constant(_) => None,
         });
         Some((self.inputs + step, parameters.collect()))
-    }
-
-    /// What of `range` those depend on that read the value of a part, as `assign-scales` has it.
-    pub fn telling(&self, part: usize, range: Range) -> Range {
-        let mut needed: Option<Range> = None;
-        for (i, step) in self.steps.iter().enumerate() {
-            let slot = self.inputs + i;
-            if !self.reads(step).any(|s| s == self.parts[part].rounded_slot) {
-                continue;
-            }
-            let scale = self.steps.iter().find_map(|s| match &s.action {
-                Action::Round { of, to } if *of == slot => to.uniform().map(|u| f64::from(u.scale())),
-                Action::Round { .. } | Action::Compute { .. } => None,
-            });
-            let Action::Compute { op, attrs, .. } = &step.action else { return range };
-            let (Class::Unary(f), Some(scale)) = (op.info().class, scale) else { return range };
-            let one = moving(range, scale, &|x| f(attrs, x));
-            needed = Some(needed.map_or(one, |all| all.union(one)));
-        }
-        needed.filter(|_| !self.outputs.contains(&self.parts[part].rounded_slot)).unwrap_or(range)
     }
 
     /// Multiply-accumulates of operators that have a finer operand if these sides are finer, and of all operators.
