@@ -148,6 +148,37 @@ fn a_clipped_range_is_named() {
     assert_eq!(flag, Some(wanted), "{text}");
 }
 
+/// A row of the range table that is edited to a quarter of what is seen cuts off three quarters of it.
+#[test]
+fn a_row_of_the_range_table_that_clips_is_named() {
+    let mut case = Case::new(network(&|_| 1.0), &images(16, 1.0), &images(8, 1.0));
+    let mut table = case.compile().0.ranges().expect("it was calibrated").clone();
+    for name in ["conv", "relu"] {
+        let row = table.values.get_mut(name).expect("it has a range");
+        (row.min, row.max) = (row.min / 4.0, row.max / 4.0);
+        (row.seen_min, row.seen_max) = (None, None);
+    }
+    case.options.ranges = Some(table);
+    let layers = case.report();
+    let (name, kind, text, flag) = first(&layers);
+    assert!(kind == "clipped" && (name.starts_with("conv") || name.starts_with("relu")), "{name}: {text}");
+    // Nothing but the table, which is given, says how far a value reaches: of all flags only 16 bits reach further.
+    assert!(flag.is_none_or(|f| f == "--precision conv=16"), "{text}");
+}
+
+/// Nearly all of what a threshold lets through is zero. What is called a mend is one on all samples.
+#[test]
+fn a_value_that_is_mostly_zero_is_named() {
+    let case = Case::new(network_with(Opcode::ThresholdedRelu, &|_| 1.0), &images(16, 1.0), &images(8, 1.0));
+    let layers = case.report();
+    let damage = |name: &str| layers.iter().find(|l| l.name.starts_with(name)).and_then(|l| l.damage.as_ref()).unwrap();
+    assert_eq!(damage("relu").cause.kind, "zero-heavy", "{:?}", damage("relu"));
+    for mend in layers.iter().filter_map(|l| l.damage.as_ref()).filter_map(|d| d.mend.as_ref()) {
+        assert!(mend.verified && mend.sqnr_db > mend.instead_of_db, "{mend:?}");
+        assert!((mend.instead_of_db.unwrap() - case.ratio()).abs() < 1e-6, "{mend:?}");
+    }
+}
+
 /// A hard swish is 0 for all that lies below -3: that the range ends there harms nobody.
 #[test]
 fn what_no_reader_depends_on_is_not_clipped() {
