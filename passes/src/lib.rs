@@ -45,6 +45,7 @@ mod moves;
 mod observations;
 mod quantize;
 mod terms;
+mod trials;
 
 pub use context::{Context, Corrections, Method, RangeEntry, RangeTable, Samples};
 pub use observations::{Observations, Observing, Shard};

@@ -12,7 +12,8 @@
 //! A batch normalization tells twice: its `mean` and `var` are the statistics of its operand, `beta` and `|gamma|` those
 //! of its result. So the pass runs before `fold-bn` where there are no samples. A range is the union over the channels of
 //! `mean +- k` deviations, within the certain interval; how operators change both is said in `moments`. Inputs have
-//! their declared range; without one they are taken as standard normal, from -4 to 4.
+//! their declared range; without one they are taken as standard normal, from -4 to 4. Where an interval has no end, or
+//! functions such as the exponential make it useless, a few made-up inputs tell (`trials`).
 
 use std::collections::HashMap;
 
@@ -26,7 +27,8 @@ use crate::context::{RangeEntry, RangeTable};
 use crate::moments::{Channel, Interval, Stats};
 use crate::options::{OptionInfo, OptionKind};
 use crate::rewrite::floats;
-use crate::{Context, Options, Pass, fold_bn};
+use crate::trials::Trials;
+use crate::{Context, Options, Pass, fold_bn, trials};
 
 /// Options of `propagate-ranges`.
 pub const OPTIONS: &[OptionInfo] = &[OptionInfo {
@@ -61,10 +63,15 @@ impl Pass for PropagateRanges {
         let mut analysis =
             Analysis { g: edit.graph(), k: self.k, stats: HashMap::new(), assumed: 0, declared: 0, norms: 0 };
         analysis.run(cx);
+        let derived = |v: ValueId| analysis.stats.get(&v).map_or(Interval::ALL, Stats::soft);
+        let is_known = |v: &ValueId| derived(*v).lo.is_finite() && derived(*v).hi.is_finite();
+        let tried = !unknown.iter().all(is_known) || trials::are_wanted(edit.graph(), analysis.norms);
+        let trials = tried.then(|| Trials::new(edit.graph(), cx));
         let mut faults = Diags::default();
         let mut found = Vec::new();
         for v in unknown {
-            let soft = analysis.stats.get(&v).map_or(Interval::ALL, Stats::soft);
+            let soft = derived(v);
+            let soft = trials.as_ref().map_or(soft, |t| t.settle(v, soft));
             let range = Range { min: soft.lo as f32, max: soft.hi as f32 };
             if range.is_valid() {
                 found.push((v, range));
@@ -72,7 +79,7 @@ impl Pass for PropagateRanges {
                 faults.0.push(unbounded(analysis.g, v));
             }
         }
-        let source = analysis.source(found.len());
+        let source = analysis.source(found.len(), tried);
         faults.into_result()?;
         if !edit.begin(format!("propagate-ranges: {} values", found.len())) {
             return Ok(());
@@ -109,7 +116,7 @@ struct Analysis<'g> {
 }
 
 impl Analysis<'_> {
-    fn source(&self, derived: usize) -> String {
+    fn source(&self, derived: usize, tried: bool) -> String {
         let inputs = match (self.declared, self.assumed) {
             (_, 0) => "declared input ranges",
             (0, _) => "inputs taken as standard normal",
@@ -119,7 +126,8 @@ impl Analysis<'_> {
             0 => String::new(),
             n => format!(" and the parameters of {n} batch normalization{}", if n == 1 { "" } else { "s" }),
         };
-        format!("{derived} ranges derived without data from {inputs}{norms} (k = {})", self.k)
+        let trials = if tried { ", and from trials" } else { "" };
+        format!("{derived} ranges derived without data from {inputs}{norms}{trials} (k = {})", self.k)
     }
 
     fn run(&mut self, cx: &Context) {
