@@ -84,6 +84,21 @@ fn model(nodes: &[(&str, &str, &str)], dims: &[u64]) -> Vec<u8> {
     [number(1, 8), field(8, &number(2, 17)), field(7, &graph)].concat()
 }
 
+/// A model quantized to 8 bits with a sign computes with codes that are greater by 128; arrays of its own codes are taken.
+#[test]
+fn codes_with_a_sign_are_taken() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let ty = "tensor<1x4x!quant.uniform<u8:f32, 0.5:128>>";
+    let text =
+        format!("graph @codes(%x: {ty}) -> ({ty}) {{\n  %y = int.clamp(%x) {{lo = 100}} : {ty}\n  return %y\n}}\n");
+    std::fs::write(folder.path().join("codes.qir"), text).expect("temporary file");
+    let codes = qcc::ir::Tensor::new(&[1, 4], qcc::ir::Data::I8(vec![-128, -5, 0, 127]));
+    let codes = qcc::data::array::to_npy(&codes).expect("an array");
+    std::fs::write(folder.path().join("x.npy"), codes).expect("temporary file");
+    let found = done(folder.path(), &["run", "codes.qir", "--io", "int", "--input", "x.npy"]);
+    assert_eq!(found, "y [1, 4] u8: [100, 123, 128, 255]\n");
+}
+
 /// Classes and the numbers of words are integers: such a model is compiled without float edge, and run as any other.
 #[test]
 fn plain_integers_need_no_flag() {

@@ -110,6 +110,11 @@ impl Engine {
         }
     }
 
+    /// Whether the integers of input `i` stand for real numbers.
+    pub fn is_quantized(&self, i: usize) -> bool {
+        self.boundary.0.get(i).is_some_and(|b| b.quant.is_some())
+    }
+
     /// The model, unless it is interpreted.
     pub fn model(&self) -> Option<&Model> {
         match &self.form {

@@ -29,7 +29,9 @@ pub(crate) mod constants;
 mod dynamic;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
+use qcc_ir::{
+    Attrs, Data, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Range, Tensor, Type, Uniform, ValueId,
+};
 
 use crate::{Context, Pass, diag_at};
 
@@ -86,6 +88,16 @@ fn computed_in(u: &Uniform) -> Result<(Uniform, i64), String> {
     Ok((Uniform { min: u.min + shift, max: u.max + shift, ..one }, shift))
 }
 
+/// A type of 16 bits for what is quantized by a scale for each channel, as NNCF does before depthwise convolutions: its steps are finer
+/// than those of any channel but far smaller ones.
+fn one_scale(g: &Graph, v: ValueId, u: &Uniform) -> Option<Uniform> {
+    let is_cast = g.producer(v).is_some_and(|n| g.op(n) == Opcode::QCast);
+    let is_real = g.uses(v).iter().all(|&(n, _)| g.op(n) == Opcode::DCast) && !g.is_output(v);
+    let ends = |(&s, &z): (&f32, &i64)| Range { min: s * (u.min - z) as f32, max: s * (u.max - z) as f32 };
+    let range = u.scales.iter().zip(&u.zero_points).map(ends).reduce(Range::union)?;
+    (is_cast && is_real && computed_in(u).is_err() && u.axis.is_some()).then(|| Uniform::i16_for(range))
+}
+
 /// Gives every activation the type in which it is computed.
 fn activations(edit: &mut Edit) -> Result<(), Diags> {
     let mut faults = Diags::default();
@@ -93,6 +105,14 @@ fn activations(edit: &mut Edit) -> Result<(), Diags> {
         let g = edit.graph();
         let Some(uniform) = g.ty(v).uniform().cloned() else { continue };
         if matches!(g.def(v), Def::Const(_)) && is_parameter(g, v) {
+            continue;
+        }
+        if let Some(to) = one_scale(g, v, &uniform) {
+            let name = g.name_of(v).to_string();
+            if edit.begin(format!("adopt-qdq: %{name} with one scale of 16 bits")) {
+                edit.remark(format!("%{name} has a scale for each channel: computed with one for all, of 16 bits"));
+                edit.set_elem(v, Elem::Uniform(to.into()));
+            }
             continue;
         }
         let (to, shift) = match computed_in(&uniform) {

@@ -75,7 +75,10 @@ impl Run {
             for (i, (array, (name, dims))) in arrays.iter().zip(engine.inputs(self.io.into())).enumerate() {
                 let count: usize = dims.iter().product();
                 let elem = engine.input_elem(i, self.io.into());
-                let data = array.elements(call * count, count, &elem);
+                let data = match self.io {
+                    Io::Int if engine.is_quantized(i) => array.codes(call * count, count, &elem),
+                    Io::Int | Io::Float => array.elements(call * count, count, &elem),
+                };
                 let data = data.map_err(|e| Error::new(Code::FILE, format!("cannot read input `{name}`: {e}")))?;
                 inputs.push(Tensor { dims: dims.clone(), data });
             }

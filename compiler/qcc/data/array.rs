@@ -145,6 +145,20 @@ impl Array {
         Ok(elements_of(numbers, elem))
     }
 
+    /// [`Array::elements`] that stand for real numbers. Models that were quantized to 8 bits with a sign compute with codes without
+    /// one, which are greater by 128: such an array is one of theirs.
+    pub fn codes(&self, first: usize, count: usize, elem: &Elem) -> std::io::Result<Data> {
+        match (self.number, elem) {
+            (Number::Signed(1), Elem::Int(Int::U8)) => {
+                let Data::I8(codes) = self.elements(first, count, &Elem::Int(Int::I8))? else {
+                    return Ok(Data::U8(Vec::new()));
+                };
+                Ok(Data::U8(codes.into_iter().map(|x| x.cast_unsigned() ^ 0x80).collect()))
+            }
+            _ => self.elements(first, count, elem),
+        }
+    }
+
     /// The whole array, as it is stored.
     pub fn tensor(&self) -> std::io::Result<Tensor> {
         let elem = match self.number {
