@@ -19,11 +19,11 @@ mod parameters;
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
-use qcc_ir::ops::Dialect;
+use qcc_ir::ops::{Dialect, Move};
 use qcc_ir::{Class, Def, Diag, Diags, Edit, Elem, Graph, NodeId, Opcode, Uniform, ValueId};
 
 use crate::adopt_qdq::{add_cast, chains};
-use crate::assign_scales::{clamps, natural_range, workable};
+use crate::assign_scales::{clamps, natural_range, selects, workable};
 use crate::precision::{Wanted, gives_16, is_16, narrowed, reads_16};
 use crate::{Context, Pass, diag_at};
 
@@ -33,6 +33,9 @@ pub struct ScaleRest;
 impl Pass for ScaleRest {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let mut faults = Diags::default();
+        for n in edit.graph().order() {
+            moved(edit, n);
+        }
         let computed = edit.graph().order().into_iter().rev().map(|n| edit.graph().result(n));
         let values: Vec<ValueId> = computed.chain(edit.graph().inputs().to_vec()).collect();
         let wanted = Wanted::find(edit.graph(), &cx.precision)?;
@@ -137,8 +140,40 @@ fn value(edit: &mut Edit, v: ValueId, wide: bool) -> Result<(), Diag> {
         }
     };
     let uniform = uniform.ok_or_else(|| Diag::new(Code::RANGE, format!("%{} has no range", g.name_of(v))))?;
+    if let Some(q) = settle(edit, v, known, uniform, readers) {
+        chains::cast_operands(edit, q);
+    }
+    Ok(())
+}
+
+/// What is moved from a quantized value has its type: nothing is computed.
+fn moved(edit: &mut Edit, n: NodeId) {
+    let g = edit.graph();
+    let is_moved = match g.op(n).info().class {
+        Class::Move(Move::Concat | Move::Where) => false,
+        _ => selects(g.op(n)),
+    };
+    let (x, y) = (g.operands(n).first().copied(), g.result(n));
+    let cast = x.and_then(|x| g.producer(x)).filter(|&p| is_moved && g.op(p) == Opcode::DCast);
+    let Some(q) = cast.map(|p| g.operands(p)[0]) else { return };
+    let readers = g.uses(y);
+    let quantized = readers.iter().any(|&(n, _)| g.op(n) == Opcode::QCast);
+    let Some(uniform) = g.ty(q).uniform().cloned().filter(|u| u.axis.is_none()) else { return };
+    if g.constant(q).is_none() && g.ty(y).is_float() && !quantized && chains::is_representable(edit, n, q) {
+        settle(edit, y, None, uniform, readers);
+    }
+}
+
+/// Casts a real value to a type and back for its readers; gives the result of the `quant.qcast`.
+fn settle(
+    edit: &mut Edit,
+    v: ValueId,
+    known: Option<ValueId>,
+    uniform: Arc<Uniform>,
+    readers: Vec<(NodeId, usize)>,
+) -> Option<ValueId> {
     if !edit.begin(format!("scale-rest: %{}", edit.graph().name_of(v))) {
-        return Ok(());
+        return None;
     }
     edit.set_elem(v, Elem::F32);
     let q = known.unwrap_or_else(|| add_cast(edit, Opcode::QCast, v, Elem::Uniform(uniform)));
@@ -153,6 +188,5 @@ fn value(edit: &mut Edit, v: ValueId, wide: bool) -> Result<(), Diag> {
         edit.rename(v, &format!("{name}.real"));
         edit.rename(q, &name);
     }
-    chains::cast_operands(edit, q);
-    Ok(())
+    Some(q)
 }

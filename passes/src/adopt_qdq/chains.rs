@@ -33,7 +33,7 @@ pub(crate) fn cast_operands(edit: &mut Edit, q: ValueId) {
 }
 
 /// The value with which padding fills must survive the cast.
-fn is_representable(edit: &Edit, n: NodeId, q: ValueId) -> bool {
+pub(crate) fn is_representable(edit: &Edit, n: NodeId, q: ValueId) -> bool {
     let g = edit.graph();
     let (Opcode::Pad, Some(u)) = (g.op(n), g.ty(q).uniform()) else { return true };
     let value = g.node(n).attrs.float("value");
