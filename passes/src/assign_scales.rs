@@ -303,7 +303,8 @@ fn span(g: &Graph, v: ValueId) -> f32 {
 }
 
 /// What lies this far below the greatest argument of a softmax vanishes: `exp(-24)` is below 2^-34. Codes of 8 bits are too few
-/// to tell it apart; those of 16 bits also serve samples whose greatest argument is far below that of others.
+/// to tell it apart; those of 16 bits also serve samples whose greatest argument is far below that of others. A greatest argument that
+/// nobody saw may be one that never comes, wherefore the span is then below zero: a row's greatest argument rarely is.
 const SOFTMAX_SPAN: f32 = 24.0;
 
 /// How much further than what was seen a type of 16 bits reaches: it has a bit to spare, and other inputs have other ranges.
@@ -327,19 +328,25 @@ fn roomy(g: &Graph, v: ValueId, range: Range, table: Option<&RangeTable>) -> Ran
 }
 
 /// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type. `wide` has the table
-/// of what was seen, if there is one, where the type has 16 bits.
-fn demand(g: &Graph, v: ValueId, wide: Option<Option<&RangeTable>>) -> Option<Range> {
+/// of what was seen, if there is one, where the type has 16 bits; `derived` says that no sample showed the range.
+fn demand(
+    g: &Graph,
+    v: ValueId,
+    wide: Option<Option<&RangeTable>>,
+    derived: &dyn Fn(ValueId) -> bool,
+) -> Option<Range> {
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
     if let Some(table) = wide {
         range = roomy(g, v, range, table);
     } else if g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
-        range.min = range.min.max(range.max - SOFTMAX_SPAN);
+        let greatest = if derived(v) { range.max.min(0.0) } else { range.max };
+        range.min = range.min.max(greatest - SOFTMAX_SPAN);
     }
     if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))
         && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather | Opcode::Where))
     {
         let y = g.result(n);
-        return if clamps(g.op(n)) { None } else { demand(g, y, wide) };
+        return if clamps(g.op(n)) { None } else { demand(g, y, wide, derived) };
     }
     let Some(n) = g.producer(v) else { return Some(range) };
     Some(match g.op(n) {
