@@ -36,6 +36,11 @@ const CLASSES: usize = 10;
 /// A point-wise convolution, a rectifier, and a linear layer on the mean of each channel. Channel `c` of the rectifier is
 /// `factor(c)` times as great as the others, and weighs as much less behind it.
 fn network(factor: &dyn Fn(usize) -> f32) -> Graph {
+    network_with(Opcode::Relu, factor)
+}
+
+/// The same with another activation.
+fn network_with(activation: Opcode, factor: &dyn Fn(usize) -> f32) -> Graph {
     let mut random = Random(1);
     let mut w = random.tensor(&[CHANNELS, 3, 1, 1], -1.0, 1.0);
     let mut v = random.tensor(&[CLASSES, CHANNELS, 3, 3], -1.0, 1.0);
@@ -53,7 +58,7 @@ fn network(factor: &dyn Fn(usize) -> f32) -> Graph {
         edit.add_inferred(op, operands, Attrs::new(op), name, None).unwrap()
     };
     let conv = add(Opcode::Conv2d, &[x, w], "conv");
-    let relu = add(Opcode::Relu, &[conv], "relu");
+    let relu = add(activation, &[conv], "relu");
     let y = add(Opcode::Conv2d, &[relu, v], "y");
     edit.set_outputs(vec![y]);
     graph
@@ -141,6 +146,48 @@ fn a_clipped_range_is_named() {
     assert_eq!(kind, "clipped", "{name}: {text}");
     let wanted = format!("--calibrate {}", case.folder.path().join("data.npy").display());
     assert_eq!(flag, Some(wanted), "{text}");
+}
+
+/// A row of the range table that is edited to a quarter of what is seen cuts off three quarters of it.
+#[test]
+fn a_row_of_the_range_table_that_clips_is_named() {
+    let mut case = Case::new(network(&|_| 1.0), &images(16, 1.0), &images(8, 1.0));
+    let mut table = case.compile().0.ranges().expect("it was calibrated").clone();
+    for name in ["conv", "relu"] {
+        let row = table.values.get_mut(name).expect("it has a range");
+        (row.min, row.max) = (row.min / 4.0, row.max / 4.0);
+        (row.seen_min, row.seen_max) = (None, None);
+    }
+    case.options.ranges = Some(table);
+    let layers = case.report();
+    let (name, kind, text, flag) = first(&layers);
+    assert!(kind == "clipped" && (name.starts_with("conv") || name.starts_with("relu")), "{name}: {text}");
+    // Nothing but the table, which is given, says how far a value reaches: of all flags only 16 bits reach further.
+    assert!(flag.is_none_or(|f| f == "--precision conv=16"), "{text}");
+}
+
+/// Nearly all of what a threshold lets through is zero. What is called a mend is one on all samples.
+#[test]
+fn a_value_that_is_mostly_zero_is_named() {
+    let case = Case::new(network_with(Opcode::ThresholdedRelu, &|_| 1.0), &images(16, 1.0), &images(8, 1.0));
+    let layers = case.report();
+    let damage = |name: &str| layers.iter().find(|l| l.name.starts_with(name)).and_then(|l| l.damage.as_ref()).unwrap();
+    assert_eq!(damage("relu").cause.kind, "zero-heavy", "{:?}", damage("relu"));
+    for mend in layers.iter().filter_map(|l| l.damage.as_ref()).filter_map(|d| d.mend.as_ref()) {
+        assert!(mend.verified && mend.sqnr_db > mend.instead_of_db, "{mend:?}");
+        assert!((mend.instead_of_db.unwrap() - case.ratio()).abs() < 1e-6, "{mend:?}");
+    }
+}
+
+/// A hard swish is 0 for all that lies below -3: that the range ends there harms nobody.
+#[test]
+fn what_no_reader_depends_on_is_not_clipped() {
+    let case = Case::new(network_with(Opcode::HardSwish, &|_| 8.0), &images(16, 1.0), &images(8, 1.0));
+    let layers = case.report();
+    let conv = layers.iter().find(|l| l.name == "conv").expect("the convolution is a layer");
+    let damage = conv.damage.as_ref().expect("it is rounded");
+    assert!(conv.float_range.0 < -6.0 && conv.int_range.0 > -3.1, "{conv:?}");
+    assert_ne!(damage.cause.kind, "clipped", "{damage:?}");
 }
 
 #[test]

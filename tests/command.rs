@@ -249,12 +249,14 @@ fn comparison_reports_as_scripts_expect() {
     let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--labels", "y.npy", "--calibrate", "x.npy"];
     let text = done(folder.path(), &arguments);
     assert!(text.contains("integer top-1") && text.contains("layers by their share of the noise"), "{text}");
-    assert!(text.contains("likely causes") && text.contains("mend: "), "{text}");
+    // Three samples tell no gain from chance, or it is one in all of them.
+    assert!(text.contains("likely causes") && text.contains("mend"), "{text}");
     // Three samples tell nothing apart.
     assert!(text.contains("within the noise"), "{text}");
     let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--metric", "cosine"];
-    let cosine: f64 = done(folder.path(), &arguments).trim().trim_start_matches("cosine").trim().parse().unwrap();
-    assert!((0.9..=1.0).contains(&cosine), "{cosine}");
+    let line = done(folder.path(), &arguments);
+    let cosine: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!((0.9..=1.0).contains(&cosine) && line.contains("(95 %: "), "{line}");
     refused(folder.path(), &["compare", EXAMPLE, "--data", "x.npy", "--metric", "top5"], 2, "needs labels");
     refused(folder.path(), &["compare", EXAMPLE, "--data", "x.npy", "--metric", "sqnr", "--json"], 2, "--json");
     let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--json", "--calibrate", "x.npy", "--layers", "2"];

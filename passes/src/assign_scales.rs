@@ -16,7 +16,8 @@
 //!   them or they lose one bit at most.
 //!
 //! A shared type covers the ranges of all its values, except of those that are clamped anyway. A concat operand that keeps
-//! its own type gets a `quant.scast`. Functions with a natural range (logistic, softmax, tanh) keep to it.
+//! its own type gets a `quant.scast`. Functions with a natural range (logistic, softmax, tanh) keep to it, and what only functions
+//! of one value read reaches no further than they depend on it: to -3 for `nn.hard_swish`, whose results are 0 below.
 //!
 //! Values share 16 bits as they share a type; into a concat of another precision, or an operator that knows 8 bits only, a value
 //! goes through a `quant.scast`. A type of 16 bits covers twice what was seen: it has codes to spare, and a method that clips for
@@ -34,6 +35,7 @@ use crate::insert_qdq::fine;
 use crate::precision::{Wanted, gives_16, is_16, reads_16};
 use crate::quantize;
 use crate::rewrite::{floats, origin_of};
+use crate::telling::telling;
 use crate::{Context, Pass, RangeTable, diag_at};
 
 /// Extent below which a range counts as zero: no scale that follows from it could be told from another.
@@ -239,7 +241,7 @@ impl<'g> Ties<'g> {
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
             let wide = (precise && self.wide[root]).then_some(self.seen);
-            if let Some(range) = demand(self.g, v, wide) {
+            if let Some(range) = needed(self.g, v, wide) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
         }
@@ -297,7 +299,10 @@ fn into_concat(g: &Graph, v: ValueId, y: ValueId) -> bool {
 
 /// Extent of the range of a value.
 fn span(g: &Graph, v: ValueId) -> f32 {
-    let Elem::Calibrated(range) = g.ty(v).elem else { return 0.0 };
+    if let Elem::Calibrated(range) = g.ty(v).elem { span_of(range) } else { 0.0 }
+}
+
+fn span_of(range: Range) -> f32 {
     let range = range.with_zero();
     range.max - range.min
 }
@@ -348,6 +353,18 @@ fn demand(
         let y = g.result(n);
         return if clamps(g.op(n)) { None } else { demand(g, y, wide, derived) };
     }
+    produced(g, v, range)
+}
+
+/// The same less what nothing depends on that reads `v`, which 16 bits can afford.
+fn needed(g: &Graph, v: ValueId, wide: Option<Option<&RangeTable>>) -> Option<Range> {
+    let range = demand(g, v, wide)?;
+    let step = |y: ValueId| demand(g, y, None).map(|r| f64::from(span_of(r)) / 255.0);
+    Some(if wide.is_some() { range } else { telling(g, v, range, &step) })
+}
+
+/// The range of `v` by what computes it.
+fn produced(g: &Graph, v: ValueId, range: Range) -> Option<Range> {
     let Some(n) = g.producer(v) else { return Some(range) };
     Some(match g.op(n) {
         // Probabilities that only later operators read are as fine as the greatest seen: with hundreds of them a 255th is coarse.

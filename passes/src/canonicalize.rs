@@ -50,6 +50,7 @@ const RULES: &[Rule] = &[
     attention::affine_of_norm,
     attention::factor_of_product,
     attention::factor_of_operand,
+    attention::selected_mask,
     attention::mask,
     absorb::matmul_is_linear,
     absorb::addition,

@@ -37,6 +37,7 @@ pub mod propagate_ranges;
 pub mod prove_accumulators;
 pub mod round_weights;
 pub mod scale_rest;
+pub mod telling;
 
 mod histogram;
 mod lockstep;

@@ -10,7 +10,8 @@ activations of 16 bits, which ONNX Runtime computes as floats: there outputs may
  network  the outputs of qcc and of ONNX Runtime as it runs by default, in units of the output's scale: at most 1
  nodes    in QOperator models, each node alone on ONNX Runtime's own operands, in units: at most 1
  export   `--emit onnx-qdq`: ONNX Runtime (and OpenVINO, if installed) loads the file; its outputs against qcc's, in units
- again    qcc compiles its own export to the same integers
+ again    qcc compiles its own export to the same integers; QLinearAdd of codes with a sign rounds some ties another way than the
+          sum of real numbers that stands for it in an export, so that there `again` is judged as `export` is
 
 ONNX Runtime does not compute all quantized models with integers: on x86-64 it runs the parts of a QDQ model with codes of a sign
 (S8) that it cannot convert as floats, whose sums depend on their order. How many such operators there are is printed; where there
@@ -275,7 +276,8 @@ def main():
                     vino = openvino.compile_model(openvino.Core().read_model(export), "CPU")
                     rows["openvino"] = units(np.concatenate([np.asarray(vino([x])[0]) for x in samples]), real_got, own)
                 rows["again"] = units(run(args.qcc, export, {exported: real}, "float", folder), real_got, own)
-                failed = failed or rows["export"][0] > steps or rows["again"][0] > 0
+                ties = any(n.op_type == "QLinearAdd" for n in model.graph.node)
+                failed = failed or rows["export"][0] > steps or rows["again"][0] > (steps if ties else 0)
             note = f" (ONNX Runtime computes {floats} operators as floats)" if floats else ""
             print(f"{name}: {got.size} results; " + "; ".join(f"{k}: worst {w}, {d} differ" for k, (w, d) in rows.items()) + note, flush=True)
             if not args.no_export and any(n.op_type.startswith("QLinear") for n in model.graph.node):

@@ -159,6 +159,42 @@ fn windows_that_do_not_fit() {
 }
 
 #[test]
+fn positions_that_lead_nowhere() {
+    let at = |dims: &[i64], values: &[i64]| TensorProto { dims: dims.to_vec(), ..longs("i", values) };
+    let gathered = |op, attrs, at| one(&[2, 4], op, attrs, vec![at]);
+    for outside in [4, -5, i64::MIN, i64::MAX] {
+        let part = format!("position {outside} of an extent of 4");
+        let axis = || vec![int("axis", 1)];
+        refused("an element", &gathered("GatherElements", axis(), at(&[1, 1], &[outside])), Code::BAD_SHAPE, &part);
+        refused("a place", &gathered("GatherND", vec![], at(&[1, 2], &[0, outside])), Code::BAD_SHAPE, &part);
+    }
+    let grid = at(&[3, 4], &[0; 12]);
+    refused("another shape", &gathered("GatherElements", vec![int("axis", 1)], grid), Code::BAD_SHAPE, "shape [3, 4]");
+    refused("an axis", &gathered("GatherElements", vec![int("axis", 2)], at(&[1, 1], &[0])), Code::BAD_SHAPE, "axis");
+    refused("too deep", &gathered("GatherND", vec![], at(&[1, 3], &[0; 3])), Code::BAD_SHAPE, "of 3 dimensions");
+    refused("no place", &gathered("GatherND", vec![], at(&[1, 0], &[])), Code::BAD_SHAPE, "of 0 dimensions");
+    let batches = |n| gathered("GatherND", vec![int("batch_dims", n)], at(&[1, 1], &[0]));
+    refused("fewer batches", &batches(1), Code::BAD_SHAPE, "the first 1 dimensions");
+    refused("batches", &batches(3), Code::BAD_SHAPE, "positions of shape [1, 1]");
+    refused("less than no batch", &batches(-1), Code::BAD_SHAPE, "`batch_dims` is negative");
+    let rows = one(&[1, 1 << 16], "GatherND", vec![], vec![at(&[1 << 16, 1], &[0; 1 << 16])]);
+    refused("2^32 elements", &rows, Code::BAD_SHAPE, "is too large");
+    let scattered = |op, attrs, at, updates| one(&[2, 4], op, attrs, vec![at, floats("u", updates, 1.0)]);
+    let element = |attrs, updates| scattered("ScatterElements", attrs, at(&[1, 1], &[1]), updates);
+    refused("updates", &element(vec![], &[1, 2]), Code::BAD_SHAPE, "updates of shape [1, 2]");
+    refused("a sum", &element(vec![text("reduction", "add")], &[1, 1]), Code::UNSUPPORTED, "`reduction` = \"add\"");
+    let row = |at, updates| scattered("ScatterND", vec![], at, updates);
+    refused("updates of rows", &row(at(&[1, 1], &[1]), &[1, 3]), Code::BAD_SHAPE, "updates of shape [1, 3]");
+    refused("a row", &row(at(&[1, 1], &[2]), &[1, 4]), Code::BAD_SHAPE, "position 2 of an extent of 2");
+    let moving = model(&[2, 4], vec![node("GatherElements", &["x", "x"], &["y"], vec![])], vec![]);
+    refused("positions of run time", &moving, Code::UNSUPPORTED, "positions are computed");
+    let row = one(&[4], "Trilu", vec![], vec![]);
+    refused("no matrix", &row, Code::BAD_SHAPE, "the operand is no matrix");
+    let two = one(&[2, 4], "Trilu", vec![], vec![longs("k", &[1, 2])]);
+    refused("two diagonals", &two, Code::BAD_SHAPE, "`k` is not one number");
+}
+
+#[test]
 fn data_that_is_not_there() {
     let add = |t: TensorProto| one(&[1, 4], "Add", vec![], vec![t]);
     let w = || floats("w", &[4], 1.0);

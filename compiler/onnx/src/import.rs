@@ -22,6 +22,7 @@ mod quantize;
 mod reduce;
 mod resize;
 mod rnn;
+mod scatter;
 mod sequence;
 mod shape_ops;
 mod site;

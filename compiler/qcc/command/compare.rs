@@ -175,8 +175,13 @@ fn rows(result: &Comparison) -> Vec<(Metric, &'static str, String)> {
         (_, _, why) => format!("no classes: {}", why.as_deref().unwrap_or_default()),
     };
     rows.push((Metric::Agreement, "agreement", agreement));
-    rows.push((Metric::Sqnr, "SQNR of the output", format!("{} dB", decibels(result.sqnr_db))));
-    rows.push((Metric::Cosine, "cosine", format!("{:.6}", result.cosine)));
+    let interval = |ends: Option<(f64, f64)>, digits: usize| {
+        ends.map_or(String::new(), |(low, high)| format!(" (95 %: {low:.digits$} to {high:.digits$})"))
+    };
+    let sqnr = format!("{} dB{}", decibels(result.sqnr_db), interval(result.sqnr_interval, 2));
+    rows.push((Metric::Sqnr, "SQNR of the output", sqnr));
+    let cosine = format!("{:.6}{}", result.cosine, interval(result.cosine_interval, 6));
+    rows.push((Metric::Cosine, "cosine", cosine));
     rows
 }
 
@@ -248,17 +253,18 @@ fn causes(layers: &[Layer]) -> String {
         let _ = writeln!(out, "  {}{side}, {:.1} % of the noise", layer.name, 100.0 * damage.share);
         let _ = writeln!(out, "    {}", damage.cause.text);
         let _ = writeln!(out, "    in real numbers: {} dB at the output", decibels(damage.freed_db));
-        let mend = damage.mend.as_ref().map_or("nothing that was tried mends it".to_string(), advise);
+        let mend = damage.mend.as_ref().map_or("nothing that was tried mends it beyond chance".to_string(), advise);
         let _ = writeln!(out, "    {mend}");
     }
     out
 }
 
 fn advise(advice: &Advice) -> String {
-    let Advice { flag, sqnr_db, verified } = advice;
+    let Advice { flag, sqnr_db, instead_of_db, verified } = advice;
+    let instead = format!("instead of {}", decibels(*instead_of_db));
     match (verified, sqnr_db) {
-        (true, Some(db)) => format!("mend: {flag} (tried: {db:.2} dB)"),
-        (false, Some(db)) => format!("mend: {flag} ({db:.2} dB expected)"),
-        (_, None) => format!("mend: {flag} (not tried; --verify does)"),
+        (true, Some(db)) => format!("mend: {flag} (tried: {db:.2} dB {instead})"),
+        (false, Some(db)) => format!("mend: {flag} ({db:.2} dB {instead} expected)"),
+        (_, None) => format!("may mend: {flag} (not tried; --verify does)"),
     }
 }

@@ -12,15 +12,14 @@ use qcc_passes::Samples;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::cause::{Cause, Mend, mends, of_value, of_weights};
+use super::cause::{Cause, Mend, of_value, of_weights};
 use super::layers::Layer;
 use super::mixed::{Mixed, Part, Side, Stages, Switches};
 use super::noise::{Noise, worst};
 use super::seen::{Seen, Shift, WeightFacts};
-use super::{CompareOptions, compare};
+use super::trials::{Advice, Trials};
 use crate::data::Dataset;
-use crate::engine::Engine;
-use crate::{Compiled, Error, Options, Source, compile};
+use crate::{Compiled, Error, Options, Source};
 
 /// Parts for which it is measured what 16 bits would give.
 const FREED: usize = 8;
@@ -30,15 +29,6 @@ const FACTS: usize = 32;
 
 /// Shares of the noise below which nothing is said of a part.
 const NOTABLE: f64 = 0.02;
-
-/// Mends that are tried at most.
-const TRIED: usize = 8;
-
-/// Decibels that a mend must gain to be called one.
-const GAIN: f64 = 0.1;
-
-/// Multiply-accumulates of a calibration up to which mends are tried unasked.
-pub const VERIFIED_UNASKED: u64 = 4_000_000_000;
 
 /// What a part does to the final output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -57,17 +47,6 @@ pub struct Damage {
     /// What mends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mend: Option<Advice>,
-}
-
-/// A flag that mends.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Advice {
-    /// As it is written on the command line.
-    pub flag: String,
-    /// Signal-to-noise ratio of the outputs that is to be expected with it, or that was measured; `None` if not known.
-    pub sqnr_db: Option<f64>,
-    /// Whether it was tried.
-    pub verified: bool,
 }
 
 /// What was gathered of a part.
@@ -137,7 +116,9 @@ pub(crate) fn measure(mixed: &Mixed, data: &dyn Samples, calls: usize) -> Result
         let ends = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |e, &x| (e.0.min(x), e.1.max(x)));
         account.least_and_greatest = Some(ends).filter(|e| e.0 <= e.1);
         if part.is_rounded {
-            account.seen.observe(&float[part.slot], &part.ty);
+            // Nothing is lost where those that read it do not depend on it.
+            let told = mixed.told(p, &float[part.slot]);
+            account.seen.observe(told.as_ref().unwrap_or(&float[part.slot]), &part.ty);
         }
     };
     for i in 0..data.len().min(calls.max(FACTS)) {
@@ -177,11 +158,17 @@ pub(crate) fn measure(mixed: &Mixed, data: &dyn Samples, calls: usize) -> Result
     Ok(accounts)
 }
 
-/// Signal-to-noise ratio of the outputs of the quantized network, with each of `freed` in turn left real.
-fn free(mixed: &Mixed, data: &dyn Samples, calls: usize, freed: &[(usize, Side)]) -> Result<Vec<Option<f64>>, Diag> {
+/// Signal-to-noise ratio of the outputs of the quantized network, with each of `freed` in turn left real, and as it is.
+fn free(
+    mixed: &Mixed,
+    data: &dyn Samples,
+    calls: usize,
+    freed: &[(usize, Side)],
+) -> Result<(Vec<Option<f64>>, Option<f64>), Diag> {
     let none = Switches::all(mixed.parts.len(), false);
     let all = Switches::all(mixed.parts.len(), true);
-    let mut sums: Vec<Vec<Noise>> = vec![Vec::new(); freed.len()];
+    // The last is that of the network as it is.
+    let mut sums: Vec<Vec<Noise>> = vec![Vec::new(); freed.len() + 1];
     for i in 0..data.len().min(calls) {
         let inputs = data.get(i)?;
         let (expected, full) = (mixed.outputs(&mixed.run(&inputs, &none)?), mixed.run(&inputs, &all)?);
@@ -189,13 +176,15 @@ fn free(mixed: &Mixed, data: &dyn Samples, calls: usize, freed: &[(usize, Side)]
             let (outputs, _) = mixed.rerun(&full, (&all, &all.clone().with(p, side, false)), None)?;
             Ok(noises(&expected, &outputs))
         };
-        let found: Vec<Vec<Noise>> = freed.par_iter().map(one).collect::<Result<_, _>>()?;
+        let mut found: Vec<Vec<Noise>> = freed.par_iter().map(one).collect::<Result<_, _>>()?;
+        found.push(noises(&expected, &mixed.outputs(&full)));
         for (sum, one) in sums.iter_mut().zip(found) {
             sum.resize(one.len(), Noise::default());
             sum.iter_mut().zip(one).for_each(|(a, b)| a.merge(b));
         }
     }
-    Ok(sums.iter().map(|s| worst(s)).collect())
+    let plain = sums.pop().and_then(|s| worst(&s));
+    Ok((sums.iter().map(|s| worst(s)).collect(), plain))
 }
 
 /// What a report is made of.
@@ -229,8 +218,8 @@ pub fn damage(subject: &Subject, mut layers: Vec<Layer>) -> Result<Vec<Layer>, E
     order.sort_by(|&a, &b| power(b).total_cmp(&power(a)).then_with(|| mixed.parts[a].name.cmp(&mixed.parts[b].name)));
     let top: Vec<(usize, Side)> =
         order.iter().filter(|&&p| share(p) >= NOTABLE).take(FREED).map(|&p| (p, accounts[p].side())).collect();
-    let freed: HashMap<usize, Option<f64>> =
-        top.iter().map(|t| t.0).zip(free(&mixed, data, subject.calls, &top)?).collect();
+    let (ratios, plain) = free(&mixed, data, subject.calls, &top)?;
+    let freed: HashMap<usize, Option<f64>> = top.iter().map(|t| t.0).zip(ratios).collect();
     let mut tried = Trials::new(subject, mixed.work(&[]).1);
     let mut damages: BTreeMap<usize, Damage> = BTreeMap::new();
     for &p in &order {
@@ -245,7 +234,9 @@ pub fn damage(subject: &Subject, mut layers: Vec<Layer>) -> Result<Vec<Layer>, E
         };
         let freed_db = freed.get(&p).copied();
         let mend = match freed_db {
-            Some(freed_db) => tried.choose(&cause, Mend::Precision(part.name.clone(), side), freed_db, path)?,
+            Some(freed_db) => {
+                tried.choose(&cause, Mend::Precision(part.name.clone(), side), (plain, freed_db), path)?
+            }
             None => None,
         };
         let weights_share = account.power(Side::Weights) / power(p).max(f64::MIN_POSITIVE);
@@ -298,85 +289,5 @@ fn attach(mixed: &Mixed, accounts: &[Account], mut damages: BTreeMap<usize, Dama
             int_range: range,
             damage: Some(damage),
         });
-    }
-}
-
-/// Mends that have been tried: the ratio that each reached, if the model could be compiled with it.
-struct Trials<'a> {
-    subject: &'a Subject<'a>,
-    enabled: bool,
-    reached: HashMap<String, Option<f64>>,
-    /// The ratio without any.
-    plain: Option<Option<f64>>,
-}
-
-impl<'a> Trials<'a> {
-    fn new(subject: &'a Subject<'a>, macs: u64) -> Trials<'a> {
-        let samples = match &subject.options.calibration {
-            Some(crate::Calibration::Samples(samples)) => samples.len(),
-            // Where ranges come from the model, the mend is to calibrate with the samples compared.
-            Some(crate::Calibration::Path(_)) | None => subject.data.0.len(),
-        };
-        let small = macs.saturating_mul(samples as u64) <= VERIFIED_UNASKED;
-        Trials { subject, enabled: subject.verify || small, reached: HashMap::new(), plain: None }
-    }
-
-    /// The best of what may mend a cause; `precise` would give `freed_db`.
-    fn choose(
-        &mut self,
-        cause: &Cause,
-        precise: Mend,
-        freed_db: Option<f64>,
-        path: &std::path::Path,
-    ) -> Result<Option<Advice>, Error> {
-        let candidates = mends(cause, self.subject.options, path);
-        if !self.enabled {
-            return Ok(Some(match candidates.first() {
-                Some(mend) => Advice { flag: mend.flag(), sqnr_db: None, verified: false },
-                None => {
-                    Advice { flag: precise.flag(), sqnr_db: Some(freed_db.unwrap_or(f64::INFINITY)), verified: false }
-                }
-            }));
-        }
-        let ratio = |r: Option<f64>| r.unwrap_or(f64::INFINITY);
-        let plain = match self.plain {
-            Some(plain) => plain,
-            None => self.ratio(self.subject.options)?,
-        };
-        self.plain = Some(plain);
-        let mut best: Option<(Mend, f64)> = None;
-        for mend in candidates.into_iter().chain([precise]) {
-            // What costs no time when the model runs comes before what does.
-            let costly = matches!(mend, Mend::Precision(..));
-            if costly && best.is_some() {
-                break;
-            }
-            let Some(reached) = self.reach(&mend) else { continue };
-            if reached >= ratio(plain) + GAIN && best.as_ref().is_none_or(|b| reached > b.1) {
-                best = Some((mend, reached));
-            }
-        }
-        Ok(best.map(|(mend, reached)| Advice { flag: mend.flag(), sqnr_db: Some(reached), verified: true }))
-    }
-
-    /// The ratio with a mend; `None` if the model does not compile with it, or enough were tried.
-    fn reach(&mut self, mend: &Mend) -> Option<f64> {
-        let flag = mend.flag();
-        if let Some(known) = self.reached.get(&flag) {
-            return *known;
-        }
-        if self.reached.len() >= TRIED {
-            return None;
-        }
-        let reached = self.ratio(&mend.apply(self.subject.options)).ok().map(|r| r.unwrap_or(f64::INFINITY));
-        self.reached.insert(flag, reached);
-        reached
-    }
-
-    fn ratio(&self, options: &Options) -> Result<Option<f64>, Error> {
-        let compiled: Compiled = compile(self.subject.source.clone(), options)?;
-        let engine = Engine::measuring(&compiled)?;
-        let limits = CompareOptions { threads: options.threads, calls: Some(self.subject.calls), ..Default::default() };
-        Ok(compare(&compiled, &engine, self.subject.data.0, &limits)?.sqnr_db)
     }
 }

@@ -16,7 +16,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 /// Quantile of the normal distribution for 95 %, on both sides.
-const QUANTILE: f64 = 1.959964;
+pub(super) const QUANTILE: f64 = 1.959964;
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,8 @@ impl FromStr for Metric {
     }
 }
 
-/// Integer less float, of the share of samples that are right.
+/// How much better a model is than another on the same samples: the integer one than the float one, of the share of samples that
+/// are right.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Difference {
     /// The difference as it was counted.
@@ -84,8 +85,12 @@ impl Difference {
         let centre = (c - b) / (n + 2.0);
         let variance = ((b + c + 1.0) - (c - b).powi(2) / (n + 2.0)).max(0.0) / (n + 2.0).powi(2);
         let half = QUANTILE * variance.sqrt();
-        let (low, high) = (centre - half, centre + half);
-        Difference { value: (c - b) / n.max(1.0), low, high, within_noise: low <= 0.0 && high >= 0.0 }
+        Difference::within((c - b) / n.max(1.0), centre - half, centre + half)
+    }
+
+    /// A difference in an interval.
+    pub(super) fn within(value: f64, low: f64, high: f64) -> Difference {
+        Difference { value, low, high, within_noise: low <= 0.0 && high >= 0.0 }
     }
 }
 

@@ -7,18 +7,21 @@
 //! of integer operators. A change of few switches is evaluated from the values of a run with the others: only what depends on
 //! it is computed again.
 
-use std::collections::{HashMap, HashSet};
+mod build;
+mod told;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use qcc_interp::eval_node;
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Def, Diag, Elem, Graph, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
+use qcc_ir::{Attrs, Diag, Elem, Graph, Opcode, Tensor, Type, Uniform};
 use qcc_num::edge;
-use qcc_passes::assign_scales::{clamps, selects};
 use qcc_passes::{Property, Step as PassStep};
 
+use build::Builder;
+
 use crate::Event;
-use crate::cost::multiply_accumulates;
 
 /// What the passes leave behind, taken from the events of a compilation.
 #[derive(Default)]
@@ -312,230 +315,4 @@ fn rounded(x: &Tensor, to: &Type) -> Result<Tensor, Diag> {
 fn dequantized(codes: &Tensor, ty: &Type) -> Result<Tensor, Diag> {
     let real = ty.with_elem(Elem::F32);
     eval_node(Opcode::DCast, &Attrs::new(Opcode::DCast), &[(codes, ty)], &real)
-}
-
-/// The type of a value on real numbers.
-fn real(ty: &Type) -> Type {
-    match ty.elem {
-        Elem::Uniform(_) | Elem::Calibrated(_) => ty.with_elem(Elem::F32),
-        Elem::F32 | Elem::Bool | Elem::Int(_) => ty.clone(),
-    }
-}
-
-struct Builder<'a> {
-    float: &'a Graph,
-    g: &'a Graph,
-    slots: HashMap<ValueId, usize>,
-    steps: Vec<Step>,
-    /// For each step that rounds: the step that stands for its part.
-    root: HashMap<usize, usize>,
-    /// The node of each step, and the value that it computes or rounds.
-    origin: Vec<(NodeId, ValueId)>,
-}
-
-impl<'a> Builder<'a> {
-    fn new(float: &'a Graph, g: &'a Graph) -> Builder<'a> {
-        let slots = g.inputs().iter().enumerate().map(|(i, &v)| (v, i)).collect();
-        Builder { float, g, slots, steps: Vec::new(), root: HashMap::new(), origin: Vec::new() }
-    }
-
-    fn build(mut self) -> Result<Mixed, Diag> {
-        let g = self.g;
-        for n in g.order() {
-            self.node(n)?;
-        }
-        let inputs = g.inputs().len();
-        let slot = |&v: &ValueId| {
-            let missing = || Diag::new(Code::UNSUPPORTED, format!("output %{} is a constant", g.name_of(v)));
-            self.slots.get(&v).copied().ok_or_else(missing)
-        };
-        let outputs: Vec<usize> = g.outputs().iter().map(slot).collect::<Result<_, Diag>>()?;
-        let parts = self.parts(inputs);
-        let mut mixed = Mixed { inputs, steps: self.steps, outputs, parts };
-        let mut needed = vec![false; inputs + mixed.steps.len()];
-        mixed.outputs.iter().for_each(|&o| needed[o] = true);
-        for i in (0..mixed.steps.len()).rev() {
-            let read: Vec<usize> = mixed.reads(&mixed.steps[i]).chain([inputs + i]).collect();
-            for s in read {
-                if !std::mem::replace(&mut needed[s], true) {
-                    mixed.steps[i].last_used.push(s);
-                }
-            }
-        }
-        Ok(mixed)
-    }
-
-    fn push(&mut self, n: NodeId, v: ValueId, action: Action) -> usize {
-        let place = self.g.describe(n);
-        let macs = multiply_accumulates(self.g, n);
-        self.steps.push(Step { action, part: None, macs, place, last_used: Vec::new() });
-        self.origin.push((n, v));
-        let slot = self.g.inputs().len() + self.steps.len() - 1;
-        self.slots.insert(self.g.result(n), slot);
-        slot
-    }
-
-    fn node(&mut self, n: NodeId) -> Result<(), Diag> {
-        let (g, y) = (self.g, self.g.result(n));
-        let operands = g.operands(n);
-        let x = operands.first().and_then(|v| self.slots.get(v).copied());
-        match (g.op(n), x) {
-            (Opcode::DCast, Some(slot)) => {
-                self.slots.insert(y, slot);
-            }
-            // What reads it takes the constant.
-            (Opcode::DCast, None) => {}
-            (Opcode::QCast | Opcode::SCast, Some(of)) => {
-                self.push(n, operands[0], Action::Round { of, to: g.ty(y).clone() });
-                let step = self.steps.len() - 1;
-                let root = self.repeats(of, g.ty(y)).unwrap_or(step);
-                self.root.insert(step, root);
-            }
-            _ => {
-                let node = g.node(n);
-                let operands = (0..operands.len()).map(|i| self.operand(n, i)).collect::<Result<_, Diag>>()?;
-                let action = Action::Compute { op: node.op, attrs: node.attrs.clone(), operands, ty: real(g.ty(y)) };
-                self.push(n, y, action);
-            }
-        }
-        Ok(())
-    }
-
-    /// If the value of a slot is an activation or a move of one that was rounded to the same type: the part of that.
-    fn repeats(&self, slot: usize, ty: &Type) -> Option<usize> {
-        let inputs = self.g.inputs().len();
-        let step = &self.steps[slot.checked_sub(inputs)?];
-        let Action::Compute { op, operands, .. } = &step.action else { return None };
-        let mut read = operands.iter().filter_map(|o| match o {
-            Operand::Slot(s) => Some(*s),
-            Operand::Constant(_) | Operand::Parameter(_) => None,
-        });
-        let (Some(x), None) = (read.next(), read.next()) else { return None };
-        let before = x.checked_sub(inputs)?;
-        let Action::Round { to, .. } = &self.steps[before].action else { return None };
-        let same = to.elem == ty.elem && (clamps(*op) || selects(*op));
-        same.then(|| self.root[&before])
-    }
-
-    fn operand(&self, n: NodeId, i: usize) -> Result<Operand, Diag> {
-        let g = self.g;
-        let v = g.operands(n)[i];
-        if let Some(&slot) = self.slots.get(&v) {
-            return Ok(Operand::Slot(slot));
-        }
-        let cast = g.producer(v).filter(|&p| g.op(p) == Opcode::DCast).map(|p| g.operands(p)[0]);
-        let constant = cast.unwrap_or(v);
-        let Def::Const(tensor) = g.def(constant) else {
-            let message = format!("%{} is used before it is computed", g.name_of(v));
-            return Err(Diag::new(Code::VERIFY, message).at(g.describe(n)));
-        };
-        let Some(uniform) = g.ty(constant).uniform() else { return Ok(Operand::Constant(tensor)) };
-        let rounded = Arc::new(dequantized(&tensor, g.ty(constant))?);
-        let real = self.original(n, i, &rounded).unwrap_or_else(|| rounded.clone());
-        Ok(Operand::Parameter(Parameter { real, rounded, uniform: uniform.clone() }))
-    }
-
-    /// Operand `i` of the same node where nothing was quantized yet.
-    fn original(&self, n: NodeId, i: usize, rounded: &Tensor) -> Option<Arc<Tensor>> {
-        let (g, float) = (self.g, self.float);
-        let m = float.producer(float.find(g.name_of(g.result(n)))?).filter(|&m| float.op(m) == g.op(n))?;
-        match float.operands(m).get(i) {
-            Some(&v) => float.constant(v).filter(|t| t.dims == rounded.dims && t.as_f32().is_some()).cloned(),
-            // A bias that was added to correct the layer.
-            None => Some(Arc::new(Tensor::f32(&rounded.dims, vec![0.0; rounded.data.len()]))),
-        }
-    }
-
-    /// Groups the steps into parts.
-    fn parts(&mut self, inputs: usize) -> Vec<Part> {
-        let g = self.g;
-        let mut parts: Vec<Part> = Vec::new();
-        let mut by_root: HashMap<usize, usize> = HashMap::new();
-        for i in 0..self.steps.len() {
-            let (n, v) = self.origin[i];
-            let Action::Round { of, to } = &self.steps[i].action else { continue };
-            let (of, to) = (*of, to.clone());
-            let part = *by_root.entry(self.root[&i]).or_insert_with(|| {
-                let producer = of.checked_sub(inputs).map(|s| self.origin[s].0).filter(|&p| g.op(p) != Opcode::QCast);
-                parts.push(Part {
-                    name: g.name_of(v).to_string(),
-                    values: Vec::new(),
-                    op: producer.map_or("input", |p| g.op(p).name()),
-                    is_rounded: true,
-                    is_named: g.op(n) == Opcode::QCast,
-                    ty: to.clone(),
-                    slot: of,
-                    rounded_slot: inputs + i,
-                    layer: None,
-                    sources: Vec::new(),
-                });
-                parts.len() - 1
-            });
-            let entry = &mut parts[part];
-            entry.values.push(g.name_of(v).to_string());
-            (entry.slot, entry.rounded_slot, entry.ty) = (of, inputs + i, to);
-            self.steps[i].part = Some(part);
-        }
-        self.assign_layers(inputs, &mut parts);
-        let part_of = |s: usize| {
-            s.checked_sub(inputs).and_then(|s| match &self.steps[s].action {
-                Action::Round { .. } => self.steps[s].part,
-                Action::Compute { .. } => None,
-            })
-        };
-        for (p, part) in parts.iter_mut().enumerate() {
-            let mut open = vec![part.slot];
-            let mut seen = HashSet::new();
-            while let Some(slot) = open.pop() {
-                match part_of(slot).filter(|&q| q != p) {
-                    Some(q) => part.sources.push(q),
-                    None => {
-                        let Some(step) = slot.checked_sub(inputs) else { continue };
-                        let read: Vec<usize> = match &self.steps[step].action {
-                            Action::Round { of, .. } => vec![*of],
-                            Action::Compute { operands, .. } => operands
-                                .iter()
-                                .filter_map(|o| if let Operand::Slot(s) = o { Some(*s) } else { None })
-                                .collect(),
-                        };
-                        open.extend(read.into_iter().filter(|&s| seen.insert(s)));
-                    }
-                }
-            }
-        }
-        parts
-    }
-
-    /// Gives every step with parameters to the part of its result; where that is not rounded, to a part of its own.
-    fn assign_layers(&mut self, inputs: usize, parts: &mut Vec<Part>) {
-        let g = self.g;
-        for i in 0..self.steps.len() {
-            let Action::Compute { op, operands, ty, .. } = &self.steps[i].action else { continue };
-            if !operands.iter().any(|o| matches!(o, Operand::Parameter(_))) {
-                continue;
-            }
-            let v = self.origin[i].1;
-            let is_rounded = |s: &Step| matches!(s.action, Action::Round { of, .. } if of == inputs + i);
-            let part = match self.steps.iter().find(|s| is_rounded(s)).and_then(|s| s.part) {
-                Some(part) => part,
-                None => {
-                    parts.push(Part {
-                        name: g.name_of(v).to_string(),
-                        values: vec![g.name_of(v).to_string()],
-                        op: op.name(),
-                        is_rounded: false,
-                        is_named: false,
-                        ty: ty.clone(),
-                        slot: inputs + i,
-                        rounded_slot: inputs + i,
-                        layer: None,
-                        sources: Vec::new(),
-                    });
-                    parts.len() - 1
-                }
-            };
-            parts[part].layer = Some(i);
-            self.steps[i].part = Some(part);
-        }
-    }
 }

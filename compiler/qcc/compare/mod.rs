@@ -7,12 +7,14 @@
 mod cause;
 mod classes;
 mod damage;
+mod interval;
 mod layers;
 mod metrics;
 mod mixed;
 pub(crate) mod noise;
 mod raise;
 mod seen;
+mod trials;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -27,12 +29,13 @@ use serde::Serialize;
 pub use crate::engine::{Engine, Io, Runner};
 pub use cause::{Cause, Mend};
 use classes::{Classes, TOP};
-pub use damage::{Advice, Damage, Subject, damage};
+pub use damage::{Damage, Subject, damage};
 pub use layers::{Layer, layers};
 pub use metrics::{Difference, Metric};
 pub use mixed::{Side, Stages};
 use noise::Noise;
 pub use raise::{Limit, Outcome as RaisedOutcome, Raised, raise};
+pub use trials::Advice;
 
 use crate::data::Dataset;
 use crate::{Compiled, Error};
@@ -67,8 +70,14 @@ pub struct Comparison {
     pub top5_difference: Option<Difference>,
     /// Interval of 95 % of the agreement.
     pub agreement_interval: Option<(f64, f64)>,
+    /// Interval of 95 % of the signal-to-noise ratio; `None` of a single call, and of no noise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqnr_interval: Option<(f64, f64)>,
     /// Cosine of the angle between the outputs; of several outputs the worst.
     pub cosine: f64,
+    /// Interval of 95 % of the cosine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosine_interval: Option<(f64, f64)>,
     /// Each of several outputs on its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<OutputNoise>,
@@ -127,11 +136,31 @@ pub fn compare(
     data: &Dataset,
     options: &CompareOptions,
 ) -> Result<Comparison, Error> {
+    let classes = Classes::of(compiled.source(), data.batch());
+    let outcomes = outcomes(compiled, engine, data, options, classes.as_ref().ok().copied())?;
+    Ok(summarize(compiled.source(), &outcomes, classes, data, options.label_offset))
+}
+
+/// For each output that counts, its noise in each call.
+pub(crate) fn noises(
+    compiled: &Compiled,
+    engine: &Engine,
+    data: &Dataset,
+    options: &CompareOptions,
+) -> Result<Vec<Vec<Noise>>, Error> {
+    Ok(counted(compiled.source(), &outcomes(compiled, engine, data, options, None)?))
+}
+
+fn outcomes(
+    compiled: &Compiled,
+    engine: &Engine,
+    data: &Dataset,
+    options: &CompareOptions,
+    which: Option<Classes>,
+) -> Result<Vec<Outcome>, Error> {
     verify(compiled.source())?;
     let float = Evaluator::new(compiled.source());
     let calls = data.len().min(options.calls.unwrap_or(usize::MAX));
-    let classes = Classes::of(compiled.source(), data.batch());
-    let which = classes.as_ref().ok().copied();
     let done = AtomicUsize::new(0);
     let one = |runner: &mut Runner<'_>, i: usize| -> Result<Outcome, Error> {
         let inputs = data.get(i)?;
@@ -145,10 +174,24 @@ pub fn compare(
     };
     let fail = |e| Error::new(Code::TARGET, format!("cannot start threads: {e}"));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().map_err(fail)?;
-    let outcomes: Vec<Outcome> = pool.install(|| {
+    pool.install(|| {
         (0..calls).into_par_iter().map_init(|| engine.runner(), |runner, i| one(runner, i)).collect::<Result<_, _>>()
-    })?;
-    Ok(summarize(compiled.source(), &outcomes, classes, data, options.label_offset))
+    })
+}
+
+/// The index of a class is a number, but its distance from another means nothing: it counts only if no output is real.
+fn counted(model: &Graph, outcomes: &[Outcome]) -> Vec<Vec<Noise>> {
+    let outputs = model.outputs();
+    let real = |i: &usize| model.ty(outputs[*i]).is_float();
+    let any_real = (0..outputs.len()).any(|i| real(&i));
+    let chosen = (0..outputs.len()).filter(|i| real(i) || !any_real);
+    chosen.map(|i| outcomes.iter().filter_map(|o| o.noise.get(i).copied()).collect()).collect()
+}
+
+/// The output with the least ratio, and that; without noise the first.
+pub(crate) fn least(outputs: &[Vec<Noise>]) -> Option<(usize, f64)> {
+    let ratios = outputs.iter().map(|calls| noise::total(calls).decibels().unwrap_or(f64::INFINITY));
+    ratios.enumerate().min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 fn judge(expected: &[Tensor], found: &[Tensor], classes: Option<Classes>, batch: usize) -> Outcome {
@@ -173,10 +216,10 @@ fn summarize(
     let names = model.outputs().iter().map(|&v| model.name_of(v).to_string());
     let outputs: Vec<OutputNoise> =
         names.zip(&noise).map(|(name, n)| OutputNoise { name, sqnr_db: n.decibels(), cosine: n.cosine() }).collect();
-    // The index of a class is a number, but its distance from another means nothing.
-    let real = |i: &usize| model.ty(model.outputs()[*i]).is_float();
-    let any_real = (0..noise.len()).any(|i| real(&i));
-    let counted: Vec<Noise> = (0..noise.len()).filter(|i| real(i) || !any_real).map(|i| noise[i]).collect();
+    let counted = counted(model, outcomes);
+    let worst = least(&counted).and_then(|(i, _)| counted.get(i));
+    let cosine = |calls: &Vec<Noise>| noise::total(calls).cosine();
+    let least_cosine = counted.iter().min_by(|a, b| cosine(a).total_cmp(&cosine(b)));
     let judged = classes.len();
     let share = |count: usize| count as f64 / judged.max(1) as f64;
     // Shares that are right among the first `k`, and their difference.
@@ -197,13 +240,15 @@ fn summarize(
         agreement: which.is_ok().then(|| share(agreeing)),
         agreement_interval: which.is_ok().then(|| metrics::share_interval(judged, agreeing)),
         no_classes: which.err(),
-        sqnr_db: noise::worst(&counted),
+        sqnr_db: worst.and_then(|calls| noise::total(calls).decibels()),
+        sqnr_interval: worst.and_then(|calls| interval::decibels(calls)),
         samples: outcomes.len() * data.batch(),
         float_top5: top5.map(|t| t.0),
         int_top5: top5.map(|t| t.1),
         top1_difference: top1.map(|t| t.2),
         top5_difference: top5.map(|t| t.2),
-        cosine: counted.iter().map(|n| n.cosine()).fold(1.0, f64::min),
+        cosine: least_cosine.map_or(1.0, cosine),
+        cosine_interval: least_cosine.and_then(|calls| interval::cosine(calls)),
         outputs: if outputs.len() > 1 { outputs } else { Vec::new() },
     }
 }

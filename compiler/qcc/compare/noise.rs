@@ -60,6 +60,13 @@ impl Noise {
     }
 }
 
+/// The sums of all.
+pub(crate) fn total(all: &[Noise]) -> Noise {
+    let mut sum = Noise::default();
+    all.iter().for_each(|&one| sum.merge(one));
+    sum
+}
+
 /// Sums for each output over several calls.
 pub(crate) fn of_outputs(expected: &[Vec<Tensor>], found: &[Vec<Tensor>]) -> Vec<Noise> {
     let mut all: Vec<Noise> = Vec::new();

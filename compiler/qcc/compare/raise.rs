@@ -230,7 +230,10 @@ impl Search<'_> {
         };
         let message =
             format!("the limit of {unit} is not reached: {why}; the best is {}", self.limit.text(&best.result));
-        let help = "`qcc compare` shows which layers lose the most, and why";
+        let help = match self.options.calibration.is_none() && self.options.ranges.is_none() {
+            true => "the ranges are derived from the model alone: --calibrate finds better ones from samples",
+            false => "`qcc compare` shows which layers lose the most, and why",
+        };
         Diag::new(Code::ACCURACY, message).help(help).into()
     }
 }

@@ -148,7 +148,7 @@ impl Shift {
 pub(crate) struct WeightFacts {
     /// The channel with the most noise; how many times the root mean square of its weights the greatest of them is.
     pub peak: (usize, f64),
-    /// The channel that uses the fewest codes, and how many times fewer than it could.
+    /// Of the channels with at least the mean noise the one that uses the fewest codes, and how many times fewer than it could.
     pub coarse: (usize, f64),
 }
 
@@ -158,18 +158,21 @@ impl WeightFacts {
         let (w, r, u) = (parameter.real.as_f32()?, parameter.rounded.as_f32()?, &parameter.uniform);
         let channels = parameter.real.dims.first().copied().filter(|&c| c == u.scales.len() && u.axis == Some(0))?;
         let row = (w.len() / channels.max(1)).max(1);
+        let error = |w: &[f32], r: &[f32]| w.iter().zip(r).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        let mean = error(w, r) / channels as f64;
         let mut worst = (0, 0.0, -1.0);
         let mut coarse = (0, 1.0);
         for (c, (w, r)) in w.chunks(row).zip(r.chunks(row)).enumerate() {
             let square = |x: &[f32]| x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-            let noise: f64 = w.iter().zip(r).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            let noise = error(w, r);
             let greatest = w.iter().fold(0.0f64, |m, &x| m.max(f64::from(x.abs())));
             let rms = (square(w) / row as f64).sqrt();
             if noise > worst.2 && rms > 0.0 {
                 worst = (c, greatest / rms, noise);
             }
             let times = f64::from(u.scales[c]) * u.max as f64 / greatest.max(f64::MIN_POSITIVE);
-            if greatest > 0.0 && times > coarse.1 {
+            // A channel that all but vanishes has a scale that is too coarse for it, and does no harm.
+            if greatest > 0.0 && times > coarse.1 && noise >= mean {
                 coarse = (c, times);
             }
         }

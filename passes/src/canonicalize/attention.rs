@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId, shape};
+use qcc_ir::{Attrs, Data, Edit, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId, shape};
 
 use super::named;
 use crate::rewrite::{either, floats, produced_once, scalar, substitute};
@@ -155,10 +155,51 @@ pub(super) fn affine_of_norm(edit: &mut Edit, n: NodeId) -> bool {
     true
 }
 
-/// A constant mask before a softmax adds [`SWITCHED_OFF`] where it adds less or minus infinity.
+/// What a constant condition switches off before a softmax has [`SWITCHED_OFF`] added instead.
+pub(super) fn selected_mask(edit: &mut Edit, n: NodeId) -> bool {
+    let Some((x, mask)) = switched(edit.graph(), n) else { return false };
+    let y = edit.graph().result(n);
+    let name = format!("{}.mask", edit.graph().name_of(y));
+    let label = format!("canonicalize: {} adds a mask", named(edit, n));
+    if !edit.begin(label) {
+        return false;
+    }
+    let mask = edit.add_const(&name, mask);
+    substitute(edit, y, Opcode::Add, &[x, mask], Attrs::new(Opcode::Add));
+    true
+}
+
+/// What is selected before a softmax where it is not switched off, and a mask that switches the rest off; something is left in
+/// every row.
+fn switched(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
+    let y = g.result(n);
+    let softmax = g.only_user(y).filter(|&u| g.op(n) == Opcode::Where && g.op(u) == Opcode::Softmax)?;
+    let [a, b, condition] = g.operands(n)[..] else { return None };
+    let off = |v: ValueId| scalar(g, v).is_some_and(|c| c < OFF);
+    let (x, where_on) = if off(b) { (a, true) } else { (b, false) };
+    let (condition, Data::U8(truth)) = (g.constant(condition)?, &g.constant(condition)?.data) else { return None };
+    let row = *condition.dims.last()?;
+    let last = usize::try_from(g.node(softmax).attrs.int("axis")).ok()? + 1 == g.ty(y).rank();
+    let on = |t: &u8| (*t != 0) == where_on;
+    let rows = row > 0 && truth.chunks(row).all(|row| row.iter().any(on));
+    if !last
+        || !rows
+        || g.ty(y).dims.last() != Some(&row)
+        || g.ty(x).dims != g.ty(y).dims
+        || !off(if where_on { b } else { a })
+    {
+        return None;
+    }
+    let mask = truth.iter().map(|t| if on(t) { 0.0 } else { SWITCHED_OFF }).collect();
+    Some((x, Tensor::f32(&condition.dims, mask)))
+}
+
+/// A constant mask before a softmax adds [`SWITCHED_OFF`] where it adds less or minus infinity, and so does a selection.
 pub(super) fn mask(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
-    if g.op(n) != Opcode::Add || g.only_user(g.result(n)).is_none_or(|u| g.op(u) != Opcode::Softmax) {
+    if !matches!(g.op(n), Opcode::Add | Opcode::Where)
+        || g.only_user(g.result(n)).is_none_or(|u| g.op(u) != Opcode::Softmax)
+    {
         return false;
     }
     let at = g

@@ -70,9 +70,21 @@ pub struct EdgeSpec {
     pub zero: u8,
     /// Whether vectors are those of AVX-512, or of AVX2.
     pub wide: bool,
+    /// Whether floats that are written lie in memory too large for any cache, and are written past them.
+    pub far: bool,
 }
 
 impl EdgeSpec {
+    /// Whether every store of floats can go past the caches: vectors are whole cache lines, or follow one another, and are
+    /// aligned wherever the first one is.
+    fn streams(&self) -> bool {
+        let line = match self.layout {
+            Layout::Run => true,
+            Layout::Planes { plane, .. } => self.wide && plane.is_multiple_of(64),
+        };
+        self.far && line && self.way == Way::Dequantize
+    }
+
     /// Floats of a block of a run, pixels of a block of planes.
     pub fn block(&self) -> usize {
         match (self.layout, self.wide) {
@@ -116,6 +128,15 @@ struct Quantizer {
     lo: Option<Vector>,
     hi: Option<Vector>,
 }
+
+/// Constants of the other way.
+struct Real {
+    factor: Vector,
+    zero: Option<Vector>,
+}
+
+/// How floats are written.
+type Store = fn(&mut Float, Vector, At<iced_x86::code_asm::AsmRegister64>);
 
 impl Quantizer {
     /// Four vectors of floats as one of bytes, four of each in every part.
@@ -215,40 +236,60 @@ impl Leaf<'_> {
     fn dequantize(&self, m: &mut Float, layout: Layout) {
         let factor = m.argument(2);
         let factor = m.splat_register(factor);
-        let zero = (self.spec.zero > 0).then(|| m.splat(u32::from(self.spec.zero)));
+        let real = Real { factor, zero: (self.spec.zero > 0).then(|| m.splat(u32::from(self.spec.zero))) };
+        // Byte `c` of each 32-bit lane, alone in its lane.
+        let one = |c: usize| std::array::from_fn(|i| if i % 4 == 0 { (i + c) as u8 } else { 0x80 });
+        let orders = (layout != Layout::Run).then(|| [0, 1, 2, 3].map(|c| m.splat_part(one(c))));
+        let blocks = |m: &mut Float, store: Store| match (layout, orders) {
+            (Layout::Planes { plane, pixel, .. }, Some(orders)) => {
+                self.dequantize_planes(m, &real, (plane, pixel), orders, store);
+            }
+            _ => self.dequantize_run(m, &real, store),
+        };
+        if !self.spec.streams() {
+            return blocks(m, Float::store);
+        }
+        m.if_aligned(self.to.base, &mut |m| blocks(m, Float::stream), &mut |m| blocks(m, Float::store));
+    }
+
+    fn dequantize_run(&self, m: &mut Float, real: &Real, store: Store) {
         let (parts, block) = (m.parts(), self.spec.block());
-        match layout {
-            Layout::Run => m.repeat_argument(3, &mut |m| {
-                for v in 0..4 {
-                    let x = m.widen(self.from.plus(4 * parts * v));
-                    m.real(x, zero, factor);
-                    m.store(x, self.to.plus(16 * parts * v));
+        m.repeat_argument(3, &mut |m| {
+            for v in 0..4 {
+                let x = m.widen(self.from.plus(4 * parts * v));
+                m.real(x, real.zero, real.factor);
+                store(m, x, self.to.plus(16 * parts * v));
+                m.release(x);
+            }
+            self.step(m, block, 4 * block);
+        });
+    }
+
+    fn dequantize_planes(
+        &self,
+        m: &mut Float,
+        real: &Real,
+        (plane, pixel): (usize, usize),
+        orders: [Vector; 4],
+        store: Store,
+    ) {
+        let (parts, block) = (m.parts(), self.spec.block());
+        m.repeat_argument(3, &mut |m| {
+            let pixels = [0, 1, 2, 3].map(|i| {
+                let places: Vec<_> = (0..parts).map(|part| self.from.plus(pixel * (4 * part + i))).collect();
+                m.gather_parts(&places)
+            });
+            for (four, channels) in m.transpose(pixels).into_iter().enumerate() {
+                for (c, &order) in orders.iter().enumerate() {
+                    let x = m.shuffle(channels, order);
+                    m.real(x, real.zero, real.factor);
+                    store(m, x, self.to.plus(plane * (4 * four + c)));
                     m.release(x);
                 }
-                self.step(m, block, 4 * block);
-            }),
-            Layout::Planes { plane, pixel, .. } => {
-                // Byte `c` of each 32-bit lane, alone in its lane.
-                let one = |c: usize| std::array::from_fn(|i| if i % 4 == 0 { (i + c) as u8 } else { 0x80 });
-                let orders = [0, 1, 2, 3].map(|c| m.splat_part(one(c)));
-                m.repeat_argument(3, &mut |m| {
-                    let pixels = [0, 1, 2, 3].map(|i| {
-                        let places: Vec<_> = (0..parts).map(|part| self.from.plus(pixel * (4 * part + i))).collect();
-                        m.gather_parts(&places)
-                    });
-                    for (four, channels) in m.transpose(pixels).into_iter().enumerate() {
-                        for (c, &order) in orders.iter().enumerate() {
-                            let x = m.shuffle(channels, order);
-                            m.real(x, zero, factor);
-                            m.store(x, self.to.plus(plane * (4 * four + c)));
-                            m.release(x);
-                        }
-                        m.release(channels);
-                    }
-                    self.step(m, pixel * block, 4 * block);
-                });
+                m.release(channels);
             }
-        }
+            self.step(m, pixel * block, 4 * block);
+        });
     }
 
     fn measure(&self, m: &mut Float) {

@@ -276,6 +276,32 @@ impl Float {
         }
     }
 
+    /// Runs `aligned` if a pointer is a multiple of a vector's size, and `otherwise` if not. What `aligned` has streamed is in
+    /// memory before anything that is stored after it.
+    pub fn if_aligned(&mut self, pointer: AsmRegister64, aligned: Body<'_, Self>, otherwise: Body<'_, Self>) {
+        let (mut even, mut end) = (self.code.asm.create_label(), self.code.asm.create_label());
+        emit!(self, test, pointer, 16 * self.parts() as i32 - 1);
+        emit!(self, je, even);
+        otherwise(self);
+        emit!(self, jmp, end);
+        let result = self.code.asm.set_label(&mut even);
+        self.code.note(result);
+        aligned(self);
+        emit!(self, sfence);
+        let result = self.code.asm.set_label(&mut end);
+        self.code.note(result);
+    }
+
+    /// Stores a vector past the caches, which need not fetch what is there: a multiple of a vector's size, and weakly ordered
+    /// (see [`if_aligned`](Float::if_aligned)).
+    pub fn stream(&mut self, vector: Vector, at: At<AsmRegister64>) {
+        let to = self.operand(at);
+        match self.wide {
+            true => emit!(self, vmovntps, to, vector.zmm()),
+            false => emit!(self, vmovntps, to, vector.ymm()),
+        }
+    }
+
     /// Stores a vector.
     pub fn store(&mut self, vector: Vector, at: At<AsmRegister64>) {
         let to = self.operand(at);

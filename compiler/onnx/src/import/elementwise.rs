@@ -1,9 +1,10 @@
 //! Elementwise operators whose attributes or operands need more than a row of the table.
 
-use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId};
 
+use super::constants;
 use super::layout::apply;
-use super::numbers::Numbers;
+use super::numbers::{Numbers, listed};
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
@@ -48,6 +49,36 @@ fn clip_between(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
         }
     }
     Ok(y)
+}
+
+/// The triangle of each matrix at and above its diagonal number `k`, with `upper` 0 at and below it; zeros elsewhere.
+pub(super) fn trilu(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let upper = site.attrs.flag("upper", true)?;
+    let k = match site.int_list(1, "`k`")?.as_deref() {
+        None => 0,
+        Some(&[k]) => i128::from(k),
+        Some(_) => return Err(Fault::shape("`k` is not one number")),
+    };
+    let dims = site.dims(x);
+    let &[.., rows, columns] = dims.as_slice() else {
+        return Err(Fault::shape("the operand is no matrix"));
+    };
+    let zero = match site.elem(x) {
+        Elem::F32 => Data::F32(vec![0.0]),
+        Elem::Bool | Elem::Int(Int::U8) => Data::U8(vec![0]),
+        Elem::Int(Int::I32) => Data::I32(vec![0]),
+        Elem::Int(Int::I64) => Data::I64(vec![0]),
+        other => return Err(Fault::unsupported(format!("a triangle of {other}"))),
+    };
+    let zero = site.constant_of(Tensor::new(&[], zero), site.elem(x), "zero");
+    let holds = |i: usize| {
+        let along = (i % columns) as i128 - (i / columns) as i128;
+        u8::from(if upper { along >= k } else { along <= k })
+    };
+    let mask = Data::U8((0..listed(&[rows, columns])?).map(holds).collect());
+    let mask = site.constant_of(Tensor::new(&[rows, columns], mask), Elem::Bool, "triangle");
+    constants::selected(site, mask, x, zero, "")
 }
 
 /// With `tanh`: `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`.

@@ -90,14 +90,19 @@ fn narrow<T: TryFrom<i64>>(values: Vec<i64>) -> Vec<T> {
     values.into_iter().filter_map(|x| T::try_from(x).ok()).collect()
 }
 
+/// The number of elements of a shape, for each of which the importer makes an entry of a list.
+pub(crate) fn listed(dims: &[usize]) -> Outcome<usize> {
+    let count = qcc_ir::Type::f32(dims).checked_elements().filter(|&n| n <= 1 << 24);
+    count.ok_or_else(|| Fault::shape(format!("a constant of shape {dims:?} is too large")))
+}
+
 /// For each element of the result of broadcasting shapes, the positions of the operands' elements.
 pub(crate) fn broadcast(shapes: &[&[usize]]) -> Outcome<(Vec<usize>, Vec<Vec<usize>>)> {
     let mut dims: Vec<usize> = Vec::new();
     for shape in shapes {
         dims = shape::broadcast(&dims, shape).map_err(Fault::shape)?;
     }
-    let count = qcc_ir::Type::f32(&dims).checked_elements().filter(|&n| n <= 1 << 24);
-    let count = count.ok_or_else(|| Fault::shape(format!("a constant of shape {dims:?} is too large")))?;
+    let count = listed(&dims)?;
     let positions = |shape: &&[usize]| -> Vec<usize> {
         let lead = dims.len() - shape.len();
         let position = |mut i: usize| {

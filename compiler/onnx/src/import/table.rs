@@ -8,7 +8,7 @@ use onnx_protobuf::NodeProto;
 use super::site::Site;
 use super::{
     constants, contrib, conv, decompose, einsum, elementwise, gemm, order, pool, qoperator, quantize, reduce, resize,
-    rnn, sequence, shape_ops, slice,
+    rnn, scatter, sequence, shape_ops, slice,
 };
 use crate::fault::{Fault, Outcome};
 use crate::model::domain;
@@ -74,6 +74,8 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Floor", 6, NEWEST, Same(Opcode::Floor)),
     Row("GRU", 7, NEWEST, Many(rnn::gru)),
     Row("Gather", 1, NEWEST, One(shape_ops::gather)),
+    Row("GatherElements", 11, NEWEST, One(scatter::gather_elements)),
+    Row("GatherND", 11, NEWEST, One(scatter::gather_nd)),
     Row("Gelu", 20, NEWEST, One(elementwise::gelu)),
     Row("Gemm", 7, NEWEST, One(gemm::gemm)),
     Row("GlobalAveragePool", 1, NEWEST, One(pool::global_average_pool)),
@@ -129,6 +131,9 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Reshape", 5, NEWEST, One(shape_ops::reshape)),
     Row("Resize", 10, NEWEST, One(resize::resize)),
     Row("Round", 11, NEWEST, Same(Opcode::Round)),
+    Row("Scatter", 9, 10, One(scatter::scatter_elements)),
+    Row("ScatterElements", 11, NEWEST, One(scatter::scatter_elements)),
+    Row("ScatterND", 11, NEWEST, One(scatter::scatter_nd)),
     Row("Selu", 6, NEWEST, Same(Opcode::Selu)),
     Row("SequenceAt", 11, NEWEST, OfSequence(sequence::at)),
     Row("SequenceConstruct", 11, NEWEST, Sequence(sequence::construct)),
@@ -155,6 +160,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Tile", 6, NEWEST, One(shape_ops::tile)),
     Row("TopK", 1, NEWEST, Many(order::top_k)),
     Row("Transpose", 1, NEWEST, One(shape_ops::transpose)),
+    Row("Trilu", 14, NEWEST, One(elementwise::trilu)),
     Row("Unsqueeze", 1, NEWEST, One(shape_ops::unsqueeze)),
     Row("Upsample", 7, 9, One(resize::upsample)),
     Row("Where", 9, NEWEST, One(constants::select)),

@@ -1,0 +1,330 @@
+//! Between the floats of one value and its bytes: which loops go along them, and what a block of them becomes.
+
+use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
+use cranelift_module::FuncId;
+use qcc_ir::{Int, Uniform};
+
+use super::super::collapse::{Level, Loops};
+use super::super::moves::Copy;
+use super::super::task::{Task, frame};
+use super::FLOAT;
+use super::measure::real_scale;
+use crate::clif::{self, VECTOR};
+use crate::kernel::edge::{EdgeSpec, FEW, GROUP, Layout, Way};
+use crate::plan::Place;
+
+/// Floats of a run that a call of a leaf does.
+const RUN: usize = 4096;
+
+/// Pixels that a call of a leaf does: those of sixteen channels fit a first-level cache on both sides.
+const PIXELS: usize = 256;
+
+/// Bytes of floats beyond what caches hold, shared ones and those of several cores included.
+const FAR: usize = 64 << 20;
+
+/// Where the scale of a value is known from.
+#[derive(Clone)]
+pub(super) enum Scale {
+    Constant(f32),
+    /// Mantissa and exponent at this offset of the scratch.
+    Scratch(usize),
+    /// Mantissa and exponent in the arena.
+    Place(Place),
+}
+
+/// Floats and bytes of one value, and how they lie.
+pub(super) struct Conversion {
+    pub quantize: bool,
+    /// Position among the real inputs or outputs.
+    pub index: usize,
+    pub uniform: std::sync::Arc<Uniform>,
+    pub scale: Scale,
+    pub bytes: Bytes,
+    /// Strides of the bytes, then of the floats.
+    pub outer: Vec<Level>,
+    pub line: Line,
+}
+
+/// Where the bytes are.
+#[derive(Clone)]
+pub(super) enum Bytes {
+    Scratch(usize),
+    Place(Place),
+}
+
+/// What the innermost loops go along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Line {
+    /// So many numbers, side by side.
+    Run(usize),
+    /// Channels in planes of floats and in pixels of bytes, so many bytes apart.
+    Planes { pixels: usize, channels: usize, plane: usize, pixel: usize },
+}
+
+impl Line {
+    pub fn length(self) -> usize {
+        match self {
+            Line::Run(length) => length,
+            Line::Planes { pixels, .. } => pixels,
+        }
+    }
+
+    fn chunk(self) -> usize {
+        match self {
+            Line::Run(_) => RUN,
+            Line::Planes { .. } => PIXELS,
+        }
+    }
+}
+
+/// How a copy's innermost loops go, if a leaf does them. `quantize` tells whether the source becomes floats.
+pub(super) fn line(copy: &Copy, quantize: bool, block: impl Fn(Layout) -> usize) -> Option<(Vec<Level>, Line)> {
+    if copy.to.element != 1 || copy.from.element != 1 {
+        return None;
+    }
+    let mut loops = Loops::new(&copy.to.dims, &[&copy.from.strides, &copy.to.strides]);
+    let line = match loops.inner[..] {
+        [1, 1] => Line::Run(loops.run),
+        [step, 1] => {
+            let across = loops.outer.pop().filter(|level| level.strides[0] == 1)?;
+            let (pixels, channels, plane, pixel) = match quantize {
+                true => (across.extent, loops.run, step, across.strides[1]),
+                false => (loops.run, across.extent, across.strides[1], step),
+            };
+            Line::Planes { pixels, channels, plane: FLOAT * plane, pixel }
+        }
+        _ => return None,
+    };
+    let fits = match line {
+        Line::Run(length) => length >= block(Layout::Run),
+        Line::Planes { pixels, channels, plane, pixel } => {
+            let few = quantize && channels <= FEW && pixel == channels;
+            let layout = Layout::Planes { channels, plane, pixel };
+            (few || channels >= GROUP) && pixels >= block(layout) && plane < 1 << 26 && pixel < 1 << 26
+        }
+    };
+    for level in &mut loops.outer {
+        // Bytes before floats.
+        if quantize {
+            level.strides.swap(0, 1);
+        }
+        level.strides[1] *= FLOAT;
+    }
+    fits.then_some((loops.outer, line))
+}
+
+impl Conversion {
+    /// Units of its task.
+    pub fn units(&self) -> usize {
+        match self.outer.first() {
+            Some(level) => level.extent,
+            None => self.line.length().div_ceil(self.line.chunk()),
+        }
+    }
+
+    pub fn float_bytes(&self) -> usize {
+        let channels = if let Line::Planes { channels, .. } = self.line { channels } else { 1 };
+        FLOAT * self.line.length() * channels * self.outer.iter().map(|level| level.extent).product::<usize>()
+    }
+
+    pub fn spec(&self, wide: bool) -> EdgeSpec {
+        let byte = |x: i64| x.clamp(0, 255) as u8;
+        let layout = match self.line {
+            Line::Run(_) => Layout::Run,
+            Line::Planes { channels, plane, pixel, .. } => {
+                Layout::Planes { channels: if channels > FEW { GROUP } else { channels }, plane, pixel }
+            }
+        };
+        let way = match self.quantize {
+            true => Way::Quantize { lo: byte(self.uniform.min), hi: byte(self.uniform.max) },
+            false => Way::Dequantize,
+        };
+        EdgeSpec { way, layout, zero: byte(self.uniform.zero_point()), wide, far: self.float_bytes() >= FAR }
+    }
+
+    /// Emits the task, with a leaf of blocks of so many, or without one for a run.
+    pub fn emit(&self, t: &mut Task<'_>, leaf: Option<(FuncId, usize)>) {
+        let array = if self.quantize { frame::REAL_INPUTS } else { frame::REAL_OUTPUTS };
+        let floats = t.pointer_in(array, self.index);
+        let bytes = match &self.bytes {
+            Bytes::Scratch(offset) => t.scratch(*offset),
+            Bytes::Place(place) => t.address(place),
+        };
+        let factor = self.factor(t);
+        let Some((leaf, block)) = leaf else { return self.emit_run(t, floats, bytes, factor) };
+        let factor = t.b.ins().bitcast(types::I32, MemFlagsData::new(), factor);
+        let factor = t.b.ins().uextend(t.pointer, factor);
+        let piece = |t: &mut Task<'_>, [bytes, floats]: [Value; 2], start: Value, blocks: usize| {
+            let blocks = t.word(blocks);
+            let floats = t.at(floats, start, FLOAT);
+            let call = |t: &mut Task<'_>, bytes: Value, floats: Value| {
+                let [from, to] = if self.quantize { [floats, bytes] } else { [bytes, floats] };
+                t.call(leaf, &[from, to, factor, blocks, factor]);
+            };
+            match self.line {
+                Line::Run(_) => {
+                    let bytes = t.at(bytes, start, 1);
+                    call(t, bytes, floats);
+                }
+                Line::Planes { channels, plane, pixel, .. } => {
+                    let bytes = t.at(bytes, start, pixel);
+                    if channels <= FEW {
+                        return call(t, bytes, floats);
+                    }
+                    t.count(channels / GROUP, &mut |t, group| {
+                        let (bytes, floats) = (t.at(bytes, group, GROUP), t.at(floats, group, GROUP * plane));
+                        call(t, bytes, floats);
+                    });
+                    if !channels.is_multiple_of(GROUP) {
+                        let first = channels - GROUP;
+                        let (bytes, floats) = (t.plus(bytes, first), t.plus(floats, first * plane));
+                        call(t, bytes, floats);
+                    }
+                }
+            }
+        };
+        let (length, chunk) = (self.line.length(), self.line.chunk());
+        let Some((first, rest)) = self.outer.split_first() else {
+            return t.units(&mut |t, unit| {
+                if length < chunk {
+                    return whole(t, length, chunk, block, &mut |t, start, blocks| {
+                        piece(t, [bytes, floats], start, blocks)
+                    });
+                }
+                let start = t.b.ins().imul_imm_s(unit, chunk as i64);
+                let last = t.word(length - chunk);
+                let start = t.b.ins().umin(start, last);
+                piece(t, [bytes, floats], start, chunk / block);
+            });
+        };
+        t.units(&mut |t, unit| {
+            let at = [t.at(bytes, unit, first.strides[0]), t.at(floats, unit, first.strides[1])];
+            nest(t, rest, at, &mut |t, at| {
+                whole(t, length, chunk, block, &mut |t, start, blocks| piece(t, at, start, blocks));
+            });
+        });
+    }
+
+    /// `S`.
+    fn factor(&self, t: &mut Task<'_>) -> Value {
+        let scale = match &self.scale {
+            Scale::Constant(scale) => {
+                return t.b.ins().f32const(*scale);
+            }
+            Scale::Scratch(offset) => t.scratch(*offset),
+            Scale::Place(place) => t.address(place),
+        };
+        real_scale(t, scale)
+    }
+
+    /// A run with Cranelift's vectors.
+    fn emit_run(&self, t: &mut Task<'_>, floats: Value, bytes: Value, factor: Value) {
+        let (length, u) = (self.line.length(), &self.uniform);
+        let loops = Loops { outer: Vec::new(), run: length, inner: vec![code_bytes(u), FLOAT] };
+        let factor = t.b.ins().splat(types::F32X4, factor);
+        t.lanes(&loops, &[bytes, floats], &mut |t, at, lanes| match self.quantize {
+            true => quantize(t, at[1], at[0], lanes, u, factor),
+            false => dequantize(t, at[0], at[1], lanes, u, factor),
+        });
+    }
+}
+
+/// All of a line: chunks, what is left of them, and a last block that overlaps others.
+pub(super) fn whole<'a>(
+    t: &mut Task<'a>,
+    length: usize,
+    chunk: usize,
+    block: usize,
+    body: &mut dyn FnMut(&mut Task<'a>, Value, usize),
+) {
+    t.count(length / chunk, &mut |t, i| {
+        let start = t.b.ins().imul_imm_s(i, chunk as i64);
+        body(t, start, chunk / block);
+    });
+    let done = length / chunk * chunk;
+    let blocks = (length - done) / block;
+    if blocks > 0 {
+        let start = t.word(done);
+        body(t, start, blocks);
+    }
+    if !(length - done).is_multiple_of(block) {
+        let start = t.word(length - block);
+        body(t, start, 1);
+    }
+}
+
+fn nest<'a>(t: &mut Task<'a>, levels: &[Level], at: [Value; 2], body: &mut dyn FnMut(&mut Task<'a>, [Value; 2])) {
+    match levels {
+        [] => body(t, at),
+        [level, rest @ ..] => t.count(level.extent, &mut |t, i| {
+            let at = [t.at(at[0], i, level.strides[0]), t.at(at[1], i, level.strides[1])];
+            nest(t, rest, at, body);
+        }),
+    }
+}
+
+/// Bytes of a code: u8, or i16.
+pub(super) fn code_bytes(u: &Uniform) -> usize {
+    if u.storage == Int::I16 { 2 } else { 1 }
+}
+
+/// Equation (6) on up to 16 floats.
+fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uniform, scale: Value) {
+    let b = &mut t.b;
+    // Far beyond any code, and far enough from the ends of 32 bits for the zero point to be added.
+    let (least, greatest) = (clif::splat(b, types::I32X4, -(1 << 30)), clif::splat(b, types::I32X4, 1 << 30));
+    let zero_point = clif::splat(b, types::I32X4, u.zero_point());
+    let codes: Vec<Value> = clif::load_lanes(b, types::I32, floats, lanes)
+        .into_iter()
+        .map(|x| {
+            let x = clif::cast(b, types::F32X4, x);
+            let scaled = b.ins().fdiv(x, scale);
+            let rounded = b.ins().nearest(scaled);
+            let code = b.ins().fcvt_to_sint_sat(types::I32X4, rounded);
+            let code = b.ins().smax(code, least);
+            let code = b.ins().smin(code, greatest);
+            b.ins().iadd(code, zero_point)
+        })
+        .collect();
+    let (low, high) = (b.ins().snarrow(codes[0], codes[1]), b.ins().snarrow(codes[2], codes[3]));
+    if u.storage == Int::I16 {
+        let (least, greatest) = (clif::splat(b, types::I16X8, u.min), clif::splat(b, types::I16X8, u.max));
+        for (part, codes) in [low, high].into_iter().enumerate() {
+            let codes = b.ins().smax(codes, least);
+            let codes = b.ins().smin(codes, greatest);
+            let used = (2 * lanes).saturating_sub(part * VECTOR).min(VECTOR);
+            if used > 0 {
+                let codes = clif::cast(b, types::I8X16, codes);
+                clif::store_bytes(b, codes, bytes, (part * VECTOR) as i32, used);
+            }
+        }
+        return;
+    }
+    let packed = b.ins().unarrow(low, high);
+    let packed = clif::clamp(b, packed, u.min.clamp(0, 255) as u8, u.max.clamp(0, 255) as u8);
+    clif::store_bytes(b, packed, bytes, 0, lanes);
+}
+
+/// Equation (7) on up to 16 codes.
+fn dequantize(t: &mut Task<'_>, bytes: Value, floats: Value, lanes: usize, u: &Uniform, scale: Value) {
+    let b = &mut t.b;
+    let zero_point = clif::splat(b, types::I32X4, u.zero_point());
+    let codes = if u.storage == Int::I16 {
+        let x = clif::load_lanes(b, types::I16, bytes, lanes);
+        [b.ins().swiden_low(x[0]), b.ins().swiden_high(x[0]), b.ins().swiden_low(x[1]), b.ins().swiden_high(x[1])]
+    } else {
+        let codes = clif::load_bytes(b, bytes, 0, lanes);
+        clif::widen_bytes(b, codes)
+    };
+    for (part, code) in codes.into_iter().enumerate() {
+        let used = lanes.saturating_sub(4 * part).min(4);
+        if used == 0 {
+            break;
+        }
+        let centred = b.ins().isub(code, zero_point);
+        let real = b.ins().fcvt_from_sint(types::F32X4, centred);
+        let real = b.ins().fmul(real, scale);
+        let real = clif::cast(b, types::I8X16, real);
+        clif::store_bytes(b, real, floats, (VECTOR * part) as i32, FLOAT * used);
+    }
+}
