@@ -66,7 +66,8 @@ fn from_means(g: &Graph, n: NodeId, cx: &Context) -> Option<Fitted> {
     let rounded = Weights::round(g, n, Some(input), Some(result)).ok()?;
     let real = rounded.real();
     let taps = taps(g, n, &tensor.dims);
-    let groups = if g.op(n) == Opcode::Conv2d { usize::try_from(g.node(n).attrs.int("groups")).ok()?.max(1) } else { 1 };
+    let groups =
+        if g.op(n) == Opcode::Conv2d { usize::try_from(g.node(n).attrs.int("groups")).ok()?.max(1) } else { 1 };
     // Features of a linear layer are its last dimension; only of rank 2 is that the channels.
     let by_channel = g.op(n) == Opcode::Conv2d || g.ty(x).rank() == 2;
     if by_channel && ![1, groups * per_group].contains(&means.len()) || bias.len() != outputs {
@@ -80,9 +81,9 @@ fn from_means(g: &Graph, n: NodeId, cx: &Context) -> Option<Fitted> {
         let row = o * depth..(o + 1) * depth;
         let errors = weights.get(row.clone())?.iter().zip(real.as_f32()?.get(row)?);
         let first = o / (outputs / groups).max(1) * per_group;
-        let shift = errors.enumerate().map(|(i, (&w, &q))| {
-            (f64::from(w) - f64::from(q)) * mean(first + i / taps.len()) * taps[i % taps.len()]
-        });
+        let shift = errors
+            .enumerate()
+            .map(|(i, (&w, &q))| (f64::from(w) - f64::from(q)) * mean(first + i / taps.len()) * taps[i % taps.len()]);
         let shift: f64 = shift.sum();
         *bias = (f64::from(*bias) + shift) as f32;
         square += shift * shift;

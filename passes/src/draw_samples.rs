@@ -40,7 +40,7 @@ use crate::{Context, Pass};
 const MULTIPLICATIONS: u64 = 12_000_000_000;
 
 /// Multiplications that a single one may take.
-const MOST_OF_ONE: u64 = 20_000_000_000;
+const MOST_OF_ONE: u64 = 16_000_000_000;
 
 /// Most samples.
 const SAMPLES: u64 = 16;
@@ -228,11 +228,7 @@ fn statistics<'t>(tensors: impl Iterator<Item = &'t Tensor>) -> Vec<Channel> {
 }
 
 fn rounded(c: Channel) -> Channel {
-    Channel {
-        mean: short(c.mean),
-        var: short(c.var),
-        soft: Interval::new(short(c.soft.lo), short(c.soft.hi)),
-    }
+    Channel { mean: short(c.mean), var: short(c.var), soft: Interval::new(short(c.soft.lo), short(c.soft.hi)) }
 }
 
 /// The nearest number with [`DIGITS`] binary digits.

@@ -14,7 +14,9 @@
 //! `mean +- k` deviations, within the certain interval; how operators change both is said in `moments`. Inputs have
 //! their declared range; without one they are taken as standard normal, from -4 to 4.
 
-use std::collections::HashMap;
+mod drawn;
+
+use std::collections::{HashMap, HashSet};
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Binary, Contract, Move, Norm, Pool, Reduce};
@@ -23,7 +25,7 @@ use qcc_ir::{Class, Diag, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Value
 use crate::adopt_qdq::constants::reals;
 use crate::calibrate::activations;
 use crate::context::{Drawn, RangeEntry, RangeTable};
-use crate::moments::{Channel, Interval, Stats, image};
+use crate::moments::{Channel, Interval, Stats};
 use crate::options::{OptionInfo, OptionKind};
 use crate::rewrite::floats;
 use crate::{Context, Options, Pass, fold_bn};
@@ -38,13 +40,6 @@ pub const OPTIONS: &[OptionInfo] = &[OptionInfo {
 
 /// Range of an input that is taken as standard normal.
 const NORMAL_INPUT: Interval = Interval { lo: -4.0, hi: 4.0 };
-
-/// What was seen on a few drawn samples is widened by this factor, and to so many deviations.
-const WIDER: f64 = 1.25;
-const DEVIATIONS: f64 = 4.5;
-
-/// A function whose results are less than this has a bound: `moments` takes 1e30 for infinity.
-const BOUNDED: f64 = 1e20;
 
 /// The pass `propagate-ranges`.
 pub struct PropagateRanges {
@@ -70,6 +65,7 @@ impl Pass for PropagateRanges {
             g: edit.graph(),
             k: self.k,
             drawn: &drawn,
+            leading: drawn::leading(edit.graph()),
             stats: HashMap::new(),
             assumed: 0,
             declared: 0,
@@ -120,6 +116,7 @@ struct Analysis<'g> {
     g: &'g Graph,
     k: f64,
     drawn: &'g Drawn,
+    leading: HashSet<ValueId>,
     stats: HashMap<ValueId, Stats>,
     assumed: usize,
     declared: usize,
@@ -186,37 +183,6 @@ impl Analysis<'_> {
             stats.channels = mean.iter().zip(var).map(channel).collect();
             *stats = stats.clone().bounded();
         }
-    }
-
-    /// What was seen of the result of `n` on drawn samples takes the place of what follows from the operands.
-    fn observe_drawn(&mut self, n: NodeId, stats: &mut Stats) {
-        let Some(channels) = self.drawn.values.get(self.g.name_of(self.g.result(n))) else { return };
-        self.seen += 1;
-        let seen = Stats { hard: stats.hard, channels: channels.clone() };
-        let all = *seen.collapsed().channel(0);
-        let further = |end: f64| all.mean + ev("WIDER", WIDER) * (end - all.mean);
-        let wide = Interval::new(further(all.soft.lo), further(all.soft.hi));
-        let soft = wide.union(Channel::normal(all.mean, all.var, ev("DEV", DEVIATIONS)).soft);
-        // What bounds its results does so whatever was seen.
-        let bounded = match self.g.op(n).info().class {
-            Class::Unary(f) => {
-                let attrs = &self.g.node(n).attrs;
-                let certain = image(Interval::ALL, &|x| f64::from(f(attrs, x as f32)));
-                certain.lo > -BOUNDED && certain.hi < BOUNDED
-            }
-            _ => false,
-        };
-        let soft = if bounded { stats.soft() } else { soft };
-        let channels = channels.iter().map(|c| Channel { soft, ..*c }).collect();
-        *stats = Stats { hard: stats.hard, channels }.bounded();
-    }
-
-    /// Means of the channels of what layers read.
-    fn channel_means(&self) -> HashMap<String, Vec<f64>> {
-        let layers = self.g.order().into_iter().filter(|&n| matches!(self.g.op(n), Opcode::Conv2d | Opcode::Linear));
-        let read = layers.map(|n| self.g.operands(n)[0]);
-        let means = |v: ValueId| Some(self.stats.get(&v)?.channels.iter().map(|c| c.mean).collect());
-        read.filter_map(|v| Some((self.g.name_of(v).to_string(), means(v)?))).collect()
     }
 
     /// Statistics of an operand of an operation whose result has shape `dims`.
@@ -444,5 +410,3 @@ fn binary(kind: Binary, a: &Stats, b: &Stats) -> Stats {
         }
     }
 }
-
-fn ev(n: &str, d: f64) -> f64 { std::env::var(n).ok().and_then(|x| x.parse().ok()).unwrap_or(d) }

@@ -52,8 +52,8 @@ pub(super) fn input(g: &Graph, v: ValueId, declared: Option<&Range>, index: usiz
     let mut random = Random(((place as u64) << 32) + index as u64);
     let count = ty.elements();
     let data = match &ty.elem {
-        Elem::F32 => Data::F32(reals(&ty.dims, *declared.unwrap_or(&NORMAL), index, &mut random)),
-        Elem::Calibrated(range) => Data::F32(reals(&ty.dims, *range, index, &mut random)),
+        Elem::F32 => Data::F32(reals(&ty.dims, declared.copied(), index, &mut random)),
+        Elem::Calibrated(range) => Data::F32(reals(&ty.dims, Some(*range), index, &mut random)),
         Elem::Bool => Data::U8(vec![1; count]),
         Elem::Int(_) | Elem::Uniform(_) => {
             let storage = ty.elem.storage().unwrap_or(Int::I64);
@@ -92,7 +92,8 @@ fn rows(g: &Graph, v: ValueId) -> Option<u64> {
     found
 }
 
-fn reals(dims: &[usize], range: Range, index: usize, random: &mut Random) -> Vec<f32> {
+fn reals(dims: &[usize], declared: Option<Range>, index: usize, random: &mut Random) -> Vec<f32> {
+    let range = declared.unwrap_or(NORMAL);
     let (lo, width) = (f64::from(range.min), f64::from(range.max) - f64::from(range.min));
     let unit = match *dims {
         [_, c @ (1 | 3), h, w] if c == 3 || w != 3 => images(dims[0], c, h, w, index, random),
@@ -101,7 +102,13 @@ fn reals(dims: &[usize], range: Range, index: usize, random: &mut Random) -> Vec
             let at = |i: usize| planes[(i / (h * w * c) * c + i % c) * h * w + i / c % (h * w)];
             (0..planes.len()).map(at).collect()
         }
-        _ => signals(dims, index, random),
+        _ => {
+            let mut unit = signals(dims, index, random);
+            if declared.is_some() {
+                unit.iter_mut().for_each(|u| *u = u.clamp(0.0, 1.0));
+            }
+            unit
+        }
     };
     unit.into_iter().map(|u| (lo + width * u) as f32).collect()
 }
@@ -152,7 +159,7 @@ fn noise(h: usize, w: usize, random: &mut Random) -> Vec<f64> {
     sum
 }
 
-/// Anything but images, between 0 and 1.
+/// Anything but images, of mean 0.5 and deviation 0.25.
 fn signals(dims: &[usize], index: usize, random: &mut Random) -> Vec<f64> {
     let (count, length) = (dims.iter().product::<usize>(), dims.last().copied().unwrap_or(1).max(1));
     let smooth = index % 2 == 1 && length >= LONG;
@@ -162,7 +169,7 @@ fn signals(dims: &[usize], index: usize, random: &mut Random) -> Vec<f64> {
     };
     let square = raw.iter().map(|x| x * x).sum::<f64>() / count.max(1) as f64;
     let factor = 0.25 / if smooth { square.sqrt().max(f64::MIN_POSITIVE) } else { 1.0 };
-    raw.into_iter().map(|x| (0.5 + x * factor).clamp(0.0, 1.0)).collect()
+    raw.into_iter().map(|x| 0.5 + x * factor).collect()
 }
 
 #[cfg(test)]
@@ -181,8 +188,8 @@ mod tests {
     #[test]
     fn images_look_like_images() {
         let range = Range { min: -1.0, max: 3.0 };
-        let nchw = reals(&[1, 3, 16, 20], range, 0, &mut Random(5));
-        let nhwc = reals(&[1, 16, 20, 3], range, 0, &mut Random(5));
+        let nchw = reals(&[1, 3, 16, 20], Some(range), 0, &mut Random(5));
+        let nhwc = reals(&[1, 16, 20, 3], Some(range), 0, &mut Random(5));
         assert!((0..960).all(|i| nchw[i] == nhwc[i % 320 * 3 + i / 320]));
         assert!(nchw.iter().all(|x| (-1.0..=3.0).contains(x)));
         let mean = nchw.iter().sum::<f32>() / 960.0;
