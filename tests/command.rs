@@ -84,6 +84,30 @@ fn model(nodes: &[(&str, &str, &str)], dims: &[u64]) -> Vec<u8> {
     [number(1, 8), field(8, &number(2, 17)), field(7, &graph)].concat()
 }
 
+/// Classes and the numbers of words are integers: such a model is compiled without float edge, and run as any other.
+#[test]
+fn plain_integers_need_no_flag() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let text = "graph @labels(%x: tensor<1x4xf32>) -> (tensor<1x4xf32>, tensor<1xi64>) {
+  %y = nn.neg(%x) : tensor<1x4xf32>
+  %label = tensor.arg_max(%x) {axis = 1, keepdims = false} : tensor<1xi64>
+  return %y, %label
+}
+";
+    std::fs::write(folder.path().join("labels.qir"), text).expect("temporary file");
+    let built = qcc(folder.path(), &["labels.qir", "-o", "labels.so", "--input-range", "0:255"]);
+    assert_eq!(built.status.code(), Some(0), "{}", stderr(&built));
+    assert!(stderr(&built).contains("%label of type tensor<1xi64> has no float edge"), "{}", stderr(&built));
+    let x = qcc::data::array::to_npy(&qcc::ir::Tensor::f32(&[1, 4], vec![1.0, 3.0, 200.0, 2.0])).expect("an array");
+    std::fs::write(folder.path().join("x.npy"), x).expect("temporary file");
+    for model in ["labels.so", "labels.qir"] {
+        let mut call = vec!["run", model, "--input", "x.npy"];
+        call.extend(["--input-range", "0:255"].iter().filter(|_| model == "labels.qir"));
+        let found = done(folder.path(), &call);
+        assert_eq!(found, "y [1, 4] f32: [-1.0, -3.0, -200.0, -2.0]\nlabel [1] f32: [2.0]\n", "{model}");
+    }
+}
+
 #[test]
 fn models_at_fault_give_one_diagnostic() {
     let folder = TempDir::new().unwrap();

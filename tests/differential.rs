@@ -294,6 +294,25 @@ impl Maker<'_> {
         }
     }
 
+    /// A matrix product of every pixel's channels: its rows may lie in the halo of a window, in a part of a concatenation.
+    fn of_pixels(&mut self) {
+        let [n, h, w, c] = self.dims();
+        let outputs = if self.random.below(2) == 0 { c } else { 1 + self.random.below(70) };
+        let (attrs, mult) = self.epilogue(Attrs::new(Opcode::QLinear), c);
+        let (weights, bias) = (self.i8s(&[outputs, c]), self.i32s(outputs, -20000, 20000));
+        let mut operands = vec![self.now, weights, bias, self.i32s(outputs, mult / 2, mult)];
+        let same = |&v: &ValueId| self.edit.graph().ty(v).dims == [n, h, w, outputs];
+        let partner = self.earlier.iter().copied().find(same).filter(|_| attrs.int("single") == 0);
+        let attrs = match partner {
+            Some(residual) if self.edit.graph().ty(residual).elem == self.edit.graph().ty(self.now).elem => {
+                operands.push(residual);
+                attrs.with("residual_mult", self.random.within(1000, 32767))
+            }
+            _ => attrs,
+        };
+        self.step(Opcode::QLinear, &operands, attrs);
+    }
+
     /// A second operand: an earlier value of the same shape, the value itself, or one that is broadcast.
     fn partner(&mut self) -> ValueId {
         let ty = self.edit.graph().ty(self.now).clone();
@@ -533,6 +552,7 @@ fn random_graph(seed: u64) -> Graph {
             3 => m.raw_conv(),
             4 => m.pool(),
             5 => m.movement(),
+            6 => m.of_pixels(),
             _ => m.elementwise(),
         }
     }

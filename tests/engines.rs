@@ -295,6 +295,33 @@ fn what_is_only_moved_passes_the_float_edge() {
     }
 }
 
+/// Parts of an input that are moved within a model begin behind its first number.
+#[test]
+fn parts_of_inputs_pass_the_float_edge() {
+    let ty = "!quant.uniform<u8:f32, 0.5:3>";
+    let text = format!(
+        "graph @parts(%x: tensor<1x4x16x16x{ty}>) -> (tensor<1x4x16x16x{ty}>) {{
+  %last = tensor.slice(%x) {{starts = [0, 1, 0, 0], ends = [1, 4, 16, 16], steps = [1, 1, 1, 1]}} : tensor<1x3x16x16x{ty}>
+  %first = tensor.slice(%x) {{starts = [0, 0, 0, 0], ends = [1, 1, 16, 16], steps = [1, 1, 1, 1]}} : tensor<1x1x16x16x{ty}>
+  %y = tensor.concat(%last, %first) {{axis = 1}} : tensor<1x4x16x16x{ty}>
+  return %y
+}}
+"
+    );
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("parts.qir");
+    std::fs::write(&path, text).expect("temporary file");
+    let numbers: Vec<f32> = bytes(5, 1024).iter().map(|&b| f32::from(b) / 2.0 - 1.5).collect();
+    let swapped = [&numbers[256..], &numbers[..256]].concat();
+    let image = [Tensor::f32(&[1, 4, 16, 16], numbers)];
+    for target in Target::all_runnable() {
+        let compiled = compile(path.as_path(), &Options { target, ..Options::default() }).expect("it compiles");
+        let code = Engine::of_model(compiled.jit().expect("it loads"));
+        let found = code.runner().run(&image, Io::Float).expect("it runs");
+        assert_eq!(found[0].as_f32(), Some(&swapped[..]), "{} (wide: {})", target.name(), target.has_wide_kernels());
+    }
+}
+
 #[test]
 fn same_input_and_options_give_the_same_bytes_also_for_another_architecture() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/resnet_cifar10.onnx");

@@ -61,6 +61,8 @@ pub struct Report {
     pub derived_ranges: bool,
     /// Whether weights and biases would have been corrected, had there been samples beside the range table.
     pub uncorrected: bool,
+    /// Why there is no float edge although one was asked for.
+    pub no_float_edge: Option<String>,
     /// The passes that ran.
     pub pipeline: String,
     /// What each did.
@@ -171,10 +173,12 @@ pub fn compile_observed(
         source: source.file_name(),
         ..Manifest::default()
     };
+    let refusal = options.float_edge.then(|| qcc_codegen::program::no_float_edge(&graph)).flatten();
+    report.no_float_edge = refusal.map(|diag| diag.message);
     let codegen = qcc_codegen::Options {
         target: options.target,
         name,
-        float_edge: options.float_edge,
+        float_edge: options.float_edge && report.no_float_edge.is_none(),
         shared_from: qcc_codegen::SHARED_FROM,
         tuning: options.tuning.clone(),
         hash,

@@ -63,7 +63,8 @@ pub struct Options {
     pub target: Target,
     /// Name of the model, from which C functions are named; by default that of the source file.
     pub name: Option<String>,
-    /// Whether the model also takes and gives floats.
+    /// Whether the model also takes and gives floats; one that takes or gives plain integers, such as the numbers of words or of
+    /// classes, takes and gives integers only.
     pub float_edge: bool,
     /// Extents that the model leaves open.
     pub shapes: ImportOptions,

@@ -50,6 +50,7 @@ impl Pass for AdoptQdq {
             chains::cast_operands(edit, q);
         }
         edit.remove_dead();
+        name_outputs(edit);
         let given = edit.graph().order().iter().filter(|&&n| edit.graph().op(n) == Opcode::QCast).count();
         cx.note_source(&format!("{given} scales given by the model"));
         Ok(())
@@ -142,6 +143,22 @@ fn retype(edit: &mut Edit, v: ValueId, to: &Uniform, shift: i64) {
         edit.set_op(n, Opcode::Pad, attrs.with("value", value as f32));
     }
     edit.set_elem(v, Elem::Uniform(to.clone().into()));
+}
+
+/// What an output is the `quant.dcast` of has the output's name: it becomes the output.
+fn name_outputs(edit: &mut Edit) {
+    let outputs = edit.graph().outputs().to_vec();
+    for &o in &outputs {
+        let g = edit.graph();
+        let Some(n) = g.producer(o).filter(|&n| g.op(n) == Opcode::DCast) else { continue };
+        let (q, name) = (g.operands(n)[0], g.name_of(o).to_string());
+        let is_free = matches!(g.def(q), Def::Node(..)) && !outputs.contains(&q);
+        if !is_free || !edit.begin(format!("adopt-qdq: output %{name} is quantized")) {
+            continue;
+        }
+        edit.rename(o, &format!("{name}.dq"));
+        edit.rename(q, &name);
+    }
 }
 
 /// One `quant.qcast` for each real value: the results of all that are left, users before what they use.

@@ -6,7 +6,8 @@
 //!
 //! The graph stays as it is. `propagate-ranges` uses what was seen for values that it is *blind* to: more than one layer away
 //! from where their distribution is known, which is at a batch normalization. Across one layer independence of what is summed
-//! up is a fair assumption, across several its errors multiply. A network without such values needs no samples, and gets none.
+//! up is a fair assumption, across several its errors multiply. Nor do intervals tell what a logarithm, an exponential function or a
+//! division by what is computed gives. A network without such values needs no samples, and gets none.
 //!
 //! What is drawn is said in `drawing`. Networks tell noise from what they were trained with, and their deep layers hardly
 //! answer to it. So a batch normalization takes the statistics of the samples instead of its own where there are enough
@@ -81,13 +82,22 @@ impl Pass for DrawSamples {
     }
 }
 
-/// Values more than one layer away from where a distribution is known.
+/// A function whose results lie anywhere, or grow so fast that what is known of its operand tells nothing.
+fn is_steep(g: &Graph, n: NodeId) -> bool {
+    match g.op(n) {
+        Opcode::Div => g.constant(g.operands(n)[1]).is_none(),
+        op => matches!(op, Opcode::Exp | Opcode::Pow | Opcode::Log | Opcode::Reciprocal),
+    }
+}
+
+/// Values more than one layer away from where a distribution is known, and what steep functions make of others.
 pub(crate) fn blind(g: &Graph) -> HashSet<ValueId> {
     // Layers between a value and what is known; that of an input is only its range.
     let mut layers: HashMap<ValueId, u32> = g.inputs().iter().map(|&v| (v, 1)).collect();
     for n in g.order() {
         let y = g.result(n);
         let far = g.operands(n).iter().filter_map(|v| layers.get(v)).copied().max().unwrap_or(0);
+        let far = if is_steep(g, n) { far.max(2) } else { far };
         let normed = g.uses(y).iter().any(|&(n, i)| i == 0 && g.op(n) == Opcode::BatchNorm);
         let far = match g.op(n).info().class {
             Class::Norm(Norm::Batch) => 0,
@@ -185,10 +195,9 @@ fn evaluate(
         let results: Vec<Tensor> = worlds.par_iter().map(one).collect::<Result<_, Diag>>()?;
         if wanted.contains(&y) {
             let channels: Vec<Channel> = statistics(results.iter()).into_iter().map(rounded).collect();
-            if !channels.iter().all(|c| c.var.is_finite() && c.soft.lo.is_finite() && c.soft.hi.is_finite()) {
-                return Err(Diag::new(Code::RANGE, format!("%{} is not finite on them", g.name_of(y))));
+            if channels.iter().all(|c| c.var.is_finite() && c.soft.lo.is_finite() && c.soft.hi.is_finite()) {
+                seen.insert(g.name_of(y).to_string(), channels);
             }
-            seen.insert(g.name_of(y).to_string(), channels);
         }
         worlds.iter_mut().zip(results).for_each(|(world, t)| drop(world.insert(y, t)));
         for v in last.get(&n).into_iter().flatten() {

@@ -20,10 +20,10 @@ use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::Dialect;
-use qcc_ir::{Def, Diag, Diags, Edit, Elem, NodeId, Opcode, Uniform, ValueId};
+use qcc_ir::{Class, Def, Diag, Diags, Edit, Elem, Graph, NodeId, Opcode, Uniform, ValueId};
 
 use crate::adopt_qdq::{add_cast, chains};
-use crate::assign_scales::{natural_range, workable};
+use crate::assign_scales::{clamps, natural_range, workable};
 use crate::precision::{Wanted, gives_16, is_16, narrowed, reads_16};
 use crate::{Context, Pass, diag_at};
 
@@ -103,6 +103,18 @@ fn rounded(edit: &mut Edit, n: NodeId, v: ValueId, like: ValueId) -> ValueId {
     add_cast(edit, Opcode::DCast, q, Elem::F32)
 }
 
+/// True if all that becomes of a sum of products are results of functions that the model quantizes: with 8 bits for the argument too,
+/// they would be off by several of its units where a function is steep.
+fn is_argument(g: &Graph, v: ValueId, readers: &[(NodeId, usize)]) -> bool {
+    let is_layer = g.producer(v).is_some_and(|n| matches!(g.op(n), Opcode::Conv2d | Opcode::Linear));
+    let is_function = |&(n, _): &(NodeId, usize)| {
+        let uses = g.uses(g.result(n));
+        let is_cast = |&(user, _): &(NodeId, usize)| g.op(user) == Opcode::QCast;
+        matches!(g.op(n).info().class, Class::Unary(_)) && !clamps(g.op(n)) && uses.iter().all(is_cast)
+    };
+    is_layer && !g.is_output(v) && readers.iter().all(is_function)
+}
+
 /// Casts a real value there and back for all readers that do not quantize it themselves.
 fn value(edit: &mut Edit, v: ValueId, wide: bool) -> Result<(), Diag> {
     let g = edit.graph();
@@ -117,6 +129,7 @@ fn value(edit: &mut Edit, v: ValueId, wide: bool) -> Result<(), Diag> {
     let known = casts.first().map(|&(n, _)| g.result(n));
     let observed = if let Elem::Calibrated(range) = g.ty(v).elem { Some(workable(range)) } else { None };
     let natural = g.producer(v).and_then(|n| natural_range(g.op(n)));
+    let wide = wide || is_argument(g, v, &readers);
     let uniform = match known {
         Some(q) => g.ty(q).uniform().cloned(),
         None => {

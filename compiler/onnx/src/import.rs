@@ -4,6 +4,7 @@
 //! and every node that is at fault itself is reported.
 
 mod attributes;
+mod branch;
 mod constants;
 mod contrib;
 mod conv;
@@ -61,9 +62,10 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
         values: HashMap::new(),
         sequences: HashMap::new(),
         types: HashMap::new(),
+        folder,
         faults: Diags::default(),
     };
-    driver.run(&nodes, folder, options)?;
+    driver.run(&nodes, options)?;
     Ok(graph)
 }
 
@@ -85,14 +87,15 @@ struct Driver<'a, 'g> {
     sequences: HashMap<&'a str, Vec<ValueId>>,
     /// Types that constants have in the model.
     types: HashMap<ValueId, DataType>,
+    folder: &'a Folder,
     faults: Diags,
 }
 
 impl<'a> Driver<'a, '_> {
-    fn run(mut self, nodes: &'a [NodeProto], folder: &Folder, options: &ImportOptions) -> Result<(), Diags> {
+    fn run(mut self, nodes: &'a [NodeProto], options: &ImportOptions) -> Result<(), Diags> {
         self.edit.begin("import");
         self.inputs(options);
-        self.initializers(folder);
+        self.initializers();
         for &i in &self.structure.order {
             self.node(&nodes[i]);
         }
@@ -123,22 +126,26 @@ impl<'a> Driver<'a, '_> {
         }
     }
 
-    fn initializers(&mut self, folder: &Folder) {
+    fn initializers(&mut self) {
         for proto in self.model.graph.initializer.iter().filter(|t| self.structure.used.contains(t.name.as_str())) {
-            let value = match self.initializer(proto, folder) {
-                Ok(value) => Some(value),
-                Err(fault) => {
-                    let context = format!("initializer `{}`", proto.name);
-                    self.faults.0.push(fault.context(context).into_diag());
-                    None
-                }
-            };
-            self.values.insert(&proto.name, value);
+            self.add_initializer(proto);
         }
     }
 
-    fn initializer(&mut self, proto: &TensorProto, folder: &Folder) -> Outcome<ValueId> {
-        let constant = tensor::read(proto, folder)?;
+    fn add_initializer(&mut self, proto: &'a TensorProto) {
+        let value = match self.initializer(proto) {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                let context = format!("initializer `{}`", proto.name);
+                self.faults.0.push(fault.context(context).into_diag());
+                None
+            }
+        };
+        self.values.insert(&proto.name, value);
+    }
+
+    fn initializer(&mut self, proto: &TensorProto) -> Outcome<ValueId> {
+        let constant = tensor::read(proto, self.folder)?;
         let name = self.names.value(&proto.name);
         let v = self.edit.add_typed_const(&name, constant.tensor, constant.data_type.elem());
         self.types.insert(v, constant.data_type);
@@ -151,10 +158,16 @@ impl<'a> Driver<'a, '_> {
         let gives_sequence = matches!(rule, Ok(table::Rule::Sequence(_)));
         let outcome = match rule {
             Err(fault) => Some(Err(fault)),
-            Ok(rule) => self.operands(node).map(|operands| self.apply(node, rule, opset.unwrap_or(0), operands)),
+            Ok(table::Rule::Branch) => {
+                self.operands(node).map(|operands| self.branch(node, operands.first().copied().flatten()))
+            }
+            Ok(rule) => self.operands(node).map(|operands| {
+                let results = self.apply(node, rule, opset.unwrap_or(0), operands)?;
+                Ok(results.into_iter().map(Some).collect())
+            }),
         };
         let results = match outcome {
-            Some(Ok(results)) => results.into_iter().map(Some).collect(),
+            Some(Ok(results)) => results,
             Some(Err(mut fault)) => {
                 let shapes = self.shapes(node);
                 if !shapes.is_empty() && node.input.len() <= 16 {

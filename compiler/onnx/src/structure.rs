@@ -62,7 +62,7 @@ pub(crate) fn analyze<'a>(graph: &'a GraphProto, nodes: &'a [NodeProto], opset: 
     }
     let mut undefined = HashSet::new();
     for node in nodes {
-        for name in operands(node).filter(|n| !given.contains(n) && !definitions.contains_key(n)) {
+        for name in operands(node).into_iter().filter(|n| !given.contains(n) && !definitions.contains_key(n)) {
             if undefined.insert(name) {
                 faults.0.push(bad(format!("value `{name}` is used, but nothing defines it")).at(place(node, opset)));
             }
@@ -75,7 +75,7 @@ pub(crate) fn analyze<'a>(graph: &'a GraphProto, nodes: &'a [NodeProto], opset: 
     }
     faults.into_result()?;
     let producers: Vec<BTreeSet<usize>> =
-        nodes.iter().map(|n| operands(n).filter_map(|o| definitions.get(o).copied()).collect()).collect();
+        nodes.iter().map(|n| operands(n).into_iter().filter_map(|o| definitions.get(o).copied()).collect()).collect();
     let order = sort(&producers).map_err(|cycle| {
         let mut names: Vec<_> = cycle.iter().take(8).map(|&i| format!("{:?}", node_name(&nodes[i]))).collect();
         names.push(if cycle.len() > names.len() { "..".into() } else { names[0].clone() });
@@ -94,9 +94,19 @@ pub(crate) fn analyze<'a>(graph: &'a GraphProto, nodes: &'a [NodeProto], opset: 
     Ok(Structure { order: live, used })
 }
 
-/// Operands that are present.
-fn operands(node: &NodeProto) -> impl Iterator<Item = &str> {
-    node.input.iter().map(String::as_str).filter(|n| !n.is_empty())
+/// Operands that are present, and what nodes inside take from outside.
+fn operands(node: &NodeProto) -> Vec<&str> {
+    let inside = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).flat_map(captured);
+    node.input.iter().map(String::as_str).filter(|n| !n.is_empty()).chain(inside).collect()
+}
+
+/// Names that a graph inside a node uses and does not define. How deep they lie in each other is bounded by the wire check.
+fn captured(graph: &GraphProto) -> Vec<&str> {
+    let given = graph.input.iter().map(|i| &i.name).chain(graph.initializer.iter().map(|t| &t.name));
+    let own: HashSet<&str> = given.chain(graph.node.iter().flat_map(|n| &n.output)).map(String::as_str).collect();
+    let outputs = graph.output.iter().map(|o| o.name.as_str());
+    let uses = graph.node.iter().flat_map(operands).chain(outputs);
+    uses.filter(|name| !name.is_empty() && !own.contains(name)).collect()
 }
 
 /// Orders nodes behind their producers, or finds the nodes of a cycle, in its order from the one that comes first in

@@ -105,6 +105,15 @@ fn local_functions_are_replaced_by_their_bodies() {
     assert_eq!(slopes, [0.25, 0.5]);
 }
 
+/// The condition is about a shape; the branch takes a value and has a constant of its own.
+#[test]
+fn known_branches_are_taken() {
+    let graph = imported("branch.onnx");
+    let ops: Vec<_> = graph.order().into_iter().map(|n| graph.op(n).name()).collect();
+    assert_eq!(ops, ["tensor.reshape", "nn.add"]);
+    assert_eq!(graph.ty(graph.outputs()[0]).dims, [4]);
+}
+
 #[test]
 fn files_that_are_no_models() {
     let folder = import(&fixture("."), &ImportOptions::default()).unwrap_err();

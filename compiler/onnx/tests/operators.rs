@@ -90,6 +90,8 @@ fn models_of_the_shared_folder() {
     }
     let mut shape = ImportOptions::default();
     shape.shape_flag("x=1x3x48x192").unwrap();
+    let mut frame = ImportOptions::default();
+    frame.dim_flag("sequence=576").unwrap();
     let none = ImportOptions::default();
     for (name, options, refused) in [
         ("models/cifar10_resnet20", &none, None),
@@ -105,7 +107,8 @@ fn models_of_the_shared_folder() {
         ("models/mtcnn_pnet", &options, None),
         ("models/mtcnn_rnet", &none, None),
         ("models/magika_standard_v3_3", &none, None),
-        ("models/silero_vad_16k_op15", &none, Some("operator If is not supported")),
+        ("models/silero_vad_16k_op15", &none, Some("--dim sequence=NUMBER")),
+        ("models/silero_vad_16k_op15", &frame, None),
         ("quantized/coral_mobilenet_v2_1.0_224_quant_qdq", &none, None),
         ("quantized/mlperftiny_resnet8_int8_qdq", &none, None),
     ] {

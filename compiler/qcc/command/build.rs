@@ -157,6 +157,9 @@ pub fn announce(compiled: &Compiled) {
         };
         terminal::note(&format!("ranges: {source}{hint}"));
     }
+    if let Some(why) = &report.no_float_edge {
+        terminal::note(&format!("integers in and out only: {why}"));
+    }
 }
 
 impl WatchFlags {

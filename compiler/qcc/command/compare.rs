@@ -69,7 +69,7 @@ impl Compare {
     /// Does it.
     pub fn execute(&self) -> Result<(), Error> {
         let mut options = self.flags.options(self.threads)?;
-        // Inputs of plain integers have no float edge; the conversion outside of the model is the same.
+        // The conversion outside of the model is the same.
         options.float_edge = false;
         if self.json && self.metric.is_some() && self.max_drop.is_none() {
             return Err(usage("--metric picks one line of the text, and --json has all of them").help("leave one out"));

@@ -79,41 +79,63 @@ fn quantized_floats(edit: &mut Edit, n: NodeId) -> bool {
 /// Data movement of a dequantized constant moves its codes.
 fn moved(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
-    let Class::Move(kind @ (Move::Reshape | Move::Transpose)) = g.op(n).info().class else { return false };
-    let y = g.result(n);
-    let Some((c, tensor, uniform)) = dequantized(g, g.operands(n)[0]).filter(|_| !g.is_output(y)) else {
+    let Class::Move(kind @ (Move::Reshape | Move::Transpose | Move::Gather)) = g.op(n).info().class else {
+        return false;
+    };
+    let (y, operands) = (g.result(n), g.operands(n));
+    let Some((c, tensor, uniform)) = dequantized(g, operands[0]).filter(|_| !g.is_output(y)) else {
         return false;
     };
     let (attrs, dims) = (g.node(n).attrs.clone(), g.ty(y).dims.clone());
-    let axis = match (uniform.axis, kind) {
-        (None, _) => None,
-        (Some(axis), Move::Transpose) => attrs.sizes("perm").iter().position(|&p| p == axis),
-        (Some(axis), _) => same_axis(&tensor.dims, axis, &dims),
+    let indices = operands.get(1).map(|&i| g.constant(i).cloned().map(|t| (t, g.ty(i).clone())));
+    let indices = match indices {
+        Some(None) => return false,
+        Some(Some(indices)) => Some(indices),
+        None => None,
     };
-    if axis.is_some() != uniform.axis.is_some() {
-        return false;
-    }
+    let scaled = match (uniform.axis, kind) {
+        (None, _) => Some((*uniform).clone()),
+        (Some(axis), Move::Transpose) => {
+            let axis = attrs.sizes("perm").iter().position(|&p| p == axis);
+            axis.map(|axis| Uniform { axis: Some(axis), ..(*uniform).clone() })
+        }
+        // Elements are taken along another dimension than that of the scales.
+        (Some(axis), Move::Gather) => (attrs.int("axis") != axis as i64
+            && indices.as_ref().is_some_and(|(t, _)| t.dims.len() == 1))
+        .then(|| (*uniform).clone()),
+        (Some(axis), _) => reshaped(&uniform, &tensor.dims, axis, &dims),
+    };
+    let Some(scaled) = scaled else { return false };
     // Movement does not look at scales: per tensor its type always has a rule.
     let plain = Elem::Int(uniform.storage);
     let operand = Type { dims: tensor.dims.clone(), elem: plain.clone() };
+    let mut given: Vec<(&Tensor, &Type)> = vec![(&tensor, &operand)];
+    given.extend(indices.iter().map(|(t, ty)| (t.as_ref(), ty)));
     let result = Type { dims, elem: plain };
-    let Ok(moved) = eval_node(g.op(n), &attrs, &[(&tensor, &operand)], &result) else { return false };
+    let Ok(moved) = eval_node(g.op(n), &attrs, &given, &result) else { return false };
     let name = format!("{}.moved", g.name_of(c));
     if !edit.begin(format!("adopt-qdq: %{} is constant", edit.graph().name_of(y))) {
         return false;
     }
-    let elem = Elem::Uniform(Arc::new(Uniform { axis, ..(*uniform).clone() }));
-    let c = edit.add_typed_const(&name, moved, elem);
+    let c = edit.add_typed_const(&name, moved, Elem::Uniform(Arc::new(scaled)));
     let real = add_cast(edit, Opcode::DCast, c, Elem::F32);
     edit.replace_uses(y, real);
     true
 }
 
-/// The dimension of `to` that dimension `axis` of `from` becomes by a reshape that leaves it whole.
-fn same_axis(from: &[usize], axis: usize, to: &[usize]) -> Option<usize> {
+/// The type of `from` after a reshape to `to` that leaves the dimension of the scales whole, or merges it with those in front of it, as
+/// the channels of groups: the scales then repeat.
+fn reshaped(u: &Uniform, from: &[usize], axis: usize, to: &[usize]) -> Option<Uniform> {
     let before: usize = from[..axis].iter().product();
-    let at = |i: usize| to[i] == from[axis] && to[..i].iter().product::<usize>() == before;
-    (0..to.len()).find(|&i| at(i))
+    let ends = |i: usize| to[..=i].iter().product::<usize>() == before * from[axis];
+    let at = (0..to.len()).find(|&i| ends(i) && to[i].is_multiple_of(from[axis]))?;
+    let again = to[at] / from[axis];
+    Some(Uniform {
+        axis: Some(at),
+        scales: u.scales.repeat(again),
+        zero_points: u.zero_points.repeat(again),
+        ..u.clone()
+    })
 }
 
 /// `nn.matmul` by quantized constant weights `[K, N]` is `nn.linear` with the weights transposed.

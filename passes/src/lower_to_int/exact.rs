@@ -86,7 +86,8 @@ impl Lower<'_, '_> {
         [ta, tb, to]: [&Bytes; 3],
     ) -> Result<Option<ValueId>, Diag> {
         let dims = self.dims(self.y);
-        let types = Types { a: ta, b: tb, y: to, shift: if self.attrs().bool("signed") { 128 } else { 0 } };
+        let signed = self.attrs().has("signed") && self.attrs().bool("signed");
+        let types = Types { a: ta, b: tb, y: to, shift: if signed { 128 } else { 0 } };
         let table = match kind {
             Binary::Add => types.sum(),
             Binary::Mul => types.product(),

@@ -87,14 +87,19 @@ pub(super) struct Edge {
 }
 
 /// The quantization of a value at the boundary, as the float edge needs it.
-fn boundary(graph: &Graph, v: ValueId) -> Result<std::sync::Arc<Uniform>, Diags> {
+fn boundary(graph: &Graph, v: ValueId) -> Result<std::sync::Arc<Uniform>, Diag> {
     let value = graph.value(v);
     match value.ty.uniform() {
         Some(u) if matches!(u.storage, Int::U8 | Int::I16) && u.axis.is_none() => Ok(u.clone()),
         _ => Err(Diag::new(Code::TARGET, format!("%{} of type {} has no float edge", value.name, value.ty))
-            .help("compile with --io int")
-            .into()),
+            .help("compile with --io int")),
     }
+}
+
+/// Why a model with this graph cannot take and give floats: the first input or output that is not their quantization.
+pub fn refusal(graph: &Graph) -> Option<Diag> {
+    let mut sides = [graph.inputs(), graph.outputs()].into_iter();
+    sides.find_map(|side| real_values(graph, side).into_iter().find_map(|(v, _)| boundary(graph, v).err()))
 }
 
 /// A conversion in the making: where its leaf is, and what belongs to its function.
@@ -214,7 +219,8 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<Edge, Di
         if fused.is_empty() {
             let bytes = Bytes::Scratch(staged[index].ok_or_else(missing)?);
             let line = Line::Run(graph.ty(v).elements());
-            let c = Conversion { quantize, index, uniform, scale: scale_at, bytes, outer: Vec::new(), line };
+            let c =
+                Conversion { quantize, index, uniform, scale: scale_at, bytes, skipped: 0, outer: Vec::new(), line };
             let call = m.convert(&c)?;
             if quantize {
                 before.push(call)
@@ -225,13 +231,15 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<Edge, Di
         }
         for (border, outer, line) in fused {
             let copy = &borders[border].copy;
-            let bytes = Bytes::Place(if quantize { copy.to.clone() } else { copy.from.clone() });
+            let (ours, callers) = if quantize { (&copy.to, &copy.from) } else { (&copy.from, &copy.to) };
+            let (bytes, skipped) = (Bytes::Place(ours.clone()), callers.offset);
             let scale = match (quantize, scale) {
                 (false, Some(s)) => Scale::Place(m.early_scale(s, borders[border].step).ok_or_else(missing)?),
                 _ => scale_at.clone(),
             };
             let uniform = uniform.clone();
-            instead.insert(borders[border].task, Conversion { quantize, index, uniform, scale, bytes, outer, line });
+            let conversion = Conversion { quantize, index, uniform, scale, bytes, skipped, outer, line };
+            instead.insert(borders[border].task, conversion);
         }
     }
     let mut calls = before;

@@ -41,6 +41,7 @@ use crate::kernel::lanes::LanesSpec;
 use crate::kernel::window::WindowSpec;
 use crate::machine::Shape;
 use crate::plan::{self, Plan, StepKind, Storage};
+pub use edge::refusal as no_float_edge;
 pub use entry::{Entries, name as entry_name};
 pub use tuning::{Choice, Outer, Tuning};
 

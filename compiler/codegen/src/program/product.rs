@@ -6,6 +6,7 @@ use qcc_ir::ops::IntOp;
 use qcc_ir::window::Window;
 use qcc_ir::{Diag, Diags, NodeId, Tensor, ValueId};
 
+use super::collapse::Loops;
 use super::conv::{self, Layout, Leaf, Product, Section};
 use super::dynamic::Parts;
 use super::step::Cost;
@@ -44,12 +45,15 @@ impl Builder<'_> {
             None
         };
         let residual = operands.get(4).filter(|_| fused).map(|r| (r.clone(), attrs.int("residual_mult") as u16));
-        let as_image = |p: &Place| if is_conv { Some(p.clone()) } else { rows_as_pixels(p) };
-        let strided = || bug(format!("{value}: a matrix whose rows are not evenly spaced"));
-        let residual = match residual {
-            Some((place, mult)) => Some((as_image(&place).ok_or_else(strided)?, mult)),
-            None => None,
+        let mut images: Vec<&Place> = [&operands[0], result].into_iter().collect();
+        images.extend(residual.iter().map(|(place, _)| place));
+        let images = match is_conv {
+            true => images.into_iter().cloned().collect(),
+            false => {
+                rows_as_pixels(&images).ok_or_else(|| bug(format!("{value}: a matrix of widely scattered rows")))?
+            }
         };
+        let residual = residual.and_then(|(_, mult)| Some((images.get(2)?.clone(), mult)));
         let window = match is_conv {
             true => halo_window(graph, node),
             false => Window { kernel: [1, 1], strides: [1, 1], pads: [0; 4], dilations: [1, 1] },
@@ -57,8 +61,8 @@ impl Builder<'_> {
         let extrema = self.plan.part_extrema.get(&result.buffer).filter(|_| !fused);
         let extrema = extrema.map(|&offset| Place { offset, ..result.clone() });
         let mut product = Product {
-            x: as_image(&operands[0]).ok_or_else(strided)?,
-            result: as_image(result).ok_or_else(strided)?,
+            x: images[0].clone(),
+            result: images[1].clone(),
             window,
             groups: if is_conv { attrs.int("groups") as usize } else { 1 },
             weights,
@@ -186,25 +190,30 @@ impl Builder<'_> {
     }
 }
 
-/// A matrix [.., K] as one image row of pixels with K channels, if its rows are evenly spaced.
-fn rows_as_pixels(p: &Place) -> Option<Place> {
-    let (&k, outer) = p.dims.split_last()?;
-    let last = p.strides.last().copied()?;
-    let mut step = None;
-    let mut expected = None;
-    for (&d, &s) in outer.iter().zip(p.strides.iter()).rev() {
-        if d == 1 {
-            continue;
-        }
-        match expected {
-            None => (step, expected) = (Some(s), Some(s * d)),
-            Some(e) if e == s => expected = Some(s * d),
-            Some(_) => return None,
-        }
+/// Matrices [.., K] as images of pixels with K channels: of one row if the rows of all of them are evenly spaced, of more where one
+/// lies in a halo or in another value.
+fn rows_as_pixels(places: &[&Place]) -> Option<Vec<Place>> {
+    let outer = places.first()?.dims.split_last()?.1;
+    let strides: Vec<&[usize]> = places.iter().map(|p| &p.strides[..outer.len()]).collect();
+    let loops = Loops::new(outer, &strides);
+    if loops.outer.len() > 2 {
+        return None;
     }
-    let rows = outer.iter().product::<usize>();
-    let step = step.unwrap_or(k * last);
-    Some(Place { dims: vec![1, 1, rows, k], strides: vec![rows * step, rows * step, step, last], ..p.clone() })
+    let image = |(i, place): (usize, &&Place)| {
+        let (&k, &last) = (place.dims.last()?, place.strides.last()?);
+        let step = if loops.run == 1 { k * last } else { loops.inner[i] };
+        let (mut dims, mut strides) = (vec![loops.run, k], vec![step, last]);
+        for level in loops.outer.iter().rev() {
+            dims.insert(0, level.extent);
+            strides.insert(0, level.strides[i]);
+        }
+        while dims.len() < 4 {
+            strides.insert(0, dims[0] * strides[0]);
+            dims.insert(0, 1);
+        }
+        Some(Place { dims, strides, ..(*place).clone() })
+    };
+    places.iter().enumerate().map(image).collect()
 }
 
 /// Greatest magnitude that any channel's accumulator can reach on activations of 0 to 255.
@@ -222,7 +231,8 @@ fn describe(p: &Product<'_>, is_conv: bool) -> String {
     let (w, inputs, outputs) = (&p.window, p.x.dims[3], p.result.dims[3]);
     let fused = if p.residual.is_some() { " + residual" } else { "" };
     if !is_conv {
-        return format!("matmul {}x{inputs}x{outputs}{fused}", p.result.dims[2]);
+        let rows: usize = p.result.dims[..3].iter().product();
+        return format!("matmul {rows}x{inputs}x{outputs}{fused}");
     }
     let groups = if p.groups > 1 { format!(" groups {}", p.groups) } else { String::new() };
     let stride = if w.strides == [1, 1] { String::new() } else { format!(" stride {}", w.strides[0]) };

@@ -179,9 +179,14 @@ pub(super) fn local_response(site: &mut Site) -> Outcome<ValueId> {
     let (n, channels, spatial) = channels(site, x)?;
     let square = apply(site, Opcode::Mul, &[x, x], "square")?;
     let wide = layout::reshape(site, square, &[n, 1, channels, layout::product(&spatial)?], "channels")?;
+    // Beyond all channels a window sees zeros alone.
+    let (before, after) =
+        (((size - 1) / 2).min(channels.saturating_sub(1)), (size / 2).min(channels.saturating_sub(1)));
+    let kernel = before + after + 1;
+    let alpha = (f64::from(alpha) * kernel as f64 / size as f64) as f32;
     let attrs = Attrs::new(Opcode::AveragePool)
-        .with("kernel", layout::list(&[size, 1])?)
-        .with("pads", layout::list(&[(size - 1) / 2, 0, size / 2, 0])?)
+        .with("kernel", layout::list(&[kernel, 1])?)
+        .with("pads", layout::list(&[before, 0, after, 0])?)
         .with("count_include_pad", true);
     let mean = site.emit(Opcode::AveragePool, &[wide], attrs, "mean")?;
     let dims = site.dims(x);

@@ -1,16 +1,20 @@
 //! Elementwise operators whose attributes or operands need more than a row of the table.
 
-use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, Uniform, ValueId};
 
 use super::constants;
 use super::layout::apply;
 use super::numbers::{Numbers, listed};
+use super::quantize;
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
 /// Bounds are attributes before operator set 11, then operands.
 pub(super) fn clip(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
+    if let Some(u) = site.ty(x).uniform().cloned() {
+        return clip_codes(site, x, &u);
+    }
     let mut bounds = [None, None];
     if site.opset() < 11 {
         bounds = [site.attrs.float("min")?, site.attrs.float("max")?];
@@ -38,6 +42,26 @@ pub(super) fn clip(site: &mut Site) -> Outcome<ValueId> {
         }
     }
     site.emit(Opcode::Clip, &[x], attrs, "")
+}
+
+/// Codes of fewer bits than they are stored in, as Brevitas writes them: what saturates has the bounds.
+fn clip_codes(site: &mut Site, x: ValueId, u: &Uniform) -> Outcome<ValueId> {
+    let mut bounds = [u.min, u.max];
+    for (i, bound) in bounds.iter_mut().enumerate() {
+        match site.int_list(i + 1, "bounds")?.as_deref() {
+            None => {}
+            Some(&[v]) => *bound = v.clamp(u.min, u.max),
+            Some(_) => return Err(Fault::shape("a bound is no scalar")),
+        }
+    }
+    let [min, max] = bounds;
+    if min >= max || u.zero_points.iter().any(|z| *z < min || *z > max) {
+        return Err(Fault::unsupported(format!("codes from {min} to {max}, without their zero point")));
+    }
+    let graph = site.edit().graph();
+    let cast = graph.producer(x).filter(|&n| graph.op(n) == Opcode::QCast).map(|n| graph.operands(n)[0]);
+    let real = cast.ok_or_else(|| Fault::unsupported("bounds of quantized values that are not just quantized"))?;
+    quantize::quantize(site, real, Uniform { min, max, ..u.clone() }, "")
 }
 
 /// The least of the upper bound and the greatest of the lower bound and the value.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use qcc_interp::eval_node;
 use qcc_ir::ops::Move;
-use qcc_ir::{Attrs, Class, Elem, Graph, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Class, Data, Elem, Graph, Int, Opcode, Tensor, Type, ValueId};
 
 use crate::fault::{Fault, Outcome};
 
@@ -24,7 +24,7 @@ pub(crate) fn evaluate(
 ) -> Outcome<Option<Tensor>> {
     let constants: Option<Vec<(Arc<Tensor>, &Type)>> =
         operands.iter().map(|&v| Some((graph.constant(v)?.clone(), graph.ty(v)))).collect();
-    let Some(constants) = constants else { return Ok(None) };
+    let Some(constants) = constants else { return Ok(vanished(graph, op, operands, result)) };
     let elements = result.checked_elements().unwrap_or(usize::MAX);
     let stays = match op.info().class {
         Class::Cast(_) => true,
@@ -42,4 +42,20 @@ pub(crate) fn evaluate(
         Err(_) if result.elem == Elem::F32 && !result.dims.contains(&0) => Ok(None),
         Err(diag) => Err(Fault::from(diag)),
     }
+}
+
+/// Integers times zero, which models compute to keep an input that they do not need: zeros.
+fn vanished(graph: &Graph, op: Opcode, operands: &[ValueId], result: &Type) -> Option<Tensor> {
+    let is_zero = |&v: &ValueId| match graph.constant(v).map(|t| &t.data) {
+        Some(Data::I64(v)) => v.iter().all(|&x| x == 0),
+        Some(Data::I32(v)) => v.iter().all(|&x| x == 0),
+        Some(_) | None => false,
+    };
+    let elements = result.checked_elements().filter(|&n| n <= SMALL)?;
+    let zeros = match result.elem {
+        Elem::Int(Int::I64) => Data::I64(vec![0; elements]),
+        Elem::Int(Int::I32) => Data::I32(vec![0; elements]),
+        _ => return None,
+    };
+    (op == Opcode::Mul && operands.iter().any(is_zero)).then(|| Tensor::new(&result.dims, zeros))
 }

@@ -29,12 +29,14 @@ pub(crate) enum Rule {
     Sequence(fn(&mut Site) -> Outcome<Vec<ValueId>>),
     /// One result; a sequence among the operands is replaced by its tensors.
     OfSequence(fn(&mut Site) -> Outcome<ValueId>),
+    /// The results of nodes inside: see `branch`.
+    Branch,
 }
 
 /// ONNX operator of the default domain, oldest and newest operator set, rule.
 pub(crate) struct Row(&'static str, i64, i64, Rule);
 
-use Rule::{Many, OfSequence, One, Same, Sequence};
+use Rule::{Branch, Many, OfSequence, One, Same, Sequence};
 
 /// All operators that can be imported, in alphabetical order.
 #[rustfmt::skip]
@@ -86,6 +88,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("HardSigmoid", 6, NEWEST, Same(Opcode::HardSigmoid)),
     Row("HardSwish", 14, NEWEST, Same(Opcode::HardSwish)),
     Row("Identity", 1, NEWEST, One(elementwise::identity)),
+    Row("If", 1, NEWEST, Branch),
     Row("InstanceNormalization", 6, NEWEST, One(decompose::instance_norm)),
     Row("LRN", 1, NEWEST, One(decompose::local_response)),
     Row("LSTM", 7, NEWEST, Many(rnn::lstm)),
@@ -216,7 +219,7 @@ pub fn importable() -> impl Iterator<Item = Importable> {
         rows.iter().map(move |&Row(name, oldest, newest, rule)| {
             let same = match rule {
                 Same(op) => Some(op),
-                One(_) | Many(_) | Sequence(_) | OfSequence(_) => None,
+                One(_) | Many(_) | Sequence(_) | OfSequence(_) | Branch => None,
             };
             Importable { domain, name, opsets: (oldest, newest), same }
         })
@@ -231,6 +234,7 @@ impl Rule {
             Same(op) => same(site, op).map(|v| vec![v]),
             One(rule) | OfSequence(rule) => rule(site).map(|v| vec![v]),
             Many(rule) | Sequence(rule) => rule(site),
+            Branch => Err(Fault::unsupported("nodes inside nodes")),
         }
     }
 }
@@ -267,7 +271,7 @@ pub(crate) fn find(node: &NodeProto, opset: Option<i64>) -> Outcome<Rule> {
     let opset = opset.ok_or_else(|| Fault::shape("the model names no operator set of the default domain"))?;
     let Ok(i) = ROWS.binary_search_by(|row| row.0.cmp(op)) else {
         let help = match op.as_str() {
-            "If" | "Loop" | "Scan" => "control flow cannot be compiled; export the model with fixed shapes and options",
+            "Loop" | "Scan" => "control flow cannot be compiled; export the model with fixed shapes and options",
             "NonMaxSuppression" | "NonZero" | "Compress" | "Unique" => {
                 "the size of its result is known at run time only; cut the model in front of it and do the rest in the host"
             }

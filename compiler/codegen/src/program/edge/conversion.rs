@@ -40,6 +40,8 @@ pub(super) struct Conversion {
     pub uniform: std::sync::Arc<Uniform>,
     pub scale: Scale,
     pub bytes: Bytes,
+    /// Floats in front of the first one that is converted: a copy may take a part of an input.
+    pub skipped: usize,
     /// Strides of the bytes, then of the floats.
     pub outer: Vec<Level>,
     pub line: Line,
@@ -146,6 +148,7 @@ impl Conversion {
     pub fn emit(&self, t: &mut Task<'_>, leaf: Option<(FuncId, usize)>) {
         let array = if self.quantize { frame::REAL_INPUTS } else { frame::REAL_OUTPUTS };
         let floats = t.pointer_in(array, self.index);
+        let floats = t.plus(floats, FLOAT * self.skipped);
         let bytes = match &self.bytes {
             Bytes::Scratch(offset) => t.scratch(*offset),
             Bytes::Place(place) => t.address(place),
