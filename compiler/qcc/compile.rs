@@ -1,6 +1,5 @@
 //! Compilation: a source, through the passes, to an integer graph and what is made of it.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -221,16 +220,13 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
         samples,
         input_ranges,
         ranges: options.ranges.clone(),
-        channel_factors: BTreeMap::new(),
         source_names: graph.values().map(|v| graph.name_of(v).to_string()).collect(),
-        observing: None,
         corrections: options.corrections,
         precision: options.precision.clone(),
         method: options.method,
         progress: options.progress.clone(),
         threads: options.threads,
-        range_source: String::new(),
-        derived_ranges: false,
+        ..Context::default()
     })
 }
 

@@ -240,8 +240,8 @@ impl<'g> Ties<'g> {
         let mut ranges: HashMap<usize, Range> = HashMap::new();
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
-            let wide = (precise && self.wide[root]).then_some(self.seen);
-            if let Some(range) = needed(self.g, v, wide) {
+            let wanted = Extent { seen: self.seen, wide: precise && self.wide[root] };
+            if let Some(range) = needed(self.g, v, wanted) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
         }
@@ -331,29 +331,46 @@ fn roomy(g: &Graph, v: ValueId, range: Range, table: Option<&RangeTable>) -> Ran
     if wider.is_valid() { wider } else { range }
 }
 
-/// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type. `wide` has the table
-/// of what was seen, if there is one, where the type has 16 bits.
-fn demand(g: &Graph, v: ValueId, wide: Option<Option<&RangeTable>>) -> Option<Range> {
+/// What a range is for.
+#[derive(Clone, Copy)]
+struct Extent<'t> {
+    /// What was seen of values, if there is a table.
+    seen: Option<&'t RangeTable>,
+    /// Whether the type has 16 bits.
+    wide: bool,
+}
+
+impl Extent<'_> {
+    /// Whether the range of `v` is known to come from elsewhere than from samples.
+    fn unseen(self, g: &Graph, v: ValueId) -> bool {
+        let entry = self.seen.and_then(|table| table.values.get(g.name_of(v)));
+        entry.is_some_and(|entry| entry.seen_max.is_none())
+    }
+}
+
+/// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type.
+fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
-    if let Some(table) = wide {
-        range = roomy(g, v, range, table);
+    if wanted.wide {
+        range = roomy(g, v, range, wanted.seen);
     } else if g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
-        range.min = range.min.max(range.max - SOFTMAX_SPAN);
+        let greatest = if wanted.unseen(g, v) { range.max.min(0.0) } else { range.max };
+        range.min = range.min.max(greatest - SOFTMAX_SPAN);
     }
     if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))
         && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather | Opcode::Where))
     {
         let y = g.result(n);
-        return if clamps(g.op(n)) { None } else { demand(g, y, wide) };
+        return if clamps(g.op(n)) { None } else { demand(g, y, wanted) };
     }
     produced(g, v, range)
 }
 
 /// The same less what nothing depends on that reads `v`, which 16 bits can afford.
-fn needed(g: &Graph, v: ValueId, wide: Option<Option<&RangeTable>>) -> Option<Range> {
-    let range = demand(g, v, wide)?;
-    let step = |y: ValueId| demand(g, y, None).map(|r| f64::from(span_of(r)) / 255.0);
-    Some(if wide.is_some() { range } else { telling(g, v, range, &step) })
+fn needed(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
+    let range = demand(g, v, wanted)?;
+    let step = |y: ValueId| demand(g, y, Extent { wide: false, ..wanted }).map(|r| f64::from(span_of(r)) / 255.0);
+    Some(if wanted.wide { range } else { telling(g, v, range, &step) })
 }
 
 /// The range of `v` by what computes it.

@@ -11,6 +11,7 @@ use qcc_ir::{Diag, Range, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::Precisions;
+use crate::moments::Channel;
 use crate::observations::{Observations, Observing};
 
 /// Told how much of a long piece of work is done, and of how much.
@@ -178,30 +179,45 @@ impl RangeTable {
     }
 }
 
-/// Which of the passes that better the result by means of samples belong to the usual pipeline.
+/// Which of the passes that better the result belong to the usual pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Corrections {
+    /// The pass `draw-samples`.
+    pub draw_samples: bool,
     /// The pass `equalize`.
     pub equalize: bool,
     /// The pass `round-weights`.
     pub round_weights: bool,
-    /// The pass `correct-bias`; `round-weights` does its work too, so that it runs only without that.
+    /// The pass `correct-bias`; with samples `round-weights` does its work too, so that it runs only without that.
     pub correct_bias: bool,
 }
 
 impl Default for Corrections {
     fn default() -> Corrections {
-        Corrections { equalize: false, round_weights: true, correct_bias: true }
+        Corrections { draw_samples: true, equalize: false, round_weights: true, correct_bias: true }
     }
 }
 
 impl Corrections {
-    /// Names of the passes that are left out.
-    pub fn off(self) -> Vec<&'static str> {
-        let correct_bias = self.correct_bias && !self.round_weights;
-        let all = [("equalize", self.equalize), ("round-weights", self.round_weights), ("correct-bias", correct_bias)];
+    /// Names of the passes that are left out of a pipeline; `rounding` says that `round-weights` is in it.
+    pub fn off(self, rounding: bool) -> Vec<&'static str> {
+        let all = [
+            ("draw-samples", self.draw_samples),
+            ("equalize", self.equalize),
+            ("round-weights", self.round_weights),
+            ("correct-bias", self.correct_bias && !(rounding && self.round_weights)),
+        ];
         all.into_iter().filter(|(_, on)| !on).map(|(name, _)| name).collect()
     }
+}
+
+/// What drawn inputs showed of the values that are far from any known distribution.
+#[derive(Debug, Clone, Default)]
+pub struct Drawn {
+    /// Number of samples.
+    pub(crate) samples: usize,
+    /// Mean, variance and extremes of the channels of values, by name.
+    pub(crate) values: HashMap<String, Vec<Channel>>,
 }
 
 /// What passes share besides the graph.
@@ -225,6 +241,10 @@ pub struct Context {
     pub precision: Precisions,
     /// How `calibrate` chooses a range, unless its options say otherwise.
     pub method: Method,
+    /// What `draw-samples` saw.
+    pub drawn: Option<Drawn>,
+    /// Means of the channels of what layers read, by name, as far as `propagate-ranges` derived ranges.
+    pub channel_means: HashMap<String, Vec<f64>>,
     /// Where to report progress.
     pub progress: Option<Progress>,
     /// Threads to use; 0 for as many as there are cores.

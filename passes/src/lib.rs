@@ -22,6 +22,7 @@ pub mod cancel_qdq;
 pub mod canonicalize;
 pub mod check_integer_only;
 pub mod correct_bias;
+pub mod draw_samples;
 pub mod equalize;
 pub mod fold_bn;
 pub mod fold_constants;
@@ -45,7 +46,6 @@ mod moves;
 mod observations;
 mod quantize;
 mod terms;
-mod trials;
 
 pub use context::{Context, Corrections, Method, RangeEntry, RangeTable, Samples};
 pub use observations::{Observations, Observing, Shard};
@@ -217,6 +217,16 @@ pub static PASSES: &[PassInfo] = &[
         make: |o| Box::new(calibrate::Calibrate::new(o)),
     },
     PassInfo {
+        name: "draw-samples",
+        phase: Phase::Float,
+        summary: "sees from drawn inputs what values are like that are far from any known distribution",
+        options: &[],
+        requires: &[Property::Float],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(draw_samples::DrawSamples),
+    },
+    PassInfo {
         name: "propagate-ranges",
         phase: Phase::Float,
         summary: "derives ranges that are still unknown from the inputs' and batch normalization's",
@@ -259,7 +269,7 @@ pub static PASSES: &[PassInfo] = &[
     PassInfo {
         name: "correct-bias",
         phase: Phase::Quant,
-        summary: "corrects biases by the shift of the mean that is measured on the samples",
+        summary: "corrects biases by the shift of the mean that is measured on the samples, or follows from means of channels",
         options: &[],
         requires: &[Property::Scaled],
         ensures: &[],

@@ -94,7 +94,7 @@ fn real(ty: &Type) -> Type {
 }
 
 /// The node after which nothing needs a value.
-fn last_uses(g: &Graph) -> HashMap<NodeId, Vec<ValueId>> {
+pub(crate) fn last_uses(g: &Graph) -> HashMap<NodeId, Vec<ValueId>> {
     let mut last: HashMap<ValueId, NodeId> = HashMap::new();
     for n in g.order() {
         last.insert(g.result(n), n);
@@ -106,7 +106,7 @@ fn last_uses(g: &Graph) -> HashMap<NodeId, Vec<ValueId>> {
 }
 
 /// Bytes that one sample takes where it takes most.
-fn footprint(g: &Graph) -> usize {
+pub(crate) fn footprint(g: &Graph) -> usize {
     let last = last_uses(g);
     let bytes = |v: ValueId| if g.constant(v).is_some() { 0 } else { 5 * g.ty(v).elements() };
     let mut now: usize = g.inputs().iter().map(|&v| bytes(v)).sum();

@@ -123,7 +123,7 @@ impl Channel {
 }
 
 /// Interval that contains `f` of the interval, as far as a grid tells.
-fn image(i: Interval, f: &dyn Fn(f64) -> f64) -> Interval {
+pub(crate) fn image(i: Interval, f: &dyn Fn(f64) -> f64) -> Interval {
     let far = 1e30;
     let (lo, hi) = (i.lo.clamp(-far, far), i.hi.clamp(-far, far));
     let steps = 256;

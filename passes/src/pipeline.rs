@@ -28,8 +28,8 @@ const PRESETS: &[(&str, &str)] = &[
     ),
     (
         "-O1",
-        "canonicalize, fold-constants, propagate-ranges, fold-bn, assign-scales, insert-qdq, cancel-qdq, fuse, \
-         lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
+        "canonicalize, fold-constants, draw-samples, propagate-ranges, fold-bn, assign-scales, correct-bias, insert-qdq, \
+         cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
     ),
     (
         "-O2",
@@ -65,8 +65,9 @@ pub fn default_pipeline(graph: &Graph, cx: &Context) -> String {
     } else {
         "-O1"
     };
-    let off = cx.corrections.off();
-    let passes = preset(name).unwrap_or_default().split(", ").filter(|p| !off.contains(p));
+    let passes = preset(name).unwrap_or_default().split(", ");
+    let off = cx.corrections.off(passes.clone().any(|p| p == "round-weights"));
+    let passes = passes.filter(|p| !off.contains(p));
     passes.collect::<Vec<_>>().join(", ")
 }
 

@@ -12,10 +12,11 @@
 //! A batch normalization tells twice: its `mean` and `var` are the statistics of its operand, `beta` and `|gamma|` those
 //! of its result. So the pass runs before `fold-bn` where there are no samples. A range is the union over the channels of
 //! `mean +- k` deviations, within the certain interval; how operators change both is said in `moments`. Inputs have
-//! their declared range; without one they are taken as standard normal, from -4 to 4. Where an interval has no end, or
-//! functions such as the exponential make it useless, a few made-up inputs tell (`trials`).
+//! their declared range; without one they are taken as standard normal, from -4 to 4.
 
-use std::collections::HashMap;
+mod drawn;
+
+use std::collections::{HashMap, HashSet};
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Binary, Contract, Move, Norm, Pool, Reduce};
@@ -23,12 +24,11 @@ use qcc_ir::{Class, Diag, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Value
 
 use crate::adopt_qdq::constants::reals;
 use crate::calibrate::activations;
-use crate::context::{RangeEntry, RangeTable};
+use crate::context::{Drawn, RangeEntry, RangeTable};
 use crate::moments::{Channel, Interval, Stats};
 use crate::options::{OptionInfo, OptionKind};
 use crate::rewrite::floats;
-use crate::trials::Trials;
-use crate::{Context, Options, Pass, fold_bn, trials};
+use crate::{Context, Options, Pass, fold_bn};
 
 /// Options of `propagate-ranges`.
 pub const OPTIONS: &[OptionInfo] = &[OptionInfo {
@@ -60,18 +60,23 @@ impl Pass for PropagateRanges {
         if unknown.is_empty() {
             return Ok(());
         }
-        let mut analysis =
-            Analysis { g: edit.graph(), k: self.k, stats: HashMap::new(), assumed: 0, declared: 0, norms: 0 };
+        let drawn = cx.drawn.take().unwrap_or_default();
+        let mut analysis = Analysis {
+            g: edit.graph(),
+            k: self.k,
+            drawn: &drawn,
+            leading: drawn::leading(edit.graph()),
+            stats: HashMap::new(),
+            assumed: 0,
+            declared: 0,
+            norms: 0,
+            seen: 0,
+        };
         analysis.run(cx);
-        let derived = |v: ValueId| analysis.stats.get(&v).map_or(Interval::ALL, Stats::soft);
-        let is_known = |v: &ValueId| derived(*v).lo.is_finite() && derived(*v).hi.is_finite();
-        let tried = !unknown.iter().all(is_known) || trials::are_wanted(edit.graph(), analysis.norms);
-        let trials = tried.then(|| Trials::new(edit.graph(), cx));
         let mut faults = Diags::default();
         let mut found = Vec::new();
         for v in unknown {
-            let soft = derived(v);
-            let soft = trials.as_ref().map_or(soft, |t| t.settle(v, soft));
+            let soft = analysis.stats.get(&v).map_or(Interval::ALL, Stats::soft);
             let range = Range { min: soft.lo as f32, max: soft.hi as f32 };
             if range.is_valid() {
                 found.push((v, range));
@@ -79,7 +84,8 @@ impl Pass for PropagateRanges {
                 faults.0.push(unbounded(analysis.g, v));
             }
         }
-        let source = analysis.source(found.len(), tried);
+        let source = analysis.source(found.len());
+        cx.channel_means = analysis.channel_means();
         faults.into_result()?;
         if !edit.begin(format!("propagate-ranges: {} values", found.len())) {
             return Ok(());
@@ -109,14 +115,17 @@ fn unbounded(g: &Graph, v: ValueId) -> Diag {
 struct Analysis<'g> {
     g: &'g Graph,
     k: f64,
+    drawn: &'g Drawn,
+    leading: HashSet<ValueId>,
     stats: HashMap<ValueId, Stats>,
     assumed: usize,
     declared: usize,
     norms: usize,
+    seen: usize,
 }
 
 impl Analysis<'_> {
-    fn source(&self, derived: usize, tried: bool) -> String {
+    fn source(&self, derived: usize) -> String {
         let inputs = match (self.declared, self.assumed) {
             (_, 0) => "declared input ranges",
             (0, _) => "inputs taken as standard normal",
@@ -126,8 +135,11 @@ impl Analysis<'_> {
             0 => String::new(),
             n => format!(" and the parameters of {n} batch normalization{}", if n == 1 { "" } else { "s" }),
         };
-        let trials = if tried { ", and from trials" } else { "" };
-        format!("{derived} ranges derived without data from {inputs}{norms}{trials} (k = {})", self.k)
+        let drawn = match self.seen {
+            0 => String::new(),
+            n => format!(", {n} of them seen on {} drawn samples", self.drawn.samples),
+        };
+        format!("{derived} ranges derived without data from {inputs}{norms} (k = {}){drawn}", self.k)
     }
 
     fn run(&mut self, cx: &Context) {
@@ -152,6 +164,7 @@ impl Analysis<'_> {
             }
             let mut stats = self.transfer(n).unwrap_or_else(|| Stats::of_interval(Interval::ALL));
             self.observe_norm(y, &mut stats);
+            self.observe_drawn(n, &mut stats);
             if let Elem::Calibrated(r) = self.g.ty(y).elem {
                 stats.hard = stats.hard.clamp_to(r.into());
                 stats.channels.iter_mut().for_each(|c| c.soft = c.soft.clamp_to(r.into()));

@@ -332,11 +332,19 @@ fn erf(x: f64) -> f64 {
         let mut sum = a;
         for n in 1..80 {
             term *= -a * a / f64::from(n);
-            sum += term / f64::from(2 * n + 1);
+            let next = sum + term / f64::from(2 * n + 1);
+            // Terms grow up to number `a * a`; behind it they only get less.
+            if next == sum && f64::from(n) > a * a {
+                break;
+            }
+            sum = next;
         }
         sum * 2.0 / std::f64::consts::PI.sqrt()
-    } else {
+    } else if a < 6.0 {
         1.0 - tail(a)
+    } else {
+        // The tail is less than half of what 1 is exact to.
+        1.0
     };
     value.copysign(x)
 }

@@ -32,8 +32,15 @@ pub fn real_scale([mantissa, exponent]: [i32; 2]) -> f32 {
 /// Equation (6).
 pub fn quantize(x: f32, scale: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
     // Rust's `as` saturates and sends NaN to 0; the sum below then cannot overflow 64 bits.
-    let rounded = (x / scale).round_ties_even() as i32;
+    let rounded = nearest(x / scale) as i32;
     (i64::from(rounded) + i64::from(zero_point)).clamp(i64::from(lo), i64::from(hi)) as i32
+}
+
+/// The nearest integer, ties to even. Without an instruction for it, which the first x86-64 lacks, a sum does it: between `2^23`
+/// and `2^24` floats are the integers.
+fn nearest(x: f32) -> f32 {
+    const INTEGERS: f32 = 12_582_912.0;
+    if x.abs() < 4_194_304.0 { (x + INTEGERS) - INTEGERS } else { x.round_ties_even() }
 }
 
 /// Equation (7).
@@ -44,6 +51,18 @@ pub fn dequantize(q: i32, scale: f32, zero_point: i32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nearest_is_the_nearest() {
+        let ends = [0.0f32, 0.5, 1.5, 2.5, 4_194_303.5, 4_194_304.0, 4_194_304.5, 8_388_607.5, 1e30, f32::INFINITY];
+        let near = |x: f32| [x.next_down(), x, x.next_up()];
+        let many = (0..1_000_000u32).map(|i| f32::from_bits(i.wrapping_mul(4294))).filter(|x| !x.is_nan());
+        for x in ends.into_iter().flat_map(near).chain(many) {
+            assert_eq!(nearest(x), x.round_ties_even(), "{x}");
+            assert_eq!(nearest(-x), -x.round_ties_even(), "-{x}");
+        }
+        assert!(nearest(f32::NAN).is_nan());
+    }
 
     #[test]
     fn every_code_survives_the_round_trip() {

@@ -27,13 +27,16 @@ pub struct ModelFlags {
     /// How ranges follow from samples: minmax, percentile, mse, kl, auto (of these the one with the least error, value by value)
     #[arg(long, default_value = "minmax")]
     method: Method,
+    /// Without samples: draw inputs and see what values are like that no batch normalization tells of
+    #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
+    draw_samples: Switch,
     /// Make the channels between two layers alike, so that one scale fits them all
     #[arg(long, value_enum, default_value = "off", value_name = "on|off")]
     equalize: Switch,
     /// Choose the integers of weights by least squares on the samples, and correct biases
     #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
     round_weights: Switch,
-    /// Without --round-weights: correct biases by what quantization shifts the means of layers on the samples
+    /// Without --round-weights or samples: correct biases by what quantization shifts the means of layers
     #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
     correct_bias: Switch,
     /// Bits of a value, of a layer's weights (NAME.weights), or of all: 16 instead of 8
@@ -164,6 +167,7 @@ impl ModelFlags {
             method: self.method,
             mode: self.mode,
             corrections: Corrections {
+                draw_samples: self.draw_samples == Switch::On,
                 equalize: self.equalize == Switch::On,
                 round_weights: self.round_weights == Switch::On,
                 correct_bias: self.correct_bias == Switch::On,
