@@ -18,7 +18,7 @@
 //! ```
 //!
 //! The number of samples follows from the multiplications of one, so that compilation stays short. Numbers kept are rounded to
-//! [`DIGITS`] binary digits, far above what the order of sums on one CPU or another changes.
+//! `DIGITS` binary digits, far above what the order of sums on one CPU or another changes.
 
 mod drawing;
 
@@ -240,7 +240,7 @@ fn rounded(c: Channel) -> Channel {
     Channel { mean: short(c.mean), var: short(c.var), soft: Interval::new(short(c.soft.lo), short(c.soft.hi)) }
 }
 
-/// The nearest number with [`DIGITS`] binary digits.
+/// The nearest number with `DIGITS` binary digits.
 fn short(x: f64) -> f64 {
     let dropped = 52 - DIGITS;
     // A carry goes into the exponent, as it should.
