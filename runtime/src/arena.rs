@@ -6,6 +6,9 @@ use std::ptr::NonNull;
 /// Alignment of every [`Arena`] in bytes, at least: a cache line, and the widest vector register.
 pub const ALIGN: usize = 64;
 
+/// Size of a huge page of most systems. Faults of 4 KiB each take a tenth of the first run of a network as long as ResNet-18.
+const HUGE: usize = 2 << 20;
+
 /// A zeroed block of memory with a chosen alignment. Its size never changes.
 #[derive(Debug)]
 pub struct Arena {
@@ -39,12 +42,14 @@ impl Arena {
         }
         // Fresh pages of the system are zeros that nothing has touched yet. An allocator that is asked to align clears them
         // once more.
-        let layout = Layout::from_size_align(bytes.checked_add(align)?, 1).ok()?;
+        let start = if bytes < HUGE { align } else { align.max(HUGE) };
+        let layout = Layout::from_size_align(bytes.checked_add(start)?, 1).ok()?;
         // SAFETY: the layout's size is not zero.
         let Some(block) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
-        let skip = block.addr().get().wrapping_neg() & (align - 1);
-        // SAFETY: fewer than `align` bytes are skipped, and there are so many more.
+        let skip = block.addr().get().wrapping_neg() & (start - 1);
+        // SAFETY: fewer than `start` bytes are skipped, and there are so many more.
         let start = unsafe { block.add(skip) };
+        in_huge_pages(start, bytes);
         Some(Arena { start, bytes, align, block, layout })
     }
 
@@ -76,6 +81,18 @@ impl Arena {
     }
 }
 
+/// Asks for huge pages where whole ones are covered, and does without them where the system has none.
+fn in_huge_pages(start: NonNull<u8>, bytes: usize) {
+    let whole = bytes / HUGE * HUGE;
+    #[cfg(target_os = "linux")]
+    if whole > 0 {
+        // SAFETY: whole pages of memory that belongs to the caller; the call does not change what they hold.
+        unsafe { libc::madvise(start.as_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, whole);
+}
+
 impl Drop for Arena {
     fn drop(&mut self) {
         if !self.is_empty() {
@@ -104,7 +121,7 @@ mod tests {
 
     #[test]
     fn blocks_are_aligned_and_zeroed() {
-        for (bytes, align) in [(0, 1), (1, 1), (100, 64), (5000, 4096)] {
+        for (bytes, align) in [(0, 1), (1, 1), (100, 64), (5000, 4096), (2 * HUGE + 1, 64)] {
             let mut arena = Arena::with_align(bytes, align).unwrap();
             assert_eq!(arena.as_mut_ptr().addr() % align.max(ALIGN), 0);
             assert!(arena.as_slice().iter().all(|&b| b == 0) && arena.len() == bytes);
