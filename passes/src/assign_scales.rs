@@ -19,6 +19,9 @@
 //! its own type gets a `quant.scast`. Functions with a natural range (logistic, softmax, tanh) keep to it, and what only functions
 //! of one value read reaches no further than they depend on it: to -3 for `nn.hard_swish`, whose results are 0 below.
 //!
+//! An output that mixes magnitudes, as a detector's boxes beside its scores, has 16 bits as well, and the arithmetic that ends
+//! in it (`mixed`), unless precisions are given for these values or for all.
+//!
 //! Values share 16 bits as they share a type; into a concat of another precision, or an operator that knows 8 bits only, a value
 //! goes through a `quant.scast`. A type of 16 bits covers twice what was seen: it has codes to spare, and a method that clips for
 //! the sake of finer codes (`mse`, `percentile`), or an input beyond all samples, would lose more. Weights of 16 bits are quantized here, to `i16` in [-32512, 32512].
@@ -32,6 +35,7 @@ use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Unif
 
 use crate::calibrate::activations;
 use crate::insert_qdq::fine;
+use crate::mixed::mixed;
 use crate::precision::{Wanted, gives_16, is_16, reads_16};
 use crate::quantize;
 use crate::rewrite::{floats, origin_of};
@@ -48,7 +52,8 @@ impl Pass for AssignScales {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let wanted = Wanted::find(edit.graph(), &cx.precision)?;
         let mut ties = Ties::new(edit.graph(), &wanted, cx.ranges.as_ref());
-        let remarks = ties.refused();
+        let mut remarks = ties.refused();
+        remarks.extend(ties.widened());
         let types = ties.types(true);
         let narrow: HashMap<ValueId, Arc<Uniform>> = ties.types(false).into_iter().collect();
         remarks.into_iter().for_each(|r| edit.remark(r));
@@ -146,6 +151,8 @@ struct Ties<'g> {
     parent: Vec<usize>,
     /// Of the values: which are to have 16 bits, as far as can be seen from them alone.
     wanted: Vec<bool>,
+    /// Of the values: which are to have them only because an output mixes magnitudes. They have no codes to spare.
+    mixed: Vec<bool>,
     /// Of the roots: what its set has.
     wide: Vec<bool>,
     seen: Option<&'g RangeTable>,
@@ -156,8 +163,10 @@ impl<'g> Ties<'g> {
         let values = activations(g);
         let place = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
         let parent = (0..values.len()).collect();
-        let wanted = values.iter().map(|&v| wanted.value_16(v)).collect();
-        let mut ties = Ties { g, values, place, parent, wanted, wide: Vec::new(), seen };
+        let of_mixed = mixed(g);
+        let mixed: Vec<bool> = values.iter().map(|v| of_mixed.contains(v) && !wanted.says(*v)).collect();
+        let wanted = values.iter().zip(&mixed).map(|(&v, &mixed)| wanted.value_16(v) || mixed).collect();
+        let mut ties = Ties { g, values, place, parent, wanted, mixed, wide: Vec::new(), seen };
         // What would bring different precisions together comes when they are known.
         let mut loose = Vec::new();
         for n in g.order() {
@@ -203,6 +212,20 @@ impl<'g> Ties<'g> {
         remarks
     }
 
+    /// Remarks on outputs that have 16 bits without being asked to.
+    fn widened(&mut self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        for &y in self.g.outputs() {
+            let Some(&i) = self.place.get(&y) else { continue };
+            let root = self.root(i);
+            if self.mixed[i] && self.wide[root] {
+                let name = self.g.name_of(y);
+                remarks.push(format!("%{name} has 16 bits: the extents of its parts differ too much for 8"));
+            }
+        }
+        remarks
+    }
+
     fn root(&mut self, mut i: usize) -> usize {
         while self.parent[i] != i {
             self.parent[i] = self.parent[self.parent[i]];
@@ -240,7 +263,8 @@ impl<'g> Ties<'g> {
         let mut ranges: HashMap<usize, Range> = HashMap::new();
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
-            let wanted = Extent { seen: self.seen, wide: precise && self.wide[root] };
+            let wide = precise && self.wide[root];
+            let wanted = Extent { seen: self.seen, wide, room: wide && !self.mixed[i] };
             if let Some(range) = needed(self.g, v, wanted) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
@@ -298,7 +322,7 @@ fn into_concat(g: &Graph, v: ValueId, y: ValueId) -> bool {
 }
 
 /// Extent of the range of a value.
-fn span(g: &Graph, v: ValueId) -> f32 {
+pub(crate) fn span(g: &Graph, v: ValueId) -> f32 {
     if let Elem::Calibrated(range) = g.ty(v).elem { span_of(range) } else { 0.0 }
 }
 
@@ -338,6 +362,8 @@ struct Extent<'t> {
     seen: Option<&'t RangeTable>,
     /// Whether the type has 16 bits.
     wide: bool,
+    /// Whether these are to cover more than was seen.
+    room: bool,
 }
 
 impl Extent<'_> {
@@ -351,9 +377,9 @@ impl Extent<'_> {
 /// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type.
 fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
-    if wanted.wide {
+    if wanted.room {
         range = roomy(g, v, range, wanted.seen);
-    } else if g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
+    } else if !wanted.wide && g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
         let greatest = if wanted.unseen(g, v) { range.max.min(0.0) } else { range.max };
         range.min = range.min.max(greatest - SOFTMAX_SPAN);
     }
@@ -369,7 +395,8 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
 /// The same less what nothing depends on that reads `v`, which 16 bits can afford.
 fn needed(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
     let range = demand(g, v, wanted)?;
-    let step = |y: ValueId| demand(g, y, Extent { wide: false, ..wanted }).map(|r| f64::from(span_of(r)) / 255.0);
+    let step =
+        |y: ValueId| demand(g, y, Extent { wide: false, room: false, ..wanted }).map(|r| f64::from(span_of(r)) / 255.0);
     Some(if wanted.wide { range } else { telling(g, v, range, &step) })
 }
 

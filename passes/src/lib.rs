@@ -41,6 +41,7 @@ pub mod telling;
 
 mod histogram;
 mod lockstep;
+mod mixed;
 mod moments;
 mod moves;
 mod observations;

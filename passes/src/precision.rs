@@ -74,6 +74,7 @@ pub(crate) struct Wanted {
     /// By layer.
     weights: HashMap<NodeId, Precision>,
     all: Precision,
+    says_all: bool,
     all_weights: Precision,
 }
 
@@ -82,8 +83,13 @@ impl Wanted {
     pub(crate) fn find(g: &Graph, by_name: &Precisions) -> Result<Wanted, Diags> {
         let all_weights = format!("{ALL}{WEIGHTS}");
         let of = |name: &str| by_name.get(name).copied().unwrap_or_default();
-        let mut wanted =
-            Wanted { values: HashMap::new(), weights: HashMap::new(), all: of(ALL), all_weights: of(&all_weights) };
+        let mut wanted = Wanted {
+            values: HashMap::new(),
+            weights: HashMap::new(),
+            all: of(ALL),
+            says_all: by_name.contains_key(ALL),
+            all_weights: of(&all_weights),
+        };
         let mut faults = Diags::default();
         for (name, &precision) in by_name.iter().filter(|(n, _)| n.as_str() != ALL && **n != all_weights) {
             let of_layer = name.strip_suffix(WEIGHTS).and_then(|n| value(g, n)).and_then(|v| layer(g, v));
@@ -103,6 +109,11 @@ impl Wanted {
     /// True if the value is to have 16 bits.
     pub(crate) fn value_16(&self, v: ValueId) -> bool {
         *self.values.get(&v).unwrap_or(&self.all) == Precision::Bits16
+    }
+
+    /// True if something is said of the value, or of all values.
+    pub(crate) fn says(&self, v: ValueId) -> bool {
+        self.values.contains_key(&v) || self.says_all
     }
 
     /// True if the weights of the layer are to have 16 bits.
