@@ -13,7 +13,6 @@ mod moves;
 mod norm;
 mod product;
 mod reduce;
-mod scales;
 mod select;
 mod step;
 mod task;
@@ -41,6 +40,7 @@ use crate::kernel::lanes::LanesSpec;
 use crate::kernel::window::WindowSpec;
 use crate::machine::Shape;
 use crate::plan::{self, Plan, StepKind, Storage};
+use dynamic::extrema::Parts;
 pub use edge::refusal as no_float_edge;
 pub use entry::{Entries, name as entry_name};
 pub use tuning::{Choice, Outer, Tuning};
@@ -149,7 +149,7 @@ pub(crate) struct Builder<'a> {
     dynamic_leaves: HashMap<DynamicSpec, FuncId>,
     tasks: Vec<TaskInfo>,
     /// How products leave the extrema of their accumulators, by the buffers of these.
-    part_extrema: HashMap<plan::BufferId, dynamic::Parts>,
+    part_extrema: HashMap<plan::BufferId, Parts>,
     /// Index of the step that is being emitted.
     step: usize,
     /// Copies from inputs and to outputs.

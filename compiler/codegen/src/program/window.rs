@@ -179,14 +179,7 @@ fn lanes(
             clif::requantize(&mut t.b, [total[0], total[1], total[2], total[3]], [mult; 4], epilogue)
         }
         Reduction::Depthwise { epilogue: None, .. } => {
-            for (part, &acc) in total.iter().enumerate() {
-                let used = (4 * lanes).saturating_sub(part * VECTOR).min(VECTOR);
-                if used > 0 {
-                    let bytes = clif::cast(&mut t.b, types::I8X16, acc);
-                    clif::store_bytes(&mut t.b, bytes, to, (part * VECTOR) as i32, used);
-                }
-            }
-            return;
+            return clif::store_lanes(&mut t.b, types::I32, &total, to, lanes);
         }
         Reduction::Depthwise { epilogue: Some(epilogue), residual, .. } => {
             let Some((base, biases)) = weights else { unreachable!("a depthwise convolution has weights") };

@@ -157,9 +157,9 @@ impl Conversion {
         let Some((leaf, block)) = leaf else { return self.emit_run(t, floats, bytes, factor) };
         let factor = t.b.ins().bitcast(types::I32, MemFlagsData::new(), factor);
         let factor = t.b.ins().uextend(t.pointer, factor);
-        let piece = |t: &mut Task<'_>, [bytes, floats]: [Value; 2], start: Value, blocks: usize| {
-            let blocks = t.word(blocks);
-            let floats = t.at(floats, start, FLOAT);
+        let piece = |t: &mut Task<'_>, at: &[Value], start: Value, blocks: usize| {
+            let (bytes, blocks) = (at[0], t.word(blocks));
+            let floats = t.at(at[1], start, FLOAT);
             let call = |t: &mut Task<'_>, bytes: Value, floats: Value| {
                 let [from, to] = if self.quantize { [floats, bytes] } else { [bytes, floats] };
                 t.call(leaf, &[from, to, factor, blocks, factor]);
@@ -191,18 +191,18 @@ impl Conversion {
             return t.units(&mut |t, unit| {
                 if length < chunk {
                     return whole(t, length, chunk, block, &mut |t, start, blocks| {
-                        piece(t, [bytes, floats], start, blocks)
+                        piece(t, &[bytes, floats], start, blocks)
                     });
                 }
                 let start = t.b.ins().imul_imm_s(unit, chunk as i64);
                 let last = t.word(length - chunk);
                 let start = t.b.ins().umin(start, last);
-                piece(t, [bytes, floats], start, chunk / block);
+                piece(t, &[bytes, floats], start, chunk / block);
             });
         };
         t.units(&mut |t, unit| {
-            let at = [t.at(bytes, unit, first.strides[0]), t.at(floats, unit, first.strides[1])];
-            nest(t, rest, at, &mut |t, at| {
+            let at = t.moved(&[bytes, floats], unit, &first.strides);
+            t.nest(rest, &at, &mut |t, at| {
                 whole(t, length, chunk, block, &mut |t, start, blocks| piece(t, at, start, blocks));
             });
         });
@@ -253,16 +253,6 @@ pub(super) fn whole<'a>(
     if !(length - done).is_multiple_of(block) {
         let start = t.word(length - block);
         body(t, start, 1);
-    }
-}
-
-fn nest<'a>(t: &mut Task<'a>, levels: &[Level], at: [Value; 2], body: &mut dyn FnMut(&mut Task<'a>, [Value; 2])) {
-    match levels {
-        [] => body(t, at),
-        [level, rest @ ..] => t.count(level.extent, &mut |t, i| {
-            let at = [t.at(at[0], i, level.strides[0]), t.at(at[1], i, level.strides[1])];
-            nest(t, rest, at, body);
-        }),
     }
 }
 
