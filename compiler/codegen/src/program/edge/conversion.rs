@@ -9,7 +9,7 @@ use super::super::moves::Copy;
 use super::super::task::{Task, frame};
 use super::FLOAT;
 use super::measure::real_scale;
-use crate::clif::{self, VECTOR};
+use crate::clif;
 use crate::kernel::edge::{EdgeSpec, FEW, GROUP, Layout, Way};
 use crate::plan::Place;
 
@@ -282,16 +282,11 @@ fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uni
     let (low, high) = (b.ins().snarrow(codes[0], codes[1]), b.ins().snarrow(codes[2], codes[3]));
     if u.storage == Int::I16 {
         let (least, greatest) = (clif::splat(b, types::I16X8, u.min), clif::splat(b, types::I16X8, u.max));
-        for (part, codes) in [low, high].into_iter().enumerate() {
+        let codes = [low, high].map(|codes| {
             let codes = b.ins().smax(codes, least);
-            let codes = b.ins().smin(codes, greatest);
-            let used = (2 * lanes).saturating_sub(part * VECTOR).min(VECTOR);
-            if used > 0 {
-                let codes = clif::cast(b, types::I8X16, codes);
-                clif::store_bytes(b, codes, bytes, (part * VECTOR) as i32, used);
-            }
-        }
-        return;
+            b.ins().smin(codes, greatest)
+        });
+        return clif::store_lanes(b, types::I16, &codes, bytes, lanes);
     }
     let packed = b.ins().unarrow(low, high);
     let packed = clif::clamp(b, packed, u.min.clamp(0, 255) as u8, u.max.clamp(0, 255) as u8);
@@ -309,15 +304,10 @@ fn dequantize(t: &mut Task<'_>, bytes: Value, floats: Value, lanes: usize, u: &U
         let codes = clif::load_bytes(b, bytes, 0, lanes);
         clif::widen_bytes(b, codes)
     };
-    for (part, code) in codes.into_iter().enumerate() {
-        let used = lanes.saturating_sub(4 * part).min(4);
-        if used == 0 {
-            break;
-        }
+    let reals = codes.map(|code| {
         let centred = b.ins().isub(code, zero_point);
         let real = b.ins().fcvt_from_sint(types::F32X4, centred);
-        let real = b.ins().fmul(real, scale);
-        let real = clif::cast(b, types::I8X16, real);
-        clif::store_bytes(b, real, floats, (VECTOR * part) as i32, FLOAT * used);
-    }
+        b.ins().fmul(real, scale)
+    });
+    clif::store_lanes(b, types::F32, &reals, floats, lanes);
 }
