@@ -8,31 +8,8 @@ use std::sync::Arc;
 use qcc_codegen::{Options, Target, emit};
 use qcc_interp::Evaluator;
 use qcc_ir::{Attrs, Data, Dialect, Edit, Elem, Graph, Int, Opcode, Tensor, Type, Uniform, ValueId, print};
+use qcc_num::random::Random;
 use qcc_runtime::{Model, Pool, TensorRef};
-
-/// SplitMix64 (Steele, Lea and Flood 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn within(&mut self, lo: i64, hi: i64) -> i64 {
-        lo + self.below((hi - lo + 1) as usize) as i64
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-}
 
 /// A graph in the making: its present value is u8 [N, H, W, C].
 struct Maker<'g> {
@@ -536,7 +513,7 @@ fn uniform(random: &mut Random) -> Elem {
 
 fn random_graph(seed: u64) -> Graph {
     let mut graph = Graph::new("random");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut edit = Edit::new(&mut graph);
     let channels = random.pick(&[1, 3, 4, 5, 8, 16, 17, 32, 40, 64, 65, 96, 130]);
     let dims = [1 + random.below(2), 1 + random.below(9), 1 + random.below(20), channels];
@@ -631,7 +608,7 @@ fn check(seed: u64, pool: &Pool, folder: &std::path::Path) {
     let graph = random_graph(seed);
     qcc_ir::verify::verify(&graph).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", print::print(&graph)));
     let ty = graph.ty(graph.inputs()[0]);
-    let mut random = Random(seed ^ 0xABCD);
+    let mut random = Random::new(seed ^ 0xABCD);
     let input = Tensor::new(&ty.dims, Data::U8((0..ty.elements()).map(|_| random.below(256) as u8).collect()));
     let wanted =
         Evaluator::new(&graph).run(std::slice::from_ref(&input)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
