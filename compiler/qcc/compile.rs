@@ -98,66 +98,17 @@ pub fn compile_observed(
     let time = start.elapsed();
     tracing::info!(ms = time.as_millis(), nodes = imported.node_count(), "imported");
     observe(&Event::Imported { graph: &imported, time });
-    for &v in imported.outputs() {
-        let constant = imported.constant(v).is_some() && imported.ty(v).is_float();
-        if constant || imported.ty(v).elements() == 0 {
-            let what = if constant { "depends on no input" } else { "has no element" };
-            let diag = Diag::new(Code::NO_INTEGER_FORM, format!("output `{}` {what}", imported.name_of(v)));
-            return Err(diag.in_file(source.file_name()).help("take it out of the model's outputs").into());
-        }
-    }
+    check_outputs(&imported, &source)?;
     let mut graph = imported.clone();
     let mut cx = context(&graph, options)?;
-    let text = match &options.pipeline {
-        Some(text) => text.clone(),
-        // What is in integer form already needs no passes.
-        None if check_level(&graph, Level::Int).is_ok() => String::new(),
-        None if options.mode == Mode::Int8Dynamic && !Property::Float.holds(&graph) => {
-            let diag = Diag::new(
-                Code::UNSUPPORTED,
-                "the model brings its own scales, and `int8_dynamic` has others in each run",
-            );
-            return Err(diag.in_file(source.file_name()).help("leave `--mode` out, or give the float model").into());
-        }
-        None if options.mode == Mode::Int8Dynamic => preset("-dynamic").unwrap_or_default().to_string(),
-        None => default_pipeline(&graph, &cx),
-    };
+    let text = pipeline_text(&graph, &cx, &source, options)?;
     let mut report = Report::default();
-    let mut quantized = None;
-    if !text.trim().is_empty() {
-        let pipeline = Pipeline::parse(&text)?;
-        report.pipeline = pipeline.to_string();
-        let samples = cx.samples.clone().filter(|s| !s.is_empty());
-        let mut budget = samples.map(|s| Budget::new(&graph, &s, options.measure_passes)).transpose()?;
-        pipeline.run_observed(&mut graph, &mut cx, usize::MAX, &mut |step| {
-            tracing::info!(pass = step.text, ms = step.time.as_millis(), edits = step.labels.len(), "ran");
-            report.passes.push(PassReport {
-                text: step.text.clone(),
-                edits: step.labels.len(),
-                nodes: step.graph.node_count(),
-                time: step.time,
-                remarks: step.remarks.to_vec(),
-            });
-            if step.info.name == "fuse" {
-                quantized = Some(step.graph.clone());
-            }
-            // What failed is shown too: it is what one wants to look at.
-            let effect = budget.as_mut().map_or(Ok(None), |b| b.pass(step));
-            observe(&Event::Pass { step, effect: effect.as_ref().ok().copied().flatten() });
-            effect.map(|_| ())
-        })?;
-        budget.as_mut().map_or(Ok(()), Budget::settle)?;
-    }
+    let quantized = run_pipeline(&text, &mut graph, &mut cx, options, &mut report, observe)?;
     report.range_source.clone_from(&cx.range_source);
     report.derived_ranges = cx.derived_ranges;
     let ran = |name: &str| report.passes.iter().any(|p| p.text.starts_with(name));
     report.uncorrected =
         options.ranges.is_some() && cx.samples.is_none() && (ran("round-weights") || ran("correct-bias"));
-    let name = match (&options.name, Path::new(&source.file_name()).file_stem()) {
-        (Some(name), _) => name.clone(),
-        (None, Some(stem)) => stem.to_string_lossy().into_owned(),
-        (None, None) => imported.name.clone(),
-    };
     let record = options.record();
     let inputs = imported.inputs().iter();
     let preprocessing = options.preprocess.as_ref().map_or(Vec::new(), |p| {
@@ -177,7 +128,7 @@ pub fn compile_observed(
     report.no_float_edge = refusal.map(|diag| diag.message);
     let codegen = qcc_codegen::Options {
         target: options.target,
-        name,
+        name: model_name(options, &source, &imported),
         float_edge: options.float_edge && report.no_float_edge.is_none(),
         shared_from: qcc_codegen::SHARED_FROM,
         tuning: options.tuning.clone(),
@@ -193,6 +144,83 @@ pub fn compile_observed(
         report,
         threads: options.threads,
     })
+}
+
+/// Outputs that no input decides on, and empty ones, are no results of a network.
+fn check_outputs(imported: &Graph, source: &Source) -> Result<(), Error> {
+    for &v in imported.outputs() {
+        let constant = imported.constant(v).is_some() && imported.ty(v).is_float();
+        if constant || imported.ty(v).elements() == 0 {
+            let what = if constant { "depends on no input" } else { "has no element" };
+            let diag = Diag::new(Code::NO_INTEGER_FORM, format!("output `{}` {what}", imported.name_of(v)));
+            return Err(diag.in_file(source.file_name()).help("take it out of the model's outputs").into());
+        }
+    }
+    Ok(())
+}
+
+/// The pipeline that is asked for, or the one that the model and what is known of its values ask for.
+fn pipeline_text(graph: &Graph, cx: &Context, source: &Source, options: &Options) -> Result<String, Error> {
+    Ok(match &options.pipeline {
+        Some(text) => text.clone(),
+        // What is in integer form already needs no passes.
+        None if check_level(graph, Level::Int).is_ok() => String::new(),
+        None if options.mode == Mode::Int8Dynamic && !Property::Float.holds(graph) => {
+            let diag = Diag::new(
+                Code::UNSUPPORTED,
+                "the model brings its own scales, and `int8_dynamic` has others in each run",
+            );
+            return Err(diag.in_file(source.file_name()).help("leave `--mode` out, or give the float model").into());
+        }
+        None if options.mode == Mode::Int8Dynamic => preset("-dynamic").unwrap_or_default().to_string(),
+        None => default_pipeline(graph, cx),
+    })
+}
+
+/// Runs the passes, if there are any; returns the graph at the quant level, if they come by it.
+fn run_pipeline(
+    text: &str,
+    graph: &mut Graph,
+    cx: &mut Context,
+    options: &Options,
+    report: &mut Report,
+    observe: &mut dyn FnMut(&Event),
+) -> Result<Option<Graph>, Error> {
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    let mut quantized = None;
+    let pipeline = Pipeline::parse(text)?;
+    report.pipeline = pipeline.to_string();
+    let samples = cx.samples.clone().filter(|s| !s.is_empty());
+    let mut budget = samples.map(|s| Budget::new(graph, &s, options.measure_passes)).transpose()?;
+    pipeline.run_observed(graph, cx, usize::MAX, &mut |step| {
+        tracing::info!(pass = step.text, ms = step.time.as_millis(), edits = step.labels.len(), "ran");
+        report.passes.push(PassReport {
+            text: step.text.clone(),
+            edits: step.labels.len(),
+            nodes: step.graph.node_count(),
+            time: step.time,
+            remarks: step.remarks.to_vec(),
+        });
+        if step.info.name == "fuse" {
+            quantized = Some(step.graph.clone());
+        }
+        // What failed is shown too: it is what one wants to look at.
+        let effect = budget.as_mut().map_or(Ok(None), |b| b.pass(step));
+        observe(&Event::Pass { step, effect: effect.as_ref().ok().copied().flatten() });
+        effect.map(|_| ())
+    })?;
+    budget.as_mut().map_or(Ok(()), Budget::settle)?;
+    Ok(quantized)
+}
+
+fn model_name(options: &Options, source: &Source, imported: &Graph) -> String {
+    match (&options.name, Path::new(&source.file_name()).file_stem()) {
+        (Some(name), _) => name.clone(),
+        (None, Some(stem)) => stem.to_string_lossy().into_owned(),
+        (None, None) => imported.name.clone(),
+    }
 }
 
 pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {

@@ -157,6 +157,20 @@ impl Maker<'_, '_> {
         Ok(Call { function, units, estimate: bytes as u64 / super::entry::BYTES_A_NANOSECOND })
     }
 
+    /// Finds the scale of a real input.
+    fn measure(&mut self, index: usize, elements: usize, scale: usize) -> Result<[Call; 2], Diags> {
+        let mut measure = Measure { index, elements, partial: 0, scale };
+        measure.partial = self.stage(FLOAT * measure.units());
+        let spec = |wide| EdgeSpec { way: Way::Measure, layout: Layout::Run, zero: 0, wide, far: false };
+        let leaf = self.wide().map(|wide| self.leaf(spec(wide), elements)).transpose()?.flatten();
+        let name = |what: &str| format!("edge_{what}_{index}");
+        let units = measure.units();
+        Ok([
+            self.task(name("measure"), units, FLOAT * elements, |t| measure.emit(t, leaf))?,
+            self.task(name("scale"), 1, 0, |t| measure.emit_scale(t))?,
+        ])
+    }
+
     fn convert(&mut self, c: &Conversion) -> Result<Call, Diags> {
         let leaf = match self.wide() {
             // Leaves convert bytes.
@@ -207,14 +221,7 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<Edge, Di
             Some(s) => Scale::Scratch(staged[s].ok_or_else(missing)?),
         };
         if let (true, Scale::Scratch(to)) = (quantize, &scale_at) {
-            let elements = graph.ty(v).elements();
-            let mut measure = Measure { index, elements, partial: 0, scale: *to };
-            measure.partial = m.stage(FLOAT * measure.units());
-            let spec = |wide| EdgeSpec { way: Way::Measure, layout: Layout::Run, zero: 0, wide, far: false };
-            let leaf = m.wide().map(|wide| m.leaf(spec(wide), elements)).transpose()?.flatten();
-            let name = |what: &str| format!("edge_{what}_{index}");
-            before.push(m.task(name("measure"), measure.units(), FLOAT * elements, |t| measure.emit(t, leaf))?);
-            before.push(m.task(name("scale"), 1, 0, |t| measure.emit_scale(t))?);
+            before.extend(m.measure(index, graph.ty(v).elements(), *to)?);
         }
         if fused.is_empty() {
             let bytes = Bytes::Scratch(staged[index].ok_or_else(missing)?);

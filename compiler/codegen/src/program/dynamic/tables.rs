@@ -52,7 +52,6 @@ impl Function {
 pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
     let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
     let new_zero = attrs.int("result_zero");
-    let (up, down) = (255 - new_zero, new_zero);
     t.units(&mut |t, _| {
         let (mantissa, exponent) = scale(t, from);
         let shift = t.b.ins().iadd_imm_s(exponent, 16 - attrs.int("grid"));
@@ -63,9 +62,37 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let right = t.b.ins().smax(negated, none);
         let right = t.b.ins().smin(right, most_right);
         let f = Function { samples, mantissa, shifts: [left, right], zero: attrs.int("zero") };
+        let reach = f.reach(t, new_zero);
+        let length = bits(t, reach.greatest);
+        let first = leading(t, reach.greatest);
+        let shifted = t.b.ins().ishl_imm_s(first, 31);
+        let quotient = t.b.ins().udiv(shifted, reach.levels);
+        let (quotient_length, mantissa) = (bits(t, quotient), leading(t, quotient));
+        let exponent = t.b.ins().iadd(length, quotient_length);
+        let exponent = t.b.ins().iadd_imm_s(exponent, attrs.int("exponent") - 93);
+        store_word(t, mantissa, out, 0);
+        store_word(t, exponent, out, 1);
+        f.codes(t, &reach, new_zero, out);
+    });
+}
+
+/// What the results of a function fill: equation (18).
+struct Reach {
+    /// `Y`.
+    greatest: Value,
+    /// `n`.
+    levels: Value,
+    /// Bits that are more than codes can show.
+    dropped: Value,
+}
+
+impl Function {
+    /// The side, of the results above zero and those below, that decides on the scale.
+    fn reach(&self, t: &mut Task<'_>, new_zero: i64) -> Reach {
+        let (up, down) = (255 - new_zero, new_zero);
         let (above, below) = (variable(t, 1), variable(t, 0));
         t.count(256, &mut |t, code| {
-            let y = f.at(t, code);
+            let y = self.at(t, code);
             raise(t, above, y);
             let y = t.b.ins().ineg(y);
             raise(t, below, y);
@@ -74,6 +101,7 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let both = t.b.ins().smax(above, below);
         let length = bits(t, both);
         let dropped = t.b.ins().iadd_imm_s(length, -40);
+        let none = number(t, 0);
         let dropped = t.b.ins().smax(dropped, none);
         let (greatest, levels) = match down {
             0 => (above, number(t, up)),
@@ -85,15 +113,12 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
                 (t.b.ins().select(fits, above, below), t.b.ins().select(fits, up, down))
             }
         };
-        let length = bits(t, greatest);
-        let first = leading(t, greatest);
-        let shifted = t.b.ins().ishl_imm_s(first, 31);
-        let quotient = t.b.ins().udiv(shifted, levels);
-        let (quotient_length, mantissa) = (bits(t, quotient), leading(t, quotient));
-        let exponent = t.b.ins().iadd(length, quotient_length);
-        let exponent = t.b.ins().iadd_imm_s(exponent, attrs.int("exponent") - 93);
-        store_word(t, mantissa, out, 0);
-        store_word(t, exponent, out, 1);
+        Reach { greatest, levels, dropped }
+    }
+
+    /// Stores the code of each result behind the scale.
+    fn codes(&self, t: &mut Task<'_>, reach: &Reach, new_zero: i64, out: Value) {
+        let &Reach { greatest, levels, dropped } = reach;
         let divisor = t.b.ins().sshr(greatest, dropped);
         let one = number(t, 1);
         let divisor = t.b.ins().smax(divisor, one);
@@ -105,7 +130,7 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let twice = t.b.ins().ishl_imm_s(divisor, 1);
         let codes = t.plus(out, 2 * WORD);
         t.count(256, &mut |t, code| {
-            let y = f.at(t, code);
+            let y = self.at(t, code);
             let y = t.b.ins().sshr(y, dropped);
             let y = t.b.ins().smax(y, least);
             let y = t.b.ins().smin(y, most);
@@ -121,7 +146,7 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
             let to = t.b.ins().iadd(codes, code);
             t.b.ins().store(memory(), y, to, 0);
         });
-    });
+    }
 }
 
 /// `int.exp_table`, in one unit: equation (19).
