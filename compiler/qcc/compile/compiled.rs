@@ -67,7 +67,7 @@ impl Compiled {
     }
 
     /// Measures what the estimates might have chosen otherwise in each layer, and keeps what is faster here; returns it. Given
-    /// back as [`Options::tuning`], it makes the same model on any machine.
+    /// back as [`crate::Options::tuning`], it makes the same model on any machine.
     pub fn tune(&mut self) -> Result<&Tuning, Error> {
         self.check_integer()?;
         let tuning = crate::tune::measure(self)?;
