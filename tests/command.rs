@@ -2,6 +2,14 @@
 
 #[path = "command/calibration.rs"]
 mod calibration;
+#[path = "command/comparison.rs"]
+mod comparison;
+#[path = "command/faults.rs"]
+mod faults;
+#[path = "command/hosts.rs"]
+mod hosts;
+#[path = "command/models.rs"]
+mod models;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -50,40 +58,6 @@ fn refused(folder: &Path, arguments: &[&str], code: i32, text: &str) {
     assert!(!left.iter().any(|n| is_output(&n)), "qcc {arguments:?} left {left:?}");
 }
 
-/// Fields of the protobuf wire format.
-fn field(number: u64, content: &[u8]) -> Vec<u8> {
-    [varint(number << 3 | 2), varint(content.len() as u64), content.to_vec()].concat()
-}
-
-fn number(number: u64, value: u64) -> Vec<u8> {
-    [varint(number << 3), varint(value)].concat()
-}
-
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-    out
-}
-
-/// An ONNX model with operators of one input and one output: name, input, output.
-fn model(nodes: &[(&str, &str, &str)], dims: &[u64]) -> Vec<u8> {
-    let value = |name: &str| {
-        let dims: Vec<u8> = dims.iter().flat_map(|&d| field(1, &number(1, d))).collect();
-        let tensor = [number(1, 1), field(2, &dims)].concat();
-        [field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat()
-    };
-    let nodes = nodes.iter().map(|(op, from, to)| {
-        field(1, &[field(1, from.as_bytes()), field(2, to.as_bytes()), field(4, op.as_bytes())].concat())
-    });
-    let mut graph = nodes.collect::<Vec<_>>().concat();
-    graph.extend([field(2, b"g"), field(11, &value("x")), field(12, &value("y"))].concat());
-    [number(1, 8), field(8, &number(2, 17)), field(7, &graph)].concat()
-}
-
 /// A model quantized to 8 bits with a sign computes with codes that are greater by 128; arrays of its own codes are taken.
 #[test]
 fn codes_with_a_sign_are_taken() {
@@ -121,84 +95,6 @@ fn plain_integers_need_no_flag() {
         let found = done(folder.path(), &call);
         assert_eq!(found, "y [1, 4] f32: [-1.0, -3.0, -200.0, -2.0]\nlabel [1] f32: [2.0]\n", "{model}");
     }
-}
-
-#[test]
-fn models_at_fault_give_one_diagnostic() {
-    let folder = TempDir::new().unwrap();
-    let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-    let write = |name: &str, bytes: &[u8]| std::fs::write(at(name), bytes).unwrap();
-    let whole = std::fs::read(fixture("cnn.onnx")).unwrap();
-    write("truncated.onnx", &whole[..whole.len() / 2]);
-    write("text.onnx", b"this is no model, but a text\n");
-    write("empty.onnx", b"");
-    write("unknown.onnx", &model(&[("Frobnicate", "x", "y")], &[1, 4]));
-    write("cyclic.onnx", &model(&[("Relu", "z", "y"), ("Relu", "y", "z")], &[1, 4]));
-    write("zero.onnx", &model(&[("Relu", "x", "y")], &[1, 0, 4]));
-    write("overflow.onnx", &model(&[("Relu", "x", "y")], &[1, 1 << 40, 1 << 40]));
-    write("huge.onnx", &model(&[("Relu", "x", "y")], &[1, 1 << 60]));
-    write("syntax.qir", b"graph @g() -> () {\n  return %x\n}\n");
-    std::fs::create_dir(folder.path().join("folder.onnx")).unwrap();
-    for (name, text) in [
-        ("truncated.onnx", "not a whole ONNX model"),
-        ("text.onnx", "not a whole ONNX model"),
-        ("empty.onnx", "not a whole ONNX model"),
-        ("folder.onnx", "folder"),
-        ("absent.onnx", "cannot be read"),
-        ("unknown.onnx", "Frobnicate"),
-        ("cyclic.onnx", "cycle"),
-        ("zero.onnx", "empty"),
-        ("overflow.onnx", "too large"),
-        ("huge.onnx", "too large"),
-        ("syntax.qir", "syntax.qir:2"),
-    ] {
-        refused(folder.path(), &[name, "-o", "out.so"], 1, text);
-        refused(folder.path(), &["inspect", name], 1, text);
-    }
-}
-
-/// Every operator that is not supported is reported at once, each as a diagnostic of its own.
-#[test]
-fn all_unsupported_operators_are_reported() {
-    let folder = TempDir::new().unwrap();
-    let output = qcc(folder.path(), &[&fixture("unknown.onnx").to_string_lossy(), "-o", "out.so"]);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert_eq!(said.lines().filter(|l| l.starts_with("error[Q0003]")).count(), 3, "{said}");
-}
-
-#[test]
-fn flags_at_fault_are_usage_errors() {
-    let folder = TempDir::new().unwrap();
-    let model_file = folder.path().join("relu.onnx");
-    std::fs::write(&model_file, model(&[("Relu", "x", "y")], &[1, 4])).unwrap();
-    for (arguments, text) in [
-        (&["relu.onnx"][..], "no output file"),
-        (&["relu.onnx", "-o", "out"], "does not say what to write"),
-        (&["relu.onnx", "-o", "out.so", "--target", "z80"], "unknown target"),
-        (&["relu.onnx", "-o", "out.so", "--passes", "fold-nb"], "no pass `fold-nb`"),
-        (&["relu.onnx", "-o", "out.so", "--shape", "x"], "--shape"),
-        (&["relu.onnx", "-o", "out.so", "--input-range", "1:0"], "--input-range"),
-        (&["relu.onnx", "-o", "out.so", "--preset", "mnist"], "--preset"),
-        (&["relu.onnx", "-o", "out.so", "--std", "0"], "must not be 0"),
-        (&["relu.onnx", "-o", "out.so", "--no-such-flag"], "--no-such-flag"),
-        (&["run", "relu.onnx"], "--input"),
-    ] {
-        refused(folder.path(), arguments, 2, text);
-    }
-    refused(folder.path(), &["relu.onnx", "-o", "absent/out.so"], 1, "cannot write");
-    refused(folder.path(), &["relu.onnx", "-o", "out.so", "--calibrate", "absent.npz"], 1, "absent.npz");
-    refused(folder.path(), &["check", "relu.onnx"], 1, "ELF");
-    refused(folder.path(), &["run", "relu.onnx", "--input", "relu.onnx"], 1, "relu.onnx");
-}
-
-#[test]
-fn an_unwritable_place_keeps_what_it_holds() {
-    let folder = TempDir::new().unwrap();
-    std::fs::write(folder.path().join("relu.onnx"), model(&[("Relu", "x", "y")], &[1, 4])).unwrap();
-    std::fs::create_dir(folder.path().join("model.so")).unwrap();
-    refused(folder.path(), &["relu.onnx", "-o", "model.so"], 1, "cannot write");
-    assert!(folder.path().join("model.so").is_dir() && !folder.path().join("model.h").exists());
 }
 
 /// A batch of inputs between -1 and 1 for the example model.
@@ -276,104 +172,6 @@ fn compilation_is_reproducible() {
 }
 
 #[test]
-fn comparison_reports_as_scripts_expect() {
-    let Some(folder) = example() else { return };
-    let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--json"];
-    let json: serde_json::Value = serde_json::from_str(&done(folder.path(), &arguments)).unwrap();
-    assert_eq!((&json["samples"], &json["float_top1"]), (&3.into(), &serde_json::Value::Null));
-    assert!(json["agreement"].as_f64().is_some_and(|x| (0.0..=1.0).contains(&x)), "{json}");
-    assert!(json["sqnr_db"].as_f64().is_some_and(f64::is_finite), "{json}");
-    let labels = Tensor::new(&[3], qcc::ir::Data::I64(vec![0, 1, 2]));
-    std::fs::write(folder.path().join("y.npy"), to_npy(&labels).unwrap()).unwrap();
-    let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--labels", "y.npy", "--calibrate", "x.npy"];
-    let text = done(folder.path(), &arguments);
-    assert!(text.contains("integer top-1") && text.contains("layers by their share of the noise"), "{text}");
-    // Three samples tell no gain from chance, or it is one in all of them.
-    assert!(text.contains("likely causes") && text.contains("mend"), "{text}");
-    // Three samples tell nothing apart.
-    assert!(text.contains("within the noise"), "{text}");
-    let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--metric", "cosine"];
-    let line = done(folder.path(), &arguments);
-    let cosine: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!((0.9..=1.0).contains(&cosine) && line.contains("(95 %: "), "{line}");
-    refused(folder.path(), &["compare", EXAMPLE, "--data", "x.npy", "--metric", "top5"], 2, "needs labels");
-    refused(folder.path(), &["compare", EXAMPLE, "--data", "x.npy", "--metric", "sqnr", "--json"], 2, "--json");
-    let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--json", "--calibrate", "x.npy", "--layers", "2"];
-    let json: serde_json::Value = serde_json::from_str(&done(folder.path(), &arguments)).unwrap();
-    let layers = json["layers"].as_array().unwrap();
-    let shares = layers.iter().filter_map(|l| l["damage"]["share"].as_f64());
-    assert!((shares.sum::<f64>() - 1.0).abs() < 1e-9, "{json}");
-    assert!(layers[0]["damage"]["cause"]["kind"].is_string(), "{json}");
-}
-
-/// A model whose outputs are no scores, as text: two maps, as detectors have them.
-const MAPS: &str = "graph @maps(%x: tensor<1x2x4x4xf32>) -> (tensor<1x2x4x4xf32>, tensor<1x2x2x2xf32>) {
-  %a = nn.relu(%x) : tensor<1x2x4x4xf32>
-  %b = nn.max_pool(%x) {kernel = [2, 2], strides = [2, 2]} : tensor<1x2x2x2xf32>
-  return %a, %b
-}
-";
-
-#[test]
-fn where_there_are_no_classes_none_are_compared() {
-    let folder = TempDir::new().unwrap();
-    std::fs::write(folder.path().join("maps.qir"), MAPS).unwrap();
-    let x = Tensor::f32(&[2, 2, 4, 4], (0..64).map(|i| (i * 37 % 64) as f32 / 32.0 - 1.0).collect());
-    std::fs::write(folder.path().join("x.npy"), to_npy(&x).unwrap()).unwrap();
-    let compare = ["compare", "maps.qir", "--data", "x.npy", "--calibrate", "x.npy"];
-    let with = |more: &[&'static str]| [&compare[..], more].concat();
-    let text = done(folder.path(), &with(&[]));
-    assert!(text.contains("no classes: no output is a row of scores"), "{text}");
-    assert!(!text.contains("top-1") && text.contains("output              a: "), "{text}");
-    let json: serde_json::Value = serde_json::from_str(&done(folder.path(), &with(&["--json"]))).unwrap();
-    assert_eq!((&json["agreement"], json["outputs"].as_array().map(Vec::len)), (&serde_json::Value::Null, Some(2)));
-    refused(folder.path(), &with(&["--metric", "agreement"]), 2, "gives classes");
-    refused(folder.path(), &with(&["--max-drop", "1"]), 2, "cannot be measured");
-}
-
-#[test]
-fn a_limit_of_the_loss_is_kept_or_refused() {
-    let Some(folder) = example() else { return };
-    let build = [EXAMPLE, "-o", "out.so", "--calibrate", "x.npy"];
-    let with = |more: &[&'static str]| [&build[..], more].concat();
-    refused(folder.path(), &[EXAMPLE, "-o", "out.so", "--max-drop", "1"], 2, "needs samples");
-    refused(folder.path(), &with(&["--max-drop", "-1"]), 2, "no loss that can be kept to");
-    refused(folder.path(), &with(&["--metric", "sqnr"]), 2, "--max-drop");
-    refused(folder.path(), &with(&["--max-drop", "0.5", "--metric", "top1"]), 2, "cannot be measured");
-    refused(folder.path(), &with(&["--max-drop", "200", "--metric", "sqnr"]), 1, "is not reached");
-    let output = qcc(folder.path(), &with(&["--max-drop", "5", "--metric", "sqnr"]));
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(stderr(&output).contains("nothing had to be raised") && folder.path().join("out.so").exists());
-    let output = qcc(folder.path(), &with(&["--max-drop", "45", "--metric", "sqnr"]));
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("raised to 16 bits: ") && said.contains("cost: "), "{said}");
-    // What is printed gives the same model without a search.
-    let found = std::fs::read(folder.path().join("out.so")).unwrap();
-    let flag = said.lines().find_map(|l| l.split_once("--precision ")).unwrap().1.to_string();
-    done(folder.path(), &[&build[..], &["--precision", &flag]].concat());
-    assert!(std::fs::read(folder.path().join("out.so")).unwrap() == found);
-}
-
-#[test]
-fn passes_are_measured_on_samples() {
-    let Some(folder) = example() else { return };
-    done(folder.path(), &[EXAMPLE, "-o", "out.so", "--calibrate", "x.npy", "--dump-dir", "dump"]);
-    let summary = std::fs::read_to_string(folder.path().join("dump/summary.txt")).unwrap();
-    let columns = |pass: &str| -> Vec<String> {
-        let line = summary.lines().find(|l| l.split_whitespace().nth(1) == Some(pass)).unwrap_or_default();
-        line.split_whitespace().skip(5).take(2).map(str::to_string).collect()
-    };
-    let model_db: f64 = columns("fold-bn")[0].parse().unwrap();
-    assert!(model_db > 90.0, "{summary}");
-    assert_eq!(columns("calibrate")[1], "same", "{summary}");
-    let last: f64 = columns("check-integer-only")[0].parse().unwrap();
-    assert!((15.0..60.0).contains(&last), "{summary}");
-    let output = qcc(folder.path(), &[EXAMPLE, "-o", "out.so", "--calibrate", "x.npy", "--measure-passes"]);
-    assert!(stderr(&output).contains("against the model"), "{}", stderr(&output));
-}
-
-#[test]
 fn tuning_is_recorded_and_can_be_given_back() {
     let Some(folder) = example() else { return };
     // The name of the file is in it.
@@ -435,45 +233,4 @@ fn code_is_shown_as_text() {
     done(folder.path(), &[EXAMPLE, "--emit", "asm", "-o", "arm.txt", "--target", "aarch64"]);
     let arm = std::fs::read_to_string(folder.path().join("arm.txt")).unwrap();
     assert!(arm.contains("<run>:"), "{}", &arm[..200]);
-}
-
-/// Whether a program can be started here; a test that needs it says so where it cannot.
-fn available(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
-    if !found {
-        eprintln!("SKIPPED: {program} is missing");
-    }
-    found
-}
-
-#[test]
-fn c_programs_link_the_model() {
-    let Some(folder) = example().filter(|_| available("gcc")) else { return };
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/call_from_c/main.c");
-    let flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-I.", "-o", "main", source, "./example.so"];
-    let gcc = Command::new("gcc").current_dir(folder.path()).args(flags).output().unwrap();
-    assert!(gcc.status.success(), "{}", stderr(&gcc));
-    let run = Command::new(folder.path().join("main")).env("LD_LIBRARY_PATH", folder.path()).output().unwrap();
-    assert!(run.status.success() && stdout(&run).starts_with("class "), "{}{}", stdout(&run), stderr(&run));
-}
-
-#[test]
-fn python_loads_the_model() {
-    let Some(folder) = example().filter(|_| available("python3")) else { return };
-    let script = "
-import ctypes, re
-model = ctypes.CDLL('./example.so')
-header = open('example.h').read()
-size = lambda name: int(re.search(r'_' + name + r' (?:UINT64_C\\()?(\\d+)', header).group(1))
-store = ctypes.create_string_buffer(size('SCRATCH_BYTES') + 64)
-scratch = ctypes.c_void_p((ctypes.addressof(store) + 63) // 64 * 64)
-x = (ctypes.c_float * size('IN0_ELEMENTS'))(*([0.25] * size('IN0_ELEMENTS')))
-y = (ctypes.c_float * size('OUT0_ELEMENTS'))()
-one = lambda a: (ctypes.c_void_p * 1)(ctypes.addressof(a))
-assert model.qcc_example_run_f32(one(x), one(y), scratch) == 0
-assert any(v != 0 for v in y), list(y)
-print(list(y))
-";
-    let run = Command::new("python3").current_dir(folder.path()).args(["-c", script]).output().unwrap();
-    assert!(run.status.success(), "{}", stderr(&run));
 }

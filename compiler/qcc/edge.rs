@@ -32,14 +32,7 @@ impl Boundary {
 
     /// Of a tensor of a compiled model.
     pub fn of_info(info: &TensorInfo) -> Boundary {
-        let elem = match info.dtype {
-            DType::F32 => Elem::F32,
-            DType::U8 => Elem::Int(Int::U8),
-            DType::I8 => Elem::Int(Int::I8),
-            DType::I16 => Elem::Int(Int::I16),
-            DType::I32 => Elem::Int(Int::I32),
-            DType::I64 => Elem::Int(Int::I64),
-        };
+        let elem = element_type(info.dtype);
         let bounds = elem.storage().map_or((0, 0), |i| {
             let saturate = |x: i64| x.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
             (saturate(i.min()), saturate(i.max()))
@@ -128,16 +121,21 @@ pub(crate) fn view<'a>(tensor: &'a Tensor, dims: &'a [usize]) -> qcc_runtime::Te
     qcc_ir::for_data!(&tensor.data, v => qcc_runtime::TensorRef::new(dims, v))
 }
 
-/// A tensor that a compiled model gave.
-pub(crate) fn taken(tensor: &qcc_runtime::Tensor) -> Tensor {
-    let elem = match tensor.dtype() {
+/// The element type of a tensor of a compiled model.
+fn element_type(dtype: DType) -> Elem {
+    match dtype {
         DType::F32 => Elem::F32,
         DType::U8 => Elem::Int(Int::U8),
         DType::I8 => Elem::Int(Int::I8),
         DType::I16 => Elem::Int(Int::I16),
         DType::I32 => Elem::Int(Int::I32),
         DType::I64 => Elem::Int(Int::I64),
-    };
+    }
+}
+
+/// A tensor that a compiled model gave.
+pub(crate) fn taken(tensor: &qcc_runtime::Tensor) -> Tensor {
+    let elem = element_type(tensor.dtype());
     let data = Data::from_bytes(&elem, tensor.bytes()).unwrap_or(Data::U8(Vec::new()));
     Tensor { dims: tensor.dims().to_vec(), data }
 }

@@ -271,9 +271,7 @@ impl Lower<'_, '_> {
             }
             (Opcode::ReduceMax, _) => return Err(self.no_form("it is not over height and width alone")),
             _ => {
-                for name in ["kernel", "strides", "pads", "dilations"] {
-                    attrs = attrs.with(name, given.ints(name));
-                }
+                attrs = attrs.with_those_of(&given, &["kernel", "strides", "pads", "dilations"]);
                 match self.dims(self.y)[..] {
                     [n, c, h, w] => (true, [n, c, h, w]),
                     _ => return Err(self.no_form("its result is not of rank 4")),

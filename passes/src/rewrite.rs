@@ -109,6 +109,17 @@ pub(crate) fn keeps_order(dims: &[usize], perm: &[usize]) -> bool {
     moved.is_sorted()
 }
 
+/// Weights `[O, C, KH, KW]` as `[O, KH, KW, C]`.
+pub(crate) fn ohwi<T: Copy>(weights: &[T], [_, c, kh, kw]: [usize; 4]) -> Vec<T> {
+    let mut ohwi = Vec::with_capacity(weights.len());
+    for filter in weights.chunks((c * kh * kw).max(1)) {
+        for k in 0..kh * kw {
+            ohwi.extend((0..c).map(|c| filter[c * kh * kw + k]));
+        }
+    }
+    ohwi
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

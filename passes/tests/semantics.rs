@@ -10,39 +10,18 @@ use qcc_interp::Evaluator;
 use qcc_ir::print::{Large, Options, print, print_with};
 use qcc_ir::{Attrs, Data, Edit, Graph, Opcode, Tensor, Type, ValueId, verify};
 use qcc_num::edge;
+use qcc_num::random::Random;
 use qcc_passes::{Context, Pipeline, Samples, default_pipeline};
 
-/// SplitMix64 (Steele, Lea and Flood 2014).
-struct Random(u64);
+/// Between 0 and 1.
+fn uniform(random: &mut Random) -> f32 {
+    random.bits() as f32 / u64::MAX as f32
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-
-    fn uniform(&mut self) -> f32 {
-        self.next() as f32 / u64::MAX as f32
-    }
-
-    /// Nearly standard normal: the sum of twelve uniforms.
-    fn normal(&mut self) -> f32 {
-        (0..12).map(|_| self.uniform()).sum::<f32>() - 6.0
-    }
-
-    fn normals(&mut self, dims: &[usize], deviation: f32) -> Tensor {
-        Tensor::f32(dims, (0..dims.iter().product()).map(|_| self.normal() * deviation).collect())
-    }
+/// Numbers that are nearly normal: each the sum of twelve uniforms.
+fn normals(random: &mut Random, dims: &[usize], deviation: f32) -> Tensor {
+    let mut normal = || (0..12).map(|_| uniform(random)).sum::<f32>() - 6.0;
+    Tensor::f32(dims, (0..dims.iter().product()).map(|_| normal() * deviation).collect())
 }
 
 /// A float network in the making: its present value is f32 [N, C, H, W].
@@ -69,10 +48,10 @@ impl Maker<'_> {
     fn conv(&mut self, x: ValueId, outputs: usize, kernel: usize, stride: usize, groups: usize) -> ValueId {
         let inputs = self.dims(x)[1] / groups;
         let deviation = (2.0 / (inputs * kernel * kernel) as f32).sqrt();
-        let w = self.random.normals(&[outputs, inputs, kernel, kernel], deviation);
+        let w = normals(&mut self.random, &[outputs, inputs, kernel, kernel], deviation);
         let mut operands = vec![x, self.constant(w)];
         if self.random.below(2) == 0 {
-            let bias = self.random.normals(&[outputs], 0.3);
+            let bias = normals(&mut self.random, &[outputs], 0.3);
             operands.push(self.constant(bias));
         }
         let pad = (kernel / 2) as i64;
@@ -86,9 +65,9 @@ impl Maker<'_> {
     fn norm(&mut self, x: ValueId) -> ValueId {
         let c = self.dims(x)[1];
         let random = &mut self.random;
-        let gamma = Tensor::f32(&[c], (0..c).map(|_| 0.5 + random.uniform()).collect());
-        let (beta, mean) = (random.normals(&[c], 0.2), random.normals(&[c], 0.2));
-        let var = Tensor::f32(&[c], (0..c).map(|_| 0.5 + random.uniform()).collect());
+        let gamma = Tensor::f32(&[c], (0..c).map(|_| 0.5 + uniform(random)).collect());
+        let (beta, mean) = (normals(random, &[c], 0.2), normals(random, &[c], 0.2));
+        let var = Tensor::f32(&[c], (0..c).map(|_| 0.5 + uniform(random)).collect());
         let mut operands = vec![x];
         operands.extend([gamma, beta, mean, var].map(|t| self.constant(t)));
         self.add(Opcode::BatchNorm, &operands, Attrs::new(Opcode::BatchNorm))
@@ -154,7 +133,7 @@ impl Maker<'_> {
                 self.add(Opcode::Mul, &[x, y], Attrs::new(Opcode::Mul))
             }
             _ => {
-                let scale = self.random.normals(&[1, c, 1, 1], 0.5);
+                let scale = normals(&mut self.random, &[1, c, 1, 1], 0.5);
                 let scale = self.constant(scale);
                 let op = self.random.pick(&[Opcode::Mul, Opcode::Add, Opcode::Sub]);
                 let y = self.add(op, &[x, scale], Attrs::new(op));
@@ -177,8 +156,8 @@ impl Maker<'_> {
             self.add(Opcode::Reshape, &[x], attrs)
         };
         let k = self.dims(flat)[1];
-        let w = self.random.normals(&[10, k], (1.0 / k as f32).sqrt());
-        let bias = self.random.normals(&[10], 0.1);
+        let w = normals(&mut self.random, &[10, k], (1.0 / k as f32).sqrt());
+        let bias = normals(&mut self.random, &[10], 0.1);
         let operands = [flat, self.constant(w), self.constant(bias)];
         let logits = self.add(Opcode::Linear, &operands, Attrs::new(Opcode::Linear));
         match self.random.below(4) {
@@ -193,7 +172,7 @@ fn network(seed: u64) -> Graph {
     let mut graph = Graph::new("random");
     let mut edit = Edit::new(&mut graph);
     let x = edit.add_input("x", Type::f32(&[1, 3, 8, 8]));
-    let mut maker = Maker { edit, random: Random(seed), now: x };
+    let mut maker = Maker { edit, random: Random::new(seed), now: x };
     maker.now = maker.conv(x, 8, 3, 1, 1);
     for _ in 0..2 + maker.random.below(6) {
         maker.step();
@@ -205,8 +184,8 @@ fn network(seed: u64) -> Graph {
 }
 
 fn inputs(seed: u64, count: usize) -> Vec<Vec<Tensor>> {
-    let mut random = Random(seed ^ 0xABCD);
-    (0..count).map(|_| vec![random.normals(&[1, 3, 8, 8], 1.0)]).collect()
+    let mut random = Random::new(seed ^ 0xABCD);
+    (0..count).map(|_| vec![normals(&mut random, &[1, 3, 8, 8], 1.0)]).collect()
 }
 
 /// The float tensors as the graph's inputs want them, quantized where they are.

@@ -1,6 +1,7 @@
 //! Samples in all their forms, shards, and tables of ranges.
 
 use super::*;
+use crate::models::{field, model, number};
 
 /// Six samples of four numbers.
 fn rows() -> Vec<f32> {

@@ -238,6 +238,17 @@ pub fn store_bytes(b: &mut FunctionBuilder<'_>, vector: Value, base: Value, offs
     }
 }
 
+/// Stores the first `count` lanes, of elements of type `lane`, of vectors behind each other at `base`.
+pub fn store_lanes(b: &mut FunctionBuilder<'_>, lane: Type, vectors: &[Value], base: Value, count: usize) {
+    for (part, &vector) in vectors.iter().enumerate() {
+        let bytes = (count * lane.bytes() as usize).saturating_sub(part * VECTOR).min(VECTOR);
+        if bytes > 0 {
+            let vector = cast(b, types::I8X16, vector);
+            store_bytes(b, vector, base, (part * VECTOR) as i32, bytes);
+        }
+    }
+}
+
 /// `count` lanes, of 16 at most, of elements of type `lane` at `base`: one vector for each 16 bytes of them.
 pub fn load_lanes(b: &mut FunctionBuilder<'_>, lane: Type, base: Value, count: usize) -> Vec<Value> {
     let size = lane.bytes() as usize;

@@ -18,23 +18,20 @@ use qcc_num::requant::{self, Epilogue};
 
 type Leaf = unsafe extern "C" fn(*const u8, *const u8, *const i32, *const i32, *mut u8, *const u8, usize, *const u8);
 
-/// A generator of test values: splitmix64.
-struct Random(u64);
+/// Test values.
+struct Random(qcc_num::random::Random);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^ (x >> 31)
+    fn new(seed: u64) -> Random {
+        Random(qcc_num::random::Random::new(seed))
     }
 
     fn within(&mut self, low: usize, high: usize) -> usize {
-        low + (self.next() % (high - low + 1) as u64) as usize
+        low + self.0.below(high - low + 1)
     }
 
     fn chance(&mut self, one_in: u64) -> bool {
-        self.next().is_multiple_of(one_in)
+        self.0.bits().is_multiple_of(one_in)
     }
 }
 
@@ -53,7 +50,7 @@ struct Case {
 
 impl Case {
     fn random(seed: u64) -> Case {
-        let r = &mut Random(seed);
+        let r = &mut Random::new(seed);
         let (width, channels) = (if r.chance(3) { r.within(1, 9) } else { r.within(1, 60) }, r.within(1, 64));
         let strip = if r.chance(2) { 1 } else { r.within(2, 7) };
         let rows = strip * r.within(0, 5usize.div_ceil(strip));
@@ -106,23 +103,23 @@ impl Case {
         let typical =
             ((1u64 << (point.min(56) + 7)) / (8_000 * ((k_rows * segments * run) as f64).sqrt() as u64)) >> shl;
         let greatest = if wild { 1 << 31 } else { typical.min(1 << 31) };
-        let bias = (0..channels).map(|_| (r.next() as i64 % spread) as i32).collect();
+        let bias = (0..channels).map(|_| (r.0.bits() as i64 % spread) as i32).collect();
         // Next to the quotient by an even number every tie lies within one rounding to single precision.
         let near_ties = single > 0 && r.chance(2);
         let mult = (0..channels)
             .map(|_| match near_ties {
-                true => ((1u64 << single) / (2 * r.within(1, 4000) as u64) + r.next() % 3).min((1 << 31) - 1) as i32,
-                false => (r.next() % greatest) as i32,
+                true => ((1u64 << single) / (2 * r.within(1, 4000) as u64) + r.0.bits() % 3).min((1 << 31) - 1) as i32,
+                false => (r.0.bits() % greatest) as i32,
             })
             .collect();
         let residual_bytes = rows * residual.map_or(0, |r| r.row_step) + 1;
         let mut case = Case {
             rows,
-            input: (0..reach).map(|_| r.next() as u8).collect(),
-            weights: (0..channels * k_rows * segments * run).map(|_| (r.next() % 255) as i8).collect(),
+            input: (0..reach).map(|_| r.0.bits() as u8).collect(),
+            weights: (0..channels * k_rows * segments * run).map(|_| (r.0.bits() % 255) as i8).collect(),
             bias,
             mult,
-            residual: (0..residual_bytes).map(|_| r.next() as u8).collect(),
+            residual: (0..residual_bytes).map(|_| r.0.bits() as u8).collect(),
             output: vec![0xA5; rows * out_row_step + 64],
             spec,
         };
@@ -377,9 +374,9 @@ fn small_tiles_equal_the_reference() {
         (s.width, s.strip, s.channels, s.k_rows, s.segments, s.run) = (width, 1, channels, 1, 1, run);
         (s.pixel_step, s.in_row_step, s.out_pixel_step, s.out_row_step) =
             (run, width * run, 4 * channels, 4 * width * channels);
-        let r = &mut Random(width as u64);
-        case.input = (0..2 * width * run + 3).map(|_| r.next() as u8).collect();
-        case.weights = (0..channels * run).map(|_| (r.next() % 255) as i8).collect();
+        let r = &mut Random::new(width as u64);
+        case.input = (0..2 * width * run + 3).map(|_| r.0.bits() as u8).collect();
+        case.weights = (0..channels * run).map(|_| (r.0.bits() % 255) as i8).collect();
         case.bias = (0..channels as i32).collect();
         case.mult = case.bias.clone();
         case.output = vec![0xA5; 2 * width * channels * 4 + 64];

@@ -100,6 +100,11 @@ impl Attrs {
         self
     }
 
+    /// The same with these attributes of another operation.
+    pub fn with_those_of(self, other: &Attrs, names: &[&str]) -> Attrs {
+        names.iter().fold(self, |attrs, name| attrs.with(name, other.get(name)))
+    }
+
     /// Sets an attribute, or says why it cannot be set.
     pub fn try_set(&mut self, name: &str, value: Attr) -> Result<(), String> {
         let info = self.op.info();

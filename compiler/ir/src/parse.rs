@@ -26,28 +26,25 @@
 //! The parser checks what the text says, not whether shapes fit: that is the verifier's part ([`mod@crate::verify`]). After a
 //! fault it resumes at the next line, so that several faults are reported at once. Nothing recurses.
 
+mod constants;
 mod cursor;
+mod nodes;
 mod types;
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use crate::attrs::{Attr, AttrKind, Attrs};
 use crate::diag::{Code, Diag, Diags};
 use crate::edit::Edit;
-use crate::graph::{Graph, Origin, ValueId};
+use crate::graph::{Graph, ValueId};
 use crate::lex::{Lines, Token};
-use crate::ops::Opcode;
-use crate::tensor::{Data, Tensor};
-use crate::types::{Elem, Int, Type, Uniform};
+use crate::types::{Type, Uniform};
 
 use cursor::{Cursor, Parsed};
 
 /// Longest text that is read.
 const MAX_TEXT: usize = 1 << 30;
-/// Most elements that one number stands for: a text is not much shorter than what it means.
-const MOST_REPEATED: usize = 1 << 20;
 /// Faults after which the parser gives up.
 const MAX_FAULTS: usize = 20;
 
@@ -270,151 +267,6 @@ impl Parser<'_, '_> {
             }
         }
         Ok(())
-    }
-
-    fn constant(&mut self, name: &str) -> Parsed<Option<ValueId>> {
-        self.cursor.expect(":")?;
-        let ty = self.ty()?;
-        self.cursor.expect("=")?;
-        let at = self.cursor.at;
-        let data = if self.cursor.is_word("file") {
-            self.cursor.advance();
-            self.cursor.expect("<")?;
-            let data = self.side_file(&ty)?;
-            self.cursor.expect(">")?;
-            data
-        } else {
-            self.dense(&ty)?
-        };
-        if data.len() != ty.elements() {
-            let message = format!("expected {} elements, found {}", ty.elements(), data.len());
-            return Err(self.cursor.fault_at(at, Code::SYNTAX, message));
-        }
-        let tensor = Tensor { dims: ty.dims, data };
-        Ok(Some(self.edit.add_typed_const(name, tensor, ty.elem)))
-    }
-
-    /// `dense<[..]>` or `dense<x>`, stored as the element type says.
-    fn dense(&mut self, ty: &Type) -> Parsed<Data> {
-        self.cursor.expect_word("dense")?;
-        self.cursor.expect("<")?;
-        if matches!(self.cursor.token, Token::Punct("...")) {
-            return Err(self.cursor.expected("`[`").help("the text was printed without its large constants"));
-        }
-        let data = match (&ty.elem, ty.elem.storage()) {
-            (Elem::F32 | Elem::Calibrated(_), _) => Data::F32(self.numbers(ty, |p| p.cursor.float())?),
-            (_, None | Some(Int::U4 | Int::U8)) => Data::U8(self.numbers(ty, |p| p.cursor.integer())?),
-            (_, Some(Int::I4 | Int::I8)) => Data::I8(self.numbers(ty, |p| p.cursor.integer())?),
-            (_, Some(Int::I16)) => Data::I16(self.numbers(ty, |p| p.cursor.integer())?),
-            (_, Some(Int::I32)) => Data::I32(self.numbers(ty, |p| p.cursor.integer())?),
-            (_, Some(Int::I64)) => Data::I64(self.numbers(ty, |p| p.cursor.integer())?),
-        };
-        self.cursor.expect(">")?;
-        Ok(data)
-    }
-
-    /// Numbers in brackets, or one for all elements of the type.
-    fn numbers<T: Clone>(&mut self, ty: &Type, number: impl Fn(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
-        if self.cursor.eat("[") {
-            return self.list("]", number);
-        }
-        let at = self.cursor.at;
-        let value = number(self)?;
-        match ty.checked_elements().filter(|&n| n <= MOST_REPEATED) {
-            Some(n) => Ok(vec![value; n]),
-            None => {
-                let message = format!("expected at most {MOST_REPEATED} elements of one number");
-                Err(self.cursor.fault_at(at, Code::SYNTAX, message))
-            }
-        }
-    }
-
-    fn side_file(&mut self, ty: &Type) -> Parsed<Data> {
-        let at = self.cursor.at;
-        let name = self.cursor.string("the name of a file, in quotes")?;
-        // Only a plain name: a text must not reach outside the folder it is read from.
-        if name.starts_with('.') || name.is_empty() || !name.chars().all(crate::lex::is_name_char) {
-            return Err(self.cursor.fault_at(
-                at,
-                Code::SYNTAX,
-                "expected a plain file name without a folder".to_string(),
-            ));
-        }
-        let bytes = (self.side)(&name).map_err(|e| self.cursor.fault_at(at, Code::FILE, format!("`{name}`: {e}")))?;
-        let whole = Data::from_bytes(&ty.elem, &bytes);
-        whole.ok_or_else(|| self.cursor.fault_at(at, Code::FILE, format!("`{name}` is cut off: {} bytes", bytes.len())))
-    }
-
-    fn node(&mut self, name: &str) -> Parsed<Option<ValueId>> {
-        self.cursor.expect("=")?;
-        let op = self.cursor.word("an operator", Opcode::from_name)?;
-        self.cursor.expect("(")?;
-        let operands = self.list(")", Self::use_of)?;
-        let mut attrs = Attrs::new(op);
-        if self.cursor.eat("{") {
-            let mut given = Vec::new();
-            self.list("}", |p| p.attr(op, &mut attrs, &mut given))?;
-        }
-        self.cursor.expect(":")?;
-        let ty = self.ty()?;
-        let origin = if self.cursor.is_word("loc") { Some(Arc::new(self.origin()?)) } else { None };
-        let Some(operands) = operands.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
-        Ok(Some(self.edit.add(op, &operands, attrs, name, ty, origin)))
-    }
-
-    /// A value that has been defined; `None` if its definition was faulty.
-    fn use_of(&mut self) -> Parsed<Option<ValueId>> {
-        let at = self.cursor.at;
-        let sigil = if matches!(self.cursor.token, Token::Name('@', _)) { '@' } else { '%' };
-        let name = self.cursor.name(sigil, "a value, as `%name` or `@name`")?;
-        let undefined = |p: &Self| p.cursor.fault_at(at, Code::BAD_GRAPH, format!("`{sigil}{name}` is not defined"));
-        match self.values.get(&name) {
-            Some(Some(v)) if self.edit.graph().constant(*v).is_some() == (sigil == '@') => Ok(Some(*v)),
-            Some(Some(_)) => {
-                let other = if sigil == '@' { "no constant" } else { "a constant" };
-                Err(undefined(self).help(format!("`{name}` is {other}")))
-            }
-            Some(None) => Ok(None),
-            None => Err(undefined(self)),
-        }
-    }
-
-    fn attr(&mut self, op: Opcode, attrs: &mut Attrs, given: &mut Vec<&'static str>) -> Parsed<()> {
-        let at = self.cursor.at;
-        let names = || op.info().attrs.iter().map(|s| s.name).collect::<Vec<_>>().join("`, `");
-        let what = match op.info().attrs {
-            [] => format!("no attributes of `{}`", op.name()),
-            _ => format!("an attribute of `{}` (`{}`)", op.name(), names()),
-        };
-        let schema = self.cursor.word(&what, |w| op.info().attrs.iter().find(|s| s.name == w))?;
-        self.cursor.expect("=")?;
-        let value = match schema.kind {
-            AttrKind::Int => Attr::Int(self.cursor.integer()?),
-            AttrKind::Float => Attr::Float(self.cursor.float()?),
-            AttrKind::Bool => Attr::Bool(self.cursor.word("`true` or `false`", |w| w.parse().ok())?),
-            AttrKind::Ints => {
-                self.cursor.expect("[")?;
-                Attr::Ints(self.list("]", |p| p.cursor.integer())?)
-            }
-        };
-        if given.contains(&schema.name) {
-            return Err(self.cursor.fault_at(at, Code::SYNTAX, format!("attribute `{}` is given twice", schema.name)));
-        }
-        given.push(schema.name);
-        attrs.try_set(schema.name, value).map_err(|message| self.cursor.fault_at(at, Code::SYNTAX, message))
-    }
-
-    fn origin(&mut self) -> Parsed<Origin> {
-        self.cursor.expect_word("loc")?;
-        self.cursor.expect("(")?;
-        let name = self.cursor.string("the name of an ONNX node, in quotes")?;
-        let op = match self.cursor.token {
-            Token::Str(_) => self.cursor.string("an ONNX operator")?,
-            _ => self.cursor.word("an ONNX operator", |w| Some(w.to_string()))?,
-        };
-        let opset = self.cursor.integer()?;
-        self.cursor.expect(")")?;
-        Ok(Origin { name, op, opset })
     }
 
     /// `return` and its values, which must have the types of the header.

@@ -4,15 +4,17 @@
 //! `shape/int.rs`. A rule accepts any attributes and types and says in words what does not fit; it neither panics nor
 //! overflows.
 
+mod call;
 pub(crate) mod int;
 mod moves;
 
 use std::sync::Arc;
 
 use crate::attrs::{Attr, Attrs};
-use crate::ops::{Cast, Class, Contract, Dialect, Move, Norm, OpInfo, Opcode, Pool, Reduce};
+use crate::ops::{Cast, Class, Contract, Dialect, Move, Norm, Opcode, Pool, Reduce};
 use crate::types::{Elem, Int, Type, Uniform};
-use crate::window::Window;
+
+use call::{Call, operand_name};
 
 /// The shape of the result, or what does not fit.
 pub fn infer_dims(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Result<Vec<usize>, String> {
@@ -153,149 +155,6 @@ fn cast_target(to: i64) -> Option<Elem> {
         1 => Some(Elem::Int(Int::I64)),
         2 => Some(Elem::Int(Int::I32)),
         _ => None,
-    }
-}
-
-/// Name of operand `i` without its marks; of an open list, with its number.
-fn operand_name(info: &OpInfo, i: usize) -> String {
-    match info.operands.get(i).or(info.operands.last()) {
-        Some(name) if name.ends_with('*') => format!("{}[{i}]", name.trim_end_matches('*')),
-        Some(name) => name.trim_end_matches('?').to_string(),
-        None => format!("operand {i}"),
-    }
-}
-
-/// An operator with attributes and operands that its row allows in number and presence.
-struct Call<'a> {
-    info: &'static OpInfo,
-    attrs: &'a Attrs,
-    operands: &'a [&'a Type],
-}
-
-impl<'a> Call<'a> {
-    fn new(op: Opcode, attrs: &'a Attrs, operands: &'a [&'a Type]) -> Result<Call<'a>, String> {
-        let info = op.info();
-        if attrs.op() != op {
-            return Err(format!("`{}` has the attributes of `{}`", info.name, attrs.op().name()));
-        }
-        let (least, greatest) = info.arity();
-        if !(least..=greatest).contains(&operands.len()) {
-            let wanted = match greatest {
-                usize::MAX => format!("at least {least} operands"),
-                1 if least == 1 => "one operand".to_string(),
-                _ if least == greatest => format!("{least} operands"),
-                _ => format!("{least} to {greatest} operands"),
-            };
-            return Err(format!("expected {wanted} of `{}`, found {}", info.name, operands.len()));
-        }
-        if let Some(name) = attrs.missing().next() {
-            return Err(format!("`{}` lacks attribute `{name}`", info.name));
-        }
-        if let Some(t) = operands.iter().find(|t| t.checked_elements().is_none()) {
-            return Err(format!("an operand of shape {:?} has too many elements", t.dims));
-        }
-        Ok(Call { info, attrs, operands })
-    }
-
-    fn dims(&self, i: usize) -> &[usize] {
-        &self.operands[i].dims
-    }
-
-    /// `expected x of .., found [1, 3]`.
-    fn expected(&self, i: usize, wanted: impl std::fmt::Display) -> String {
-        format!("expected {} of {wanted}, found {:?}", operand_name(self.info, i), self.dims(i))
-    }
-
-    fn of_rank<const N: usize>(&self, i: usize) -> Result<[usize; N], String> {
-        self.dims(i).try_into().map_err(|_| self.expected(i, format_args!("rank {N}")))
-    }
-
-    fn expect_dims(&self, i: usize, dims: &[usize]) -> Result<(), String> {
-        if self.dims(i) == dims { Ok(()) } else { Err(self.expected(i, format_args!("shape {dims:?}"))) }
-    }
-
-    /// The same, if the optional operand is there.
-    fn expect_optional(&self, i: usize, dims: &[usize]) -> Result<(), String> {
-        if i < self.operands.len() { self.expect_dims(i, dims) } else { Ok(()) }
-    }
-
-    /// A list attribute without negative elements.
-    fn sizes(&self, name: &str) -> Result<Vec<usize>, String> {
-        let list = self.attrs.ints(name);
-        let sizes: Option<Vec<usize>> = list.iter().map(|&v| usize::try_from(v).ok()).collect();
-        sizes.ok_or_else(|| format!("expected `{name}` without negative elements, found {list:?}"))
-    }
-
-    /// A list attribute of `n` elements, none negative.
-    fn sizes_of(&self, name: &str, n: usize) -> Result<Vec<usize>, String> {
-        let sizes = self.sizes(name)?;
-        if sizes.len() == n { Ok(sizes) } else { Err(format!("expected `{name}` of {n} elements, found {sizes:?}")) }
-    }
-
-    /// An integer attribute that is an axis of operand `i`.
-    fn axis(&self, name: &str, i: usize) -> Result<usize, String> {
-        let (axis, rank) = (self.attrs.int(name), self.dims(i).len());
-        let inside = usize::try_from(axis).ok().filter(|&a| a < rank);
-        inside.ok_or_else(|| format!("expected `{name}` in 0..{rank}, found {axis}"))
-    }
-
-    /// The result of reducing operand 0 over the attribute `axes`.
-    fn reduced(&self) -> Result<Vec<usize>, String> {
-        let (axes, keep) = (self.sizes("axes")?, self.attrs.bool("keepdims"));
-        let rank = self.dims(0).len();
-        if axes.iter().enumerate().any(|(i, a)| *a >= rank || axes[..i].contains(a)) {
-            return Err(format!("expected `axes` to be different axes in 0..{rank}, found {axes:?}"));
-        }
-        let dims = self.dims(0).iter().enumerate();
-        Ok(dims
-            .filter(|(i, _)| keep || !axes.contains(i))
-            .map(|(i, &d)| if axes.contains(&i) { 1 } else { d })
-            .collect())
-    }
-
-    fn broadcast(&self, a: usize, b: usize) -> Result<Vec<usize>, String> {
-        broadcast(self.dims(a), self.dims(b))
-    }
-
-    /// Checks that operand `i` broadcasts to the shape of operand `to`.
-    fn broadcasts_to(&self, i: usize, to: usize) -> Result<(), String> {
-        match self.broadcast(i, to) {
-            Ok(dims) if dims == self.dims(to) => Ok(()),
-            _ => Err(self.expected(i, format_args!("a shape that broadcasts to {:?}", self.dims(to)))),
-        }
-    }
-
-    fn conv_window(&self, kernel: [usize; 2]) -> Result<Window, String> {
-        for (name, n) in [("strides", 2), ("pads", 4), ("dilations", 2)] {
-            self.sizes_of(name, n)?;
-        }
-        Ok(Window::conv(self.attrs, kernel))
-    }
-
-    fn pool_window(&self) -> Result<Window, String> {
-        for (name, n) in [("kernel", 2), ("strides", 2), ("pads", 4), ("dilations", 2)] {
-            if self.attrs.has(name) {
-                self.sizes_of(name, n)?;
-            }
-        }
-        Ok(Window::pool(self.attrs))
-    }
-
-    /// The result of a window over operand 0; a window that may lie in the padding alone only where padding counts.
-    fn pooled(&self, padding_counts: bool) -> Result<Vec<usize>, String> {
-        let [n, c, h, w] = self.of_rank(0)?;
-        let window = self.pool_window()?;
-        let [h, w] = if padding_counts { window.output(h, w)? } else { window.output_nonempty(h, w)? };
-        Ok(vec![n, c, h, w])
-    }
-
-    /// Checks the channels of a convolution: `o` outputs from `c` inputs, of which each group's weights see `per_group`.
-    fn check_groups(&self, c: usize, o: usize, per_group: usize) -> Result<(), String> {
-        let groups = self.attrs.int("groups");
-        match usize::try_from(groups) {
-            Ok(g) if g > 0 && per_group.checked_mul(g) == Some(c) && o.is_multiple_of(g) => Ok(()),
-            _ => Err(format!("{c} channels in, {o} out and weights over {per_group} do not fit `groups` = {groups}")),
-        }
     }
 }
 

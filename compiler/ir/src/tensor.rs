@@ -107,6 +107,20 @@ impl Data {
         })
     }
 
+    /// Appends the elements, if they are of the same variant; says whether they are.
+    pub fn append(&mut self, more: Data) -> bool {
+        match (self, more) {
+            (Data::F32(a), Data::F32(b)) => a.extend(b),
+            (Data::I8(a), Data::I8(b)) => a.extend(b),
+            (Data::U8(a), Data::U8(b)) => a.extend(b),
+            (Data::I16(a), Data::I16(b)) => a.extend(b),
+            (Data::I32(a), Data::I32(b)) => a.extend(b),
+            (Data::I64(a), Data::I64(b)) => a.extend(b),
+            _ => return false,
+        }
+        true
+    }
+
     /// True if elements of type `elem` are held in this variant.
     pub fn holds(&self, elem: &Elem) -> bool {
         match (self, elem) {

@@ -8,46 +8,35 @@ use qcc_ir::parse::{no_files, parse, parse_located};
 use qcc_ir::print::{INLINE, Large, Options, print, print_with};
 use qcc_ir::{Attr, AttrKind, Attrs, Data, Edit, Elem, Graph, Int, Opcode, Range, Tensor, Type, Uniform, ValueId};
 
-/// A small generator: splitmix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
+/// What the random graphs are made of.
+struct Random(qcc_num::random::Random);
 
 impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())].clone()
+    fn new(seed: u64) -> Random {
+        Random(qcc_num::random::Random::new(seed))
     }
 
     /// Any float that equals itself, infinite ones included.
     fn float(&mut self) -> f32 {
-        let any = f32::from_bits(self.bits() as u32);
+        let any = f32::from_bits(self.0.bits() as u32);
         if any.is_nan() { -0.0 } else { any }
     }
 
     fn name(&mut self) -> String {
         let parts =
             ["x", "conv1", "a b", "\"", "\\", "0", "-1", "é", "\n", "", "->", "quant.uniform", "return", "const", "/"];
-        (0..1 + self.below(3)).map(|_| self.pick(&parts)).collect()
+        (0..1 + self.0.below(3)).map(|_| self.0.pick(&parts)).collect()
     }
 
     fn dims(&mut self) -> Vec<usize> {
-        (0..self.below(4)).map(|_| self.below(5)).collect()
+        (0..self.0.below(4)).map(|_| self.0.below(5)).collect()
     }
 
     fn ty(&mut self) -> Type {
         let dims = self.dims();
-        let storage = self.pick(&Int::ALL);
+        let storage = self.0.pick(&Int::ALL);
         let scale = |r: &mut Random| r.float().abs().clamp(f32::from_bits(1), f32::MAX);
-        let elem = match self.below(6) {
+        let elem = match self.0.below(6) {
             0 => Elem::F32,
             1 => Elem::Bool,
             2 => Elem::Int(storage),
@@ -56,16 +45,16 @@ impl Random {
                 Elem::Calibrated(Range { min: a.min(b), max: a.max(b) })
             }
             n => {
-                let axis = Some(self.below(4)).filter(|_| n == 4);
-                let count = if axis.is_some() { self.below(7) } else { 1 };
-                let min = if self.below(2) == 0 { storage.min() } else { storage.min() / 2 };
+                let axis = Some(self.0.below(4)).filter(|_| n == 4);
+                let count = if axis.is_some() { self.0.below(7) } else { 1 };
+                let min = if self.0.below(2) == 0 { storage.min() } else { storage.min() / 2 };
                 Elem::Uniform(Arc::new(Uniform {
                     storage,
                     min,
                     max: storage.max(),
                     axis,
                     scales: (0..count).map(|_| scale(self)).collect(),
-                    zero_points: (0..count).map(|_| self.below(3) as i64 - 1).collect(),
+                    zero_points: (0..count).map(|_| self.0.below(3) as i64 - 1).collect(),
                 }))
             }
         };
@@ -76,12 +65,12 @@ impl Random {
         let mut attrs = Attrs::new(op);
         for schema in op.info().attrs {
             let value = match schema.kind {
-                AttrKind::Int => Attr::Int(self.bits() as i64),
-                AttrKind::Ints => Attr::Ints((0..self.below(5)).map(|_| self.below(9) as i64 - 4).collect()),
+                AttrKind::Int => Attr::Int(self.0.bits() as i64),
+                AttrKind::Ints => Attr::Ints((0..self.0.below(5)).map(|_| self.0.below(9) as i64 - 4).collect()),
                 AttrKind::Float => Attr::Float(self.float()),
-                AttrKind::Bool => Attr::Bool(self.below(2) == 0),
+                AttrKind::Bool => Attr::Bool(self.0.below(2) == 0),
             };
-            if self.below(3) > 0 {
+            if self.0.below(3) > 0 {
                 attrs.try_set(schema.name, value).unwrap();
             }
         }
@@ -92,23 +81,23 @@ impl Random {
     fn graph(&mut self) -> Graph {
         let mut graph = Graph::new(self.name());
         let mut values: Vec<ValueId> = Vec::new();
-        for _ in 0..self.below(20) {
+        for _ in 0..self.0.below(20) {
             let (name, ty) = (self.name(), self.ty());
             let mut edit = Edit::new(&mut graph);
-            let v = match self.below(4) {
+            let v = match self.0.below(4) {
                 0 => edit.add_input(&name, ty),
                 1 => {
-                    let bytes: Vec<u8> = (0..8 * ty.elements()).map(|_| self.below(128) as u8).collect();
+                    let bytes: Vec<u8> = (0..8 * ty.elements()).map(|_| self.0.below(128) as u8).collect();
                     let width = Data::from_bytes(&ty.elem, &bytes).map_or(8, |d| 8 * ty.elements() / d.len().max(1));
                     let data = Data::from_bytes(&ty.elem, &bytes[..ty.elements() * width.max(1)]).unwrap();
                     edit.add_typed_const(&name, Tensor::new(&ty.dims, data), ty.elem)
                 }
                 _ => {
-                    let op = self.pick(qcc_ir::ops::OPS.iter().map(|i| i.op).collect::<Vec<_>>().as_slice());
-                    let count = if values.is_empty() { 0 } else { self.below(4) };
-                    let operands: Vec<_> = (0..count).map(|_| self.pick(&values)).collect();
-                    let origin = (self.below(3) == 0).then(|| {
-                        let opset = self.below(20) as i64;
+                    let op = self.0.pick(qcc_ir::ops::OPS.iter().map(|i| i.op).collect::<Vec<_>>().as_slice());
+                    let count = if values.is_empty() { 0 } else { self.0.below(4) };
+                    let operands: Vec<_> = (0..count).map(|_| self.0.pick(&values)).collect();
+                    let origin = (self.0.below(3) == 0).then(|| {
+                        let opset = self.0.below(20) as i64;
                         Arc::new(qcc_ir::Origin { name: self.name(), op: self.name(), opset })
                     });
                     edit.add(op, &operands, self.attrs(op), &name, ty, origin)
@@ -117,7 +106,7 @@ impl Random {
             values.push(v);
         }
         if !values.is_empty() {
-            let outputs = (0..self.below(4)).map(|_| self.pick(&values)).collect();
+            let outputs = (0..self.0.below(4)).map(|_| self.0.pick(&values)).collect();
             Edit::new(&mut graph).set_outputs(outputs);
         }
         graph
@@ -127,7 +116,7 @@ impl Random {
 #[test]
 fn what_is_printed_reads_back_the_same() {
     for seed in 0..2000 {
-        let graph = Random(seed).graph();
+        let graph = Random::new(seed).graph();
         let text = print(&graph);
         let back = parse(&text, &no_files).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{text}"));
         assert!(back == graph, "seed {seed}: another graph\n{text}\n{}", print(&back));
@@ -138,7 +127,7 @@ fn what_is_printed_reads_back_the_same() {
 #[test]
 fn side_files_hold_large_constants_once() {
     for seed in 0..300 {
-        let graph = Random(seed).graph();
+        let graph = Random::new(seed).graph();
         let files: RefCell<HashMap<String, Vec<u8>>> = RefCell::default();
         let mut write = |name: &str, bytes: &[u8]| {
             files.borrow_mut().insert(name.to_string(), bytes.to_vec());
@@ -165,12 +154,14 @@ fn elided_texts_are_refused_with_advice() {
 #[test]
 fn no_text_makes_the_parser_or_verifier_panic() {
     for seed in 0..3000 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut text: Vec<char> = print(&random.graph()).chars().collect();
-        for _ in 0..1 + random.below(6) {
-            let (i, j) = (random.below(text.len()), random.below(text.len()));
-            match random.below(6) {
-                0 => text[i] = random.pick(&['(', '"', '\\', '%', '<', '-', '9', 'x', '\n', 'é', '\0', '}', ',', '!']),
+        for _ in 0..1 + random.0.below(6) {
+            let (i, j) = (random.0.below(text.len()), random.0.below(text.len()));
+            match random.0.below(6) {
+                0 => {
+                    text[i] = random.0.pick(&['(', '"', '\\', '%', '<', '-', '9', 'x', '\n', 'é', '\0', '}', ',', '!'])
+                }
                 1 => drop(text.remove(i)),
                 2 => text.swap(i, j),
                 3 => text.truncate(i.max(1)),

@@ -1,7 +1,7 @@
 //! Exact integer arithmetic: the rules that the interpreter defines integer operators with and that every kernel must
 //! reproduce bit for bit.
 //!
-//! Five rules, each with a single rounding at its end:
+//! The rules, each with a single rounding at its end:
 //!
 //! | rule | used by | module |
 //! |---|---|---|
@@ -9,15 +9,17 @@
 //! | the same as floats of single precision give it, for models that were quantized elsewhere | as above | [`single`] |
 //! | sum of 8-bit values times 16-bit multipliers | addition, change of scale, per-channel scale-and-shift | [`affine`] |
 //! | a row of 8-bit values to mean 0 and deviation 1, times and plus a constant each | layer, group and instance normalization | [`norm`] |
+//! | 32-bit accumulator to 8 bits in a scale that follows from the accumulators themselves | the mode `int8_dynamic` | [`dynamic`] |
 //! | sum of 64 bits to 8 or 16 bits | whatever has 16 bits on either side | [`wide`] |
 //! | float to 8 bits and back, at the edge of a compiled model only | `run_f32`, `quant.qcast`, `quant.dcast` | [`edge`] |
 //!
-//! The crate depends on nothing.
+//! Beside them stands [`random`], the generator of drawn samples and of tests. The crate depends on nothing.
 
 pub mod affine;
 pub mod dynamic;
 pub mod edge;
 pub mod norm;
+pub mod random;
 pub mod requant;
 pub mod single;
 pub mod wide;

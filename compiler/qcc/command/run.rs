@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use qcc::data::array::{Array, to_npy};
 use qcc::engine::Engine;
+use qcc::ir::Tensor;
 use qcc::ir::diag::Code;
-use qcc::ir::{Data, Tensor};
 use qcc::{Error, Model, compile};
 
 use super::build::announce;
@@ -188,15 +188,9 @@ fn stack(all: &mut Option<Tensor>, one: Tensor) {
         *all = Some(one);
         return;
     };
-    match (&mut all.data, one.data) {
-        (Data::F32(a), Data::F32(b)) => a.extend(b),
-        (Data::I8(a), Data::I8(b)) => a.extend(b),
-        (Data::U8(a), Data::U8(b)) => a.extend(b),
-        (Data::I16(a), Data::I16(b)) => a.extend(b),
-        (Data::I32(a), Data::I32(b)) => a.extend(b),
-        (Data::I64(a), Data::I64(b)) => a.extend(b),
-        // An output has one type.
-        _ => return,
+    // An output has one type.
+    if !all.data.append(one.data) {
+        return;
     }
     match all.dims.first_mut() {
         Some(first) => *first += one.dims[0],

@@ -251,7 +251,8 @@ impl Samples for Dataset {
         let one = |input: usize| -> Result<Tensor, Diag> {
             let mut data = self.sample(input, i * self.batch)?;
             for b in 1..self.batch {
-                append(&mut data, self.sample(input, i * self.batch + b)?);
+                // Samples of one input have one type.
+                data.append(self.sample(input, i * self.batch + b)?);
             }
             Ok(Tensor { dims: self.inputs[input].ty.dims.clone(), data })
         };
@@ -291,19 +292,6 @@ fn pixels(ty: &Type, preprocess: &Preprocess) -> Option<(usize, usize)> {
     match preprocess.layout_of(ty)? {
         Layout::Nchw => Some((ty.dims[2], ty.dims[3])),
         Layout::Nhwc => Some((ty.dims[1], ty.dims[2])),
-    }
-}
-
-fn append(data: &mut Data, more: Data) {
-    match (data, more) {
-        (Data::F32(a), Data::F32(b)) => a.extend(b),
-        (Data::I8(a), Data::I8(b)) => a.extend(b),
-        (Data::U8(a), Data::U8(b)) => a.extend(b),
-        (Data::I16(a), Data::I16(b)) => a.extend(b),
-        (Data::I32(a), Data::I32(b)) => a.extend(b),
-        (Data::I64(a), Data::I64(b)) => a.extend(b),
-        // Samples of one input have one type.
-        _ => {}
     }
 }
 

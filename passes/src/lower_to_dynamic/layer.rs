@@ -5,7 +5,7 @@ use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, Window};
 use qcc_num::dynamic::{SIGNED_ZERO, mantissas, weight_scales};
 
 use super::{Dynamic, Lower, codes};
-use crate::rewrite::floats;
+use crate::rewrite::{floats, ohwi};
 
 /// Accumulators of which one part of `int.extrema` takes the range: they stay in a second-level cache.
 const PART: usize = 1 << 14;
@@ -60,16 +60,9 @@ impl Lower<'_, '_> {
     pub(super) fn conv2d(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let (weights, bias) = self.constants()?;
         let [o, c, kh, kw] = weights.0[..] else { return Err(self.no_form("its weights are not of rank 4")) };
-        let mut ohwi = Vec::with_capacity(weights.1.len());
-        for filter in weights.1.chunks((c * kh * kw).max(1)) {
-            for k in 0..kh * kw {
-                ohwi.extend((0..c).map(|c| filter[c * kh * kw + k]));
-            }
-        }
-        let mut attrs = Attrs::new(Opcode::IConv2d).with("groups", self.attrs().int("groups"));
-        for name in ["strides", "pads", "dilations"] {
-            attrs = attrs.with(name, self.attrs().ints(name));
-        }
+        let ohwi = ohwi(&weights.1, [o, c, kh, kw]);
+        let attrs = Attrs::new(Opcode::IConv2d);
+        let attrs = attrs.with_those_of(&self.attrs(), &["strides", "pads", "dilations", "groups"]);
         let (x, _) = self.data(0)?;
         self.convolution(x, &Layer::new(&ohwi, bias), [o, kh, kw, c], attrs)
     }

@@ -10,6 +10,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, ValueId};
 
 use super::{Bytes, Lower};
+use crate::rewrite::ohwi;
 
 /// Weights and bias of a layer as integers, and what the accumulators stand for.
 struct Layer {
@@ -21,17 +22,6 @@ struct Layer {
     factors: Vec<f64>,
     input: Bytes,
     output: Bytes,
-}
-
-/// Weights with their input channels last.
-pub(super) fn ohwi(weights: &[i8], [_, c, kh, kw]: [usize; 4]) -> Vec<i8> {
-    let mut ohwi = Vec::with_capacity(weights.len());
-    for filter in weights.chunks((c * kh * kw).max(1)) {
-        for k in 0..kh * kw {
-            ohwi.extend((0..c).map(|c| filter[c * kh * kw + k]));
-        }
-    }
-    ohwi
 }
 
 impl Lower<'_, '_> {
@@ -90,11 +80,8 @@ impl Lower<'_, '_> {
         let [o, c, kh, kw] = layer.dims[..] else { return Err(self.no_form("its weights are not of rank 4")) };
         let weights = Tensor::new(&[o, kh, kw, c], Data::I8(ohwi(&layer.weights, [o, c, kh, kw])));
         let ([w, b, mult], requant) = self.parameters(&layer, weights)?;
-        let mut attrs = Attrs::new(Opcode::IConv2d).with("pad_value", i64::from(layer.input.zero));
-        for name in ["strides", "pads", "dilations"] {
-            attrs = attrs.with(name, self.attrs().ints(name));
-        }
-        attrs = attrs.with("groups", self.attrs().int("groups"));
+        let attrs = Attrs::new(Opcode::IConv2d).with("pad_value", i64::from(layer.input.zero));
+        let attrs = attrs.with_those_of(self.attrs(), &["strides", "pads", "dilations", "groups"]);
         let x = self.nhwc(self.operand(0));
         let [n, c, h, w_extent] = self.dims(self.y)[..] else {
             return Err(self.no_form("its result is not of rank 4"));

@@ -15,10 +15,8 @@ impl Lower<'_, '_> {
     pub(super) fn max_pool(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let [n, c, h, w] = self.dims(self.y)[..] else { return Err(self.no_form("its result is not of rank 4")) };
-        let mut attrs = Attrs::new(Opcode::IMaxPool);
-        for name in ["kernel", "strides", "pads", "dilations"] {
-            attrs = attrs.with(name, self.attrs().ints(name));
-        }
+        let attrs = Attrs::new(Opcode::IMaxPool);
+        let attrs = attrs.with_those_of(self.attrs(), &["kernel", "strides", "pads", "dilations"]);
         let elem = self.g().ty(x).elem.clone();
         let x = self.nhwc(x);
         let pooled = self.emit(Opcode::IMaxPool, &[x], attrs, ".nhwc", &[n, h, w, c], elem);
@@ -49,11 +47,9 @@ impl Lower<'_, '_> {
         let taps = window.kernel[0] * window.kernel[1];
         let requant = self.requantization(&factors, to.zero, |_| (taps as i64).saturating_mul(255))?;
         let dims: &[usize] = if alike { &[1] } else { &[oh, ow] };
-        let mut attrs = requant.set(Attrs::new(Opcode::IAveragePool)).with("zero", i64::from(from.zero));
+        let attrs = requant.set(Attrs::new(Opcode::IAveragePool)).with("zero", i64::from(from.zero));
         let mult = self.constant("mult", Tensor::new(dims, Data::I32(requant.mult)));
-        for name in ["kernel", "strides", "pads", "dilations"] {
-            attrs = attrs.with(name, self.attrs().ints(name));
-        }
+        let attrs = attrs.with_those_of(self.attrs(), &["kernel", "strides", "pads", "dilations"]);
         let x = self.nhwc(x);
         let pooled = self.emit_result(Opcode::IAveragePool, &[x, mult], attrs, ".nhwc", &[n, oh, ow, c]);
         Ok(self.nchw(pooled))

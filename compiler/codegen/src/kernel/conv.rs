@@ -30,8 +30,9 @@ use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::FunctionBuilderContext;
 use qcc_num::requant::Epilogue;
 
-use super::{KernelError, leaf, tiling};
-use crate::machine::{Avx2, Avx512, Clif, Shape};
+use super::{Emit, KernelError, leaf, tiling};
+use crate::machine::bytes::ByteMachine;
+use crate::machine::{Clif, Shape};
 use crate::target::Backend;
 
 /// Most channels of one block.
@@ -176,20 +177,19 @@ impl ConvSpec {
 /// The leaf as machine code, position-independent and without relocations or data; nothing where Cranelift makes it.
 pub fn machine_code(spec: &ConvSpec, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
     spec.validate()?;
-    let panels = tiling::choose(spec, backend.shape());
-    Ok(match backend {
-        Backend::Clif => None,
-        Backend::Ymm(dot) => {
-            let mut machine = Avx2::new(dot)?;
-            leaf::emit(&mut machine, spec, &panels);
-            Some(machine.finish()?)
-        }
-        Backend::Avx512 => {
-            let mut machine = Avx512::new()?;
-            leaf::emit(&mut machine, spec, &panels);
-            Some(machine.finish()?)
-        }
-    })
+    super::machine_code(&Leaf { spec, panels: tiling::choose(spec, backend.shape()) }, backend)
+}
+
+/// A description with the tiling for a machine.
+struct Leaf<'a> {
+    spec: &'a ConvSpec,
+    panels: Vec<tiling::Panel>,
+}
+
+impl Emit for Leaf<'_> {
+    fn emit<M: ByteMachine>(&self, m: &mut M) {
+        leaf::emit(m, self.spec, &self.panels);
+    }
 }
 
 /// The leaf as CLIF, for any target.

@@ -18,9 +18,9 @@
 use qcc_num::affine::Affine;
 use qcc_num::requant::Epilogue;
 
-use super::KernelError;
+use super::{Emit, KernelError};
 use crate::machine::bytes::{ByteMachine, Span};
-use crate::machine::{At, Avx2, Avx512, Pixels, Requantize, Shape};
+use crate::machine::{At, Pixels, Requantize, Shape};
 use crate::target::Backend;
 
 /// A leaf. Equal descriptions give equal code.
@@ -107,19 +107,7 @@ pub fn pack_multiplier(shape: &Shape, mult: i32) -> Vec<u8> {
 
 /// The leaf as machine code; nothing where the target has none.
 pub fn machine_code(spec: &LanesSpec, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
-    Ok(match backend {
-        Backend::Clif => None,
-        Backend::Ymm(dot) => {
-            let mut machine = Avx2::new(dot)?;
-            emit(&mut machine, spec);
-            Some(machine.finish()?)
-        }
-        Backend::Avx512 => {
-            let mut machine = Avx512::new()?;
-            emit(&mut machine, spec);
-            Some(machine.finish()?)
-        }
-    })
+    super::machine_code(spec, backend)
 }
 
 struct Leaf<'a, M: ByteMachine> {
@@ -134,32 +122,34 @@ struct Leaf<'a, M: ByteMachine> {
     table: Vec<M::Vector>,
 }
 
-fn emit<M: ByteMachine>(m: &mut M, spec: &LanesSpec) {
-    let vector = 4 * m.shape().lanes;
-    let (lo, hi) = spec.function.limits();
-    let data = m.argument(2);
-    let at = |bytes: usize| At::new(data).plus(bytes);
-    let table = match spec.function {
-        Function::Lut => (0..16).map(|part| m.load_part(at(16 * part))).collect(),
-        _ => Vec::new(),
-    };
-    let leaf: Leaf<'_, M> = Leaf {
-        spec,
-        a: m.argument(0),
-        b: m.argument(1),
-        data,
-        output: m.argument(3),
-        lo: (lo > 0).then(|| m.splat_byte(lo)),
-        hi: (hi < u8::MAX).then(|| m.splat_byte(hi)),
-        table,
-    };
-    if let Function::Mul { epilogue, .. } = &spec.function {
-        m.prepare(epilogue, None);
+impl Emit for LanesSpec {
+    fn emit<M: ByteMachine>(&self, m: &mut M) {
+        let vector = 4 * m.shape().lanes;
+        let (lo, hi) = self.function.limits();
+        let data = m.argument(2);
+        let at = |bytes: usize| At::new(data).plus(bytes);
+        let table = match self.function {
+            Function::Lut => (0..16).map(|part| m.load_part(at(16 * part))).collect(),
+            _ => Vec::new(),
+        };
+        let leaf: Leaf<'_, M> = Leaf {
+            spec: self,
+            a: m.argument(0),
+            b: m.argument(1),
+            data,
+            output: m.argument(3),
+            lo: (lo > 0).then(|| m.splat_byte(lo)),
+            hi: (hi < u8::MAX).then(|| m.splat_byte(hi)),
+            table,
+        };
+        if let Function::Mul { epilogue, .. } = &self.function {
+            m.prepare(epilogue, None);
+        }
+        if !self.run.is_multiple_of(vector) {
+            m.set_tail(self.run % vector);
+        }
+        m.repeat_argument(4, &mut |m| leaf.row(m));
     }
-    if !spec.run.is_multiple_of(vector) {
-        m.set_tail(spec.run % vector);
-    }
-    m.repeat_argument(4, &mut |m| leaf.row(m));
 }
 
 impl<M: ByteMachine> Leaf<'_, M> {

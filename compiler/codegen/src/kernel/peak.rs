@@ -6,8 +6,9 @@ use cranelift_codegen::ir::{AbiParam, Function, Signature};
 use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::FunctionBuilderContext;
 
-use super::KernelError;
-use crate::machine::{Avx2, Avx512, Clif, Machine, Shape};
+use super::{Emit, KernelError};
+use crate::machine::bytes::ByteMachine;
+use crate::machine::{Clif, Machine, Shape};
 use crate::target::Backend;
 
 /// Dots of one accumulator in an iteration.
@@ -20,19 +21,15 @@ pub const fn macs_per_iteration(shape: &Shape) -> u64 {
 
 /// The loop as machine code; nothing where Cranelift makes it.
 pub fn machine_code(backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
-    Ok(match backend {
-        Backend::Clif => None,
-        Backend::Ymm(dot) => {
-            let mut machine = Avx2::new(dot)?;
-            emit(&mut machine);
-            Some(machine.finish()?)
-        }
-        Backend::Avx512 => {
-            let mut machine = Avx512::new()?;
-            emit(&mut machine);
-            Some(machine.finish()?)
-        }
-    })
+    super::machine_code(&Peak, backend)
+}
+
+struct Peak;
+
+impl Emit for Peak {
+    fn emit<M: ByteMachine>(&self, m: &mut M) {
+        emit(m);
+    }
 }
 
 /// The loop as CLIF.

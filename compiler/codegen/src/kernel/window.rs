@@ -28,10 +28,10 @@ use cranelift_codegen::ir::{AbiParam, Signature};
 use cranelift_codegen::isa::TargetFrontendConfig;
 use qcc_num::requant::Epilogue;
 
-use super::KernelError;
 use super::conv::Residual;
+use super::{Emit, KernelError};
 use crate::machine::bytes::{ByteMachine, Span};
-use crate::machine::{At, Avx2, Avx512, Pixels, Requantize, Shape};
+use crate::machine::{At, Pixels, Requantize, Shape};
 use crate::target::Backend;
 
 /// Registers that interleaving wants beside the accumulators.
@@ -169,19 +169,7 @@ impl WindowSpec {
 
 /// The leaf as machine code; nothing where the target has none.
 pub fn machine_code(spec: &WindowSpec, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
-    Ok(match backend {
-        Backend::Clif => None,
-        Backend::Ymm(dot) => {
-            let mut machine = Avx2::new(dot)?;
-            emit(&mut machine, spec);
-            Some(machine.finish()?)
-        }
-        Backend::Avx512 => {
-            let mut machine = Avx512::new()?;
-            emit(&mut machine, spec);
-            Some(machine.finish()?)
-        }
-    })
+    super::machine_code(spec, backend)
 }
 
 /// The signature of these leaves.
@@ -232,13 +220,20 @@ struct Leaf<'a, P> {
     residual: P,
 }
 
-/// Describes the leaf to a machine.
-fn emit<M: ByteMachine>(m: &mut M, spec: &WindowSpec) {
-    let leaf = Leaf { spec, input: m.argument(0), data: m.argument(1), output: m.argument(2), residual: m.argument(3) };
-    if let Reduction::Dot { epilogue, residual, .. } = &spec.reduction {
-        m.prepare(epilogue, residual.map(|r| r.mult));
+impl Emit for WindowSpec {
+    fn emit<M: ByteMachine>(&self, m: &mut M) {
+        let leaf = Leaf {
+            spec: self,
+            input: m.argument(0),
+            data: m.argument(1),
+            output: m.argument(2),
+            residual: m.argument(3),
+        };
+        if let Reduction::Dot { epilogue, residual, .. } = &self.reduction {
+            m.prepare(epilogue, residual.map(|r| r.mult));
+        }
+        m.repeat_argument(4, &mut |m| leaf.row(m));
     }
-    m.repeat_argument(4, &mut |m| leaf.row(m));
 }
 
 impl<P: Copy> Leaf<'_, P> {

@@ -4,16 +4,17 @@
 //! leaf call: image, block and chunk of strips. Which of block and chunk is the outer one depends on what is the greater burden
 //! on the caches, the layer's weights or its activations.
 
-use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC};
+mod emit;
+
 use qcc_ir::window::Window;
 use qcc_num::requant::Epilogue;
 
-use super::task::Task;
 use super::tuning::{Choice, Outer};
 use crate::kernel::conv::{ConvSpec, MAX_CHANNELS, Output, Residual};
 use crate::kernel::tiling;
 use crate::machine::Shape;
-use crate::plan::{PART_EXTREMA, Place};
+use crate::plan::Place;
+pub use emit::{Layout, Leaf, emit};
 
 /// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
 const CACHED_WEIGHTS: usize = 384 << 10;
@@ -43,7 +44,7 @@ pub struct Product<'a> {
     pub bias: &'a [i32],
     /// `[O]` multipliers and the rule, or nothing where the accumulators are the result.
     pub requant: Option<(Vec<i32>, Epilogue)>,
-    /// Where the extrema of accumulators go, if they are the result and their extrema are wanted: [`PART_EXTREMA`] bytes for
+    /// Where the extrema of accumulators go, if they are the result and their extrema are wanted: [`crate::plan::PART_EXTREMA`] bytes for
     /// each chunk of each image, those of a block behind each other.
     pub extrema: Option<Place>,
     /// Added before the last rounding, with its multiplier.
@@ -244,162 +245,5 @@ impl Product<'_> {
     pub fn units(&self) -> usize {
         let schedule = self.schedule();
         self.blocks() * schedule.chunks * schedule.images
-    }
-}
-
-/// What a section's leaf is called with.
-pub struct Leaf {
-    /// The function.
-    pub function: cranelift_module::FuncId,
-    /// Packed weights, biases and multipliers of all its blocks, in one data object.
-    pub data: cranelift_module::DataId,
-    /// Bytes of each of the three for one block, and where biases and multipliers start.
-    pub layout: Layout,
-}
-
-/// Where the packed parts of a section lie in its data object.
-#[derive(Debug, Clone, Copy)]
-pub struct Layout {
-    /// Bytes of weights of one block.
-    pub weights: usize,
-    /// Bytes of biases of one block.
-    pub bias: usize,
-    /// Bytes of multipliers of one block.
-    pub mult: usize,
-    /// Offset of the biases.
-    pub bias_start: usize,
-    /// Offset of the multipliers.
-    pub mult_start: usize,
-    /// Bytes of it all.
-    pub bytes: usize,
-}
-
-/// Emits the task.
-pub fn emit(t: &mut Task<'_>, p: &Product<'_>, leaves: &[Leaf]) {
-    let schedule = p.schedule();
-    let w = &p.window;
-    let corner = p.x.offset - w.pads[0] * p.x.strides[1] - w.pads[1] * p.x.strides[2];
-    let input = t.address(&Place { offset: corner, ..p.x.clone() });
-    let output = t.address(&p.result);
-    let residual = p.residual.as_ref().map(|(place, _)| (t.address(place), place.clone()));
-    let (sections, (per_group, inputs)) = (p.sections(), p.channels());
-    let extrema = p.extrema.as_ref().map(|place| t.address(place));
-    let call = |t: &mut Task<'_>, (section, first_block): (&Section, usize), leaf: &Leaf, unit, position: &Position| {
-        let Position { image, block, chunk, first_strip, strips } = *position;
-        let base = t.data(leaf.data);
-        let (group, in_group) = divide(t, block, section.per_group);
-        let row_of = |t: &mut Task<'_>, base: Value, place: &Place, step: usize| {
-            let at = t.at(base, image, place.strides[0]);
-            t.at(at, first_strip, p.strip * step)
-        };
-        let x = row_of(t, input, &p.x, section.spec.in_row_step);
-        let x = t.at(x, group, if p.groups == 1 { 0 } else { inputs });
-        let channel = |t: &mut Task<'_>, base: Value, element: usize| {
-            let at = t.at(base, group, if p.groups == 1 { 0 } else { per_group * element });
-            let at = t.at(at, in_group, MAX_CHANNELS * element);
-            t.plus(at, section.first * element)
-        };
-        let y = row_of(t, output, &p.result, section.spec.out_row_step);
-        let y = channel(t, y, p.result.element);
-        let r = match &residual {
-            None => y,
-            Some((base, place)) => {
-                let r = row_of(t, *base, place, place.strides[1]);
-                channel(t, r, place.element)
-            }
-        };
-        let weights = t.at(base, block, leaf.layout.weights);
-        let bias = t.plus(base, leaf.layout.bias_start);
-        let bias = t.at(bias, block, leaf.layout.bias);
-        let mult = match extrema {
-            Some(extrema) => {
-                let part_of_block = schedule.images * schedule.chunks * PART_EXTREMA;
-                let at = t.plus(extrema, first_block * part_of_block);
-                let at = t.at(at, block, part_of_block);
-                let at = t.at(at, image, schedule.chunks * PART_EXTREMA);
-                t.at(at, chunk, PART_EXTREMA)
-            }
-            None => {
-                let mult = t.plus(base, leaf.layout.mult_start);
-                t.at(mult, block, leaf.layout.mult)
-            }
-        };
-        // The next block's weights; behind the last block those of what comes next, as constants lie in the order of their use.
-        let behind = t.plus(base, leaf.layout.bytes);
-        let next = t.plus(weights, leaf.layout.weights);
-        let is_last = t.b.ins().icmp_imm_s(IntCC::Equal, block, section.blocks as i64 - 1);
-        let next = t.b.ins().select(is_last, behind, next);
-        let ahead = match (p.blocks(), schedule.chunks_outside) {
-            (1, _) => t.at(next, unit, schedule.chunk * section.spec.ahead),
-            (_, false) => t.at(next, first_strip, section.spec.ahead),
-            (_, true) => next,
-        };
-        t.call(leaf.function, &[x, weights, bias, mult, y, r, strips, ahead]);
-    };
-    if p.groups == 1 && sections.len() > 1 {
-        // Blocks of all sections take part in one order, so that each thread gets its share of the smaller ones.
-        t.units(&mut |t, unit| {
-            let position = position(t, &schedule, p.blocks(), p.strips(), unit);
-            let mut first = 0;
-            for (section, leaf) in sections.iter().zip(leaves) {
-                let block = t.b.ins().iadd_imm_s(position.block, -(first as i64));
-                let blocks = t.word(section.blocks);
-                let is_here = t.b.ins().icmp(IntCC::UnsignedLessThan, block, blocks);
-                t.when(is_here, &mut |t| call(t, (section, first), leaf, unit, &Position { block, ..position }));
-                first += section.blocks;
-            }
-        });
-        return;
-    }
-    let (mut first_unit, mut first_block) = (0, 0);
-    for (section, leaf) in sections.iter().zip(leaves) {
-        let units = section.blocks * schedule.chunks * schedule.images;
-        t.units_in(first_unit, first_unit + units, &mut |t, unit| {
-            let position = position(t, &schedule, section.blocks, p.strips(), unit);
-            call(t, (section, first_block), leaf, unit, &position);
-        });
-        first_unit += units;
-        first_block += section.blocks;
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Position {
-    image: Value,
-    block: Value,
-    chunk: Value,
-    first_strip: Value,
-    strips: Value,
-}
-
-/// Which image, block and strips a unit stands for, of units of so many blocks.
-fn position(t: &mut Task<'_>, schedule: &Schedule, blocks: usize, strips: usize, unit: Value) -> Position {
-    let (image, in_image) = divide(t, unit, blocks * schedule.chunks);
-    let image = if schedule.images == 1 { t.word(0) } else { image };
-    let (block, chunk) = if schedule.chunks_outside {
-        let (chunk, block) = divide(t, in_image, blocks);
-        (block, chunk)
-    } else {
-        divide(t, in_image, schedule.chunks)
-    };
-    let first_strip = t.b.ins().imul_imm_s(chunk, schedule.chunk as i64);
-    let end = t.word(strips);
-    let left = t.b.ins().isub(end, first_strip);
-    let most = t.word(schedule.chunk);
-    let strips = t.b.ins().umin(left, most);
-    Position { image, block, chunk, first_strip, strips }
-}
-
-/// Quotient and remainder by a constant.
-fn divide(t: &mut Task<'_>, value: Value, by: usize) -> (Value, Value) {
-    match by {
-        1 => {
-            let zero = t.word(0);
-            (value, zero)
-        }
-        _ => {
-            let by = t.word(by);
-            (t.b.ins().udiv(value, by), t.b.ins().urem(value, by))
-        }
     }
 }

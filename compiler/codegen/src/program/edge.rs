@@ -30,6 +30,7 @@ use crate::kernel::window::signature;
 use crate::plan::{ALIGN, element_bytes};
 use crate::target::Backend;
 use conversion::{Bytes, Conversion, Line, Scale, code_bytes};
+use fused::Fused;
 use measure::Measure;
 
 /// Bytes of a float.
@@ -102,6 +103,21 @@ pub fn refusal(graph: &Graph) -> Option<Diag> {
     sides.find_map(|side| real_values(graph, side).into_iter().find_map(|(v, _)| boundary(graph, v).err()))
 }
 
+/// Offsets in the scratch, of inputs and of outputs.
+type Staged = [Vec<Option<usize>>; 2];
+
+/// A real input or output.
+struct Real {
+    quantize: bool,
+    /// Position among the real inputs or outputs.
+    index: usize,
+    v: ValueId,
+    /// Position of its run-time scale.
+    scale: Option<usize>,
+    /// The copies that conversions take the place of.
+    fused: Fused,
+}
+
 /// A conversion in the making: where its leaf is, and what belongs to its function.
 struct Maker<'b, 'a> {
     builder: &'b mut Builder<'a>,
@@ -157,6 +173,46 @@ impl Maker<'_, '_> {
         Ok(Call { function, units, estimate: bytes as u64 / super::entry::BYTES_A_NANOSECOND })
     }
 
+    /// Takes places in the scratch for what stands for the inputs and outputs of the integer model: integers that are not converted,
+    /// scales among them, and what nothing else takes the place of.
+    fn stage_boundary(&mut self, sides: [&[(ValueId, Option<usize>)]; 2], borders: &[Border]) -> (Staged, Vec<Real>) {
+        let graph = self.builder.graph;
+        let mut places = [vec![None; graph.inputs().len()], vec![None; graph.outputs().len()]];
+        let mut all = Vec::new();
+        for (side, reals) in sides.into_iter().enumerate() {
+            let quantize = side == 0;
+            for (index, &(v, scale)) in reals.iter().enumerate() {
+                let fused = self.fused(quantize, index, borders);
+                if fused.is_empty() {
+                    let ty = graph.ty(v);
+                    places[side][index] = Some(self.stage(ty.elements() * element_bytes(ty)));
+                }
+                all.push(Real { quantize, index, v, scale, fused });
+            }
+            for (i, place) in places[side].iter_mut().enumerate() {
+                let is_scale = reals.iter().any(|(_, scale)| *scale == Some(i));
+                if is_scale && place.is_none() {
+                    *place = Some(self.stage(2 * FLOAT));
+                }
+            }
+        }
+        (places, all)
+    }
+
+    /// Finds the scale of a real input.
+    fn measure(&mut self, index: usize, elements: usize, scale: usize) -> Result<[Call; 2], Diags> {
+        let mut measure = Measure { index, elements, partial: 0, scale };
+        measure.partial = self.stage(FLOAT * measure.units());
+        let spec = |wide| EdgeSpec { way: Way::Measure, layout: Layout::Run, zero: 0, wide, far: false };
+        let leaf = self.wide().map(|wide| self.leaf(spec(wide), elements)).transpose()?.flatten();
+        let name = |what: &str| format!("edge_{what}_{index}");
+        let units = measure.units();
+        Ok([
+            self.task(name("measure"), units, FLOAT * elements, |t| measure.emit(t, leaf))?,
+            self.task(name("scale"), 1, 0, |t| measure.emit_scale(t))?,
+        ])
+    }
+
     fn convert(&mut self, c: &Conversion) -> Result<Call, Diags> {
         let leaf = match self.wide() {
             // Leaves convert bytes.
@@ -176,29 +232,11 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<Edge, Di
     let borders = std::mem::take(&mut builder.borders);
     let bytes = (frame::ARENA + builder.plan.arena_bytes).next_multiple_of(ALIGN);
     let mut m = Maker { builder, leaves: HashMap::new(), names: Vec::new(), bytes };
-    // Integers that are not converted, scales among them, and what nothing else takes the place of.
-    let mut places = [vec![None; graph.inputs().len()], vec![None; graph.outputs().len()]];
-    let mut instead: HashMap<usize, Conversion> = HashMap::new();
-    let mut converted = Vec::new();
-    for (side, reals) in [&inputs, &outputs].into_iter().enumerate() {
-        for (index, &(v, scale)) in reals.iter().enumerate() {
-            let fused = m.fused(side == 0, index, &borders);
-            if fused.is_empty() {
-                let ty = graph.ty(v);
-                places[side][index] = Some(m.stage(ty.elements() * element_bytes(ty)));
-            }
-            converted.push((side == 0, index, v, scale, fused));
-        }
-        for (i, place) in places[side].iter_mut().enumerate() {
-            let is_scale = reals.iter().any(|(_, scale)| *scale == Some(i));
-            if is_scale && place.is_none() {
-                *place = Some(m.stage(2 * FLOAT));
-            }
-        }
-    }
+    let (places, reals) = m.stage_boundary([&inputs, &outputs], &borders);
     let [staged_inputs, staged_outputs] = &places;
+    let mut instead: HashMap<usize, Conversion> = HashMap::new();
     let (mut before, mut after) = (Vec::new(), Vec::new());
-    for (quantize, index, v, scale, fused) in converted {
+    for Real { quantize, index, v, scale, fused } in reals {
         let uniform = boundary(graph, v)?;
         let staged = if quantize { staged_inputs } else { staged_outputs };
         let missing = || bug(format!("%{} has no place at the edge", graph.name_of(v)));
@@ -207,14 +245,7 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<Edge, Di
             Some(s) => Scale::Scratch(staged[s].ok_or_else(missing)?),
         };
         if let (true, Scale::Scratch(to)) = (quantize, &scale_at) {
-            let elements = graph.ty(v).elements();
-            let mut measure = Measure { index, elements, partial: 0, scale: *to };
-            measure.partial = m.stage(FLOAT * measure.units());
-            let spec = |wide| EdgeSpec { way: Way::Measure, layout: Layout::Run, zero: 0, wide, far: false };
-            let leaf = m.wide().map(|wide| m.leaf(spec(wide), elements)).transpose()?.flatten();
-            let name = |what: &str| format!("edge_{what}_{index}");
-            before.push(m.task(name("measure"), measure.units(), FLOAT * elements, |t| measure.emit(t, leaf))?);
-            before.push(m.task(name("scale"), 1, 0, |t| measure.emit_scale(t))?);
+            before.extend(m.measure(index, graph.ty(v).elements(), *to)?);
         }
         if fused.is_empty() {
             let bytes = Bytes::Scratch(staged[index].ok_or_else(missing)?);

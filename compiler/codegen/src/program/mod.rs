@@ -13,7 +13,6 @@ mod moves;
 mod norm;
 mod product;
 mod reduce;
-mod scales;
 mod select;
 mod step;
 mod task;
@@ -30,7 +29,7 @@ use std::fmt::Write as _;
 use cranelift_codegen::ir::{AbiParam, Function, Signature, types};
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleError};
-use qcc_ir::{Data, Diag, Diags, Graph, Tensor, ValueId, diag::Code};
+use qcc_ir::{Diag, Diags, Graph, ValueId, diag::Code};
 use qcc_runtime::manifest::{ArenaPlan, Manifest, Step as ManifestStep};
 use qcc_runtime::{DType, ModelInfo, Quant, TensorInfo};
 
@@ -41,6 +40,7 @@ use crate::kernel::lanes::LanesSpec;
 use crate::kernel::window::WindowSpec;
 use crate::machine::Shape;
 use crate::plan::{self, Plan, StepKind, Storage};
+use dynamic::extrema::Parts;
 pub use edge::refusal as no_float_edge;
 pub use entry::{Entries, name as entry_name};
 pub use tuning::{Choice, Outer, Tuning};
@@ -149,7 +149,7 @@ pub(crate) struct Builder<'a> {
     dynamic_leaves: HashMap<DynamicSpec, FuncId>,
     tasks: Vec<TaskInfo>,
     /// How products leave the extrema of their accumulators, by the buffers of these.
-    part_extrema: HashMap<plan::BufferId, dynamic::Parts>,
+    part_extrema: HashMap<plan::BufferId, Parts>,
     /// Index of the step that is being emitted.
     step: usize,
     /// Copies from inputs and to outputs.
@@ -250,7 +250,7 @@ impl Builder<'_> {
                 }
                 let Some(tensor) = self.graph.constant(v) else { continue };
                 let name = format!("const_{}_{}", self.constants.len(), symbol(self.graph.name_of(v)));
-                let id = self.data(&name, Linkage::Local, le_bytes(tensor))?;
+                let id = self.data(&name, Linkage::Local, tensor.data.to_bytes())?;
                 self.constants.insert(v, id);
             }
         }
@@ -310,17 +310,5 @@ impl Builder<'_> {
             }),
             ..self.options.manifest.clone()
         }
-    }
-}
-
-/// The elements of a constant as they lie in memory on every supported target.
-fn le_bytes(tensor: &Tensor) -> Vec<u8> {
-    match &tensor.data {
-        Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Data::I8(v) => v.iter().map(|&x| x as u8).collect(),
-        Data::U8(v) => v.clone(),
-        Data::I16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Data::I32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Data::I64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
     }
 }

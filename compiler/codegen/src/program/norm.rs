@@ -5,7 +5,7 @@ use qcc_ir::Attrs;
 use qcc_num::norm::MEAN_BITS;
 use qcc_num::requant::FRACTION_BITS;
 
-use super::collapse::Loops;
+use super::collapse::{Level, Loops};
 use super::task::Task;
 use crate::clif;
 use crate::plan::Place;
@@ -59,10 +59,11 @@ impl LayerNorm {
     }
 
     /// Calls `body` with the addresses of each element of the row and of what belongs to it.
-    fn elements(&self, t: &mut Task<'_>, at: [Value; 4], body: &mut dyn FnMut(&mut Task<'_>, &[Value])) {
+    fn elements<'a>(&self, t: &mut Task<'a>, at: [Value; 4], body: &mut dyn FnMut(&mut Task<'a>, &[Value])) {
         let strides = [&self.x, &self.mult, &self.offset, &self.result].map(|p| &p.strides[self.axis..]);
-        let loops = Loops::new(&self.x.dims[self.axis..], &strides);
-        nest(t, &loops, 0, at.to_vec(), body);
+        let Loops { mut outer, run, inner } = Loops::new(&self.x.dims[self.axis..], &strides);
+        outer.push(Level { extent: run, strides: inner });
+        t.nest(&outer, &at, body);
     }
 
     fn row(&self, t: &mut Task<'_>, at: [Value; 4]) {
@@ -124,21 +125,6 @@ impl LayerNorm {
             t.b.ins().istore8(clif::memory(), v, at[3], 0);
         });
     }
-}
-
-fn nest(t: &mut Task<'_>, loops: &Loops, depth: usize, at: Vec<Value>, body: &mut dyn FnMut(&mut Task<'_>, &[Value])) {
-    let (extent, strides) = match loops.outer.get(depth) {
-        Some(level) => (level.extent, &level.strides),
-        None => (loops.run, &loops.inner),
-    };
-    t.count(extent, &mut |t, i| {
-        let here: Vec<Value> = at.iter().zip(strides).map(|(&a, &s)| t.at(a, i, s)).collect();
-        if depth < loops.outer.len() {
-            nest(t, loops, depth + 1, here, body);
-        } else {
-            body(t, &here);
-        }
-    });
 }
 
 fn code(t: &mut Task<'_>, at: Value) -> Value {

@@ -8,8 +8,8 @@ use qcc_ir::{Diag, Diags, NodeId, Tensor, ValueId};
 
 use super::collapse::Loops;
 use super::conv::{self, Layout, Leaf, Product, Section};
-use super::dynamic::Parts;
-use super::step::Cost;
+use super::dynamic::extrema::Parts;
+use super::step::{Cost, Operation};
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
 use super::{Builder, bug, elementwise};
@@ -19,18 +19,10 @@ use crate::kernel::tiling;
 use crate::plan::{ALIGN, Place, halo_window};
 
 impl Builder<'_> {
-    pub(super) fn product(
-        &mut self,
-        name: &str,
-        value: &str,
-        node: NodeId,
-        op: IntOp,
-        operands: &[Place],
-        result: &Place,
-    ) -> Result<(), Diags> {
+    pub(super) fn product(&mut self, o: &Operation<'_>, op: IntOp) -> Result<(), Diags> {
         let graph = self.graph;
+        let &Operation { name, value, node, attrs, operands, result } = o;
         let values = graph.operands(node);
-        let attrs = &graph.node(node).attrs;
         let (weights, bias) = (self.constant(values[1], node)?, self.constant(values[2], node)?);
         let weights = weights.as_i8().ok_or_else(|| bug(format!("{value}: weights are not i8")))?;
         let bias = bias.as_i32().ok_or_else(|| bug(format!("{value}: bias is not i32")))?;
@@ -76,12 +68,11 @@ impl Builder<'_> {
             weight_bytes: 1,
             choice: self.options.tuning.get(value).copied().unwrap_or_default(),
         };
-        let bytes = result.elements() * result.element;
         let described = describe(&product, is_conv);
         let weight_bytes = weights.len() as u64;
         let mut cost = Cost { macs: product.macs(), weight_bytes, ..Cost::of(described) };
         if product.is_depthwise() {
-            return self.depthwise(name, value, &product, bytes, cost);
+            return self.depthwise(o, &product, cost);
         }
         product.choose_strip(self.shape()).map_err(|why| {
             let message = format!("the tuning of `{value}`: {why}");
@@ -102,7 +93,7 @@ impl Builder<'_> {
             let (data, layout) = self.pack(&format!("weights_{name}_{i}"), &product, section)?;
             leaves.push(Leaf { function: self.leaf(&section.spec)?, data, layout });
         }
-        self.task(name, value, product.units(), bytes, cost, |t| conv::emit(t, &product, &leaves))
+        self.task_of(o, product.units(), cost, |t| conv::emit(t, &product, &leaves))
     }
 
     pub(super) fn constant(&self, v: ValueId, node: NodeId) -> Result<std::sync::Arc<Tensor>, Diags> {
@@ -110,8 +101,7 @@ impl Builder<'_> {
         self.graph.constant(v).cloned().ok_or_else(computed)
     }
 
-    fn depthwise(&mut self, name: &str, value: &str, p: &Product<'_>, bytes: usize, cost: Cost) -> Result<(), Diags> {
-        let mut cost = cost;
+    fn depthwise(&mut self, o: &Operation<'_>, p: &Product<'_>, mut cost: Cost) -> Result<(), Diags> {
         if let Some((mult, epilogue)) = &p.requant {
             let factors = Factors {
                 weights: Some(p.weights),
@@ -121,17 +111,17 @@ impl Builder<'_> {
                 residual: p.residual.clone(),
                 acc_bound: p.acc_bound,
             };
-            match self.wide_window(name, value, (&p.x, &p.result), &p.window, Some(&factors), cost)? {
+            match self.wide_window(o, (&p.x, &p.result), &p.window, Some(&factors), cost)? {
                 Some(left) => cost = left,
                 None => return Ok(()),
             }
         }
         let (mult, epilogue) = p.requant.as_ref().map_or((&[][..], None), |(mult, e)| (mult.as_slice(), Some(*e)));
         let packed = window::pack_depthwise(p.weights, p.bias, mult);
-        let data = self.data(&format!("weights_{name}"), Linkage::Local, packed)?;
+        let data = self.data(&format!("weights_{}", o.name), Linkage::Local, packed)?;
         let reduction = Reduction::Depthwise { data, epilogue, residual: p.residual.clone() };
         let units = p.result.dims[0] * p.result.dims[1];
-        self.task(name, value, units, bytes, cost, |t| window::emit(t, &p.x, &p.result, &p.window, &reduction))
+        self.task_of(o, units, cost, |t| window::emit(t, &p.x, &p.result, &p.window, &reduction))
     }
 
     /// Packs what the blocks of a section read: all weights, then all biases, then all multipliers.

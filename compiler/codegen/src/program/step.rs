@@ -5,18 +5,18 @@ use cranelift_module::{FuncId, Linkage};
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Class, IntOp, Move};
 use qcc_ir::{Attrs, Diag, Diags, Graph, NodeId, Opcode};
-use qcc_num::dynamic::Rule;
 
-use super::dynamic::{self, Extrema};
+use super::dynamic::parameters::dynamic_scale;
+use super::dynamic::{common, tables};
 use super::edge::Border;
 use super::lookup::Lookup;
 use super::matmul::MatMul;
 use super::moves::{self, Copy};
 use super::norm::LayerNorm;
 use super::reduce::{self, Mean};
-use super::scales;
 use super::select::{self, Order};
 use super::task::Task;
+use super::wide;
 use super::wide_window::Factors;
 use super::window::{self, Reduction};
 use super::{Builder, Choice, TaskInfo, bug, elementwise, symbol};
@@ -48,6 +48,19 @@ impl Cost {
     }
 }
 
+/// An operation of the graph with the places of its operands and its result.
+#[derive(Clone, Copy)]
+pub(super) struct Operation<'s> {
+    /// What its functions and data are named after.
+    pub name: &'s str,
+    /// Name of the value that it computes.
+    pub value: &'s str,
+    pub node: NodeId,
+    pub attrs: &'s Attrs,
+    pub operands: &'s [Place],
+    pub result: &'s Place,
+}
+
 impl Builder<'_> {
     /// Emits the tasks of a step.
     pub(super) fn step(&mut self, index: usize, step: &Step) -> Result<(), Diags> {
@@ -64,7 +77,8 @@ impl Builder<'_> {
             }
             StepKind::Node { node, operands, result } => {
                 let before = self.tasks.len();
-                self.node(&name, &step.name, *node, operands, result)?;
+                let attrs = &self.graph.node(*node).attrs;
+                self.operation(&Operation { name: &name, value: &step.name, node: *node, attrs, operands, result })?;
                 self.count_reads(before, operands);
                 Ok(())
             }
@@ -111,150 +125,122 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn node(&mut self, name: &str, value: &str, node: NodeId, operands: &[Place], result: &Place) -> Result<(), Diags> {
-        let graph = self.graph;
-        let attrs = &graph.node(node).attrs;
-        let bytes = result.elements() * result.element;
-        let op = match graph.op(node).info().class {
-            Class::Int(op) => op,
-            Class::Move(op @ (Move::TopK | Move::TopKIndex | Move::ArgMax)) => {
-                if operands[0].element != 1 {
-                    return Err(not_bytes(graph, node));
-                }
-                let order = Order::new(op, attrs, &operands[0], result);
-                return self
-                    .task(name, value, order.units(), bytes, Cost::of(graph.op(node).name()), |t| order.emit(t));
-            }
-            Class::Move(Move::Gather) if graph.constant(graph.operands(node)[1]).is_none() => {
-                let positions = graph.ty(graph.operands(node)[1]);
-                let lookup = Lookup::new(attrs, positions, operands, result);
-                return self.task(name, value, lookup.units(), bytes, Cost::of("lookup"), |t| lookup.emit(t));
-            }
-            Class::Move(Move::Where) => {
-                if operands.iter().any(|p| p.element != 1) {
-                    return Err(not_bytes(graph, node));
-                }
-                let operands: Vec<Place> = operands.iter().map(|p| p.broadcast(&result.dims)).collect();
-                let loops = elementwise::loops(&operands, result);
-                let units = loops.units();
-                return self.task(name, value, units, bytes, Cost::of("where"), |t| {
-                    select::choose(t, &loops, &operands, result);
-                });
-            }
-            Class::Move(op) => {
-                let kernel = graph.op(node).name();
-                let (copies, fill) = moves::copies(graph, node, op, operands, result).map_err(Diags::from)?;
-                if let Some(fill) = fill {
-                    let units = moves::fill_units(result);
-                    self.task(&format!("{name}_fill"), value, units, bytes, Cost::of("fill"), |t| {
-                        moves::fill_place(t, result, fill);
-                    })?;
-                }
-                for (i, copy) in copies.iter().enumerate() {
-                    self.copy(&format!("{name}_{i}"), value, copy, kernel)?;
-                }
-                return Ok(());
-            }
+    /// Emits the tasks of an operation.
+    fn operation(&mut self, o: &Operation<'_>) -> Result<(), Diags> {
+        match self.graph.op(o.node).info().class {
+            Class::Int(op) => self.integers(o, op),
+            Class::Move(op) => self.movement(o, op),
             Class::Unary(_)
             | Class::Binary(_)
             | Class::Contract(_)
             | Class::Pool(_)
             | Class::Reduce(_)
             | Class::Norm(_)
-            | Class::Cast(_) => {
-                return Err(bug(format!("{} is not an integer operation", graph.describe(node))));
-            }
-        };
+            | Class::Cast(_) => Err(bug(format!("{} is not an integer operation", self.graph.describe(o.node)))),
+        }
+    }
+
+    fn movement(&mut self, o: &Operation<'_>, op: Move) -> Result<(), Diags> {
+        let graph = self.graph;
+        let kernel = graph.op(o.node).name();
         match op {
-            IntOp::Conv2d | IntOp::QConv2d | IntOp::Linear | IntOp::QLinear => {
-                self.product(name, value, node, op, operands, result)
-            }
-            IntOp::MaxPool | IntOp::AveragePool => {
-                let w = halo_window(graph, node);
-                let reduction = match op {
-                    IntOp::MaxPool => Reduction::Max,
-                    _ => Reduction::Average {
-                        zero: attrs.int("zero"),
-                        mult: operands[1].clone(),
-                        epilogue: elementwise::epilogue_of(attrs),
-                    },
-                };
-                let units = result.dims[0] * result.dims[1];
-                let kernel =
-                    format!("{} {}x{} stride {}", graph.op(node).name(), w.kernel[0], w.kernel[1], w.strides[0]);
-                let mult = graph.operands(node).get(1).and_then(|&v| graph.constant(v)).and_then(|t| t.as_i32());
-                let factors = mult.map(|mult| Factors::average(attrs, &w, mult));
-                let cost = Cost::of(kernel);
-                let cost = match result.element {
-                    1 => self.wide_window(name, value, (&operands[0], result), &w, factors.as_ref(), cost)?,
-                    _ => Some(cost),
-                };
-                let Some(cost) = cost else { return Ok(()) };
-                self.task(name, value, units, bytes, cost, |t| {
-                    window::emit(t, &operands[0], result, &w, &reduction);
-                })
-            }
-            IntOp::Mean => {
-                let mean = Mean::new(attrs, &operands[0], result);
-                if let Some((window, factors)) = mean.as_window() {
-                    let places = (&mean.x, &mean.result);
-                    let cost = self.wide_window(name, value, places, &window, Some(&factors), Cost::of("mean"))?;
-                    if cost.is_none() {
-                        return Ok(());
-                    }
+            Move::TopK | Move::TopKIndex | Move::ArgMax => {
+                if o.operands[0].element != 1 {
+                    return Err(not_bytes(graph, o.node));
                 }
-                self.task(name, value, mean.units(), bytes, Cost::of("mean"), |t| mean.emit(t))
+                let order = Order::new(op, o.attrs, &o.operands[0], o.result);
+                self.task_of(o, order.units(), Cost::of(kernel), |t| order.emit(t))
             }
+            Move::Gather if graph.constant(graph.operands(o.node)[1]).is_none() => {
+                let positions = graph.ty(graph.operands(o.node)[1]);
+                let lookup = Lookup::new(o.attrs, positions, o.operands, o.result);
+                self.task_of(o, lookup.units(), Cost::of("lookup"), |t| lookup.emit(t))
+            }
+            Move::Where => {
+                if o.operands.iter().any(|p| p.element != 1) {
+                    return Err(not_bytes(graph, o.node));
+                }
+                let operands: Vec<Place> = o.operands.iter().map(|p| p.broadcast(&o.result.dims)).collect();
+                let loops = elementwise::loops(&operands, o.result);
+                self.task_of(o, loops.units(), Cost::of("where"), |t| select::choose(t, &loops, &operands, o.result))
+            }
+            Move::Reshape
+            | Move::Transpose
+            | Move::Concat
+            | Move::Slice
+            | Move::Pad
+            | Move::Gather
+            | Move::Expand
+            | Move::Cast
+            | Move::MaxPoolIndex => {
+                let (copies, fill) = moves::copies(graph, o.node, op, o.operands, o.result).map_err(Diags::from)?;
+                if let Some(fill) = fill {
+                    let filled = Operation { name: &format!("{}_fill", o.name), ..*o };
+                    self.task_of(&filled, moves::fill_units(o.result), Cost::of("fill"), |t| {
+                        moves::fill_place(t, o.result, fill);
+                    })?;
+                }
+                for (i, copy) in copies.iter().enumerate() {
+                    self.copy(&format!("{}_{i}", o.name), o.value, copy, kernel)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn integers(&mut self, o: &Operation<'_>, op: IntOp) -> Result<(), Diags> {
+        let &Operation { attrs, operands, result, .. } = o;
+        match op {
+            IntOp::Conv2d | IntOp::QConv2d | IntOp::Linear | IntOp::QLinear => self.product(o, op),
+            IntOp::MaxPool => self.pool(o, &Reduction::Max),
+            IntOp::AveragePool => {
+                let (zero, mult) = (attrs.int("zero"), operands[1].clone());
+                self.pool(o, &Reduction::Average { zero, mult, epilogue: elementwise::epilogue_of(attrs) })
+            }
+            IntOp::Mean => self.mean(o),
             IntOp::LayerNorm => {
                 let norm = LayerNorm::new(attrs, operands, result);
-                self.task(name, value, norm.units(), bytes, Cost::of("layer norm"), |t| norm.emit(t))
+                self.task_of(o, norm.units(), Cost::of("layer norm"), |t| norm.emit(t))
             }
             IntOp::QMatMul => {
                 let product = MatMul::new(attrs, operands, result);
                 let cost = Cost { macs: product.macs(), ..Cost::of(product.describe()) };
-                self.task(name, value, product.units(), bytes, cost, |t| product.emit(t))
+                self.task_of(o, product.units(), cost, |t| product.emit(t))
             }
             IntOp::Softmax => {
-                let extent = result.dims.last().copied().unwrap_or(1).max(1);
-                let units = result.elements() / extent;
-                self.task(name, value, units, bytes, Cost::of("softmax"), |t| {
+                let units = result.elements() / result.dims.last().copied().unwrap_or(1).max(1);
+                self.task_of(o, units, Cost::of("softmax"), |t| {
                     reduce::softmax(t, &operands[0], &operands[1], attrs.int("mult"), result);
                 })
             }
-            IntOp::Extrema | IntOp::DynamicScale | IntOp::DynamicRequant | IntOp::AlignScales | IntOp::DynamicAdd => {
-                self.dynamic(name, value, op, attrs, operands, result)
+            IntOp::Extrema => self.extrema(o),
+            IntOp::DynamicScale => self.once(o, "dynamic_scale", |t| dynamic_scale(t, attrs, operands, result)),
+            IntOp::DynamicRequant => self.dynamic_requant(o),
+            IntOp::AlignScales => self.once(o, "align_scales", |t| common::align_scales(t, operands, result)),
+            IntOp::CommonScale => {
+                self.once(o, "common_scale", |t| common::common_scale(t, &attrs.ints("levels"), operands, result))
             }
-            IntOp::Byte | IntOp::Combine | IntOp::WideMul => self.wide((name, value), node, op, operands, result),
-            IntOp::Lut if operands[0].element != 1 || result.element != 1 => {
-                self.wide((name, value), node, op, operands, result)
-            }
-            IntOp::CommonScale => self.task(name, value, 1, bytes, Cost::of("common_scale"), |t| {
-                scales::common_scale(t, &attrs.ints("levels"), operands, result);
+            IntOp::ProductScale => self.once(o, "product_scale", |t| common::product_scale(t, operands, result)),
+            IntOp::DynamicAdd => self.each(o, &operands[..2], "dynamic_add", |t| {
+                common::add(t, &attrs.ints("zeros"), operands, result);
             }),
-            IntOp::ProductScale => self.task(name, value, 1, bytes, Cost::of("product_scale"), |t| {
-                scales::product_scale(t, operands, result);
+            IntOp::DynamicMul => self.each(o, operands, "dynamic_mul", |t| {
+                common::multiply(t, &attrs.ints("zeros"), operands, result);
             }),
-            IntOp::DynamicTable => self.task(name, value, 1, bytes, Cost::of("dynamic_table"), |t| {
-                scales::table(t, attrs, operands, result);
+            IntOp::DynamicRescale => self.each(o, &operands[..1], "dynamic_rescale", |t| {
+                common::rescale(t, attrs, operands, result);
             }),
-            IntOp::ExpTable => {
-                self.task(name, value, 1, bytes, Cost::of("exp_table"), |t| scales::exponentials(t, operands, result))
-            }
-            IntOp::DynamicRescale => {
-                let units = elementwise::loops(&operands[..1], result).units();
-                self.task(name, value, units, bytes, Cost::of("dynamic_rescale"), |t| {
-                    scales::rescale(t, attrs, operands, result);
-                })
-            }
-            IntOp::DynamicMul => {
-                let units = elementwise::loops(operands, result).units();
-                self.task(name, value, units, bytes, Cost::of("dynamic_mul"), |t| {
-                    scales::multiply(t, &attrs.ints("zeros"), operands, result);
-                })
-            }
+            IntOp::DynamicTable => self.once(o, "dynamic_table", |t| tables::table(t, attrs, operands, result)),
+            IntOp::ExpTable => self.once(o, "exp_table", |t| tables::exponentials(t, operands, result)),
             IntOp::DynamicLut => {
-                let units = scales::look_up_loops(operands, result).units();
-                self.task(name, value, units, bytes, Cost::of("dynamic_lut"), |t| scales::look_up(t, operands, result))
+                let loops = tables::look_up_loops(operands, result);
+                self.task_of(o, loops.units(), Cost::of("dynamic_lut"), |t| tables::look_up(t, operands, result))
+            }
+            IntOp::Combine => self.combine(o),
+            IntOp::Byte => self.each(o, operands, "int.byte", |t| wide::byte(t, attrs.bool("high"), operands, result)),
+            IntOp::WideMul => self.each(o, operands, "int.wide_mul", |t| wide::product(t, attrs, operands, result)),
+            IntOp::Lut if operands[0].element != 1 || result.element != 1 => {
+                self.each(o, &operands[..1], "int.lut", |t| wide::lut(t, &operands[..1], &operands[1], result))
             }
             IntOp::Requant
             | IntOp::Add
@@ -264,83 +250,71 @@ impl Builder<'_> {
             | IntOp::Lut
             | IntOp::Lut2
             | IntOp::Clamp => {
-                let operands: &[Place] = operands;
                 let shaped = elementwise::broadcastable(op, operands, result);
-                if self.wide_lanes((name, value), node, op, &shaped, result)? {
+                if self.wide_lanes(o, op, &shaped)? {
                     return Ok(());
                 }
-                let units = elementwise::loops(&shaped, result).units();
-                let kernel = graph.op(node).name();
-                self.task(name, value, units, bytes, Cost::of(kernel), |t| {
-                    elementwise::emit(t, op, attrs, &shaped, result);
-                })
+                let kernel = self.graph.op(o.node).name();
+                self.each(o, &shaped, kernel, |t| elementwise::emit(t, op, attrs, &shaped, result))
             }
         }
     }
 
-    /// Steps of values whose scale is found at run time.
-    fn dynamic(
-        &mut self,
-        name: &str,
-        value: &str,
-        op: IntOp,
-        attrs: &Attrs,
-        operands: &[Place],
-        result: &Place,
-    ) -> Result<(), Diags> {
-        let bytes = result.elements() * result.element;
-        let flag = || attrs.bool("rectify");
-        match op {
-            IntOp::Extrema => {
-                let rows = attrs.int("rows") as usize;
-                let (acc, result) = (operands[0].clone(), result.clone());
-                if !acc.is_dense() {
-                    return Err(bug(format!("{value}: accumulators with gaps")));
-                }
-                let parts = self.plan.part_extrema.get(&acc.buffer).zip(self.part_extrema.get(&acc.buffer));
-                if let Some((&offset, parts)) = parts.filter(|_| rows >= acc.elements() / result.dims[2]) {
-                    let (from, parts) = (Place { offset, ..acc.clone() }, parts.clone());
-                    let extrema = Extrema { acc, result, rows };
-                    return self.task(name, value, 1, bytes, Cost::of("extrema of parts"), |t| {
-                        extrema.emit_parts(t, &parts, &from);
-                    });
-                }
-                let extrema = Extrema { acc, result, rows };
-                self.task(name, value, extrema.units(), bytes, Cost::of("extrema"), |t| extrema.emit(t))
-            }
-            IntOp::DynamicScale => {
-                let exponent = |name: &str| attrs.int(name) as i32;
-                let rule = Rule {
-                    weight_exponent: exponent("weight_exponent"),
-                    bias_exponent: exponent("bias_exponent"),
-                    rectify: flag(),
-                    ceiling_exponent: exponent("ceiling_exponent"),
-                };
-                self.task(name, value, 1, bytes, Cost::of("dynamic_scale"), |t| {
-                    dynamic::dynamic_scale(t, &rule, operands, result);
-                })
-            }
-            IntOp::AlignScales => self.task(name, value, 1, bytes, Cost::of("align_scales"), |t| {
-                dynamic::align_scales(t, operands, result);
-            }),
-            IntOp::DynamicRequant => {
-                if let Some(wide) = self.wide_requant(flag(), operands, result)? {
-                    return self.task(name, value, wide.units(), bytes, Cost::of("dynamic_requant"), |t| {
-                        wide.emit(t, operands, result);
-                    });
-                }
-                let units = dynamic::requant_loops(operands, result).units();
-                self.task(name, value, units, bytes, Cost::of("dynamic_requant"), |t| {
-                    dynamic::dynamic_requant(t, flag(), operands, result);
-                })
-            }
-            _ => {
-                let units = elementwise::loops(&operands[..2], result).units();
-                self.task(name, value, units, bytes, Cost::of("dynamic_add"), |t| {
-                    dynamic::dynamic_add(t, &attrs.ints("zeros"), operands, result);
-                })
+    fn pool(&mut self, o: &Operation<'_>, reduction: &Reduction) -> Result<(), Diags> {
+        let graph = self.graph;
+        let w = halo_window(graph, o.node);
+        let [height, width] = w.kernel;
+        let mut cost = Cost::of(format!("{} {height}x{width} stride {}", graph.op(o.node).name(), w.strides[0]));
+        if o.result.element == 1 {
+            let mult = graph.operands(o.node).get(1).and_then(|&v| graph.constant(v)).and_then(|t| t.as_i32());
+            let factors = mult.map(|mult| Factors::average(o.attrs, &w, mult));
+            match self.wide_window(o, (&o.operands[0], o.result), &w, factors.as_ref(), cost)? {
+                Some(left) => cost = left,
+                None => return Ok(()),
             }
         }
+        let units = o.result.dims[0] * o.result.dims[1];
+        self.task_of(o, units, cost, |t| window::emit(t, &o.operands[0], o.result, &w, reduction))
+    }
+
+    fn mean(&mut self, o: &Operation<'_>) -> Result<(), Diags> {
+        let mean = Mean::new(o.attrs, &o.operands[0], o.result);
+        let mut cost = Cost::of("mean");
+        if let Some((window, factors)) = mean.as_window() {
+            match self.wide_window(o, (&mean.x, &mean.result), &window, Some(&factors), cost)? {
+                Some(left) => cost = left,
+                None => return Ok(()),
+            }
+        }
+        self.task_of(o, mean.units(), cost, |t| mean.emit(t))
+    }
+
+    /// Records a task of one unit.
+    fn once(&mut self, o: &Operation<'_>, kernel: &str, emit: impl FnOnce(&mut Task<'_>)) -> Result<(), Diags> {
+        self.task_of(o, 1, Cost::of(kernel), emit)
+    }
+
+    /// Records a task that goes through the elements of the result and of `places`.
+    pub(super) fn each(
+        &mut self,
+        o: &Operation<'_>,
+        places: &[Place],
+        kernel: &str,
+        emit: impl FnOnce(&mut Task<'_>),
+    ) -> Result<(), Diags> {
+        let units = elementwise::loops(places, o.result).units();
+        self.task_of(o, units, Cost::of(kernel), emit)
+    }
+
+    /// Declares, emits and records a task that computes the result of an operation.
+    pub(super) fn task_of(
+        &mut self,
+        o: &Operation<'_>,
+        units: usize,
+        cost: Cost,
+        emit: impl FnOnce(&mut Task<'_>),
+    ) -> Result<(), Diags> {
+        self.task(o.name, o.value, units, o.result.elements() * o.result.element, cost, emit)
     }
 
     /// Declares and emits the function of a task.
@@ -358,7 +332,7 @@ impl Builder<'_> {
     }
 
     /// Declares, emits and records a task.
-    pub(super) fn task(
+    fn task(
         &mut self,
         name: &str,
         value: &str,

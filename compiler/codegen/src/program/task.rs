@@ -8,7 +8,7 @@ use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{DataId, FuncId, Module};
 
-use super::collapse::Loops;
+use super::collapse::{Level, Loops};
 use crate::clif::{VECTOR, memory};
 use crate::plan::{Place, Plan, Storage};
 
@@ -222,30 +222,31 @@ impl<'a> Task<'a> {
             return;
         }
         self.units(&mut |t, unit| {
-            let here: Vec<Value> = bases.iter().zip(&loops.outer[0].strides).map(|(&b, &s)| t.at(b, unit, s)).collect();
-            t.nest(loops, 1, here, body);
+            let here = t.moved(bases, unit, &loops.outer[0].strides);
+            t.nest(&loops.outer[1..], &here, &mut |t, here| {
+                t.count(loops.run / VECTOR, &mut |t, i| t.vector(loops, here, i, VECTOR, body));
+                if !loops.run.is_multiple_of(VECTOR) {
+                    let full = t.word(loops.run / VECTOR);
+                    t.vector(loops, here, full, loops.run % VECTOR, body);
+                }
+            });
         });
     }
 
-    fn nest(
-        &mut self,
-        loops: &Loops,
-        depth: usize,
-        bases: Vec<Value>,
-        body: &mut dyn FnMut(&mut Task<'a>, &[Value], usize),
-    ) {
-        if let Some(level) = loops.outer.get(depth) {
-            self.count(level.extent, &mut |t, i| {
-                let here = bases.iter().zip(&level.strides).map(|(&b, &s)| t.at(b, i, s)).collect();
-                t.nest(loops, depth + 1, here, body);
-            });
-            return;
+    /// Goes through loops inside of each other: `body` gets an address for each operand.
+    pub fn nest(&mut self, levels: &[Level], bases: &[Value], body: &mut dyn FnMut(&mut Task<'a>, &[Value])) {
+        match levels {
+            [] => body(self, bases),
+            [level, rest @ ..] => self.count(level.extent, &mut |t, i| {
+                let here = t.moved(bases, i, &level.strides);
+                t.nest(rest, &here, body);
+            }),
         }
-        self.count(loops.run / VECTOR, &mut |t, i| t.vector(loops, &bases, i, VECTOR, body));
-        if !loops.run.is_multiple_of(VECTOR) {
-            let full = self.word(loops.run / VECTOR);
-            self.vector(loops, &bases, full, loops.run % VECTOR, body);
-        }
+    }
+
+    /// Addresses `index` strides further on.
+    pub fn moved(&mut self, bases: &[Value], index: Value, strides: &[usize]) -> Vec<Value> {
+        bases.iter().zip(strides).map(|(&base, &stride)| self.at(base, index, stride)).collect()
     }
 
     fn vector(

@@ -50,18 +50,13 @@ pub fn exchange(mut loops: Loops) -> (Loops, Option<Exchange>) {
 pub fn emit(t: &mut Task<'_>, loops: &Loops, exchange: &Exchange, from: Value, to: Value) {
     let levels = &loops.outer[..loops.outer.len() - 1];
     t.units(&mut |t, unit| {
-        let at = [t.at(from, unit, levels[0].strides[0]), t.at(to, unit, levels[0].strides[1])];
-        nest(t, &levels[1..], at, exchange);
+        let at = t.moved(&[from, to], unit, &levels[0].strides);
+        t.nest(&levels[1..], &at, &mut |t, at| matrix(t, at[0], at[1], exchange));
     });
 }
 
-fn nest(t: &mut Task<'_>, levels: &[Level], [from, to]: [Value; 2], e: &Exchange) {
-    if let [level, rest @ ..] = levels {
-        return t.count(level.extent, &mut |t, i| {
-            let at = [t.at(from, i, level.strides[0]), t.at(to, i, level.strides[1])];
-            nest(t, rest, at, e);
-        });
-    }
+/// One matrix.
+fn matrix(t: &mut Task<'_>, from: Value, to: Value, e: &Exchange) {
     starts(t, e.width, &mut |t, column| {
         let (from, to) = (t.b.ins().iadd(from, column), t.at(to, column, e.to_step));
         if e.height <= STRIP {

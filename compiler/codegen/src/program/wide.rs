@@ -2,15 +2,14 @@
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use cranelift_module::{DataId, Linkage};
-use qcc_ir::ops::IntOp;
 use qcc_ir::{Attrs, Diags, NodeId};
 use qcc_num::wide::{SHIFT, limit};
 
 use super::elementwise::{loops, operand};
-use super::step::Cost;
+use super::step::Operation;
 use super::task::Task;
 use super::{Builder, bug};
-use crate::clif::{self, VECTOR, memory};
+use crate::clif::{self, memory};
 use crate::plan::Place;
 
 /// Vectors of 64-bit lanes that hold sixteen elements.
@@ -49,38 +48,10 @@ impl Rule {
 }
 
 impl Builder<'_> {
-    /// Emits a step of values of 16 bits.
-    pub(super) fn wide(
-        &mut self,
-        (name, value): (&str, &str),
-        node: NodeId,
-        op: IntOp,
-        operands: &[Place],
-        result: &Place,
-    ) -> Result<(), Diags> {
-        let attrs = &self.graph.node(node).attrs;
-        let cost = Cost::of(self.graph.op(node).name());
-        let bytes = result.elements() * result.element;
-        match op {
-            IntOp::Combine => {
-                let sum = self.sum(name, node, operands)?;
-                let units = loops(&sum.places(), result).units();
-                self.task(name, value, units, bytes, cost, |t| combine(t, &sum, result))
-            }
-            IntOp::Lut => {
-                let x = &operands[..1];
-                let units = loops(x, result).units();
-                self.task(name, value, units, bytes, cost, |t| lut(t, x, &operands[1], result))
-            }
-            IntOp::Byte => {
-                let units = loops(operands, result).units();
-                self.task(name, value, units, bytes, cost, |t| byte(t, attrs.bool("high"), operands, result))
-            }
-            _ => {
-                let units = loops(operands, result).units();
-                self.task(name, value, units, bytes, cost, |t| product(t, attrs, operands, result))
-            }
-        }
+    /// Emits an `int.combine`.
+    pub(super) fn combine(&mut self, o: &Operation<'_>) -> Result<(), Diags> {
+        let sum = self.sum(o.name, o.node, o.operands)?;
+        self.each(o, &sum.places(), "int.combine", |t| combine(t, &sum, o.result))
     }
 
     fn sum(&mut self, name: &str, node: NodeId, operands: &[Place]) -> Result<Sum, Diags> {
@@ -196,21 +167,10 @@ fn finish(
         t.b.ins().smin(x, hi)
     });
     if rule.is_wide {
-        return store(t, &codes, to, lanes);
+        return clif::store_lanes(&mut t.b, types::I16, &codes, to, lanes);
     }
     let bytes = t.b.ins().unarrow(codes[0], codes[1]);
     clif::store_bytes(&mut t.b, bytes, to, 0, lanes);
-}
-
-/// Stores the first lanes of vectors of 16-bit lanes.
-fn store(t: &mut Task<'_>, codes: &[Value], to: Value, lanes: usize) {
-    for (part, &x) in codes.iter().enumerate() {
-        let used = (2 * lanes).saturating_sub(part * VECTOR).min(VECTOR);
-        if used > 0 {
-            let bytes = clif::cast(&mut t.b, types::I8X16, x);
-            clif::store_bytes(&mut t.b, bytes, to, (part * VECTOR) as i32, used);
-        }
-    }
 }
 
 /// `int.combine`.
@@ -266,7 +226,7 @@ fn combine(t: &mut Task<'_>, sum: &Sum, result: &Place) {
 }
 
 /// `int.wide_mul`.
-fn product(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
+pub fn product(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
     let loops = loops(operands, result);
     let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
     bases.push(t.address(result));
@@ -294,7 +254,7 @@ fn product(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) 
 }
 
 /// `int.byte`.
-fn byte(t: &mut Task<'_>, high: bool, operands: &[Place], result: &Place) {
+pub fn byte(t: &mut Task<'_>, high: bool, operands: &[Place], result: &Place) {
     let loops = loops(operands, result);
     let bases = [t.address(&operands[0]), t.address(result)];
     let splat = loops.inner[0] == 0;
@@ -316,7 +276,7 @@ fn byte(t: &mut Task<'_>, high: bool, operands: &[Place], result: &Place) {
 }
 
 /// `int.lut` from or to 16 bits: one look-up an element.
-fn lut(t: &mut Task<'_>, x: &[Place], table: &Place, result: &Place) {
+pub fn lut(t: &mut Task<'_>, x: &[Place], table: &Place, result: &Place) {
     let loops = loops(x, result);
     let bases = [t.address(&x[0]), t.address(result)];
     let table = t.address(table);

@@ -7,7 +7,7 @@ use qcc_ir::{Diags, NodeId, Tensor, ValueId};
 
 use super::collapse::{Level, Loops};
 use super::elementwise::{affine_of, epilogue_of};
-use super::step::Cost;
+use super::step::{Cost, Operation};
 use super::task::Task;
 use super::{Builder, bug};
 use crate::kernel::lanes::{self, Function, LanesSpec, pack_channels, pack_multiplier, pack_pair};
@@ -31,14 +31,8 @@ struct Leaves {
 
 impl Builder<'_> {
     /// Emits an elementwise step by a leaf, if there is one for it; `shaped` are the operands in the result's shape.
-    pub(super) fn wide_lanes(
-        &mut self,
-        (name, value): (&str, &str),
-        node: NodeId,
-        op: IntOp,
-        shaped: &[Place],
-        result: &Place,
-    ) -> Result<bool, Diags> {
+    pub(super) fn wide_lanes(&mut self, o: &Operation<'_>, op: IntOp, shaped: &[Place]) -> Result<bool, Diags> {
+        let (node, result) = (o.node, o.result);
         if !self.options.target.has_wide_kernels() {
             return Ok(false);
         }
@@ -80,7 +74,7 @@ impl Builder<'_> {
             rest: rest.map(|run| self.lanes_leaf(&LanesSpec { run, ..spec.clone() })).transpose()?,
             data: match data.is_empty() {
                 true => None,
-                false => Some(self.data(&format!("constants_{name}"), Linkage::Local, data)?),
+                false => Some(self.data(&format!("constants_{}", o.name), Linkage::Local, data)?),
             },
         };
         let units = match whole {
@@ -88,7 +82,7 @@ impl Builder<'_> {
             None => loops.outer[0].extent,
         };
         let cost = Cost::of(self.graph.op(node).name());
-        self.task(name, value, units, result.elements(), cost, |t| call(t, &leaves, &loops, &places, whole))?;
+        self.task_of(o, units, cost, |t| call(t, &leaves, &loops, &places, whole))?;
         Ok(true)
     }
 
@@ -168,9 +162,6 @@ fn call(t: &mut Task<'_>, leaves: &Leaves, loops: &Loops, places: &[&Place], who
     let leaf = |t: &mut Task<'_>, function: FuncId, at: &[Value], rows: Value| {
         t.call(function, &[at[0], at[at.len() - 2], data, at[at.len() - 1], rows]);
     };
-    let moved = |t: &mut Task<'_>, bases: &[Value], index: Value, level: &Level| -> Vec<Value> {
-        bases.iter().zip(&level.strides).map(|(&base, &stride)| t.at(base, index, stride)).collect()
-    };
     let (last, levels) = loops.outer.split_last().expect("rows of a leaf");
     if let Some(run) = whole {
         let (begin, count) = t.share();
@@ -179,12 +170,12 @@ fn call(t: &mut Task<'_>, leaves: &Leaves, loops: &Loops, places: &[&Place], who
         let all = t.word(run / ROW);
         let left = t.b.ins().isub(all, first);
         let rows = t.b.ins().umin(wanted, left);
-        let at = moved(t, &bases, first, last);
+        let at = t.moved(&bases, first, &last.strides);
         leaf(t, leaves.rows, &at, rows);
         if let Some(rest) = leaves.rest {
             let is_last = t.ends_at(run.div_ceil(ROW * ROWS));
             t.when(is_last, &mut |t| {
-                let at = moved(t, &bases, all, last);
+                let at = t.moved(&bases, all, &last.strides);
                 let one = t.word(1);
                 leaf(t, rest, &at, one);
             });
@@ -193,24 +184,14 @@ fn call(t: &mut Task<'_>, leaves: &Leaves, loops: &Loops, places: &[&Place], who
     }
     if levels.is_empty() {
         let (begin, count) = t.share();
-        let at = moved(t, &bases, begin, last);
+        let at = t.moved(&bases, begin, &last.strides);
         return leaf(t, leaves.rows, &at, count);
     }
     t.units(&mut |t, unit| {
-        let at = moved(t, &bases, unit, &levels[0]);
-        nest(t, &levels[1..], at, &mut |t, at| {
+        let at = t.moved(&bases, unit, &levels[0].strides);
+        t.nest(&levels[1..], &at, &mut |t, at| {
             let rows = t.word(last.extent);
             leaf(t, leaves.rows, at, rows);
         });
     });
-}
-
-fn nest<'a>(t: &mut Task<'a>, levels: &[Level], at: Vec<Value>, body: &mut dyn FnMut(&mut Task<'a>, &[Value])) {
-    match levels {
-        [] => body(t, &at),
-        [level, rest @ ..] => t.count(level.extent, &mut |t, i| {
-            let at = at.iter().zip(&level.strides).map(|(&base, &stride)| t.at(base, i, stride)).collect();
-            nest(t, rest, at, body);
-        }),
-    }
 }

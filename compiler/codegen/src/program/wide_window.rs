@@ -7,7 +7,7 @@ use qcc_ir::{Attrs, Diags};
 use qcc_num::requant::Epilogue;
 
 use super::elementwise::epilogue_of;
-use super::step::Cost;
+use super::step::{Cost, Operation};
 use super::task::Task;
 use super::{Builder, bug};
 use crate::kernel::conv::Residual;
@@ -58,8 +58,7 @@ impl Builder<'_> {
     /// Emits the step by a leaf if there is one for it; without factors it is a maximum.
     pub(super) fn wide_window(
         &mut self,
-        name: &str,
-        value: &str,
+        o: &Operation<'_>,
         (x, result): (&Place, &Place),
         w: &Window,
         factors: Option<&Factors<'_>>,
@@ -83,14 +82,13 @@ impl Builder<'_> {
                     |c| each(f.mult, c),
                     |tap, c| f.weights.map_or(1, |weights| weights[c * taps + tap]),
                 );
-                Some(self.data(&format!("weights_{name}"), Linkage::Local, packed)?)
+                Some(self.data(&format!("weights_{}", o.name), Linkage::Local, packed)?)
             }
         };
         let leaf = self.window_leaf(&spec)?;
-        let bytes = result.elements();
         let units = result.dims[0] * result.dims[1];
         let residual = factors.and_then(|f| f.residual.clone()).map(|(place, _)| place);
-        self.task(name, value, units, bytes, cost, |t| call(t, leaf, data, x, result, residual.as_ref(), w))?;
+        self.task_of(o, units, cost, |t| call(t, leaf, data, x, result, residual.as_ref(), w))?;
         Ok(None)
     }
 

@@ -50,8 +50,7 @@ pub fn pack_depthwise(w: &[i8], bias: &[i32], mult: &[i32]) -> Vec<u8> {
 /// Emits the task. `x` is the interior of a place whose halo covers the window.
 pub fn emit(t: &mut Task<'_>, x: &Place, result: &Place, window: &Window, reduction: &Reduction) {
     let [_, oh, ow, channels] = result.dims[..] else { unreachable!("windows slide over [N, H, W, C]") };
-    // Lanes are counted in bytes of the operand.
-    let channels = channels * x.element;
+    let s = Sliding { x, window, reduction, channels: channels * x.element };
     let corner = x.offset - window.pads[0] * x.strides[1] - window.pads[1] * x.strides[2];
     let source = t.address(&Place { offset: corner, ..x.clone() });
     let target = t.address(result);
@@ -64,148 +63,175 @@ pub fn emit(t: &mut Task<'_>, x: &Place, result: &Place, window: &Window, reduct
         let to = t.at(target, image, result.strides[0]);
         let to = t.at(to, row, result.strides[1]);
         t.count(ow, &mut |t, column| {
-            let pixel = Pixel { image, row, column };
             let from = t.at(from, column, window.strides[1] * x.strides[2]);
             let to = t.at(to, column, result.strides[2]);
-            t.count(channels / VECTOR, &mut |t, c| {
+            let pixel = Pixel { image, row, column, from, to };
+            t.count(s.channels / VECTOR, &mut |t, c| {
                 let first = t.b.ins().imul_imm_s(c, VECTOR as i64);
-                lanes(t, x, window, reduction, (from, to), &pixel, first, VECTOR, channels);
+                s.lanes(t, &pixel, first, VECTOR);
             });
-            if !channels.is_multiple_of(VECTOR) {
-                let first = t.word(channels - channels % VECTOR);
-                lanes(t, x, window, reduction, (from, to), &pixel, first, channels % VECTOR, channels);
+            if !s.channels.is_multiple_of(VECTOR) {
+                let first = t.word(s.channels - s.channels % VECTOR);
+                s.lanes(t, &pixel, first, s.channels % VECTOR);
             }
         });
     });
+}
+
+/// What is the same for every pixel.
+struct Sliding<'s> {
+    x: &'s Place,
+    window: &'s Window,
+    reduction: &'s Reduction,
+    /// In bytes of the operand, as lanes are.
+    channels: usize,
 }
 
 struct Pixel {
     image: Value,
     row: Value,
     column: Value,
+    /// The first element under the window.
+    from: Value,
+    /// The result.
+    to: Value,
 }
 
-/// The lanes of one pixel from channel `first` on.
-#[expect(clippy::too_many_arguments, reason = "the position in a five-dimensional loop nest")]
-fn lanes(
-    t: &mut Task<'_>,
-    x: &Place,
-    window: &Window,
-    reduction: &Reduction,
-    (from, to): (Value, Value),
-    pixel: &Pixel,
-    first: Value,
-    lanes: usize,
-    channels: usize,
-) {
-    let from = t.b.ins().iadd(from, first);
-    let raw = matches!(reduction, Reduction::Depthwise { epilogue: None, .. });
-    let to = t.at(to, first, if raw { 4 } else { 1 });
-    let weights = match reduction {
-        Reduction::Depthwise { data, .. } => {
-            let base = t.data(*data);
-            Some((base, (window.kernel[0] * window.kernel[1] * channels).next_multiple_of(VECTOR)))
-        }
-        Reduction::Max | Reduction::Average { .. } => None,
-    };
-    let kinds = if matches!(reduction, Reduction::Max) { vec![types::I8X16] } else { vec![types::I32X4; 4] };
-    let acc: Vec<Variable> = kinds.iter().map(|&k| t.b.declare_var(k)).collect();
-    match (reduction, weights) {
-        (Reduction::Average { zero, .. }, _) => {
-            let taps = (window.kernel[0] * window.kernel[1]) as i64;
-            let start = clif::splat(&mut t.b, types::I32X4, -zero * taps);
-            acc.iter().for_each(|&v| t.b.def_var(v, start));
-        }
-        (_, Some((base, biases))) => {
-            let base = t.at(base, first, 4);
-            let base = t.plus(base, biases);
-            let bias = clif::load_lanes(&mut t.b, types::I32, base, lanes);
-            acc.iter().zip(bias).for_each(|(&v, bias)| t.b.def_var(v, bias));
-        }
-        _ => {
-            let (kind, least) = if x.element == 2 { (types::I16X8, -0x8000) } else { (types::I8X16, 0) };
-            let least = clif::splat(&mut t.b, kind, least);
-            let least = clif::cast(&mut t.b, types::I8X16, least);
-            acc.iter().for_each(|&v| t.b.def_var(v, least));
-        }
-    }
-    t.count(window.kernel[0], &mut |t, ky| {
-        let from = t.at(from, ky, window.dilations[0] * x.strides[1]);
-        let weights = weights.map(|(base, _)| {
-            let at = t.at(base, ky, window.kernel[1] * channels);
-            t.b.ins().iadd(at, first)
-        });
-        t.count(window.kernel[1], &mut |t, kx| {
-            let from = t.at(from, kx, window.dilations[1] * x.strides[2]);
-            let bytes = clif::load_bytes(&mut t.b, from, 0, lanes);
-            match weights {
-                Some(base) => {
-                    let base = t.at(base, kx, channels);
-                    let w = clif::load_bytes(&mut t.b, base, 0, lanes);
-                    multiply(t, &acc, bytes, w);
-                }
-                None if acc.len() == 1 => {
-                    let mut greatest = t.b.use_var(acc[0]);
-                    if x.element == 2 {
-                        let [a, b] = [greatest, bytes].map(|v| clif::cast(&mut t.b, types::I16X8, v));
-                        let words = t.b.ins().smax(a, b);
-                        greatest = clif::cast(&mut t.b, types::I8X16, words);
-                    } else {
-                        greatest = t.b.ins().umax(greatest, bytes);
+/// Weights of a depthwise convolution.
+#[derive(Clone, Copy)]
+struct Packed {
+    base: Value,
+    /// Offset of the biases.
+    biases: usize,
+}
+
+impl Sliding<'_> {
+    /// The lanes of one pixel from channel `first` on.
+    fn lanes(&self, t: &mut Task<'_>, pixel: &Pixel, first: Value, lanes: usize) {
+        let from = t.b.ins().iadd(pixel.from, first);
+        let raw = matches!(self.reduction, Reduction::Depthwise { epilogue: None, .. });
+        let to = t.at(pixel.to, first, if raw { 4 } else { 1 });
+        let packed = match self.reduction {
+            Reduction::Depthwise { data, .. } => {
+                let weights = self.window.kernel[0] * self.window.kernel[1] * self.channels;
+                Some(Packed { base: t.data(*data), biases: weights.next_multiple_of(VECTOR) })
+            }
+            Reduction::Max | Reduction::Average { .. } => None,
+        };
+        let acc = self.begin(t, packed, first, lanes);
+        self.slide(t, &acc, packed, (from, first), lanes);
+        let total: Vec<Value> = acc.iter().map(|&v| t.b.use_var(v)).collect();
+        let bytes = match self.reduction {
+            Reduction::Max => total[0],
+            Reduction::Average { mult, epilogue, .. } => {
+                let base = t.address(mult);
+                let base = match mult.elements() {
+                    1 => base,
+                    _ => {
+                        let at = t.at(base, pixel.row, mult.strides[0]);
+                        t.at(at, pixel.column, mult.strides[1])
                     }
-                    t.b.def_var(acc[0], greatest);
-                }
-                None => {
-                    let wide = clif::widen_bytes(&mut t.b, bytes);
-                    add(t, &acc, wide);
-                }
+                };
+                let mult = t.b.ins().load(types::I32, clif::memory(), base, 0);
+                let mult = t.b.ins().splat(types::I32X4, mult);
+                clif::requantize(&mut t.b, [total[0], total[1], total[2], total[3]], [mult; 4], epilogue)
             }
-        });
-    });
-    let total: Vec<Value> = acc.iter().map(|&v| t.b.use_var(v)).collect();
-    let bytes = match reduction {
-        Reduction::Max => total[0],
-        Reduction::Average { mult, epilogue, .. } => {
-            let base = t.address(mult);
-            let base = match mult.elements() {
-                1 => base,
-                _ => {
-                    let at = t.at(base, pixel.row, mult.strides[0]);
-                    t.at(at, pixel.column, mult.strides[1])
-                }
-            };
-            let mult = t.b.ins().load(types::I32, clif::memory(), base, 0);
-            let mult = t.b.ins().splat(types::I32X4, mult);
-            clif::requantize(&mut t.b, [total[0], total[1], total[2], total[3]], [mult; 4], epilogue)
-        }
-        Reduction::Depthwise { epilogue: None, .. } => {
-            for (part, &acc) in total.iter().enumerate() {
-                let used = (4 * lanes).saturating_sub(part * VECTOR).min(VECTOR);
-                if used > 0 {
-                    let bytes = clif::cast(&mut t.b, types::I8X16, acc);
-                    clif::store_bytes(&mut t.b, bytes, to, (part * VECTOR) as i32, used);
-                }
+            Reduction::Depthwise { epilogue: None, .. } => {
+                return clif::store_lanes(&mut t.b, types::I32, &total, to, lanes);
             }
-            return;
+            Reduction::Depthwise { epilogue: Some(epilogue), residual, .. } => {
+                let Some(Packed { base, biases }) = packed else { unreachable!("a depthwise convolution has weights") };
+                let base = t.at(base, first, 4);
+                let base = t.plus(base, biases + 4 * self.channels);
+                let mult = clif::load_lanes(&mut t.b, types::I32, base, lanes);
+                let residual = residual.as_ref().map(|(place, mult)| {
+                    let base = t.address(place);
+                    let base = t.at(base, pixel.image, place.strides[0]);
+                    let base = t.at(base, pixel.row, place.strides[1]);
+                    let base = t.at(base, pixel.column, place.strides[2]);
+                    let base = t.b.ins().iadd(base, first);
+                    (clif::load_bytes(&mut t.b, base, 0, lanes), *mult)
+                });
+                let (total, mult) = ([total[0], total[1], total[2], total[3]], [mult[0], mult[1], mult[2], mult[3]]);
+                clif::requantize_with(&mut t.b, total, mult, epilogue, residual)
+            }
+        };
+        clif::store_bytes(&mut t.b, bytes, to, 0, lanes);
+    }
+
+    /// What the accumulators begin with: 16 bytes of a maximum, or 16 sums.
+    fn begin(&self, t: &mut Task<'_>, packed: Option<Packed>, first: Value, lanes: usize) -> Vec<Variable> {
+        let kinds = if matches!(self.reduction, Reduction::Max) { vec![types::I8X16] } else { vec![types::I32X4; 4] };
+        let acc: Vec<Variable> = kinds.iter().map(|&k| t.b.declare_var(k)).collect();
+        match (self.reduction, packed) {
+            (Reduction::Average { zero, .. }, _) => {
+                let taps = (self.window.kernel[0] * self.window.kernel[1]) as i64;
+                let start = clif::splat(&mut t.b, types::I32X4, -zero * taps);
+                acc.iter().for_each(|&v| t.b.def_var(v, start));
+            }
+            (_, Some(Packed { base, biases })) => {
+                let base = t.at(base, first, 4);
+                let base = t.plus(base, biases);
+                let bias = clif::load_lanes(&mut t.b, types::I32, base, lanes);
+                acc.iter().zip(bias).for_each(|(&v, bias)| t.b.def_var(v, bias));
+            }
+            _ => {
+                let (kind, least) = if self.x.element == 2 { (types::I16X8, -0x8000) } else { (types::I8X16, 0) };
+                let least = clif::splat(&mut t.b, kind, least);
+                let least = clif::cast(&mut t.b, types::I8X16, least);
+                acc.iter().for_each(|&v| t.b.def_var(v, least));
+            }
         }
-        Reduction::Depthwise { epilogue: Some(epilogue), residual, .. } => {
-            let Some((base, biases)) = weights else { unreachable!("a depthwise convolution has weights") };
-            let base = t.at(base, first, 4);
-            let base = t.plus(base, biases + 4 * channels);
-            let mult = clif::load_lanes(&mut t.b, types::I32, base, lanes);
-            let residual = residual.as_ref().map(|(place, mult)| {
-                let base = t.address(place);
-                let base = t.at(base, pixel.image, place.strides[0]);
-                let base = t.at(base, pixel.row, place.strides[1]);
-                let base = t.at(base, pixel.column, place.strides[2]);
-                let base = t.b.ins().iadd(base, first);
-                (clif::load_bytes(&mut t.b, base, 0, lanes), *mult)
+        acc
+    }
+
+    /// Takes every element under the window into the accumulators.
+    fn slide(
+        &self,
+        t: &mut Task<'_>,
+        acc: &[Variable],
+        packed: Option<Packed>,
+        (from, first): (Value, Value),
+        lanes: usize,
+    ) {
+        let (x, window) = (self.x, self.window);
+        t.count(window.kernel[0], &mut |t, ky| {
+            let from = t.at(from, ky, window.dilations[0] * x.strides[1]);
+            let weights = packed.map(|packed| {
+                let at = t.at(packed.base, ky, window.kernel[1] * self.channels);
+                t.b.ins().iadd(at, first)
             });
-            let (total, mult) = ([total[0], total[1], total[2], total[3]], [mult[0], mult[1], mult[2], mult[3]]);
-            clif::requantize_with(&mut t.b, total, mult, epilogue, residual)
-        }
+            t.count(window.kernel[1], &mut |t, kx| {
+                let from = t.at(from, kx, window.dilations[1] * x.strides[2]);
+                let bytes = clif::load_bytes(&mut t.b, from, 0, lanes);
+                match weights {
+                    Some(base) => {
+                        let base = t.at(base, kx, self.channels);
+                        let w = clif::load_bytes(&mut t.b, base, 0, lanes);
+                        multiply(t, acc, bytes, w);
+                    }
+                    None if acc.len() == 1 => raise(t, acc[0], bytes, x.element),
+                    None => {
+                        let wide = clif::widen_bytes(&mut t.b, bytes);
+                        add(t, acc, wide);
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// A running maximum of elements of one or two bytes.
+fn raise(t: &mut Task<'_>, acc: Variable, bytes: Value, element: usize) {
+    let greatest = t.b.use_var(acc);
+    let greatest = if element == 2 {
+        let [a, b] = [greatest, bytes].map(|v| clif::cast(&mut t.b, types::I16X8, v));
+        let words = t.b.ins().smax(a, b);
+        clif::cast(&mut t.b, types::I8X16, words)
+    } else {
+        t.b.ins().umax(greatest, bytes)
     };
-    clif::store_bytes(&mut t.b, bytes, to, 0, lanes);
+    t.b.def_var(acc, greatest);
 }
 
 /// `acc += u8 * i8` in 16 lanes; the products fit 16 bits.

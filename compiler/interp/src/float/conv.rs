@@ -51,7 +51,7 @@ impl Shape {
     }
 }
 
-/// `x` [N, C, H, W], `w` [O, C / groups, KH, KW], `bias` [O].
+/// `x` is `[N, C, H, W]`, `w` `[O, C / groups, KH, KW]`, `bias` `[O]`.
 pub(super) fn conv2d(call: &Call) -> Result<Vec<f32>, Diag> {
     let (x, w, bias) = (call.f32s(0)?, call.f32s(1)?, call.optional(2)?);
     let [_, all_channels, h, width] = call.dims4(0)?;

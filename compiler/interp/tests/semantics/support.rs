@@ -1,29 +1,25 @@
 //! Random operands, and the evaluation of one operator with the result type that the shape rules give.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use qcc_interp::eval_node;
 use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Type, infer_dims};
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-pub struct Random(Cell<u64>);
+/// Random numbers that closures can share.
+pub struct Random(RefCell<qcc_num::random::Random>);
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random(Cell::new(seed))
+        Random(RefCell::new(qcc_num::random::Random::new(seed)))
     }
 
     pub fn next(&self) -> u64 {
-        self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let z = self.0.get();
-        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.borrow_mut().bits()
     }
 
     /// An integer in `least..=greatest`.
     pub fn int(&self, least: i64, greatest: i64) -> i64 {
-        least + (self.next() % (greatest - least + 1) as u64) as i64
+        self.0.borrow_mut().within(least, greatest)
     }
 
     pub fn size(&self, least: usize, greatest: usize) -> usize {

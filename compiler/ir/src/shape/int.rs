@@ -1,5 +1,7 @@
 //! Rules of integer operators, `int.*`: shapes, storage, and the bounds within which the rules of [`qcc_num`] are exact.
 
+mod dynamic;
+
 use qcc_num::single::{GREATEST_POINT, LEAST_POINT};
 
 use super::{Call, broadcast, linear, matmul};
@@ -21,7 +23,7 @@ pub(super) fn operands(kind: IntOp) -> &'static [Int] {
         IntOp::Rescale | IntOp::Clamp | IntOp::MaxPool | IntOp::Mean => &[Int::U8],
         IntOp::Extrema => &[Int::I32],
         IntOp::DynamicScale => &[Int::I32; 5],
-        IntOp::CommonScale => &[Int::I32; MOST_SCALES],
+        IntOp::CommonScale => &[Int::I32; dynamic::MOST_SCALES],
         IntOp::DynamicRequant | IntOp::AlignScales | IntOp::ProductScale | IntOp::DynamicTable | IntOp::ExpTable => {
             &[Int::I32; 2]
         }
@@ -163,84 +165,18 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             Ok(vec![n, h, w, c])
         }
         IntOp::Mean => call.reduced(),
-        IntOp::Extrema => {
-            let (channels, positions) = positions(call, 0)?;
-            let rows = usize::try_from(call.attrs.int("rows")).ok().filter(|&r| r > 0);
-            let rows = rows.ok_or_else(|| "expected `rows` of at least 1".to_string())?;
-            Ok(vec![positions.div_ceil(rows), 2, channels])
-        }
-        IntOp::DynamicScale => {
-            let [_, two, channels] = call.of_rank(0)?;
-            if two != 2 || channels == 0 {
-                return Err(call.expected(0, "the extrema of some channels, [parts, 2, C]"));
-            }
-            expect_scale(call, 1)?;
-            call.expect_dims(2, &[channels])?;
-            call.expect_dims(3, &[channels])?;
-            call.expect_optional(4, &[channels])?;
-            let vectors = if call.operands.len() > 4 { 3 } else { 2 };
-            Ok(vec![qcc_num::dynamic::HEADER + vectors * channels])
-        }
-        IntOp::DynamicRequant => {
-            let (channels, _) = positions(call, 0)?;
-            if call.dims(1) != [qcc_num::dynamic::HEADER + 3 * channels] {
-                call.expect_dims(1, &[qcc_num::dynamic::HEADER + 2 * channels])?;
-            }
-            Ok(call.dims(0).to_vec())
-        }
-        IntOp::AlignScales => {
-            expect_scale(call, 0)?;
-            expect_scale(call, 1)?;
-            Ok(vec![4])
-        }
-        IntOp::DynamicAdd => {
-            call.expect_dims(1, call.dims(0))?;
-            call.expect_dims(2, &[4])?;
-            Ok(call.dims(0).to_vec())
-        }
-        IntOp::CommonScale => {
-            let (scales, levels) = (call.operands.len(), call.attrs.ints("levels"));
-            if levels.len() != scales + 1 || levels.iter().any(|n| !(1..=255).contains(n)) {
-                return Err(format!("expected `levels` of {} numbers in 1..=255, found {levels:?}", scales + 1));
-            }
-            // A factor is at most twice its unit.
-            if scales == 0 || scales > MOST_SCALES || levels.iter().any(|n| levels[scales] > 3 * n) {
-                return Err(format!("expected 1 to {MOST_SCALES} scales whose levels are near the result's"));
-            }
-            (0..scales).try_for_each(|i| expect_scale(call, i))?;
-            Ok(vec![2 + scales])
-        }
-        IntOp::DynamicRescale => {
-            expect_scale(call, 1)?;
-            let factors = call.dims(1)[0] - 2;
-            match usize::try_from(call.attrs.int("index")) {
-                Ok(index) if index < factors => Ok(call.dims(0).to_vec()),
-                _ => Err(format!("expected `index` below {factors}, found {}", call.attrs.int("index"))),
-            }
-        }
-        IntOp::ProductScale => {
-            expect_scale(call, 0)?;
-            expect_scale(call, 1)?;
-            Ok(vec![2])
-        }
+        IntOp::Extrema => dynamic::extrema(call),
+        IntOp::DynamicScale => dynamic::scale(call),
+        IntOp::DynamicRequant => dynamic::requant(call),
+        IntOp::AlignScales => dynamic::align_scales(call),
+        IntOp::DynamicAdd => dynamic::add(call),
+        IntOp::CommonScale => dynamic::common_scale(call),
+        IntOp::DynamicRescale => dynamic::rescale(call),
+        IntOp::ProductScale => dynamic::product_scale(call),
         IntOp::DynamicMul => call.broadcast(0, 1),
-        IntOp::ExpTable => {
-            expect_scale(call, 0)?;
-            call.expect_dims(1, &[qcc_num::dynamic::INTERVALS + 1])?;
-            Ok(vec![256])
-        }
-        IntOp::DynamicTable => {
-            if (1..32).contains(&call.attrs.int("result_zero")) {
-                return Err("expected `result_zero` to be 0, or 32 and more".to_string());
-            }
-            expect_scale(call, 0)?;
-            call.expect_dims(1, &[qcc_num::dynamic::INTERVALS + 1])?;
-            Ok(vec![qcc_num::dynamic::TABLE])
-        }
-        IntOp::DynamicLut => {
-            call.expect_dims(1, &[qcc_num::dynamic::TABLE])?;
-            Ok(call.dims(0).to_vec())
-        }
+        IntOp::ExpTable => dynamic::exponentials(call),
+        IntOp::DynamicTable => dynamic::table(call),
+        IntOp::DynamicLut => dynamic::look_up(call),
     }
 }
 
@@ -248,25 +184,6 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
 fn codes(call: &Call, i: usize) -> usize {
     if call.operands[i].elem.storage() == Some(Int::I16) { 1 << 16 } else { 256 }
 }
-/// Most scales that are made alike at once.
-const MOST_SCALES: usize = 256;
-
-/// Channels and positions of a tensor of accumulators, neither of which is 0.
-fn positions(call: &Call, i: usize) -> Result<(usize, usize), String> {
-    match call.dims(i).split_last() {
-        Some((&channels, outer)) if channels > 0 && !outer.contains(&0) => Ok((channels, outer.iter().product())),
-        _ => Err(call.expected(i, "a rank of at least 1 and an element")),
-    }
-}
-
-/// A scale: a vector that begins with mantissa and exponent.
-fn expect_scale(call: &Call, i: usize) -> Result<(), String> {
-    match call.dims(i) {
-        &[n] if n >= 2 => Ok(()),
-        _ => Err(call.expected(i, "a vector that begins with mantissa and exponent")),
-    }
-}
-
 fn conv2d(call: &Call) -> Result<Vec<usize>, String> {
     let [n, h, w, c] = call.of_rank(0)?;
     let [o, kh, kw, per_group] = call.of_rank(1)?;

@@ -1,6 +1,6 @@
 //! What each operator is in ONNX.
 
-use qcc_ir::{Attrs, Data, NodeId, Opcode};
+use qcc_ir::{Class, Data, NodeId, Opcode};
 
 use super::{Value, Writer};
 
@@ -48,11 +48,10 @@ const BINARY: &[(Opcode, &str)] = &[
 ];
 
 /// Writes the node `n` on the real values `operands`; its result is named `real`.
-pub(super) fn write(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: &str) -> Result<(), String> {
+pub(super) fn write(w: &mut Writer, n: NodeId, operands: Vec<String>, real: &str) -> Result<(), String> {
     let g = w.g;
     let op = g.op(n);
-    let attrs: Attrs = g.node(n).attrs.clone();
-    let ints = |name: &str| Value::Ints(attrs.ints(name).to_vec());
+    let attrs = &g.node(n).attrs;
     if let Some((_, onnx, names)) = UNARY.iter().find(|row| row.0 == op) {
         let attributes = names.iter().map(|&name| (name, Value::Float(attrs.float(name)))).collect();
         w.emit(onnx, &operands, real, attributes);
@@ -62,9 +61,17 @@ pub(super) fn write(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: 
         w.emit(onnx, &operands, real, vec![]);
         return Ok(());
     }
-    let list = |w: &mut Writer, name: &str, values: Vec<i64>| {
-        w.constant(format!("{real}.{name}"), &[values.len()], Data::I64(values))
-    };
+    if matches!(op.info().class, Class::Move(_)) {
+        return movement(w, n, operands, real);
+    }
+    computation(w, n, operands, real)
+}
+
+/// What is neither a function of one value nor of two.
+fn computation(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: &str) -> Result<(), String> {
+    let g = w.g;
+    let (op, attrs) = (g.op(n), &g.node(n).attrs);
+    let ints = |name: &str| Value::Ints(attrs.ints(name));
     match op {
         Opcode::Clip => {
             for name in ["min", "max"] {
@@ -129,7 +136,7 @@ pub(super) fn write(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: 
                 Opcode::ReduceMax => "ReduceMax",
                 _ => "ReduceMin",
             };
-            let axes = list(w, "axes", attrs.ints("axes").to_vec());
+            let axes = list(w, real, "axes", attrs.ints("axes"));
             operands.push(axes);
             w.emit(onnx, &operands, real, vec![("keepdims", Value::Int(attrs.bool("keepdims").into()))]);
         }
@@ -142,28 +149,37 @@ pub(super) fn write(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: 
             w.emit("LayerNormalization", &operands, real, attributes);
         }
         Opcode::Softmax => w.emit("Softmax", &operands, real, vec![("axis", Value::Int(attrs.int("axis")))]),
+        other => return Err(format!("`{}` cannot be written as ONNX", other.name())),
+    }
+    Ok(())
+}
+
+fn movement(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: &str) -> Result<(), String> {
+    let g = w.g;
+    let (op, attrs) = (g.op(n), &g.node(n).attrs);
+    match op {
         Opcode::Reshape | Opcode::Expand => {
-            let shape = list(w, "shape", attrs.ints("shape").to_vec());
+            let shape = list(w, real, "shape", attrs.ints("shape"));
             operands.push(shape);
             w.emit(if op == Opcode::Reshape { "Reshape" } else { "Expand" }, &operands, real, vec![]);
         }
-        Opcode::Transpose => w.emit("Transpose", &operands, real, vec![("perm", ints("perm"))]),
+        Opcode::Transpose => w.emit("Transpose", &operands, real, vec![("perm", Value::Ints(attrs.ints("perm")))]),
         Opcode::Concat => w.emit("Concat", &operands, real, vec![("axis", Value::Int(attrs.int("axis")))]),
         Opcode::Slice => {
             let rank = attrs.ints("starts").len() as i64;
             for (name, values) in [
-                ("starts", attrs.ints("starts").to_vec()),
-                ("ends", attrs.ints("ends").to_vec()),
+                ("starts", attrs.ints("starts")),
+                ("ends", attrs.ints("ends")),
                 ("axes", (0..rank).collect()),
-                ("steps", attrs.ints("steps").to_vec()),
+                ("steps", attrs.ints("steps")),
             ] {
-                let values = list(w, name, values);
+                let values = list(w, real, name, values);
                 operands.push(values);
             }
             w.emit("Slice", &operands, real, vec![]);
         }
         Opcode::Pad => {
-            let pads = list(w, "pads", attrs.ints("pads").to_vec());
+            let pads = list(w, real, "pads", attrs.ints("pads"));
             // On quantized types the value is a code.
             let code = attrs.float("value");
             let value = g.ty(g.result(n)).uniform().map_or(code, |u| (code - u.zero_point() as f32) * u.scale());
@@ -178,4 +194,9 @@ pub(super) fn write(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: 
         other => return Err(format!("`{}` cannot be written as ONNX", other.name())),
     }
     Ok(())
+}
+
+/// A list of integers that an operator takes as an operand.
+fn list(w: &mut Writer, real: &str, name: &str, values: Vec<i64>) -> String {
+    w.constant(format!("{real}.{name}"), &[values.len()], Data::I64(values))
 }

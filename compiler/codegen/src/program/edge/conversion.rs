@@ -9,7 +9,7 @@ use super::super::moves::Copy;
 use super::super::task::{Task, frame};
 use super::FLOAT;
 use super::measure::real_scale;
-use crate::clif::{self, VECTOR};
+use crate::clif;
 use crate::kernel::edge::{EdgeSpec, FEW, GROUP, Layout, Way};
 use crate::plan::Place;
 
@@ -157,9 +157,9 @@ impl Conversion {
         let Some((leaf, block)) = leaf else { return self.emit_run(t, floats, bytes, factor) };
         let factor = t.b.ins().bitcast(types::I32, MemFlagsData::new(), factor);
         let factor = t.b.ins().uextend(t.pointer, factor);
-        let piece = |t: &mut Task<'_>, [bytes, floats]: [Value; 2], start: Value, blocks: usize| {
-            let blocks = t.word(blocks);
-            let floats = t.at(floats, start, FLOAT);
+        let piece = |t: &mut Task<'_>, at: &[Value], start: Value, blocks: usize| {
+            let (bytes, blocks) = (at[0], t.word(blocks));
+            let floats = t.at(at[1], start, FLOAT);
             let call = |t: &mut Task<'_>, bytes: Value, floats: Value| {
                 let [from, to] = if self.quantize { [floats, bytes] } else { [bytes, floats] };
                 t.call(leaf, &[from, to, factor, blocks, factor]);
@@ -191,18 +191,18 @@ impl Conversion {
             return t.units(&mut |t, unit| {
                 if length < chunk {
                     return whole(t, length, chunk, block, &mut |t, start, blocks| {
-                        piece(t, [bytes, floats], start, blocks)
+                        piece(t, &[bytes, floats], start, blocks)
                     });
                 }
                 let start = t.b.ins().imul_imm_s(unit, chunk as i64);
                 let last = t.word(length - chunk);
                 let start = t.b.ins().umin(start, last);
-                piece(t, [bytes, floats], start, chunk / block);
+                piece(t, &[bytes, floats], start, chunk / block);
             });
         };
         t.units(&mut |t, unit| {
-            let at = [t.at(bytes, unit, first.strides[0]), t.at(floats, unit, first.strides[1])];
-            nest(t, rest, at, &mut |t, at| {
+            let at = t.moved(&[bytes, floats], unit, &first.strides);
+            t.nest(rest, &at, &mut |t, at| {
                 whole(t, length, chunk, block, &mut |t, start, blocks| piece(t, at, start, blocks));
             });
         });
@@ -256,16 +256,6 @@ pub(super) fn whole<'a>(
     }
 }
 
-fn nest<'a>(t: &mut Task<'a>, levels: &[Level], at: [Value; 2], body: &mut dyn FnMut(&mut Task<'a>, [Value; 2])) {
-    match levels {
-        [] => body(t, at),
-        [level, rest @ ..] => t.count(level.extent, &mut |t, i| {
-            let at = [t.at(at[0], i, level.strides[0]), t.at(at[1], i, level.strides[1])];
-            nest(t, rest, at, body);
-        }),
-    }
-}
-
 /// Bytes of a code: u8, or i16.
 pub(super) fn code_bytes(u: &Uniform) -> usize {
     if u.storage == Int::I16 { 2 } else { 1 }
@@ -292,16 +282,11 @@ fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uni
     let (low, high) = (b.ins().snarrow(codes[0], codes[1]), b.ins().snarrow(codes[2], codes[3]));
     if u.storage == Int::I16 {
         let (least, greatest) = (clif::splat(b, types::I16X8, u.min), clif::splat(b, types::I16X8, u.max));
-        for (part, codes) in [low, high].into_iter().enumerate() {
+        let codes = [low, high].map(|codes| {
             let codes = b.ins().smax(codes, least);
-            let codes = b.ins().smin(codes, greatest);
-            let used = (2 * lanes).saturating_sub(part * VECTOR).min(VECTOR);
-            if used > 0 {
-                let codes = clif::cast(b, types::I8X16, codes);
-                clif::store_bytes(b, codes, bytes, (part * VECTOR) as i32, used);
-            }
-        }
-        return;
+            b.ins().smin(codes, greatest)
+        });
+        return clif::store_lanes(b, types::I16, &codes, bytes, lanes);
     }
     let packed = b.ins().unarrow(low, high);
     let packed = clif::clamp(b, packed, u.min.clamp(0, 255) as u8, u.max.clamp(0, 255) as u8);
@@ -319,15 +304,10 @@ fn dequantize(t: &mut Task<'_>, bytes: Value, floats: Value, lanes: usize, u: &U
         let codes = clif::load_bytes(b, bytes, 0, lanes);
         clif::widen_bytes(b, codes)
     };
-    for (part, code) in codes.into_iter().enumerate() {
-        let used = lanes.saturating_sub(4 * part).min(4);
-        if used == 0 {
-            break;
-        }
+    let reals = codes.map(|code| {
         let centred = b.ins().isub(code, zero_point);
         let real = b.ins().fcvt_from_sint(types::F32X4, centred);
-        let real = b.ins().fmul(real, scale);
-        let real = clif::cast(b, types::I8X16, real);
-        clif::store_bytes(b, real, floats, (VECTOR * part) as i32, FLOAT * used);
-    }
+        b.ins().fmul(real, scale)
+    });
+    clif::store_lanes(b, types::F32, &reals, floats, lanes);
 }

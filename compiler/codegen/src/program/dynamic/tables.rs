@@ -1,128 +1,15 @@
-//! Steps that bring values with scales of run time together, and functions of them: equations (16) to (19) of
-//! [`qcc_num::dynamic`].
+//! Functions of codes whose scale is found at run time: tables of 256 entries from samples, equations (17) to (19).
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use qcc_ir::Attrs;
-use qcc_num::dynamic::{ALIGN_BITS, INTERVALS, LOG2_E};
+use qcc_num::dynamic::{INTERVALS, LOG2_E};
 
-use super::dynamic::{WORD, bits, leading, number, raise, round_shift, scale, store_word, store_words, variable, word};
-use super::elementwise::loops;
-use super::task::Task;
-use crate::clif::{self, memory};
+use super::number::{WORD, bits, leading, number, raise, scale, store_word, variable, word};
+use crate::clif::memory;
 use crate::plan::Place;
-
-/// `int.common_scale`, in one unit: equation (16).
-pub fn common_scale(t: &mut Task<'_>, levels: &[i64], operands: &[Place], result: &Place) {
-    let addresses: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
-    let out = t.address(result);
-    let result_levels = levels.last().copied().unwrap_or(1);
-    t.units(&mut |t, _| {
-        let scales: Vec<(Value, Value)> = addresses.iter().map(|&at| scale(t, at)).collect();
-        let mut greatest: Option<(Value, Value)> = None;
-        for (&(mantissa, exponent), &levels) in scales.iter().zip(levels) {
-            let product = t.b.ins().imul_imm_s(mantissa, levels);
-            let length = bits(t, product);
-            let exponent = t.b.ins().iadd(exponent, length);
-            let exponent = t.b.ins().iadd_imm_s(exponent, -31);
-            let mantissa = leading(t, product);
-            greatest = Some(match greatest {
-                None => (exponent, mantissa),
-                Some((e, m)) => {
-                    let higher = t.b.ins().icmp(IntCC::SignedGreaterThan, exponent, e);
-                    let level = t.b.ins().icmp(IntCC::Equal, exponent, e);
-                    let more = t.b.ins().icmp(IntCC::SignedGreaterThan, mantissa, m);
-                    let both = t.b.ins().band(level, more);
-                    let other = t.b.ins().bor(higher, both);
-                    (t.b.ins().select(other, exponent, e), t.b.ins().select(other, mantissa, m))
-                }
-            });
-        }
-        let (exponent, mantissa) = greatest.expect("a scale at least");
-        let shifted = t.b.ins().ishl_imm_s(mantissa, 31);
-        let divisor = number(t, result_levels);
-        let quotient = t.b.ins().udiv(shifted, divisor);
-        let length = bits(t, quotient);
-        let mantissa = leading(t, quotient);
-        let exponent = t.b.ins().iadd(exponent, length);
-        let exponent = t.b.ins().iadd_imm_s(exponent, -62);
-        store_word(t, mantissa, out, 0);
-        store_word(t, exponent, out, 1);
-        for (i, &(m, e)) in scales.iter().enumerate() {
-            let scaled = t.b.ins().ishl_imm_s(m, 16);
-            let ratio = t.b.ins().udiv(scaled, mantissa);
-            let apart = t.b.ins().isub(exponent, e);
-            let shift = t.b.ins().iadd_imm_s(apart, 2);
-            let (least, most) = (number(t, 1), number(t, 31));
-            let shift = t.b.ins().smax(shift, least);
-            let shift = t.b.ins().smin(shift, most);
-            let factor = round_shift(t, ratio, shift);
-            store_word(t, factor, out, 2 + i);
-        }
-    });
-}
-
-/// `int.dynamic_rescale`.
-pub fn rescale(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
-    let loops = loops(&operands[..1], result);
-    let (scales, index) = (t.address(&operands[1]), attrs.int("index") as i32);
-    let factor = t.b.ins().load(types::I32, memory(), scales, (2 + index) * WORD as i32);
-    let factor = t.b.ins().splat(types::I32X4, factor);
-    let bases = [t.address(&operands[0]), t.address(result)];
-    let is_splat = loops.inner[0] == 0;
-    t.lanes(&loops, &bases, &mut |t, at, lanes| {
-        let terms = centred(t, at[0], is_splat, attrs.int("zero"), lanes);
-        let (half, zero) = (1 << (ALIGN_BITS - 1), attrs.int("result_zero"));
-        let offset = clif::splat(&mut t.b, types::I32X4, half + (zero << ALIGN_BITS));
-        let codes = terms.map(|x| {
-            let x = t.b.ins().imul(x, factor);
-            let x = t.b.ins().iadd(x, offset);
-            t.b.ins().sshr_imm_s(x, i64::from(ALIGN_BITS))
-        });
-        let (low, high) = (t.b.ins().snarrow(codes[0], codes[1]), t.b.ins().snarrow(codes[2], codes[3]));
-        let bytes = t.b.ins().unarrow(low, high);
-        clif::store_bytes(&mut t.b, bytes, at[1], 0, lanes);
-    });
-}
-
-/// Up to 16 codes less their zero point, in 32 bits.
-fn centred(t: &mut Task<'_>, at: Value, is_splat: bool, zero: i64, lanes: usize) -> [Value; 4] {
-    let bytes = if is_splat {
-        let x = t.b.ins().load(types::I8, memory(), at, 0);
-        t.b.ins().splat(types::I8X16, x)
-    } else {
-        clif::load_bytes(&mut t.b, at, 0, lanes)
-    };
-    let zero = clif::splat(&mut t.b, types::I32X4, zero);
-    clif::widen_bytes(&mut t.b, bytes).map(|x| t.b.ins().isub(x, zero))
-}
-
-/// `int.product_scale`, in one unit.
-pub fn product_scale(t: &mut Task<'_>, operands: &[Place], result: &Place) {
-    let (a, b, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
-    t.units(&mut |t, _| {
-        let ((ma, ea), (mb, eb)) = (scale(t, a), scale(t, b));
-        let product = t.b.ins().imul(ma, mb);
-        let (length, mantissa) = (bits(t, product), leading(t, product));
-        let exponent = t.b.ins().iadd(ea, eb);
-        let exponent = t.b.ins().iadd(exponent, length);
-        let exponent = t.b.ins().iadd_imm_s(exponent, -31);
-        store_word(t, mantissa, out, 0);
-        store_word(t, exponent, out, 1);
-    });
-}
-
-/// `int.dynamic_mul`.
-pub fn multiply(t: &mut Task<'_>, zeros: &[i64], operands: &[Place], result: &Place) {
-    let loops = loops(operands, result);
-    let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
-    bases.push(t.address(result));
-    let splats: Vec<bool> = loops.inner.iter().map(|&s| s == 0).collect();
-    t.lanes(&loops, &bases, &mut |t, at, lanes| {
-        let (a, b) = (centred(t, at[0], splats[0], zeros[0], lanes), centred(t, at[1], splats[1], zeros[1], lanes));
-        let products: Vec<Value> = a.into_iter().zip(b).map(|(a, b)| t.b.ins().imul(a, b)).collect();
-        store_words(t, &products, at[2], lanes);
-    });
-}
+use crate::program::collapse::Loops;
+use crate::program::elementwise::{self, loops};
+use crate::program::task::Task;
 
 /// What is constant in `int.dynamic_table`.
 struct Function {
@@ -165,7 +52,6 @@ impl Function {
 pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
     let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
     let new_zero = attrs.int("result_zero");
-    let (up, down) = (255 - new_zero, new_zero);
     t.units(&mut |t, _| {
         let (mantissa, exponent) = scale(t, from);
         let shift = t.b.ins().iadd_imm_s(exponent, 16 - attrs.int("grid"));
@@ -176,9 +62,37 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let right = t.b.ins().smax(negated, none);
         let right = t.b.ins().smin(right, most_right);
         let f = Function { samples, mantissa, shifts: [left, right], zero: attrs.int("zero") };
+        let reach = f.reach(t, new_zero);
+        let length = bits(t, reach.greatest);
+        let first = leading(t, reach.greatest);
+        let shifted = t.b.ins().ishl_imm_s(first, 31);
+        let quotient = t.b.ins().udiv(shifted, reach.levels);
+        let (quotient_length, mantissa) = (bits(t, quotient), leading(t, quotient));
+        let exponent = t.b.ins().iadd(length, quotient_length);
+        let exponent = t.b.ins().iadd_imm_s(exponent, attrs.int("exponent") - 93);
+        store_word(t, mantissa, out, 0);
+        store_word(t, exponent, out, 1);
+        f.codes(t, &reach, new_zero, out);
+    });
+}
+
+/// What the results of a function fill: equation (18).
+struct Reach {
+    /// `Y`.
+    greatest: Value,
+    /// `n`.
+    levels: Value,
+    /// Bits that are more than codes can show.
+    dropped: Value,
+}
+
+impl Function {
+    /// The side, of the results above zero and those below, that decides on the scale.
+    fn reach(&self, t: &mut Task<'_>, new_zero: i64) -> Reach {
+        let (up, down) = (255 - new_zero, new_zero);
         let (above, below) = (variable(t, 1), variable(t, 0));
         t.count(256, &mut |t, code| {
-            let y = f.at(t, code);
+            let y = self.at(t, code);
             raise(t, above, y);
             let y = t.b.ins().ineg(y);
             raise(t, below, y);
@@ -187,6 +101,7 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let both = t.b.ins().smax(above, below);
         let length = bits(t, both);
         let dropped = t.b.ins().iadd_imm_s(length, -40);
+        let none = number(t, 0);
         let dropped = t.b.ins().smax(dropped, none);
         let (greatest, levels) = match down {
             0 => (above, number(t, up)),
@@ -198,15 +113,12 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
                 (t.b.ins().select(fits, above, below), t.b.ins().select(fits, up, down))
             }
         };
-        let length = bits(t, greatest);
-        let first = leading(t, greatest);
-        let shifted = t.b.ins().ishl_imm_s(first, 31);
-        let quotient = t.b.ins().udiv(shifted, levels);
-        let (quotient_length, mantissa) = (bits(t, quotient), leading(t, quotient));
-        let exponent = t.b.ins().iadd(length, quotient_length);
-        let exponent = t.b.ins().iadd_imm_s(exponent, attrs.int("exponent") - 93);
-        store_word(t, mantissa, out, 0);
-        store_word(t, exponent, out, 1);
+        Reach { greatest, levels, dropped }
+    }
+
+    /// Stores the code of each result behind the scale.
+    fn codes(&self, t: &mut Task<'_>, reach: &Reach, new_zero: i64, out: Value) {
+        let &Reach { greatest, levels, dropped } = reach;
         let divisor = t.b.ins().sshr(greatest, dropped);
         let one = number(t, 1);
         let divisor = t.b.ins().smax(divisor, one);
@@ -218,7 +130,7 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let twice = t.b.ins().ishl_imm_s(divisor, 1);
         let codes = t.plus(out, 2 * WORD);
         t.count(256, &mut |t, code| {
-            let y = f.at(t, code);
+            let y = self.at(t, code);
             let y = t.b.ins().sshr(y, dropped);
             let y = t.b.ins().smax(y, least);
             let y = t.b.ins().smin(y, most);
@@ -234,7 +146,7 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
             let to = t.b.ins().iadd(codes, code);
             t.b.ins().store(memory(), y, to, 0);
         });
-    });
+    }
 }
 
 /// `int.exp_table`, in one unit: equation (19).
@@ -280,11 +192,11 @@ pub fn look_up(t: &mut Task<'_>, operands: &[Place], result: &Place) {
     let codes = Place { offset: operands[1].offset + 2 * WORD, ..operands[1].clone() };
     let loops = look_up_loops(operands, result);
     let bases = [t.address(&operands[0]), t.address(&codes), t.address(result)];
-    super::elementwise::lut(t, &loops, &bases);
+    elementwise::lut(t, &loops, &bases);
 }
 
 /// Iteration space of `int.dynamic_lut`.
-pub fn look_up_loops(operands: &[Place], result: &Place) -> super::collapse::Loops {
+pub fn look_up_loops(operands: &[Place], result: &Place) -> Loops {
     let table = Place { dims: Vec::new(), strides: Vec::new(), element: 1, ..operands[1].clone() };
     loops(&[operands[0].clone(), table], result)
 }

@@ -1,0 +1,174 @@
+//! A compiled model and what is made of it: machine code in memory or in a file, or a text.
+
+use std::path::Path;
+use std::time::Instant;
+
+use qcc_codegen::emit::{jit, object};
+use qcc_codegen::program::tuning::Tuning;
+use qcc_interp::Evaluator;
+use qcc_ir::diag::Code;
+use qcc_ir::{Diag, Elem, Graph, Level, check_level};
+use qcc_passes::RangeTable;
+use qcc_runtime::Model;
+
+use super::Report;
+use super::digest::digest;
+use crate::{Error, files};
+
+/// A compiled model.
+pub struct Compiled {
+    pub(super) source: Graph,
+    /// The graph on quantized types, before it is lowered to integers; absent if the pipeline has no `fuse`.
+    pub(super) quantized: Option<Graph>,
+    pub(super) graph: Graph,
+    pub(super) options: qcc_codegen::Options,
+    pub(super) ranges: Option<RangeTable>,
+    pub(super) report: Report,
+    pub(super) threads: usize,
+}
+
+impl Compiled {
+    /// The model as it was read.
+    pub fn source(&self) -> &Graph {
+        &self.source
+    }
+
+    /// The model after the passes: integer-only after the usual ones.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// What the compilation has to say.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The range of every activation: can be saved, edited and given back.
+    pub fn ranges(&self) -> Option<&RangeTable> {
+        self.ranges.as_ref()
+    }
+
+    /// How machine code is made of it.
+    pub fn codegen_options(&self) -> &qcc_codegen::Options {
+        &self.options
+    }
+
+    /// The same with another tuning, recorded as if it had been given with the options.
+    pub(crate) fn with_tuning(&self, tuning: &Tuning) -> qcc_codegen::Options {
+        let mut options = self.options.clone();
+        let record = &mut options.manifest.options;
+        match tuning.is_empty() {
+            true => record.remove("tuning"),
+            false => record.insert("tuning".to_string(), crate::tune::to_json(tuning)),
+        };
+        options.hash = digest(&self.source, record, self.ranges.as_ref(), &self.report.pipeline);
+        options.tuning.clone_from(tuning);
+        options
+    }
+
+    /// Measures what the estimates might have chosen otherwise in each layer, and keeps what is faster here; returns it. Given
+    /// back as [`crate::Options::tuning`], it makes the same model on any machine.
+    pub fn tune(&mut self) -> Result<&Tuning, Error> {
+        self.check_integer()?;
+        let tuning = crate::tune::measure(self)?;
+        self.options = self.with_tuning(&tuning);
+        Ok(&self.options.tuning)
+    }
+
+    /// The exact meaning of the compiled model: evaluates the integer graph operation by operation.
+    pub fn interpreter(&self) -> Evaluator {
+        Evaluator::new(&self.graph).with_threads(self.threads.max(1))
+    }
+
+    /// Compiles into the memory of this process.
+    pub fn jit(&self) -> Result<Model, Error> {
+        Ok(self.jit_program()?.model)
+    }
+
+    /// [`Compiled::jit`], with the tasks that the program consists of.
+    pub fn jit_program(&self) -> Result<jit::Jit, Error> {
+        self.check_integer()?;
+        let start = Instant::now();
+        let program = jit::compile(&self.graph, &self.options)?;
+        tracing::info!(ms = start.elapsed().as_millis(), tasks = program.tasks.len(), "compiled in memory");
+        Ok(program)
+    }
+
+    /// Compiles into a relocatable object.
+    pub fn object(&self) -> Result<object::Object, Error> {
+        self.check_integer()?;
+        let start = Instant::now();
+        let object = object::compile(&self.graph, &self.options)?;
+        tracing::info!(ms = start.elapsed().as_millis(), bytes = object.object.len(), "compiled");
+        Ok(object)
+    }
+
+    /// Writes a shared object, and its C header beside it with the extension `.h`. Both are written, or none.
+    pub fn write_so(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let object = self.object()?;
+        let soname = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let image = object.link(&soname)?;
+        files::write_all(&[(path, &image), (&path.with_extension("h"), object.header().as_bytes())])
+    }
+
+    /// Writes a relocatable object and its C header, as [`Compiled::write_so`] does.
+    pub fn write_object(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let object = self.object()?;
+        files::write_all(&[(path, &object.object), (&path.with_extension("h"), object.header().as_bytes())])
+    }
+
+    /// The program in Cranelift IR, as text.
+    pub fn clif(&self) -> Result<String, Error> {
+        self.check_integer()?;
+        Ok(object::clif(&self.graph, &self.options)?)
+    }
+
+    /// Writes [`Compiled::clif`].
+    pub fn write_clif(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::write(path.as_ref(), self.clif()?.as_bytes())
+    }
+
+    /// Writes [`Compiled::asm`].
+    pub fn write_asm(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::write(path.as_ref(), self.asm()?.as_bytes())
+    }
+
+    /// The machine code of the shared object, disassembled.
+    pub fn asm(&self) -> Result<String, Error> {
+        let image = self.object()?.link("model.so")?;
+        qcc_codegen::check::listing(&image).map_err(|e| Error::new(Code::CODEGEN, e.to_string()))
+    }
+
+    /// Writes the integer graph as text, all constants inline.
+    pub fn write_text(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::write(path.as_ref(), qcc_ir::print(&self.graph).as_bytes())
+    }
+
+    /// Writes the model on quantized types as ONNX with explicit casts (`QuantizeLinear`, `DequantizeLinear`), which other
+    /// runtimes read: scales, zero points and weights are what the integer model has.
+    pub fn write_onnx_qdq(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let Some(graph) = &self.quantized else {
+            let diag = Diag::new(Code::PIPELINE, "there is no graph on quantized types to be written as ONNX");
+            return Err(diag.help("let the pipeline contain `fuse`").into());
+        };
+        files::write(path.as_ref(), &qcc_onnx::export(graph)?)
+    }
+
+    /// Machine code is made of integer graphs only; another pipeline may end before that.
+    fn check_integer(&self) -> Result<(), Error> {
+        let float = self.graph.values().find(|&v| matches!(self.graph.ty(v).elem, Elem::F32 | Elem::Calibrated(_)));
+        if let (Some(v), false) = (float, self.report.passes.iter().any(|p| p.text.starts_with("check-integer-only"))) {
+            let message =
+                format!("there is no machine code for %{} of type {}", self.graph.name_of(v), self.graph.ty(v));
+            let diag = Diag::new(Code::PIPELINE, message);
+            return Err(diag.help("end the pipeline with `check-integer-only`, or write a .qir file").into());
+        }
+        check_level(&self.graph, Level::Int).map_err(|mut diags| {
+            diags.0.truncate(1);
+            diags.0.iter_mut().for_each(|d| d.code = Code::PIPELINE);
+            Error::from(diags)
+        })
+    }
+}

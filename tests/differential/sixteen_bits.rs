@@ -1,0 +1,137 @@
+//! Values of 16 bits: made of bytes, computed with, and made bytes again.
+
+use qcc_ir::{Attrs, Data, Opcode, Tensor, ValueId};
+
+use super::Maker;
+
+impl Maker<'_> {
+    fn i64s(&mut self, n: usize, lo: i64, hi: i64) -> ValueId {
+        let data = (0..n).map(|_| self.random.within(lo, hi)).collect();
+        self.edit.add_const("wide", Tensor::new(&[n], Data::I64(data)))
+    }
+
+    /// A requantized sum whose values reach about `reach`, to `bits` bits.
+    fn combined(&mut self, xs: &[ValueId], factors: Vec<i64>, reach: i64, bits: i64) -> ValueId {
+        let c = *self.edit.graph().ty(xs[0]).dims.last().expect("rank 4");
+        let (zero, half) = (if bits == 16 { 30_000 } else { 128 }, if bits == 16 { 0 } else { 128 });
+        let mult = ((1i64 << 45) / reach.max(1)).saturating_mul(if bits == 16 { 40_000 } else { 200 });
+        let mult = mult.min(1 << 61);
+        let n = |m: &mut Self| m.random.pick(&[1, 1, c]);
+        let (a, b, d) = (n(self), n(self), n(self));
+        let bias = self.i64s(a, -reach / 4, reach / 4);
+        let mult = self.i64s(b, -mult, mult);
+        let offset = self.i64s(d, (half - zero) << 45, (half + zero) << 45);
+        let (lo, hi) = match bits {
+            16 => self.random.pick(&[(-32768, 32767), (-1000, 20_000)]),
+            _ => self.random.pick(&[(0, 255), (7, 200)]),
+        };
+        let attrs = Attrs::new(Opcode::Combine).with("factors", factors).with("bits", bits);
+        let operands: Vec<ValueId> = [bias, mult, offset].iter().chain(xs).copied().collect();
+        self.add(Opcode::Combine, &operands, attrs.with("lo", lo).with("hi", hi))
+    }
+
+    /// A few operations on values of 16 bits, and back to 8.
+    pub fn sixteen_bits(&mut self) {
+        let mut x = self.combined(&[self.now], vec![1], 255, 16);
+        for _ in 0..1 + self.random.below(3) {
+            x = self.of_sixteen_bits(x);
+        }
+        self.earlier.push(self.now);
+        self.now = match self.random.below(3) {
+            0 => {
+                let high = self.random.below(2) == 0;
+                self.add(Opcode::Byte, &[x], Attrs::new(Opcode::Byte).with("high", high))
+            }
+            1 => {
+                let data = (0..1 << 16).map(|_| self.random.below(256) as u8).collect();
+                let table = self.edit.add_const("table", Tensor::new(&[1 << 16], Data::U8(data)));
+                self.add(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut))
+            }
+            _ => self.combined(&[x], vec![1], 1 << 15, 8),
+        };
+    }
+
+    fn of_sixteen_bits(&mut self, x: ValueId) -> ValueId {
+        let dims: [usize; 4] = self.edit.graph().ty(x).dims.clone().try_into().expect("rank 4");
+        let same = |m: &Self, v: ValueId| m.edit.graph().ty(v).dims == dims;
+        match self.random.below(8) {
+            0 => {
+                let factors = vec![self.random.within(-(1 << 23), 1 << 23), self.random.within(1, 1 << 23)];
+                let other = if same(self, self.now) { self.now } else { x };
+                self.combined(&[x, other], factors, 1 << 38, 16)
+            }
+            1 => {
+                let zeros = vec![self.random.within(-32768, 32767), self.random.within(0, 255)];
+                let (bits, big) = self.random.pick(&[(8i64, 1i64 << 28), (16, 1 << 34), (16, 1 << 55)]);
+                let attrs = Attrs::new(Opcode::WideMul)
+                    .with("zeros", zeros)
+                    .with("mult", self.random.within(-big, big))
+                    .with("offset", self.random.within(-(1 << 50), 1 << 50))
+                    .with("lo", if bits == 16 { -32768 } else { 3 })
+                    .with("hi", if bits == 16 { 32767 } else { 251 })
+                    .with("bits", bits);
+                let other = if same(self, self.now) { self.now } else { x };
+                let y = self.add(Opcode::WideMul, &[x, other], attrs);
+                if bits == 16 { y } else { self.combined(&[y], vec![1], 255, 16) }
+            }
+            2 => {
+                let data = (0..1 << 16).map(|_| self.random.within(-32768, 32767) as i16).collect();
+                let table = self.edit.add_const("table", Tensor::new(&[1 << 16], Data::I16(data)));
+                self.add(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut))
+            }
+            3 => {
+                let kernel = [1 + self.random.below(3.min(dims[1])), 1 + self.random.below(3.min(dims[2]))];
+                let strides = vec![self.random.within(1, 2), self.random.within(1, 2)];
+                let attrs = Attrs::new(Opcode::IMaxPool).with("kernel", kernel.as_slice()).with("strides", strides);
+                self.add(Opcode::IMaxPool, &[x], attrs)
+            }
+            4 => {
+                let data = (0..1 << 16).map(|i| (8_000_000.0 * (-f64::from(i) / 5000.0).exp()) as i32).collect();
+                let table = self.edit.add_const("exp", Tensor::new(&[1 << 16], Data::I32(data)));
+                let attrs = Attrs::new(Opcode::ISoftmax).with("mult", self.random.within(1 << 20, 1 << 25));
+                self.add(Opcode::ISoftmax, &[x, table], attrs.with("bits", 16))
+            }
+            5 => {
+                let pads: Vec<i64> = (0..8).map(|i| if i % 4 == 0 { 0 } else { self.random.within(0, 2) }).collect();
+                let value = self.random.within(-32768, 32767) as f32;
+                let padded = Attrs::new(Opcode::Pad).with("pads", pads).with("value", value);
+                let y = self.add(Opcode::Pad, &[x], padded);
+                let perm = self.random.pick(&[[0, 3, 1, 2], [0, 2, 1, 3], [0, 1, 2, 3]]);
+                self.add(Opcode::Transpose, &[y], Attrs::new(Opcode::Transpose).with("perm", perm.to_vec()))
+            }
+            6 => {
+                let joined = Attrs::new(Opcode::Concat).with("axis", self.random.pick(&[1i64, 2, 3]));
+                let factor = self.random.within(1, 3);
+                let y = self.combined(&[x], vec![factor], 1 << 16, 16);
+                if dims[3] > 70 { y } else { self.add(Opcode::Concat, &[x, y], joined) }
+            }
+            _ => self.product_of_bytes(x, dims),
+        }
+    }
+
+    /// A convolution of 16-bit values: two of bytes, or four with two digits of weights.
+    fn product_of_bytes(&mut self, x: ValueId, dims: [usize; 4]) -> ValueId {
+        let outer = std::mem::replace(&mut self.now, x);
+        let (attrs, kernel) = self.window(Attrs::new(Opcode::IConv2d), true);
+        self.now = outer;
+        let c = dims[3];
+        let groups = self.random.pick(&[1, c]);
+        let outputs = groups * (1 + self.random.below(if groups == 1 { 20 } else { 1 }));
+        let mut terms = Vec::new();
+        let mut factors = Vec::new();
+        for digit in 0..1 + self.random.below(2) {
+            let n = outputs * kernel[0] * kernel[1] * (c / groups);
+            let data = (0..n).map(|_| self.random.within(-128, 127) as i8).collect();
+            let w = self.edit.add_const("w", Tensor::new(&[outputs, kernel[0], kernel[1], c / groups], Data::I8(data)));
+            let none = self.i32s(outputs, 0, 0);
+            for high in [false, true] {
+                let byte = self.add(Opcode::Byte, &[x], Attrs::new(Opcode::Byte).with("high", high));
+                let attrs = attrs.clone().with("groups", groups as i64).with("pad_value", self.random.within(0, 255));
+                terms.push(self.add(Opcode::IConv2d, &[byte, w, none], attrs));
+                factors.push(1i64 << (8 * (usize::from(high) + digit)));
+            }
+        }
+        let reach = 1i64 << (29 + 8 * (factors.len() / 2));
+        self.combined(&terms, factors, reach, 16)
+    }
+}
