@@ -12,6 +12,8 @@ const PART: usize = 1 << 14;
 
 /// Weights of a layer on integers, and what its accumulators stand for.
 struct Layer {
+    /// Shape of the weights, as the integer operator wants them.
+    dims: Vec<usize>,
     weights: Vec<i8>,
     /// Real value of a weight of 1, for each output channel.
     scales: Vec<f64>,
@@ -21,14 +23,14 @@ struct Layer {
 
 impl Layer {
     /// Symmetric weights in [-127, 127] of each output channel.
-    fn new(weights: &[f64], bias: Vec<f64>) -> Layer {
+    fn new(dims: &[usize], weights: &[f64], bias: Vec<f64>) -> Layer {
         let row = weights.len() / bias.len().max(1);
         let greatest = |w: &[f64]| w.iter().fold(0.0f64, |m, x| m.max(x.abs())) / 127.0;
         let mut scales: Vec<f64> = weights.chunks(row.max(1)).map(greatest).collect();
         weight_scales(&mut scales);
         let code = |(i, &w): (usize, &f64)| (w / scales[i / row]).round().clamp(-127.0, 127.0) as i8;
         let weights = weights.iter().enumerate().map(code).collect();
-        Layer { weights, scales, bias }
+        Layer { dims: dims.to_vec(), weights, scales, bias }
     }
 
     /// What takes the operand's zero point off the accumulators.
@@ -41,6 +43,14 @@ impl Layer {
         };
         self.weights.chunks(row).map(correction).collect()
     }
+}
+
+/// The parameters of a layer of the float graph.
+struct Constants {
+    /// Shape of the weights.
+    dims: Vec<usize>,
+    weights: Vec<f64>,
+    bias: Vec<f64>,
 }
 
 /// Accumulators and what they stand for.
@@ -58,23 +68,17 @@ pub(super) struct Sums {
 
 impl Lower<'_, '_> {
     pub(super) fn conv2d(&mut self) -> Result<(ValueId, Dynamic), Diag> {
-        let (weights, bias) = self.constants()?;
-        let [o, c, kh, kw] = weights.0[..] else { return Err(self.no_form("its weights are not of rank 4")) };
-        let ohwi = ohwi(&weights.1, [o, c, kh, kw]);
+        let Constants { dims, weights, bias } = self.constants()?;
+        let [o, c, kh, kw] = dims[..] else { return Err(self.no_form("its weights are not of rank 4")) };
+        let layer = Layer::new(&[o, kh, kw, c], &ohwi(&weights, [o, c, kh, kw]), bias);
         let attrs = Attrs::new(Opcode::IConv2d);
         let attrs = attrs.with_those_of(&self.attrs(), &["strides", "pads", "dilations", "groups"]);
         let (x, _) = self.data(0)?;
-        self.convolution(x, &Layer::new(&ohwi, bias), [o, kh, kw, c], attrs)
+        self.convolution(x, &layer, attrs)
     }
 
     /// A convolution of `x`, NCHW, with weights OHWI.
-    fn convolution(
-        &mut self,
-        x: ValueId,
-        layer: &Layer,
-        weights: [usize; 4],
-        attrs: Attrs,
-    ) -> Result<(ValueId, Dynamic), Diag> {
+    fn convolution(&mut self, x: ValueId, layer: &Layer, attrs: Attrs) -> Result<(ValueId, Dynamic), Diag> {
         let Some(own) = self.known.get(&x).copied() else { return Err(self.no_form("its operand is constant")) };
         let given = self.dims(self.y);
         let [n, c, h, w] = match given[..] {
@@ -86,7 +90,7 @@ impl Lower<'_, '_> {
         let x = self.nhwc(x);
         let dense = attrs.int("groups") == 1;
         let attrs = attrs.with("pad_value", i64::from(own.zero));
-        let acc = self.product(Opcode::IConv2d, x, own.zero, layer, &weights, attrs, &[n, h, w, c])?;
+        let acc = self.product((x, own.zero), layer, attrs, &[n, h, w, c])?;
         let (scales, bias) = (layer.scales.clone(), layer.bias.clone());
         let sums = Sums { acc, scale: own.scale, scales, bias, dense };
         let (q, dynamic) = self.requantize(&sums, ".nhwc");
@@ -95,30 +99,26 @@ impl Lower<'_, '_> {
     }
 
     pub(super) fn linear(&mut self) -> Result<(ValueId, Dynamic), Diag> {
-        let ((dims, weights), bias) = self.constants()?;
-        let layer = Layer::new(&weights, bias);
+        let Constants { dims, weights, bias } = self.constants()?;
+        let layer = Layer::new(&dims, &weights, bias);
         let (x, own) = self.data(0)?;
         let result = self.dims(self.y);
-        let attrs = Attrs::new(Opcode::ILinear);
-        let acc = self.product(Opcode::ILinear, x, own.zero, &layer, &dims, attrs, &result)?;
+        let acc = self.product((x, own.zero), &layer, Attrs::new(Opcode::ILinear), &result)?;
         Ok(self.requantize(&Sums { acc, scale: own.scale, scales: layer.scales, bias: layer.bias, dense: true }, ""))
     }
 
-    #[allow(clippy::too_many_arguments)]
+    /// The accumulators of the operator whose attributes are given; `zero` is the zero point of `x`.
     fn product(
         &mut self,
-        op: Opcode,
-        x: ValueId,
-        zero: u8,
+        (x, zero): (ValueId, u8),
         layer: &Layer,
-        weights: &[usize],
         attrs: Attrs,
         dims: &[usize],
     ) -> Result<ValueId, Diag> {
         let zeros = layer.zeros(zero)?;
-        let w = self.constant("weights", Tensor::new(weights, Data::I8(layer.weights.clone())));
+        let w = self.constant("weights", Tensor::new(&layer.dims, Data::I8(layer.weights.clone())));
         let b = self.constant("zeros", Tensor::new(&[zeros.len()], Data::I32(zeros)));
-        Ok(self.add(op, &[x, w, b], attrs, ".acc", Type::int(Int::I32, dims)))
+        Ok(self.add(attrs.op(), &[x, w, b], attrs, ".acc", Type::int(Int::I32, dims)))
     }
 
     pub(super) fn constant(&mut self, suffix: &str, tensor: Tensor) -> ValueId {
@@ -126,9 +126,8 @@ impl Lower<'_, '_> {
         self.edit.add_const(&name, tensor)
     }
 
-    /// Weights with their shape, and the bias, all finite.
-    #[allow(clippy::type_complexity)]
-    fn constants(&self) -> Result<((Vec<usize>, Vec<f64>), Vec<f64>), Diag> {
+    /// Weights and bias, all finite.
+    fn constants(&self) -> Result<Constants, Diag> {
         let operands = self.operands();
         let read = |v: ValueId| {
             let (tensor, data) = floats(self.g(), v).ok_or_else(|| self.no_form("its weights are not constant"))?;
@@ -137,10 +136,10 @@ impl Lower<'_, '_> {
             }
             Ok((tensor.dims.clone(), data.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>()))
         };
-        let weights = read(operands[1])?;
-        let outputs = weights.0.first().copied().unwrap_or(0);
+        let (dims, weights) = read(operands[1])?;
+        let outputs = dims.first().copied().unwrap_or(0);
         let bias = operands.get(2).map(|&b| read(b)).transpose()?.map_or_else(|| vec![0.0; outputs], |(_, b)| b);
-        Ok((weights, bias))
+        Ok(Constants { dims, weights, bias })
     }
 
     /// `a[c] x + b[c]` as a depthwise convolution of 1x1.
@@ -153,7 +152,7 @@ impl Lower<'_, '_> {
         }
         let channels = a.len();
         let attrs = Attrs::new(Opcode::IConv2d).with("groups", channels as i64);
-        self.convolution(x, &Layer::new(&a, b), [channels, 1, 1, 1], attrs)
+        self.convolution(x, &Layer::new(&[channels, 1, 1, 1], &a, b), attrs)
     }
 
     /// Means over windows: a depthwise convolution with weights of 1.
@@ -176,11 +175,12 @@ impl Lower<'_, '_> {
         };
         let taps = kernel[0] * kernel[1];
         let layer = Layer {
+            dims: vec![channels, kernel[0], kernel[1], 1],
             weights: vec![1; channels * taps],
             scales: vec![1.0 / taps.max(1) as f64; channels],
             bias: vec![0.0; channels],
         };
-        self.convolution(x, &layer, [channels, kernel[0], kernel[1], 1], attrs)
+        self.convolution(x, &layer, attrs)
     }
 
     /// The sum of two values of one shape.

@@ -137,16 +137,8 @@ fn saturate(t: &mut Task<'_>, x: Value, limit: Value) -> Value {
     t.b.ins().bitselect(below, least, x)
 }
 
-/// Equation (21) of sixteen sums that need not be limited any more, stored at `to`.
-fn finish(
-    t: &mut Task<'_>,
-    acc: [Value; WIDE],
-    mult: [Value; WIDE],
-    offset: [Value; WIDE],
-    rule: Rule,
-    to: Value,
-    lanes: usize,
-) {
+/// Equation (21) of sixteen sums within its limit, with their multipliers and offsets, stored at `to`.
+fn finish(t: &mut Task<'_>, [acc, mult, offset]: [[Value; WIDE]; 3], rule: Rule, to: Value, lanes: usize) {
     let scaled: [Value; WIDE] = std::array::from_fn(|i| {
         let product = t.b.ins().imul(acc[i], mult[i]);
         let sum = t.b.ins().iadd(product, offset[i]);
@@ -221,7 +213,7 @@ fn combine(t: &mut Task<'_>, sum: &Sum, result: &Place) {
         if let Some(limit) = limit {
             acc = std::array::from_fn(|k| saturate(t, acc[k], limit[k]));
         }
-        finish(t, acc, mult, offset, sum.rule, at[at.len() - 1], lanes);
+        finish(t, [acc, mult, offset], sum.rule, at[at.len() - 1], lanes);
     });
 }
 
@@ -249,7 +241,7 @@ pub fn product(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Pla
             acc = std::array::from_fn(|k| saturate(t, acc[k], limit[k]));
         }
         let (mult, offset) = (splat(t, mult), splat(t, offset));
-        finish(t, acc, mult, offset, Rule::of(attrs), at[at.len() - 1], lanes);
+        finish(t, [acc, mult, offset], Rule::of(attrs), at[at.len() - 1], lanes);
     });
 }
 

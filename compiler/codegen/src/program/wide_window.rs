@@ -87,8 +87,9 @@ impl Builder<'_> {
         };
         let leaf = self.window_leaf(&spec)?;
         let units = result.dims[0] * result.dims[1];
-        let residual = factors.and_then(|f| f.residual.clone()).map(|(place, _)| place);
-        self.task_of(o, units, cost, |t| call(t, leaf, data, x, result, residual.as_ref(), w))?;
+        let residual = factors.and_then(|f| f.residual.as_ref()).map(|(place, _)| place);
+        let rows = Rows { leaf, data, x, result, residual, window: w };
+        self.task_of(o, units, cost, |t| rows.emit(t))?;
         Ok(None)
     }
 
@@ -175,41 +176,46 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Emits the task: a unit is one output row.
-fn call(
-    t: &mut Task<'_>,
+/// Calls of a leaf, each for some output rows.
+struct Rows<'s> {
     leaf: FuncId,
     data: Option<DataId>,
-    x: &Place,
-    result: &Place,
-    residual: Option<&Place>,
-    w: &Window,
-) {
-    let corner = x.offset - w.pads[0] * x.strides[1] - w.pads[1] * x.strides[2];
-    let input = t.address(&Place { offset: corner, ..x.clone() });
-    let output = t.address(result);
-    let residual = residual.map(|place| (t.address(place), place.clone()));
-    let data = data.map_or(output, |data| t.data(data));
-    let (images, height) = (result.dims[0], result.dims[1]);
-    let rows = |t: &mut Task<'_>, image: Option<Value>, row: Value, count: Value| {
-        let mut at = |base: Value, place: &Place, step: usize| {
-            let base = image.map_or(base, |image| t.at(base, image, place.strides[0]));
-            t.at(base, row, step)
+    x: &'s Place,
+    result: &'s Place,
+    residual: Option<&'s Place>,
+    window: &'s Window,
+}
+
+impl Rows<'_> {
+    /// Emits the task: a unit is one output row.
+    fn emit(&self, t: &mut Task<'_>) {
+        let (x, result, w) = (self.x, self.result, self.window);
+        let corner = x.offset - w.pads[0] * x.strides[1] - w.pads[1] * x.strides[2];
+        let input = t.address(&Place { offset: corner, ..x.clone() });
+        let output = t.address(result);
+        let residual = self.residual.map(|place| (t.address(place), place));
+        let data = self.data.map_or(output, |data| t.data(data));
+        let (images, height) = (result.dims[0], result.dims[1]);
+        let rows = |t: &mut Task<'_>, image: Option<Value>, row: Value, count: Value| {
+            let mut at = |base: Value, place: &Place, step: usize| {
+                let base = image.map_or(base, |image| t.at(base, image, place.strides[0]));
+                t.at(base, row, step)
+            };
+            let from = at(input, x, w.strides[0] * x.strides[1]);
+            let to = at(output, result, result.strides[1]);
+            let residual = residual.map_or(to, |(base, place)| at(base, place, place.strides[1]));
+            t.call(self.leaf, &[from, data, to, residual, count]);
         };
-        let from = at(input, x, w.strides[0] * x.strides[1]);
-        let to = at(output, result, result.strides[1]);
-        let residual = residual.as_ref().map_or(to, |(base, place)| at(*base, place, place.strides[1]));
-        t.call(leaf, &[from, data, to, residual, count]);
-    };
-    if images == 1 {
-        let (begin, count) = t.share();
-        return rows(t, None, begin, count);
+        if images == 1 {
+            let (begin, count) = t.share();
+            return rows(t, None, begin, count);
+        }
+        t.units(&mut |t, unit| {
+            let rows_of_image = t.word(height);
+            let image = t.b.ins().udiv(unit, rows_of_image);
+            let row = t.b.ins().urem(unit, rows_of_image);
+            let one = t.word(1);
+            rows(t, Some(image), row, one);
+        });
     }
-    t.units(&mut |t, unit| {
-        let rows_of_image = t.word(height);
-        let image = t.b.ins().udiv(unit, rows_of_image);
-        let row = t.b.ins().urem(unit, rows_of_image);
-        let one = t.word(1);
-        rows(t, Some(image), row, one);
-    });
 }
