@@ -6,8 +6,9 @@
 //! b[c] + 255 * sum(min(w[c], 0))  <=  acc[c]  <=  b[c] + 255 * sum(max(w[c], 0))
 //! ```
 //!
-//! A product of two computed matrices has the extremes of `(a - Za) (b - Zb)` times its depth. Intermediate sums may leave the range in any order of summation and come back: additions wrap. Sums of pooling and means are
-//! bounded by the number of their elements times 255.
+//! A product of two computed matrices has the extremes of `(a - Za) (b - Zb)` times its depth. Intermediate sums may leave the
+//! range in any order of summation and come back: additions wrap. Sums of pooling and means are bounded by the number of their
+//! elements times 255.
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::IntOp;
@@ -73,8 +74,9 @@ fn has_weights(g: &Graph, n: NodeId) -> bool {
 pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
     let operands = g.operands(n);
     let attrs = &g.node(n).attrs;
-    match g.op(n).info().class {
-        Class::Int(IntOp::Conv2d | IntOp::Linear | IntOp::QConv2d | IntOp::QLinear) => {
+    let Class::Int(op) = g.op(n).info().class else { return None };
+    match op {
+        IntOp::Conv2d | IntOp::Linear | IntOp::QConv2d | IntOp::QLinear => {
             let weights = g.constant(operands[1])?;
             let (w, bias) = (weights.as_i8()?, g.constant(operands[2])?.as_i32()?);
             let row = w.len() / bias.len().max(1);
@@ -88,7 +90,7 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
             };
             Some(bias.iter().enumerate().map(bound).collect())
         }
-        Class::Int(IntOp::QMatMul) => {
+        IntOp::QMatMul => {
             let zeros = attrs.ints("zeros");
             let depth = i64::try_from(*g.ty(operands[0]).dims.last()?).ok()?;
             let [a, b] = [zeros[0], zeros[1]].map(|z| [-z, 255 - z]);
@@ -96,16 +98,42 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
             let (lo, hi) = products.fold((0, 0), |(lo, hi), p| (p.min(lo), p.max(hi)));
             Some(vec![(lo.saturating_mul(depth), hi.saturating_mul(depth))])
         }
-        Class::Int(IntOp::AveragePool) => {
+        IntOp::AveragePool => {
             let count: i64 = attrs.ints("kernel").iter().product();
             Some(vec![around(attrs.int("zero"), count)])
         }
-        Class::Int(IntOp::Mean) => {
+        IntOp::Mean => {
             let dims = &g.ty(operands[0]).dims;
             let count: usize = attrs.sizes("axes").iter().filter_map(|&a| dims.get(a)).product();
             Some(vec![around(attrs.int("zero"), i64::try_from(count).ok()?)])
         }
-        _ => None,
+        // What of these grows with an extent has 64 bits; what has 32 is bounded by the rule of the operator.
+        IntOp::Requant
+        | IntOp::Add
+        | IntOp::Mul
+        | IntOp::Rescale
+        | IntOp::ScaleChannels
+        | IntOp::Lut
+        | IntOp::Lut2
+        | IntOp::Clamp
+        | IntOp::MaxPool
+        | IntOp::LayerNorm
+        | IntOp::Softmax
+        | IntOp::Extrema
+        | IntOp::DynamicScale
+        | IntOp::DynamicRequant
+        | IntOp::AlignScales
+        | IntOp::DynamicAdd
+        | IntOp::CommonScale
+        | IntOp::DynamicRescale
+        | IntOp::ProductScale
+        | IntOp::DynamicMul
+        | IntOp::DynamicTable
+        | IntOp::ExpTable
+        | IntOp::DynamicLut
+        | IntOp::Byte
+        | IntOp::Combine
+        | IntOp::WideMul => None,
     }
 }
 
