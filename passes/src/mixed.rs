@@ -13,10 +13,10 @@
 use std::collections::HashSet;
 
 use qcc_ir::ops::{Binary, Class};
-use qcc_ir::{Elem, Graph, NodeId, Opcode, ValueId};
+use qcc_ir::{Graph, NodeId, ValueId};
 
 use crate::assign_scales::span;
-use crate::precision::gives_16;
+use crate::precision::{gives_16, moves_16};
 
 /// How many times the extent of one part of an output that of another is, before 8 bits are too few for both: the lesser one
 /// keeps no more than 6 of them.
@@ -26,74 +26,42 @@ const UNLIKE: f32 = 4.0;
 /// as far as they are computed by simple arithmetic, and what that arithmetic computes on its way.
 pub(crate) fn mixed(g: &Graph) -> HashSet<ValueId> {
     let mut found = HashSet::new();
-    for &y in g.outputs() {
-        let mut together = Together::default();
-        if together.take(g, y) && together.least * UNLIKE <= together.greatest {
-            found.extend(together.moved);
-            for part in together.parts {
-                arithmetic(g, part, &mut found);
-            }
+    // What is read as well, as features are, stays as narrow as its readers want it.
+    for &y in g.outputs().iter().filter(|&&y| g.uses(y).is_empty()) {
+        let moved = behind(g, HashSet::from([y]), moves);
+        if g.producer(y).is_some_and(|n| moves(g, n)) && unlike(g, &moved) {
+            found.extend(moved);
         }
     }
-    found
+    behind(g, found, |g, n| moves(g, n) || is_simple(g, n))
 }
 
-/// What an output is put together from.
-#[derive(Default)]
-struct Together {
-    /// Results of data movement.
-    moved: HashSet<ValueId>,
-    /// What is moved there.
-    parts: Vec<ValueId>,
-    /// Least and greatest extent of parts.
-    least: f32,
-    greatest: f32,
-}
-
-impl Together {
-    /// Takes what is behind `v`; false if a move on the way knows 8 bits only.
-    fn take(&mut self, g: &Graph, v: ValueId) -> bool {
-        if self.moved.contains(&v) {
-            return true;
-        }
-        let Some(n) = g.producer(v).filter(|&n| moves(g, n)) else {
-            self.part(g, v);
-            return true;
-        };
-        self.moved.insert(v);
-        gives_16(g, n) && g.operands(n).into_iter().all(|x| g.constant(x).is_some() || self.take(g, x))
-    }
-
-    fn part(&mut self, g: &Graph, v: ValueId) {
-        let extent = span(g, v);
-        if extent > 0.0 {
-            self.least = if self.parts.is_empty() { extent } else { self.least.min(extent) };
-            self.greatest = self.greatest.max(extent);
-            self.parts.push(v);
+/// Values and what stands behind them: results of such operations that nothing else reads.
+fn behind(g: &Graph, mut values: HashSet<ValueId>, such: impl Fn(&Graph, NodeId) -> bool) -> HashSet<ValueId> {
+    for n in g.order().into_iter().rev() {
+        let v = g.result(n);
+        let uses = g.uses(v);
+        let read_here = !uses.is_empty() && uses.iter().all(|&(n, _)| values.contains(&g.result(n)));
+        if read_here && !g.is_output(v) && such(g, n) {
+            values.insert(v);
         }
     }
+    values
 }
 
-/// True for data movement whose elements are those of its operands.
+/// True if what is moved into these values differs too much in extent.
+fn unlike(g: &Graph, moved: &HashSet<ValueId>) -> bool {
+    let operands = moved.iter().filter_map(|&v| g.producer(v)).flat_map(|n| g.operands(n));
+    let extents = operands.filter(|v| !moved.contains(v)).map(|v| span(g, v)).filter(|&extent| extent > 0.0);
+    let (least, greatest) = extents.fold((f32::INFINITY, 0.0f32), |(l, m), extent| (l.min(extent), m.max(extent)));
+    least * UNLIKE <= greatest
+}
+
 fn moves(g: &Graph, n: NodeId) -> bool {
-    matches!(
-        g.op(n),
-        Opcode::Concat | Opcode::Reshape | Opcode::Transpose | Opcode::Slice | Opcode::Gather | Opcode::Expand
-    )
+    matches!(g.op(n).info().class, Class::Move(kind) if moves_16(kind))
 }
 
-/// Takes `v` if simple arithmetic computes it for nothing else, and so on with the operands.
-fn arithmetic(g: &Graph, v: ValueId, found: &mut HashSet<ValueId>) {
-    let used_here = g.uses(v).iter().all(|&(n, _)| found.contains(&g.result(n)));
-    let Some(n) = g.producer(v).filter(|_| used_here && matches!(g.ty(v).elem, Elem::Calibrated(_))) else { return };
-    let simple = match g.op(n).info().class {
-        Class::Binary(Binary::Add | Binary::Sub | Binary::Mul | Binary::Div) => true,
-        Class::Move(_) => moves(g, n),
-        _ => false,
-    };
-    if simple && gives_16(g, n) && found.insert(v) {
-        for x in g.operands(n) {
-            arithmetic(g, x, found);
-        }
-    }
+fn is_simple(g: &Graph, n: NodeId) -> bool {
+    let class = g.op(n).info().class;
+    matches!(class, Class::Binary(Binary::Add | Binary::Sub | Binary::Mul | Binary::Div)) && gives_16(g, n)
 }

@@ -73,8 +73,8 @@ pub(crate) struct Wanted {
     values: HashMap<ValueId, Precision>,
     /// By layer.
     weights: HashMap<NodeId, Precision>,
-    all: Precision,
-    says_all: bool,
+    /// Of all other values, if it is said.
+    all: Option<Precision>,
     all_weights: Precision,
 }
 
@@ -82,13 +82,11 @@ impl Wanted {
     /// Finds what the names stand for; those that stand for nothing are reported.
     pub(crate) fn find(g: &Graph, by_name: &Precisions) -> Result<Wanted, Diags> {
         let all_weights = format!("{ALL}{WEIGHTS}");
-        let of = |name: &str| by_name.get(name).copied().unwrap_or_default();
         let mut wanted = Wanted {
             values: HashMap::new(),
             weights: HashMap::new(),
-            all: of(ALL),
-            says_all: by_name.contains_key(ALL),
-            all_weights: of(&all_weights),
+            all: by_name.get(ALL).copied(),
+            all_weights: by_name.get(&all_weights).copied().unwrap_or_default(),
         };
         let mut faults = Diags::default();
         for (name, &precision) in by_name.iter().filter(|(n, _)| n.as_str() != ALL && **n != all_weights) {
@@ -108,12 +106,12 @@ impl Wanted {
 
     /// True if the value is to have 16 bits.
     pub(crate) fn value_16(&self, v: ValueId) -> bool {
-        *self.values.get(&v).unwrap_or(&self.all) == Precision::Bits16
+        self.values.get(&v).copied().or(self.all).unwrap_or_default() == Precision::Bits16
     }
 
     /// True if something is said of the value, or of all values.
     pub(crate) fn says(&self, v: ValueId) -> bool {
-        self.values.contains_key(&v) || self.says_all
+        self.values.contains_key(&v) || self.all.is_some()
     }
 
     /// True if the weights of the layer are to have 16 bits.
@@ -176,7 +174,8 @@ pub(crate) fn gives_16(g: &Graph, n: NodeId) -> bool {
     reads_16(g, n, 0)
 }
 
-fn moves_16(kind: Move) -> bool {
+/// True if this data movement has a form of 16 bits.
+pub(crate) fn moves_16(kind: Move) -> bool {
     match kind {
         Move::Reshape | Move::Transpose | Move::Concat | Move::Slice | Move::Pad | Move::Gather | Move::Expand => true,
         Move::Cast | Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex => false,

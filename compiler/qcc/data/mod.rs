@@ -251,8 +251,10 @@ impl Samples for Dataset {
         let one = |input: usize| -> Result<Tensor, Diag> {
             let mut data = self.sample(input, i * self.batch)?;
             for b in 1..self.batch {
-                // Samples of one input have one type.
-                data.append(self.sample(input, i * self.batch + b)?);
+                if !data.append(self.sample(input, i * self.batch + b)?) {
+                    let what = format!("samples of input `{}` have several types", self.inputs[input].name);
+                    return Err(Diag::new(Code::DATA, what).in_file(self.path.display().to_string()));
+                }
             }
             Ok(Tensor { dims: self.inputs[input].ty.dims.clone(), data })
         };
