@@ -78,6 +78,7 @@ impl Case {
         let raw = if r.chance(2) { Output::Raw } else { Output::Measured };
         let output = if stored == 4 { raw } else { Output::Requant { epilogue, residual, acc_bound: None } };
         let in_row_step = k_row_step * if even { 1 } else { r.within(1, 2) };
+        let pixel_terms = !matches!(output, Output::Requant { residual: Some(_), .. }) && r.chance(3);
         let spec = ConvSpec {
             width,
             panel: if r.chance(2) { 0 } else { r.within(1, 4) },
@@ -93,6 +94,7 @@ impl Case {
             in_row_step,
             out_pixel_step,
             out_row_step,
+            pixel_terms,
             output,
         };
         let reach = rows * in_row_step + k_rows * k_row_step + width * pixel_step + segments * segment_step + run + 3;
@@ -112,7 +114,8 @@ impl Case {
                 false => (r.0.bits() % greatest) as i32,
             })
             .collect();
-        let residual_bytes = rows * residual.map_or(0, |r| r.row_step) + 1;
+        let row_step = residual.filter(|_| !pixel_terms).map_or(4 * width, |r| r.row_step);
+        let residual_bytes = rows * row_step + 1;
         let mut case = Case {
             rows,
             input: (0..reach).map(|_| r.0.bits() as u8).collect(),
@@ -138,6 +141,10 @@ impl Case {
         let pixels = (0..self.rows).flat_map(|row| (0..s.width).map(move |x| (row, x)));
         pixels.flat_map(|(row, x)| (0..s.channels).map(move |c| (row, x, c))).map(|(row, x, c)| {
             let mut acc = self.bias[c];
+            if s.pixel_terms {
+                let term = &self.residual[4 * (row * s.width + x)..][..4];
+                acc = acc.wrapping_add(i32::from_le_bytes(term.try_into().expect("four bytes")));
+            }
             for k in 0..s.k_rows {
                 for g in 0..s.segments {
                     let from = row * s.in_row_step + x * s.pixel_step + k * s.k_row_step + g * s.segment_step;

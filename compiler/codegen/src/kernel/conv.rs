@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! for row in 0..rows, x in 0..width, c in 0..channels:
-//!     acc = bias[c] + sum over (k, s, i) of
+//!     acc = bias[c] + term[row][x] + sum over (k, s, i) of
 //!           input[row * in_row_step + x * pixel_step + k * k_row_step + s * segment_step + i] * w[c][k][s][i]
 //!     output[row * out_row_step + x * out_pixel_step + c] = requantize(acc)            (or acc itself, 32 bits)
-//! with 0 <= k < k_rows, 0 <= s < segments, 0 <= i < run
+//! with 0 <= k < k_rows, 0 <= s < segments, 0 <= i < run; terms are 0 without [`ConvSpec::pixel_terms`]
 //! ```
 //!
 //! Activations are u8 in NHWC, already padded. For a dense kernel row the (kernel column, channel) pairs lie side by
@@ -19,7 +19,7 @@
 //!    strips: usize, ahead: *const u8)
 //! ```
 //! `weights`, `bias` and `mult` are as [`super::pack`] gives them and best start at a multiple of 64. A strip is
-//! [`ConvSpec::strip`] rows; their number may be 0. `residual` is not touched without [`Residual`], nor `mult` with
+//! [`ConvSpec::strip`] rows; their number may be 0. `residual` is not touched without [`Residual`] or terms, nor `mult` with
 //! [`Output::Raw`]; with [`Output::Measured`] the extrema go there. From `ahead` on, where nothing need be, [`ConvSpec::ahead`] bytes a strip are hinted to the cache.
 //!
 //! **Slack**: where `run` is not a multiple of 4, up to 3 bytes after the last run are read (and multiplied by zero).
@@ -69,6 +69,9 @@ pub struct ConvSpec {
     pub out_row_step: usize,
     /// Bytes to prefetch while a strip is computed: a share of the weights that are wanted next.
     pub ahead: usize,
+    /// Whether each pixel has a term of its own, i32, that is added to all its accumulators: at `residual`, which no residual may
+    /// need then, densely in the order of the pixels.
+    pub pixel_terms: bool,
     /// What becomes of the accumulators.
     pub output: Output,
 }
@@ -130,6 +133,9 @@ impl ConvSpec {
                 return refuse(format!("the range {}..={} or the shift {}", epilogue.lo, epilogue.hi, epilogue.shl));
             }
             if let Some(residual) = residual {
+                if self.pixel_terms {
+                    return refuse("a residual beside terms of the pixels".to_string());
+                }
                 if residual.mult >= 1 << 15 {
                     return refuse(format!("the residual multiplier {}, expected 15 bits", residual.mult));
                 }

@@ -106,8 +106,15 @@ impl<P: Copy> Leaf<'_, P> {
         let mut moving = vec![(self.pointers.input, self.input_steps()), (self.pointers.output, output)];
         if let Output::Requant { residual: Some(r), .. } = &self.spec.output {
             moving.push((self.pointers.residual, Steps { pixel: r.pixel_step, row: r.row_step }));
+        } else if self.spec.pixel_terms {
+            moving.push((self.pointers.residual, Steps { pixel: LANE, row: LANE * self.spec.width }));
         }
         moving
+    }
+
+    /// Bytes that `channels` take in each of [`Leaf::moving`].
+    fn channel_bytes(&self, channels: usize) -> [usize; 3] {
+        [0, channels * self.spec.stored_bytes(), if self.spec.pixel_terms { 0 } else { channels }]
     }
 
     /// Where the extrema of a panel are, and how far behind each other.
@@ -149,7 +156,7 @@ impl<P: Copy> Leaf<'_, P> {
         m.step(self.pointers.weights, -(weights as i64));
         m.step(self.pointers.bias, -((LANE * lanes) as i64));
         m.step(self.pointers.mult, -self.mult_step(m, lanes));
-        let channels = [0, passed * spec.stored_bytes(), passed];
+        let channels = self.channel_bytes(passed);
         for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
             m.step(pointer, (spec.strip * steps.row) as i64 - channels as i64);
         }
@@ -168,7 +175,7 @@ impl<P: Copy> Leaf<'_, P> {
         m.step(self.pointers.weights, self.weights(m, panel) as i64);
         m.step(self.pointers.bias, (LANE * lanes) as i64);
         m.step(self.pointers.mult, self.mult_step(m, lanes));
-        let channels = [0, panel.channels * spec.stored_bytes(), panel.channels];
+        let channels = self.channel_bytes(panel.channels);
         for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
             m.step(pointer, channels as i64 - (spec.strip * steps.row) as i64);
         }
@@ -182,7 +189,7 @@ impl<P: Copy> Leaf<'_, P> {
             .iter()
             .map(|(_, steps)| (0..=tiles.height).map(|pixel| steps.apart(spec.width, tiles, pixel)).collect())
             .collect();
-        let tile = self.accumulate(m, panel, tiles, &apart[0]);
+        let tile = self.accumulate(m, panel, tiles, &apart);
         let output = Pixels { first: At::new(self.pointers.output), apart: &apart[1] };
         match &spec.output {
             Output::Raw => m.store_raw(&tile, output, panel.channels),
@@ -209,15 +216,16 @@ impl<P: Copy> Leaf<'_, P> {
         }
     }
 
-    /// The accumulators of a tile, `[pixel][vector]`. Input and weights end where they began.
+    /// The accumulators of a tile, `[pixel][vector]`; `moving` tells how far its pixels are apart in each of [`Leaf::moving`].
+    /// Input and weights end where they began.
     fn accumulate<M: Machine<Pointer = P>>(
         &self,
         m: &mut M,
         panel: &Panel,
         tiles: &Tiles,
-        apart: &[usize],
+        moving: &[Vec<usize>],
     ) -> Vec<Vec<M::Vector>> {
-        let spec = self.spec;
+        let (spec, apart) = (self.spec, &moving[0]);
         let bodies = spec.k_rows * spec.segments * self.bodies(&m.shape()).1;
         let lines = self.ahead.as_ref().map_or(0, |ahead| ahead.lines);
         let in_body = if 2 * lines > bodies { lines.div_ceil(bodies) } else { 0 };
@@ -232,6 +240,13 @@ impl<P: Copy> Leaf<'_, P> {
                 _ => m.splat(0),
             };
             chains.push((0..tiles.height).map(|_| (0..panel.vectors).map(|v| start(m, v)).collect()).collect());
+        }
+        if spec.pixel_terms {
+            for (pixel, &apart) in chains[0].iter().zip(&moving[2]) {
+                let term = m.splat_at(At::new(self.pointers.residual).plus(apart));
+                pixel.iter().for_each(|&acc| m.add(acc, term));
+                m.release(term);
+            }
         }
         m.repeat(spec.k_rows, &mut |m| {
             m.repeat(spec.segments, &mut |m| {

@@ -251,11 +251,10 @@ impl Machine for Avx2 {
     }
 
     fn broadcast(&mut self, at: At<AsmRegister64>) -> Vector {
-        let to = self.take();
         if self.dot != Dot::Words {
-            emit!(self, vpbroadcastd, to.ymm(), dword_ptr(memory(at)));
-            return to.vector();
+            return self.splat_at(at);
         }
+        let to = self.take();
         let last = at.disp + Shape::AVX2.step() as i32;
         let holds = |(place, bytes, _): &&(At<AsmRegister64>, usize, usize)| {
             place.base == at.base && place.disp <= at.disp && last <= place.disp + *bytes as i32
@@ -274,6 +273,12 @@ impl Machine for Avx2 {
             emit!(self, vmovd, to.xmm(), eax);
             emit!(self, vpbroadcastd, to.ymm(), to.xmm());
         }
+        to.vector()
+    }
+
+    fn splat_at(&mut self, at: At<AsmRegister64>) -> Vector {
+        let to = self.take();
+        emit!(self, vpbroadcastd, to.ymm(), dword_ptr(memory(at)));
         to.vector()
     }
 

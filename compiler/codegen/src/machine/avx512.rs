@@ -119,6 +119,10 @@ impl Machine for Avx512 {
         to
     }
 
+    fn splat_at(&mut self, at: At<AsmRegister64>) -> Zmm {
+        self.broadcast(at)
+    }
+
     fn dot(&mut self, acc: Zmm, activations: Zmm, weights: Zmm) {
         emit!(self, vpdpbusd, acc.zmm(), activations.zmm(), weights.zmm());
     }

@@ -156,13 +156,17 @@ impl Machine for Clif<'_> {
     }
 
     fn broadcast(&mut self, at: At<Variable>) -> Variable {
-        let value = self.load_constant(types::I32, at);
-        let value = self.b.ins().splat(types::I32X4, value);
-        self.vector(value)
+        self.splat_at(at)
     }
 
     fn splat(&mut self, value: i32) -> Variable {
         let value = splat(&mut self.b, types::I32X4, i64::from(value));
+        self.vector(value)
+    }
+
+    fn splat_at(&mut self, at: At<Variable>) -> Variable {
+        let value = self.load_constant(types::I32, at);
+        let value = self.b.ins().splat(types::I32X4, value);
         self.vector(value)
     }
 

@@ -275,6 +275,8 @@ pub trait Machine {
     fn broadcast(&mut self, at: At<Self::Pointer>) -> Self::Vector;
     /// `value` in every lane.
     fn splat(&mut self, value: i32) -> Self::Vector;
+    /// The 32-bit number in memory in every lane.
+    fn splat_at(&mut self, at: At<Self::Pointer>) -> Self::Vector;
     /// `acc += unsigned activations . signed weights`, [`Shape::step`] products a lane, wrapping.
     fn dot(&mut self, acc: Self::Vector, activations: Self::Vector, weights: Self::Vector);
     /// `acc += term`, wrapping.

@@ -193,6 +193,7 @@ impl Product<'_> {
             in_row_step: w.strides[0] * row,
             out_pixel_step: self.result.strides[2],
             out_row_step: self.result.strides[1],
+            pixel_terms: false,
             output,
         }
     }
