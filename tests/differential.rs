@@ -12,7 +12,7 @@ use qcc_ir::{Data, Edit, Graph, Int, Tensor, ValueId, print};
 use qcc_num::random::Random;
 use qcc_runtime::{Model, Pool, TensorRef};
 
-use graphs::random_graph;
+use graphs::{random_graph, random_matrices};
 
 fn options(graph: &Graph, target: Target) -> Options {
     let float_edge = graph.outputs().iter().all(|&v| graph.ty(v).uniform().is_some());
@@ -66,8 +66,8 @@ fn first_difference(graph: &Graph, input: &Tensor) -> String {
     "nowhere when every value is the only output".to_string()
 }
 
-fn check(seed: u64, pool: &Pool, folder: &std::path::Path) {
-    let graph = random_graph(seed);
+fn check(make: fn(u64) -> Graph, seed: u64, pool: &Pool, folder: &std::path::Path) {
+    let graph = make(seed);
     qcc_ir::verify::verify(&graph).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", print::print(&graph)));
     let ty = graph.ty(graph.inputs()[0]);
     let mut random = Random::new(seed ^ 0xABCD);
@@ -109,13 +109,22 @@ fn check(seed: u64, pool: &Pool, folder: &std::path::Path) {
     }
 }
 
-#[test]
-fn all_engines_agree_on_random_graphs() {
+fn check_many(make: fn(u64) -> Graph, cases: u64) {
     let pool = Pool::new(3).expect("threads");
     let folder = tempfile::tempdir().expect("temporary folder");
     let one = std::env::var("QCC_SEED").ok().and_then(|s| s.parse().ok());
     match one {
-        Some(seed) => check(seed, &pool, folder.path()),
-        None => (0..180).for_each(|seed| check(seed, &pool, folder.path())),
+        Some(seed) => check(make, seed, &pool, folder.path()),
+        None => (0..cases).for_each(|seed| check(make, seed, &pool, folder.path())),
     }
+}
+
+#[test]
+fn all_engines_agree_on_random_graphs() {
+    check_many(random_graph, 180);
+}
+
+#[test]
+fn all_engines_agree_on_random_matrices() {
+    check_many(random_matrices, 120);
 }

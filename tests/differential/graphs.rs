@@ -1,12 +1,15 @@
 //! Random integer graphs, each from a seed.
 
 mod elementwise;
+mod matrices;
 mod sixteen_bits;
 
 use std::sync::Arc;
 
 use qcc_ir::{Attrs, Data, Dialect, Edit, Elem, Graph, Int, Opcode, Tensor, Type, Uniform, ValueId};
 use qcc_num::random::Random;
+
+pub use matrices::random_matrices;
 
 /// A graph in the making: its present value is u8 [N, H, W, C].
 struct Maker<'g> {

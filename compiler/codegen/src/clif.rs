@@ -182,8 +182,18 @@ pub fn widen_bytes(b: &mut FunctionBuilder<'_>, bytes: Value) -> [Value; 4] {
 
 /// Bytes of two vectors in turns: those of their first halves, and those of their second halves.
 pub fn interleave_bytes(b: &mut FunctionBuilder<'_>, x: Value, y: Value) -> [Value; 2] {
+    interleave(b, x, y, 1)
+}
+
+/// The same of pairs of bytes.
+pub fn interleave_words(b: &mut FunctionBuilder<'_>, x: Value, y: Value) -> [Value; 2] {
+    interleave(b, x, y, 2)
+}
+
+fn interleave(b: &mut FunctionBuilder<'_>, x: Value, y: Value, element: u8) -> [Value; 2] {
     [0u8, 8].map(|first| {
-        let order: Vec<u8> = (first..first + 8).flat_map(|i| [i, i + 16]).collect();
+        let elements = (first..first + 8).step_by(element.into());
+        let order = elements.flat_map(|e| (e..e + element).chain(e + 16..e + 16 + element)).collect::<Vec<u8>>();
         let mask = b.func.dfg.immediates.push(order.as_slice().into());
         b.ins().shuffle(x, y, mask)
     })

@@ -15,6 +15,7 @@ mod arena;
 mod concat;
 mod halo;
 mod place;
+mod scratch;
 mod text;
 
 use std::collections::HashMap;
@@ -110,6 +111,8 @@ pub struct Plan {
     /// Offsets in their buffers, behind accumulators whose extrema are wanted, of room for those of parts of them:
     /// [`PART_EXTREMA`] bytes for each row and each block of channels.
     pub part_extrema: HashMap<BufferId, usize>,
+    /// Memory that a node's step needs for itself.
+    pub scratch: HashMap<NodeId, BufferId>,
 }
 
 /// Bytes of the extrema of one part of a product: least and greatest of up to [`PART_CHANNELS`] channels.
@@ -128,6 +131,7 @@ pub fn plan(graph: &Graph) -> Result<Plan, Diags> {
         parts: HashMap::new(),
         wholes: HashMap::new(),
         part_extrema: HashMap::new(),
+        scratch: HashMap::new(),
         steps: Vec::new(),
     };
     let requests = halo::requests(graph).map_err(Diags::from)?;
@@ -150,6 +154,7 @@ struct Planner<'g> {
     /// Places of those others that have one already.
     wholes: HashMap<ValueId, Place>,
     part_extrema: HashMap<BufferId, usize>,
+    scratch: HashMap<NodeId, BufferId>,
     steps: Vec<Step>,
 }
 
@@ -224,6 +229,10 @@ impl Planner<'_> {
         if self.is_in_place(node, &places, &place) {
             self.places.insert(result, place);
             return Ok(());
+        }
+        if let Some(bytes) = scratch::bytes(graph, node) {
+            let buffer = self.buffer(&format!("{name}.scratch"), Storage::Arena(0), bytes);
+            self.scratch.insert(node, buffer);
         }
         self.push(name, StepKind::Node { node, operands: places, result: place.clone() });
         self.places.insert(result, place);
@@ -326,7 +335,8 @@ impl Planner<'_> {
 
     fn finish(mut self) -> Result<Plan, Diags> {
         let arena_bytes = arena::assign(&mut self.buffers);
-        Ok(Plan { buffers: self.buffers, steps: self.steps, arena_bytes, part_extrema: self.part_extrema })
+        let Planner { buffers, steps, part_extrema, scratch, .. } = self;
+        Ok(Plan { buffers, steps, arena_bytes, part_extrema, scratch })
     }
 }
 

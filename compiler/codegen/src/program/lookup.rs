@@ -39,23 +39,17 @@ impl Lookup {
 
     /// Emits the task. Whatever the positions are, only elements of the data are read.
     pub fn emit(&self, t: &mut Task<'_>) {
-        let (data, indices, result) = (t.address(&self.data), t.address(&self.indices), t.address(&self.result));
+        let bases = [&self.data, &self.indices, &self.result].map(|p| t.address(p));
         let rank = self.indices.dims.len();
         let behind = self.axis + rank;
+        let in_data = [&self.data.strides[..self.axis], &vec![0; rank]].concat();
+        let in_indices = [&vec![0; self.axis], &self.indices.strides[..]].concat();
+        let in_result = &self.result.strides[..];
         t.units(&mut |t, unit| {
-            let (mut from, mut at, mut to, mut rest) = (data, indices, result, unit);
-            for d in (0..behind).rev() {
-                let extent = t.word(self.result.dims[d]);
-                let index = t.b.ins().urem(rest, extent);
-                rest = t.b.ins().udiv(rest, extent);
-                to = t.at(to, index, self.result.strides[d]);
-                match d.checked_sub(self.axis) {
-                    Some(i) => at = t.at(at, index, self.indices.strides[i]),
-                    None => from = t.at(from, index, self.data.strides[d]),
-                }
-            }
+            let [from, at, to] =
+                t.element(unit, &self.result.dims[..behind], bases, [&in_data, &in_indices, in_result]);
             let position = self.position(t, at);
-            from = t.at(from, position, self.data.strides[self.axis]);
+            let from = t.at(from, position, self.data.strides[self.axis]);
             self.slice(t, from, to, self.axis + 1, behind);
         });
     }

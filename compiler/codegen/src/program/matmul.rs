@@ -1,25 +1,45 @@
-//! Product of two computed matrices: two rows by sixteen columns at a time, products of two neighbours in depth added in pairs
-//! (`pmaddwd`), requantized in registers. See `int.qmatmul` in the operator table.
+//! Product of two computed matrices. See `int.qmatmul` in the operator table.
+//!
+//! [`packed`] does it at the speed of convolutions. What that refuses, a few rows or scattered columns, is done here: two rows by
+//! sixteen columns at a time, products of two neighbours in depth added in pairs (`pmaddwd`), requantized in registers.
+
+mod packed;
 
 use cranelift_codegen::ir::{InstBuilder, Value, types};
-use qcc_ir::Attrs;
+use qcc_ir::{Attrs, Diags};
 use qcc_num::requant::Epilogue;
 
+use super::Builder;
+use super::step::{Cost, Operation};
 use super::task::Task;
 use crate::clif::{self, VECTOR};
+use crate::kernel::conv::{ConvSpec, Output};
 use crate::plan::Place;
+use packed::Packed;
 
 /// Rows that a unit computes.
 const ROWS: usize = 2;
 
 /// A product with its operands broadcast to the result's outer dimensions.
-pub struct MatMul {
+struct MatMul {
     a: Place,
     b: Place,
     result: Place,
     zeros: [i64; 2],
     mult: i64,
     epilogue: Epilogue,
+}
+
+impl Builder<'_> {
+    pub(super) fn matmul(&mut self, o: &Operation<'_>) -> Result<(), Diags> {
+        let product = MatMul::new(o.attrs, o.operands, o.result);
+        let cost = Cost { macs: product.macs(), ..Cost::of(product.describe()) };
+        let scratch = self.plan.scratch.get(&o.node);
+        match scratch.and_then(|&scratch| Packed::new(&product, self.shape(), scratch)) {
+            Some(packed) => self.packed_matmul(o, &packed, cost),
+            None => self.task_of(o, product.units(), cost, |t| product.emit(t)),
+        }
+    }
 }
 
 /// Addresses of a unit: its rows of `a`, the matrix `b`, its rows of the result.
@@ -31,7 +51,7 @@ struct Unit {
 
 impl MatMul {
     /// The product that a node stands for.
-    pub fn new(attrs: &Attrs, operands: &[Place], result: &Place) -> MatMul {
+    fn new(attrs: &Attrs, operands: &[Place], result: &Place) -> MatMul {
         let rank = result.dims.len();
         let widened = |p: &Place| {
             let matrix = p.dims.len() - 2;
@@ -50,12 +70,12 @@ impl MatMul {
     }
 
     /// Multiply-accumulates.
-    pub fn macs(&self) -> u64 {
+    fn macs(&self) -> u64 {
         (self.result.elements() * self.depth()) as u64
     }
 
     /// `m x k x n`.
-    pub fn describe(&self) -> String {
+    fn describe(&self) -> String {
         let [m, n] = self.matrix();
         format!("qmatmul {m}x{}x{n}", self.depth())
     }
@@ -72,28 +92,59 @@ impl MatMul {
         self.a.dims[self.rank() - 1]
     }
 
+    /// Matrices of the result.
+    fn outer(&self) -> usize {
+        self.result.dims[..self.rank() - 2].iter().product()
+    }
+
+    /// `c` of [`packed`].
+    fn row_factor(&self) -> i64 {
+        128 - self.zeros[1]
+    }
+
+    /// Whether rows have terms of their own in [`packed`].
+    fn has_terms(&self) -> bool {
+        self.row_factor() != 0
+    }
+
+    /// Some rows times some columns as a convolution: rows are its pixels.
+    fn spec(&self, columns: usize, rows: usize) -> ConvSpec {
+        let [a_row, result_row] = [&self.a, &self.result].map(|p| p.strides[self.rank() - 2]);
+        let [za, zb] = self.zeros.map(|zero| zero.max(255 - zero) as u64);
+        let greatest = u32::try_from(self.depth() as u64 * za * zb).unwrap_or(u32::MAX);
+        ConvSpec {
+            width: rows,
+            panel: 0,
+            strip: 1,
+            channels: columns,
+            k_rows: 1,
+            k_row_step: 0,
+            segments: 1,
+            segment_step: 0,
+            run: self.depth(),
+            pixel_step: a_row,
+            in_row_step: rows * a_row,
+            out_pixel_step: result_row,
+            out_row_step: rows * result_row,
+            ahead: 0,
+            pixel_terms: self.has_terms(),
+            output: Output::Requant { epilogue: self.epilogue, residual: None, acc_bound: Some(greatest) },
+        }
+    }
+
     /// Units: a pair of rows of a matrix.
-    pub fn units(&self) -> usize {
-        let outer: usize = self.result.dims[..self.rank() - 2].iter().product();
-        outer * self.matrix()[0].div_ceil(ROWS)
+    fn units(&self) -> usize {
+        self.outer() * self.matrix()[0].div_ceil(ROWS)
     }
 
     /// Emits the task.
-    pub fn emit(&self, t: &mut Task<'_>) {
+    fn emit(&self, t: &mut Task<'_>) {
         let (rank, [m, n]) = (self.rank(), self.matrix());
         let (a, b, result) = (t.address(&self.a), t.address(&self.b), t.address(&self.result));
         t.units(&mut |t, unit| {
-            let pairs = t.word(m.div_ceil(ROWS));
-            let (mut rest, pair) = (t.b.ins().udiv(unit, pairs), t.b.ins().urem(unit, pairs));
-            let (mut a, mut b, mut result) = (a, b, result);
-            for d in (0..rank - 2).rev() {
-                let extent = t.word(self.result.dims[d]);
-                let index = t.b.ins().urem(rest, extent);
-                rest = t.b.ins().udiv(rest, extent);
-                a = t.at(a, index, self.a.strides[d]);
-                b = t.at(b, index, self.b.strides[d]);
-                result = t.at(result, index, self.result.strides[d]);
-            }
+            let (matrix, pair) = t.divide(unit, m.div_ceil(ROWS));
+            let strides = [&self.a, &self.b, &self.result].map(|p| &p.strides[..]);
+            let [a, b, result] = t.element(matrix, &self.result.dims[..rank - 2], [a, b, result], strides);
             // The last pair of an odd number of rows is one row twice.
             let first = t.b.ins().imul_imm_s(pair, ROWS as i64);
             let last = t.word(m - 1);

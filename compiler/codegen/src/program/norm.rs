@@ -45,15 +45,8 @@ impl LayerNorm {
         let places = [&self.x, &self.mult, &self.offset, &self.result];
         let bases = places.map(|p| t.address(p));
         t.units(&mut |t, unit| {
-            let (mut at, mut rest) = (bases, unit);
-            for d in (0..self.axis).rev() {
-                let extent = t.word(self.x.dims[d]);
-                let index = t.b.ins().urem(rest, extent);
-                rest = t.b.ins().udiv(rest, extent);
-                for (at, place) in at.iter_mut().zip(places) {
-                    *at = t.at(*at, index, place.strides[d]);
-                }
-            }
+            let strides = [&self.x, &self.mult, &self.offset, &self.result].map(|p| &p.strides[..]);
+            let at = t.element(unit, &self.x.dims[..self.axis], bases, strides);
             self.row(t, at);
         });
     }

@@ -156,7 +156,7 @@ impl Builder<'_> {
     }
 
     /// The leaf for a description; equal ones share it.
-    fn leaf(&mut self, spec: &ConvSpec) -> Result<FuncId, Diags> {
+    pub(super) fn leaf(&mut self, spec: &ConvSpec) -> Result<FuncId, Diags> {
         if let Some(&id) = self.leaves.get(spec) {
             return Ok(id);
         }

@@ -135,14 +135,7 @@ pub fn softmax(t: &mut Task<'_>, x: &Place, table: &Place, mult: i64, result: &P
     let (extent, x_step, y_step) = (x.dims[last], x.strides[last], result.strides[last]);
     let (source, target, table) = (t.address(x), t.address(result), t.address(table));
     t.units(&mut |t, unit| {
-        let (mut from, mut to, mut rest) = (source, target, unit);
-        for d in (0..last).rev() {
-            let extent = t.word(x.dims[d]);
-            let index = t.b.ins().urem(rest, extent);
-            rest = t.b.ins().udiv(rest, extent);
-            from = t.at(from, index, x.strides[d]);
-            to = t.at(to, index, result.strides[d]);
-        }
+        let [from, to] = t.element(unit, &x.dims[..last], [source, target], [&x.strides, &result.strides]);
         let greatest = t.b.declare_var(types::I64);
         let zero = t.b.ins().iconst(types::I64, 0);
         t.b.def_var(greatest, zero);

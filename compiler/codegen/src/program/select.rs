@@ -79,15 +79,10 @@ impl Order {
     /// greatest of those below the last one found.
     pub fn emit(&self, t: &mut Task<'_>) {
         let (x, y) = (t.address(&self.x), t.address(&self.result));
+        let mut rows = self.x.dims.clone();
+        rows[self.axis] = 1;
         t.units(&mut |t, unit| {
-            let (mut from, mut to, mut rest) = (x, y, unit);
-            for d in (0..self.x.dims.len()).rev().filter(|&d| d != self.axis) {
-                let extent = t.word(self.x.dims[d]);
-                let index = t.b.ins().urem(rest, extent);
-                rest = t.b.ins().udiv(rest, extent);
-                from = t.at(from, index, self.x.strides[d]);
-                to = t.at(to, index, self.result.strides[d]);
-            }
+            let [from, to] = t.element(unit, &rows, [x, y], [&self.x.strides, &self.result.strides]);
             let (found, best) = (t.b.declare_var(types::I64), t.b.declare_var(types::I64));
             let top = t.b.ins().iconst(types::I64, i64::MAX);
             t.b.def_var(found, top);

@@ -10,7 +10,6 @@ use super::dynamic::parameters::dynamic_scale;
 use super::dynamic::{common, tables};
 use super::edge::Border;
 use super::lookup::Lookup;
-use super::matmul::MatMul;
 use super::moves::{self, Copy};
 use super::norm::LayerNorm;
 use super::reduce::{self, Mean};
@@ -202,11 +201,7 @@ impl Builder<'_> {
                 let norm = LayerNorm::new(attrs, operands, result);
                 self.task_of(o, norm.units(), Cost::of("layer norm"), |t| norm.emit(t))
             }
-            IntOp::QMatMul => {
-                let product = MatMul::new(attrs, operands, result);
-                let cost = Cost { macs: product.macs(), ..Cost::of(product.describe()) };
-                self.task_of(o, product.units(), cost, |t| product.emit(t))
-            }
+            IntOp::QMatMul => self.matmul(o),
             IntOp::Softmax => {
                 let units = result.elements() / result.dims.last().copied().unwrap_or(1).max(1);
                 self.task_of(o, units, Cost::of("softmax"), |t| {
@@ -332,7 +327,7 @@ impl Builder<'_> {
     }
 
     /// Declares, emits and records a task.
-    fn task(
+    pub(super) fn task(
         &mut self,
         name: &str,
         value: &str,

@@ -87,6 +87,40 @@ impl<'a> Task<'a> {
         self.b.ins().iadd(base, distance)
     }
 
+    /// Addresses, in places of the given strides, of the element with this number in row-major order of `dims`.
+    pub fn element<const N: usize>(
+        &mut self,
+        number: Value,
+        dims: &[usize],
+        bases: [Value; N],
+        strides: [&[usize]; N],
+    ) -> [Value; N] {
+        let (mut here, mut rest) = (bases, number);
+        for (d, &extent) in dims.iter().enumerate().rev().filter(|(_, extent)| **extent != 1) {
+            let is_last = dims[..d].iter().all(|&outer| outer == 1);
+            let (outer, index) = if is_last { (rest, rest) } else { self.divide(rest, extent) };
+            for (here, strides) in here.iter_mut().zip(strides) {
+                *here = self.at(*here, index, strides[d]);
+            }
+            rest = outer;
+        }
+        here
+    }
+
+    /// Quotient and remainder by a constant.
+    pub fn divide(&mut self, value: Value, by: usize) -> (Value, Value) {
+        match by {
+            1 => {
+                let zero = self.word(0);
+                (value, zero)
+            }
+            _ => {
+                let by = self.word(by);
+                (self.b.ins().udiv(value, by), self.b.ins().urem(value, by))
+            }
+        }
+    }
+
     /// Address of a data object.
     pub fn data(&mut self, data: DataId) -> Value {
         let global = self.module.declare_data_in_func(data, self.b.func);

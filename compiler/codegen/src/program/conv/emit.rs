@@ -96,7 +96,7 @@ impl<'p> Calls<'p> {
         let p = self.p;
         let (per_group, inputs) = p.channels();
         let base = t.data(leaf.data);
-        let (group, in_group) = divide(t, at.block, section.per_group);
+        let (group, in_group) = t.divide(at.block, section.per_group);
         let row_of = |t: &mut Task<'_>, base: Value, place: &Place, step: usize| {
             let image = t.at(base, at.image, place.strides[0]);
             t.at(image, at.first_strip, p.strip * step)
@@ -175,13 +175,13 @@ struct Position {
 
 /// The part that a unit is, of units of so many blocks.
 fn position(t: &mut Task<'_>, schedule: &Schedule, blocks: usize, strips: usize, unit: Value) -> Position {
-    let (image, in_image) = divide(t, unit, blocks * schedule.chunks);
+    let (image, in_image) = t.divide(unit, blocks * schedule.chunks);
     let image = if schedule.images == 1 { t.word(0) } else { image };
     let (block, chunk) = if schedule.chunks_outside {
-        let (chunk, block) = divide(t, in_image, blocks);
+        let (chunk, block) = t.divide(in_image, blocks);
         (block, chunk)
     } else {
-        divide(t, in_image, schedule.chunks)
+        t.divide(in_image, schedule.chunks)
     };
     let first_strip = t.b.ins().imul_imm_s(chunk, schedule.chunk as i64);
     let end = t.word(strips);
@@ -189,18 +189,4 @@ fn position(t: &mut Task<'_>, schedule: &Schedule, blocks: usize, strips: usize,
     let most = t.word(schedule.chunk);
     let strips = t.b.ins().umin(left, most);
     Position { unit, image, block, chunk, first_strip, strips }
-}
-
-/// Quotient and remainder by a constant.
-fn divide(t: &mut Task<'_>, value: Value, by: usize) -> (Value, Value) {
-    match by {
-        1 => {
-            let zero = t.word(0);
-            (value, zero)
-        }
-        _ => {
-            let by = t.word(by);
-            (t.b.ins().udiv(value, by), t.b.ins().urem(value, by))
-        }
-    }
 }
