@@ -94,11 +94,27 @@ fn single(b: &mut FunctionBuilder<'_>, acc: Value, mult: Value, point: u32) -> V
 }
 
 /// The high halves of two vectors of 64-bit lanes, given as bytes.
-fn high_halves(b: &mut FunctionBuilder<'_>, [low, high]: [Value; 2]) -> Value {
-    let high_halves = [4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31];
-    let mask = b.func.dfg.immediates.push(high_halves.as_slice().into());
+fn high_halves(b: &mut FunctionBuilder<'_>, vectors: [Value; 2]) -> Value {
+    halves(b, vectors, 4)
+}
+
+/// The low halves of two vectors of 64-bit lanes, given as bytes.
+pub fn low_halves(b: &mut FunctionBuilder<'_>, vectors: [Value; 2]) -> Value {
+    halves(b, vectors, 0)
+}
+
+fn halves(b: &mut FunctionBuilder<'_>, [low, high]: [Value; 2], first: u8) -> Value {
+    let order = (first..32).step_by(8).flat_map(|half| half..half + 4).collect::<Vec<u8>>();
+    let mask = b.func.dfg.immediates.push(order.as_slice().into());
     let shuffled = b.ins().shuffle(low, high, mask);
     cast(b, types::I32X4, shuffled)
+}
+
+/// The sum of four lanes.
+pub fn sum_lanes(b: &mut FunctionBuilder<'_>, lanes: Value) -> Value {
+    let pairs = b.ins().iadd_pairwise(lanes, lanes);
+    let total = b.ins().iadd_pairwise(pairs, pairs);
+    b.ins().extractlane(total, 0)
 }
 
 /// The terms `r` of equation (2) for eight bytes of a residual, widened to 16 bits:

@@ -14,6 +14,7 @@ mod norm;
 mod product;
 mod reduce;
 mod select;
+mod softmax;
 mod step;
 mod task;
 mod transpose;

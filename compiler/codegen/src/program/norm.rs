@@ -1,14 +1,18 @@
 //! Normalization of rows by `qcc_num::norm`; a unit is one row.
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
+use cranelift_frontend::Variable;
 use qcc_ir::Attrs;
 use qcc_num::norm::MEAN_BITS;
 use qcc_num::requant::FRACTION_BITS;
 
-use super::collapse::{Level, Loops};
+use super::collapse::Loops;
 use super::task::Task;
 use crate::clif;
 use crate::plan::Place;
+
+/// Bytes whose squares add up to less than 2^32.
+const CHUNK: usize = 1 << 15;
 
 /// A normalization over the dimensions from `axis` on; multipliers and offsets are broadcast to the operand.
 pub struct LayerNorm {
@@ -18,7 +22,7 @@ pub struct LayerNorm {
     result: Place,
     axis: usize,
     epsilon: i64,
-    bounds: [i64; 2],
+    bounds: [u8; 2],
 }
 
 impl LayerNorm {
@@ -31,7 +35,7 @@ impl LayerNorm {
             result: result.clone(),
             axis: attrs.int("axis") as usize,
             epsilon: attrs.int("epsilon"),
-            bounds: [attrs.int("lo"), attrs.int("hi")],
+            bounds: [attrs.int("lo") as u8, attrs.int("hi") as u8],
         }
     }
 
@@ -51,41 +55,72 @@ impl LayerNorm {
         });
     }
 
-    /// Calls `body` with the addresses of each element of the row and of what belongs to it.
-    fn elements<'a>(&self, t: &mut Task<'a>, at: [Value; 4], body: &mut dyn FnMut(&mut Task<'a>, &[Value])) {
+    /// Loops over a row.
+    fn loops(&self) -> Loops {
         let strides = [&self.x, &self.mult, &self.offset, &self.result].map(|p| &p.strides[self.axis..]);
-        let Loops { mut outer, run, inner } = Loops::new(&self.x.dims[self.axis..], &strides);
-        outer.push(Level { extent: run, strides: inner });
-        t.nest(&outer, &at, body);
+        Loops::new(&self.x.dims[self.axis..], &strides).dense(&[1, 4, 4, 1])
     }
 
     fn row(&self, t: &mut Task<'_>, at: [Value; 4]) {
+        let loops = self.loops();
+        let row = self.statistics(t, &loops, at);
+        let mean = t.b.ins().ireduce(types::I32, row.mean);
+        let mean = t.b.ins().splat(types::I32X4, mean);
+        // `g - 2^32` fits 32 signed bits, `g` does not.
+        let reciprocal = t.b.ins().ireduce(types::I32, row.reciprocal);
+        let reciprocal = t.b.ins().splat(types::I32X4, reciprocal);
+        t.nest(&loops.outer, &at, &mut |t, at| {
+            t.vectors(loops.run, at, &loops.inner, &mut |t, at, lanes| {
+                let [mults, offsets] = [1, 2].map(|i| factors(t, at[i], loops.inner[i], lanes));
+                let bytes = clif::load_bytes(&mut t.b, at[0], 0, lanes);
+                let mut words = clif::widen_bytes(&mut t.b, bytes);
+                for (i, word) in words.iter_mut().enumerate() {
+                    let scaled = t.b.ins().ishl_imm_s(*word, i64::from(MEAN_BITS));
+                    let distance = t.b.ins().isub(scaled, mean);
+                    let normal = normalized(t, distance, reciprocal, row.shift);
+                    let high = clif::mul_high(&mut t.b, normal, mults[i]);
+                    let v = t.b.ins().iadd(high, offsets[i]);
+                    *word = t.b.ins().sshr_imm_s(v, i64::from(FRACTION_BITS));
+                }
+                let halves = [t.b.ins().snarrow(words[0], words[1]), t.b.ins().snarrow(words[2], words[3])];
+                let bytes = t.b.ins().unarrow(halves[0], halves[1]);
+                let bytes = clif::clamp(&mut t.b, bytes, self.bounds[0], self.bounds[1]);
+                clif::store_bytes(&mut t.b, bytes, at[3], 0, lanes);
+            });
+        });
+    }
+
+    /// Equations (8) to (10). The sum of squares in (9) is `2^20 sum(x^2) - 2^11 m sum(x) + n m^2`, in which what exceeds 64 bits
+    /// cancels.
+    fn statistics(&self, t: &mut Task<'_>, loops: &Loops, at: [Value; 4]) -> Row {
         let length: usize = self.x.dims[self.axis..].iter().product();
         let zero = t.b.ins().iconst(types::I64, 0);
-        let sum = t.b.declare_var(types::I64);
-        t.b.def_var(sum, zero);
-        self.elements(t, at, &mut |t, at| {
-            let (x, s) = (code(t, at[0]), t.b.use_var(sum));
-            let s = t.b.ins().iadd(s, x);
-            t.b.def_var(sum, s);
+        let totals = [t.b.declare_var(types::I64), t.b.declare_var(types::I64)];
+        totals.iter().for_each(|&total| t.b.def_var(total, zero));
+        t.nest(&loops.outer, &at, &mut |t, at| {
+            t.count(loops.run / CHUNK, &mut |t, chunk| {
+                let x = t.at(at[0], chunk, CHUNK);
+                add_sums(t, x, CHUNK, totals);
+            });
+            if !loops.run.is_multiple_of(CHUNK) {
+                let x = t.plus(at[0], loops.run - loops.run % CHUNK);
+                add_sums(t, x, loops.run % CHUNK, totals);
+            }
         });
+        let [sum, squares] = totals.map(|total| t.b.use_var(total));
         // (8)
-        let s = t.b.use_var(sum);
-        let scaled = t.b.ins().ishl_imm_s(s, i64::from(MEAN_BITS));
+        let scaled = t.b.ins().ishl_imm_s(sum, i64::from(MEAN_BITS));
         let rounded = t.b.ins().iadd_imm_s(scaled, length as i64 / 2);
         let n = t.b.ins().iconst(types::I64, length as i64);
         let mean = t.b.ins().udiv(rounded, n);
         // (9)
-        let start = t.b.ins().iconst(types::I64, self.epsilon);
-        t.b.def_var(sum, start);
-        self.elements(t, at, &mut |t, at| {
-            let d = distance(t, at[0], mean);
-            let square = t.b.ins().imul(d, d);
-            let s = t.b.use_var(sum);
-            let s = t.b.ins().iadd(s, square);
-            t.b.def_var(sum, s);
-        });
-        let w = t.b.use_var(sum);
+        let squares = t.b.ins().ishl_imm_s(squares, i64::from(2 * MEAN_BITS));
+        let twice = t.b.ins().ishl_imm_s(sum, i64::from(MEAN_BITS) + 1);
+        let all = t.b.ins().imul(mean, n);
+        let rest = t.b.ins().isub(all, twice);
+        let rest = t.b.ins().imul(rest, mean);
+        let squares = t.b.ins().iadd(squares, rest);
+        let w = t.b.ins().iadd_imm_s(squares, self.epsilon);
         let one = t.b.ins().iconst(types::I64, 1);
         let w = t.b.ins().umax(w, one);
         // (10)
@@ -97,39 +132,66 @@ impl LayerNorm {
         let reciprocal = t.b.ins().udiv(most, root);
         let half = t.b.ins().ushr_imm_s(even, 1);
         let top = t.b.ins().iconst(types::I64, 33);
-        let shift = t.b.ins().isub(top, half);
-        // (11), (12)
-        let [lo, hi] = self.bounds.map(|v| t.b.ins().iconst(types::I64, v));
-        self.elements(t, at, &mut |t, at| {
-            let d = distance(t, at[0], mean);
-            let product = t.b.ins().imul(d, reciprocal);
-            let u = t.b.ins().sshr(product, shift);
-            let wide = |t: &mut Task<'_>, at: Value| {
-                let narrow = t.b.ins().load(types::I32, clif::memory(), at, 0);
-                t.b.ins().sextend(types::I64, narrow)
-            };
-            let (mult, offset) = (wide(t, at[1]), wide(t, at[2]));
-            let product = t.b.ins().imul(u, mult);
-            let high = t.b.ins().sshr_imm_s(product, 32);
-            let v = t.b.ins().iadd(high, offset);
-            let v = t.b.ins().sshr_imm_s(v, i64::from(FRACTION_BITS));
-            let v = t.b.ins().smax(v, lo);
-            let v = t.b.ins().smin(v, hi);
-            t.b.ins().istore8(clif::memory(), v, at[3], 0);
-        });
+        Row { mean, reciprocal, shift: t.b.ins().isub(top, half) }
     }
 }
 
-fn code(t: &mut Task<'_>, at: Value) -> Value {
-    let byte = t.b.ins().load(types::I8, clif::memory(), at, 0);
-    t.b.ins().uextend(types::I64, byte)
+/// Adds the sum and the sum of squares of up to [`CHUNK`] bytes.
+fn add_sums(t: &mut Task<'_>, x: Value, count: usize, totals: [Variable; 2]) {
+    let zero = clif::splat(&mut t.b, types::I32X4, 0);
+    let ones = clif::splat(&mut t.b, types::I16X8, 1);
+    let sums = [t.b.declare_var(types::I32X4), t.b.declare_var(types::I32X4)];
+    sums.iter().for_each(|&sum| t.b.def_var(sum, zero));
+    t.vectors(count, &[x], &[1], &mut |t, at, lanes| {
+        let bytes = clif::load_bytes(&mut t.b, at[0], 0, lanes);
+        for words in [t.b.ins().uwiden_low(bytes), t.b.ins().uwiden_high(bytes)] {
+            for (sum, factor) in sums.into_iter().zip([ones, words]) {
+                let terms = clif::dot_pairs(&mut t.b, words, factor);
+                let old = t.b.use_var(sum);
+                let new = t.b.ins().iadd(old, terms);
+                t.b.def_var(sum, new);
+            }
+        }
+    });
+    for (sum, total) in sums.into_iter().zip(totals) {
+        let lanes = t.b.use_var(sum);
+        let sum = clif::sum_lanes(&mut t.b, lanes);
+        let (sum, old) = (t.b.ins().uextend(types::I64, sum), t.b.use_var(total));
+        let new = t.b.ins().iadd(old, sum);
+        t.b.def_var(total, new);
+    }
 }
 
-/// `2^10 * x - mean`.
-fn distance(t: &mut Task<'_>, at: Value, mean: Value) -> Value {
-    let x = code(t, at);
-    let scaled = t.b.ins().ishl_imm_s(x, i64::from(MEAN_BITS));
-    t.b.ins().isub(scaled, mean)
+/// 32-bit factors of 16 elements; one that serves all where the stride is 0.
+fn factors(t: &mut Task<'_>, at: Value, stride: usize, lanes: usize) -> Vec<Value> {
+    if stride > 0 {
+        return clif::load_lanes(&mut t.b, types::I32, at, lanes);
+    }
+    let one = t.b.ins().load(types::I32, clif::memory(), at, 0);
+    vec![t.b.ins().splat(types::I32X4, one); 4]
+}
+
+/// Equation (11) for four distances; of the reciprocal its low 32 bits.
+fn normalized(t: &mut Task<'_>, distance: Value, reciprocal: Value, shift: Value) -> Value {
+    let b = &mut t.b;
+    let (d, g) = (b.ins().swiden_low(distance), b.ins().swiden_low(reciprocal));
+    let low = (d, b.ins().imul(d, g));
+    let (d, g) = (b.ins().swiden_high(distance), b.ins().swiden_high(reciprocal));
+    let high = (d, b.ins().imul(d, g));
+    let shifted = [low, high].map(|(d, product)| {
+        let missing = b.ins().ishl_imm_s(d, 32);
+        let product = b.ins().iadd(product, missing);
+        let u = b.ins().sshr(product, shift);
+        clif::cast(b, types::I8X16, u)
+    });
+    clif::low_halves(b, shifted)
+}
+
+/// What equations (8) to (10) find out about a row: 64 bits each.
+struct Row {
+    mean: Value,
+    reciprocal: Value,
+    shift: Value,
 }
 
 /// The floor of the square root of an unsigned number, bit by bit from the highest.

@@ -1,11 +1,10 @@
-//! Steps in which an element depends on many: mean over axes, softmax.
+//! Steps in which an element depends on many: mean over axes.
 
-use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
+use cranelift_codegen::ir::{InstBuilder, Value, types};
 use qcc_ir::Attrs;
 use qcc_ir::window::Window;
 use qcc_num::requant::Epilogue;
 
-use super::elementwise::lane_type;
 use super::task::Task;
 use super::wide_window::Factors;
 use crate::clif;
@@ -127,63 +126,4 @@ fn keep_dims(x: &Place, result: &Place, axes: &[usize]) -> Place {
         place.strides.push(stride);
     }
     place
-}
-
-/// Softmax along the last dimension; a unit is one position of all the others. See `int.softmax` in the operator table.
-pub fn softmax(t: &mut Task<'_>, x: &Place, table: &Place, mult: i64, result: &Place) {
-    let last = x.dims.len() - 1;
-    let (extent, x_step, y_step) = (x.dims[last], x.strides[last], result.strides[last]);
-    let (source, target, table) = (t.address(x), t.address(result), t.address(table));
-    t.units(&mut |t, unit| {
-        let [from, to] = t.element(unit, &x.dims[..last], [source, target], [&x.strides, &result.strides]);
-        let greatest = t.b.declare_var(types::I64);
-        let zero = t.b.ins().iconst(types::I64, 0);
-        t.b.def_var(greatest, zero);
-        // Codes of 16 bits count from the least.
-        let code = |t: &mut Task<'_>, i: Value| {
-            let at = t.at(from, i, x_step);
-            let code = t.b.ins().load(lane_type(x.element), clif::memory(), at, 0);
-            let code = t.b.ins().uextend(types::I64, code);
-            if x.element == 2 { t.b.ins().bxor_imm_s(code, 0x8000) } else { code }
-        };
-        t.count(extent, &mut |t, i| {
-            let x = code(t, i);
-            let g = t.b.use_var(greatest);
-            let above = t.b.ins().icmp(IntCC::UnsignedGreaterThan, x, g);
-            let g = t.b.ins().select(above, x, g);
-            t.b.def_var(greatest, g);
-        });
-        let exponential = |t: &mut Task<'_>, i: Value| {
-            let (x, g) = (code(t, i), t.b.use_var(greatest));
-            let below = t.b.ins().isub(g, x);
-            let at = t.at(table, below, 4);
-            let e = t.b.ins().load(types::I32, clif::memory(), at, 0);
-            t.b.ins().uextend(types::I64, e)
-        };
-        let sum = t.b.declare_var(types::I64);
-        t.b.def_var(sum, zero);
-        t.count(extent, &mut |t, i| {
-            let (e, s) = (exponential(t, i), t.b.use_var(sum));
-            let s = t.b.ins().iadd(s, e);
-            t.b.def_var(sum, s);
-        });
-        let (s, one) = (t.b.use_var(sum), t.b.ins().iconst(types::I64, mult << 32));
-        let reciprocal = t.b.ins().udiv(one, s);
-        let wide = result.element == 2;
-        let most = t.b.ins().iconst(types::I64, if wide { 65535 } else { 255 });
-        t.count(extent, &mut |t, i| {
-            let e = exponential(t, i);
-            let scaled = t.b.ins().imul(e, reciprocal);
-            let rounded = t.b.ins().iadd_imm_s(scaled, 1 << 39);
-            let q = t.b.ins().ushr_imm_s(rounded, 40);
-            let q = t.b.ins().umin(q, most);
-            let at = t.at(to, i, y_step);
-            if wide {
-                let q = t.b.ins().bxor_imm_s(q, 0x8000);
-                t.b.ins().istore16(clif::memory(), q, at, 0);
-            } else {
-                t.b.ins().istore8(clif::memory(), q, at, 0);
-            }
-        });
-    });
 }

@@ -12,8 +12,9 @@ use super::edge::Border;
 use super::lookup::Lookup;
 use super::moves::{self, Copy};
 use super::norm::LayerNorm;
-use super::reduce::{self, Mean};
+use super::reduce::Mean;
 use super::select::{self, Order};
+use super::softmax::Softmax;
 use super::task::Task;
 use super::wide;
 use super::wide_window::Factors;
@@ -203,10 +204,8 @@ impl Builder<'_> {
             }
             IntOp::QMatMul => self.matmul(o),
             IntOp::Softmax => {
-                let units = result.elements() / result.dims.last().copied().unwrap_or(1).max(1);
-                self.task_of(o, units, Cost::of("softmax"), |t| {
-                    reduce::softmax(t, &operands[0], &operands[1], attrs.int("mult"), result);
-                })
+                let softmax = Softmax::new(attrs, operands, result);
+                self.task_of(o, softmax.units(), Cost::of("softmax"), |t| softmax.emit(t))
             }
             IntOp::Extrema => self.extrema(o),
             IntOp::DynamicScale => self.once(o, "dynamic_scale", |t| dynamic_scale(t, attrs, operands, result)),

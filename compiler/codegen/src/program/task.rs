@@ -247,10 +247,10 @@ impl<'a> Task<'a> {
                 let first = t.b.ins().imul_imm_s(unit, vectors_per_chunk as i64);
                 let end = t.b.ins().iadd_imm_s(first, vectors_per_chunk as i64);
                 let end = t.b.ins().umin(end, vectors);
-                t.range(first, end, &mut |t, i| t.vector(loops, bases, i, VECTOR, body));
+                t.range(first, end, &mut |t, i| t.vector(&loops.inner, bases, i, VECTOR, body));
                 if tail > 0 {
                     let is_last = t.b.ins().icmp(IntCC::Equal, unit, last);
-                    t.when(is_last, &mut |t| t.vector(loops, bases, vectors, tail, body));
+                    t.when(is_last, &mut |t| t.vector(&loops.inner, bases, vectors, tail, body));
                 }
             });
             return;
@@ -258,13 +258,25 @@ impl<'a> Task<'a> {
         self.units(&mut |t, unit| {
             let here = t.moved(bases, unit, &loops.outer[0].strides);
             t.nest(&loops.outer[1..], &here, &mut |t, here| {
-                t.count(loops.run / VECTOR, &mut |t, i| t.vector(loops, here, i, VECTOR, body));
-                if !loops.run.is_multiple_of(VECTOR) {
-                    let full = t.word(loops.run / VECTOR);
-                    t.vector(loops, here, full, loops.run % VECTOR, body);
-                }
+                t.vectors(loops.run, here, &loops.inner, body);
             });
         });
+    }
+
+    /// Goes through a run of elements: `body` gets an address for each operand and the number of lanes, at most 16, that it has to
+    /// do there.
+    pub fn vectors(
+        &mut self,
+        run: usize,
+        bases: &[Value],
+        strides: &[usize],
+        body: &mut dyn FnMut(&mut Task<'a>, &[Value], usize),
+    ) {
+        self.count(run / VECTOR, &mut |t, i| t.vector(strides, bases, i, VECTOR, body));
+        if !run.is_multiple_of(VECTOR) {
+            let full = self.word(run / VECTOR);
+            self.vector(strides, bases, full, run % VECTOR, body);
+        }
     }
 
     /// Goes through loops inside of each other: `body` gets an address for each operand.
@@ -285,13 +297,13 @@ impl<'a> Task<'a> {
 
     fn vector(
         &mut self,
-        loops: &Loops,
+        strides: &[usize],
         bases: &[Value],
         index: Value,
         lanes: usize,
         body: &mut dyn FnMut(&mut Task<'a>, &[Value], usize),
     ) {
-        let here: Vec<Value> = bases.iter().zip(&loops.inner).map(|(&b, &s)| self.at(b, index, s * VECTOR)).collect();
+        let here: Vec<Value> = bases.iter().zip(strides).map(|(&b, &s)| self.at(b, index, s * VECTOR)).collect();
         body(self, &here, lanes);
     }
 }

@@ -274,9 +274,7 @@ impl<'p> Packed<'p> {
                 add(t, at, depth % VECTOR);
             }
             let sum = t.b.use_var(sum);
-            let pairs = t.b.ins().iadd_pairwise(sum, sum);
-            let total = t.b.ins().iadd_pairwise(pairs, pairs);
-            let total = t.b.ins().extractlane(total, 0);
+            let total = clif::sum_lanes(&mut t.b, sum);
             t.b.ins().store(clif::memory(), total, to, 0);
         });
     }
