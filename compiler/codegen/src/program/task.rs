@@ -160,21 +160,25 @@ impl<'a> Task<'a> {
 
     /// `for i in begin..end { body(i) }` with a run-time range.
     pub fn range(&mut self, begin: Value, end: Value, body: &mut dyn FnMut(&mut Task<'a>, Value)) {
+        let any = self.b.ins().icmp(IntCC::UnsignedLessThan, begin, end);
+        self.when(any, &mut |t| t.rounds(begin, end, body));
+    }
+
+    /// The same where the range is not empty. The loop is tested at its end, so that what does not change in it is moved in front of
+    /// it: the optimizer does not do that for a loop whose head leads out of it.
+    fn rounds(&mut self, begin: Value, end: Value, body: &mut dyn FnMut(&mut Task<'a>, Value)) {
         let index = self.b.declare_var(self.pointer);
         self.b.def_var(index, begin);
-        let (head, inside, exit) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
-        self.b.ins().jump(head, &[]);
-        self.b.switch_to_block(head);
-        let i = self.b.use_var(index);
-        let more = self.b.ins().icmp(IntCC::UnsignedLessThan, i, end);
-        self.b.ins().brif(more, inside, &[], exit, &[]);
+        let (inside, exit) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().jump(inside, &[]);
         self.b.switch_to_block(inside);
-        self.b.seal_block(inside);
+        let i = self.b.use_var(index);
         body(self, i);
         let next = self.b.ins().iadd_imm_s(i, 1);
         self.b.def_var(index, next);
-        self.b.ins().jump(head, &[]);
-        self.b.seal_block(head);
+        let more = self.b.ins().icmp(IntCC::UnsignedLessThan, next, end);
+        self.b.ins().brif(more, inside, &[], exit, &[]);
+        self.b.seal_block(inside);
         self.b.switch_to_block(exit);
         self.b.seal_block(exit);
     }
@@ -187,7 +191,7 @@ impl<'a> Task<'a> {
             1 => body(self, zero),
             _ => {
                 let end = self.word(count);
-                self.range(zero, end, body);
+                self.rounds(zero, end, body);
             }
         }
     }
