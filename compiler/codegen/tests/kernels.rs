@@ -58,6 +58,8 @@ impl Case {
         let even = r.chance(4);
         let slack = |r: &mut Random, most: usize| if even { 0 } else { r.within(0, most) };
         let (k_rows, segments) = (r.within(1, 3), if r.chance(2) { 1 } else { r.within(2, 5) });
+        let left_out = if r.chance(2) { [0; 2] } else { [r.within(0, 2), r.within(0, 2)] };
+        let packed_rows = left_out[0] + k_rows + left_out[1];
         let run = if r.chance(4) { r.within(40, 140) } else { r.within(1, 40) };
         let stored = if r.chance(5) { 4 } else { 1 };
         let pixel_step = r.within(1, run + 8);
@@ -86,6 +88,7 @@ impl Case {
             ahead: if r.chance(2) { 0 } else { r.within(1, 9000) },
             channels,
             k_rows,
+            left_out,
             k_row_step,
             segments,
             segment_step,
@@ -119,7 +122,7 @@ impl Case {
         let mut case = Case {
             rows,
             input: (0..reach).map(|_| r.0.bits() as u8).collect(),
-            weights: (0..channels * k_rows * segments * run).map(|_| (r.0.bits() % 255) as i8).collect(),
+            weights: (0..channels * packed_rows * segments * run).map(|_| (r.0.bits() % 255) as i8).collect(),
             bias,
             mult,
             residual: (0..residual_bytes).map(|_| r.0.bits() as u8).collect(),
@@ -148,7 +151,8 @@ impl Case {
             for k in 0..s.k_rows {
                 for g in 0..s.segments {
                     let from = row * s.in_row_step + x * s.pixel_step + k * s.k_row_step + g * s.segment_step;
-                    let weights = &self.weights[((c * s.k_rows + k) * s.segments + g) * s.run..][..s.run];
+                    let row = c * (s.left_out[0] + s.k_rows + s.left_out[1]) + s.left_out[0] + k;
+                    let weights = &self.weights[(row * s.segments + g) * s.run..][..s.run];
                     let products = self.input[from..].iter().zip(weights).map(|(&a, &w)| i32::from(a) * i32::from(w));
                     acc = acc.wrapping_add(products.sum());
                 }
@@ -379,6 +383,7 @@ fn small_tiles_equal_the_reference() {
         case.spec.output = if channels % 2 == 0 { Output::Measured } else { Output::Raw };
         let s = &mut case.spec;
         (s.width, s.strip, s.channels, s.k_rows, s.segments, s.run) = (width, 1, channels, 1, 1, run);
+        s.left_out = [0; 2];
         (s.pixel_step, s.in_row_step, s.out_pixel_step, s.out_row_step) =
             (run, width * run, 4 * channels, 4 * width * channels);
         let r = &mut Random::new(width as u64);

@@ -136,7 +136,8 @@ fn text(result: &Measurement, tasks: &[Layer]) -> String {
     }
     let _ = writeln!(
         out,
-        "{total:>9.4} in all; bound by: the least time that the machine allows, as a share of the time taken"
+        "{total:>9.4} in all; bound by: the least time that the machine allows, as a share of the time taken; rates count the \
+         multiplications of the network, also those with padding that are not done"
     );
     out
 }

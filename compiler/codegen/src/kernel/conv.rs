@@ -51,6 +51,8 @@ pub struct ConvSpec {
     pub channels: usize,
     /// Kernel rows.
     pub k_rows: usize,
+    /// Rows that the packed weights have before and behind these: where they would meet nothing but padding, a leaf leaves them out.
+    pub left_out: [usize; 2],
     /// From one kernel row's activations to the next's.
     pub k_row_step: usize,
     /// Contiguous runs of a kernel row.
@@ -162,6 +164,11 @@ impl ConvSpec {
     /// Multiplications of one strip, as the network counts them.
     pub fn macs_per_strip(&self) -> u64 {
         (self.strip * self.width * self.channels * self.k_rows * self.segments * self.run) as u64
+    }
+
+    /// Kernel rows of the packed weights.
+    pub(crate) fn packed_rows(&self) -> usize {
+        self.left_out[0] + self.k_rows + self.left_out[1]
     }
 
     /// Steps in a run.

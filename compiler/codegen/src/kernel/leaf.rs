@@ -94,9 +94,9 @@ impl<P: Copy> Leaf<'_, P> {
         Steps { pixel: self.spec.pixel_step, row: self.spec.in_row_step }
     }
 
-    /// Bytes of packed weights of a panel.
-    fn weights<M: Machine<Pointer = P>>(&self, m: &M, panel: &Panel) -> usize {
-        let steps = self.spec.k_rows * self.spec.segments * self.spec.run_steps(&m.shape());
+    /// Bytes of a panel's packed weights of so many kernel rows.
+    fn weights<M: Machine<Pointer = P>>(&self, m: &M, panel: &Panel, k_rows: usize) -> usize {
+        let steps = k_rows * self.spec.segments * self.spec.run_steps(&m.shape());
         steps * panel.vectors * panel.weight_vector(&m.shape())
     }
 
@@ -151,7 +151,7 @@ impl<P: Copy> Leaf<'_, P> {
             m.repeat(panel.count, &mut |m| self.panel(m, panel));
             passed += panel.count * panel.channels;
             lanes += panel.count * panel.vectors * m.shape().lanes;
-            weights += panel.count * self.weights(m, panel);
+            weights += panel.count * self.weights(m, panel, spec.packed_rows());
         }
         m.step(self.pointers.weights, -(weights as i64));
         m.step(self.pointers.bias, -((LANE * lanes) as i64));
@@ -165,6 +165,8 @@ impl<P: Copy> Leaf<'_, P> {
     /// One panel over a strip; then back to the strip's first pixel and on to the next panel's channels.
     fn panel<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel) {
         let spec = self.spec;
+        let left_out = self.weights(m, panel, spec.left_out[0]);
+        m.step(self.pointers.weights, left_out as i64);
         for tiles in &panel.tiles {
             m.repeat(tiles.count, &mut |m| self.tile(m, panel, tiles));
             if tiles.ends_row && tiles.column.is_none() {
@@ -172,7 +174,8 @@ impl<P: Copy> Leaf<'_, P> {
             }
         }
         let lanes = panel.vectors * m.shape().lanes;
-        m.step(self.pointers.weights, self.weights(m, panel) as i64);
+        let all = self.weights(m, panel, spec.packed_rows());
+        m.step(self.pointers.weights, (all - left_out) as i64);
         m.step(self.pointers.bias, (LANE * lanes) as i64);
         m.step(self.pointers.mult, self.mult_step(m, lanes));
         let channels = self.channel_bytes(panel.channels);
@@ -256,7 +259,7 @@ impl<P: Copy> Leaf<'_, P> {
             m.step(self.pointers.input, spec.k_row_step as i64 - (spec.segments * spec.segment_step) as i64);
         });
         m.step(self.pointers.input, -((spec.k_rows * spec.k_row_step) as i64));
-        m.step(self.pointers.weights, -(self.weights(m, panel) as i64));
+        m.step(self.pointers.weights, -(self.weights(m, panel, spec.k_rows) as i64));
         let mut chains = chains.into_iter();
         let tile = chains.next().expect("at least one chain");
         for extra in chains {

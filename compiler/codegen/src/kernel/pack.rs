@@ -31,13 +31,13 @@ fn order<'a>(
     })
 }
 
-/// Packs `weights`, `[channels][k_rows][segments][run]`.
+/// Packs `weights`, `[channels][kernel rows][segments][run]`; the rows are those of the leaf and those that it leaves out.
 ///
 /// # Panics
 /// If `weights` has another length.
 pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
-    let runs = spec.k_rows * spec.segments;
-    assert_eq!(weights.len(), spec.channels * runs * spec.run, "weights are [channels][k_rows][segments][run]");
+    let runs = spec.packed_rows() * spec.segments;
+    assert_eq!(weights.len(), spec.channels * runs * spec.run, "weights are [channels][kernel rows][segments][run]");
     let mut packed = Vec::with_capacity(packed_weights(spec, shape));
     let panels = tiling::choose(spec, shape);
     let stored = panels.iter().flat_map(|panel| std::iter::repeat_n(panel.stored_weight(shape), panel.count));
@@ -65,7 +65,7 @@ pub fn pack_weights(spec: &ConvSpec, shape: &Shape, weights: &[i8]) -> Vec<u8> {
 pub fn packed_weights(spec: &ConvSpec, shape: &Shape) -> usize {
     let vectors = |panel: &Panel| panel.count * panel.vectors * panel.weight_vector(shape);
     let step: usize = tiling::choose(spec, shape).iter().map(vectors).sum();
-    spec.k_rows * spec.segments * spec.run_steps(shape) * step
+    spec.packed_rows() * spec.segments * spec.run_steps(shape) * step
 }
 
 /// Packs one value per channel in the order of the weights: biases.

@@ -87,6 +87,11 @@ pub fn choose(spec: &ConvSpec, shape: &Shape) -> Vec<Panel> {
         .expect("a machine has at least one vector")
 }
 
+/// The estimate for a strip, in eighths of a slot.
+pub fn estimate(spec: &ConvSpec, shape: &Shape) -> usize {
+    cost(spec, shape, &choose(spec, shape))
+}
+
 /// How many of an image's `rows` can make a strip, of which each takes `calls` leaf calls: divisors of `rows`, the best first.
 /// What counts is the time of one thread and the time of two together: a few large strips cannot be shared evenly.
 pub fn strips(spec: &ConvSpec, shape: &Shape, rows: usize, calls: usize) -> Vec<usize> {
@@ -153,7 +158,7 @@ fn chains(spec: &ConvSpec, shape: &Shape, height: usize, vectors: usize) -> usiz
     wanted.min(shape.most_accumulators(vectors) / accumulators).min(spec.run_steps(shape)).min(shape.unroll).max(1)
 }
 
-/// The estimate for a strip, in eighths of a slot.
+/// [`estimate`] of panels.
 fn cost(spec: &ConvSpec, shape: &Shape, panels: &[Panel]) -> usize {
     panels.iter().map(|panel| panel_cost(spec, shape, panel)).sum()
 }

@@ -1,9 +1,10 @@
 //! Steps that multiply by constant weights: convolutions and matrix products, as calls of leaf kernels.
 //!
 //! The output channels of each group are cut into blocks of at most 64; a leaf computes some strips of one block. A unit is one
-//! leaf call: image, block and chunk of strips. Which of block and chunk is the outer one depends on what is the greater burden
+//! leaf call: image, block and chunk of strips, and with the first and the last chunk the bands around ([`bands`]). Which of block and chunk is the outer one depends on what is the greater burden
 //! on the caches, the layer's weights or its activations.
 
+pub mod bands;
 mod emit;
 
 use qcc_ir::window::Window;
@@ -14,6 +15,7 @@ use crate::kernel::conv::{ConvSpec, MAX_CHANNELS, Output, Residual};
 use crate::kernel::tiling;
 use crate::machine::Shape;
 use crate::plan::Place;
+use bands::Band;
 pub use emit::{Layout, Leaf, emit};
 
 /// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
@@ -29,6 +31,7 @@ const CHUNK_BYTES: usize = 24 << 10;
 const UNITS: usize = 16;
 
 /// A product with constant weights.
+#[derive(Clone)]
 pub struct Product<'a> {
     /// NHWC activations, with halo. A matrix product [M, K] is one row of M pixels with K channels.
     pub x: Place,
@@ -51,8 +54,12 @@ pub struct Product<'a> {
     pub residual: Option<(Place, u16)>,
     /// Greatest magnitude of any accumulator.
     pub acc_bound: u32,
-    /// Rows of a strip, a divisor of the result's rows: see [`ConvSpec::strip`].
+    /// Rows of the result, each computed.
+    pub bands: Vec<Band>,
+    /// Rows of a strip, a divisor of the main band's rows: see [`ConvSpec::strip`].
     pub strip: usize,
+    /// What the padding holds.
+    pub pad_value: i32,
     /// Bytes that the next product of the network reads first. Constants lie in the order in which they are read, so these
     /// lie behind those of this product.
     pub next_bytes: usize,
@@ -64,7 +71,7 @@ pub struct Product<'a> {
 
 /// Blocks that share one leaf.
 pub struct Section {
-    /// The leaf.
+    /// The leaf of the main band.
     pub spec: ConvSpec,
     /// Number of blocks.
     pub blocks: usize,
@@ -86,25 +93,79 @@ pub struct Schedule {
 }
 
 impl Product<'_> {
-    /// Chooses the rows of a strip for the kernels of a machine. Fails where the tuning asks for what cannot be.
+    /// Chooses bands and the rows of a strip for the kernels of a machine. Fails where the tuning asks for what cannot be.
     pub fn choose_strip(&mut self, shape: &Shape) -> Result<(), String> {
         if let Some(panel) = self.choice.panel.filter(|panel| !(1..=shape.vectors).contains(panel)) {
             return Err(format!("a panel of {panel} vectors, expected 1 to {}", shape.vectors));
         }
-        let strips = self.strips_by_cost(shape);
-        self.strip = match self.choice.strip {
-            Some(strip) if strips.contains(&strip) => strip,
-            Some(strip) => return Err(format!("a strip of {strip} rows, expected one of {strips:?}")),
-            None => strips.first().copied().unwrap_or(1),
-        };
+        let (mut best, mut known) = (None::<(usize, Vec<Band>, usize)>, Vec::new());
+        for bands in self.possible_bands() {
+            (self.bands, self.strip) = (bands, 1);
+            let strips = self.strips_by_cost(shape);
+            let strip = match self.choice.strip {
+                Some(wanted) => strips.iter().copied().find(|&strip| strip == wanted),
+                None => Some(strips.first().copied().unwrap_or(1)),
+            };
+            known.extend(strips);
+            let Some(strip) = strip else { continue };
+            self.strip = strip;
+            let Some(cost) = self.cost(shape) else { continue };
+            if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
+                best = Some((cost, self.bands.clone(), strip));
+            }
+        }
+        let unknown = || format!("a strip of {} rows, expected one of {known:?}", self.choice.strip.unwrap_or(0));
+        (_, self.bands, self.strip) = best.ok_or_else(unknown)?;
         Ok(())
     }
 
-    fn strips_by_cost(&self, shape: &Shape) -> Vec<usize> {
-        match (&self.result.dims[..], self.sections().first()) {
-            ([images, rows, ..], Some(section)) => tiling::strips(&section.spec, shape, *rows, self.blocks() * images),
-            _ => Vec::new(),
+    /// All rows alike, and bands if there are several.
+    fn possible_bands(&self) -> Vec<Vec<Band>> {
+        let rows = self.result.dims[1];
+        let several = bands::of(&self.window, self.x.dims[1], rows).filter(|_| self.extrema.is_none());
+        std::iter::once(vec![Band::whole(rows)]).chain(several).collect()
+    }
+
+    /// The estimate for an image, if the leaves of all bands agree on how weights are packed.
+    fn cost(&self, shape: &Shape) -> Option<usize> {
+        let mut sum = 0;
+        for section in self.sections() {
+            let specs = self.band_specs(&section, shape);
+            let stored = |spec| tiling::choose(spec, shape).iter().map(|p| p.stored_weight(shape)).collect::<Vec<_>>();
+            if specs.iter().any(|spec| stored(spec) != stored(&section.spec)) {
+                return None;
+            }
+            let rows = specs
+                .iter()
+                .zip(&self.bands)
+                .map(|(spec, band)| band.rows / spec.strip * tiling::estimate(spec, shape));
+            sum += section.blocks * rows.sum::<usize>();
         }
+        Some(sum)
+    }
+
+    /// The band with the most rows.
+    fn main(&self) -> usize {
+        (0..self.bands.len()).max_by_key(|&band| self.bands[band].rows).unwrap_or(0)
+    }
+
+    /// The leaf of each band: that of the main one, and others that go row by row.
+    pub fn band_specs(&self, section: &Section, shape: &Shape) -> Vec<ConvSpec> {
+        let main = self.main();
+        let vectors = tiling::choose(&section.spec, shape).first().map_or(0, |panel| panel.vectors);
+        let spec = |(i, band): (usize, &Band)| {
+            if i == main {
+                return section.spec.clone();
+            }
+            ConvSpec { panel: vectors, strip: 1, ahead: 0, ..self.spec(section.spec.channels, band) }
+        };
+        self.bands.iter().enumerate().map(spec).collect()
+    }
+
+    fn strips_by_cost(&self, shape: &Shape) -> Vec<usize> {
+        let (images, rows) = (self.result.dims[0], self.bands[self.main()].rows);
+        let strips = |section: &Section| tiling::strips(&section.spec, shape, rows, self.blocks() * images);
+        self.sections().first().map(strips).unwrap_or_default()
     }
 
     /// What may be worth measuring beside the present choice: one thing changed in each.
@@ -112,7 +173,8 @@ impl Product<'_> {
         let now = self.choice;
         let outer = if self.chunks_outside() { Outer::Blocks } else { Outer::Chunks };
         let outer = (self.blocks() > 1).then_some(Choice { outer: Some(outer), ..now });
-        let other_strips = self.strips_by_cost(shape).into_iter().filter(|&strip| strip != self.strip).take(3);
+        let can_be = |&strip: &usize| strip != self.strip && Product { strip, ..self.clone() }.cost(shape).is_some();
+        let other_strips = self.strips_by_cost(shape).into_iter().filter(can_be).take(3);
         let strips = other_strips.map(|strip| Choice { strip: Some(strip), ..now });
         let panels = (1..=shape.vectors).rev().map(|panel| Choice { panel: Some(panel), ..now });
         outer.into_iter().chain(strips).chain(panels).filter(|&choice| choice != now).collect()
@@ -140,7 +202,7 @@ impl Product<'_> {
         let (per_group, _) = self.channels();
         let (full, rest) = (per_group / MAX_CHANNELS, per_group % MAX_CHANNELS);
         let section = |channels, count, first| Section {
-            spec: self.spec(channels),
+            spec: self.spec(channels, &self.bands[self.main()]),
             blocks: self.groups * count,
             per_group: count,
             first,
@@ -150,7 +212,8 @@ impl Product<'_> {
         sections.into_iter().filter(|s| s.blocks > 0).collect()
     }
 
-    fn spec(&self, channels: usize) -> ConvSpec {
+    /// The leaf of a block in a band.
+    fn spec(&self, channels: usize, band: &Band) -> ConvSpec {
         let (_, inputs) = self.channels();
         let [_, row, pixel, _] = self.x.strides[..] else { unreachable!("activations are NHWC") };
         let w = &self.window;
@@ -184,7 +247,8 @@ impl Product<'_> {
             panel: self.choice.panel.unwrap_or(0),
             strip: self.strip,
             channels,
-            k_rows: w.kernel[0],
+            k_rows: w.kernel[0] - band.left_out[0] - band.left_out[1],
+            left_out: band.left_out,
             k_row_step: w.dilations[0] * row,
             segments: if dense { 1 } else { w.kernel[1] },
             segment_step: if dense { 0 } else { w.dilations[1] * pixel },
@@ -205,9 +269,21 @@ impl Product<'_> {
         (0..s.blocks).map(|b| start(b)..start(b) + s.spec.channels).collect()
     }
 
-    /// Strips of an image.
+    /// The biases in a band: with what the kernel rows add that meet only padding.
+    pub fn biases(&self, band: &Band) -> Vec<i32> {
+        let row = self.weights.len() / self.bias.len() / self.window.kernel[0];
+        let [first, last] = band.left_out;
+        let padding = |weights: &[i8]| {
+            let rows = weights[..first * row].iter().chain(&weights[weights.len() - last * row..]);
+            self.pad_value.wrapping_mul(rows.map(|&w| i32::from(w)).sum())
+        };
+        let channels = self.weights.chunks(row * self.window.kernel[0]);
+        self.bias.iter().zip(channels).map(|(bias, weights)| bias.wrapping_add(padding(weights))).collect()
+    }
+
+    /// Strips of an image's main band.
     fn strips(&self) -> usize {
-        self.result.dims[1] / self.strip
+        self.bands[self.main()].rows / self.strip
     }
 
     /// Blocks of all groups.

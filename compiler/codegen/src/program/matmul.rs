@@ -118,6 +118,7 @@ impl MatMul {
             strip: 1,
             channels: columns,
             k_rows: 1,
+            left_out: [0; 2],
             k_row_step: 0,
             segments: 1,
             segment_step: 0,

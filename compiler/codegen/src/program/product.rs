@@ -7,6 +7,7 @@ use qcc_ir::window::Window;
 use qcc_ir::{Diag, Diags, NodeId, Tensor, ValueId};
 
 use super::collapse::Loops;
+use super::conv::bands::Band;
 use super::conv::{self, Layout, Leaf, Product, Section};
 use super::dynamic::extrema::Parts;
 use super::step::{Cost, Operation};
@@ -63,7 +64,9 @@ impl Builder<'_> {
             extrema,
             residual,
             acc_bound: accumulator_bound(weights, bias),
+            bands: vec![Band::whole(images[1].dims[1])],
             strip: 1,
+            pad_value: if is_conv { attrs.int("pad_value") as i32 } else { 0 },
             next_bytes: self.next_bytes,
             weight_bytes: 1,
             choice: self.options.tuning.get(value).copied().unwrap_or_default(),
@@ -91,7 +94,9 @@ impl Builder<'_> {
         let mut leaves = Vec::new();
         for (i, section) in sections.iter().enumerate() {
             let (data, layout) = self.pack(&format!("weights_{name}_{i}"), &product, section)?;
-            leaves.push(Leaf { function: self.leaf(&section.spec)?, data, layout });
+            let specs = product.band_specs(section, self.shape());
+            let functions = specs.iter().map(|spec| self.leaf(spec)).collect::<Result<_, _>>()?;
+            leaves.push(Leaf { functions, data, layout });
         }
         self.task_of(o, product.units(), cost, |t| conv::emit(t, &product, &leaves))
     }
@@ -124,7 +129,7 @@ impl Builder<'_> {
         self.task_of(o, units, cost, |t| window::emit(t, &p.x, &p.result, &p.window, &reduction))
     }
 
-    /// Packs what the blocks of a section read: all weights, then all biases, then all multipliers.
+    /// Packs what the blocks of a section read: all weights, then all biases, band by band, then all multipliers.
     fn pack(&mut self, name: &str, p: &Product<'_>, s: &Section) -> Result<(cranelift_module::DataId, Layout), Diags> {
         let shape = self.shape();
         let per_channel = p.weights.len() / p.bias.len();
@@ -132,18 +137,23 @@ impl Builder<'_> {
         let (mut weights, mut bias, mut mult) = (Vec::new(), Vec::new(), Vec::new());
         for c in p.block_channels(s) {
             weights.extend(pack_weights(&s.spec, shape, &p.weights[c.start * per_channel..c.end * per_channel]));
-            bias.extend(le(pack_channels(&s.spec, shape, &p.bias[c.clone()])));
             if let Some((m, _)) = &p.requant {
                 mult.extend(le(pack_multipliers(&s.spec, shape, &m[c])));
             }
         }
+        for band in &p.bands {
+            let biases = p.biases(band);
+            p.block_channels(s).into_iter().for_each(|c| bias.extend(le(pack_channels(&s.spec, shape, &biases[c]))));
+        }
         let bias_start = weights.len().next_multiple_of(ALIGN);
         let mult_start = (bias_start + bias.len()).next_multiple_of(ALIGN);
+        let band_biases = bias.len() / p.bands.len();
         let layout = Layout {
             weights: weights.len() / s.blocks,
-            bias: bias.len() / s.blocks,
+            bias: band_biases / s.blocks,
             mult: mult.len() / s.blocks,
             bias_start,
+            band_biases,
             mult_start,
             bytes: mult_start + mult.len(),
         };

@@ -9,8 +9,8 @@ use crate::program::task::Task;
 
 /// What a section's leaf is called with.
 pub struct Leaf {
-    /// The function.
-    pub function: cranelift_module::FuncId,
+    /// The function for each band.
+    pub functions: Vec<cranelift_module::FuncId>,
     /// Packed weights, biases and multipliers of all its blocks, in one data object.
     pub data: cranelift_module::DataId,
     /// Bytes of each of the three for one block, and where biases and multipliers start.
@@ -26,8 +26,10 @@ pub struct Layout {
     pub bias: usize,
     /// Bytes of multipliers of one block.
     pub mult: usize,
-    /// Offset of the biases.
+    /// Offset of the first band's biases.
     pub bias_start: usize,
+    /// Bytes of the biases of a band.
+    pub band_biases: usize,
     /// Offset of the multipliers.
     pub mult_start: usize,
     /// Bytes of it all.
@@ -91,35 +93,23 @@ impl<'p> Calls<'p> {
         }
     }
 
-    /// Calls a section's leaf; `first_block` is the number of the section's first block.
+    /// Calls a section's leaves for a unit; `first_block` is the number of the section's first block.
     fn call(&self, t: &mut Task<'_>, (section, first_block): (&Section, usize), leaf: &Leaf, at: &Position) {
         let p = self.p;
         let (per_group, inputs) = p.channels();
         let base = t.data(leaf.data);
         let (group, in_group) = t.divide(at.block, section.per_group);
-        let row_of = |t: &mut Task<'_>, base: Value, place: &Place, step: usize| {
-            let image = t.at(base, at.image, place.strides[0]);
-            t.at(image, at.first_strip, p.strip * step)
-        };
-        let x = row_of(t, self.input, &p.x, section.spec.in_row_step);
+        let x = t.at(self.input, at.image, p.x.strides[0]);
         let x = t.at(x, group, if p.groups == 1 { 0 } else { inputs });
-        let channel = |t: &mut Task<'_>, base: Value, element: usize| {
-            let at = t.at(base, group, if p.groups == 1 { 0 } else { per_group * element });
-            let at = t.at(at, in_group, MAX_CHANNELS * element);
-            t.plus(at, section.first * element)
+        let channel = |t: &mut Task<'_>, base: Value, place: &Place| {
+            let image = t.at(base, at.image, place.strides[0]);
+            let at = t.at(image, group, if p.groups == 1 { 0 } else { per_group * place.element });
+            let at = t.at(at, in_group, MAX_CHANNELS * place.element);
+            t.plus(at, section.first * place.element)
         };
-        let y = row_of(t, self.output, &p.result, section.spec.out_row_step);
-        let y = channel(t, y, p.result.element);
-        let r = match self.residual {
-            None => y,
-            Some((base, place)) => {
-                let r = row_of(t, base, place, place.strides[1]);
-                channel(t, r, place.element)
-            }
-        };
+        let y = channel(t, self.output, &p.result);
+        let residual = self.residual.map(|(base, place)| (channel(t, base, place), place));
         let weights = t.at(base, at.block, leaf.layout.weights);
-        let bias = t.plus(base, leaf.layout.bias_start);
-        let bias = t.at(bias, at.block, leaf.layout.bias);
         let mult = match self.extrema {
             Some(extrema) => self.part_of_extrema(t, extrema, first_block, at),
             None => {
@@ -127,8 +117,34 @@ impl<'p> Calls<'p> {
                 t.at(mult, at.block, leaf.layout.mult)
             }
         };
-        let ahead = self.weights_ahead(t, section, leaf, (base, weights), at);
-        t.call(leaf.function, &[x, weights, bias, mult, y, r, at.strips, ahead]);
+        let main = p.main();
+        for (i, band) in p.bands.iter().enumerate() {
+            let mut call = |t: &mut Task<'_>| {
+                let (first, strips, strip) = match i == main {
+                    true => (at.first_strip, at.strips, p.strip),
+                    false => (t.word(0), t.word(band.rows), 1),
+                };
+                let rows = |t: &mut Task<'_>, base: Value, step: usize| {
+                    let base = t.plus(base, band.first * step);
+                    t.at(base, first, strip * step)
+                };
+                let x = t.plus(x, band.left_out[0] * section.spec.k_row_step);
+                let x = rows(t, x, section.spec.in_row_step);
+                let y = rows(t, y, section.spec.out_row_step);
+                let r = residual.map_or(y, |(base, place)| rows(t, base, place.strides[1]));
+                let bias = t.plus(base, leaf.layout.bias_start + i * leaf.layout.band_biases);
+                let bias = t.at(bias, at.block, leaf.layout.bias);
+                let ahead = self.weights_ahead(t, section, leaf, (base, weights), at);
+                t.call(leaf.functions[i], &[x, weights, bias, mult, y, r, strips, ahead]);
+            };
+            if i == main || self.schedule.chunks == 1 {
+                call(t);
+                continue;
+            }
+            let chunk = if i < main { 0 } else { self.schedule.chunks - 1 };
+            let is_beside = t.b.ins().icmp_imm_s(IntCC::Equal, at.chunk, chunk as i64);
+            t.when(is_beside, &mut call);
+        }
     }
 
     /// Where the extrema of a unit go.
