@@ -15,10 +15,13 @@
 //! columns in another order (the 7x7x512 features of VGG). Every step is exact. Inputs and outputs of the graph keep
 //! their layout.
 
+mod regroup;
+
 use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId};
 
 use crate::rewrite::{inverse, is_live, keeps_order, origin_of, produced_by, substitute};
 use crate::{Context, Pass, moves};
+use regroup::{merge_to_nhwc, split_first};
 
 /// The pass `layout`.
 pub struct Layout;
@@ -26,7 +29,7 @@ pub struct Layout;
 /// Changes the graph at a node and says whether it did.
 type Rule = fn(&mut Edit, NodeId) -> bool;
 
-const SINK: &[Rule] = &[drop_identity, merge, sink, sink_reshape, permute_columns];
+const SINK: &[Rule] = &[drop_identity, merge, sink, sink_reshape, split_first, merge_to_nhwc, permute_columns];
 
 /// What is left to do when no transpose can move any more.
 const SETTLE: &[Rule] = &[drop_identity, merge, |edit, n| moves::transpose_is_reshape(edit, n, "layout")];

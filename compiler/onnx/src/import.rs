@@ -8,6 +8,7 @@ mod branch;
 mod constants;
 mod contrib;
 mod conv;
+mod conv_transpose;
 mod decompose;
 mod einsum;
 mod elementwise;

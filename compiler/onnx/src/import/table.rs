@@ -7,8 +7,8 @@ use onnx_protobuf::NodeProto;
 
 use super::site::Site;
 use super::{
-    constants, contrib, conv, decompose, einsum, elementwise, gemm, order, pool, qoperator, quantize, reduce, resize,
-    rnn, scatter, sequence, shape_ops, slice,
+    constants, contrib, conv, conv_transpose, decompose, einsum, elementwise, gemm, order, pool, qoperator, quantize,
+    reduce, resize, rnn, scatter, sequence, shape_ops, slice,
 };
 use crate::fault::{Fault, Outcome};
 use crate::model::domain;
@@ -59,7 +59,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("ConstantOfShape", 9, NEWEST, One(constants::constant_of_shape)),
     Row("Conv", 1, NEWEST, One(conv::conv)),
     Row("ConvInteger", 10, NEWEST, One(qoperator::conv)),
-    Row("ConvTranspose", 1, NEWEST, One(conv::conv_transpose)),
+    Row("ConvTranspose", 1, NEWEST, One(conv_transpose::conv_transpose)),
     Row("Cos", 7, NEWEST, Same(Opcode::Cos)),
     Row("DepthToSpace", 1, NEWEST, One(shape_ops::depth_to_space)),
     Row("DequantizeLinear", 10, NEWEST, One(quantize::dequantize_linear)),
