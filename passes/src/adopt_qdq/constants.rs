@@ -79,14 +79,18 @@ fn quantized_floats(edit: &mut Edit, n: NodeId) -> bool {
 /// Data movement of a dequantized constant moves its codes.
 fn moved(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
-    let Class::Move(kind @ (Move::Reshape | Move::Transpose | Move::Gather)) = g.op(n).info().class else {
+    let Class::Move(kind @ (Move::Reshape | Move::Transpose | Move::Gather | Move::Pad)) = g.op(n).info().class else {
         return false;
     };
     let (y, operands) = (g.result(n), g.operands(n));
     let Some((c, tensor, uniform)) = dequantized(g, operands[0]).filter(|_| !g.is_output(y)) else {
         return false;
     };
-    let (attrs, dims) = (g.node(n).attrs.clone(), g.ty(y).dims.clone());
+    let (mut attrs, dims) = (g.node(n).attrs.clone(), g.ty(y).dims.clone());
+    if kind == Move::Pad {
+        let Some(&zero) = uniform.zero_points.first().filter(|_| attrs.float("value") == 0.0) else { return false };
+        attrs = attrs.with("value", zero as f32);
+    }
     let indices = operands.get(1).map(|&i| g.constant(i).cloned().map(|t| (t, g.ty(i).clone())));
     let indices = match indices {
         Some(None) => return false,
@@ -99,10 +103,18 @@ fn moved(edit: &mut Edit, n: NodeId) -> bool {
             let axis = attrs.sizes("perm").iter().position(|&p| p == axis);
             axis.map(|axis| Uniform { axis: Some(axis), ..(*uniform).clone() })
         }
-        // Elements are taken along another dimension than that of the scales.
-        (Some(axis), Move::Gather) => (attrs.int("axis") != axis as i64
-            && indices.as_ref().is_some_and(|(t, _)| t.dims.len() == 1))
-        .then(|| (*uniform).clone()),
+        (Some(axis), Move::Gather) => {
+            let positions = indices.as_ref().filter(|(t, _)| t.dims.len() == 1).and_then(|(t, _)| codes(t));
+            positions.and_then(|positions| match attrs.int("axis") == axis as i64 {
+                true => taken(&uniform, &positions),
+                false => Some((*uniform).clone()),
+            })
+        }
+        (Some(axis), Move::Pad) => {
+            let pads = attrs.ints("pads");
+            let same = uniform.zero_points.iter().all(|zero| *zero == uniform.zero_points[0]);
+            (same && pads[axis] == 0 && pads[tensor.dims.len() + axis] == 0).then(|| (*uniform).clone())
+        }
         (Some(axis), _) => reshaped(&uniform, &tensor.dims, axis, &dims),
     };
     let Some(scaled) = scaled else { return false };
@@ -123,17 +135,33 @@ fn moved(edit: &mut Edit, n: NodeId) -> bool {
     true
 }
 
+/// The scales at these positions.
+fn taken(u: &Uniform, positions: &[i64]) -> Option<Uniform> {
+    let at = |&p: &i64| usize::try_from(if p < 0 { p + u.scales.len() as i64 } else { p }).ok();
+    let scale = |p: &i64| u.scales.get(at(p)?).copied();
+    let zero_point = |p: &i64| u.zero_points.get(at(p)?).copied();
+    Some(Uniform {
+        scales: positions.iter().map(scale).collect::<Option<_>>()?,
+        zero_points: positions.iter().map(zero_point).collect::<Option<_>>()?,
+        ..u.clone()
+    })
+}
+
 /// The type of `from` after a reshape to `to` that leaves the dimension of the scales whole, or merges it with those in front of it, as
-/// the channels of groups: the scales then repeat.
+/// the channels of groups: the scales then repeat. Such groups may be parted again.
 fn reshaped(u: &Uniform, from: &[usize], axis: usize, to: &[usize]) -> Option<Uniform> {
     let before: usize = from[..axis].iter().product();
     let ends = |i: usize| to[..=i].iter().product::<usize>() == before * from[axis];
-    let at = (0..to.len()).find(|&i| ends(i) && to[i].is_multiple_of(from[axis]))?;
-    let again = to[at] / from[axis];
+    let period = |n: usize| {
+        let repeats = |i: usize| u.scales[i] == u.scales[i % n] && u.zero_points[i] == u.zero_points[i % n];
+        from[axis].is_multiple_of(n) && (0..from[axis]).all(repeats)
+    };
+    let at = (0..to.len()).find(|&i| ends(i) && (to[i].is_multiple_of(from[axis]) || to[i] > 0 && period(to[i])))?;
+    let numbers = to[at].max(1);
     Some(Uniform {
         axis: Some(at),
-        scales: u.scales.repeat(again),
-        zero_points: u.zero_points.repeat(again),
+        scales: u.scales.iter().copied().cycle().take(numbers).collect(),
+        zero_points: u.zero_points.iter().copied().cycle().take(numbers).collect(),
         ..u.clone()
     })
 }

@@ -94,7 +94,8 @@ fn padded(site: &mut Site, x: ValueId, around: &[[i64; 2]]) -> Outcome<(ValueId,
 /// that are no zeros meet the taps `t0 + s * j`, `t0 = (b - r) mod s`, and are the inputs `q + o + j`, `o = (r - b + t0) / s`. The phases
 /// get one window that covers them all, in which some weights are 0.
 struct Axis {
-    stride: usize,
+    /// `s`, or the length of the result if that is less.
+    phases: usize,
     /// Elements of the common window.
     kernel: usize,
     /// Results of a phase.
@@ -108,7 +109,6 @@ struct Axis {
 
 impl Axis {
     fn new(window: &Window, axis: usize, input: usize, [before, after]: [i64; 2]) -> Outcome<Axis> {
-        let too_large = || Fault::shape("a transposed convolution overflows");
         let (k, s, d) = (window.kernel[axis], window.strides[axis], window.dilations[axis]);
         let extent = ((k - 1) * d + 1) as i64;
         let (stride, input) = (s as i64, input as i64);
@@ -121,12 +121,14 @@ impl Axis {
             let first = (before - r).rem_euclid(stride);
             (first, (r - before + first) / stride, ((extent - first).max(0) + stride - 1) / stride)
         };
-        let phases: Vec<(i64, i64, i64)> = (0..stride).map(phase).collect();
+        let phases: Vec<(i64, i64, i64)> = (0..stride.min(length)).map(phase).collect();
         let some = || phases.iter().filter(|(.., taps)| *taps > 0);
         let lo = some().map(|(_, o, _)| *o).min().unwrap_or(0);
         let hi = some().map(|(_, o, taps)| o + taps).max().unwrap_or(1);
         let kernel = (hi - lo) as usize;
-        kernel.checked_mul(s).filter(|&taps| taps <= MOST_TAPS).ok_or_else(too_large)?;
+        if kernel.checked_mul(phases.len()).is_none_or(|taps| taps > MOST_TAPS) {
+            return Err(Fault::shape(format!("a stride of {s} with {kernel} taps for each phase is too large")));
+        }
         let tap = |&(first, o, taps): &(i64, i64, i64), element: i64| {
             let at = Some(element + lo - o).filter(|j| (0..taps).contains(j)).map(|j| (first + stride * j) as usize)?;
             at.is_multiple_of(d).then_some(at / d)
@@ -134,7 +136,7 @@ impl Axis {
         let taps = phases.iter().flat_map(|phase| (0..hi - lo).map(move |element| tap(phase, element))).collect();
         let count = (length as usize).div_ceil(s);
         let pads = [-lo, count as i64 + hi - 1 - input];
-        Ok(Axis { stride: s, kernel, count, length: length as usize, pads, taps })
+        Ok(Axis { phases: phases.len(), kernel, count, length: length as usize, pads, taps })
     }
 }
 
@@ -147,26 +149,26 @@ fn phases(
     groups: i64,
 ) -> Outcome<ValueId> {
     let (n, outputs, inputs) = (site.dims(x)[0], site.dims(w)[0], site.dims(w)[1]);
-    let groups_count = groups as usize;
-    let channels = outputs / groups_count;
+    let parts = groups as usize;
+    let channels = outputs / parts;
     let mut w = w;
     for (i, axis) in axes.iter().enumerate() {
         w = with_taps(site, w, 2 + i, &axis.taps)?;
     }
     // [G, M, C, s, K, s, K ..] to [G, s, s .., M, C, K, K ..]
     let rank = axes.len();
-    let mut split = vec![groups_count, channels, inputs];
-    axes.iter().for_each(|axis| split.extend([axis.stride, axis.kernel]));
+    let mut split = vec![parts, channels, inputs];
+    axes.iter().for_each(|axis| split.extend([axis.phases, axis.kernel]));
     let (phase_dims, taps) = ((0..rank).map(|i| 3 + 2 * i), (0..rank).map(|i| 4 + 2 * i));
     let perm: Vec<usize> = [0].into_iter().chain(phase_dims).chain([1, 2]).chain(taps).collect();
-    let strides: Vec<usize> = axes.iter().map(|axis| axis.stride).collect();
-    let all = layout::product(&[&[outputs], &strides[..]].concat())?;
+    let per_axis: Vec<usize> = axes.iter().map(|axis| axis.phases).collect();
+    let all = layout::product(&[&[outputs], &per_axis[..]].concat())?;
     let merged: Vec<usize> = [all, inputs].into_iter().chain(axes.iter().map(|axis| axis.kernel)).collect();
     let w = layout::reshape(site, w, &split, "phases")?;
     let w = layout::transpose(site, w, &perm, "phases")?;
     let w = layout::reshape(site, w, &merged, "phases")?;
-    let of_phases = all / outputs;
-    let positions: Vec<usize> = (0..groups_count)
+    let of_phases: usize = per_axis.iter().product();
+    let positions: Vec<usize> = (0..parts)
         .flat_map(|g| (0..of_phases).flat_map(move |_| (0..channels).map(move |m| g * channels + m)))
         .collect();
     let bias = bias.map(|bias| layout::at_positions(site, bias, 0, &positions, "phases")).transpose()?;
@@ -182,14 +184,14 @@ fn phases(
     let y = convolve(site, [x, w], bias, &window, groups, "phases")?;
     // [N, G, s, s .., M, Q, Q ..] to [N, G, M, Q, s, Q, s ..]
     let counts: Vec<usize> = axes.iter().map(|axis| axis.count).collect();
-    let split = [&[n, groups_count], &strides[..], &[channels], &counts].concat();
+    let split = [&[n, parts], &per_axis[..], &[channels], &counts].concat();
     let moved = (0..rank).flat_map(|i| [3 + rank + i, 2 + i]);
     let perm: Vec<usize> = [0, 1, 2 + rank].into_iter().chain(moved).collect();
-    let whole: Vec<usize> = axes.iter().map(|axis| axis.count * axis.stride).collect();
+    let whole: Vec<usize> = axes.iter().map(|axis| axis.count * axis.phases).collect();
     let y = layout::reshape(site, y, &split, "split")?;
     let y = layout::transpose(site, y, &perm, "moved")?;
     let y = layout::reshape(site, y, &[&[n, outputs], &whole[..]].concat(), "")?;
-    let beyond = axes.iter().map(|axis| axis.length as i64 - (axis.count * axis.stride) as i64);
+    let beyond = axes.iter().map(|axis| axis.length as i64 - (axis.count * axis.phases) as i64);
     let pads: Vec<i64> = vec![0; 2 + rank + 2].into_iter().chain(beyond).collect();
     slice::cut(site, y, &pads)
 }
