@@ -114,6 +114,17 @@ fn known_branches_are_taken() {
     assert_eq!(graph.ty(graph.outputs()[0]).dims, [4]);
 }
 
+/// A comparison of real numbers that are computed from constants, and more than are computed at once.
+#[test]
+fn masks_are_computed_away() {
+    let graph = imported("mask.onnx");
+    let ops: Vec<_> = graph.order().into_iter().map(|n| graph.op(n).name()).collect();
+    assert_eq!(ops, ["nn.add"]);
+    let mask = graph.constant(graph.operands(graph.order()[0])[1]).and_then(|t| t.as_f32()).expect("a constant");
+    assert_eq!(mask.iter().filter(|&&m| m == 0.0).count(), 4 * 20 * 20);
+    assert!(mask.iter().all(|&m| m == 0.0 || m == -100.0));
+}
+
 #[test]
 fn files_that_are_no_models() {
     let folder = import(&fixture("."), &ImportOptions::default()).unwrap_err();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Class, Data, Elem, Int, Opcode, Tensor, ValueId, map_data};
 
+use super::fold;
 use super::layout;
 use super::numbers::{Numbers, broadcast};
 use super::quantize;
@@ -23,7 +24,7 @@ const GREATEST: usize = 1 << 27;
 fn constant(site: &mut Site, i: usize) -> Outcome<(Arc<Tensor>, Elem)> {
     let v = site.operand(i)?;
     let elem = site.elem(v);
-    match site.constant(v) {
+    match site.constant(v).or_else(|| fold::known(site.edit().graph(), v)) {
         Some(tensor) => Ok((tensor, elem)),
         None => Err(Fault::unsupported("the operator is supported between constants only")
             .help(format!("operand {i} is computed by the model at run time"))),

@@ -1,6 +1,7 @@
 //! Evaluation during import. Shapes depend on constants that the model computes, so what is computed in integers or is
 //! small is evaluated at once, by the interpreter; larger arithmetic waits for the pass that folds constants.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use qcc_interp::eval_node;
@@ -42,6 +43,36 @@ pub(crate) fn evaluate(
         Err(_) if result.elem == Elem::F32 && !result.dims.contains(&0) => Ok(None),
         Err(diag) => Err(Fault::from(diag)),
     }
+}
+
+/// What a value is, if it depends on constants only: float arithmetic that [`evaluate`] left to later.
+pub(crate) fn known(graph: &Graph, v: ValueId) -> Option<Arc<Tensor>> {
+    let mut found: HashMap<ValueId, Arc<Tensor>> = HashMap::new();
+    let mut waiting = vec![v];
+    while let Some(&next) = waiting.last() {
+        if found.contains_key(&next) {
+            waiting.pop();
+            continue;
+        }
+        if let Some(tensor) = graph.constant(next) {
+            found.insert(next, tensor.clone());
+            continue;
+        }
+        let (node, result) = (graph.producer(next)?, graph.ty(next));
+        let is_small = result.checked_elements().is_some_and(|elements| elements <= LARGE);
+        if !is_small || matches!(graph.op(node).info().class, Class::Cast(_)) {
+            return None;
+        }
+        let operands = graph.operands(node);
+        let missing: Vec<ValueId> = operands.iter().copied().filter(|v| !found.contains_key(v)).collect();
+        if missing.is_empty() {
+            let given: Vec<(&Tensor, &Type)> = operands.iter().map(|v| (found[v].as_ref(), graph.ty(*v))).collect();
+            let tensor = eval_node(graph.op(node), &graph.node(node).attrs, &given, result).ok()?;
+            found.insert(next, Arc::new(tensor));
+        }
+        waiting.extend(missing);
+    }
+    found.remove(&v)
 }
 
 /// Integers times zero, which models compute to keep an input that they do not need: zeros.

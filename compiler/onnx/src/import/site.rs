@@ -108,7 +108,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
     /// The contents of operand `i` as numbers; it must be a constant or absent.
     pub(crate) fn numbers(&mut self, i: usize, what: &str) -> Outcome<Option<Numbers>> {
         let Some(v) = self.optional(i) else { return Ok(None) };
-        let tensor = self.constant(v).ok_or_else(|| {
+        let tensor = self.constant(v).or_else(|| fold::known(self.edit.graph(), v)).ok_or_else(|| {
             let fault = Fault::unsupported(format!("{what} are computed by the model at run time"));
             fault.help("only models whose shapes are known at compile time can be compiled")
         })?;
