@@ -301,6 +301,17 @@ fn gelu(x: f32) -> f32 {
     (0.5 * f64::from(x) * (1.0 + erf(f64::from(x) / std::f64::consts::SQRT_2))) as f32
 }
 
+fn shrink(a: &Attrs, x: f32) -> f32 {
+    let (limit, bias) = (a.float("lambd"), a.float("bias"));
+    if x < -limit {
+        x + bias
+    } else if x > limit {
+        x - bias
+    } else {
+        0.0
+    }
+}
+
 /// The nearest number with the row's `fraction` bits and least exponent `exponent`, ties to even. The quotient by the distance
 /// between neighbours is exact in double precision.
 fn round_float(a: &Attrs, x: f32) -> f32 {
@@ -419,6 +430,26 @@ ops! {
     Sin = "nn.sin" ("x") {} Class::Unary(|_, x| x.sin());
     /// Cosine.
     Cos = "nn.cos" ("x") {} Class::Unary(|_, x| x.cos());
+    /// Tangent.
+    Tan = "nn.tan" ("x") {} Class::Unary(|_, x| x.tan());
+    /// Inverse sine.
+    Asin = "nn.asin" ("x") {} Class::Unary(|_, x| x.asin());
+    /// Inverse cosine.
+    Acos = "nn.acos" ("x") {} Class::Unary(|_, x| x.acos());
+    /// Inverse tangent.
+    Atan = "nn.atan" ("x") {} Class::Unary(|_, x| x.atan());
+    /// Hyperbolic sine.
+    Sinh = "nn.sinh" ("x") {} Class::Unary(|_, x| x.sinh());
+    /// Hyperbolic cosine.
+    Cosh = "nn.cosh" ("x") {} Class::Unary(|_, x| x.cosh());
+    /// Inverse hyperbolic sine.
+    Asinh = "nn.asinh" ("x") {} Class::Unary(|_, x| x.asinh());
+    /// Inverse hyperbolic cosine.
+    Acosh = "nn.acosh" ("x") {} Class::Unary(|_, x| x.acosh());
+    /// Inverse hyperbolic tangent.
+    Atanh = "nn.atanh" ("x") {} Class::Unary(|_, x| x.atanh());
+    /// `x` moved by `bias` towards 0 where its magnitude is greater than `lambd`, else 0.
+    Shrink = "nn.shrink" ("x") { float_or("lambd", 0.5), float_or("bias", 0.0) } Class::Unary(shrink);
     /// -1, 0 or 1.
     Sign = "nn.sign" ("x") {} Class::Unary(|_, x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { 0.0 });
 

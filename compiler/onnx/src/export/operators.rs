@@ -32,6 +32,16 @@ const UNARY: &[(Opcode, &str, &[&str])] = &[
     (Opcode::Round, "Round", &[]),
     (Opcode::Sin, "Sin", &[]),
     (Opcode::Cos, "Cos", &[]),
+    (Opcode::Tan, "Tan", &[]),
+    (Opcode::Asin, "Asin", &[]),
+    (Opcode::Acos, "Acos", &[]),
+    (Opcode::Atan, "Atan", &[]),
+    (Opcode::Sinh, "Sinh", &[]),
+    (Opcode::Cosh, "Cosh", &[]),
+    (Opcode::Asinh, "Asinh", &[]),
+    (Opcode::Acosh, "Acosh", &[]),
+    (Opcode::Atanh, "Atanh", &[]),
+    (Opcode::Shrink, "Shrink", &["lambd", "bias"]),
     (Opcode::Sign, "Sign", &[]),
 ];
 

@@ -125,6 +125,22 @@ pub(super) fn instance_norm(site: &mut Site) -> Outcome<ValueId> {
     normalize(site, x, 2, epsilon, scale, Some(bias))
 }
 
+/// Along these axes, by default all but the channels. What is added to the deviation, 1e-9, is here added to the variance, squared.
+pub(super) fn mean_variance_norm(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let rank = site.ty(x).rank();
+    let given = site.attrs.ints("axes")?.map_or_else(|| vec![0, 2, 3], <[i64]>::to_vec);
+    let axes = Site::axes(&given, rank)?;
+    let mut perm: Vec<usize> = (0..rank).filter(|d| !axes.contains(d)).collect();
+    let kept = perm.len();
+    perm.extend(&axes);
+    let rows = layout::transpose(site, x, &perm, "rows")?;
+    let one = site.floats(&[1], vec![1.0], "one");
+    let normal = normalize(site, rows, kept, 1e-18, one, None)?;
+    let back: Vec<usize> = (0..rank).map(|d| perm.iter().position(|&p| p == d).unwrap_or(d)).collect();
+    layout::transpose(site, normal, &back, "")
+}
+
 /// Groups of channels are normalized together. Scale and bias have one element for each group, from operator set 21 on for
 /// each channel.
 pub(super) fn group_norm(site: &mut Site) -> Outcome<ValueId> {

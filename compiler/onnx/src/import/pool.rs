@@ -63,6 +63,46 @@ pub(super) fn average(site: &mut Site, mut x: ValueId) -> Outcome<ValueId> {
     finish(site, Opcode::AveragePool, x, window, attrs)
 }
 
+/// The `p`-norm of each window: the root of the mean of powers times their number, zeros around included.
+pub(super) fn lp_pool(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let p = site.attrs.int("p")?.unwrap_or(2);
+    if !(1..=16).contains(&p) {
+        return Err(Fault::unsupported(format!("`p` = {p} is not supported")));
+    }
+    let mut window = read(site, x)?;
+    let size = layout::product(&window.kernel)?;
+    let magnitude = layout::apply(site, Opcode::Abs, &[x], "magnitude")?;
+    let exponent = site.floats(&[], vec![p as f32], "p");
+    let powers = match p {
+        1 => magnitude,
+        2 => layout::apply(site, Opcode::Mul, &[x, x], "square")?,
+        _ => layout::apply(site, Opcode::Pow, &[magnitude, exponent], "powers")?,
+    };
+    let before = [0, 0].into_iter().chain(window.pads.iter().map(|p| p[0]));
+    let after = [0, 0].into_iter().chain(window.pads.iter().zip(&window.extra).map(|(p, extra)| p[1] + extra));
+    let pads: Vec<usize> = before.chain(after).collect();
+    let padded = match pads.iter().all(|&p| p == 0) {
+        true => powers,
+        false => {
+            site.emit(Opcode::Pad, &[powers], Attrs::new(Opcode::Pad).with("pads", layout::list(&pads)?), "padded")?
+        }
+    };
+    window.pads.fill([0, 0]);
+    window.extra.fill(0);
+    let mean = finish(site, Opcode::AveragePool, padded, window, Attrs::new(Opcode::AveragePool))?;
+    let size = site.floats(&[], vec![size as f32], "size");
+    let sum = layout::apply(site, Opcode::Mul, &[mean, size], "sum")?;
+    match p {
+        1 => Ok(sum),
+        2 => layout::apply(site, Opcode::Sqrt, &[sum], ""),
+        _ => {
+            let root = site.floats(&[], vec![1.0 / p as f32], "root");
+            layout::apply(site, Opcode::Pow, &[sum, root], "")
+        }
+    }
+}
+
 fn read(site: &mut Site, x: ValueId) -> Outcome<Window> {
     let input = volume(site, x)?;
     let mut window = Window::read(site, None, &input)?;

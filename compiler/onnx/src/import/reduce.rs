@@ -1,8 +1,9 @@
 //! Reductions, softmax and what is computed from them.
 
-use qcc_ir::{Attrs, Opcode, ValueId};
+use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId};
 
 use super::layout::{self, apply};
+use super::numbers::listed;
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
@@ -82,6 +83,69 @@ pub(super) fn l2(site: &mut Site) -> Outcome<ValueId> {
 
 pub(super) fn sum_square(site: &mut Site) -> Outcome<ValueId> {
     reduction(site, Opcode::ReduceSum, 18, Some(Opcode::Mul), None)
+}
+
+pub(super) fn log_sum(site: &mut Site) -> Outcome<ValueId> {
+    reduction(site, Opcode::ReduceSum, 18, None, Some(Opcode::Log))
+}
+
+/// `max + log(sum(exp(x - max)))`, in which nothing is large.
+pub(super) fn log_sum_exp(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let keep = site.attrs.flag("keepdims", true)?;
+    let Some(axes) = axes(site, site.ty(x).rank(), 18)?.filter(|axes| !axes.is_empty()) else { return Ok(x) };
+    let greatest = over(site, Opcode::ReduceMax, x, &axes, true, "greatest")?;
+    let below = apply(site, Opcode::Sub, &[x, greatest], "below")?;
+    let terms = apply(site, Opcode::Exp, &[below], "terms")?;
+    let sum = over(site, Opcode::ReduceSum, terms, &axes, true, "sum")?;
+    let log = apply(site, Opcode::Log, &[sum], "log")?;
+    let y = apply(site, Opcode::Add, &[log, greatest], "")?;
+    let dims = site.dims(y);
+    let kept: Vec<usize> = (0..dims.len()).filter(|d| keep || !axes.contains(d)).map(|d| dims[d]).collect();
+    layout::reshape(site, y, &kept, "reduced")
+}
+
+/// Sums of all elements up to each along an axis: of real numbers a product with a triangle of ones.
+pub(super) fn running_sum(site: &mut Site) -> Outcome<ValueId> {
+    let x = site.operand(0)?;
+    let dims = site.dims(x);
+    let axis = match site.int_list(1, "`axis`")?.as_deref() {
+        Some(&[axis]) => Site::axis(axis, dims.len())?,
+        _ => return Err(Fault::shape("`axis` is not one number")),
+    };
+    let (exclusive, reverse) = (site.attrs.flag("exclusive", false)?, site.attrs.flag("reverse", false)?);
+    let counts = |from: usize, to: usize| {
+        let (from, to) = if reverse { (to, from) } else { (from, to) };
+        from < to || from == to && !exclusive
+    };
+    let n = dims[axis];
+    if site.elem(x) == Elem::F32 {
+        let ones = (0..listed(&[n, n])?).map(|i| f32::from(u8::from(counts(i / n, i % n)))).collect();
+        let triangle = site.floats(&[n, n], ones, "triangle");
+        let mut perm: Vec<usize> = (0..dims.len()).filter(|&d| d != axis).collect();
+        perm.push(axis);
+        let rows = layout::transpose(site, x, &perm, "rows")?;
+        let rows = if dims.len() == 1 { layout::reshape(site, rows, &[1, n], "row")? } else { rows };
+        let sums = apply(site, Opcode::MatMul, &[rows, triangle], "sums")?;
+        let sums = if dims.len() == 1 { layout::reshape(site, sums, &[n], "row")? } else { sums };
+        let back: Vec<usize> = (0..dims.len()).map(|d| perm.iter().position(|&p| p == d).unwrap_or(d)).collect();
+        return layout::transpose(site, sums, &back, "");
+    }
+    let elem = site.elem(x);
+    let Some(tensor) = site.constant(x) else {
+        return Err(Fault::unsupported("sums of integers that the model computes at run time"));
+    };
+    let inner: usize = dims[axis + 1..].iter().product();
+    let terms = |i: usize| {
+        let (first, at) = (i - i / inner % n * inner, i / inner % n);
+        (0..n).filter(move |&k| counts(k, at)).map(move |k| first + k * inner)
+    };
+    let data = match &tensor.data {
+        Data::I64(v) => Data::I64((0..v.len()).map(|i| terms(i).fold(0i64, |s, k| s.wrapping_add(v[k]))).collect()),
+        Data::I32(v) => Data::I32((0..v.len()).map(|i| terms(i).fold(0i32, |s, k| s.wrapping_add(v[k]))).collect()),
+        _ => return Err(Fault::unsupported(format!("sums of {elem}"))),
+    };
+    Ok(site.constant_of(Tensor::new(&dims, data), elem, ""))
 }
 
 /// Runs `body` on operand 0 and an axis. Before operator set 13 all dimensions from the axis on are one.
