@@ -60,6 +60,7 @@ fn flags_at_fault_are_usage_errors() {
         (&["relu.onnx", "-o", "out.so", "--target", "z80"], "unknown target"),
         (&["relu.onnx", "-o", "out.so", "--passes", "fold-nb"], "no pass `fold-nb`"),
         (&["relu.onnx", "-o", "out.so", "--shape", "x"], "--shape"),
+        (&["relu.onnx", "-o", "out.so", "--outputs"], "--outputs"),
         (&["relu.onnx", "-o", "out.so", "--input-range", "1:0"], "--input-range"),
         (&["relu.onnx", "-o", "out.so", "--preset", "mnist"], "--preset"),
         (&["relu.onnx", "-o", "out.so", "--std", "0"], "must not be 0"),
@@ -71,6 +72,7 @@ fn flags_at_fault_are_usage_errors() {
     refused(folder.path(), &["relu.onnx", "-o", "absent/out.so"], 1, "cannot write");
     refused(folder.path(), &["relu.onnx", "-o", "out.so", "--calibrate", "absent.npz"], 1, "absent.npz");
     refused(folder.path(), &["check", "relu.onnx"], 1, "ELF");
+    refused(folder.path(), &["relu.onnx", "-o", "out.so", "--outputs", "z"], 1, "nothing defines output `z`");
     refused(folder.path(), &["run", "relu.onnx", "--input", "relu.onnx"], 1, "relu.onnx");
 }
 

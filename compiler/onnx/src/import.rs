@@ -52,6 +52,7 @@ pub use table::{Importable, importable};
 
 /// A model as a graph of `nn.*`, `tensor.*` and `quant.*`.
 pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions) -> Result<Graph, Diags> {
+    options.end(&mut model.graph);
     let nodes = functions::inline(&mut model).map_err(Fault::into_diag)?;
     let structure = analyze(&model.graph, &nodes, model.opset)?;
     let mut graph = Graph::new(names::graph(&model.graph.name));
@@ -114,8 +115,9 @@ impl<'a> Driver<'a, '_> {
         for fault in options.unused(&inputs) {
             self.faults.0.push(fault.into_diag());
         }
+        let whole = options.outputs.is_empty();
         let options = options.with_batch(&inputs);
-        for input in inputs {
+        for input in inputs.into_iter().filter(|i| whole || self.structure.used.contains(i.name.as_str())) {
             let value = match options.input_type(input) {
                 Ok(ty) => Some(self.edit.add_input(&input.name, ty)),
                 Err(fault) => {

@@ -1,9 +1,9 @@
-//! What a caller says about a model: extents that the model leaves open.
+//! What a caller says about a model: extents that the model leaves open, and where it is to end.
 
 use std::collections::HashMap;
 
 use onnx_protobuf::tensor_shape_proto::dimension;
-use onnx_protobuf::{ValueInfoProto, type_proto};
+use onnx_protobuf::{GraphProto, ValueInfoProto, type_proto};
 use qcc_ir::Type;
 use qcc_ir::diag::Code;
 
@@ -16,13 +16,15 @@ pub(crate) const MOST_ELEMENTS: usize = 1 << 31;
 /// Most dimensions of inputs and outputs: the interface of compiled models has no more.
 pub(crate) const MOST_DIMENSIONS: usize = 8;
 
-/// Extents that the model leaves open. An open first dimension of an input, the batch, is 1 unless something is said.
+/// Extents that the model leaves open, and where it ends. An open first dimension of an input, the batch, is 1 unless something is said.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ImportOptions {
     /// Whole shapes of inputs, by name.
     pub shapes: HashMap<String, Vec<usize>>,
     /// Extents of symbolic dimensions, by symbol.
     pub dims: HashMap<String, usize>,
+    /// Values that become the outputs, in this order; the model's own where there are none.
+    pub outputs: Vec<String>,
 }
 
 impl ImportOptions {
@@ -46,6 +48,17 @@ impl ImportOptions {
         let extent = extent.parse().ok().filter(|&d| d > 0).ok_or_else(expected)?;
         self.dims.insert(symbol.to_string(), extent);
         Ok(())
+    }
+
+    /// Makes the values that are named the outputs of a graph. What only its own outputs needed is then left out, with the inputs that
+    /// were for it alone.
+    pub(crate) fn end(&self, graph: &mut GraphProto) {
+        if self.outputs.is_empty() {
+            return;
+        }
+        let named = |name: &String| graph.output.iter().find(|o| o.name == *name).cloned();
+        let unnamed = |name: &String| ValueInfoProto { name: name.clone(), ..ValueInfoProto::new() };
+        graph.output = self.outputs.iter().map(|name| named(name).unwrap_or_else(|| unnamed(name))).collect();
     }
 
     /// Faults of options that name nothing in the model.

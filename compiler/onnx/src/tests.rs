@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diags, Graph};
+use qcc_ir::{Diags, Graph, ValueId};
 
 use crate::{ImportOptions, import, import_bytes};
 
@@ -60,6 +60,24 @@ fn open_dimensions_are_asked_for() {
     assert!(text(with(&["x=2x9x1"], &[])).contains("which is Nxwidth"));
     assert!(text(with(&["x=2x9", "z=1"], &[])).contains("`z`, which is no input"));
     assert!(text(with(&["x=2x9"], &["height=1"])).contains("`height`, which is no dimension"));
+}
+
+/// What comes behind need not be supported, and an input that only it needs is none.
+#[test]
+fn models_end_where_it_is_said() {
+    let ending = |name: &str, outputs: &[&str]| {
+        let outputs = outputs.iter().map(ToString::to_string).collect();
+        import(&fixture(name), &ImportOptions { outputs, ..ImportOptions::default() })
+    };
+    let names = |g: &Graph, values: &[ValueId]| values.iter().map(|&v| g.name_of(v).to_string()).collect::<Vec<_>>();
+    let graph = ending("cnn.onnx", &["/relu/out", "/conv/out"]).expect("both are there");
+    assert_eq!(names(&graph, graph.outputs()), ["/relu/out", "/conv/out"]);
+    assert_eq!(graph.node_count(), 3);
+    let graph = ending("control_flow.onnx", &["x"]).expect("the branch is behind");
+    assert_eq!(names(&graph, graph.inputs()), ["x"]);
+    let text = |result: Result<Graph, Diags>| result.expect_err("must be refused").to_string();
+    assert!(text(ending("cnn.onnx", &["relu.out"])).contains("nothing defines output `relu.out`"));
+    assert!(text(ending("cnn.onnx", &["/relu/out", "/relu/out"])).contains("two outputs"));
 }
 
 #[test]

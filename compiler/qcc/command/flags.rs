@@ -66,6 +66,9 @@ pub struct ModelFlags {
     /// Extent of a symbolic dimension
     #[arg(long, value_name = "SYMBOL=NUMBER")]
     dim: Vec<String>,
+    /// Values of an ONNX model at which to end, instead of its own outputs
+    #[arg(long, value_name = "VALUE,..", value_delimiter = ',')]
+    outputs: Vec<String>,
     #[command(flatten)]
     image: ImageFlags,
 }
@@ -186,6 +189,7 @@ impl ModelFlags {
         for text in &self.dim {
             options.shapes.dim_flag(text).map_err(|e| usage(format!("--dim: {e}")))?;
         }
+        options.shapes.outputs.clone_from(&self.outputs);
         for text in &self.precision {
             precision::parse(text, &mut options.precision).map_err(|e| usage(format!("--precision: {e}")))?;
         }

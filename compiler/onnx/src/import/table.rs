@@ -288,7 +288,7 @@ pub(crate) fn find(node: &NodeProto, opset: Option<i64>) -> Outcome<Rule> {
         let help = match op.as_str() {
             "Loop" | "Scan" => "control flow cannot be compiled; export the model with fixed shapes and options",
             "NonMaxSuppression" | "NonZero" | "Compress" | "Unique" => {
-                "the size of its result is known at run time only; cut the model in front of it and do the rest in the host"
+                "the size of its result is known at run time only; end the model in front of it, with --outputs VALUE,.., and do the rest in the host"
             }
             op if op.starts_with("Sequence") || op.ends_with("Sequence") || op.starts_with("Optional") => {
                 "of sequences, only those can be compiled whose tensors are known; export the model without sequences and optional values"
@@ -302,7 +302,9 @@ pub(crate) fn find(node: &NodeProto, opset: Option<i64>) -> Outcome<Rule> {
             op if op.starts_with("Adam") || matches!(op, "Momentum" | "Adagrad" | "Gradient") => {
                 "training is not compiled; export the model for inference"
             }
-            _ => "replace it by supported operators when exporting the model",
+            _ => {
+                "replace it by supported operators when exporting the model, or end the model in front of it, with --outputs VALUE,.."
+            }
         };
         return Err(Fault::unsupported(format!("operator {op} is not supported")).help(help));
     };
