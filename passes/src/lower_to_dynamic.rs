@@ -175,8 +175,10 @@ impl Lower<'_, '_> {
         match op {
             Opcode::Conv2d => self.conv2d(),
             Opcode::Linear => self.linear(),
-            Opcode::Add if self.operands().iter().all(|v| self.known.contains_key(v)) => self.sum(),
+            Opcode::Add | Opcode::Sub if self.operands().iter().all(|v| self.known.contains_key(v)) => self.sum(),
             Opcode::Mul if self.operands().iter().all(|v| self.known.contains_key(v)) => self.product_of_values(),
+            Opcode::Pow if scalar(self.g(), self.operands()[1]) == Some(2.0) => self.product_of_values(),
+            Opcode::Sub => self.elements(),
             Opcode::Add | Opcode::Mul | Opcode::BatchNorm => self.channels(),
             Opcode::AveragePool | Opcode::ReduceMean => self.mean(),
             Opcode::Relu => {

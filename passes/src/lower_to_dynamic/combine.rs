@@ -74,9 +74,10 @@ impl Lower<'_, '_> {
         Ok((joined, Dynamic { scale: common, zero }))
     }
 
-    /// The product of two values, broadcast.
+    /// The product of two values, broadcast, or a square.
     pub(super) fn product_of_values(&mut self) -> Result<(ValueId, Dynamic), Diag> {
-        let ((a, own_a), (b, own_b)) = (self.data(0)?, self.data(1)?);
+        let second = usize::from(self.g().op(self.n) != Opcode::Pow);
+        let ((a, own_a), (b, own_b)) = (self.data(0)?, self.data(second)?);
         let dims = self.dims(self.y);
         let spatial = dims.len() == 4 && self.dims(a).len() == 4 && self.dims(b).len() == 4;
         if !spatial && self.dims(a) != self.dims(b) || dims.is_empty() {

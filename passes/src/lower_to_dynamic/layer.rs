@@ -5,10 +5,13 @@ use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, Window};
 use qcc_num::dynamic::{SIGNED_ZERO, mantissas, weight_scales};
 
 use super::{Dynamic, Lower, codes};
-use crate::rewrite::{floats, ohwi};
+use crate::rewrite::{either, floats, ohwi};
 
 /// Accumulators of which one part of `int.extrema` takes the range: they stay in a second-level cache.
 const PART: usize = 1 << 14;
+
+/// Most constants of an operation that has one for each element.
+const MOST_CONSTANTS: usize = 1 << 16;
 
 /// Weights of a layer on integers, and what its accumulators stand for.
 struct Layer {
@@ -64,6 +67,22 @@ pub(super) struct Sums {
     pub bias: Vec<f64>,
     /// Whether the operation that makes the accumulators can take their extrema itself, if they are wanted of all at once.
     pub dense: bool,
+}
+
+/// A constant, broadcast to the last of the dimensions `dims`: those from the first on along which it varies.
+fn last_dimensions((tensor, data): (&Tensor, &[f32]), dims: &[usize]) -> Option<Vec<f64>> {
+    let missing = dims.len().checked_sub(tensor.dims.len())?;
+    let own: Vec<usize> = std::iter::repeat_n(1, missing).chain(tensor.dims.iter().copied()).collect();
+    let first = own.iter().position(|&d| d != 1).unwrap_or(dims.len()).min(dims.len().checked_sub(1)?);
+    let count = dims[first..].iter().product::<usize>();
+    let at = |element: usize| {
+        let axes = own[first..].iter().zip(&dims[first..]).rev();
+        let (index, ..) = axes.fold((0, 1, element), |(index, stride, rest), (&own, &extent)| {
+            (index + if own == 1 { 0 } else { rest % extent * stride }, stride * own, rest / extent)
+        });
+        data.get(index).map(|&x| f64::from(x))
+    };
+    (0 < count && count <= MOST_CONSTANTS).then(|| (0..count).map(at).collect()).flatten()
 }
 
 impl Lower<'_, '_> {
@@ -145,14 +164,48 @@ impl Lower<'_, '_> {
     /// `a[c] x + b[c]` as a depthwise convolution of 1x1.
     pub(super) fn channels(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let Some((x, a, b)) = self.affine().filter(|(x, ..)| self.g().ty(*x).rank() == 4) else {
-            return Err(self.no_form("its constants are not one for each channel of a tensor of rank 4"));
+            return self.elements();
         };
-        if a.iter().chain(&b).any(|x| !x.is_finite()) {
+        let layer = self.depthwise(&a, b)?;
+        let attrs = Attrs::new(Opcode::IConv2d).with("groups", a.len() as i64);
+        self.convolution(x, &layer, attrs)
+    }
+
+    /// The same with a factor or a term for each element of the last dimensions, which are channels then.
+    pub(super) fn elements(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let dims = self.dims(self.y);
+        let found = either(self.g(), self.n, |c, x| {
+            let own = *self.known.get(&x)?;
+            (self.dims(x) == dims).then_some(())?;
+            Some((last_dimensions(floats(self.g(), c)?, &dims)?, own))
+        });
+        let Some(((constants, own), x)) = found.filter(|_| self.g().op(self.n) != Opcode::BatchNorm) else {
+            return Err(self.no_form("its constants are not one for each element of the last dimensions"));
+        };
+        let channels = constants.len();
+        let all = |factor: f64| vec![factor; channels];
+        let (a, b) = match self.g().op(self.n) {
+            Opcode::Mul => (constants, all(0.0)),
+            Opcode::Sub if self.operands()[0] == x => (all(1.0), constants.iter().map(|c| -c).collect()),
+            Opcode::Sub => (all(-1.0), constants),
+            _ => (all(1.0), constants),
+        };
+        let layer = self.depthwise(&a, b)?;
+        let pixels = [dims.iter().product::<usize>() / channels, 1, 1, channels];
+        let shape = Attrs::new(Opcode::Reshape).with("shape", pixels.as_slice());
+        let x = self.add(Opcode::Reshape, &[x], shape, ".pixels", codes(&pixels, own.zero));
+        let attrs = Attrs::new(Opcode::IConv2d).with("groups", channels as i64).with("pad_value", i64::from(own.zero));
+        let acc = self.product((x, own.zero), &layer, attrs, &pixels)?;
+        let sums = Sums { acc, scale: own.scale, scales: layer.scales, bias: layer.bias, dense: false };
+        let (q, dynamic) = self.requantize(&sums, ".codes");
+        Ok((self.flattened(q), dynamic))
+    }
+
+    fn depthwise(&self, factors: &[f64], terms: Vec<f64>) -> Result<Layer, Diag> {
+        if factors.iter().chain(&terms).any(|x| !x.is_finite()) {
             return Err(self.no_form("its parameters are not finite"));
         }
-        let channels = a.len();
-        let attrs = Attrs::new(Opcode::IConv2d).with("groups", channels as i64);
-        self.convolution(x, &Layer::new(&[channels, 1, 1, 1], &a, b), attrs)
+        Ok(Layer::new(&[factors.len(), 1, 1, 1], factors, terms))
     }
 
     /// Means over windows: a depthwise convolution with weights of 1.
@@ -183,13 +236,22 @@ impl Lower<'_, '_> {
         self.convolution(x, &layer, attrs)
     }
 
-    /// The sum of two values of one shape.
+    /// The codes of the negated value: 255 less the codes, and less the zero point.
+    fn negated(&mut self, x: ValueId, own: Dynamic) -> (ValueId, Dynamic) {
+        let table = self.constant("negated", Tensor::new(&[256], Data::U8((0..=255).rev().collect())));
+        let own = Dynamic { zero: 255 - own.zero, ..own };
+        let ty = codes(&self.dims(x), own.zero);
+        (self.add(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut), ".negated", ty), own)
+    }
+
+    /// The sum, or the difference, of two values of one shape.
     pub(super) fn sum(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let ((a, own_a), (b, own_b)) = (self.data(0)?, self.data(1)?);
         let dims = self.dims(self.y);
         if self.dims(a) != dims || self.dims(b) != dims || dims.is_empty() {
             return Err(self.no_form("its operands have different shapes"));
         }
+        let (b, own_b) = if self.g().op(self.n) == Opcode::Sub { self.negated(b, own_b) } else { (b, own_b) };
         let spatial = dims.len() == 4;
         let (a, b) = if spatial { (self.nhwc(a), self.nhwc(b)) } else { (a, b) };
         let dims = self.dims(a);
