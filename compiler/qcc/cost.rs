@@ -11,7 +11,9 @@ pub fn multiply_accumulates(graph: &Graph, n: NodeId) -> u64 {
         // Weights have the outputs first: what is behind is summed up for each.
         Class::Contract(Contract::Conv2d | Contract::Linear)
         | Class::Int(IntOp::Conv2d | IntOp::Linear | IntOp::QConv2d | IntOp::QLinear) => dims(1)[1..].iter().product(),
-        Class::Contract(Contract::MatMul) | Class::Int(IntOp::QMatMul) => dims(0).last().copied().unwrap_or(1),
+        Class::Contract(Contract::MatMul) | Class::Int(IntOp::MatMul | IntOp::QMatMul) => {
+            dims(0).last().copied().unwrap_or(1)
+        }
         _ => 0,
     };
     graph.ty(graph.result(n)).elements() as u64 * terms as u64

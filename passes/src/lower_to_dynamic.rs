@@ -16,10 +16,13 @@
 //! | operator | form |
 //! |---|---|
 //! | convolution, linear layer, with the rectifier that follows | as above |
-//! | sum of two values | `int.dynamic_add` of aligned operands, then as above |
+//! | sum and difference of two values | `int.dynamic_add` of aligned operands, then as above |
 //! | batch normalization, product and sum with constants of each channel | a depthwise convolution of 1x1 |
-//! | mean over height and width, average pooling without partial windows | a depthwise convolution with weights of 1 |
+//! | mean and sum over axes, average pooling without partial windows | a depthwise convolution with weights of 1 |
 //! | product of two values | `int.dynamic_mul`, then as above |
+//! | product with a positive constant | the scale changes, the codes stay |
+//! | product of two matrices | `int.matmul`, then as above |
+//! | layer, group and instance normalization | `int.dynamic_norm`, then as above |
 //! | concatenation | `int.dynamic_rescale` to the scale of `int.common_scale`, which has room for all |
 //! | softmax along any axis | `int.softmax` with the table of `int.exp_table` |
 //! | function of one value | `int.dynamic_lut` with a table that `int.dynamic_table` makes of samples |
@@ -29,17 +32,24 @@
 
 mod combine;
 mod layer;
+mod multiply;
+mod window;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Class, Move};
-use qcc_ir::{Attrs, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Type, Uniform, ValueId};
+use qcc_ir::{
+    Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
+};
 use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
 
-use crate::rewrite::{either, is_live, per_channel, scalar};
+use crate::rewrite::{either, floats, is_live, per_channel, scalar};
 use crate::{Context, Pass, fold_bn};
+
+/// Constants are below: beyond are masks, which would take the codes from all that is not masked.
+const MOST: f32 = 1e6;
 
 /// The pass `lower-to-dynamic`.
 pub struct LowerToDynamic;
@@ -51,6 +61,9 @@ struct Dynamic {
     scale: ValueId,
     zero: u8,
 }
+
+/// Axis and parts of a concatenation.
+type Joined = (i64, Vec<(ValueId, Dynamic)>);
 
 impl Pass for LowerToDynamic {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
@@ -64,7 +77,7 @@ impl Pass for LowerToDynamic {
                 continue;
             }
             // What depends on a fault is none of its own.
-            if !g.operands(n).iter().all(|v| known.contains_key(v) || g.constant(*v).is_some()) {
+            if g.operands(n).iter().any(|&v| g.ty(v).is_float() && g.constant(v).is_none()) || moves_integers(g, n) {
                 continue;
             }
             let label = format!("lower-to-dynamic: %{} = {}", g.name_of(g.result(n)), g.op(n).name());
@@ -138,6 +151,11 @@ fn scale_name(edit: &mut Edit, name: &str) -> String {
     name
 }
 
+/// Positions and other integers: what computes them takes codes as well as real numbers.
+fn moves_integers(g: &Graph, n: NodeId) -> bool {
+    matches!(g.op(n).info().class, Class::Move(_)) && !g.ty(g.result(n)).is_float()
+}
+
 /// A rectifier, which may have an upper bound.
 fn is_rectifier(g: &Graph, n: NodeId) -> bool {
     match g.op(n) {
@@ -159,8 +177,7 @@ fn codes(dims: &[usize], zero: u8) -> Type {
 struct Lower<'a, 'g> {
     edit: &'a mut Edit<'g>,
     known: &'a HashMap<ValueId, Dynamic>,
-    /// Axes and parts of concatenations.
-    joined: &'a mut HashMap<ValueId, (i64, Vec<ValueId>)>,
+    joined: &'a mut HashMap<ValueId, Joined>,
     n: NodeId,
     y: ValueId,
     /// The rectifier that is the only reader of the result; taken away by forms that cannot take it in.
@@ -176,11 +193,17 @@ impl Lower<'_, '_> {
             Opcode::Conv2d => self.conv2d(),
             Opcode::Linear => self.linear(),
             Opcode::Add | Opcode::Sub if self.operands().iter().all(|v| self.known.contains_key(v)) => self.sum(),
+            Opcode::Mul if self.factor().is_some() => {
+                self.relu = None;
+                self.scaled()
+            }
             Opcode::Mul if self.operands().iter().all(|v| self.known.contains_key(v)) => self.product_of_values(),
             Opcode::Pow if scalar(self.g(), self.operands()[1]) == Some(2.0) => self.product_of_values(),
             Opcode::Sub => self.elements(),
             Opcode::Add | Opcode::Mul | Opcode::BatchNorm => self.channels(),
-            Opcode::AveragePool | Opcode::ReduceMean => self.mean(),
+            Opcode::AveragePool | Opcode::ReduceMean | Opcode::ReduceSum => self.mean(),
+            Opcode::MatMul => self.matmul(),
+            Opcode::LayerNorm => self.layer_norm(),
             Opcode::Relu => {
                 self.relu = None;
                 let (x, own) = self.data(0)?;
@@ -190,7 +213,7 @@ impl Lower<'_, '_> {
             }
             Opcode::MaxPool | Opcode::ReduceMax => {
                 self.relu = None;
-                self.max_pool()
+                self.maximum()
             }
             Opcode::Concat if self.operands().len() > 1 => {
                 self.relu = None;
@@ -227,11 +250,26 @@ impl Lower<'_, '_> {
         self.g().node(self.n).attrs.clone()
     }
 
-    /// The operand and what belongs to its codes.
-    fn data(&self, i: usize) -> Result<(ValueId, Dynamic), Diag> {
+    /// The operand and what belongs to its codes. A constant gets codes for its greatest element.
+    fn data(&mut self, i: usize) -> Result<(ValueId, Dynamic), Diag> {
         let v = self.operands()[i];
-        let known = self.known.get(&v).copied();
-        known.map(|d| (v, d)).ok_or_else(|| self.no_form(format_args!("operand {i} is constant")))
+        if let Some(&own) = self.known.get(&v) {
+            return Ok((v, own));
+        }
+        let (dims, data) = match floats(self.g(), v) {
+            Some((tensor, data)) => (tensor.dims.clone(), data.to_vec()),
+            None => return Err(self.no_form(format_args!("operand {i} is no real number"))),
+        };
+        let greatest = data.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        if !data.iter().all(|x| x.abs() < MOST) {
+            return Err(self.no_form(format_args!("beside {greatest:e} of operand {i} nothing else has codes")));
+        }
+        let unit = if greatest > 0.0 { f64::from(greatest) / 127.0 } else { 1.0 };
+        let code = |&x: &f32| ((f64::from(x) / unit).round() as i32 + i32::from(SIGNED_ZERO)) as u8;
+        let tensor = Tensor::new(&dims, Data::U8(data.iter().map(code).collect()));
+        let name = format!("{}.q", self.g().name_of(v));
+        let q = self.edit.add_typed_const(&name, tensor, codes(&dims, SIGNED_ZERO).elem);
+        Ok((q, Dynamic { scale: self.known_scale("q.scale", unit), zero: SIGNED_ZERO }))
     }
 
     fn no_form(&self, what: impl std::fmt::Display) -> Diag {
@@ -263,27 +301,21 @@ impl Lower<'_, '_> {
         self.transposed(v, [0, 3, 1, 2], "")
     }
 
-    fn max_pool(&mut self) -> Result<(ValueId, Dynamic), Diag> {
-        let (x, own) = self.data(0)?;
-        let (mut attrs, given) = (Attrs::new(Opcode::IMaxPool), self.attrs());
-        let (kept, [n, c, h, w]) = match (self.g().op(self.n), &self.dims(x)[..]) {
-            (Opcode::ReduceMax, &[n, c, h, w]) if given.sizes("axes") == [2, 3] => {
-                attrs = attrs.with("kernel", [h, w].as_slice());
-                (given.bool("keepdims"), [n, c, 1, 1])
-            }
-            (Opcode::ReduceMax, _) => return Err(self.no_form("it is not over height and width alone")),
-            _ => {
-                attrs = attrs.with_those_of(&given, &["kernel", "strides", "pads", "dilations"]);
-                match self.dims(self.y)[..] {
-                    [n, c, h, w] => (true, [n, c, h, w]),
-                    _ => return Err(self.no_form("its result is not of rank 4")),
-                }
-            }
-        };
-        let x = self.nhwc(x);
-        let pooled = self.add(Opcode::IMaxPool, &[x], attrs, ".nhwc", codes(&[n, h, w, c], own.zero));
-        let pooled = self.nchw(pooled);
-        Ok((if kept { pooled } else { self.flattened(pooled) }, own))
+    /// The positive constant that the other operand is multiplied with.
+    fn factor(&self) -> Option<f64> {
+        let factor =
+            |c, x| scalar(self.g(), c).filter(|_| self.known.contains_key(&x) && self.dims(x) == self.dims(self.y));
+        either(self.g(), self.n, factor).map(|(c, _)| f64::from(c)).filter(|c| *c > 0.0 && c.is_finite())
+    }
+
+    /// Broadcast to the shape of the result.
+    fn expanded(&mut self, v: ValueId) -> ValueId {
+        let dims = self.dims(self.y);
+        if self.dims(v) == dims {
+            return v;
+        }
+        let ty = Type { dims: dims.clone(), elem: self.g().ty(v).elem.clone() };
+        self.add(Opcode::Expand, &[v], Attrs::new(Opcode::Expand).with("shape", dims.as_slice()), ".expanded", ty)
     }
 
     /// In the shape of the result.
@@ -301,12 +333,11 @@ impl Lower<'_, '_> {
         let operands = self.operands();
         let mut attrs = self.attrs();
         match kind {
-            Move::Reshape | Move::Transpose | Move::Slice | Move::Expand => {}
-            Move::Gather if self.g().constant(operands[1]).is_some() => {}
+            Move::Reshape | Move::Transpose | Move::Slice | Move::Expand | Move::Gather | Move::TopK => {}
             Move::Pad if attrs.float("value") == 0.0 => attrs = attrs.with("value", f32::from(own.zero)),
             Move::Concat if operands.len() == 1 => {}
             Move::Pad => return Err(self.no_form("it pads with something other than 0")),
-            _ => return Err(self.no_form("its indices or types are computed, or it has several operands")),
+            _ => return Err(self.no_form("it takes elements of several values")),
         }
         let operands: Vec<ValueId> = [x].into_iter().chain(operands.into_iter().skip(1)).collect();
         let ty = codes(&self.dims(self.y), own.zero);

@@ -90,7 +90,7 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
             };
             Some(bias.iter().enumerate().map(bound).collect())
         }
-        IntOp::QMatMul => {
+        IntOp::MatMul | IntOp::QMatMul => {
             let zeros = attrs.ints("zeros");
             let depth = i64::try_from(*g.ty(operands[0]).dims.last()?).ok()?;
             let [a, b] = [zeros[0], zeros[1]].map(|z| [-z, 255 - z]);
@@ -128,6 +128,7 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
         | IntOp::DynamicRescale
         | IntOp::ProductScale
         | IntOp::DynamicMul
+        | IntOp::DynamicNorm
         | IntOp::DynamicTable
         | IntOp::ExpTable
         | IntOp::DynamicLut

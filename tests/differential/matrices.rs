@@ -17,12 +17,23 @@ impl Maker<'_> {
         let data = (0..dims.iter().product()).map(|_| self.random.below(256) as u8).collect();
         let other = self.edit.add_const("matrix", Tensor::new(&dims, Data::U8(data)));
         let terms = if on_the_left { rows } else { depth };
-        let (attrs, mult) = self.epilogue(Attrs::new(Opcode::QMatMul), terms * 4);
         let zero = |r: &mut Random| r.pick(&[0, 128, 1, 77, 254, 255]);
         let zeros = vec![zero(&mut self.random), zero(&mut self.random)];
-        let attrs = attrs.with("zeros", zeros).with("mult", mult / 2);
         let operands = if on_the_left { [other, self.now] } else { [self.now, other] };
+        if self.random.below(3) == 0 {
+            let acc = self.add(Opcode::IMatMul, &operands, Attrs::new(Opcode::IMatMul).with("zeros", zeros));
+            return self.requant(acc, terms * 4);
+        }
+        let (attrs, mult) = self.epilogue(Attrs::new(Opcode::QMatMul), terms * 4);
+        let attrs = attrs.with("zeros", zeros).with("mult", mult / 2);
         self.step(Opcode::QMatMul, &operands, attrs);
+    }
+
+    /// Codes of accumulators that are sums of so many products.
+    fn requant(&mut self, acc: ValueId, terms: usize) {
+        let (attrs, mult) = self.epilogue(Attrs::new(Opcode::Requant), terms);
+        let mult = self.i32s(1, mult / 2, mult);
+        self.step(Opcode::Requant, &[acc, mult], attrs);
     }
 
     fn softmax(&mut self) {
@@ -44,7 +55,17 @@ impl Maker<'_> {
         let most = self.random.pick(&[40_000, i64::from(i32::MAX)]);
         let (mult, offset) = (self.i32s(m, -most, most), self.i32s(n, -2000, 18000));
         let epsilon = self.random.pick(&[0, 1, 1 << 30]);
-        let attrs = Attrs::new(Opcode::ILayerNorm).with("axis", self.random.pick(&[3i64, 3, 3, 2]));
+        let axis = self.random.pick(&[3i64, 3, 3, 2]);
+        if self.random.below(3) == 0 {
+            let scale =
+                vec![self.random.within(1 << 30, i64::from(i32::MAX)) as i32, self.random.within(-50, 0) as i32];
+            let scale = self.edit.add_const("scale", Tensor::new(&[2], Data::I32(scale)));
+            let attrs = Attrs::new(Opcode::DynamicNorm).with("axis", axis).with("epsilon", epsilon);
+            let attrs = attrs.with("exponent", self.random.within(-60, 30));
+            let acc = self.add(Opcode::DynamicNorm, &[self.now, scale, mult, offset], attrs);
+            return self.requant(acc, 1 + (most as usize >> 16));
+        }
+        let attrs = Attrs::new(Opcode::ILayerNorm).with("axis", axis);
         let attrs = self.clamps(attrs.with("epsilon", epsilon));
         self.step(Opcode::ILayerNorm, &[self.now, mult, offset], attrs);
     }

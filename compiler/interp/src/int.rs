@@ -38,7 +38,8 @@ pub(crate) fn eval(
         IntOp::QLinear => {
             Data::U8(contract::requant(&call, &contract::linear(&call)?, call.i32s(3)?, call.residual()?)?)
         }
-        IntOp::QMatMul => Data::U8(contract::matmul(&call)?),
+        IntOp::MatMul => Data::I32(contract::matmul(&call)?),
+        IntOp::QMatMul => Data::U8(contract::qmatmul(&call)?),
         IntOp::Add => Data::U8(elementwise::add(&call)?),
         IntOp::Mul => Data::U8(elementwise::mul(&call)?),
         IntOp::Rescale => Data::U8(elementwise::rescale(&call)?),
@@ -65,6 +66,7 @@ pub(crate) fn eval(
         IntOp::DynamicMul => Data::I32(dynamic::multiply(&call)?),
         IntOp::DynamicTable => Data::I32(dynamic::table(&call)?),
         IntOp::ExpTable => Data::I32(dynamic::exponentials(&call)?),
+        IntOp::DynamicNorm => Data::I32(dynamic::norm(&call)?),
         IntOp::DynamicLut => Data::U8(dynamic::look_up(&call)?),
     };
     Ok(Tensor { dims: result.dims.clone(), data })

@@ -131,6 +131,7 @@ pub enum IntOp {
     Requant,
     QConv2d,
     QLinear,
+    MatMul,
     QMatMul,
     Add,
     Mul,
@@ -159,6 +160,7 @@ pub enum IntOp {
     DynamicTable,
     DynamicLut,
     ExpTable,
+    DynamicNorm,
 }
 
 /// Family of operators with the same kind of operands.
@@ -551,6 +553,9 @@ ops! {
     /// `int.requant` of `int.linear`, with an optional `residual` of the result's shape added before the rounding.
     QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, SINGLE, LO, HI, RESIDUAL_MULT }
         Class::Int(IntOp::QLinear);
+    /// Accumulators `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])`: `a` and `b` u8, broadcast over the
+    /// dimensions before the last two.
+    IMatMul = "int.matmul" ("a", "b") { ints("zeros") } Class::Int(IntOp::MatMul);
     /// `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])` requantized by `qcc_num::requant` with `mult`: `a` and
     /// `b` u8, broadcast over the dimensions before the last two.
     QMatMul = "int.qmatmul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
@@ -629,6 +634,10 @@ ops! {
     ExpTable = "int.exp_table" ("scale", "samples") {} Class::Int(IntOp::ExpTable);
     /// The codes of `int.dynamic_table` at the positions that `x` tells.
     DynamicLut = "int.dynamic_lut" ("x", "table") {} Class::Int(IntOp::DynamicLut);
+    /// Normalization of u8 over the dimensions from `axis` on, whose `scale` is known at run time only: `floor(u * mult / 2^32) + offset`
+    /// in 32 bits, `u` by `qcc_num::norm` with the `E` of `qcc_num::dynamic` equation (20). `mult` i32 and `offset` i32 broadcast to `x`.
+    DynamicNorm = "int.dynamic_norm" ("x", "scale", "mult", "offset") { int("axis"), int("epsilon"), int("exponent") }
+        Class::Int(IntOp::DynamicNorm);
 }
 
 #[cfg(test)]

@@ -55,12 +55,16 @@ impl Row {
         Row { mean, reciprocal: reciprocal as i64, shift: 33 - t }
     }
 
-    /// Equations (11) and (12).
-    pub fn apply(&self, x: u8, mult: i32, offset: i32, lo: u8, hi: u8) -> u8 {
+    /// Equation (11), and of (12) `floor(u * M / 2^32) + C`.
+    pub fn scaled(&self, x: u8, mult: i32, offset: i32) -> i32 {
         let d = (i64::from(x) << MEAN_BITS) - self.mean;
         let u = (d * self.reciprocal) >> self.shift;
-        let v = (mul_high(u as i32, mult) + offset) >> FRACTION_BITS;
-        v.clamp(i32::from(lo), i32::from(hi)) as u8
+        mul_high(u as i32, mult) + offset
+    }
+
+    /// Equations (11) and (12).
+    pub fn apply(&self, x: u8, mult: i32, offset: i32, lo: u8, hi: u8) -> u8 {
+        (self.scaled(x, mult, offset) >> FRACTION_BITS).clamp(i32::from(lo), i32::from(hi)) as u8
     }
 }
 

@@ -4,9 +4,8 @@ use std::collections::HashSet;
 
 use qcc_ir::ops::Class;
 use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId};
-use qcc_num::dynamic::{INTERVALS, SIGNED_ZERO, Scale, TABLE, exponential_samples, mantissas};
+use qcc_num::dynamic::{INTERVALS, SIGNED_ZERO, TABLE, exponential_samples, mantissas};
 
-use super::layer::Sums;
 use super::{Dynamic, Lower, codes};
 use crate::rewrite::inverse;
 
@@ -32,18 +31,15 @@ impl Lower<'_, '_> {
     /// that codes are rounded once.
     pub(super) fn concat(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let axis = self.attrs().int("axis");
-        let operands = self.operands();
-        if let Some(i) = operands.iter().position(|v| !self.known.contains_key(v)) {
-            return Err(self.no_form(format_args!("operand {i} is constant")));
+        let mut parts = Vec::new();
+        for i in 0..self.operands().len() {
+            let (v, own) = self.data(i)?;
+            match self.joined.get(&v) {
+                Some((inner, joined)) if *inner == axis => parts.extend(joined.iter().copied()),
+                _ => parts.push((v, own)),
+            }
         }
-        let flat: Vec<ValueId> = operands
-            .iter()
-            .flat_map(|v| match self.joined.get(v) {
-                Some((inner, parts)) if *inner == axis => parts.clone(),
-                _ => vec![*v],
-            })
-            .collect();
-        let own: Vec<Dynamic> = flat.iter().map(|v| self.known[v]).collect();
+        let (flat, own): (Vec<ValueId>, Vec<Dynamic>) = parts.iter().copied().unzip();
         let dims = self.dims(self.y);
         let attrs = Attrs::new(Opcode::Concat).with("axis", axis);
         let first = own[0];
@@ -70,30 +66,8 @@ impl Lower<'_, '_> {
             scaled.push(self.add(Opcode::DynamicRescale, &[v, common], attrs, &format!(".{i}"), ty));
         }
         let joined = self.add(Opcode::Concat, &scaled, attrs, "", codes(&dims, zero));
-        self.joined.insert(joined, (axis, flat));
+        self.joined.insert(joined, (axis, parts));
         Ok((joined, Dynamic { scale: common, zero }))
-    }
-
-    /// The product of two values, broadcast, or a square.
-    pub(super) fn product_of_values(&mut self) -> Result<(ValueId, Dynamic), Diag> {
-        let second = usize::from(self.g().op(self.n) != Opcode::Pow);
-        let ((a, own_a), (b, own_b)) = (self.data(0)?, self.data(second)?);
-        let dims = self.dims(self.y);
-        let spatial = dims.len() == 4 && self.dims(a).len() == 4 && self.dims(b).len() == 4;
-        if !spatial && self.dims(a) != self.dims(b) || dims.is_empty() {
-            return Err(self.no_form("its operands have different shapes, and not both of rank 4"));
-        }
-        let (a, b) = if spatial { (self.nhwc(a), self.nhwc(b)) } else { (a, b) };
-        let dims = if spatial { vec![dims[0], dims[2], dims[3], dims[1]] } else { dims };
-        let attrs = Attrs::new(Opcode::ProductScale);
-        let scale =
-            self.add(Opcode::ProductScale, &[own_a.scale, own_b.scale], attrs, ".units", Type::int(Int::I32, &[2]));
-        let attrs = Attrs::new(Opcode::DynamicMul).with("zeros", vec![i64::from(own_a.zero), i64::from(own_b.zero)]);
-        let acc = self.add(Opcode::DynamicMul, &[a, b], attrs, ".acc", Type::int(Int::I32, &dims));
-        let channels = dims.last().copied().unwrap_or(1);
-        let sums = Sums { acc, scale, scales: vec![1.0; channels], bias: vec![0.0; channels], dense: false };
-        let (q, dynamic) = self.requantize(&sums, if spatial { ".nhwc" } else { "" });
-        Ok((if spatial { self.nchw(q) } else { q }, dynamic))
     }
 
     /// Softmax along an axis; its scale is always 1/255.
@@ -110,13 +84,11 @@ impl Lower<'_, '_> {
         let ty = codes(&self.dims(x), 0);
         let y = self.add(Opcode::ISoftmax, &[x, table], Attrs::new(Opcode::ISoftmax), "", ty);
         let y = self.permuted(y, &inverse(&perm), "");
-        let unit = Scale::nearest(1.0 / 255.0);
-        let scale = self.constant("unit", Tensor::new(&[2], Data::I32(vec![unit.mantissa, unit.exponent])));
-        Ok((y, Dynamic { scale, zero: 0 }))
+        Ok((y, Dynamic { scale: self.known_scale("unit", 1.0 / 255.0), zero: 0 }))
     }
 
     /// The value with its dimensions in another order, if it is another.
-    fn permuted(&mut self, v: ValueId, perm: &[usize], suffix: &str) -> ValueId {
+    pub(super) fn permuted(&mut self, v: ValueId, perm: &[usize], suffix: &str) -> ValueId {
         if perm.is_sorted() {
             return v;
         }

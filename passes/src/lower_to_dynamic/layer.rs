@@ -1,10 +1,10 @@
 //! Sums: accumulators, their extrema, and the requantization that follows from them.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, Window};
+use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId};
 use qcc_num::dynamic::{SIGNED_ZERO, mantissas, weight_scales};
 
-use super::{Dynamic, Lower, codes};
+use super::{Dynamic, Lower, MOST, codes};
 use crate::rewrite::{either, floats, ohwi};
 
 /// Accumulators of which one part of `int.extrema` takes the range: they stay in a second-level cache.
@@ -14,7 +14,7 @@ const PART: usize = 1 << 14;
 const MOST_CONSTANTS: usize = 1 << 16;
 
 /// Weights of a layer on integers, and what its accumulators stand for.
-struct Layer {
+pub(super) struct Layer {
     /// Shape of the weights, as the integer operator wants them.
     dims: Vec<usize>,
     weights: Vec<i8>,
@@ -34,6 +34,16 @@ impl Layer {
         let code = |(i, &w): (usize, &f64)| (w / scales[i / row]).round().clamp(-127.0, 127.0) as i8;
         let weights = weights.iter().enumerate().map(code).collect();
         Layer { dims: dims.to_vec(), weights, scales, bias }
+    }
+
+    /// One weight for all elements of a window, for each of some channels.
+    pub(super) fn window(kernel: [usize; 2], channels: usize, weight: f64) -> Layer {
+        Layer {
+            dims: vec![channels, kernel[0], kernel[1], 1],
+            weights: vec![1; channels * kernel[0] * kernel[1]],
+            scales: vec![weight; channels],
+            bias: vec![0.0; channels],
+        }
     }
 
     /// What takes the operand's zero point off the accumulators.
@@ -97,7 +107,7 @@ impl Lower<'_, '_> {
     }
 
     /// A convolution of `x`, NCHW, with weights OHWI.
-    fn convolution(&mut self, x: ValueId, layer: &Layer, attrs: Attrs) -> Result<(ValueId, Dynamic), Diag> {
+    pub(super) fn convolution(&mut self, x: ValueId, layer: &Layer, attrs: Attrs) -> Result<(ValueId, Dynamic), Diag> {
         let Some(own) = self.known.get(&x).copied() else { return Err(self.no_form("its operand is constant")) };
         let given = self.dims(self.y);
         let [n, c, h, w] = match given[..] {
@@ -109,9 +119,7 @@ impl Lower<'_, '_> {
         let x = self.nhwc(x);
         let dense = attrs.int("groups") == 1;
         let attrs = attrs.with("pad_value", i64::from(own.zero));
-        let acc = self.product((x, own.zero), layer, attrs, &[n, h, w, c])?;
-        let (scales, bias) = (layer.scales.clone(), layer.bias.clone());
-        let sums = Sums { acc, scale: own.scale, scales, bias, dense };
+        let sums = Sums { dense, ..self.accumulators((x, own), layer, attrs, &[n, h, w, c])? };
         let (q, dynamic) = self.requantize(&sums, ".nhwc");
         let q = self.nchw(q);
         Ok((if given.len() == 4 { q } else { self.flattened(q) }, dynamic))
@@ -122,22 +130,23 @@ impl Lower<'_, '_> {
         let layer = Layer::new(&dims, &weights, bias);
         let (x, own) = self.data(0)?;
         let result = self.dims(self.y);
-        let acc = self.product((x, own.zero), &layer, Attrs::new(Opcode::ILinear), &result)?;
-        Ok(self.requantize(&Sums { acc, scale: own.scale, scales: layer.scales, bias: layer.bias, dense: true }, ""))
+        let sums = self.accumulators((x, own), &layer, Attrs::new(Opcode::ILinear), &result)?;
+        Ok(self.requantize(&Sums { dense: true, ..sums }, ""))
     }
 
-    /// The accumulators of the operator whose attributes are given; `zero` is the zero point of `x`.
-    fn product(
+    /// The accumulators of the operator whose attributes are given.
+    pub(super) fn accumulators(
         &mut self,
-        (x, zero): (ValueId, u8),
+        (x, own): (ValueId, Dynamic),
         layer: &Layer,
         attrs: Attrs,
         dims: &[usize],
-    ) -> Result<ValueId, Diag> {
-        let zeros = layer.zeros(zero)?;
+    ) -> Result<Sums, Diag> {
+        let zeros = layer.zeros(own.zero)?;
         let w = self.constant("weights", Tensor::new(&layer.dims, Data::I8(layer.weights.clone())));
         let b = self.constant("zeros", Tensor::new(&[zeros.len()], Data::I32(zeros)));
-        Ok(self.add(attrs.op(), &[x, w, b], attrs, ".acc", Type::int(Int::I32, dims)))
+        let acc = self.add(attrs.op(), &[x, w, b], attrs, ".acc", Type::int(Int::I32, dims));
+        Ok(Sums { acc, scale: own.scale, scales: layer.scales.clone(), bias: layer.bias.clone(), dense: false })
     }
 
     pub(super) fn constant(&mut self, suffix: &str, tensor: Tensor) -> ValueId {
@@ -180,7 +189,11 @@ impl Lower<'_, '_> {
             Some((last_dimensions(floats(self.g(), c)?, &dims)?, own))
         });
         let Some(((constants, own), x)) = found.filter(|_| self.g().op(self.n) != Opcode::BatchNorm) else {
-            return Err(self.no_form("its constants are not one for each element of the last dimensions"));
+            return match self.g().op(self.n) {
+                Opcode::Add | Opcode::Sub => self.sum(),
+                Opcode::Mul => self.product_of_values(),
+                _ => Err(self.no_form("its constants are not one for each channel of a tensor of rank 4")),
+            };
         };
         let channels = constants.len();
         let all = |factor: f64| vec![factor; channels];
@@ -195,8 +208,7 @@ impl Lower<'_, '_> {
         let shape = Attrs::new(Opcode::Reshape).with("shape", pixels.as_slice());
         let x = self.add(Opcode::Reshape, &[x], shape, ".pixels", codes(&pixels, own.zero));
         let attrs = Attrs::new(Opcode::IConv2d).with("groups", channels as i64).with("pad_value", i64::from(own.zero));
-        let acc = self.product((x, own.zero), &layer, attrs, &pixels)?;
-        let sums = Sums { acc, scale: own.scale, scales: layer.scales, bias: layer.bias, dense: false };
+        let sums = self.accumulators((x, own), &layer, attrs, &pixels)?;
         let (q, dynamic) = self.requantize(&sums, ".codes");
         Ok((self.flattened(q), dynamic))
     }
@@ -205,35 +217,10 @@ impl Lower<'_, '_> {
         if factors.iter().chain(&terms).any(|x| !x.is_finite()) {
             return Err(self.no_form("its parameters are not finite"));
         }
+        if let Some(greatest) = terms.iter().find(|t| t.abs() >= f64::from(MOST)) {
+            return Err(self.no_form(format_args!("beside {greatest:e} nothing else has codes")));
+        }
         Ok(Layer::new(&[factors.len(), 1, 1, 1], factors, terms))
-    }
-
-    /// Means over windows: a depthwise convolution with weights of 1.
-    pub(super) fn mean(&mut self) -> Result<(ValueId, Dynamic), Diag> {
-        let (x, _) = self.data(0)?;
-        let [_, channels, h, w] = self.dims(x)[..] else { return Err(self.no_form("its operand is not of rank 4")) };
-        let own = self.attrs();
-        let mut attrs = Attrs::new(Opcode::IConv2d).with("groups", channels as i64);
-        let kernel = if self.g().op(self.n) == Opcode::AveragePool {
-            let window = Window::pool(&own);
-            if window.pads != [0; 4] && !own.bool("count_include_pad") {
-                return Err(self.no_form("windows at the border have fewer elements"));
-            }
-            attrs = attrs.with("strides", own.ints("strides")).with("pads", own.ints("pads"));
-            window.kernel
-        } else if own.sizes("axes") == [2, 3] {
-            [h, w]
-        } else {
-            return Err(self.no_form("it is not over height and width alone"));
-        };
-        let taps = kernel[0] * kernel[1];
-        let layer = Layer {
-            dims: vec![channels, kernel[0], kernel[1], 1],
-            weights: vec![1; channels * taps],
-            scales: vec![1.0 / taps.max(1) as f64; channels],
-            bias: vec![0.0; channels],
-        };
-        self.convolution(x, &layer, attrs)
     }
 
     /// The codes of the negated value: 255 less the codes, and less the zero point.
@@ -244,13 +231,14 @@ impl Lower<'_, '_> {
         (self.add(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut), ".negated", ty), own)
     }
 
-    /// The sum, or the difference, of two values of one shape.
+    /// The sum, or the difference, of two values.
     pub(super) fn sum(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let ((a, own_a), (b, own_b)) = (self.data(0)?, self.data(1)?);
         let dims = self.dims(self.y);
-        if self.dims(a) != dims || self.dims(b) != dims || dims.is_empty() {
-            return Err(self.no_form("its operands have different shapes"));
+        if dims.is_empty() {
+            return Err(self.no_form("it has no dimensions"));
         }
+        let (a, b) = (self.expanded(a), self.expanded(b));
         let (b, own_b) = if self.g().op(self.n) == Opcode::Sub { self.negated(b, own_b) } else { (b, own_b) };
         let spatial = dims.len() == 4;
         let (a, b) = if spatial { (self.nhwc(a), self.nhwc(b)) } else { (a, b) };
@@ -266,9 +254,7 @@ impl Lower<'_, '_> {
         let zeros = vec![i64::from(own_a.zero), i64::from(own_b.zero)];
         let attrs = Attrs::new(Opcode::DynamicAdd).with("zeros", zeros);
         let acc = self.add(Opcode::DynamicAdd, &[a, b, factors], attrs, ".acc", Type::int(Int::I32, &dims));
-        let channels = dims.last().copied().unwrap_or(1);
-        let sums = Sums { acc, scale: factors, scales: vec![1.0; channels], bias: vec![0.0; channels], dense: false };
-        let (q, dynamic) = self.requantize(&sums, if spatial { ".nhwc" } else { "" });
+        let (q, dynamic) = self.requantize(&self.even(acc, factors, 1.0), if spatial { ".nhwc" } else { "" });
         Ok((if spatial { self.nchw(q) } else { q }, dynamic))
     }
 

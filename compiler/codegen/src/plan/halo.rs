@@ -66,7 +66,7 @@ pub fn requests(graph: &Graph) -> Result<Requests, Diag> {
         let need = match op {
             _ if is_windowed(op) => needed(graph, node, op)?,
             // No halo, but memory in which a few bytes may be read past the end.
-            IntOp::Linear | IntOp::QLinear | IntOp::QMatMul => Halo::NONE,
+            IntOp::Linear | IntOp::QLinear | IntOp::MatMul | IntOp::QMatMul => Halo::NONE,
             _ => continue,
         };
         requests.by_node.insert(node, need);

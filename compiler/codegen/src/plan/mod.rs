@@ -354,6 +354,7 @@ pub fn is_windowed(op: IntOp) -> bool {
         | IntOp::Lut
         | IntOp::Clamp
         | IntOp::Mean
+        | IntOp::MatMul
         | IntOp::QMatMul
         | IntOp::Lut2
         | IntOp::LayerNorm
@@ -370,6 +371,7 @@ pub fn is_windowed(op: IntOp) -> bool {
         | IntOp::DynamicRescale
         | IntOp::ProductScale
         | IntOp::DynamicMul
+        | IntOp::DynamicNorm
         | IntOp::DynamicTable
         | IntOp::DynamicLut
         | IntOp::ExpTable => false,

@@ -13,7 +13,7 @@ const PACKING_ROWS: usize = 4;
 /// A product of two computed matrices packs the second as weights are packed, of up to 2 bytes, with rows a multiple of 4
 /// and columns of the widest vector; it sums up its columns, and the rows of the first.
 pub fn bytes(graph: &Graph, node: NodeId) -> Option<usize> {
-    let Class::Int(IntOp::QMatMul) = graph.op(node).info().class else { return None };
+    let Class::Int(IntOp::MatMul | IntOp::QMatMul) = graph.op(node).info().class else { return None };
     let [a, b] = [0, 1].map(|operand| &graph.ty(graph.operands(node)[operand]).dims[..]);
     let ([.., rows, _], [outer @ .., depth, columns]) = (a, b) else { return None };
     let columns = columns.next_multiple_of(16);

@@ -1,4 +1,4 @@
-//! Steps of values whose scale is found at run time: equations (8) to (13) and (16) to (19) of [`qcc_num::dynamic`].
+//! Steps of values whose scale is found at run time: equations (8) to (13) and (16) to (20) of [`qcc_num::dynamic`].
 //!
 //! | module | steps |
 //! |---|---|
@@ -6,10 +6,12 @@
 //! | [`parameters`] | from it the scale of the result and the constants of its requantization |
 //! | [`requant`] | the requantization |
 //! | [`common`] | sums, products and concatenations: values that are brought to one scale |
+//! | [`norm`] | what a normalization adds to its squares |
 //! | [`tables`] | functions of one value, the exponentials of a softmax |
 
 pub mod common;
 pub mod extrema;
+pub mod norm;
 mod number;
 pub mod parameters;
 pub mod requant;

@@ -116,6 +116,7 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
             }
             IntOp::Lut
             | IntOp::Lut2
+            | IntOp::MatMul
             | IntOp::QMatMul
             | IntOp::LayerNorm
             | IntOp::Conv2d
@@ -138,6 +139,7 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
             | IntOp::DynamicRescale
             | IntOp::ProductScale
             | IntOp::DynamicMul
+            | IntOp::DynamicNorm
             | IntOp::DynamicTable
             | IntOp::DynamicLut
             | IntOp::ExpTable => unreachable!("not elementwise, or done above"),

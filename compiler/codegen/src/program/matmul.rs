@@ -1,11 +1,12 @@
-//! Product of two computed matrices. See `int.qmatmul` in the operator table.
+//! Product of two computed matrices. See `int.qmatmul` and `int.matmul` in the operator table.
 //!
 //! [`packed`] does it at the speed of convolutions. What that refuses, a few rows or scattered columns, is done here: two rows by
-//! sixteen columns at a time, products of two neighbours in depth added in pairs (`pmaddwd`), requantized in registers.
+//! sixteen columns at a time, products of two neighbours in depth added in pairs (`pmaddwd`), requantized in registers if they are to be.
 
 mod packed;
 
 use cranelift_codegen::ir::{InstBuilder, Value, types};
+use qcc_ir::ops::IntOp;
 use qcc_ir::{Attrs, Diags};
 use qcc_num::requant::Epilogue;
 
@@ -26,13 +27,13 @@ struct MatMul {
     b: Place,
     result: Place,
     zeros: [i64; 2],
-    mult: i64,
-    epilogue: Epilogue,
+    /// Multiplier and rule of the requantization; without them the result is accumulators.
+    requant: Option<(i64, Epilogue)>,
 }
 
 impl Builder<'_> {
-    pub(super) fn matmul(&mut self, o: &Operation<'_>) -> Result<(), Diags> {
-        let product = MatMul::new(o.attrs, o.operands, o.result);
+    pub(super) fn matmul(&mut self, o: &Operation<'_>, op: IntOp) -> Result<(), Diags> {
+        let product = MatMul::new(op, o.attrs, o.operands, o.result);
         let cost = Cost { macs: product.macs(), ..Cost::of(product.describe()) };
         let scratch = self.plan.scratch.get(&o.node);
         match scratch.and_then(|&scratch| Packed::new(&product, self.shape(), scratch)) {
@@ -51,7 +52,7 @@ struct Unit {
 
 impl MatMul {
     /// The product that a node stands for.
-    fn new(attrs: &Attrs, operands: &[Place], result: &Place) -> MatMul {
+    fn new(op: IntOp, attrs: &Attrs, operands: &[Place], result: &Place) -> MatMul {
         let rank = result.dims.len();
         let widened = |p: &Place| {
             let matrix = p.dims.len() - 2;
@@ -64,8 +65,7 @@ impl MatMul {
             b: widened(&operands[1]),
             result: result.clone(),
             zeros: [zeros[0], zeros[1]],
-            mult: attrs.int("mult"),
-            epilogue: super::elementwise::epilogue_of(attrs),
+            requant: (op == IntOp::QMatMul).then(|| (attrs.int("mult"), super::elementwise::epilogue_of(attrs))),
         }
     }
 
@@ -77,7 +77,7 @@ impl MatMul {
     /// `m x k x n`.
     fn describe(&self) -> String {
         let [m, n] = self.matrix();
-        format!("qmatmul {m}x{}x{n}", self.depth())
+        format!("{} {m}x{}x{n}", if self.requant.is_some() { "qmatmul" } else { "matmul" }, self.depth())
     }
 
     fn rank(&self) -> usize {
@@ -129,7 +129,11 @@ impl MatMul {
             out_row_step: rows * result_row,
             ahead: 0,
             pixel_terms: self.has_terms(),
-            output: Output::Requant { epilogue: self.epilogue, residual: None, acc_bound: Some(greatest) },
+            output: self.requant.map_or(Output::Raw, |(_, epilogue)| Output::Requant {
+                epilogue,
+                residual: None,
+                acc_bound: Some(greatest),
+            }),
         }
     }
 
@@ -202,18 +206,29 @@ impl MatMul {
             let depth = t.word(k - 1);
             step(t, depth, 1);
         }
-        let mult = clif::splat(&mut t.b, types::I32X4, self.mult);
         for (row, sums) in sums.chunks(4).enumerate() {
             let acc = [0, 1, 2, 3].map(|i| t.b.use_var(sums[i]));
-            let bytes = clif::requantize(&mut t.b, acc, [mult; 4], &self.epilogue);
             let column = t.at(unit.result[row], column, self.result.strides[rank - 1]);
-            self.store(t, bytes, column, lanes);
+            self.store(t, acc, column, lanes);
         }
     }
 
-    fn store(&self, t: &mut Task<'_>, bytes: Value, at: Value, lanes: usize) {
+    fn store(&self, t: &mut Task<'_>, acc: [Value; 4], at: Value, lanes: usize) {
         let step = self.result.strides[self.rank() - 1];
-        if step == 1 || lanes == 1 {
+        let is_dense = step == self.result.element || lanes == 1;
+        let Some((mult, epilogue)) = &self.requant else {
+            if is_dense {
+                return clif::store_lanes(&mut t.b, types::I32, &acc, at, lanes);
+            }
+            for i in 0..lanes {
+                let sum = t.b.ins().extractlane(acc[i / 4], (i % 4) as u8);
+                t.b.ins().store(clif::memory(), sum, at, (i * step) as i32);
+            }
+            return;
+        };
+        let mult = clif::splat(&mut t.b, types::I32X4, *mult);
+        let bytes = clif::requantize(&mut t.b, acc, [mult; 4], epilogue);
+        if is_dense {
             return clif::store_bytes(&mut t.b, bytes, at, 0, lanes);
         }
         for i in 0..lanes {

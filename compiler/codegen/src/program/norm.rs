@@ -3,10 +3,12 @@
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use cranelift_frontend::Variable;
 use qcc_ir::Attrs;
+use qcc_ir::ops::IntOp;
 use qcc_num::norm::MEAN_BITS;
 use qcc_num::requant::FRACTION_BITS;
 
 use super::collapse::Loops;
+use super::dynamic::norm::epsilon;
 use super::task::Task;
 use crate::clif;
 use crate::plan::Place;
@@ -21,21 +23,33 @@ pub struct LayerNorm {
     offset: Place,
     result: Place,
     axis: usize,
-    epsilon: i64,
-    bounds: [u8; 2],
+    attrs: Attrs,
+    output: Output,
+}
+
+/// What is made of normal values.
+enum Output {
+    /// Codes within bounds.
+    Codes([u8; 2]),
+    /// 32 bits before the rounding, of an operand with a scale of run time.
+    Raw { scale: Place },
 }
 
 impl LayerNorm {
     /// The normalization that a node stands for.
-    pub fn new(attrs: &Attrs, operands: &[Place], result: &Place) -> LayerNorm {
+    pub fn new(op: IntOp, attrs: &Attrs, operands: &[Place], result: &Place) -> LayerNorm {
+        let (output, parameters) = match op {
+            IntOp::DynamicNorm => (Output::Raw { scale: operands[1].clone() }, &operands[2..]),
+            _ => (Output::Codes([attrs.int("lo") as u8, attrs.int("hi") as u8]), &operands[1..]),
+        };
         LayerNorm {
             x: operands[0].clone(),
-            mult: operands[1].broadcast(&result.dims),
-            offset: operands[2].broadcast(&result.dims),
+            mult: parameters[0].broadcast(&result.dims),
+            offset: parameters[1].broadcast(&result.dims),
             result: result.clone(),
             axis: attrs.int("axis") as usize,
-            epsilon: attrs.int("epsilon"),
-            bounds: [attrs.int("lo") as u8, attrs.int("hi") as u8],
+            attrs: attrs.clone(),
+            output,
         }
     }
 
@@ -48,22 +62,29 @@ impl LayerNorm {
     pub fn emit(&self, t: &mut Task<'_>) {
         let places = [&self.x, &self.mult, &self.offset, &self.result];
         let bases = places.map(|p| t.address(p));
+        let epsilon = match &self.output {
+            Output::Codes(_) => t.b.ins().iconst(types::I64, self.attrs.int("epsilon")),
+            Output::Raw { scale } => {
+                let scale = t.address(scale);
+                epsilon(t, &self.attrs, scale)
+            }
+        };
         t.units(&mut |t, unit| {
             let strides = [&self.x, &self.mult, &self.offset, &self.result].map(|p| &p.strides[..]);
             let at = t.element(unit, &self.x.dims[..self.axis], bases, strides);
-            self.row(t, at);
+            self.row(t, at, epsilon);
         });
     }
 
     /// Loops over a row.
     fn loops(&self) -> Loops {
         let strides = [&self.x, &self.mult, &self.offset, &self.result].map(|p| &p.strides[self.axis..]);
-        Loops::new(&self.x.dims[self.axis..], &strides).dense(&[1, 4, 4, 1])
+        Loops::new(&self.x.dims[self.axis..], &strides).dense(&[1, 4, 4, self.result.element])
     }
 
-    fn row(&self, t: &mut Task<'_>, at: [Value; 4]) {
+    fn row(&self, t: &mut Task<'_>, at: [Value; 4], epsilon: Value) {
         let loops = self.loops();
-        let row = self.statistics(t, &loops, at);
+        let row = self.statistics(t, &loops, at, epsilon);
         let mean = t.b.ins().ireduce(types::I32, row.mean);
         let mean = t.b.ins().splat(types::I32X4, mean);
         // `g - 2^32` fits 32 signed bits, `g` does not.
@@ -79,20 +100,28 @@ impl LayerNorm {
                     let distance = t.b.ins().isub(scaled, mean);
                     let normal = normalized(t, distance, reciprocal, row.shift);
                     let high = clif::mul_high(&mut t.b, normal, mults[i]);
-                    let v = t.b.ins().iadd(high, offsets[i]);
-                    *word = t.b.ins().sshr_imm_s(v, i64::from(FRACTION_BITS));
+                    *word = t.b.ins().iadd(high, offsets[i]);
                 }
-                let halves = [t.b.ins().snarrow(words[0], words[1]), t.b.ins().snarrow(words[2], words[3])];
-                let bytes = t.b.ins().unarrow(halves[0], halves[1]);
-                let bytes = clif::clamp(&mut t.b, bytes, self.bounds[0], self.bounds[1]);
-                clif::store_bytes(&mut t.b, bytes, at[3], 0, lanes);
+                self.store(t, words, at[3], lanes);
             });
         });
     }
 
+    /// Stores up to 16 values, before their rounding.
+    fn store(&self, t: &mut Task<'_>, words: [Value; 4], at: Value, lanes: usize) {
+        let Output::Codes([lo, hi]) = self.output else {
+            return clif::store_lanes(&mut t.b, types::I32, &words, at, lanes);
+        };
+        let words = words.map(|v| t.b.ins().sshr_imm_s(v, i64::from(FRACTION_BITS)));
+        let halves = [t.b.ins().snarrow(words[0], words[1]), t.b.ins().snarrow(words[2], words[3])];
+        let bytes = t.b.ins().unarrow(halves[0], halves[1]);
+        let bytes = clif::clamp(&mut t.b, bytes, lo, hi);
+        clif::store_bytes(&mut t.b, bytes, at, 0, lanes);
+    }
+
     /// Equations (8) to (10). The sum of squares in (9) is `2^20 sum(x^2) - 2^11 m sum(x) + n m^2`, in which what exceeds 64 bits
     /// cancels.
-    fn statistics(&self, t: &mut Task<'_>, loops: &Loops, at: [Value; 4]) -> Row {
+    fn statistics(&self, t: &mut Task<'_>, loops: &Loops, at: [Value; 4], epsilon: Value) -> Row {
         let length: usize = self.x.dims[self.axis..].iter().product();
         let zero = t.b.ins().iconst(types::I64, 0);
         let totals = [t.b.declare_var(types::I64), t.b.declare_var(types::I64)];
@@ -120,7 +149,7 @@ impl LayerNorm {
         let rest = t.b.ins().isub(all, twice);
         let rest = t.b.ins().imul(rest, mean);
         let squares = t.b.ins().iadd(squares, rest);
-        let w = t.b.ins().iadd_imm_s(squares, self.epsilon);
+        let w = t.b.ins().iadd(squares, epsilon);
         let one = t.b.ins().iconst(types::I64, 1);
         let w = t.b.ins().umax(w, one);
         // (10)

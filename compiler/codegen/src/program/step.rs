@@ -198,11 +198,11 @@ impl Builder<'_> {
                 self.pool(o, &Reduction::Average { zero, mult, epilogue: elementwise::epilogue_of(attrs) })
             }
             IntOp::Mean => self.mean(o),
-            IntOp::LayerNorm => {
-                let norm = LayerNorm::new(attrs, operands, result);
+            IntOp::LayerNorm | IntOp::DynamicNorm => {
+                let norm = LayerNorm::new(op, attrs, operands, result);
                 self.task_of(o, norm.units(), Cost::of("layer norm"), |t| norm.emit(t))
             }
-            IntOp::QMatMul => self.matmul(o),
+            IntOp::MatMul | IntOp::QMatMul => self.matmul(o, op),
             IntOp::Softmax => {
                 let softmax = Softmax::new(attrs, operands, result);
                 self.task_of(o, softmax.units(), Cost::of("softmax"), |t| softmax.emit(t))

@@ -75,10 +75,14 @@ pub(super) fn linear(call: &Call) -> Result<Vec<i32>, Diag> {
     Ok(acc)
 }
 
-/// `requant(sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1]))`.
-pub(super) fn matmul(call: &Call) -> Result<Vec<u8>, Diag> {
+/// `requant` of [`matmul`] with one multiplier.
+pub(super) fn qmatmul(call: &Call) -> Result<Vec<u8>, Diag> {
+    requant(call, &matmul(call)?, &[call.attrs.int("mult") as i32], None)
+}
+
+/// `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])`.
+pub(super) fn matmul(call: &Call) -> Result<Vec<i32>, Diag> {
     let (a, b, zeros) = (call.u8s(0)?, call.u8s(1)?, call.attrs.ints("zeros"));
-    let (rule, mult) = (call.epilogue(), call.attrs.int("mult") as i32);
     let (Some((outer_a, &[m, k])), Some((outer_b, &[_, n]))) =
         (call.dims_of(0).split_last_chunk(), call.dims_of(1).split_last_chunk())
     else {
@@ -97,8 +101,8 @@ pub(super) fn matmul(call: &Call) -> Result<Vec<u8>, Diag> {
             let a = i64::from(*a) - zeros[0];
             sums.iter_mut().zip(b).for_each(|(s, &b)| *s += a * (i64::from(b) - zeros[1]));
         }
-        for (q, sum) in result.iter_mut().zip(sums) {
-            *q = rule.apply(accumulator(sum)?, mult, 0);
+        for (acc, sum) in result.iter_mut().zip(sums) {
+            *acc = accumulator(sum)?;
         }
         Ok(())
     })?;

@@ -3,8 +3,9 @@
 use qcc_ir::Diag;
 use qcc_ir::diag::Code;
 use qcc_num::dynamic::{self, Rule, Samples, Scale};
+use qcc_num::norm::Row;
 
-use super::Call;
+use super::{Call, elementwise};
 use crate::layout::zip_broadcast;
 
 /// Least and greatest of each channel over every `rows` positions: `[parts, 2, C]`.
@@ -122,6 +123,13 @@ pub(super) fn exponentials(call: &Call) -> Result<Vec<i32>, Diag> {
         return Err(Diag::new(Code::VERIFY, "a sample of a power of 2 is not positive"));
     }
     Ok(dynamic::exponentials(Scale::of(call.i32s(0)?), samples))
+}
+
+/// `qcc_num::norm` of each row with the `E` of equation (20).
+pub(super) fn norm(call: &Call) -> Result<Vec<i32>, Diag> {
+    let number = |name: &str| call.attrs.int(name) as i32;
+    let epsilon = dynamic::epsilon(number("epsilon"), number("exponent"), Scale::of(call.i32s(1)?));
+    elementwise::rows(call, [2, 3], epsilon, Row::scaled)
 }
 
 /// A code for each code.

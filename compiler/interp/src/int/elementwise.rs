@@ -74,19 +74,30 @@ pub(super) fn lut2(call: &Call) -> Result<Vec<u8>, Diag> {
 
 /// `qcc_num::norm` of each row, which are the dimensions from `axis` on.
 pub(super) fn layer_norm(call: &Call) -> Result<Vec<u8>, Diag> {
-    let (x, mult, offset) = (call.u8s(0)?, call.i32s(1)?, call.i32s(2)?);
+    let (lo, hi) = call.bounds();
+    rows(call, [1, 2], call.attrs.int("epsilon"), |row, x, m, c| row.apply(x, m, c, lo, hi))
+}
+
+/// What `one` makes of each element of a row, its multiplier and its offset, which are the operands given.
+pub(super) fn rows<T>(
+    call: &Call,
+    [mult, offset]: [usize; 2],
+    epsilon: i64,
+    one: impl Fn(&Row, u8, i32, i32) -> T,
+) -> Result<Vec<T>, Diag> {
+    let dims = [mult, offset].map(|i| call.dims_of(i));
+    let (x, mult, offset) = (call.u8s(0)?, call.i32s(mult)?, call.i32s(offset)?);
     if offset.iter().any(|c| c.unsigned_abs() > GREATEST_OFFSET.unsigned_abs()) {
         return Err(Diag::new(Code::OVERFLOW, "an offset of a normalization exceeds 2^30"));
     }
     let stretched = |data: &[i32], dims: &[usize]| gather(data, 0, call.dims, &broadcast_strides(dims, call.dims));
-    let (mult, offset) = (stretched(mult, call.dims_of(1)), stretched(offset, call.dims_of(2)));
-    let (lo, hi) = call.bounds();
+    let (mult, offset) = (stretched(mult, dims[0]), stretched(offset, dims[1]));
     let length = call.dims[call.attrs.int("axis") as usize..].iter().product();
     let mut out = Vec::with_capacity(x.len());
     for (row, parameters) in x.chunks(length).zip(mult.chunks(length).zip(offset.chunks(length))) {
-        let rule = Row::new(row.iter().copied(), call.attrs.int("epsilon"));
+        let rule = Row::new(row.iter().copied(), epsilon);
         let constants = parameters.0.iter().zip(parameters.1);
-        out.extend(row.iter().zip(constants).map(|(&x, (&m, &c))| rule.apply(x, m, c, lo, hi)));
+        out.extend(row.iter().zip(constants).map(|(&x, (&m, &c))| one(&rule, x, m, c)));
     }
     Ok(out)
 }

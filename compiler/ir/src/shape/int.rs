@@ -15,7 +15,7 @@ pub(super) fn operands(kind: IntOp) -> &'static [Int] {
         IntOp::Conv2d | IntOp::Linear => &[Int::U8, Int::I8, Int::I32],
         IntOp::QConv2d | IntOp::QLinear => &[Int::U8, Int::I8, Int::I32, Int::I32, Int::U8],
         IntOp::Requant => &[Int::I32, Int::I32],
-        IntOp::Add | IntOp::Mul | IntOp::Lut | IntOp::QMatMul => &[Int::U8, Int::U8],
+        IntOp::Add | IntOp::Mul | IntOp::Lut | IntOp::MatMul | IntOp::QMatMul => &[Int::U8, Int::U8],
         IntOp::Lut2 => &[Int::U8, Int::U8, Int::U8],
         IntOp::LayerNorm => &[Int::U8, Int::I32, Int::I32],
         IntOp::ScaleChannels => &[Int::U8, Int::I16, Int::I32],
@@ -29,6 +29,7 @@ pub(super) fn operands(kind: IntOp) -> &'static [Int] {
         }
         IntOp::DynamicRescale | IntOp::DynamicLut => &[Int::U8, Int::I32],
         IntOp::DynamicMul => &[Int::U8; 2],
+        IntOp::DynamicNorm => &[Int::U8, Int::I32, Int::I32, Int::I32],
         IntOp::DynamicAdd => &[Int::U8, Int::U8, Int::I32],
         IntOp::Byte => &[Int::I16],
         IntOp::Combine => &[Int::I64; 3],
@@ -54,6 +55,8 @@ pub(super) fn result(kind: IntOp, attrs: &Attrs, operands: &[&Type]) -> Int {
         IntOp::Combine | IntOp::WideMul | IntOp::Softmax if attrs.try_get("bits") == Some(Attr::Int(16)) => Int::I16,
         IntOp::Conv2d
         | IntOp::Linear
+        | IntOp::MatMul
+        | IntOp::DynamicNorm
         | IntOp::Extrema
         | IntOp::DynamicScale
         | IntOp::AlignScales
@@ -98,22 +101,13 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             check_mult(call, 1, call.dims(0))?;
             Ok(call.dims(0).to_vec())
         }
-        IntOp::QMatMul => matmul(call),
+        IntOp::MatMul | IntOp::QMatMul => matmul(call),
         IntOp::Add | IntOp::Mul => call.broadcast(0, 1),
         IntOp::Lut2 => {
             call.expect_dims(2, &[1 << 16])?;
             call.broadcast(0, 1)
         }
-        IntOp::LayerNorm => {
-            let axis = call.axis("axis", 0)?;
-            call.broadcasts_to(1, 0)?;
-            call.broadcasts_to(2, 0)?;
-            let row = call.dims(0)[axis..].iter().fold(1usize, |n, &d| n.saturating_mul(d));
-            match row {
-                1..=qcc_num::norm::LONGEST_ROW => Ok(call.dims(0).to_vec()),
-                n => Err(format!("a row of {n} elements cannot be normalized")),
-            }
-        }
+        IntOp::LayerNorm => normalized(call, [1, 2]),
         IntOp::Rescale | IntOp::Clamp => Ok(call.dims(0).to_vec()),
         IntOp::ScaleChannels => {
             let Some(&channels) = call.dims(0).last() else {
@@ -177,6 +171,10 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
         IntOp::ExpTable => dynamic::exponentials(call),
         IntOp::DynamicTable => dynamic::table(call),
         IntOp::DynamicLut => dynamic::look_up(call),
+        IntOp::DynamicNorm => {
+            dynamic::expect_scale(call, 1)?;
+            normalized(call, [2, 3])
+        }
     }
 }
 
@@ -184,6 +182,18 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
 fn codes(call: &Call, i: usize) -> usize {
     if call.operands[i].elem.storage() == Some(Int::I16) { 1 << 16 } else { 256 }
 }
+
+/// Rows from `axis` on, and the parameters that broadcast to them.
+fn normalized(call: &Call, parameters: [usize; 2]) -> Result<Vec<usize>, String> {
+    let axis = call.axis("axis", 0)?;
+    parameters.into_iter().try_for_each(|i| call.broadcasts_to(i, 0))?;
+    let row = call.dims(0)[axis..].iter().fold(1usize, |n, &d| n.saturating_mul(d));
+    match row {
+        1..=qcc_num::norm::LONGEST_ROW => Ok(call.dims(0).to_vec()),
+        n => Err(format!("a row of {n} elements cannot be normalized")),
+    }
+}
+
 fn conv2d(call: &Call) -> Result<Vec<usize>, String> {
     let [n, h, w, c] = call.of_rank(0)?;
     let [o, kh, kw, per_group] = call.of_rank(1)?;
@@ -233,6 +243,7 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             "residual_mult" => (0, (1 << 15) - 1),
             "mults" => (-(1 << 23), 1 << 23),
             "mult" if kind == IntOp::Softmax => (1, i64::from(i32::MAX)),
+            "epsilon" if kind == IntOp::DynamicNorm => (0, i64::from(i32::MAX)),
             "epsilon" => (0, qcc_num::norm::GREATEST_EPSILON),
             "mult" if affine => (i64::from(i16::MIN), i64::from(i16::MAX)),
             "mult" => (i64::from(i32::MIN), i64::from(i32::MAX)),

@@ -69,7 +69,7 @@ impl<'p> Packed<'p> {
     /// How a product is computed with packed columns, if it can be.
     pub fn new(product: &'p MatMul, shape: &'static Shape, scratch: BufferId) -> Option<Packed<'p>> {
         let (rank, [m, n]) = (product.rank(), product.matrix());
-        let dense = |p: &Place| p.dims[rank - 1] == 1 || p.strides[rank - 1] == 1;
+        let dense = |p: &Place| p.dims[rank - 1] == 1 || p.strides[rank - 1] == p.element;
         if ![&product.a, &product.b, &product.result].into_iter().all(dense) {
             return None;
         }
@@ -215,8 +215,12 @@ impl<'p> Packed<'p> {
 
     /// From the start of a step's weights, or of a panel's biases, to the vector of a group: see [`Shape::channel`].
     fn group_at(&self, panel: &Panel, group: usize) -> usize {
-        let vector = SUM * self.shape.lanes;
-        group % panel.vectors * vector + group / panel.vectors * VECTOR
+        let groups = self.shape.lanes / GROUP;
+        let (vector, in_vector) = match self.product.requant {
+            Some(_) => (group % panel.vectors, group / panel.vectors),
+            None => (group / groups, group % groups),
+        };
+        vector * SUM * self.shape.lanes + in_vector * VECTOR
     }
 
     /// `w` of a row's columns as bytes; 0 of no row.
@@ -301,8 +305,8 @@ impl<'p> Packed<'p> {
                 let weights = t.at(weights, block, section.bytes);
                 let biases = t.plus(weights, section.weights);
                 let result = t.at(result, part, rows * p.result.strides[outer]);
-                let result = t.plus(result, section.first_column);
-                let result = t.at(result, block, MAX_CHANNELS);
+                let result = t.plus(result, section.first_column * p.result.element);
+                let result = t.at(result, block, MAX_CHANNELS * p.result.element);
                 let (mult, one) = (t.data(leaf.mult), t.word(1));
                 t.call(leaf.function, &[a, weights, biases, mult, result, terms, one, weights]);
             });
@@ -322,7 +326,7 @@ impl Builder<'_> {
     pub(super) fn packed_matmul(&mut self, o: &Operation<'_>, packed: &Packed<'_>, cost: Cost) -> Result<(), Diags> {
         let mut leaves = Vec::new();
         for (i, section) in packed.sections.iter().enumerate() {
-            let mult = vec![packed.product.mult as i32; section.spec.channels];
+            let mult = vec![packed.product.requant.map_or(0, |(mult, _)| mult as i32); section.spec.channels];
             let mult = pack_multipliers(&section.spec, packed.shape, &mult);
             let bytes = mult.into_iter().flat_map(i32::to_le_bytes).collect();
             let mult = self.data(&format!("mult_{}_{i}", o.name), Linkage::Local, bytes)?;

@@ -16,7 +16,7 @@ fn positions(call: &Call, i: usize) -> Result<(usize, usize), String> {
 }
 
 /// A scale: a vector that begins with mantissa and exponent.
-fn expect_scale(call: &Call, i: usize) -> Result<(), String> {
+pub fn expect_scale(call: &Call, i: usize) -> Result<(), String> {
     match call.dims(i) {
         &[n] if n >= 2 => Ok(()),
         _ => Err(call.expected(i, "a vector that begins with mantissa and exponent")),

@@ -1,0 +1,84 @@
+//! Means, sums and greatest elements of windows and of whole axes.
+
+use qcc_ir::{Attrs, Diag, Opcode, Type, ValueId, Window};
+
+use super::layer::Layer;
+use super::{Dynamic, Lower, codes};
+
+impl Lower<'_, '_> {
+    /// Means over windows, means and sums over axes: a depthwise convolution with weights of 1.
+    pub(super) fn mean(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let (x, own) = self.data(0)?;
+        let (op, given) = (self.g().op(self.n), self.attrs());
+        let weight = |taps: usize| if op == Opcode::ReduceSum { 1.0 } else { 1.0 / taps.max(1) as f64 };
+        if op != Opcode::AveragePool && !self.is_spatial(x) {
+            let (x, [count, rest]) = self.flattened_axes(x);
+            let layer = Layer::window([count, 1], rest, weight(count));
+            let attrs = Attrs::new(Opcode::IConv2d).with("groups", rest as i64).with("pad_value", i64::from(own.zero));
+            let sums = self.accumulators((x, own), &layer, attrs, &[1, 1, 1, rest])?;
+            let (q, dynamic) = self.requantize(&sums, ".codes");
+            return Ok((self.flattened(q), dynamic));
+        }
+        let [_, channels, h, w] = self.dims(x)[..] else { return Err(self.no_form("its operand is not of rank 4")) };
+        let mut attrs = Attrs::new(Opcode::IConv2d).with("groups", channels as i64);
+        let mut kernel = [h, w];
+        if op == Opcode::AveragePool {
+            let window = Window::pool(&given);
+            if window.pads != [0; 4] && !given.bool("count_include_pad") {
+                return Err(self.no_form("windows at the border have fewer elements"));
+            }
+            attrs = attrs.with("strides", given.ints("strides")).with("pads", given.ints("pads"));
+            kernel = window.kernel;
+        }
+        let layer = Layer::window(kernel, channels, weight(kernel[0] * kernel[1]));
+        self.convolution(x, &layer, attrs)
+    }
+
+    /// The greatest element of windows or over axes.
+    pub(super) fn maximum(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let (x, own) = self.data(0)?;
+        let (op, given) = (self.g().op(self.n), self.attrs());
+        if op == Opcode::ReduceMax && !self.is_spatial(x) {
+            let (x, [count, rest]) = self.flattened_axes(x);
+            let attrs = Attrs::new(Opcode::IMaxPool).with("kernel", [count, 1].as_slice());
+            let pooled = self.add(Opcode::IMaxPool, &[x], attrs, ".max", codes(&[1, 1, 1, rest], own.zero));
+            return Ok((self.flattened(pooled), own));
+        }
+        let mut attrs = Attrs::new(Opcode::IMaxPool);
+        let (kept, [n, c, h, w]) = match (op, &self.dims(x)[..]) {
+            (Opcode::ReduceMax, &[n, c, h, w]) => {
+                attrs = attrs.with("kernel", [h, w].as_slice());
+                (given.bool("keepdims"), [n, c, 1, 1])
+            }
+            _ => {
+                attrs = attrs.with_those_of(&given, &["kernel", "strides", "pads", "dilations"]);
+                match self.dims(self.y)[..] {
+                    [n, c, h, w] => (true, [n, c, h, w]),
+                    _ => return Err(self.no_form("its result is not of rank 4")),
+                }
+            }
+        };
+        let x = self.nhwc(x);
+        let pooled = self.add(Opcode::IMaxPool, &[x], attrs, ".nhwc", codes(&[n, h, w, c], own.zero));
+        let pooled = self.nchw(pooled);
+        Ok((if kept { pooled } else { self.flattened(pooled) }, own))
+    }
+
+    /// Whether a reduction is one over height and width.
+    fn is_spatial(&self, x: ValueId) -> bool {
+        self.dims(x).len() == 4 && self.attrs().sizes("axes") == [2, 3]
+    }
+
+    /// The axes of a reduction as height, all others as channels, and how many elements these are.
+    fn flattened_axes(&mut self, x: ValueId) -> (ValueId, [usize; 2]) {
+        let (axes, ty) = (self.attrs().sizes("axes"), self.g().ty(x).clone());
+        let kept = (0..ty.dims.len()).filter(|i| !axes.contains(i));
+        let perm: Vec<usize> = axes.iter().copied().chain(kept).collect();
+        let count: usize = axes.iter().map(|&a| ty.dims[a]).product();
+        let rest = self.dims(self.y).iter().product();
+        let x = self.permuted(x, &perm, ".t");
+        let dims = [1, count, 1, rest];
+        let attrs = Attrs::new(Opcode::Reshape).with("shape", dims.as_slice());
+        (self.add(Opcode::Reshape, &[x], attrs, ".flat", Type { dims: dims.to_vec(), elem: ty.elem }), [count, rest])
+    }
+}
