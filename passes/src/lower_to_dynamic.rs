@@ -44,6 +44,7 @@ use qcc_ir::{
     Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
 };
 use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
+use qcc_num::edge::LEAST_SCALE;
 
 use crate::rewrite::{either, floats, is_live, per_channel, scalar};
 use crate::{Context, Pass, fold_bn};
@@ -62,12 +63,18 @@ struct Dynamic {
     zero: u8,
 }
 
-/// Axis and parts of a concatenation.
-type Joined = (i64, Vec<(ValueId, Dynamic)>);
+/// What operators have made that others can use.
+#[derive(Default)]
+struct Made {
+    /// Axes and parts of concatenations.
+    joined: HashMap<ValueId, (i64, Vec<(ValueId, Dynamic)>)>,
+    /// Constants with samples of functions.
+    samples: HashMap<Vec<i32>, ValueId>,
+}
 
 impl Pass for LowerToDynamic {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
-        let (mut known, mut joined) = (HashMap::new(), HashMap::new());
+        let (mut known, mut made) = (HashMap::new(), Made::default());
         inputs(edit, &mut known);
         let mut faults = Diags::default();
         let mut done = HashSet::new();
@@ -89,7 +96,7 @@ impl Pass for LowerToDynamic {
             let relu = g.only_user(g.result(n)).filter(|&r| is_rectifier(g, r) && !g.is_output(g.result(n)));
             let y = g.result(n);
             let (name, origin) = (g.name_of(y).to_string(), g.node(n).origin.clone());
-            let mut lower = Lower { edit, known: &known, joined: &mut joined, n, y, relu, name, origin };
+            let mut lower = Lower { edit, known: &known, made: &mut made, n, y, relu, name, origin };
             match lower.node() {
                 Ok((v, dynamic)) => {
                     let relu = lower.relu;
@@ -177,7 +184,7 @@ fn codes(dims: &[usize], zero: u8) -> Type {
 struct Lower<'a, 'g> {
     edit: &'a mut Edit<'g>,
     known: &'a HashMap<ValueId, Dynamic>,
-    joined: &'a mut HashMap<ValueId, Joined>,
+    made: &'a mut Made,
     n: NodeId,
     y: ValueId,
     /// The rectifier that is the only reader of the result; taken away by forms that cannot take it in.
@@ -264,7 +271,8 @@ impl Lower<'_, '_> {
         if !data.iter().all(|x| x.abs() < MOST) {
             return Err(self.no_form(format_args!("beside {greatest:e} of operand {i} nothing else has codes")));
         }
-        let unit = if greatest > 0.0 { f64::from(greatest) / 127.0 } else { 1.0 };
+        // Zeros take no room from what they meet.
+        let unit = (f64::from(greatest) / 127.0).max(f64::from(f32::from_bits(LEAST_SCALE)));
         let code = |&x: &f32| ((f64::from(x) / unit).round() as i32 + i32::from(SIGNED_ZERO)) as u8;
         let tensor = Tensor::new(&dims, Data::U8(data.iter().map(code).collect()));
         let name = format!("{}.q", self.g().name_of(v));

@@ -27,6 +27,10 @@ fn comparison_reports_as_scripts_expect() {
     let line = done(folder.path(), &arguments);
     let cosine: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!((0.9..=1.0).contains(&cosine) && line.contains("(95 %: "), "{line}");
+    // Where runs find the scales, no part can be switched, but layers are compared.
+    let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--mode", "int8_dynamic"];
+    let text = done(folder.path(), &arguments);
+    assert!(text.contains("layers by damage") && text.contains("int.dynamic_requant"), "{text}");
     refused(folder.path(), &["compare", EXAMPLE, "--data", "x.npy", "--metric", "top5"], 2, "needs labels");
     refused(folder.path(), &["compare", EXAMPLE, "--data", "x.npy", "--metric", "sqnr", "--json"], 2, "--json");
     let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--json", "--calibrate", "x.npy", "--layers", "2"];

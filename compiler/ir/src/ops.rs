@@ -625,9 +625,10 @@ ops! {
     ProductScale = "int.product_scale" ("a", "b") {} Class::Int(IntOp::ProductScale);
     /// `(a - zeros[0]) * (b - zeros[1])` in 32 bits, operands broadcast.
     DynamicMul = "int.dynamic_mul" ("a", "b") { ints("zeros") } Class::Int(IntOp::DynamicMul);
-    /// The table of a function, given by `samples` i32 `[1025]` below 2^30, for codes with a scale known at run time only, and the
-    /// scale of its results, by `qcc_num::dynamic` equations (17) and (18): mantissa, exponent, and four codes in each number.
-    DynamicTable = "int.dynamic_table" ("scale", "samples") { int("grid"), int("exponent"), int("zero"), int("result_zero") }
+    /// The table of a function, given by `samples` i32 `[5, 1026]` below 2^30 with an exponent at each row's end, for codes with a scale
+    /// known at run time only, and the scale of its results, by `qcc_num::dynamic` equations (17) and (18): mantissa, exponent, and
+    /// four codes in each number.
+    DynamicTable = "int.dynamic_table" ("scale", "samples") { int("zero"), int("result_zero") }
         Class::Int(IntOp::DynamicTable);
     /// The table of `int.softmax` for codes with a scale known at run time only, by `qcc_num::dynamic` equation (19), from `samples`
     /// i32 `[1025]` of `2^30 2^(-j / 1024)`.
@@ -635,7 +636,7 @@ ops! {
     /// The codes of `int.dynamic_table` at the positions that `x` tells.
     DynamicLut = "int.dynamic_lut" ("x", "table") {} Class::Int(IntOp::DynamicLut);
     /// Normalization of u8 over the dimensions from `axis` on, whose `scale` is known at run time only: `floor(u * mult / 2^32) + offset`
-    /// in 32 bits, `u` by `qcc_num::norm` with the `E` of `qcc_num::dynamic` equation (20). `mult` i32 and `offset` i32 broadcast to `x`.
+    /// in 32 bits, `u` by `qcc_num::norm` with the `E` of `qcc_num::dynamic` equation (22). `mult` i32 and `offset` i32 broadcast to `x`.
     DynamicNorm = "int.dynamic_norm" ("x", "scale", "mult", "offset") { int("axis"), int("epsilon"), int("exponent") }
         Class::Int(IntOp::DynamicNorm);
 }

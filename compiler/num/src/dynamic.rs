@@ -19,7 +19,7 @@
 //! rounded far below a unit of the result. As every `W[c]` is at least `2^18`, `M[c]` fits 31 bits. The result is exact up to
 //! the rounding of (3), 1/64 unit for (1) and 1/256 for `M`, as in a static requantization, and uses the whole range of codes.
 //!
-//! (13) and (16) bring values to one scale, (17) to (19) make tables of functions for the scale that a run finds, (20) is for
+//! (13) and (16) bring values to one scale, (17) to (19) make tables of functions for the scale that a run finds, (22) is for
 //! normalizations.
 
 mod common;
@@ -30,7 +30,10 @@ mod tables;
 pub use common::{ALIGN_BITS, align, common, product, rescale};
 pub use norm::{DROPPED_BITS, epsilon};
 pub use requant::{HEADER, Rule, epilogue, requantize, weight_scales};
-pub use tables::{INTERVALS, LOG2_E, Samples, TABLE, exponential_samples, exponentials};
+pub use tables::{
+    FINER, GRID, GRIDS, INTERVALS, LEAST, LOG2_E, ROW, Samples, TABLE, exponential_samples, exponentials,
+    function_samples,
+};
 
 /// What is added to the name of an input or output for the name of its scale.
 pub const SCALE_SUFFIX: &str = ".scale";

@@ -3,16 +3,16 @@
 //! For a row `x` of `n` codes, multipliers `M` and offsets `C`:
 //!
 //! ```text
-//! (8)   m = floor((2^10 * sum(x) + floor(n / 2)) / n)       the mean, with 10 fraction bits
-//! (9)   d = 2^10 * x - m,  w = max(1, E + sum(d^2))         64 bits; E = round(epsilon / Sx^2 * 2^20 * n)
-//! (10)  t = floor(leading_zeros(w) / 2),  g = floor(2^63 / floor(sqrt(w * 4^t)))
-//! (11)  u = floor(d * g / 2^(33 - t))                       d / sqrt(w), in [-1, 1], with 30 fraction bits
-//! (12)  q = min(max(floor((floor(u * M / 2^32) + C) / 2^6), lo), hi)
+//! (23)  m = floor((2^10 * sum(x) + floor(n / 2)) / n)       the mean, with 10 fraction bits
+//! (24)  d = 2^10 * x - m,  w = max(1, E + sum(d^2))         64 bits; E = round(epsilon / Sx^2 * 2^20 * n)
+//! (25)  t = floor(leading_zeros(w) / 2),  g = floor(2^63 / floor(sqrt(w * 4^t)))
+//! (26)  u = floor(d * g / 2^(33 - t))                       d / sqrt(w), in [-1, 1], with 30 fraction bits
+//! (27)  q = min(max(floor((floor(u * M / 2^32) + C) / 2^6), lo), hi)
 //! ```
 //!
 //! `(x - mean) / sqrt(var + epsilon)` is `d * sqrt(n) / sqrt(w)`, so that `M = round(gamma * sqrt(n) / Sy * 2^8)` and
 //! `C = 2^5 + 2^6 * (Zy + beta / Sy)` give `gamma * normal + beta` in units of `Sy`. The result's error before the rounding of
-//! (12): 1/64 from its inner floor, and `gamma / Sy` times the relative errors of `g` (2^-31) and of the mean, half of 2^-10
+//! (27): 1/64 from its inner floor, and `gamma / Sy` times the relative errors of `g` (2^-31) and of the mean, half of 2^-10
 //! of a code over the row's deviation.
 //!
 //! `|d| < 2^18`, so that rows of up to 2^26 elements keep `w` below `2^63`; `|u| <= 2^30 + 1` fits 32 bits.
@@ -20,7 +20,7 @@
 use crate::ScaleError;
 use crate::requant::{FRACTION_BITS, mul_high};
 
-/// Longest row for which (9) fits 64 bits.
+/// Longest row for which (24) fits 64 bits.
 pub const LONGEST_ROW: usize = 1 << 26;
 
 /// Greatest `E`.
@@ -32,19 +32,19 @@ pub const GREATEST_OFFSET: i32 = 1 << 30;
 /// Fraction bits of the mean.
 pub const MEAN_BITS: u32 = 10;
 
-/// What (8) to (10) find out about a row.
+/// What (23) to (25) find out about a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     /// Mean `m`.
     pub mean: i64,
     /// Reciprocal `g`.
     pub reciprocal: i64,
-    /// Right shift `33 - t` of (11).
+    /// Right shift `33 - t` of (26).
     pub shift: u32,
 }
 
 impl Row {
-    /// Equations (8) to (10). The row is not empty and not longer than [`LONGEST_ROW`].
+    /// Equations (23) to (25). The row is not empty and not longer than [`LONGEST_ROW`].
     pub fn new(x: impl Iterator<Item = u8> + Clone, epsilon: i64) -> Row {
         let (sum, n) = x.clone().fold((0i64, 0i64), |(s, n), x| (s + i64::from(x), n + 1));
         let mean = ((sum << MEAN_BITS) + n / 2) / n.max(1);
@@ -55,20 +55,20 @@ impl Row {
         Row { mean, reciprocal: reciprocal as i64, shift: 33 - t }
     }
 
-    /// Equation (11), and of (12) `floor(u * M / 2^32) + C`.
+    /// Equation (26), and of (27) `floor(u * M / 2^32) + C`.
     pub fn scaled(&self, x: u8, mult: i32, offset: i32) -> i32 {
         let d = (i64::from(x) << MEAN_BITS) - self.mean;
         let u = (d * self.reciprocal) >> self.shift;
         mul_high(u as i32, mult) + offset
     }
 
-    /// Equations (11) and (12).
+    /// Equations (26) and (27).
     pub fn apply(&self, x: u8, mult: i32, offset: i32, lo: u8, hi: u8) -> u8 {
         (self.scaled(x, mult, offset) >> FRACTION_BITS).clamp(i32::from(lo), i32::from(hi)) as u8
     }
 }
 
-/// The constant `E` of (9) for rows of `n` elements.
+/// The constant `E` of (24) for rows of `n` elements.
 pub fn epsilon(epsilon: f64, scale: f64, n: usize) -> i64 {
     let e = epsilon / (scale * scale) * f64::from(1u32 << (2 * MEAN_BITS)) * n as f64;
     e.round().clamp(0.0, GREATEST_EPSILON as f64 / 2.0) as i64

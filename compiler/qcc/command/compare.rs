@@ -220,7 +220,8 @@ fn text(result: &Comparison, layers: &[Layer], calls: usize) -> String {
         "{:>7} {:>8} {:>8} {:>8} {:>9}  {:<24} {:<24} {:<18} value",
         "share", "alone dB", "loss dB", "SQNR dB", "cosine", "float range", "integer range", "operator"
     );
-    let range = |(lo, hi): (f64, f64)| format!("{lo:.4} .. {hi:.4}");
+    let end = |x: f64| if x != 0.0 && x.abs() < 1e-2 { format!("{x:.2e}") } else { format!("{x:.4}") };
+    let range = |(lo, hi): (f64, f64)| format!("{} .. {}", end(lo), end(hi));
     for l in layers {
         let (share, alone) = match &l.damage {
             Some(d) => (format!("{:.1} %", 100.0 * d.share), decibels(d.alone_db)),

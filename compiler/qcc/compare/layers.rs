@@ -3,6 +3,8 @@
 //! An integer operator often does the work of several float ones (convolution, normalization, activation) under a name
 //! derived from one of them. So the candidates for an integer value are the float value of that name and those that follow it
 //! in a chain; the one that it is nearest to is the one that it stands for.
+//!
+//! Where a run finds the scales, the scale of a value is taken to be the one with the least noise.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +17,7 @@ use super::damage::Damage;
 use super::noise::Noise;
 use super::reals;
 use crate::data::Dataset;
-use crate::edge::Boundary;
+use crate::edge::{Boundary, run_time_scales};
 use crate::{Compiled, Error};
 
 /// Most float operators that one integer operator stands for.
@@ -36,7 +38,7 @@ pub struct Layer {
     pub cosine: f64,
     /// Least and greatest float value.
     pub float_range: (f64, f64),
-    /// Least and greatest value that the integers can stand for.
+    /// Least and greatest value that the integers can stand for; over all calls where each has a scale of its own.
     pub int_range: (f64, f64),
     /// What it does to the output, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,11 +52,14 @@ struct Sums {
     product: f64,
     power: f64,
     range: (f64, f64),
+    int_range: (f64, f64),
 }
+
+const NOTHING: (f64, f64) = (f64::INFINITY, f64::NEG_INFINITY);
 
 impl Default for Sums {
     fn default() -> Sums {
-        Sums { noise: Noise::default(), product: 0.0, power: 0.0, range: (f64::INFINITY, f64::NEG_INFINITY) }
+        Sums { noise: Noise::default(), product: 0.0, power: 0.0, range: NOTHING, int_range: NOTHING }
     }
 }
 
@@ -70,6 +75,10 @@ pub fn layers(compiled: &Compiled, data: &Dataset, limit: usize) -> Result<Vec<L
         .collect();
     let wanted: HashSet<ValueId> = candidates.values().flatten().copied().collect();
     let boundary: Vec<Boundary> = graph.inputs().iter().map(|&v| Boundary::of_type(graph.ty(v))).collect();
+    let names: Vec<_> =
+        graph.inputs().iter().map(|&v| (graph.name_of(v).to_string(), graph.ty(v).dims.clone())).collect();
+    let scales = run_time_scales(&names, &boundary);
+    let is_fixed = scales.iter().all(Option::is_none);
     let mut all: HashMap<ValueId, Vec<Sums>> = HashMap::new();
     for i in 0..data.len().min(limit) {
         let inputs = data.get(i)?;
@@ -79,16 +88,19 @@ pub fn layers(compiled: &Compiled, data: &Dataset, limit: usize) -> Result<Vec<L
                 seen.insert(f, tensor.clone());
             }
         })?;
-        let stored: Vec<Tensor> = boundary.iter().zip(&inputs).map(|(b, t)| b.store(t)).collect();
+        let stored = Boundary::store_all(&boundary, &scales, &inputs);
         int.run_observed(&stored, &mut |v, tensor| {
             let (Some(candidates), Some(u)) = (candidates.get(&v), graph.ty(v).uniform()) else { return };
             let sums = all.entry(v).or_insert_with(|| vec![Sums::default(); candidates.len()]);
             for (sums, f) in sums.iter_mut().zip(candidates) {
-                seen.get(f).into_iter().for_each(|f| sums.observe(f, tensor, u));
+                seen.get(f).into_iter().for_each(|f| sums.observe(f, tensor, u, is_fixed));
             }
         })?;
     }
-    let nearest = |of: Vec<Sums>| of.into_iter().max_by(|a, b| a.ratio().total_cmp(&b.ratio()));
+    let nearest = |of: Vec<Sums>| {
+        let observed = of.into_iter().filter(|s| s.range.0 <= s.range.1);
+        observed.max_by(|a, b| a.ratio().total_cmp(&b.ratio()))
+    };
     let sums: HashMap<ValueId, Sums> = all.into_iter().filter_map(|(v, s)| Some((v, nearest(s)?))).collect();
     let mut found: Vec<Layer> = sums.iter().map(|(&v, s)| s.layer(graph, v, &sums)).collect();
     found.sort_by(|a, b| b.loss_db.total_cmp(&a.loss_db).then_with(|| a.name.cmp(&b.name)));
@@ -110,9 +122,10 @@ impl Sums {
         self.noise.signal / self.noise.noise.max(f64::MIN_POSITIVE)
     }
 
-    fn observe(&mut self, float: &Tensor, int: &Tensor, u: &Uniform) {
-        let (scale, zero) = (f64::from(u.scale()), u.zero_point() as f64);
-        let real: Vec<f64> = reals(int).into_iter().map(|q| scale * (q - zero)).collect();
+    /// `is_fixed`: the scale is that of the type.
+    fn observe(&mut self, float: &Tensor, int: &Tensor, u: &Uniform, is_fixed: bool) {
+        let zero = u.zero_point() as f64;
+        let codes: Vec<f64> = reals(int).into_iter().map(|q| q - zero).collect();
         let float_values = reals(float);
         // Integer graphs are NHWC in their interior; where the shape does not tell, the order with less noise is the right one.
         let mut best: Option<Sums> = None;
@@ -126,9 +139,10 @@ impl Sums {
                 continue;
             }
             let mut sums = Sums::default();
-            for (i, &f) in float_values.iter().enumerate() {
-                sums.add(f, real[order.position(i, &float.dims)]);
-            }
+            let pairs = || float_values.iter().enumerate().map(|(i, &f)| (f, codes[order.position(i, &float.dims)]));
+            let scale = if is_fixed { f64::from(u.scale()) } else { nearest_scale(pairs()) };
+            pairs().for_each(|(f, q)| sums.add(f, scale * q));
+            sums.int_range = (scale * (u.min as f64 - zero), scale * (u.max as f64 - zero));
             if best.is_none_or(|b| sums.noise.noise < b.noise.noise) {
                 best = Some(sums);
             }
@@ -137,7 +151,9 @@ impl Sums {
             self.noise.merge(sums.noise);
             self.product += sums.product;
             self.power += sums.power;
-            self.range = (self.range.0.min(sums.range.0), self.range.1.max(sums.range.1));
+            let union = |a: (f64, f64), b: (f64, f64)| (a.0.min(b.0), a.1.max(b.1));
+            self.range = union(self.range, sums.range);
+            self.int_range = union(self.int_range, sums.int_range);
         }
     }
 
@@ -151,7 +167,6 @@ impl Sums {
     fn layer(&self, graph: &Graph, v: ValueId, all: &HashMap<ValueId, Sums>) -> Layer {
         let own = self.noise.decibels();
         let before = sources(graph, v, all).filter_map(|s| all[&s].noise.decibels()).reduce(f64::min);
-        let range = graph.ty(v).uniform().map(|u| u.range());
         let norm = (self.noise.signal * self.power).sqrt();
         Layer {
             name: graph.name_of(v).to_string(),
@@ -163,7 +178,7 @@ impl Sums {
             },
             cosine: if norm > 0.0 { self.product / norm } else { 1.0 },
             float_range: self.range,
-            int_range: range.map_or((0.0, 0.0), |r| (r.min.into(), r.max.into())),
+            int_range: self.int_range,
             damage: None,
         }
     }
@@ -183,6 +198,12 @@ fn sources<'a>(graph: &'a Graph, v: ValueId, all: &'a HashMap<ValueId, Sums>) ->
             open.extend(operands.into_iter().filter(|&o| seen.insert(o)));
         }
     })
+}
+
+/// The scale with which codes are nearest to real numbers.
+fn nearest_scale(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
+    let (product, power) = pairs.fold((0.0, 0.0), |(product, power), (f, q)| (product + f * q, power + q * q));
+    if power > 0.0 { product / power } else { 0.0 }
 }
 
 /// How the elements of the integer value are ordered.

@@ -4,13 +4,10 @@ use std::collections::HashSet;
 
 use qcc_ir::ops::Class;
 use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId};
-use qcc_num::dynamic::{INTERVALS, SIGNED_ZERO, TABLE, exponential_samples, mantissas};
+use qcc_num::dynamic::{GRID, GRIDS, INTERVALS, ROW, SIGNED_ZERO, TABLE, exponential_samples, function_samples};
 
 use super::{Dynamic, Lower, codes};
 use crate::rewrite::inverse;
-
-/// Distance of neighbouring samples of a function, as an exponent: they reach to 16 on both sides.
-const GRID: i32 = -5;
 
 /// How far from a line a function may be beyond its samples, as a share of its greatest value there.
 const STRAY: f64 = 1.0 / 512.0;
@@ -34,7 +31,7 @@ impl Lower<'_, '_> {
         let mut parts = Vec::new();
         for i in 0..self.operands().len() {
             let (v, own) = self.data(i)?;
-            match self.joined.get(&v) {
+            match self.made.joined.get(&v) {
                 Some((inner, joined)) if *inner == axis => parts.extend(joined.iter().copied()),
                 _ => parts.push((v, own)),
             }
@@ -66,7 +63,7 @@ impl Lower<'_, '_> {
             scaled.push(self.add(Opcode::DynamicRescale, &[v, common], attrs, &format!(".{i}"), ty));
         }
         let joined = self.add(Opcode::Concat, &scaled, attrs, "", codes(&dims, zero));
-        self.joined.insert(joined, (axis, parts));
+        self.made.joined.insert(joined, (axis, parts));
         Ok((joined, Dynamic { scale: common, zero }))
     }
 
@@ -76,8 +73,7 @@ impl Lower<'_, '_> {
         let rank = self.dims(x).len();
         let axis = usize::try_from(self.attrs().int("axis")).unwrap_or(0);
         let perm: Vec<usize> = (0..rank).filter(|&i| i != axis).chain([axis]).collect();
-        let samples = Tensor::new(&[INTERVALS + 1], Data::I32(exponential_samples()));
-        let samples = self.constant("samples", samples);
+        let samples = self.samples(&[INTERVALS + 1], exponential_samples());
         let ty = Type::int(Int::I32, &[256]);
         let table = self.add(Opcode::ExpTable, &[own.scale, samples], Attrs::new(Opcode::ExpTable), ".table", ty);
         let x = self.permuted(x, &perm, ".t");
@@ -98,6 +94,16 @@ impl Lower<'_, '_> {
         self.add(Opcode::Transpose, &[v], attrs, suffix, Type { dims, elem: ty.elem })
     }
 
+    /// A constant, one for all operators with the same function.
+    fn samples(&mut self, dims: &[usize], samples: Vec<i32>) -> ValueId {
+        if let Some(&v) = self.made.samples.get(&samples) {
+            return v;
+        }
+        let v = self.constant("samples", Tensor::new(dims, Data::I32(samples.clone())));
+        self.made.samples.insert(samples, v);
+        v
+    }
+
     /// A function of one value, as a table that each run makes from samples.
     pub(super) fn function(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let Class::Unary(f) = self.g().op(self.n).info().class else {
@@ -108,6 +114,7 @@ impl Lower<'_, '_> {
         let half = INTERVALS as f64 / 2.0;
         let step = f64::from(GRID).exp2();
         let reals: Vec<f64> = (0..=INTERVALS).map(|j| f((j as f64 - half) * step)).collect();
+        let samples = function_samples(f);
         for side in [-1.0, 1.0] {
             let (end, before) =
                 if side < 0.0 { (reals[0], reals[1]) } else { (reals[INTERVALS], reals[INTERVALS - 1]) };
@@ -120,8 +127,7 @@ impl Lower<'_, '_> {
                 }
             }
         }
-        let (values, exponent) = mantissas(&reals);
-        let values: Vec<i32> = values.into_iter().map(|v| v >> 1).collect();
+        let values = &samples[..=INTERVALS];
         let steep = |a: i32, b: i32| (i64::from(a) - i64::from(b)).abs() > 1 << 22;
         let positive =
             values.iter().all(|&v| v >= 0) && values[0] >= values[1] && values[INTERVALS] >= values[INTERVALS - 1];
@@ -135,12 +141,9 @@ impl Lower<'_, '_> {
             false if least >= LOW_LEAST && reals[0] > LOW_LEAST / 8.0 => LOW_ZERO,
             false => SIGNED_ZERO,
         };
-        let samples = self.constant("samples", Tensor::new(&[INTERVALS + 1], Data::I32(values)));
-        let attrs = Attrs::new(Opcode::DynamicTable)
-            .with("grid", i64::from(GRID))
-            .with("exponent", i64::from(exponent) + 1)
-            .with("zero", i64::from(own.zero))
-            .with("result_zero", i64::from(zero));
+        let samples = self.samples(&[GRIDS, ROW], samples);
+        let attrs =
+            Attrs::new(Opcode::DynamicTable).with("zero", i64::from(own.zero)).with("result_zero", i64::from(zero));
         let ty = Type::int(Int::I32, &[TABLE]);
         let table = self.add(Opcode::DynamicTable, &[own.scale, samples], attrs, ".table", ty);
         let ty = codes(&self.dims(self.y), zero);

@@ -119,7 +119,7 @@ impl LayerNorm {
         clif::store_bytes(&mut t.b, bytes, at, 0, lanes);
     }
 
-    /// Equations (8) to (10). The sum of squares in (9) is `2^20 sum(x^2) - 2^11 m sum(x) + n m^2`, in which what exceeds 64 bits
+    /// Equations (23) to (25). The sum of squares in (24) is `2^20 sum(x^2) - 2^11 m sum(x) + n m^2`, in which what exceeds 64 bits
     /// cancels.
     fn statistics(&self, t: &mut Task<'_>, loops: &Loops, at: [Value; 4], epsilon: Value) -> Row {
         let length: usize = self.x.dims[self.axis..].iter().product();
@@ -137,12 +137,12 @@ impl LayerNorm {
             }
         });
         let [sum, squares] = totals.map(|total| t.b.use_var(total));
-        // (8)
+        // (23)
         let scaled = t.b.ins().ishl_imm_s(sum, i64::from(MEAN_BITS));
         let rounded = t.b.ins().iadd_imm_s(scaled, length as i64 / 2);
         let n = t.b.ins().iconst(types::I64, length as i64);
         let mean = t.b.ins().udiv(rounded, n);
-        // (9)
+        // (24)
         let squares = t.b.ins().ishl_imm_s(squares, i64::from(2 * MEAN_BITS));
         let twice = t.b.ins().ishl_imm_s(sum, i64::from(MEAN_BITS) + 1);
         let all = t.b.ins().imul(mean, n);
@@ -152,7 +152,7 @@ impl LayerNorm {
         let w = t.b.ins().iadd(squares, epsilon);
         let one = t.b.ins().iconst(types::I64, 1);
         let w = t.b.ins().umax(w, one);
-        // (10)
+        // (25)
         let zeros = t.b.ins().clz(w);
         let even = t.b.ins().band_imm_s(zeros, -2);
         let normal = t.b.ins().ishl(w, even);
@@ -200,7 +200,7 @@ fn factors(t: &mut Task<'_>, at: Value, stride: usize, lanes: usize) -> Vec<Valu
     vec![t.b.ins().splat(types::I32X4, one); 4]
 }
 
-/// Equation (11) for four distances; of the reciprocal its low 32 bits.
+/// Equation (26) for four distances; of the reciprocal its low 32 bits.
 fn normalized(t: &mut Task<'_>, distance: Value, reciprocal: Value, shift: Value) -> Value {
     let b = &mut t.b;
     let (d, g) = (b.ins().swiden_low(distance), b.ins().swiden_low(reciprocal));
@@ -216,7 +216,7 @@ fn normalized(t: &mut Task<'_>, distance: Value, reciprocal: Value, shift: Value
     clif::low_halves(b, shifted)
 }
 
-/// What equations (8) to (10) find out about a row: 64 bits each.
+/// What equations (23) to (25) find out about a row: 64 bits each.
 struct Row {
     mean: Value,
     reciprocal: Value,

@@ -2,7 +2,7 @@
 
 use qcc_ir::Diag;
 use qcc_ir::diag::Code;
-use qcc_num::dynamic::{self, Rule, Samples, Scale};
+use qcc_num::dynamic::{self, INTERVALS, ROW, Rule, Samples, Scale};
 use qcc_num::norm::Row;
 
 use super::{Call, elementwise};
@@ -105,15 +105,17 @@ pub(super) fn multiply(call: &Call) -> Result<Vec<i32>, Diag> {
 
 /// Equations (17) and (18).
 pub(super) fn table(call: &Call) -> Result<Vec<i32>, Diag> {
-    let (scale, values) = (Scale::of(call.i32s(0)?), call.i32s(1)?);
-    // What keeps (17) within 64 bits.
-    let steep = |i: usize| (i64::from(values[i + 1]) - i64::from(values[i])).abs() > 1 << 22;
-    if values.iter().any(|v| v.unsigned_abs() > 1 << 30) || steep(0) || steep(dynamic::INTERVALS - 1) {
+    let (scale, rows) = (Scale::of(call.i32s(0)?), call.i32s(1)?);
+    // What keeps (17) within 64 bits: only the coarsest grid goes on beyond its ends.
+    let steep = |i: usize| (i64::from(rows[i + 1]) - i64::from(rows[i])).abs() > 1 << 22;
+    let is_far = |row: &[i32]| {
+        row[..=INTERVALS].iter().any(|v| v.unsigned_abs() > 1 << 30) || row[INTERVALS + 1].unsigned_abs() > 1 << 24
+    };
+    if rows.chunks(ROW).any(is_far) || steep(0) || steep(INTERVALS - 1) {
         return Err(Diag::new(Code::VERIFY, "a sample is beyond 2^30, or a function too steep at its end"));
     }
     let number = |name: &str| call.attrs.int(name) as i32;
-    let samples = Samples { values, grid: number("grid"), exponent: number("exponent") };
-    Ok(samples.table(scale, number("zero"), number("result_zero")))
+    Ok(Samples { rows }.table(scale, number("zero"), number("result_zero")))
 }
 
 /// Equation (19).
@@ -125,7 +127,7 @@ pub(super) fn exponentials(call: &Call) -> Result<Vec<i32>, Diag> {
     Ok(dynamic::exponentials(Scale::of(call.i32s(0)?), samples))
 }
 
-/// `qcc_num::norm` of each row with the `E` of equation (20).
+/// `qcc_num::norm` of each row with the `E` of equation (22).
 pub(super) fn norm(call: &Call) -> Result<Vec<i32>, Diag> {
     let number = |name: &str| call.attrs.int(name) as i32;
     let epsilon = dynamic::epsilon(number("epsilon"), number("exponent"), Scale::of(call.i32s(1)?));

@@ -1,15 +1,15 @@
-//! Equation (20): what a normalization adds to the squares of codes whose scale a run finds.
+//! Equation (22): what a normalization adds to the squares of codes whose scale a run finds.
 
 use super::{Scale, bits};
 use crate::norm::GREATEST_EPSILON;
 
-/// Bits that the quotients of (20) lack.
+/// Bits that the quotients of (22) lack.
 pub const DROPPED_BITS: i32 = 91;
 
-/// `E` of [`crate::norm`] equation (9) for codes of scale `m 2^e`, where `A 2^a` is `epsilon * 2^20 * n` and `A` below `2^31`.
+/// `E` of [`crate::norm`] equation (24) for codes of scale `m 2^e`, where `A 2^a` is `epsilon * 2^20 * n` and `A` below `2^31`.
 ///
 /// ```text
-/// (20)  r = floor(2^61 / m),  p = floor(A r / 2^31) r,  E = floor(p 2^(a - 2e - 91)), at most 2^62
+/// (22)  r = floor(2^61 / m),  p = floor(A r / 2^31) r,  E = floor(p 2^(a - 2e - 91)), at most 2^62
 /// ```
 ///
 /// `p` keeps 30 bits, and of them `E` those that are at least 1.
@@ -20,7 +20,7 @@ pub fn epsilon(mantissa: i32, exponent: i32, scale: Scale) -> i64 {
     if product > 0 && bits(product) + shift > bits(GREATEST_EPSILON) - 1 {
         return GREATEST_EPSILON;
     }
-    product << shift.max(0) >> (-shift).clamp(0, 63)
+    product << shift.clamp(0, 63) >> (-shift).clamp(0, 63)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Equations (17) to (19): tables of functions from samples, for the scale that a value turns out to have.
 
-use super::{Scale, bits, leading};
+use super::{Scale, bits, leading, mantissas};
 
 /// Intervals between the samples of a function.
 pub const INTERVALS: usize = 1024;
@@ -8,16 +8,28 @@ pub const INTERVALS: usize = 1024;
 /// Numbers of a table: mantissa and exponent of its scale, and 256 codes, four in each, the first in the lowest byte.
 pub const TABLE: usize = 2 + 256 / 4;
 
-/// A function by samples at `(j - 512) 2^grid`; between them, and beyond the first and the last two, it is linear.
+/// Exponent of the distance of neighbours on the coarsest grid, which reaches to 16 on both sides.
+pub const GRID: i32 = -5;
+
+/// How much finer, as an exponent, each grid is than the one before.
+pub const FINER: i32 = 4;
+
+/// Grids on which a function is sampled.
+pub const GRIDS: usize = 5;
+
+/// Numbers of a grid: samples at `(j - 512) 2^grid`, and the exponent of their unit.
+pub const ROW: usize = INTERVALS + 2;
+
+/// A function by samples on several grids, the coarsest first; between samples, and beyond the first and the last two, it is
+/// linear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Samples<'a> {
-    /// [`INTERVALS`] and one, below `2^30`.
-    pub values: &'a [i32],
-    /// Exponent of the distance of neighbours.
-    pub grid: i32,
-    /// Exponent of a unit of the values.
-    pub exponent: i32,
+    /// [`GRIDS`] rows of [`ROW`] numbers; samples are below `2^30`.
+    pub rows: &'a [i32],
 }
+
+/// A scale below which a function that is 0 at 0 is a line: exponent of the least scale that the finest grid is for.
+pub const LEAST: i32 = GRID - FINER * (GRIDS as i32 - 1) - 30;
 
 /// Greatest `t` of (17).
 const FARTHEST: i64 = 1 << 36;
@@ -26,15 +38,22 @@ impl Samples<'_> {
     /// The table of a function of codes with a scale known at run time only, and the scale of its results.
     ///
     /// ```text
-    /// (17)  t = floor((q - Z) m 2^(e - grid + 16)), at most 2^36 in magnitude,   j = floor(t / 2^16) + 512, from 0 to 1023
-    ///       y = F[j] + floor((F[j + 1] - F[j]) (t - (j - 512) 2^16) / 2^16)
-    /// (18)  m' 2^e' = Y 2^exponent / n,   code = Z' + round(y n / Y)
+    /// (17)  i = floor((-35 - e) / 4), from 0 to 4: the finest grid 2^(-5 - 4 i) that reaches farther than all codes
+    ///       e* = max(e, -51) if F[i, 512] = 0, else e
+    ///       t = floor((q - Z) m 2^(e* + 4 i + 21)), at most 2^36 in magnitude,   j = floor(t / 2^16) + 512, from 0 to 1023
+    ///       y = F[i, j] + floor((F[i, j + 1] - F[i, j]) (t - (j - 512) 2^16) / 2^16)
+    /// (18)  m' 2^e' = Y 2^(E[i] + e - e*) / n,   code = Z' + round(y n / Y)
     ///       Y = max y, n = 255 - Z' if that has all results fit, else Y = -min y, n = Z'
     /// ```
     ///
     /// `Z'` is 0, if no result is negative, or 32 and more.
     pub fn table(&self, scale: Scale, zero: i32, new_zero: i32) -> Vec<i32> {
-        let values: Vec<i64> = (0..256).map(|q| self.at(i64::from(q - zero), scale)).collect();
+        let finest = GRIDS as i32 - 1;
+        let i = (GRID - 30 - scale.exponent).div_euclid(FINER).clamp(0, finest);
+        let row = &self.rows[i as usize * ROW..][..ROW];
+        let near =
+            Scale { exponent: scale.exponent.max(if row[INTERVALS / 2] == 0 { LEAST } else { i32::MIN }), ..scale };
+        let values: Vec<i64> = (0..256).map(|q| at(row, GRID - FINER * i, i64::from(q - zero), near)).collect();
         let above = values.iter().copied().max().unwrap_or(0).max(1);
         let below = values.iter().map(|y| -y).max().unwrap_or(0).max(0);
         // 40 bits of the greatest are more than codes can show.
@@ -44,7 +63,7 @@ impl Samples<'_> {
         let (greatest, levels) = if fits { (above, up) } else { (below, down) };
         let length = bits(greatest);
         let quotient = (leading(greatest) << 31) / levels;
-        let exponent = self.exponent + length + bits(quotient) - 93;
+        let exponent = row[ROW - 1] + scale.exponent - near.exponent + length + bits(quotient) - 93;
         let divisor = (greatest >> dropped).max(1);
         let code = |&y: &i64| {
             // The longer side has at most seven times the codes of the other.
@@ -56,17 +75,29 @@ impl Samples<'_> {
         let word = |four: &[u8]| i32::from_le_bytes([four[0], four[1], four[2], four[3]]);
         [leading(quotient) as i32, exponent].into_iter().chain(codes.chunks(4).map(word)).collect()
     }
+}
 
-    fn at(&self, centred: i64, scale: Scale) -> i64 {
-        let half = INTERVALS as i64 / 2;
-        let product = centred * i64::from(scale.mantissa);
-        let shift = scale.exponent - self.grid + 16;
-        let t = if shift < 0 { product >> (-shift).min(63) } else { product << shift.min(20) };
-        let t = t.clamp(-FARTHEST, FARTHEST);
-        let j = ((t >> 16) + half).clamp(0, INTERVALS as i64 - 1);
-        let (first, next) = (i64::from(self.values[j as usize]), i64::from(self.values[j as usize + 1]));
-        first + (((next - first) * (t - ((j - half) << 16))) >> 16)
-    }
+/// `y` of (17).
+fn at(row: &[i32], grid: i32, centred: i64, scale: Scale) -> i64 {
+    let half = INTERVALS as i64 / 2;
+    let product = centred * i64::from(scale.mantissa);
+    let shift = scale.exponent - grid + 16;
+    let t = if shift < 0 { product >> (-shift).min(63) } else { product << shift.min(20) };
+    let t = t.clamp(-FARTHEST, FARTHEST);
+    let j = ((t >> 16) + half).clamp(0, INTERVALS as i64 - 1);
+    let (first, next) = (i64::from(row[j as usize]), i64::from(row[j as usize + 1]));
+    first + (((next - first) * (t - ((j - half) << 16))) >> 16)
+}
+
+/// The samples of a function.
+pub fn function_samples(f: impl Fn(f64) -> f64) -> Vec<i32> {
+    let row = |i: usize| {
+        let step = f64::from(GRID - FINER * i as i32).exp2();
+        let reals: Vec<f64> = (0..=INTERVALS).map(|j| f((j as f64 - (INTERVALS / 2) as f64) * step)).collect();
+        let (values, exponent) = mantissas(&reals);
+        values.into_iter().map(|v| v >> 1).chain([exponent + 1])
+    };
+    (0..GRIDS).flat_map(row).collect()
 }
 
 /// The exponentials of a softmax, `2^30 exp(-S d)` for differences `d` of codes with the scale `S = m 2^e`, from samples
@@ -106,7 +137,6 @@ pub fn exponential_samples() -> Vec<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dynamic::mantissas;
 
     /// Functions that bend, saturate, and go on as lines, at scales from where they are a line to far beyond the samples.
     #[test]
@@ -116,12 +146,9 @@ mod tests {
         let functions: [(&dyn Fn(f64) -> f64, i32); 4] =
             [(&swish, 128), (&swish, 32), (&sigmoid, 0), (&|x| x.clamp(-1.0, 1.0), 128)];
         for (f, new_zero) in functions {
-            let reals: Vec<f64> = (0..=INTERVALS).map(|j| f((j as f64 - 512.0) / 32.0)).collect();
-            let (mut values, mut exponent) = mantissas(&reals);
-            values.iter_mut().for_each(|v| *v >>= 1);
-            exponent += 1;
-            let samples = Samples { values: &values, grid: -5, exponent };
-            for step in [0.003, 0.05, 0.1, 0.9, 40.0] {
+            let rows = function_samples(f);
+            let samples = Samples { rows: &rows };
+            for step in [1e-30, 1e-12, 3e-7, 1e-5, 2e-4, 0.003, 0.05, 0.1, 0.9, 40.0] {
                 for zero in [0, 128] {
                     let scale = Scale::nearest(step);
                     let table = samples.table(scale, zero, new_zero);

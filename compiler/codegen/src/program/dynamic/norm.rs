@@ -1,4 +1,4 @@
-//! Equation (20): what a normalization adds to the squares of codes whose scale a run finds.
+//! Equation (22): what a normalization adds to the squares of codes whose scale a run finds.
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC};
 use qcc_ir::Attrs;

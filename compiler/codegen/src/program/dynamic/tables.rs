@@ -2,7 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use qcc_ir::Attrs;
-use qcc_num::dynamic::{INTERVALS, LOG2_E};
+use qcc_num::dynamic::{FINER, GRID, GRIDS, INTERVALS, LEAST, LOG2_E, ROW};
 
 use super::number::{WORD, bits, leading, number, raise, scale, store_word, variable, word};
 use crate::clif::memory;
@@ -13,7 +13,8 @@ use crate::program::task::Task;
 
 /// What is constant in `int.dynamic_table`.
 struct Function {
-    samples: Value,
+    /// Samples of the grid.
+    row: Value,
     mantissa: Value,
     /// Shifts to the left and then to the right, one of which is 0.
     shifts: [Value; 2],
@@ -36,7 +37,7 @@ impl Function {
         let (none, last) = (number(t, 0), number(t, INTERVALS as i64 - 1));
         let interval = t.b.ins().smax(interval, none);
         let interval = t.b.ins().smin(interval, last);
-        let from = t.at(self.samples, interval, WORD);
+        let from = t.at(self.row, interval, WORD);
         let (first, next) = (word(t, from, 0), word(t, from, 1));
         let begin = t.b.ins().iadd_imm_s(interval, -half);
         let begin = t.b.ins().ishl_imm_s(begin, 16);
@@ -53,15 +54,29 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
     let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
     let new_zero = attrs.int("result_zero");
     t.units(&mut |t, _| {
-        let (mantissa, exponent) = scale(t, from);
-        let shift = t.b.ins().iadd_imm_s(exponent, 16 - attrs.int("grid"));
+        let (mantissa, own_exponent) = scale(t, from);
         let (none, most_left, most_right) = (number(t, 0), number(t, 20), number(t, 63));
+        let (coarsest, finest) = (number(t, i64::from(GRID) - 30), number(t, GRIDS as i64 - 1));
+        let grid = t.b.ins().isub(coarsest, own_exponent);
+        let grid = t.b.ins().sshr_imm_s(grid, i64::from(FINER.ilog2()));
+        let grid = t.b.ins().smax(grid, none);
+        let grid = t.b.ins().smin(grid, finest);
+        let row = t.at(samples, grid, ROW * WORD);
+        let middle = word(t, row, INTERVALS / 2);
+        let least = number(t, LEAST.into());
+        let raised = t.b.ins().smax(own_exponent, least);
+        let is_none = t.b.ins().icmp_imm_s(IntCC::Equal, middle, 0);
+        let exponent = t.b.ins().select(is_none, raised, own_exponent);
+        let lifted = t.b.ins().isub(exponent, own_exponent);
+        let finer = t.b.ins().imul_imm_s(grid, i64::from(FINER));
+        let shift = t.b.ins().iadd(exponent, finer);
+        let shift = t.b.ins().iadd_imm_s(shift, 16 - i64::from(GRID));
         let left = t.b.ins().smax(shift, none);
         let left = t.b.ins().smin(left, most_left);
         let negated = t.b.ins().ineg(shift);
         let right = t.b.ins().smax(negated, none);
         let right = t.b.ins().smin(right, most_right);
-        let f = Function { samples, mantissa, shifts: [left, right], zero: attrs.int("zero") };
+        let f = Function { row, mantissa, shifts: [left, right], zero: attrs.int("zero") };
         let reach = f.reach(t, new_zero);
         let length = bits(t, reach.greatest);
         let first = leading(t, reach.greatest);
@@ -69,7 +84,10 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let quotient = t.b.ins().udiv(shifted, reach.levels);
         let (quotient_length, mantissa) = (bits(t, quotient), leading(t, quotient));
         let exponent = t.b.ins().iadd(length, quotient_length);
-        let exponent = t.b.ins().iadd_imm_s(exponent, attrs.int("exponent") - 93);
+        let unit = word(t, row, ROW - 1);
+        let unit = t.b.ins().isub(unit, lifted);
+        let exponent = t.b.ins().iadd(exponent, unit);
+        let exponent = t.b.ins().iadd_imm_s(exponent, -93);
         store_word(t, mantissa, out, 0);
         store_word(t, exponent, out, 1);
         f.codes(t, &reach, new_zero, out);

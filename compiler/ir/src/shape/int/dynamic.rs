@@ -1,6 +1,6 @@
 //! Shapes of operators on values whose scale is found at run time: see [`qcc_num::dynamic`].
 
-use qcc_num::dynamic::{HEADER, INTERVALS, TABLE};
+use qcc_num::dynamic::{GRIDS, HEADER, INTERVALS, ROW, TABLE};
 
 use crate::shape::Call;
 
@@ -102,7 +102,7 @@ pub fn table(call: &Call) -> Result<Vec<usize>, String> {
         return Err("expected `result_zero` to be 0, or 32 and more".to_string());
     }
     expect_scale(call, 0)?;
-    call.expect_dims(1, &[INTERVALS + 1])?;
+    call.expect_dims(1, &[GRIDS, ROW])?;
     Ok(vec![TABLE])
 }
 
