@@ -16,7 +16,8 @@
 //! |---|---|
 //! | operators that move nothing, chains of data movement, constants as second operand, dead code | here |
 //! | additions, multiplications and padding beside a convolution or linear layer are taken into it | `absorb` |
-//! | factors of matrix products, layer normalization, masks | `attention` |
+//! | factors of matrix products, layer normalization | `attention` |
+//! | masks before a softmax | `mask` |
 //! | activations that exporters spell out: swish, hard-swish, hard-sigmoid, gelu, mish, clip | `activation` |
 //!
 //! Rules are exact in real numbers; in f32 they may round differently.
@@ -24,6 +25,7 @@
 mod absorb;
 mod activation;
 mod attention;
+mod mask;
 
 use qcc_ir::{Attrs, Diags, Edit, NodeId, Opcode, Tensor, ValueId};
 
@@ -50,8 +52,10 @@ const RULES: &[Rule] = &[
     attention::affine_of_norm,
     attention::factor_of_product,
     attention::factor_of_operand,
-    attention::selected_mask,
-    attention::mask,
+    mask::of_integers,
+    mask::selected_sum,
+    mask::selected_mask,
+    mask::finite,
     absorb::matmul_is_linear,
     absorb::addition,
     absorb::multiplication,

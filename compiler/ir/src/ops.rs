@@ -519,7 +519,7 @@ ops! {
     Gather = "tensor.gather" ("data", "indices") { int_or("axis", 0), bool_or("wrap", true) } Class::Move(Move::Gather);
     /// Broadcast to `shape`.
     Expand = "tensor.expand" ("x") { ints("shape") } Class::Move(Move::Expand);
-    /// To `to`: 0 f32, 1 i64, 2 i32. Only between constants.
+    /// To `to`: 0 f32, 1 i64, 2 i32. Between constants, and of integers that are a mask before a softmax.
     CastTo = "tensor.cast" ("x") { int("to") } Class::Move(Move::Cast);
     /// Elements of `x` where `condition` is not 0, else of `y`; operands broadcast.
     Where = "tensor.where" ("x", "y", "condition") {} Class::Move(Move::Where);

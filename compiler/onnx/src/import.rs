@@ -30,6 +30,7 @@ mod shape_ops;
 mod site;
 mod slice;
 mod table;
+mod truth;
 mod window;
 
 use std::collections::{HashMap, HashSet};

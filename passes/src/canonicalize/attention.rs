@@ -1,15 +1,11 @@
-//! What transformers spell out: factors beside a matrix product, layer normalization, masks before a softmax.
+//! What transformers spell out: factors beside a matrix product, layer normalization.
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Data, Edit, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId, shape};
+use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId, shape};
 
 use super::named;
 use crate::rewrite::{either, floats, produced_once, scalar, substitute};
-
-/// What a mask adds at least to switch an element off, and what it adds after this pass: `exp(-1e4)` is 0 in f32.
-const OFF: f32 = -1e3;
-const SWITCHED_OFF: f32 = -1e4;
 
 /// `matmul(a, b) * c` with a positive scalar: `c` goes into `alpha`.
 pub(super) fn factor_of_product(edit: &mut Edit, n: NodeId) -> bool {
@@ -152,70 +148,5 @@ pub(super) fn affine_of_norm(edit: &mut Edit, n: NodeId) -> bool {
     let scale = edit.add_const(&format!("{name}.scale"), scale);
     let bias = edit.add_const(&format!("{name}.bias"), bias);
     substitute(edit, y, Opcode::LayerNorm, &[source, scale, bias], attrs);
-    true
-}
-
-/// What a constant condition switches off before a softmax has [`SWITCHED_OFF`] added instead.
-pub(super) fn selected_mask(edit: &mut Edit, n: NodeId) -> bool {
-    let Some((x, mask)) = switched(edit.graph(), n) else { return false };
-    let y = edit.graph().result(n);
-    let name = format!("{}.mask", edit.graph().name_of(y));
-    let label = format!("canonicalize: {} adds a mask", named(edit, n));
-    if !edit.begin(label) {
-        return false;
-    }
-    let mask = edit.add_const(&name, mask);
-    substitute(edit, y, Opcode::Add, &[x, mask], Attrs::new(Opcode::Add));
-    true
-}
-
-/// What is selected before a softmax where it is not switched off, and a mask that switches the rest off; something is left in
-/// every row.
-fn switched(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
-    let y = g.result(n);
-    let softmax = g.only_user(y).filter(|&u| g.op(n) == Opcode::Where && g.op(u) == Opcode::Softmax)?;
-    let [a, b, condition] = g.operands(n)[..] else { return None };
-    let off = |v: ValueId| scalar(g, v).is_some_and(|c| c < OFF);
-    let (x, where_on) = if off(b) { (a, true) } else { (b, false) };
-    let (condition, Data::U8(truth)) = (g.constant(condition)?, &g.constant(condition)?.data) else { return None };
-    let row = *condition.dims.last()?;
-    let last = usize::try_from(g.node(softmax).attrs.int("axis")).ok()? + 1 == g.ty(y).rank();
-    let on = |t: &u8| (*t != 0) == where_on;
-    let rows = row > 0 && truth.chunks(row).all(|row| row.iter().any(on));
-    if !last
-        || !rows
-        || g.ty(y).dims.last() != Some(&row)
-        || g.ty(x).dims != g.ty(y).dims
-        || !off(if where_on { b } else { a })
-    {
-        return None;
-    }
-    let mask = truth.iter().map(|t| if on(t) { 0.0 } else { SWITCHED_OFF }).collect();
-    Some((x, Tensor::f32(&condition.dims, mask)))
-}
-
-/// A constant mask before a softmax adds [`SWITCHED_OFF`] where it adds less or minus infinity, and so does a selection.
-pub(super) fn mask(edit: &mut Edit, n: NodeId) -> bool {
-    let g = edit.graph();
-    if !matches!(g.op(n), Opcode::Add | Opcode::Where)
-        || g.only_user(g.result(n)).is_none_or(|u| g.op(u) != Opcode::Softmax)
-    {
-        return false;
-    }
-    let at = g
-        .operands(n)
-        .iter()
-        .position(|&v| floats(g, v).is_some_and(|(_, data)| data.iter().any(|&x| x < OFF && x != SWITCHED_OFF)));
-    let Some(at) = at else { return false };
-    let v = g.operands(n)[at];
-    let Some((tensor, data)) = floats(g, v) else { return false };
-    let data = data.iter().map(|&x| if x < OFF { SWITCHED_OFF } else { x }).collect();
-    let (name, tensor) = (format!("{}.finite", g.name_of(v)), Tensor::f32(&tensor.dims, data));
-    let label = format!("canonicalize: a mask of {}", named(edit, n));
-    if !edit.begin(label) {
-        return false;
-    }
-    let mask = edit.add_const(&name, tensor);
-    edit.set_operand(n, at, mask);
     true
 }

@@ -60,7 +60,7 @@ fn rows(g: &Graph, v: ValueId) -> Option<u64> {
         for (n, i) in g.uses(v) {
             match (g.op(n), i) {
                 (Opcode::Gather, 1) => {
-                    let axis = g.node(n).attrs.sizes("axis").first().copied().unwrap_or(0);
+                    let axis = usize::try_from(g.node(n).attrs.int("axis")).unwrap_or(0);
                     let rows = g.ty(g.operands(n)[0]).dims.get(axis).map_or(1, |&d| d.max(1) as u64);
                     found = Some(found.map_or(rows, |f| f.min(rows)));
                 }

@@ -10,6 +10,7 @@ use super::layout;
 use super::numbers::{Numbers, broadcast};
 use super::quantize;
 use super::site::Site;
+use super::truth;
 use crate::element::DataType;
 use crate::external::Folder;
 use crate::fault::{Fault, Outcome};
@@ -132,7 +133,7 @@ pub(super) fn range(site: &mut Site) -> Outcome<ValueId> {
 }
 
 /// A truth value for each pair of elements.
-fn compare(site: &mut Site, ints: fn(i64, i64) -> bool, floats: fn(f32, f32) -> bool) -> Outcome<ValueId> {
+pub(super) fn compare(site: &mut Site, ints: fn(i64, i64) -> bool, floats: fn(f32, f32) -> bool) -> Outcome<ValueId> {
     let (a, _) = constant(site, 0)?;
     let (b, _) = constant(site, 1)?;
     let (dims, at) = broadcast(&[&a.dims, &b.dims])?;
@@ -145,11 +146,15 @@ fn compare(site: &mut Site, ints: fn(i64, i64) -> bool, floats: fn(f32, f32) -> 
     Ok(site.constant_of(Tensor::new(&dims, Data::U8(truth)), Elem::Bool, ""))
 }
 
-/// Of constants; of integers of run time with `0, 1, ..`, which is how exporters write a look-up.
+/// Of constants; of integers of run time with one number, or with `0, 1, ..`, which is how exporters write a look-up.
 pub(super) fn equal(site: &mut Site) -> Outcome<ValueId> {
     let (a, b) = (site.operand(0)?, site.operand(1)?);
-    for (x, list) in [(a, b), (b, a)] {
-        if let Some(y) = one_hot(site, x, list)? {
+    for (x, numbers) in [(a, b), (b, a)] {
+        let found = match truth::is_number(site, x, numbers)? {
+            Some(y) => Some(y),
+            None => truth::one_hot(site, x, numbers)?,
+        };
+        if let Some(y) = found {
             return Ok(y);
         }
     }
@@ -170,29 +175,6 @@ pub(super) fn less_or_equal(site: &mut Site) -> Outcome<ValueId> {
 
 pub(super) fn greater_or_equal(site: &mut Site) -> Outcome<ValueId> {
     compare(site, |a, b| a >= b, |a, b| a >= b)
-}
-
-pub(super) fn and(site: &mut Site) -> Outcome<ValueId> {
-    compare(site, |a, b| a != 0 && b != 0, |_, _| false)
-}
-
-pub(super) fn or(site: &mut Site) -> Outcome<ValueId> {
-    compare(site, |a, b| a != 0 || b != 0, |_, _| false)
-}
-
-pub(super) fn xor(site: &mut Site) -> Outcome<ValueId> {
-    compare(site, |a, b| (a != 0) != (b != 0), |_, _| false)
-}
-
-pub(super) fn not(site: &mut Site) -> Outcome<ValueId> {
-    let (x, elem) = constant(site, 0)?;
-    match &x.data {
-        Data::U8(v) if elem == Elem::Bool => {
-            let data = Data::U8(v.iter().map(|&b| u8::from(b == 0)).collect());
-            Ok(site.constant_of(Tensor::new(&x.dims, data), elem, ""))
-        }
-        _ => Err(Fault::shape("the operand is not of truth values")),
-    }
 }
 
 /// The remainder has the sign of the divisor; with `fmod` that of the dividend.
@@ -348,6 +330,12 @@ fn cast_to(site: &mut Site, x: ValueId, to: DataType) -> Outcome<ValueId> {
     }
     let to = &elem;
     match (&from, to) {
+        (Elem::Int(_), Elem::Bool) => truth::of_integers(site, x),
+        (Elem::Bool, _) => truth::as_numbers(site, x, to),
+        // Before a softmax they can be a mask: `canonicalize` knows these, and nothing else takes them.
+        (Elem::Int(Int::I64 | Int::I32), Elem::F32) => {
+            site.emit(Opcode::CastTo, &[x], Attrs::new(Opcode::CastTo).with("to", 0), "")
+        }
         // Positions are read as 64-bit integers wherever they are used.
         (Elem::Int(Int::I32), Elem::Int(Int::I64)) => Ok(x),
         (Elem::Int(Int::I8 | Int::U8 | Int::I16) | Elem::Uniform(_), Elem::F32) => quantize::integers_as_reals(site, x),
@@ -379,31 +367,4 @@ fn of_table(site: &mut Site, x: ValueId, to: &Elem) -> Outcome<Option<ValueId>> 
     let data = Numbers::of(&tensor).cast(to)?;
     let table = site.constant_of(Tensor::new(&tensor.dims, data), to.clone(), "table");
     site.emit(Opcode::Gather, &[table, positions], attrs, "").map(Some)
-}
-
-/// Where an integer of run time equals those in a list `0, 1, ..` along a last axis: rows of a unit matrix, and a row of zeros
-/// for every other integer.
-fn one_hot(site: &mut Site, x: ValueId, list: ValueId) -> Outcome<Option<ValueId>> {
-    let (Some(numbers), None) = (site.constant(list), site.constant(x)) else { return Ok(None) };
-    let (Numbers::Int(values), &[.., depth]) = (Numbers::of(&numbers), numbers.dims.as_slice()) else {
-        return Ok(None);
-    };
-    let counts = values.iter().enumerate().all(|(i, &v)| usize::try_from(v) == Ok(i));
-    let dims = site.dims(x);
-    let fits = dims.len() >= numbers.dims.len() && dims.last() == Some(&1) && values.len() == depth;
-    if !counts || !fits || depth == 0 || !matches!(site.elem(x), Elem::Int(_)) {
-        return Ok(None);
-    }
-    let positions = layout::reshape(site, x, &dims[..dims.len() - 1], "positions")?;
-    one_hot_rows(site, positions, depth).map(Some)
-}
-
-/// Rows of a unit matrix at positions; elsewhere zeros.
-fn one_hot_rows(site: &mut Site, positions: ValueId, depth: usize) -> Outcome<ValueId> {
-    let rows = depth.checked_add(1).and_then(|n| n.checked_mul(depth)).filter(|&n| n <= LARGE);
-    let cells = rows.ok_or_else(|| Fault::unsupported(format!("one of {depth}")))?;
-    let unit = (0..cells).map(|i| u8::from(i / depth == i % depth)).collect();
-    let table = site.constant_of(Tensor::new(&[depth + 1, depth], Data::U8(unit)), Elem::Bool, "unit");
-    let attrs = Attrs::new(Opcode::Gather).with("axis", 0).with("wrap", false);
-    site.emit(Opcode::Gather, &[table, positions], attrs, "")
 }

@@ -8,7 +8,7 @@ use onnx_protobuf::NodeProto;
 use super::site::Site;
 use super::{
     constants, contrib, conv, conv_transpose, decompose, einsum, elementwise, gemm, order, pool, qoperator, quantize,
-    reduce, resize, rnn, scatter, sequence, shape_ops, slice,
+    reduce, resize, rnn, scatter, sequence, shape_ops, slice, truth,
 };
 use crate::fault::{Fault, Outcome};
 use crate::model::domain;
@@ -45,7 +45,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Acos", 7, NEWEST, Same(Opcode::Acos)),
     Row("Acosh", 9, NEWEST, Same(Opcode::Acosh)),
     Row("Add", 7, NEWEST, Same(Opcode::Add)),
-    Row("And", 7, NEWEST, One(constants::and)),
+    Row("And", 7, NEWEST, One(truth::and)),
     Row("ArgMax", 1, NEWEST, One(order::arg_max)),
     Row("ArgMin", 1, NEWEST, One(order::arg_min)),
     Row("Asin", 7, NEWEST, Same(Opcode::Asin)),
@@ -98,6 +98,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Identity", 1, NEWEST, One(elementwise::identity)),
     Row("If", 1, NEWEST, Branch),
     Row("InstanceNormalization", 6, NEWEST, One(decompose::instance_norm)),
+    Row("IsNaN", 9, NEWEST, One(truth::is_nan)),
     Row("LRN", 1, NEWEST, One(decompose::local_response)),
     Row("LSTM", 7, NEWEST, Many(rnn::lstm)),
     Row("LayerNormalization", 17, NEWEST, Many(decompose::layer_norm)),
@@ -120,8 +121,8 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Mul", 7, NEWEST, Same(Opcode::Mul)),
     Row("Neg", 6, NEWEST, Same(Opcode::Neg)),
     Row("NonZero", 9, NEWEST, One(constants::non_zero)),
-    Row("Not", 1, NEWEST, One(constants::not)),
-    Row("Or", 7, NEWEST, One(constants::or)),
+    Row("Not", 1, NEWEST, One(truth::not)),
+    Row("Or", 7, NEWEST, One(truth::or)),
     Row("PRelu", 7, NEWEST, Same(Opcode::PRelu)),
     Row("Pad", 2, NEWEST, One(shape_ops::pad)),
     Row("Pow", 7, NEWEST, One(elementwise::pow)),
@@ -182,7 +183,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row("Unsqueeze", 1, NEWEST, One(shape_ops::unsqueeze)),
     Row("Upsample", 7, 9, One(resize::upsample)),
     Row("Where", 9, NEWEST, One(constants::select)),
-    Row("Xor", 7, NEWEST, One(constants::xor)),
+    Row("Xor", 7, NEWEST, One(truth::xor)),
 ];
 
 /// The domain of ONNX Runtime's own operators.

@@ -1,0 +1,152 @@
+//! Masks before a softmax: what adds nothing, or so little that a share becomes 0.
+//!
+//! A mask of constants stays an addition, of nothing less than -1e4. One of run time becomes a selection between the argument and
+//! -1e4, because codes of a sum with numbers so far apart would tell little. A row of which a mask leaves nothing has equal shares.
+
+use qcc_ir::{Attrs, Data, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, ValueId};
+
+use super::named;
+use crate::rewrite::{either, floats, origin_of, produced_by, scalar, substitute};
+
+/// What a mask adds at least to switch an element off, and what it adds after this pass: `exp(-1e4)` is 0 in f32.
+const OFF: f32 = -1e3;
+const SWITCHED_OFF: f32 = -1e4;
+
+/// `(1 - m) * c` of integers that are 0 or 1, as masks are given to models: a selection of 0 or `c`.
+pub(super) fn of_integers(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Mul {
+        return false;
+    }
+    let found = either(g, n, |x, c| {
+        let off = scalar(g, c).filter(|c| *c < OFF)?;
+        let inverse = produced_by(g, x, Opcode::Sub).map(|s| g.operands(s))?;
+        let [one, m] = inverse[..] else { return None };
+        let cast = produced_by(g, m, Opcode::CastTo).filter(|_| scalar(g, one) == Some(1.0))?;
+        let integers = g.operands(cast)[0];
+        matches!(g.ty(integers).elem, Elem::Int(Int::I64 | Int::I32)).then_some((integers, off))
+    });
+    let Some(((integers, off), _)) = found else { return false };
+    let y = g.result(n);
+    let (name, dims) = (g.name_of(y).to_string(), g.ty(integers).dims.clone());
+    if g.ty(y).dims != dims {
+        return false;
+    }
+    let label = format!("canonicalize: {} selects", named(edit, n));
+    if !edit.begin(label) {
+        return false;
+    }
+    let condition = looked_up(edit, y, &name, integers, &[0, 1]);
+    let (on, off) = (one_float(edit, &name, 0.0), one_float(edit, &name, off));
+    substitute(edit, y, Opcode::Where, &[on, off, condition], Attrs::new(Opcode::Where));
+    true
+}
+
+fn one_float(edit: &mut Edit, name: &str, x: f32) -> ValueId {
+    edit.add_const(&format!("{name}.{}", if x == 0.0 { "on" } else { "off" }), Tensor::f32(&[1], vec![x]))
+}
+
+/// The truth value of each integer, the last for those beyond all.
+fn looked_up(edit: &mut Edit, y: ValueId, name: &str, integers: ValueId, truth: &[u8]) -> ValueId {
+    let table = Tensor::new(&[truth.len()], Data::U8(truth.to_vec()));
+    let table = edit.add_typed_const(&format!("{name}.table"), table, Elem::Bool);
+    let attrs = Attrs::new(Opcode::Gather).with("axis", 0).with("wrap", false);
+    let ty = Type { dims: edit.graph().ty(integers).dims.clone(), elem: Elem::Bool };
+    let origin = origin_of(edit.graph(), y);
+    edit.add(Opcode::Gather, &[table, integers], attrs, &format!("{name}.condition"), ty, origin)
+}
+
+/// `x + mask` before a softmax, where a condition of run time selects 0 or less than [`OFF`]: it selects `x` or [`SWITCHED_OFF`].
+pub(super) fn selected_sum(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    let y = g.result(n);
+    if g.op(n) != Opcode::Add || !g.only_user(y).is_some_and(|u| g.op(u) == Opcode::Softmax) {
+        return false;
+    }
+    let found = either(g, n, |mask, x| {
+        if g.ty(x).dims != g.ty(y).dims {
+            return None;
+        }
+        let selection = produced_by(g, mask, Opcode::Where)?;
+        let [a, b, condition] = g.operands(selection)[..] else { return None };
+        let on = |v: ValueId| scalar(g, v) == Some(0.0);
+        let off = |v: ValueId| scalar(g, v).is_some_and(|c| c < OFF);
+        let where_on = on(a) && off(b);
+        (g.constant(condition).is_none() && (where_on || off(a) && on(b))).then_some((condition, where_on))
+    });
+    let Some(((condition, where_on), x)) = found else { return false };
+    let name = g.name_of(y).to_string();
+    let label = format!("canonicalize: {} selects", named(edit, n));
+    if !edit.begin(label) {
+        return false;
+    }
+    let off = one_float(edit, &name, SWITCHED_OFF);
+    let operands = if where_on { [x, off, condition] } else { [off, x, condition] };
+    substitute(edit, y, Opcode::Where, &operands, Attrs::new(Opcode::Where));
+    true
+}
+
+/// What a constant condition switches off before a softmax has [`SWITCHED_OFF`] added instead.
+pub(super) fn selected_mask(edit: &mut Edit, n: NodeId) -> bool {
+    let Some((x, mask)) = switched(edit.graph(), n) else { return false };
+    let y = edit.graph().result(n);
+    let name = format!("{}.mask", edit.graph().name_of(y));
+    let label = format!("canonicalize: {} adds a mask", named(edit, n));
+    if !edit.begin(label) {
+        return false;
+    }
+    let mask = edit.add_const(&name, mask);
+    substitute(edit, y, Opcode::Add, &[x, mask], Attrs::new(Opcode::Add));
+    true
+}
+
+/// What is selected before a softmax where it is not switched off, and a mask that switches the rest off; something is left in
+/// every row.
+fn switched(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
+    let y = g.result(n);
+    let softmax = g.only_user(y).filter(|&u| g.op(n) == Opcode::Where && g.op(u) == Opcode::Softmax)?;
+    let [a, b, condition] = g.operands(n)[..] else { return None };
+    let off = |v: ValueId| scalar(g, v).is_some_and(|c| c < OFF);
+    let (x, where_on) = if off(b) { (a, true) } else { (b, false) };
+    let (condition, Data::U8(truth)) = (g.constant(condition)?, &g.constant(condition)?.data) else { return None };
+    let row = *condition.dims.last()?;
+    let last = usize::try_from(g.node(softmax).attrs.int("axis")).ok()? + 1 == g.ty(y).rank();
+    let on = |t: &u8| (*t != 0) == where_on;
+    let rows = row > 0 && truth.chunks(row).all(|row| row.iter().any(on));
+    if !last
+        || !rows
+        || g.ty(y).dims.last() != Some(&row)
+        || g.ty(x).dims != g.ty(y).dims
+        || !off(if where_on { b } else { a })
+    {
+        return None;
+    }
+    let mask = truth.iter().map(|t| if on(t) { 0.0 } else { SWITCHED_OFF }).collect();
+    Some((x, Tensor::f32(&condition.dims, mask)))
+}
+
+/// A constant mask before a softmax adds [`SWITCHED_OFF`] where it adds less or minus infinity, and so does a selection.
+pub(super) fn finite(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if !matches!(g.op(n), Opcode::Add | Opcode::Where)
+        || g.only_user(g.result(n)).is_none_or(|u| g.op(u) != Opcode::Softmax)
+    {
+        return false;
+    }
+    let at = g
+        .operands(n)
+        .iter()
+        .position(|&v| floats(g, v).is_some_and(|(_, data)| data.iter().any(|&x| x < OFF && x != SWITCHED_OFF)));
+    let Some(at) = at else { return false };
+    let v = g.operands(n)[at];
+    let Some((tensor, data)) = floats(g, v) else { return false };
+    let data = data.iter().map(|&x| if x < OFF { SWITCHED_OFF } else { x }).collect();
+    let (name, tensor) = (format!("{}.finite", g.name_of(v)), Tensor::f32(&tensor.dims, data));
+    let label = format!("canonicalize: a mask of {}", named(edit, n));
+    if !edit.begin(label) {
+        return false;
+    }
+    let mask = edit.add_const(&name, tensor);
+    edit.set_operand(n, at, mask);
+    true
+}
