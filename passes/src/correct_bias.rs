@@ -29,8 +29,10 @@ pub struct CorrectBias;
 
 impl Pass for CorrectBias {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
-        let fitted = if cx.samples.as_ref().is_some_and(|s| !s.is_empty()) {
-            lockstep::run(edit.graph(), cx, false, &|layer: &Layer| Ok(layer.rounded.clone()))?.fitted
+        let corrections: Vec<Correction> = if cx.samples.as_ref().is_some_and(|s| !s.is_empty()) {
+            let walked = lockstep::run(edit.graph(), cx, false, &|layer: &Layer| Ok(layer.rounded.clone()))?;
+            let of = |f: Fitted| Correction { node: f.node, bias: f.bias, shift: f.shift };
+            walked.fitted.into_iter().map(of).collect()
         } else if cx.channel_means.is_empty() {
             edit.remark("nothing corrected: there are no samples, and no means of channels are known");
             return Ok(());
@@ -38,11 +40,11 @@ impl Pass for CorrectBias {
             let g = edit.graph();
             g.order().into_iter().filter_map(|n| from_means(g, n, cx)).collect()
         };
-        for layer in fitted {
+        for Correction { node, bias, shift } in corrections {
             let g = edit.graph();
-            let label = format!("correct-bias: %{} by {:.2e}", g.name_of(g.result(layer.node)), layer.shift);
+            let label = format!("correct-bias: %{} by {shift:.2e}", g.name_of(g.result(node)));
             if edit.begin(label) {
-                set_bias(edit, &layer);
+                set_bias(edit, node, bias);
             }
         }
         edit.remove_dead();
@@ -50,8 +52,15 @@ impl Pass for CorrectBias {
     }
 }
 
+/// The new bias of a layer, and the root mean square of what is added to it.
+struct Correction {
+    node: NodeId,
+    bias: Vec<f32>,
+    shift: f64,
+}
+
 /// The correction of a layer that follows from the means of its input's channels: equation (1).
-fn from_means(g: &Graph, n: NodeId, cx: &Context) -> Option<Fitted> {
+fn from_means(g: &Graph, n: NodeId, cx: &Context) -> Option<Correction> {
     let is_layer = matches!(g.op(n), Opcode::Conv2d | Opcode::Linear);
     let operands = g.operands(n);
     let (&x, &w) = (operands.first()?, operands.get(1)?);
@@ -64,7 +73,6 @@ fn from_means(g: &Graph, n: NodeId, cx: &Context) -> Option<Fitted> {
         None => vec![0.0; outputs],
     };
     let rounded = Weights::round(g, n, Some(input), Some(result)).ok()?;
-    let real = rounded.real();
     let taps = taps(g, n, &tensor.dims);
     let groups =
         if g.op(n) == Opcode::Conv2d { usize::try_from(g.node(n).attrs.int("groups")).ok()?.max(1) } else { 1 };
@@ -78,8 +86,8 @@ fn from_means(g: &Graph, n: NodeId, cx: &Context) -> Option<Fitted> {
     let depth = per_group * taps.len();
     let mut square = 0.0;
     for (o, bias) in bias.iter_mut().enumerate() {
-        let row = o * depth..(o + 1) * depth;
-        let errors = weights.get(row.clone())?.iter().zip(real.as_f32()?.get(row)?);
+        let real = rounded.channel(o);
+        let errors = weights.get(o * depth..(o + 1) * depth)?.iter().zip(&real);
         let first = o / (outputs / groups).max(1) * per_group;
         let shift = errors
             .enumerate()
@@ -88,7 +96,7 @@ fn from_means(g: &Graph, n: NodeId, cx: &Context) -> Option<Fitted> {
         *bias = (f64::from(*bias) + shift) as f32;
         square += shift * shift;
     }
-    Some(Fitted { node: n, weights: rounded, bias, shift: (square / outputs.max(1) as f64).sqrt() })
+    Some(Correction { node: n, bias, shift: (square / outputs.max(1) as f64).sqrt() })
 }
 
 /// For each position in the window of a layer, the share of places at which it is not in the padding.
@@ -106,16 +114,16 @@ fn taps(g: &Graph, n: NodeId, weights: &[usize]) -> Vec<f64> {
 }
 
 /// Gives the layer its new bias.
-pub(crate) fn set_bias(edit: &mut Edit, layer: &Fitted) {
+pub(crate) fn set_bias(edit: &mut Edit, node: NodeId, bias: Vec<f32>) {
     let g = edit.graph();
-    let mut operands = g.operands(layer.node);
+    let mut operands = g.operands(node);
     let base = match operands.get(2) {
         Some(&b) => g.name_of(b).to_string(),
-        None => format!("{}.bias", g.name_of(g.result(layer.node))),
+        None => format!("{}.bias", g.name_of(g.result(node))),
     };
-    let bias = Tensor::f32(&[layer.bias.len()], layer.bias.clone());
+    let bias = Tensor::f32(&[bias.len()], bias);
     let bias = edit.add_typed_const(&format!("{base}.fit"), bias, Elem::F32);
     operands.truncate(2);
     operands.push(bias);
-    edit.set_operands(layer.node, &operands);
+    edit.set_operands(node, &operands);
 }

@@ -25,7 +25,6 @@ use qcc_ir::ops::Dialect;
 use qcc_ir::{Attrs, Data, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Uniform, ValueId};
 use qcc_num::wide;
 
-use crate::adopt_qdq::constants::codes;
 use crate::precision::is_16;
 use crate::rewrite::floats;
 use crate::{Context, Pass, diag_at};
@@ -195,10 +194,24 @@ impl Weights {
 
     /// What the integers stand for.
     pub(crate) fn real(&self) -> Tensor {
-        let codes = codes(&self.codes).unwrap_or_default();
-        let row = (codes.len() / self.uniform.scales.len().max(1)).max(1);
-        let real = codes.iter().enumerate().map(|(i, &q)| q as f32 * self.uniform.scales[i / row]);
-        Tensor::f32(&self.codes.dims, real.collect())
+        let mut real = Vec::with_capacity(self.codes.data.len());
+        (0..self.uniform.scales.len()).for_each(|c| real.extend(self.channel(c)));
+        Tensor::f32(&self.codes.dims, real)
+    }
+
+    /// What the integers of an output channel stand for: weights of a channel fit memory once more where those of a layer do not.
+    pub(crate) fn channel(&self, c: usize) -> Vec<f32> {
+        let scale = self.uniform.scales[c];
+        let row = self.codes.data.len() / self.uniform.scales.len().max(1);
+        let row = c * row..(c + 1) * row;
+        match &self.codes.data {
+            Data::I8(v) => v[row].iter().map(|&q| f32::from(q) * scale).collect(),
+            Data::U8(v) => v[row].iter().map(|&q| f32::from(q) * scale).collect(),
+            Data::I16(v) => v[row].iter().map(|&q| f32::from(q) * scale).collect(),
+            Data::I32(v) => v[row].iter().map(|&q| q as f32 * scale).collect(),
+            Data::I64(v) => v[row].iter().map(|&q| q as f32 * scale).collect(),
+            Data::F32(v) => v[row].to_vec(),
+        }
     }
 }
 

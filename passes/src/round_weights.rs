@@ -95,13 +95,9 @@ impl Pass for RoundWeights {
             let w = g.operands(layer.node)[1];
             let (name, label) = (format!("{}.fit", g.name_of(w)), g.name_of(g.result(layer.node)).to_string());
             if edit.begin(format!("round-weights: %{label}")) {
-                let w = edit.add_typed_const(
-                    &name,
-                    layer.weights.codes.clone(),
-                    Elem::Uniform(layer.weights.uniform.clone()),
-                );
+                let w = edit.add_typed_const(&name, layer.weights.codes, Elem::Uniform(layer.weights.uniform));
                 edit.set_operand(layer.node, 1, w);
-                set_bias(edit, &layer);
+                set_bias(edit, layer.node, layer.bias);
             }
         }
         edit.remove_dead();

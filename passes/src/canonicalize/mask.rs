@@ -60,7 +60,7 @@ fn looked_up(edit: &mut Edit, y: ValueId, name: &str, integers: ValueId, truth: 
 pub(super) fn selected_sum(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
     let y = g.result(n);
-    if g.op(n) != Opcode::Add || !g.only_user(y).is_some_and(|u| g.op(u) == Opcode::Softmax) {
+    if g.op(n) != Opcode::Add || g.only_user(y).is_none_or(|u| g.op(u) != Opcode::Softmax) {
         return false;
     }
     let found = either(g, n, |mask, x| {
