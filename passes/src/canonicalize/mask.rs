@@ -56,7 +56,8 @@ fn looked_up(edit: &mut Edit, y: ValueId, name: &str, integers: ValueId, truth: 
     edit.add(Opcode::Gather, &[table, integers], attrs, &format!("{name}.condition"), ty, origin)
 }
 
-/// `x + mask` before a softmax, where a condition of run time selects 0 or less than [`OFF`]: it selects `x` or [`SWITCHED_OFF`].
+/// `x + mask` before a softmax, where a condition of run time selects a value or less than [`OFF`]: it selects `x` and that value,
+/// or [`SWITCHED_OFF`]. What else is added to the mask is added to `x`.
 pub(super) fn selected_sum(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
     let y = g.result(n);
@@ -64,26 +65,44 @@ pub(super) fn selected_sum(edit: &mut Edit, n: NodeId) -> bool {
         return false;
     }
     let found = either(g, n, |mask, x| {
-        if g.ty(x).dims != g.ty(y).dims {
-            return None;
-        }
-        let selection = produced_by(g, mask, Opcode::Where)?;
-        let [a, b, condition] = g.operands(selection)[..] else { return None };
-        let on = |v: ValueId| scalar(g, v) == Some(0.0);
-        let off = |v: ValueId| scalar(g, v).is_some_and(|c| c < OFF);
-        let where_on = on(a) && off(b);
-        (g.constant(condition).is_none() && (where_on || off(a) && on(b))).then_some((condition, where_on))
+        let (selection, beside) = match produced_by(g, mask, Opcode::Add) {
+            Some(sum) => either(g, sum, |m, _| selection(g, m)).map(|(s, beside)| (s, Some(beside)))?,
+            None => (selection(g, mask)?, None),
+        };
+        (g.ty(x).dims == g.ty(y).dims).then_some((selection, beside))
     });
-    let Some(((condition, where_on), x)) = found else { return false };
-    let name = g.name_of(y).to_string();
+    let Some(((Selection { condition, value, where_on }, beside), mut x)) = found else { return false };
+    let (name, ty) = (g.name_of(y).to_string(), g.ty(y).clone());
+    let added = [Some(value).filter(|&v| scalar(g, v) != Some(0.0)), beside];
     let label = format!("canonicalize: {} selects", named(edit, n));
     if !edit.begin(label) {
         return false;
+    }
+    for other in added.into_iter().flatten() {
+        let origin = origin_of(edit.graph(), y);
+        x = edit.add(Opcode::Add, &[x, other], Attrs::new(Opcode::Add), &format!("{name}.sum"), ty.clone(), origin);
     }
     let off = one_float(edit, &name, SWITCHED_OFF);
     let operands = if where_on { [x, off, condition] } else { [off, x, condition] };
     substitute(edit, y, Opcode::Where, &operands, Attrs::new(Opcode::Where));
     true
+}
+
+/// A mask that a condition of run time selects.
+struct Selection {
+    condition: ValueId,
+    /// What is added where nothing is switched off.
+    value: ValueId,
+    /// Whether that is where the condition holds.
+    where_on: bool,
+}
+
+fn selection(g: &Graph, mask: ValueId) -> Option<Selection> {
+    let [a, b, condition] = g.operands(produced_by(g, mask, Opcode::Where)?)[..] else { return None };
+    let off = |v: ValueId| scalar(g, v).is_some_and(|c| c < OFF);
+    let (value, where_on) = if off(b) { (a, true) } else { (b, false) };
+    let one_is_off = off(a) != off(b);
+    (g.constant(condition).is_none() && one_is_off).then_some(Selection { condition, value, where_on })
 }
 
 /// What a constant condition switches off before a softmax has [`SWITCHED_OFF`] added instead.

@@ -238,11 +238,12 @@ impl Builder<'_> {
     fn define_constants(&mut self) -> Result<(), Diags> {
         for step in &self.plan.steps {
             let places = match &step.kind {
-                StepKind::Node { node, operands, .. } if !step::packs_constants(self.graph.op(*node)) => {
-                    operands.clone()
+                StepKind::Node { node, operands, .. } => {
+                    let packed = step::packed(self.graph.op(*node));
+                    operands.iter().enumerate().filter(|(i, _)| !packed.contains(i)).map(|(_, p)| p.clone()).collect()
                 }
                 StepKind::Copy { from, .. } => vec![from.clone()],
-                StepKind::Node { .. } | StepKind::Fill { .. } => continue,
+                StepKind::Fill { .. } => continue,
             };
             for place in places {
                 let Storage::Const(v) = self.plan.buffers[place.buffer].storage else { continue };

@@ -23,9 +23,12 @@ use super::{Builder, Choice, TaskInfo, bug, elementwise, symbol};
 use crate::kernel::conv::MAX_CHANNELS;
 use crate::plan::{Place, Step, StepKind, Storage, halo_window};
 
-/// True for operators whose constants are packed rather than read as they are.
-pub fn packs_constants(op: Opcode) -> bool {
-    matches!(op.info().class, Class::Int(IntOp::Conv2d | IntOp::QConv2d | IntOp::Linear | IntOp::QLinear))
+/// The operands that a product packs, weights, bias and factors; it reads the others as they are, as other operators do all.
+pub fn packed(op: Opcode) -> std::ops::Range<usize> {
+    match op.info().class {
+        Class::Int(IntOp::Conv2d | IntOp::QConv2d | IntOp::Linear | IntOp::QLinear) => 1..4,
+        _ => 0..0,
+    }
 }
 
 fn not_bytes(graph: &Graph, node: NodeId) -> Diags {
@@ -106,7 +109,7 @@ impl Builder<'_> {
     /// Bytes of weights that a step reads first, if it is a product: those of its first block of channels.
     pub(super) fn first_weights(&self, step: &Step) -> Option<usize> {
         let StepKind::Node { node, .. } = &step.kind else { return None };
-        let weights = *self.graph.operands(*node).get(1).filter(|_| packs_constants(self.graph.op(*node)))?;
+        let weights = *self.graph.operands(*node).get(1).filter(|_| packed(self.graph.op(*node)).contains(&1))?;
         let dims = &self.graph.value(weights).ty.dims;
         let (&channels, rest) = dims.split_first()?;
         Some(channels.min(MAX_CHANNELS) * rest.iter().product::<usize>() * self.shape().weight_bytes)

@@ -28,7 +28,8 @@ impl Numbers {
     }
 
     /// Converts to another element type as `Cast` does: towards zero, and to truth by being other than zero. A number
-    /// that the type does not hold has no defined result and is refused.
+    /// that the type does not hold has no defined result and is refused, except infinities among 64-bit integers: exporters
+    /// write logarithms of 0 that a selection discards later.
     pub(crate) fn cast(self, elem: &Elem) -> Outcome<Data> {
         let truth = |v: bool| u8::from(v);
         match (self, elem) {
@@ -38,7 +39,7 @@ impl Numbers {
             (Numbers::Int(v), Elem::Bool) => Ok(Data::U8(v.into_iter().map(|x| truth(x != 0)).collect())),
             (Numbers::Float(v), Elem::Int(int)) => {
                 let whole = |x: f32| {
-                    let inside = x.is_finite() && x.abs() < 9.2e18;
+                    let inside = x.is_infinite() || x.abs() < 9.2e18;
                     if inside { Ok(x as i64) } else { Err(Fault::shape(format!("{x} is no {}", int.name()))) }
                 };
                 Numbers::Int(v.into_iter().map(whole).collect::<Outcome<_>>()?).cast(elem)
