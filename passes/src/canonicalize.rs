@@ -27,6 +27,8 @@ mod activation;
 mod attention;
 mod mask;
 
+pub(crate) use mask::SWITCHED_OFF;
+
 use qcc_ir::{Attrs, Diags, Edit, NodeId, Opcode, Tensor, ValueId};
 
 use crate::rewrite::{bypass, can_bypass, floats, is_live, scalar, substitute};

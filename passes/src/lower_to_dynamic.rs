@@ -25,6 +25,8 @@
 //! | layer, group and instance normalization | `int.dynamic_norm`, then as above |
 //! | concatenation | `int.dynamic_rescale` to the scale of `int.common_scale`, which has room for all |
 //! | softmax along any axis | `int.softmax` with the table of `int.exp_table` |
+//! | mask before a softmax | `tensor.where` with code 0, which this softmax switches off |
+//! | selection between two values | `tensor.where` of both in the scale of `int.common_scale` |
 //! | function of one value | `int.dynamic_lut` with a table that `int.dynamic_table` makes of samples |
 //! | greatest elements, data movement, rectifier | codes change or move, the scale stays |
 //!
@@ -68,6 +70,8 @@ struct Dynamic {
 struct Made {
     /// Axes and parts of concatenations.
     joined: HashMap<ValueId, (i64, Vec<(ValueId, Dynamic)>)>,
+    /// Values of which code 0 is switched off.
+    masked: HashSet<ValueId>,
     /// Constants with samples of functions.
     samples: HashMap<Vec<i32>, ValueId>,
 }
@@ -206,6 +210,11 @@ impl Lower<'_, '_> {
             }
             Opcode::Mul if self.operands().iter().all(|v| self.known.contains_key(v)) => self.product_of_values(),
             Opcode::Pow if scalar(self.g(), self.operands()[1]) == Some(2.0) => self.product_of_values(),
+            Opcode::Add if let Some((operand, on)) = self.mask() => self.masked(operand, on),
+            Opcode::Where => {
+                self.relu = None;
+                self.select()
+            }
             Opcode::Sub => self.elements(),
             Opcode::Add | Opcode::Mul | Opcode::BatchNorm => self.channels(),
             Opcode::AveragePool | Opcode::ReduceMean | Opcode::ReduceSum => self.mean(),

@@ -110,6 +110,17 @@ fn halves(b: &mut FunctionBuilder<'_>, [low, high]: [Value; 2], first: u8) -> Va
     cast(b, types::I32X4, shuffled)
 }
 
+/// Four times a 32-bit number, of which `uwiden` and `swiden` stay what they are: Cranelift makes 64-bit lanes of those of a splat, and
+/// their products then are of 64 bits too, for which machines have no instruction or a slow one.
+pub fn spread(b: &mut FunctionBuilder<'_>, value: Value) -> Value {
+    let one = b.ins().scalar_to_vector(types::I32X4, value);
+    let one = cast(b, types::I8X16, one);
+    let order: Vec<u8> = (0..16).map(|i| i % 4).collect();
+    let mask = b.func.dfg.immediates.push(order.as_slice().into());
+    let four = b.ins().shuffle(one, one, mask);
+    cast(b, types::I32X4, four)
+}
+
 /// The sum of four lanes.
 pub fn sum_lanes(b: &mut FunctionBuilder<'_>, lanes: Value) -> Value {
     let pairs = b.ins().iadd_pairwise(lanes, lanes);

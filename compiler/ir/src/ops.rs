@@ -299,8 +299,13 @@ const SHIFT: AttrSchema = int("shift");
 /// `R` of `qcc_num::requant` equation (2); 0 without a residual.
 const RESIDUAL_MULT: AttrSchema = int_or("residual_mult", 0);
 
-fn gelu(x: f32) -> f32 {
-    (0.5 * f64::from(x) * (1.0 + erf(f64::from(x) / std::f64::consts::SQRT_2))) as f32
+fn gelu(a: &Attrs, x: f32) -> f32 {
+    let x = f64::from(x);
+    let gate = match a.bool("tanh") {
+        true => ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh(),
+        false => erf(x / std::f64::consts::SQRT_2),
+    };
+    (0.5 * x * (1.0 + gate)) as f32
 }
 
 fn shrink(a: &Attrs, x: f32) -> f32 {
@@ -400,8 +405,8 @@ ops! {
     Softsign = "nn.softsign" ("x") {} Class::Unary(|_, x| x / (1.0 + x.abs()));
     /// `x * tanh(softplus(x))`.
     Mish = "nn.mish" ("x") {} Class::Unary(|_, x| x * if x > 20.0 { 1.0 } else { x.exp().ln_1p().tanh() });
-    /// `x / 2 * (1 + erf(x / sqrt(2)))`.
-    Gelu = "nn.gelu" ("x") {} Class::Unary(|_, x| gelu(x));
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`; with `tanh`, `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`.
+    Gelu = "nn.gelu" ("x") { bool_or("tanh", false) } Class::Unary(gelu);
     /// Error function.
     Erf = "nn.erf" ("x") {} Class::Unary(|_, x| erf(f64::from(x)) as f32);
     /// `exp(x)`.
@@ -589,8 +594,9 @@ ops! {
         Class::Int(IntOp::LayerNorm);
     /// Softmax along the last dimension: with `e = table[max - x]` (i32, not negative, `[256]` for `x` u8 and `[65536]` for i16),
     /// `s = sum(e)` in 64 bits and `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is
-    /// `256 / mult`, its zero point 0. With `bits` 16 it is i16: `min(65535, ..) - 32768`, with zero point -32768.
-    ISoftmax = "int.softmax" ("x", "table") { int_or("mult", 65280), BITS } Class::Int(IntOp::Softmax);
+    /// `256 / mult`, its zero point 0. With `bits` 16 it is i16: `min(65535, ..) - 32768`, with zero point -32768. With `masked` the
+    /// least code is switched off where a row has others: its `e` is 0.
+    ISoftmax = "int.softmax" ("x", "table") { int_or("mult", 65280), BITS, bool_or("masked", false) } Class::Int(IntOp::Softmax);
     /// Least and greatest of each channel, the last dimension, over `rows` positions after one another: i32 `[parts, 2, C]`.
     Extrema = "int.extrema" ("acc") { int("rows") } Class::Int(IntOp::Extrema);
     /// Parameters of `int.dynamic_requant` by `qcc_num::dynamic`, from the `extrema` of accumulators, the `scale` of the operand

@@ -59,6 +59,7 @@ enum Value {
     Int(i64),
     Ints(Vec<i64>),
     Float(f32),
+    Text(&'static str),
 }
 
 impl Writer<'_> {
@@ -196,6 +197,7 @@ impl Writer<'_> {
                 Value::Int(i) => (a.type_, a.i) = (AttributeType::INT.into(), i),
                 Value::Ints(v) => (a.type_, a.ints) = (AttributeType::INTS.into(), v),
                 Value::Float(f) => (a.type_, a.f) = (AttributeType::FLOAT.into(), f),
+                Value::Text(text) => (a.type_, a.s) = (AttributeType::STRING.into(), text.as_bytes().to_vec()),
             }
             a
         };

@@ -5,7 +5,7 @@
 use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, ValueId};
 
 use super::named;
-use crate::rewrite::{either, produced_once, scalar, substitute};
+use crate::rewrite::{either, produced_by, produced_once, scalar, substitute};
 
 fn near(a: f32, b: f32) -> bool {
     (a - b).abs() <= 1e-4 * b.abs()
@@ -137,15 +137,41 @@ pub(super) fn hard_swish_scaled(edit: &mut Edit, n: NodeId) -> bool {
     replace(edit, n, Opcode::HardSwish, x, Attrs::new(Opcode::HardSwish))
 }
 
-/// `v = 1 + erf(x / sqrt(2))`.
-fn shifted_erf(g: &Graph, v: ValueId) -> Option<ValueId> {
-    let (erf, one) = with_scalar(g, v, Opcode::Add)?;
-    let erf = produced_once(g, erf, Opcode::Erf)?;
-    let (x, c) = with_scalar(g, g.operands(erf)[0], Opcode::Mul)?;
-    (near(one, 1.0) && near(c, std::f32::consts::FRAC_1_SQRT_2)).then_some(x)
+/// `v = 1 + erf(x / sqrt(2))`, or `v = 1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))`: `x`, and whether it is the latter.
+fn normal_gate(g: &Graph, v: ValueId) -> Option<(ValueId, bool)> {
+    let (gate, one) = with_scalar(g, v, Opcode::Add)?;
+    let function = g.producer(gate).filter(|_| g.only_user(gate).is_some() && near(one, 1.0))?;
+    let (argument, c) = with_scalar(g, g.operands(function)[0], Opcode::Mul)?;
+    match g.op(function) {
+        Opcode::Erf => near(c, std::f32::consts::FRAC_1_SQRT_2).then_some((argument, false)),
+        Opcode::Tanh => {
+            let sum = produced_once(g, argument, Opcode::Add)?;
+            let (cube, x) = either(g, sum, |a, x| cubed(g, a, x))?;
+            (near(c, 0.797_884_6) && near(cube, 0.044_715)).then_some((x, true))
+        }
+        _ => None,
+    }
 }
 
-/// `x * (1 + erf(x / sqrt(2))) * 0.5`, with the half at any of the three places.
+/// The factor `c` of `v = c * x^3`.
+fn cubed(g: &Graph, v: ValueId, x: ValueId) -> Option<f32> {
+    let is_cube = |v: ValueId| {
+        let node = g.producer(v)?;
+        let operands = g.operands(node);
+        match g.op(node) {
+            Opcode::Pow => (operands[0] == x && scalar(g, operands[1]) == Some(3.0)).then_some(()),
+            Opcode::Mul => {
+                let (square, other) = either(g, node, |a, _| produced_by(g, a, Opcode::Mul))?;
+                (other == x && g.operands(square) == [x, x]).then_some(())
+            }
+            _ => None,
+        }
+    };
+    let (cube, c) = with_scalar(g, v, Opcode::Mul)?;
+    is_cube(cube).map(|()| c)
+}
+
+/// `x * gate * 0.5` with a gate of [`normal_gate`] and the half at any of the three places.
 pub(super) fn gelu(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
     if g.op(n) != Opcode::Mul {
@@ -154,21 +180,21 @@ pub(super) fn gelu(edit: &mut Edit, n: NodeId) -> bool {
     let half = |v: ValueId| scalar(g, v).filter(|c| near(*c, 0.5));
     let outside = || {
         let (product, _) = either(g, n, |a, b| half(a).and_then(|_| produced_once(g, b, Opcode::Mul)))?;
-        let (argument, x) = either(g, product, |a, _| shifted_erf(g, a))?;
-        (argument == x).then_some(x)
+        let ((argument, tanh), x) = either(g, product, |a, _| normal_gate(g, a))?;
+        (argument == x).then_some((x, tanh))
     };
     let on_argument = || {
-        let (argument, other) = either(g, n, |a, _| shifted_erf(g, a))?;
+        let ((argument, tanh), other) = either(g, n, |a, _| normal_gate(g, a))?;
         let (x, c) = with_scalar(g, other, Opcode::Mul)?;
-        (x == argument && near(c, 0.5)).then_some(x)
+        (x == argument && near(c, 0.5)).then_some((x, tanh))
     };
     let on_gate = || {
-        let (argument, x) = either(g, n, |a, _| {
+        let ((argument, tanh), x) = either(g, n, |a, _| {
             let (gate, c) = with_scalar(g, a, Opcode::Mul)?;
-            shifted_erf(g, gate).filter(|_| near(c, 0.5))
+            normal_gate(g, gate).filter(|_| near(c, 0.5))
         })?;
-        (argument == x).then_some(x)
+        (argument == x).then_some((x, tanh))
     };
-    let Some(x) = outside().or_else(on_argument).or_else(on_gate) else { return false };
-    replace(edit, n, Opcode::Gelu, x, Attrs::new(Opcode::Gelu))
+    let Some((x, tanh)) = outside().or_else(on_argument).or_else(on_gate) else { return false };
+    replace(edit, n, Opcode::Gelu, x, Attrs::new(Opcode::Gelu).with("tanh", tanh))
 }

@@ -8,9 +8,11 @@ use qcc_ir::{Attrs, Data, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, 
 use super::named;
 use crate::rewrite::{either, floats, origin_of, produced_by, scalar, substitute};
 
-/// What a mask adds at least to switch an element off, and what it adds after this pass: `exp(-1e4)` is 0 in f32.
+/// What a mask adds at least to switch an element off.
 const OFF: f32 = -1e3;
-const SWITCHED_OFF: f32 = -1e4;
+
+/// What a mask adds after this pass: `exp(-1e4)` is 0 in f32.
+pub(crate) const SWITCHED_OFF: f32 = -1e4;
 
 /// `(1 - m) * c` of integers that are 0 or 1, as masks are given to models: a selection of 0 or `c`.
 pub(super) fn of_integers(edit: &mut Edit, n: NodeId) -> bool {

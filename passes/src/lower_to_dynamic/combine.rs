@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use qcc_ir::ops::Class;
-use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Type, ValueId};
 use qcc_num::dynamic::{GRID, GRIDS, INTERVALS, ROW, SIGNED_ZERO, TABLE, exponential_samples, function_samples};
 
 use super::{Dynamic, Lower, codes};
-use crate::rewrite::inverse;
+use crate::canonicalize::SWITCHED_OFF;
+use crate::rewrite::{floats, inverse, scalar};
 
 /// How far from a line a function may be beyond its samples, as a share of its greatest value there.
 const STRAY: f64 = 1.0 / 512.0;
@@ -44,7 +45,16 @@ impl Lower<'_, '_> {
             let joined = self.add(Opcode::Concat, &flat, attrs, "", codes(&dims, first.zero));
             return Ok((joined, first));
         }
-        let zero = if own.iter().all(|d| d.zero == first.zero) { first.zero } else { SIGNED_ZERO };
+        let (scaled, own) = self.in_common(&parts);
+        let joined = self.add(Opcode::Concat, &scaled, attrs, "", codes(&dims, own.zero));
+        self.made.joined.insert(joined, (axis, parts));
+        Ok((joined, own))
+    }
+
+    /// Values in a scale that has room for all.
+    fn in_common(&mut self, parts: &[(ValueId, Dynamic)]) -> (Vec<ValueId>, Dynamic) {
+        let (flat, own): (Vec<ValueId>, Vec<Dynamic>) = parts.iter().copied().unzip();
+        let zero = if own.iter().all(|d| d.zero == own[0].zero) { own[0].zero } else { SIGNED_ZERO };
         let mut seen = HashSet::new();
         let scales: Vec<Dynamic> = own.iter().copied().filter(|d| seen.insert((d.scale, d.zero))).collect();
         let all: Vec<i64> = scales.iter().map(|d| levels(d.zero)).chain([levels(zero)]).collect();
@@ -62,14 +72,75 @@ impl Lower<'_, '_> {
             let ty = codes(&self.dims(v), zero);
             scaled.push(self.add(Opcode::DynamicRescale, &[v, common], attrs, &format!(".{i}"), ty));
         }
-        let joined = self.add(Opcode::Concat, &scaled, attrs, "", codes(&dims, zero));
-        self.made.joined.insert(joined, (axis, parts));
-        Ok((joined, Dynamic { scale: common, zero }))
+        (scaled, Dynamic { scale: common, zero })
+    }
+
+    /// Elements of two values. What is switched off before a softmax gets code 0, which no value with zero point 128 has.
+    pub(super) fn select(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let operands = self.operands();
+        let condition = operands[2];
+        let off = |v: ValueId| scalar(self.g(), v).is_some_and(|c| c <= SWITCHED_OFF);
+        if let Some(i) = (0..2).find(|&i| off(operands[i]) && !off(operands[1 - i])).filter(|_| self.before_softmax()) {
+            let x = self.data(1 - i)?;
+            return self.switched(x, condition, i == 1);
+        }
+        let parts = [self.data(0)?, self.data(1)?];
+        let (scaled, own) = if parts[0].1.scale == parts[1].1.scale && parts[0].1.zero == parts[1].1.zero {
+            (vec![parts[0].0, parts[1].0], parts[0].1)
+        } else {
+            self.in_common(&parts)
+        };
+        let ty = codes(&self.dims(self.y), own.zero);
+        let y = self.add(Opcode::Where, &[scaled[0], scaled[1], condition], Attrs::new(Opcode::Where), "", ty);
+        Ok((y, own))
+    }
+
+    /// A sum with a constant mask before a softmax: its operand, and where nothing is switched off.
+    pub(super) fn mask(&self) -> Option<(usize, Tensor)> {
+        let g = self.g();
+        let operands = self.operands();
+        let i = operands.iter().position(|&v| floats(g, v).is_some())?;
+        let (tensor, data) = floats(g, operands[i])?;
+        let is_mask = data.iter().all(|&m| m == 0.0 || m <= SWITCHED_OFF) && data.iter().any(|&m| m != 0.0);
+        let on = Data::U8(data.iter().map(|&m| u8::from(m == 0.0)).collect());
+        (is_mask && self.before_softmax()).then(|| (1 - i, Tensor::new(&tensor.dims, on)))
+    }
+
+    /// The same with a condition.
+    pub(super) fn masked(&mut self, operand: usize, on: Tensor) -> Result<(ValueId, Dynamic), Diag> {
+        let x = self.data(operand)?;
+        let condition = self.edit.add_typed_const(&format!("{}.on", self.name), on, Elem::Bool);
+        self.switched(x, condition, true)
+    }
+
+    fn before_softmax(&self) -> bool {
+        let g = self.g();
+        !g.is_output(self.y) && g.only_user(self.y).is_some_and(|u| g.op(u) == Opcode::Softmax)
+    }
+
+    /// Code 0 where a condition, or what it denies, does not hold.
+    fn switched(
+        &mut self,
+        (x, own): (ValueId, Dynamic),
+        condition: ValueId,
+        where_on: bool,
+    ) -> Result<(ValueId, Dynamic), Diag> {
+        if own.zero != SIGNED_ZERO {
+            return Err(self.no_form("it switches off elements of a value that is never negative"));
+        }
+        let ty = codes(&self.dims(self.y), own.zero);
+        let name = format!("{}.off", self.name);
+        let off = self.edit.add_typed_const(&name, Tensor::new(&[1], Data::U8(vec![0])), ty.elem.clone());
+        let operands = if where_on { [x, off, condition] } else { [off, x, condition] };
+        let y = self.add(Opcode::Where, &operands, Attrs::new(Opcode::Where), "", ty);
+        self.made.masked.insert(y);
+        Ok((y, own))
     }
 
     /// Softmax along an axis; its scale is always 1/255.
     pub(super) fn softmax(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let (x, own) = self.data(0)?;
+        let masked = self.made.masked.contains(&x);
         let rank = self.dims(x).len();
         let axis = usize::try_from(self.attrs().int("axis")).unwrap_or(0);
         let perm: Vec<usize> = (0..rank).filter(|&i| i != axis).chain([axis]).collect();
@@ -78,7 +149,8 @@ impl Lower<'_, '_> {
         let table = self.add(Opcode::ExpTable, &[own.scale, samples], Attrs::new(Opcode::ExpTable), ".table", ty);
         let x = self.permuted(x, &perm, ".t");
         let ty = codes(&self.dims(x), 0);
-        let y = self.add(Opcode::ISoftmax, &[x, table], Attrs::new(Opcode::ISoftmax), "", ty);
+        let attrs = Attrs::new(Opcode::ISoftmax).with("masked", masked);
+        let y = self.add(Opcode::ISoftmax, &[x, table], attrs, "", ty);
         let y = self.permuted(y, &inverse(&perm), "");
         Ok((y, Dynamic { scale: self.known_scale("unit", 1.0 / 255.0), zero: 0 }))
     }

@@ -89,7 +89,7 @@ impl LayerNorm {
         let mean = t.b.ins().splat(types::I32X4, mean);
         // `g - 2^32` fits 32 signed bits, `g` does not.
         let reciprocal = t.b.ins().ireduce(types::I32, row.reciprocal);
-        let reciprocal = t.b.ins().splat(types::I32X4, reciprocal);
+        let reciprocal = clif::spread(&mut t.b, reciprocal);
         t.nest(&loops.outer, &at, &mut |t, at| {
             t.vectors(loops.run, at, &loops.inner, &mut |t, at, lanes| {
                 let [mults, offsets] = [1, 2].map(|i| factors(t, at[i], loops.inner[i], lanes));

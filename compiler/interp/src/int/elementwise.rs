@@ -103,7 +103,7 @@ pub(super) fn rows<T>(
 }
 
 /// `e = table[max - x]`, `s = sum(e)`, `r = floor(mult * 2^32 / s)`, `min(255, floor((e * r + 2^39) / 2^40))` along the last
-/// dimension.
+/// dimension; with `masked`, `e = 0` for the least code below others.
 pub(super) fn softmax(call: &Call) -> Result<Data, Diag> {
     let (x, table) = (call.integers(0)?, call.i32s(1)?);
     let wide = call.attrs.int("bits") == 16;
@@ -114,10 +114,12 @@ pub(super) fn softmax(call: &Call) -> Result<Data, Diag> {
     }
     let row_length = call.dims.last().copied().unwrap_or(1).max(1);
     let one = (call.attrs.int("mult") as u64) << 32;
+    let masked = call.attrs.bool("masked");
+    let least = if matches!(call.operands[0].0.data, Data::I16(_)) { i64::from(i16::MIN) } else { 0 };
     let mut out = Vec::with_capacity(x.len());
     for row in x.chunks(row_length) {
         let max = row.iter().copied().max().unwrap_or(0);
-        let term = |x: i64| table[(max - x) as usize] as u64;
+        let term = |x: i64| if masked && x == least && max > least { 0 } else { table[(max - x) as usize] as u64 };
         let reciprocal = one / row.iter().map(|&x| term(x)).sum::<u64>();
         // No term exceeds the sum, so that the product stays below 2^63.
         out.extend(row.iter().map(|&x| ((term(x) * reciprocal + (1 << 39)) >> 40).min(greatest) as u16));

@@ -19,7 +19,6 @@ const UNARY: &[(Opcode, &str, &[&str])] = &[
     (Opcode::Softplus, "Softplus", &[]),
     (Opcode::Softsign, "Softsign", &[]),
     (Opcode::Mish, "Mish", &[]),
-    (Opcode::Gelu, "Gelu", &[]),
     (Opcode::Erf, "Erf", &[]),
     (Opcode::Exp, "Exp", &[]),
     (Opcode::Log, "Log", &[]),
@@ -89,6 +88,10 @@ fn computation(w: &mut Writer, n: NodeId, mut operands: Vec<String>, real: &str)
                 operands.push(bound);
             }
             w.emit("Clip", &operands, real, vec![]);
+        }
+        Opcode::Gelu => {
+            let approximate = if attrs.bool("tanh") { "tanh" } else { "none" };
+            w.emit("Gelu", &operands, real, vec![("approximate", Value::Text(approximate))]);
         }
         Opcode::Swish => {
             let (scaled, gate) = (format!("{real}.scaled"), format!("{real}.gate"));

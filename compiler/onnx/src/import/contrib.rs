@@ -111,7 +111,7 @@ pub(super) fn gelu(site: &mut Site) -> Outcome<ValueId> {
 /// The approximation by the hyperbolic tangent.
 pub(super) fn fast_gelu(site: &mut Site) -> Outcome<ValueId> {
     let x = biased(site)?;
-    super::elementwise::gelu_by_tanh(site, x)
+    site.emit(Opcode::Gelu, &[x], Attrs::new(Opcode::Gelu).with("tanh", true), "")
 }
 
 /// `x / (1 + exp(-alpha x))`.

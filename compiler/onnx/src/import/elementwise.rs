@@ -105,29 +105,14 @@ pub(super) fn trilu(site: &mut Site) -> Outcome<ValueId> {
     constants::selected(site, mask, x, zero, "")
 }
 
-/// With `tanh`: `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`.
 pub(super) fn gelu(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
-    match site.attrs.string("approximate")?.unwrap_or("none") {
-        "none" => apply(site, Opcode::Gelu, &[x], ""),
-        "tanh" => gelu_by_tanh(site, x),
-        other => Err(Fault::unsupported(format!("`approximate` = {other:?} is not supported"))),
-    }
-}
-
-pub(super) fn gelu_by_tanh(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
-    let mut factor = |v: f32| site.floats(&[], vec![v], "factor");
-    let (cubic, root) = (factor(0.044_715), factor((2.0 / std::f64::consts::PI).sqrt() as f32));
-    let (one, half) = (factor(1.0), factor(0.5));
-    let square = apply(site, Opcode::Mul, &[x, x], "square")?;
-    let cube = apply(site, Opcode::Mul, &[square, x], "cube")?;
-    let cube = apply(site, Opcode::Mul, &[cube, cubic], "cube")?;
-    let inner = apply(site, Opcode::Add, &[x, cube], "inner")?;
-    let inner = apply(site, Opcode::Mul, &[inner, root], "inner")?;
-    let tanh = apply(site, Opcode::Tanh, &[inner], "tanh")?;
-    let gate = apply(site, Opcode::Add, &[tanh, one], "gate")?;
-    let gate = apply(site, Opcode::Mul, &[gate, half], "gate")?;
-    apply(site, Opcode::Mul, &[x, gate], "")
+    let tanh = match site.attrs.string("approximate")?.unwrap_or("none") {
+        "none" => false,
+        "tanh" => true,
+        other => return Err(Fault::unsupported(format!("`approximate` = {other:?} is not supported"))),
+    };
+    site.emit(Opcode::Gelu, &[x], Attrs::new(Opcode::Gelu).with("tanh", tanh), "")
 }
 
 /// The exponent may be of another type than the base.

@@ -140,7 +140,7 @@ fn beside(site: &mut Site, a: ValueId, of: impl Fn(bool) -> bool) -> Outcome<Val
 pub(super) fn is_nan(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
     let graph = site.edit().graph();
-    if !graph.producer(x).is_some_and(|n| graph.op(n) == Opcode::Softmax) {
+    if graph.producer(x).is_none_or(|n| graph.op(n) != Opcode::Softmax) {
         return Err(Fault::unsupported("the operator is supported behind Softmax only"));
     }
     let dims = site.dims(x);
