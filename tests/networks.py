@@ -43,8 +43,32 @@ class Bert(nn.Module):
         return self.encoder(x)
 
 
+class Masked(Bert):
+    """The same with words and positions in front, of which a mask switches some off, as libraries write it."""
+
+    def __init__(self, words=1000, length=64, width=128):
+        super().__init__(2, width, 4, 256)
+        self.words, self.places = nn.Embedding(words, width), nn.Embedding(length, width)
+        self.norm, self.heads = nn.LayerNorm(width), 4
+        self.register_buffer("positions", torch.arange(length)[None])
+
+    def forward(self, ids, mask):
+        x = self.norm(self.words(ids) + self.places(self.positions))
+        allowed = mask.bool()[:, None, None, :]
+        off = torch.where(allowed, 0.0, torch.finfo(x.dtype).min)
+        for layer in self.encoder.layers:
+            attention = layer.self_attn
+            q, k, v = nn.functional.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+            q, k, v = (t.reshape(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in (q, k, v))
+            scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + off
+            mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+            x = layer.norm1(x + attention.out_proj(mixed))
+            x = layer.norm2(x + layer.linear2(nn.functional.gelu(layer.linear1(x), approximate="tanh")))
+        return x
+
+
 def image(make):
-    return lambda size: (make(), (1, 3, size, size))
+    return lambda size: (make(), {"input": (1, 3, size, size)})
 
 
 NETS = {
@@ -52,7 +76,7 @@ NETS = {
     "resnet34": image(lambda: tv.resnet34(weights=None)),
     "resnet50": image(lambda: tv.resnet50(weights=None)),
     "resnet152": image(lambda: tv.resnet152(weights=None)),
-    "inception_v3": lambda size: (tv.inception_v3(weights=None, aux_logits=True, init_weights=False), (1, 3, max(size, 75), max(size, 75))),
+    "inception_v3": lambda size: (tv.inception_v3(weights=None, aux_logits=True, init_weights=False), {"input": (1, 3, max(size, 75), max(size, 75))}),
     "densenet161": image(lambda: tv.densenet161(weights=None)),
     "vgg16_bn": image(lambda: tv.vgg16_bn(weights=None)),
     "mobilenet_v2": image(lambda: tv.mobilenet_v2(weights=None)),
@@ -61,15 +85,16 @@ NETS = {
     "squeezenet1_1": image(lambda: tv.squeezenet1_1(weights=None)),
     "efficientnet_b0": image(lambda: tv.efficientnet_b0(weights=None)),
     "shufflenet_v2_x1_0": image(lambda: tv.shufflenet_v2_x1_0(weights=None)),
-    "vit_b_16": lambda size: (tv.VisionTransformer(size // 16 * 16, 16, 12, 12, 768, 3072), (1, 3, size // 16 * 16, size // 16 * 16)),
-    "bert": lambda size: (Bert(), (1, 128, 768)),
+    "vit_b_16": lambda size: (tv.VisionTransformer(size // 16 * 16, 16, 12, 12, 768, 3072), {"input": (1, 3, size // 16 * 16, size // 16 * 16)}),
+    "bert": lambda size: (Bert(), {"input": (1, 128, 768)}),
+    "bert_masked": lambda size: (Masked(), {"ids": (1, 64), "mask": (1, 64)}),
 }
-QUICK = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x1_0"]
+QUICK = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x1_0", "bert_masked"]
 
 
 def build(name, size):
     torch.manual_seed(SEED)
-    net, shape = NETS[name](size)
+    net, shapes = NETS[name](size)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     for m in net.modules():
         if isinstance(m, nn.Conv2d):
@@ -84,31 +109,31 @@ def build(name, size):
         for m in norms:
             m.train()
         with torch.no_grad():
-            net(torch.randn((4,) + shape[1:]))
+            net(torch.randn((4,) + shapes["input"][1:]))
         net.eval()
     if name == "vit_b_16":  # torchvision begins with a head of zeros
         nn.init.normal_(net.heads.head.weight, std=0.02)
-    return net, shape
+    return net, shapes
 
 
-def export(net, shape, path, opset, dynamo, keep, dynamic):
-    x = torch.randn(shape)
-    options = dict(opset_version=opset, input_names=["input"], output_names=["output"], dynamo=dynamo)
+def export(net, shapes, path, opset, dynamo, keep, dynamic):
+    args = tuple(torch.from_numpy(x) for x in samples(shapes, 1, 0).values())
+    options = dict(opset_version=opset, input_names=list(shapes), output_names=["output"], dynamo=dynamo)
     if dynamo:
         options["verbose"] = False
         if dynamic:
-            options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
+            options["dynamic_shapes"] = tuple({0: torch.export.Dim("batch")} for _ in shapes)
         if keep:
             options["optimize"] = False
     else:
         if dynamic:
-            options["dynamic_axes"] = {"input": {0: "batch"}, "output": {0: "batch"}}
+            options["dynamic_axes"] = {name: {0: "batch"} for name in [*shapes, "output"]}
         if keep:
             options.update(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
     with open(os.devnull, "w") as null:  # exporters print their progress
         saved, sys.stdout = sys.stdout, null
         try:
-            torch.onnx.export(net, (x,), path, **options)
+            torch.onnx.export(net, args, path, **options)
         finally:
             sys.stdout = saved
 
@@ -119,9 +144,23 @@ def run(command):
     return done.returncode, done.stdout, lines[0] if lines else done.stderr.strip()[-200:]
 
 
-def samples(shape, n, seed):
+def samples(shapes, n, seed):
+    """Arrays by the names of inputs: words, a mask of which the end is 0, or normal numbers."""
     r = np.random.default_rng(seed)
-    return np.concatenate([r.standard_normal(shape, dtype=np.float32) for _ in range(n)])
+
+    def one(name, shape):
+        if name == "ids":
+            return r.integers(0, 1000, shape)
+        if name == "mask":
+            return (np.arange(shape[1]) < r.integers(shape[1] // 4, shape[1] + 1)).astype(np.int64)[None]
+        return r.standard_normal(shape, dtype=np.float32)
+
+    return {name: np.concatenate([one(name, shape) for _ in range(n)]) for name, shape in shapes.items()}
+
+
+def split(arrays):
+    """One sample after the other."""
+    return [{name: x[i : i + 1] for name, x in arrays.items()} for i in range(len(next(iter(arrays.values()))))]
 
 
 def sqnr(reference, result):
@@ -129,12 +168,12 @@ def sqnr(reference, result):
     return 10 * np.log10(np.sum(reference.astype(np.float64) ** 2) / max(noise, 1e-30))
 
 
-def accuracy(qcc, path, shape, folder, with_ort):
+def accuracy(qcc, path, shapes, folder, with_ort):
     """SQNR of qcc, and of ONNX Runtime's static int8."""
-    calibration, held_out = samples(shape, 8, 1), samples(shape, 4, 77)
-    files = [os.path.join(folder, n) for n in ("calibration.npy", "held_out.npy")]
-    np.save(files[0], calibration)
-    np.save(files[1], held_out)
+    calibration, held_out = samples(shapes, 8, 1), samples(shapes, 4, 77)
+    files = [os.path.join(folder, n) for n in ("calibration.npz", "held_out.npz")]
+    np.savez(files[0], **calibration)
+    np.savez(files[1], **held_out)
     code, out, fault = run([qcc, "compare", path, "--calibrate", files[0], "--data", files[1], "--layers", "0", "--json"])
     if code:
         raise RuntimeError(fault)
@@ -147,7 +186,7 @@ def accuracy(qcc, path, shape, folder, with_ort):
 
     class Reader(CalibrationDataReader):
         def __init__(self):
-            self.all = iter([{"input": x[None]} for x in calibration])
+            self.all = iter(split(calibration))
 
         def get_next(self):
             return next(self.all, None)
@@ -158,7 +197,7 @@ def accuracy(qcc, path, shape, folder, with_ort):
                     activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
     def results(file):
         session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
-        return np.concatenate([session.run(None, {"input": x[None]})[0] for x in held_out])
+        return np.concatenate([session.run(None, x)[0] for x in split(held_out)])
     return ours, sqnr(results(path), results(quantized))
 
 
@@ -176,7 +215,7 @@ def main():
         args.nets, args.size = ",".join(QUICK), 64
     faults = 0
     for name in args.nets.split(","):
-        net, shape = build(name, args.size)
+        net, shapes = build(name, args.size)
         compared = False
         for opset in [17, 18] if args.quick else [int(o) for o in args.opsets.split(",")]:
             for dynamo in (False, True):
@@ -188,7 +227,7 @@ def main():
                         with tempfile.TemporaryDirectory() as folder:
                             path, compiled = os.path.join(folder, "model.onnx"), os.path.join(folder, "model.so")
                             try:
-                                export(net, shape, path, opset, dynamo, keep, dynamic)
+                                export(net, shapes, path, opset, dynamo, keep, dynamic)
                             except Exception as e:  # PyTorch cannot say every net in every operator set
                                 print(f"{what}: not exported: {type(e).__name__}", flush=True)
                                 continue
@@ -199,7 +238,7 @@ def main():
                             faults += code != 0
                             if code == 0 and not compared and not keep and not dynamic:
                                 compared = True
-                                ours, theirs = accuracy(args.qcc, path, shape, folder, args.ort)
+                                ours, theirs = accuracy(args.qcc, path, shapes, folder, args.ort)
                                 text += f", SQNR {ours:.2f} dB"
                                 if theirs is not None:
                                     low = ours < theirs - 0.5

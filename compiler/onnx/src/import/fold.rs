@@ -45,7 +45,7 @@ pub(crate) fn evaluate(
     }
 }
 
-/// What a value is, if it depends on constants only: float arithmetic that [`evaluate`] left to later.
+/// What a value is, if it depends on constants only: float arithmetic and casts that [`evaluate`] left to later.
 pub(crate) fn known(graph: &Graph, v: ValueId) -> Option<Arc<Tensor>> {
     let mut found: HashMap<ValueId, Arc<Tensor>> = HashMap::new();
     let mut waiting = vec![v];
@@ -60,7 +60,7 @@ pub(crate) fn known(graph: &Graph, v: ValueId) -> Option<Arc<Tensor>> {
         }
         let (node, result) = (graph.producer(next)?, graph.ty(next));
         let is_small = result.checked_elements().is_some_and(|elements| elements <= LARGE);
-        if !is_small || matches!(graph.op(node).info().class, Class::Cast(_)) {
+        if !is_small {
             return None;
         }
         let operands = graph.operands(node);

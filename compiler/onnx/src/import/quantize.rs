@@ -26,7 +26,11 @@ fn uniform(site: &mut Site, scale: usize, storage: Storage, dims: &[usize], axis
     let zero_points = site.int_list(scale + 1, "zero points")?.unwrap_or_else(|| vec![0; scales.len()]);
     let (int, min, max) = storage;
     if let Some(scale) = scales.iter().find(|s| !s.is_finite() || **s <= 0.0) {
-        return Err(Fault::shape(format!("a scale of {scale:?}")));
+        let fault = Fault::shape(format!("a scale of {scale:?}"));
+        return Err(match scale.is_infinite() {
+            true => fault.help("a mask of about -3.4e38 has no codes: exclude this node when the model is quantized"),
+            false => fault,
+        });
     }
     if let Some(zero) = zero_points.iter().find(|z| **z < min || **z > max) {
         return Err(Fault::shape(format!("a zero point of {zero} outside {min}..={max}")));
