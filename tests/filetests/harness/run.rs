@@ -1,9 +1,12 @@
 //! `//@ run`: a graph evaluated by every engine that can run it.
 
+use qcc_codegen::{Options, Target, emit};
 use qcc_interp::Evaluator;
+use qcc_ir::ops::Dialect;
 use qcc_ir::parse::{no_files, parse};
 use qcc_ir::print::dense;
-use qcc_ir::{Data, Def, Graph, Tensor, Type};
+use qcc_ir::{Data, Def, Elem, Graph, Opcode, Tensor, Type, for_data};
+use qcc_runtime::TensorRef;
 
 use super::case::RunLine;
 
@@ -16,10 +19,53 @@ struct Engine {
 }
 
 /// The interpreter defines what is right; all others must give the same bits.
-const ENGINES: &[Engine] = &[Engine { name: "interpreter", accepts: |_| true, run: interpret }];
+const ENGINES: &[Engine] = &[
+    Engine { name: "interpreter", accepts: |_| true, run: interpret },
+    Engine { name: "machine code", accepts: is_integer_only, run: execute },
+];
 
 fn interpret(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
     Evaluator::new(graph).run(inputs).map_err(|e| e.to_string())
+}
+
+/// Whether there are no real numbers, and operators that are left when all passes have run: positions in windows are refused there.
+fn is_integer_only(graph: &Graph) -> bool {
+    let stored = |e: &Elem| e.storage().is_some() || *e == Elem::Bool;
+    graph.values().all(|v| stored(&graph.ty(v).elem))
+        && graph
+            .order()
+            .iter()
+            .map(|&n| graph.op(n))
+            .all(|op| matches!(op.info().dialect(), Dialect::Int | Dialect::Tensor) && op != Opcode::MaxPoolIndex)
+}
+
+/// Every target that runs here; all must agree.
+fn execute(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    let mut first: Option<Vec<Tensor>> = None;
+    for target in Target::all_runnable() {
+        let options = Options {
+            target,
+            name: "filetest".into(),
+            float_edge: false,
+            shared_from: 0,
+            tuning: Default::default(),
+            hash: [7; 32],
+            manifest: qcc_runtime::Manifest::default(),
+        };
+        let jit = emit::jit::compile(graph, &options).map_err(|e| format!("{target}: {e}"))?;
+        let views: Vec<_> = inputs.iter().map(|t| for_data!(&t.data, v => TensorRef::new(&t.dims, v))).collect();
+        let outputs = jit.model.session().run(&views).map_err(|e| format!("{target}: {e}"))?;
+        let tensors = outputs.iter().zip(graph.outputs()).map(|(t, &v)| {
+            let data = Data::from_bytes(&graph.ty(v).elem, t.bytes()).ok_or("an output has too few bytes")?;
+            Ok(Tensor::new(t.dims(), data))
+        });
+        let found: Vec<Tensor> = tensors.collect::<Result<_, &str>>()?;
+        if first.as_ref().is_some_and(|f| *f != found) {
+            return Err(format!("{target} differs from the targets before it"));
+        }
+        first.get_or_insert(found);
+    }
+    Ok(first.unwrap_or_default())
 }
 
 /// Runs the graph on the inputs of the line and compares with its outputs.

@@ -30,7 +30,7 @@ use std::fmt::Write as _;
 use cranelift_codegen::ir::{AbiParam, Function, Signature, types};
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleError};
-use qcc_ir::{Diag, Diags, Graph, ValueId, diag::Code};
+use qcc_ir::{Diag, Diags, Elem, Graph, ValueId, diag::Code};
 use qcc_runtime::manifest::{ArenaPlan, Manifest, Step as ManifestStep};
 use qcc_runtime::{DType, ModelInfo, Quant, TensorInfo};
 
@@ -280,6 +280,8 @@ impl Builder<'_> {
         let quant = value.ty.uniform().map(|u| Quant { scale: u.scale(), zero_point: u.zero_point() as i32 });
         let dtype = match value.ty.elem.storage() {
             Some(qcc_ir::Int::U8) => DType::U8,
+            // One byte.
+            None if value.ty.elem == Elem::Bool => DType::U8,
             Some(qcc_ir::Int::I8) => DType::I8,
             Some(qcc_ir::Int::I16) => DType::I16,
             Some(qcc_ir::Int::I32) => DType::I32,
