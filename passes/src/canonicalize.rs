@@ -82,7 +82,7 @@ impl Pass for Canonicalize {
                 break;
             }
         }
-        Ok(())
+        mask::none_left(edit.graph())
     }
 }
 

@@ -210,7 +210,7 @@ impl Lower<'_, '_> {
             }
             Opcode::Mul if self.operands().iter().all(|v| self.known.contains_key(v)) => self.product_of_values(),
             Opcode::Pow if scalar(self.g(), self.operands()[1]) == Some(2.0) => self.product_of_values(),
-            Opcode::Add if let Some((operand, on)) = self.mask() => self.masked(operand, on),
+            Opcode::Add if let Some((operand, mask)) = self.mask() => self.masked(operand, &mask),
             Opcode::Where => {
                 self.relu = None;
                 self.select()

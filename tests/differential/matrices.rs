@@ -39,7 +39,9 @@ impl Maker<'_> {
     fn softmax(&mut self) {
         let table = self.exponentials();
         let length = self.dims()[3] as i64;
-        let attrs = Attrs::new(Opcode::ISoftmax).with("mult", self.random.within(256, 256 + 1000 * length));
+        let attrs = Attrs::new(Opcode::ISoftmax)
+            .with("mult", self.random.within(256, 256 + 1000 * length))
+            .with("masked", self.random.below(2) == 0);
         self.step(Opcode::ISoftmax, &[self.now, table], attrs);
     }
 

@@ -3,7 +3,8 @@
 //! A mask of constants stays an addition, of nothing less than -1e4. One of run time becomes a selection between the argument and
 //! -1e4, because codes of a sum with numbers so far apart would tell little. A row of which a mask leaves nothing has equal shares.
 
-use qcc_ir::{Attrs, Data, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, ValueId};
+use qcc_ir::diag::Code;
+use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, ValueId};
 
 use super::named;
 use crate::rewrite::{either, floats, origin_of, produced_by, scalar, substitute};
@@ -14,10 +15,10 @@ const OFF: f32 = -1e3;
 /// What a mask adds after this pass: `exp(-1e4)` is 0 in f32.
 pub(crate) const SWITCHED_OFF: f32 = -1e4;
 
-/// `(1 - m) * c` of integers that are 0 or 1, as masks are given to models: a selection of 0 or `c`.
+/// `(1 - m) * c` before a softmax, of integers that are 0 or 1, as masks are given to models: a selection of 0 or `c`.
 pub(super) fn of_integers(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
-    if g.op(n) != Opcode::Mul {
+    if g.op(n) != Opcode::Mul || !is_mask(g, g.result(n)) {
         return false;
     }
     let found = either(g, n, |x, c| {
@@ -42,6 +43,31 @@ pub(super) fn of_integers(edit: &mut Edit, n: NodeId) -> bool {
     let (on, off) = (one_float(edit, &name, 0.0), one_float(edit, &name, off));
     substitute(edit, y, Opcode::Where, &[on, off, condition], Attrs::new(Opcode::Where));
     true
+}
+
+/// Whether all that reads `v` adds it, perhaps with something else, to the argument of a softmax.
+fn is_mask(g: &Graph, v: ValueId) -> bool {
+    let added = |n: NodeId| {
+        let y = g.result(n);
+        let before = |v: ValueId| !g.is_output(v) && g.only_user(v).is_some_and(|u| g.op(u) == Opcode::Softmax);
+        let again = || g.uses(y).iter().all(|&(u, _)| g.op(u) == Opcode::Add && before(g.result(u)));
+        g.op(n) == Opcode::Add && !g.is_output(y) && (before(y) || again())
+    };
+    !g.is_output(v) && g.uses(v).iter().all(|&(n, _)| added(n))
+}
+
+/// Integers of run time become real numbers in masks only: what is left of these conversions has no integer form.
+pub(super) fn none_left(g: &Graph) -> Result<(), Diags> {
+    let left = |&n: &NodeId| {
+        g.op(n) == Opcode::CastTo && g.ty(g.result(n)).is_float() && g.constant(g.operands(n)[0]).is_none()
+    };
+    let fault = |n: NodeId| {
+        let from = &g.ty(g.operands(n)[0]).elem;
+        Diag::new(Code::UNSUPPORTED, format!("a conversion from {from} to f32 at run time")).at(g.describe(n)).help(
+            "only masks before a softmax, `(1 - m) * -10000`, may convert integers: give the value as a real input",
+        )
+    };
+    Diags(g.order().into_iter().filter(left).map(fault).collect()).into_result()
 }
 
 fn one_float(edit: &mut Edit, name: &str, x: f32) -> ValueId {

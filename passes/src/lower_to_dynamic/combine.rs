@@ -75,7 +75,7 @@ impl Lower<'_, '_> {
         (scaled, Dynamic { scale: common, zero })
     }
 
-    /// Elements of two values. What is switched off before a softmax gets code 0, which no value with zero point 128 has.
+    /// Elements of two values. What is switched off before a softmax gets code 0.
     pub(super) fn select(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let operands = self.operands();
         let condition = operands[2];
@@ -95,20 +95,24 @@ impl Lower<'_, '_> {
         Ok((y, own))
     }
 
-    /// A sum with a constant mask before a softmax: its operand, and where nothing is switched off.
+    /// A sum with a constant mask before a softmax: its operand, and the mask.
     pub(super) fn mask(&self) -> Option<(usize, Tensor)> {
         let g = self.g();
         let operands = self.operands();
         let i = operands.iter().position(|&v| floats(g, v).is_some())?;
         let (tensor, data) = floats(g, operands[i])?;
-        let is_mask = data.iter().all(|&m| m == 0.0 || m <= SWITCHED_OFF) && data.iter().any(|&m| m != 0.0);
-        let on = Data::U8(data.iter().map(|&m| u8::from(m == 0.0)).collect());
-        (is_mask && self.before_softmax()).then(|| (1 - i, Tensor::new(&tensor.dims, on)))
+        let is_mask = data.iter().any(|&m| m <= SWITCHED_OFF) && self.before_softmax();
+        is_mask.then(|| (1 - i, tensor.clone()))
     }
 
     /// The same with a condition.
-    pub(super) fn masked(&mut self, operand: usize, on: Tensor) -> Result<(ValueId, Dynamic), Diag> {
+    pub(super) fn masked(&mut self, operand: usize, mask: &Tensor) -> Result<(ValueId, Dynamic), Diag> {
+        let values = mask.as_f32().unwrap_or_default();
+        if values.iter().any(|&m| m != 0.0 && m > SWITCHED_OFF) {
+            return Err(self.no_form("its mask adds other numbers as well, beside which these have no codes"));
+        }
         let x = self.data(operand)?;
+        let on = Tensor::new(&mask.dims, Data::U8(values.iter().map(|&m| u8::from(m == 0.0)).collect()));
         let condition = self.edit.add_typed_const(&format!("{}.on", self.name), on, Elem::Bool);
         self.switched(x, condition, true)
     }
@@ -118,7 +122,8 @@ impl Lower<'_, '_> {
         !g.is_output(self.y) && g.only_user(self.y).is_some_and(|u| g.op(u) == Opcode::Softmax)
     }
 
-    /// Code 0 where a condition, or what it denies, does not hold.
+    /// Code 0 where a condition, or what it denies, does not hold. Elsewhere codes are 1 and more: sums have no others, of what else
+    /// may have, the least becomes the next.
     fn switched(
         &mut self,
         (x, own): (ValueId, Dynamic),
@@ -128,6 +133,14 @@ impl Lower<'_, '_> {
         if own.zero != SIGNED_ZERO {
             return Err(self.no_form("it switches off elements of a value that is never negative"));
         }
+        let g = self.g();
+        let x = match g.producer(x).map(|n| g.op(n)) {
+            Some(Opcode::DynamicRequant) => x,
+            _ => {
+                let ty = g.ty(x).clone();
+                self.add(Opcode::Clamp, &[x], Attrs::new(Opcode::Clamp).with("lo", 1), ".above", ty)
+            }
+        };
         let ty = codes(&self.dims(self.y), own.zero);
         let name = format!("{}.off", self.name);
         let off = self.edit.add_typed_const(&name, Tensor::new(&[1], Data::U8(vec![0])), ty.elem.clone());

@@ -17,7 +17,7 @@ use crate::fault::{Fault, Outcome};
 use crate::tensor::{self, Constant};
 
 /// Most elements that a constant operator makes.
-const LARGE: usize = 1 << 24;
+pub(super) const LARGE: usize = 1 << 24;
 /// Most elements of a constant of a given shape: test models have the weights of their largest layers so.
 const GREATEST: usize = 1 << 27;
 
@@ -133,7 +133,11 @@ pub(super) fn range(site: &mut Site) -> Outcome<ValueId> {
 }
 
 /// A truth value for each pair of elements.
-pub(super) fn compare(site: &mut Site, ints: fn(i64, i64) -> bool, floats: fn(f32, f32) -> bool) -> Outcome<ValueId> {
+pub(super) fn compare(
+    site: &mut Site,
+    ints: impl Fn(i64, i64) -> bool,
+    floats: fn(f32, f32) -> bool,
+) -> Outcome<ValueId> {
     let (a, _) = constant(site, 0)?;
     let (b, _) = constant(site, 1)?;
     let (dims, at) = broadcast(&[&a.dims, &b.dims])?;

@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId, shape};
 
-use super::constants::{compare, selected};
+use super::constants::{LARGE, compare, selected};
 use super::layout;
 use super::numbers::Numbers;
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
-
-/// Most cells of a table.
-const LARGE: usize = 1 << 24;
 
 /// The truth values of an operand.
 fn operand(site: &mut Site, i: usize) -> Outcome<ValueId> {
@@ -109,12 +106,7 @@ fn connected(site: &mut Site, of: fn(bool, bool) -> bool) -> Outcome<ValueId> {
     let (a, b) = (operand(site, 0)?, operand(site, 1)?);
     let (a, b) = match (site.constant(a), site.constant(b)) {
         (Some(_), Some(_)) => {
-            let ints: fn(i64, i64) -> bool = match (of(true, false), of(true, true)) {
-                (false, _) => |a, b| a != 0 && b != 0,
-                (true, true) => |a, b| a != 0 || b != 0,
-                (true, false) => |a, b| (a != 0) != (b != 0),
-            };
-            return compare(site, ints, |_, _| false);
+            return compare(site, |a, b| of(a != 0, b != 0), |_, _| false);
         }
         // All three are symmetric.
         (None, Some(_)) => (b, a),
@@ -123,7 +115,7 @@ fn connected(site: &mut Site, of: fn(bool, bool) -> bool) -> Outcome<ValueId> {
     let dims = shape::broadcast(&site.dims(a), &site.dims(b)).map_err(Fault::shape)?;
     let with = beside(site, a, |a| of(a, true))?;
     let without = beside(site, a, |a| of(a, false))?;
-    let y = if with == without { with } else { selected(site, b, with, without, "")? };
+    let y = selected(site, b, with, without, "")?;
     layout::expand(site, y, &dims)
 }
 
