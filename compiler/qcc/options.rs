@@ -78,7 +78,7 @@ pub struct Options {
     pub method: Method,
     /// What samples correct besides ranges.
     pub corrections: Corrections,
-    /// What has 16 bits instead of 8, by name: see [`qcc_passes::precision`].
+    /// What has 16 bits instead of 8, by name: see [`qcc_passes::quant::precision`].
     pub precision: Precisions,
     /// Declared ranges of inputs, by name; under an empty name, of all inputs that are not named.
     pub input_ranges: HashMap<String, Range>,

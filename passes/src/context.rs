@@ -11,8 +11,8 @@ use qcc_ir::{Diag, Range, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::Precisions;
-use crate::moments::Channel;
-use crate::observations::{Observations, Observing};
+use crate::ranges::moments::Channel;
+use crate::ranges::observations::{Observations, Observing};
 
 /// Told how much of a long piece of work is done, and of how much.
 pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;

@@ -1,4 +1,5 @@
-//! Passes: each is one file, one row of [`PASSES`], and changes a graph through [`Edit`] only.
+//! Passes: each is one file in the folder of its part of the route, one row of [`PASSES`], and changes a graph through
+//! [`Edit`] only.
 //!
 //! A pipeline is a text, `canonicalize, calibrate{method=mse}, fixpoint(fold-constants, canonicalize)`: see [`pipeline`].
 //! Before a pipeline runs, what each pass requires is checked against what holds of the graph and what earlier passes
@@ -9,51 +10,23 @@ use qcc_ir::ops::Dialect;
 use qcc_ir::{Def, Diag, Diags, Edit, Elem, Graph};
 
 pub mod context;
+pub mod fit;
+pub mod float;
+pub mod int;
 pub mod options;
 pub mod pipeline;
-pub mod precision;
+pub mod quant;
+pub mod ranges;
 
+mod moves;
 mod rewrite;
 
-pub mod adopt_qdq;
-pub mod assign_scales;
-pub mod calibrate;
-pub mod cancel_qdq;
-pub mod canonicalize;
-pub mod check_integer_only;
-pub mod correct_bias;
-pub mod draw_samples;
-pub mod equalize;
-pub mod fold_bn;
-pub mod fold_constants;
-pub mod fuse;
-pub mod fuse_epilogue;
-pub mod insert_qdq;
-pub mod layout;
-pub mod lower_to_dynamic;
-pub mod lower_to_int;
-pub mod merge_requant;
-pub mod propagate_ranges;
-pub mod prove_accumulators;
-pub mod round_weights;
-pub mod scale_rest;
-pub mod telling;
-
-mod histogram;
-mod lockstep;
-mod mixed;
-mod moments;
-mod moves;
-mod observations;
-mod quantize;
-mod terms;
-
 pub use context::{Context, Corrections, Method, RangeEntry, RangeTable, Samples};
-pub use observations::{Observations, Observing, Shard};
+pub use int::prove_accumulators::accumulator_bounds;
 pub use options::{OptionInfo, Options};
 pub use pipeline::{Pipeline, Step, default_pipeline, preset};
-pub use precision::{Precision, Precisions};
-pub use prove_accumulators::accumulator_bounds;
+pub use quant::precision::{Precision, Precisions};
+pub use ranges::observations::{Observations, Observing, Shard};
 
 /// A transformation of a graph.
 pub trait Pass {
@@ -133,7 +106,7 @@ impl Property {
             Property::Float => {
                 dialect_in(&[Dialect::Nn, Dialect::Tensor]) && graph.values().all(|v| graph.ty(v).uniform().is_none())
             }
-            Property::Ranged => calibrate::activations(graph).iter().all(|&v| graph.ty(v).elem != Elem::F32),
+            Property::Ranged => ranges::calibrate::activations(graph).iter().all(|&v| graph.ty(v).elem != Elem::F32),
             // Without floats the only casts are those between quantizations.
             Property::Scaled | Property::Quantized => {
                 dialect_in(&[Dialect::Nn, Dialect::Tensor, Dialect::Quant]) && no_float()
@@ -185,7 +158,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Explicit],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(canonicalize::Canonicalize),
+        make: |_| Box::new(float::canonicalize::Canonicalize),
     },
     PassInfo {
         name: "fold-constants",
@@ -195,7 +168,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Float],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(fold_constants::FoldConstants),
+        make: |_| Box::new(float::fold_constants::FoldConstants),
     },
     PassInfo {
         name: "equalize",
@@ -205,17 +178,17 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Float],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(equalize::Equalize),
+        make: |_| Box::new(fit::equalize::Equalize),
     },
     PassInfo {
         name: "calibrate",
         phase: Phase::Float,
         summary: "finds the range of every activation from samples, or takes it from a table",
-        options: calibrate::OPTIONS,
+        options: ranges::calibrate::OPTIONS,
         requires: &[Property::Explicit],
         ensures: &[],
         breaks: &[],
-        make: |o| Box::new(calibrate::Calibrate::new(o)),
+        make: |o| Box::new(ranges::calibrate::Calibrate::new(o)),
     },
     PassInfo {
         name: "draw-samples",
@@ -225,17 +198,17 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Float],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(draw_samples::DrawSamples),
+        make: |_| Box::new(ranges::draw_samples::DrawSamples),
     },
     PassInfo {
         name: "propagate-ranges",
         phase: Phase::Float,
         summary: "derives ranges that are still unknown from the inputs' and batch normalization's",
-        options: propagate_ranges::OPTIONS,
+        options: ranges::propagate_ranges::OPTIONS,
         requires: &[Property::Explicit],
         ensures: &[Property::Ranged],
         breaks: &[],
-        make: |o| Box::new(propagate_ranges::PropagateRanges::new(o)),
+        make: |o| Box::new(ranges::propagate_ranges::PropagateRanges::new(o)),
     },
     PassInfo {
         name: "fold-bn",
@@ -245,7 +218,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Float],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(fold_bn::FoldBn),
+        make: |_| Box::new(float::fold_bn::FoldBn),
     },
     PassInfo {
         name: "assign-scales",
@@ -255,17 +228,17 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Float, Property::Ranged],
         ensures: &[Property::Scaled],
         breaks: &[Property::Float, Property::Ranged, Property::Explicit],
-        make: |_| Box::new(assign_scales::AssignScales),
+        make: |_| Box::new(quant::assign_scales::AssignScales),
     },
     PassInfo {
         name: "round-weights",
         phase: Phase::Quant,
         summary: "chooses the integers of weights, and biases with them, by least squares on the samples",
-        options: round_weights::OPTIONS,
+        options: fit::round_weights::OPTIONS,
         requires: &[Property::Scaled],
         ensures: &[],
         breaks: &[],
-        make: |o| Box::new(round_weights::RoundWeights::new(o)),
+        make: |o| Box::new(fit::round_weights::RoundWeights::new(o)),
     },
     PassInfo {
         name: "correct-bias",
@@ -275,7 +248,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Scaled],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(correct_bias::CorrectBias),
+        make: |_| Box::new(fit::correct_bias::CorrectBias),
     },
     PassInfo {
         name: "insert-qdq",
@@ -285,7 +258,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Scaled],
         ensures: &[Property::Explicit],
         breaks: &[Property::Scaled, Property::Quantized, Property::Ranged],
-        make: |_| Box::new(insert_qdq::InsertQdq),
+        make: |_| Box::new(quant::insert_qdq::InsertQdq),
     },
     PassInfo {
         name: "adopt-qdq",
@@ -295,7 +268,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Explicit],
         ensures: &[],
         breaks: &[Property::Float, Property::Ranged],
-        make: |_| Box::new(adopt_qdq::AdoptQdq),
+        make: |_| Box::new(quant::adopt_qdq::AdoptQdq),
     },
     PassInfo {
         name: "scale-rest",
@@ -305,7 +278,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Explicit, Property::Ranged],
         ensures: &[],
         breaks: &[Property::Ranged],
-        make: |_| Box::new(scale_rest::ScaleRest),
+        make: |_| Box::new(quant::scale_rest::ScaleRest),
     },
     PassInfo {
         name: "cancel-qdq",
@@ -315,7 +288,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Explicit],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(cancel_qdq::CancelQdq),
+        make: |_| Box::new(quant::cancel_qdq::CancelQdq),
     },
     PassInfo {
         name: "fuse",
@@ -325,7 +298,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Explicit],
         ensures: &[Property::Quantized],
         breaks: &[Property::Explicit],
-        make: |o| Box::new(fuse::Fuse::new(o)),
+        make: |o| Box::new(quant::fuse::Fuse::new(o)),
     },
     PassInfo {
         name: "lower-to-int",
@@ -335,7 +308,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Quantized],
         ensures: &[Property::Integer],
         breaks: &[Property::Quantized],
-        make: |o| Box::new(lower_to_int::LowerToInt::new(o)),
+        make: |o| Box::new(int::lower_to_int::LowerToInt::new(o)),
     },
     PassInfo {
         name: "lower-to-dynamic",
@@ -345,7 +318,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Float],
         ensures: &[Property::Integer],
         breaks: &[Property::Float, Property::Ranged, Property::Explicit],
-        make: |_| Box::new(lower_to_dynamic::LowerToDynamic),
+        make: |_| Box::new(int::lower_to_dynamic::LowerToDynamic),
     },
     PassInfo {
         name: "layout",
@@ -355,7 +328,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Integer],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(layout::Layout),
+        make: |_| Box::new(int::layout::Layout),
     },
     PassInfo {
         name: "merge-requant",
@@ -365,7 +338,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Integer],
         ensures: &[],
         breaks: &[],
-        make: |o| Box::new(merge_requant::MergeRequant::new(o)),
+        make: |o| Box::new(int::merge_requant::MergeRequant::new(o)),
     },
     PassInfo {
         name: "fuse-epilogue",
@@ -375,7 +348,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Integer],
         ensures: &[],
         breaks: &[],
-        make: |o| Box::new(fuse_epilogue::FuseEpilogue::new(o)),
+        make: |o| Box::new(int::fuse_epilogue::FuseEpilogue::new(o)),
     },
     PassInfo {
         name: "prove-accumulators",
@@ -385,7 +358,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[Property::Integer],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(prove_accumulators::ProveAccumulators),
+        make: |_| Box::new(int::prove_accumulators::ProveAccumulators),
     },
     PassInfo {
         name: "check-integer-only",
@@ -395,7 +368,7 @@ pub static PASSES: &[PassInfo] = &[
         requires: &[],
         ensures: &[Property::Integer],
         breaks: &[],
-        make: |_| Box::new(check_integer_only::CheckIntegerOnly),
+        make: |_| Box::new(int::check_integer_only::CheckIntegerOnly),
     },
 ];
 

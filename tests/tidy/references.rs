@@ -12,9 +12,16 @@ use qcc_passes::{PASSES, Property, preset};
 /// How each page begins.
 const NOTE: &str = "<!-- Made from a table by tests/tidy.rs: QCC_BLESS=1 cargo test --test tidy references -->\n";
 
-/// Every page with its text; `read` gives the contents of a file of the tree.
-pub fn pages(read: &dyn Fn(&str) -> String) -> [(&'static str, String); 3] {
-    [("docs/operators.md", operators()), ("docs/passes.md", passes(read)), ("docs/diagnostics.md", diagnostics())]
+/// Folders of `passes/src` in which passes are.
+const PASS_FOLDERS: [&str; 5] = ["float", "ranges", "fit", "quant", "int"];
+
+/// Every page with its text; `read` gives the contents of a file of the tree, `exists` tells whether there is one.
+pub fn pages(read: &dyn Fn(&str) -> String, exists: &dyn Fn(&str) -> bool) -> [(&'static str, String); 3] {
+    [
+        ("docs/operators.md", operators()),
+        ("docs/passes.md", passes(read, exists)),
+        ("docs/diagnostics.md", diagnostics()),
+    ]
 }
 
 /// Text that may stand in the cell of a table.
@@ -89,7 +96,7 @@ fn operators() -> String {
     out
 }
 
-fn passes(read: &dyn Fn(&str) -> String) -> String {
+fn passes(read: &dyn Fn(&str) -> String, exists: &dyn Fn(&str) -> bool) -> String {
     let mut out = format!("{NOTE}# Passes\n\n");
     out += "Rows of `PASSES` in `passes/src/lib.rs`, in the order in which they usually run. A pass can run where what it requires\n\
             holds; the pipeline is checked before anything runs, and the graph after every pass.\n\n\
@@ -105,7 +112,9 @@ fn passes(read: &dyn Fn(&str) -> String) -> String {
         let _ = writeln!(out, "\n`{name}`\n\n```text\n{}\n```", preset(name).unwrap_or_default().replace(", ", ",\n"));
     }
     for p in PASSES {
-        let file = format!("passes/src/{}.rs", p.name.replace('-', "_"));
+        let name = p.name.replace('-', "_");
+        let file = PASS_FOLDERS.map(|folder| format!("passes/src/{folder}/{name}.rs")).into_iter().find(|f| exists(f));
+        let file = file.unwrap_or_else(|| panic!("`{}` has no file {name}.rs in {PASS_FOLDERS:?}", p.name));
         let _ = writeln!(out, "\n## {}\n\nSource: [{file}](../{file})", p.name);
         let list = |title: &str, of: &[Property]| {
             let texts: Vec<_> = of.iter().map(|p| p.text()).collect();

@@ -8,7 +8,7 @@ use qcc::codegen::target::Vectors;
 use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 use qcc::engine;
 use qcc::ir::Range;
-use qcc::passes::precision;
+use qcc::passes::quant::precision;
 use qcc::{
     Calibration, Compiled, Corrections, Error, Method, Mode, Options, RangeTable, Target, load_tuning, save_tuning,
 };

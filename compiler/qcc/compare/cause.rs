@@ -197,7 +197,7 @@ impl Mend {
 pub(crate) fn item(name: &str, side: Side) -> String {
     match side {
         Side::Value => name.to_string(),
-        Side::Weights => format!("{name}{}", qcc_passes::precision::WEIGHTS),
+        Side::Weights => format!("{name}{}", qcc_passes::quant::precision::WEIGHTS),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What of a value those depend on that read it: beyond that nothing is lost, whatever is cut off.
 
 use qcc_ir::{Class, Opcode, Range, Tensor};
-use qcc_passes::telling::moving;
+use qcc_passes::quant::sensitive_range::moving;
 
 use super::{Action, Mixed, Step};
 

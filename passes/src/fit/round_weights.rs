@@ -1,0 +1,283 @@
+//! Chooses the integers of the weights so that a layer's results, not its weights, are as near as can be, measured on the
+//! samples; then its scales and bias, by a line through what each channel gives and should give.
+//!
+//! ```text
+//! %y = nn.conv2d(%x, @w, @b)
+//! // becomes
+//! %y = nn.conv2d(%x, @w.fit, @b.fit)     // w.fit: !quant.uniform<i8<-127:127>:f32:0, {..}>
+//! ```
+//!
+//! With the inputs `x` that the quantized network gives the layer and `H = cov(x, x)`, rounding changes the result of a channel
+//! by a square error, its mean apart, of
+//!
+//! ```text
+//! (w' - w) (H + d I) (w' - w)      d: what the samples do not tell is rounded to the nearest         (1)
+//! ```
+//!
+//! It is lowered by coordinate descent over the integers, from rounding to the nearest: the best step of integer `k`, of
+//! scale `s`, is `round((H (w - w'))[k] / (s H[k][k]))`, and no step is ever up. That is the layer-wise objective of AdaRound
+//! (Nagel et al., ICML 2020, equation 21), without its relaxation. `H` is estimated from places spread evenly over the samples.
+//! Where there are fewer places than weights in a channel, what fits them all fits others worse: rounding to the nearest stays.
+//!
+//! With integers `q` chosen, results `y'` of the quantized channel and `y` of the real one, the scale `s` and the bias `b` become
+//!
+//! ```text
+//! g s, g b + mean(y) - g mean(y'),      g = cov(y, y') / var(y')                                         (2)
+//! ```
+//!
+//! A line that is best for a layer is not always best for the network. So the network is also fitted with `g = 1`, and that stays unless the
+//! gains raise the signal-to-noise ratio of the outputs by `gains` decibels.
+
+use qcc_interp::eval_node;
+use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Opcode, Tensor, Type, Window};
+use rayon::prelude::*;
+
+use crate::fit::correct_bias::set_bias;
+use crate::fit::lockstep::{self, Layer};
+use crate::options::{OptionInfo, OptionKind};
+use crate::quant::insert_qdq::Weights;
+use crate::{Context, Options, Pass};
+
+/// Options of `round-weights`.
+pub const OPTIONS: &[OptionInfo] = &[
+    OptionInfo {
+        name: "damp",
+        default: "1",
+        doc: "d of equation (1), as a share of the mean of the diagonal of H",
+        kind: OptionKind::Number(1e-6, 1e3),
+    },
+    OptionInfo {
+        name: "gains",
+        default: "0.5",
+        doc: "decibels at the outputs that the gains of equation (2) must bring on the samples to be kept",
+        kind: OptionKind::Number(-200.0, 200.0),
+    },
+];
+
+/// Places a layer's statistics are taken from, for each weight of a channel and at least.
+const PLACES: (usize, usize) = (3, 4096);
+
+/// Most weights of a channel: `H` of more would take more than 256 MiB.
+const MOST_WEIGHTS: usize = 8192;
+
+/// Times that the descent passes over all integers.
+const SWEEPS: usize = 4;
+
+/// Most steps by which an integer moves away from rounding to the nearest.
+const REACH: i32 = 2;
+
+/// The pass `round-weights`.
+pub struct RoundWeights {
+    damp: f64,
+    gains: f64,
+}
+
+impl RoundWeights {
+    /// The pass with its options.
+    pub fn new(options: &Options) -> RoundWeights {
+        RoundWeights { damp: options.number("damp").unwrap_or(1.0), gains: options.number("gains").unwrap_or(0.5) }
+    }
+}
+
+impl Pass for RoundWeights {
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
+        if cx.samples.as_ref().is_none_or(|s| s.is_empty()) {
+            edit.remark("nothing rounded: there are no samples");
+            return Ok(());
+        }
+        let walk = |gains: bool| lockstep::run(edit.graph(), cx, gains, &|layer: &Layer| self.round(layer));
+        let (plain, gained) = (walk(false)?, walk(true)?);
+        edit.remark(format!("{:.2} dB with gains, {:.2} dB without", gained.sqnr, plain.sqnr));
+        // Not a number where neither has any noise, as where no output is real: then nothing is gained.
+        let chosen = if gained.sqnr - plain.sqnr >= self.gains { gained } else { plain };
+        for layer in chosen.fitted {
+            let g = edit.graph();
+            let w = g.operands(layer.node)[1];
+            let (name, label) = (format!("{}.fit", g.name_of(w)), g.name_of(g.result(layer.node)).to_string());
+            if edit.begin(format!("round-weights: %{label}")) {
+                let w = edit.add_typed_const(&name, layer.weights.codes, Elem::Uniform(layer.weights.uniform));
+                edit.set_operand(layer.node, 1, w);
+                set_bias(edit, layer.node, layer.bias);
+            }
+        }
+        edit.remove_dead();
+        Ok(())
+    }
+}
+
+impl RoundWeights {
+    fn round(&self, layer: &Layer) -> Result<Weights, Diag> {
+        let tensor = layer.weights.as_ref();
+        let w = tensor.as_f32().unwrap_or_default();
+        let scales = &layer.rounded.uniform.scales;
+        let outputs = scales.len();
+        let depth = w.len() / outputs.max(1);
+        let groups = groups(layer);
+        // Weights of 16 bits are rounded to the nearest.
+        let Some(start) = layer.rounded.codes.as_i8() else { return Ok(layer.rounded.clone()) };
+        if depth == 0 || groups == 0 || !outputs.is_multiple_of(groups) {
+            return Ok(layer.rounded.clone());
+        }
+        let per_group = outputs / groups;
+        let places = Places::new(layer, depth);
+        if places.count() < depth || depth > MOST_WEIGHTS {
+            return Ok(layer.rounded.clone());
+        }
+        let one = |group: usize| -> Result<Vec<i8>, Diag> {
+            let mut x = places.gather(layer, group, depth);
+            centre(&mut x, places.count());
+            let h = product(&x, &x, places.count())?;
+            let mean = (0..depth).map(|k| f64::from(h[k * depth + k])).sum::<f64>() / depth as f64;
+            let damp = (self.damp * mean) as f32;
+            let rows = group * per_group..(group + 1) * per_group;
+            let parts: Vec<Vec<i8>> = rows
+                .into_par_iter()
+                .map(|o| {
+                    let row = o * depth..(o + 1) * depth;
+                    descend(&h, &w[row.clone()], &start[row], scales[o], damp)
+                })
+                .collect();
+            Ok(parts.concat())
+        };
+        let parts: Vec<Vec<i8>> = (0..groups).into_par_iter().map(one).collect::<Result<_, Diag>>()?;
+        let codes = Tensor::new(&tensor.dims, Data::I8(parts.concat()));
+        Ok(Weights { codes, uniform: layer.rounded.uniform.clone() })
+    }
+}
+
+fn groups(layer: &Layer) -> usize {
+    let node = layer.graph.node(layer.node);
+    if node.op == Opcode::Conv2d { usize::try_from(node.attrs.int("groups")).unwrap_or(1) } else { 1 }
+}
+
+/// Coordinate descent on one channel; `h` is `[depth, depth]`.
+fn descend(h: &[f32], w: &[f32], start: &[i8], scale: f32, damp: f32) -> Vec<i8> {
+    let depth = w.len();
+    let mut codes: Vec<i32> = start.iter().map(|&q| i32::from(q)).collect();
+    // Half the slope of (1), downwards.
+    let mut slope = vec![0.0f32; depth];
+    for (k, (&q, &w)) in codes.iter().zip(w).enumerate() {
+        let error = w - q as f32 * scale;
+        slope.iter_mut().zip(&h[k * depth..(k + 1) * depth]).for_each(|(s, h)| *s += h * error);
+        slope[k] += damp * error;
+    }
+    for _ in 0..SWEEPS {
+        let mut moved = false;
+        for k in 0..depth {
+            let curvature = (h[k * depth + k] + damp) * scale;
+            let best = if curvature > 0.0 { (slope[k] / curvature).round() as i32 } else { 0 };
+            let near = (i32::from(start[k]) - REACH).max(-127)..=(i32::from(start[k]) + REACH).min(127);
+            let to = codes[k].saturating_add(best).clamp(*near.start(), *near.end());
+            if to == codes[k] {
+                continue;
+            }
+            let step = (to - codes[k]) as f32 * scale;
+            codes[k] = to;
+            moved = true;
+            slope.iter_mut().zip(&h[k * depth..(k + 1) * depth]).for_each(|(s, h)| *s -= h * step);
+            slope[k] -= damp * step;
+        }
+        if !moved {
+            break;
+        }
+    }
+    codes.into_iter().map(|q| q as i8).collect()
+}
+
+/// Subtracts the mean of each row of `count` elements.
+fn centre(rows: &mut [f32], count: usize) {
+    rows.par_chunks_mut(count.max(1)).for_each(|row| {
+        let mean = (row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64) as f32;
+        row.iter_mut().for_each(|x| *x -= mean);
+    });
+}
+
+/// `a b^T` of matrices whose rows have `count` elements, in parts of rows of `a`.
+fn product(a: &[f32], b: &[f32], count: usize) -> Result<Vec<f32>, Diag> {
+    let rows = b.len() / count.max(1);
+    let b = Tensor::f32(&[rows, count], b.to_vec());
+    let b_type = b.plain_type();
+    let part = |a: &[f32]| {
+        let a = Tensor::f32(&[a.len() / count, count], a.to_vec());
+        let result = Type::f32(&[a.dims[0], rows]);
+        let product =
+            eval_node(Opcode::Linear, &Attrs::new(Opcode::Linear), &[(&a, &a.plain_type()), (&b, &b_type)], &result)?;
+        Ok(product.as_f32().unwrap_or_default().to_vec())
+    };
+    const ROWS: usize = 256;
+    let parts: Vec<Vec<f32>> = a.par_chunks(ROWS * count.max(1)).map(part).collect::<Result<_, Diag>>()?;
+    Ok(parts.concat())
+}
+
+/// Positions of a layer's result: sample, and index among the positions of its channels.
+struct Places {
+    at: Vec<(usize, usize)>,
+    sight: Option<Sight>,
+}
+
+/// What a convolution sees from a position.
+struct Sight {
+    window: Window,
+    /// Height and width of the result.
+    output: [usize; 2],
+    /// Input channels of a group.
+    per_group: usize,
+}
+
+impl Places {
+    fn new(layer: &Layer, depth: usize) -> Places {
+        let per_sample = positions(layer);
+        let all = per_sample * layer.targets.len();
+        let count = (PLACES.0 * depth).max(PLACES.1).min(all);
+        let at = (0..count).map(|i| i * all / count).map(|i| (i / per_sample, i % per_sample));
+        // A linear layer's tensors may have four dimensions too, but its weights have two.
+        let sight = match (&layer.weights.dims[..], &layer.targets[0].dims[..]) {
+            (&[_, per_group, kh, kw], &[_, _, oh, ow]) => {
+                let window = Window::conv(&layer.graph.node(layer.node).attrs, [kh, kw]);
+                Some(Sight { window, output: [oh, ow], per_group })
+            }
+            _ => None,
+        };
+        Places { at: at.collect(), sight }
+    }
+
+    fn count(&self) -> usize {
+        self.at.len()
+    }
+
+    /// What the weights of a group are multiplied with, `[depth, places]`.
+    fn gather(&self, layer: &Layer, group: usize, depth: usize) -> Vec<f32> {
+        let count = self.count();
+        let mut x = vec![0.0f32; depth * count];
+        x.par_chunks_mut(count.max(1)).enumerate().for_each(|(k, row)| {
+            for (value, &(sample, place)) in row.iter_mut().zip(&self.at) {
+                *value = element(self.sight.as_ref(), &layer.inputs[sample], group, k, place);
+            }
+        });
+        x
+    }
+}
+
+/// Positions of a layer's result in one sample: of the whole batch, and of all places of an image.
+fn positions(layer: &Layer) -> usize {
+    let channels = layer.weights.dims.first().copied().unwrap_or(1);
+    layer.targets[0].data.len() / channels.max(1)
+}
+
+/// What weight `k` of a group is multiplied with at a place; zero in the padding.
+fn element(sight: Option<&Sight>, x: &Tensor, group: usize, k: usize, place: usize) -> f32 {
+    let data = x.as_f32().unwrap_or_default();
+    let (&[_, channels, h, w], Some(sight)) = (&x.dims[..], sight) else {
+        return data[place * x.dims.last().copied().unwrap_or(1) + k];
+    };
+    let (window, [oh, ow], [kh, kw]) = (&sight.window, sight.output, sight.window.kernel);
+    let (n, oy, ox) = (place / (oh * ow), place / ow % oh, place % ow);
+    let (c, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
+    let along = |d: usize, o: usize, k: usize, extent: usize| {
+        (o * window.strides[d] + k * window.dilations[d]).checked_sub(window.pads[d]).filter(|&i| i < extent)
+    };
+    match (along(0, oy, ky, h), along(1, ox, kx, w)) {
+        (Some(y), Some(z)) => data[((n * channels + group * sight.per_group + c) * h + y) * w + z],
+        _ => 0.0,
+    }
+}

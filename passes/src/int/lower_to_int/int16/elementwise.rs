@@ -1,0 +1,150 @@
+//! Functions of one value and of two at the same position.
+
+use qcc_ir::ops::Binary;
+use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId};
+use qcc_num::wide;
+
+use super::{Rule, one};
+use crate::float::fold_bn;
+use crate::int::lower_to_int::{Lower, elementwise};
+use crate::quant::quantize;
+use crate::rewrite::{floats, scalar};
+
+/// Weight of the greater operand of a sum.
+const SUM_UNIT: f64 = (1u32 << 23) as f64;
+
+impl Lower<'_, '_> {
+    /// A rectifier or clip: it keeps the order of numbers, so that it clamps codes.
+    pub(super) fn wide_clamp(&mut self) -> Result<ValueId, Diag> {
+        let to = self.quantization(self.y)?;
+        let (least, greatest) = match self.op() {
+            Opcode::Relu => (0.0, f32::MAX),
+            _ => (self.attrs().float("min"), self.attrs().float("max")),
+        };
+        let bound = |x: f32| i64::from(quantize::code(x, &to));
+        self.convert(self.operand(0), Some((bound(least), bound(greatest))))
+    }
+
+    /// Any function of one value.
+    pub(super) fn wide_table(&mut self, x: ValueId, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
+        let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
+        let least = from.storage.min() as i32;
+        let codes: Vec<f32> = (0..1i32 << from.storage.bits()).map(|q| f(quantize::real(q + least, &from))).collect();
+        let table = quantize::tensor(&[codes.len()], &codes, &to);
+        let table = self.constant("table", table);
+        let dims = self.dims(x);
+        Ok(self.emit_result(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut), "", &dims))
+    }
+
+    /// Quotients, extremes, powers and slopes with one constant.
+    pub(super) fn wide_function(&mut self, kind: Binary) -> Result<ValueId, Diag> {
+        let operands = [self.operand(0), self.operand(1)];
+        let f = elementwise::function(kind);
+        match operands.map(|v| scalar(self.g(), v)) {
+            [None, Some(c)] if self.dims(operands[0]) == self.dims(self.y) => self.wide_table(operands[0], |x| f(x, c)),
+            [Some(c), None] if self.dims(operands[1]) == self.dims(self.y) => self.wide_table(operands[1], |x| f(c, x)),
+            _ => Err(self.no_form("it is a function of two values, of which one has 16 bits")),
+        }
+    }
+
+    /// The operand that is a constant of real numbers, its elements, and the other one.
+    fn constant_operand(&self) -> Result<Option<(usize, Tensor, ValueId)>, Diag> {
+        let operands = [self.operand(0), self.operand(1)];
+        let Some(at) = operands.iter().position(|&v| floats(self.g(), v).is_some()) else { return Ok(None) };
+        let Some((tensor, data)) = floats(self.g(), operands[at]) else { return Ok(None) };
+        if data.iter().any(|x| !x.is_finite()) {
+            return Err(self.no_form("a constant is not finite"));
+        }
+        Ok(Some((at, tensor.clone(), operands[1 - at])))
+    }
+
+    pub(super) fn wide_sum(&mut self, kind: Binary) -> Result<ValueId, Diag> {
+        let to = self.quantization(self.y)?;
+        let sign = |i: usize| if kind == Binary::Sub && i == 1 { -1.0 } else { 1.0 };
+        let dims = self.dims(self.y);
+        if let Some((at, c, x)) = self.constant_operand()? {
+            let from = self.quantization(x)?;
+            let term = |c: &f32| wide::offset(to.zero_point(), sign(at) * f64::from(*c) / f64::from(to.scale()));
+            let offsets = c.as_f32().unwrap_or_default().iter().map(term).collect();
+            let rule = Rule {
+                bias: one(-from.zero_point()),
+                mult: one(self.multiplier(sign(1 - at) * self.factor(&[from.scale()], to.scale()))?),
+                offset: Tensor::new(&c.dims, Data::I64(offsets)),
+            };
+            // A constant may have more elements than what it is added to.
+            if self.dims(x) == dims {
+                return self.combine(&[(x, 1)], rule, None, "", &dims);
+            }
+        }
+        let (a, b) = (self.wide_operand(0)?, self.wide_operand(1)?);
+        let (ta, tb) = (self.quantization(a)?, self.quantization(b)?);
+        let greater = f64::from(ta.scale()).max(f64::from(tb.scale()));
+        let factor = |u: &Uniform| (f64::from(u.scale()) / greater * SUM_UNIT).round() as i64;
+        let (ka, kb) = (factor(&ta), factor(&tb) * if kind == Binary::Sub { -1 } else { 1 });
+        let rule = Rule {
+            bias: one(-(ka * ta.zero_point() + kb * tb.zero_point())),
+            mult: one(self.multiplier(greater / f64::from(to.scale()) / SUM_UNIT)?),
+            offset: one(wide::offset(to.zero_point(), 0.0)),
+        };
+        self.combine(&[(a, ka), (b, kb)], rule, None, "", &dims)
+    }
+
+    /// The operand; a float constant becomes one of 16 bits.
+    fn wide_operand(&mut self, i: usize) -> Result<ValueId, Diag> {
+        let v = self.operand(i);
+        let Some((tensor, data)) = floats(self.g(), v) else { return Ok(v) };
+        let (min, max) = data.iter().fold((0.0f32, 0.0f32), |(lo, hi), &x| (lo.min(x), hi.max(x)));
+        let uniform = Uniform::i16_for(qcc_ir::Range { min, max });
+        let codes = quantize::tensor(&tensor.dims, data, &uniform);
+        let name = format!("{}.q", self.g().name_of(v));
+        Ok(self.edit.add_typed_const(&name, codes, Elem::Uniform(uniform.into())))
+    }
+
+    pub(super) fn wide_product(&mut self) -> Result<ValueId, Diag> {
+        let to = self.quantization(self.y)?;
+        let dims = self.dims(self.y);
+        if let Some((_, c, x)) = self.constant_operand()?
+            && self.dims(x) == dims
+        {
+            let from = self.quantization(x)?;
+            let unit = f64::from(from.scale()) / f64::from(to.scale());
+            let factors = c.as_f32().unwrap_or_default().iter().map(|&c| self.multiplier(f64::from(c) * unit));
+            let rule = Rule {
+                bias: one(-from.zero_point()),
+                mult: Tensor::new(&c.dims, Data::I64(factors.collect::<Result<_, _>>()?)),
+                offset: one(wide::offset(to.zero_point(), 0.0)),
+            };
+            return self.combine(&[(x, 1)], rule, None, "", &dims);
+        }
+        let (a, b) = (self.wide_operand(0)?, self.wide_operand(1)?);
+        let (ta, tb) = (self.quantization(a)?, self.quantization(b)?);
+        let attrs = Attrs::new(Opcode::WideMul)
+            .with("zeros", vec![ta.zero_point(), tb.zero_point()])
+            .with("mult", self.multiplier(self.factor(&[ta.scale(), tb.scale()], to.scale()))?)
+            .with("offset", wide::offset(to.zero_point(), 0.0))
+            .with("lo", to.min)
+            .with("hi", to.max)
+            .with("bits", i64::from(to.storage.bits()));
+        let elem = self.g().ty(self.y).elem.clone();
+        Ok(self.emit(Opcode::WideMul, &[a, b], attrs, "", &dims, elem))
+    }
+
+    /// `a[c] x + b[c]` with one rounding.
+    pub(super) fn wide_batch_norm(&mut self) -> Result<ValueId, Diag> {
+        let (a, b) =
+            fold_bn::affine(self.g(), self.n).ok_or_else(|| self.no_form("its parameters are not constant"))?;
+        let x = self.operand(0);
+        let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
+        let (sx, sy) = (f64::from(from.scale()), f64::from(to.scale()));
+        let mult = a.iter().map(|a| self.multiplier(a * sx / sy)).collect::<Result<Vec<_>, _>>()?;
+        let offset = b.iter().map(|b| wide::offset(to.zero_point(), b / sy)).collect::<Vec<_>>();
+        let dims = self.dims(x);
+        let channels: Vec<usize> = (0..dims.len()).map(|i| if i == 1 { dims[i] } else { 1 }).collect();
+        let rule = Rule {
+            bias: one(-from.zero_point()),
+            mult: Tensor::new(&channels, Data::I64(mult)),
+            offset: Tensor::new(&channels, Data::I64(offset)),
+        };
+        self.combine(&[(x, 1)], rule, None, "", &dims)
+    }
+}

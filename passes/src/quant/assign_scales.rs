@@ -1,0 +1,425 @@
+//! Turns ranges into scales and zero points: `u8`, asymmetric, per tensor (Jacob et al. 2018, section 2.1), or `i16` for what is
+//! to have 16 bits (`precision`).
+//!
+//! ```text
+//! %conv = nn.conv2d(%x, @w, @b) : tensor<1x8x4x4x!quant.calibrated<f32<-2.0:3.0>>>
+//! %relu = nn.relu(%conv)        : tensor<1x8x4x4x!quant.calibrated<f32<0.0:3.0>>>
+//! // becomes
+//! %conv = nn.conv2d(%x, @w, @b) : tensor<1x8x4x4x!quant.uniform<u8:f32, 0.0117647061>>
+//! %relu = nn.relu(%conv)        : tensor<1x8x4x4x!quant.uniform<u8:f32, 0.0117647061>>
+//! ```
+//!
+//! Values share one type where that saves work:
+//! - the result of data movement or of a maximum has its operand's type: nothing is computed;
+//! - what only a rectifier or clip reads takes the type of its result: saturation then does the clamping;
+//! - operands of a concat take the type of its result, so that they are written where they belong, if only concats read
+//!   them or they lose one bit at most.
+//!
+//! A shared type covers the ranges of all its values, except of those that are clamped anyway. A concat operand that keeps
+//! its own type gets a `quant.scast`. Functions with a natural range (logistic, softmax, tanh) keep to it, and what only functions
+//! of one value read reaches no further than they depend on it: to -3 for `nn.hard_swish`, whose results are 0 below.
+//!
+//! An output that mixes magnitudes, as a detector's boxes beside its scores, has 16 bits as well, and the arithmetic that ends
+//! in it (`mixed`), unless precisions are given for these values or for all.
+//!
+//! Values share 16 bits as they share a type; into a concat of another precision, or an operator that knows 8 bits only, a value
+//! goes through a `quant.scast`. A type of 16 bits covers twice what was seen: it has codes to spare, and a method that clips for
+//! the sake of finer codes (`mse`, `percentile`), or an input beyond all samples, would lose more. Weights of 16 bits are quantized here, to `i16` in [-32512, 32512].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use qcc_ir::diag::Code;
+use qcc_ir::ops::{Move, Pool, Reduce};
+use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Uniform, ValueId};
+
+use crate::quant::insert_qdq::fine;
+use crate::quant::mixed::mixed;
+use crate::quant::precision::{Wanted, gives_16, is_16, reads_16};
+use crate::quant::quantize;
+use crate::quant::sensitive_range::telling;
+use crate::ranges::calibrate::activations;
+use crate::rewrite::{floats, origin_of};
+use crate::{Context, Pass, RangeTable, diag_at};
+
+/// Extent below which a range counts as zero: no scale that follows from it could be told from another.
+const LEAST_SPAN: f32 = 1e-12;
+
+/// The pass `assign-scales`.
+pub struct AssignScales;
+
+impl Pass for AssignScales {
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
+        let wanted = Wanted::find(edit.graph(), &cx.precision)?;
+        let mut ties = Ties::new(edit.graph(), &wanted, cx.ranges.as_ref());
+        let mut remarks = ties.refused();
+        remarks.extend(ties.widened());
+        let types = ties.types(true);
+        let narrow: HashMap<ValueId, Arc<Uniform>> = ties.types(false).into_iter().collect();
+        remarks.into_iter().for_each(|r| edit.remark(r));
+        if !edit.begin(format!("assign-scales: {} values", types.len())) {
+            return Ok(());
+        }
+        for (v, uniform) in types {
+            edit.set_elem(v, Elem::Uniform(uniform));
+        }
+        for n in edit.graph().order() {
+            if let Class::Move(_) = edit.graph().op(n).info().class {
+                settle_operands(edit, n);
+            }
+        }
+        let mut faults = Diags::default();
+        for n in edit.graph().order() {
+            narrow_operands(edit, n, &narrow);
+            if matches!(edit.graph().op(n), Opcode::Conv2d | Opcode::Linear)
+                && wanted.weights_16(n)
+                && let Err(message) = fine_weights(edit, n)
+            {
+                faults.0.push(diag_at(edit.graph(), n, Code::NO_INTEGER_FORM, message));
+            }
+        }
+        faults.into_result()?;
+        edit.remove_dead();
+        Ok(())
+    }
+}
+
+/// What an operation cannot read in 16 bits it gets in 8, in the type that the value would have if it were not to have more.
+fn narrow_operands(edit: &mut Edit, n: NodeId, types: &HashMap<ValueId, Arc<Uniform>>) {
+    for (i, v) in edit.graph().operands(n).into_iter().enumerate() {
+        let g = edit.graph();
+        let Some(narrow) = types.get(&v).filter(|_| is_16(g, v) && !reads_16(g, n, i)) else { continue };
+        let remark = format!("%{} is read in 8 bits: `{}` has no form of 16", g.name_of(v), g.op(n).name());
+        let (name, ty, origin) =
+            (format!("{}.s", g.name_of(v)), g.ty(v).with_elem(Elem::Uniform(narrow.clone())), origin_of(g, v));
+        edit.remark(remark);
+        let narrow = edit.add(Opcode::SCast, &[v], Attrs::new(Opcode::SCast), &name, ty, origin);
+        edit.set_operand(n, i, narrow);
+    }
+}
+
+/// The weights of a layer in 16 bits.
+fn fine_weights(edit: &mut Edit, n: NodeId) -> Result<(), String> {
+    let g = edit.graph();
+    let scale = |v: ValueId| g.ty(v).uniform().map_or(1.0, |u| f64::from(u.scale()));
+    let operands = g.operands(n);
+    let Some((tensor, w)) = floats(g, operands[1]) else { return Ok(()) };
+    let weights = fine(tensor, w, scale(operands[0]), scale(g.result(n)))?;
+    let name = format!("{}.q", g.name_of(operands[1]));
+    let w = edit.add_typed_const(&name, weights.codes, Elem::Uniform(weights.uniform));
+    edit.set_operand(n, 1, w);
+    Ok(())
+}
+
+/// Operands of data movement get the type of the result: constants are quantized, others rescaled.
+fn settle_operands(edit: &mut Edit, n: NodeId) {
+    let y = edit.graph().result(n);
+    let Elem::Uniform(to) = edit.graph().ty(y).elem.clone() else { return };
+    for (i, v) in edit.graph().operands(n).into_iter().enumerate() {
+        let g = edit.graph();
+        let name = g.name_of(v).to_string();
+        let settled = match (floats(g, v), &g.ty(v).elem) {
+            (Some((tensor, data)), _) => {
+                let tensor = quantize::tensor(&tensor.dims, data, &to);
+                edit.add_typed_const(&format!("{name}.q"), tensor, Elem::Uniform(to.clone()))
+            }
+            (None, Elem::Uniform(from)) if *from != to => {
+                // Readers that want the same type share one cast.
+                let known = g.uses(v).into_iter().find_map(|(n, _)| {
+                    let y = g.result(n);
+                    (g.op(n) == Opcode::SCast && g.ty(y).elem == Elem::Uniform(to.clone())).then_some(y)
+                });
+                if let Some(known) = known {
+                    edit.set_operand(n, i, known);
+                    continue;
+                }
+                let ty = g.ty(v).with_elem(Elem::Uniform(to.clone()));
+                let origin = g.node(n).origin.clone();
+                edit.add(Opcode::SCast, &[v], Attrs::new(Opcode::SCast), &format!("{name}.s"), ty, origin)
+            }
+            _ => continue,
+        };
+        edit.set_operand(n, i, settled);
+    }
+}
+
+/// Which values share a type: a forest of sets.
+struct Ties<'g> {
+    g: &'g Graph,
+    values: Vec<ValueId>,
+    place: HashMap<ValueId, usize>,
+    parent: Vec<usize>,
+    /// Of the values: which are to have 16 bits, as far as can be seen from them alone.
+    wanted: Vec<bool>,
+    /// Of the values: which are to have them only because an output mixes magnitudes. They have no codes to spare.
+    mixed: Vec<bool>,
+    /// Of the roots: what its set has.
+    wide: Vec<bool>,
+    seen: Option<&'g RangeTable>,
+}
+
+impl<'g> Ties<'g> {
+    fn new(g: &'g Graph, wanted: &Wanted, seen: Option<&'g RangeTable>) -> Ties<'g> {
+        let values = activations(g);
+        let place = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
+        let parent = (0..values.len()).collect();
+        let of_mixed = mixed(g);
+        let mixed: Vec<bool> = values.iter().map(|v| of_mixed.contains(v) && !wanted.says(*v)).collect();
+        let wanted = values.iter().zip(&mixed).map(|(&v, &mixed)| wanted.value_16(v) || mixed).collect();
+        let mut ties = Ties { g, values, place, parent, wanted, mixed, wide: Vec::new(), seen };
+        // What would bring different precisions together comes when they are known.
+        let mut loose = Vec::new();
+        for n in g.order() {
+            ties.tie_node(n, &mut loose);
+        }
+        ties.wide = vec![false; ties.values.len()];
+        for i in 0..ties.values.len() {
+            let root = ties.root(i);
+            ties.wide[root] |= ties.wanted[i];
+        }
+        for i in 0..ties.values.len() {
+            if ties.cannot(i) {
+                let root = ties.root(i);
+                ties.wide[root] = false;
+            }
+        }
+        for (a, b) in loose {
+            let [i, j] = [a, b].map(|v| ties.place.get(&v).copied().map(|i| ties.root(i)));
+            if i.zip(j).is_some_and(|(i, j)| ties.wide[i] == ties.wide[j]) {
+                ties.tie(a, b);
+            }
+        }
+        ties
+    }
+
+    /// True if value `i` comes from an operation that has no result of 16 bits.
+    fn cannot(&self, i: usize) -> bool {
+        self.g.producer(self.values[i]).is_some_and(|n| !gives_16(self.g, n))
+    }
+
+    /// Remarks on what was to have 16 bits and has 8.
+    fn refused(&mut self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        for i in 0..self.values.len() {
+            let root = self.root(i);
+            if self.wanted[i] && !self.wide[root] {
+                let because = (0..self.values.len()).find(|&j| self.cannot(j) && self.root(j) == root);
+                let op = because.and_then(|j| self.g.producer(self.values[j])).map_or("", |n| self.g.op(n).name());
+                let name = self.g.name_of(self.values[i]);
+                remarks.push(format!("%{name} keeps 8 bits: `{op}` has no result of 16"));
+            }
+        }
+        remarks
+    }
+
+    /// Remarks on outputs that have 16 bits without being asked to.
+    fn widened(&mut self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        for &y in self.g.outputs() {
+            let Some(&i) = self.place.get(&y) else { continue };
+            let root = self.root(i);
+            if self.mixed[i] && self.wide[root] {
+                let name = self.g.name_of(y);
+                remarks.push(format!("%{name} has 16 bits: the extents of its parts differ too much for 8"));
+            }
+        }
+        remarks
+    }
+
+    fn root(&mut self, mut i: usize) -> usize {
+        while self.parent[i] != i {
+            self.parent[i] = self.parent[self.parent[i]];
+            i = self.parent[i];
+        }
+        i
+    }
+
+    fn tie(&mut self, a: ValueId, b: ValueId) {
+        if let (Some(&a), Some(&b)) = (self.place.get(&a), self.place.get(&b)) {
+            let (a, b) = (self.root(a), self.root(b));
+            self.parent[a.max(b)] = a.min(b);
+        }
+    }
+
+    fn tie_node(&mut self, n: NodeId, loose: &mut Vec<(ValueId, ValueId)>) {
+        let g = self.g;
+        let y = g.result(n);
+        let operands = g.operands(n);
+        if selects(g.op(n)) {
+            match g.op(n) {
+                Opcode::Concat => loose.extend(operands.into_iter().filter(|&v| into_concat(g, v, y)).map(|v| (v, y))),
+                // What is chosen from may be a constant, which takes any type.
+                Opcode::Where => loose.extend(operands[..2].iter().map(|&v| (v, y))),
+                _ if !gives_16(g, n) => loose.push((operands[0], y)),
+                _ => self.tie(operands[0], y),
+            }
+        } else if clamps(g.op(n)) && operands.iter().all(|&v| g.only_user(v).is_some() && is_free(g, v)) {
+            self.tie(operands[0], y);
+        }
+    }
+
+    /// The type of each value, or what it would be in 8 bits.
+    fn types(&mut self, precise: bool) -> Vec<(ValueId, Arc<Uniform>)> {
+        let mut ranges: HashMap<usize, Range> = HashMap::new();
+        for (i, v) in self.values.clone().into_iter().enumerate() {
+            let root = self.root(i);
+            let wide = precise && self.wide[root];
+            let wanted = Extent { seen: self.seen, wide, room: wide && !self.mixed[i] };
+            if let Some(range) = needed(self.g, v, wanted) {
+                ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
+            }
+        }
+        let uniform = |root: usize, range: Range| match precise && self.wide[root] {
+            true => Uniform::i16_for(workable(range)),
+            false => Uniform::u8_for(workable(range)),
+        };
+        let types: HashMap<usize, Arc<Uniform>> =
+            ranges.into_iter().map(|(root, range)| (root, Arc::new(uniform(root, range)))).collect();
+        let values = self.values.clone().into_iter().enumerate();
+        values.filter_map(|(i, v)| Some((v, types.get(&self.root(i))?.clone()))).collect()
+    }
+}
+
+/// A range with an extent: that of a value which was never seen to differ from zero is made up.
+pub(crate) fn workable(range: Range) -> Range {
+    let zero = range.with_zero();
+    if zero.max - zero.min < LEAST_SPAN { Range { min: 0.0, max: 1.0 } } else { range }
+}
+
+/// Operators whose results are some of the operand's elements.
+pub fn selects(op: Opcode) -> bool {
+    match op.info().class {
+        Class::Move(Move::Cast | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex) => false,
+        Class::Move(_) | Class::Pool(Pool::Max) | Class::Reduce(Reduce::Max | Reduce::Min) => true,
+        _ => false,
+    }
+}
+
+/// Operators that clamp their operand.
+pub fn clamps(op: Opcode) -> bool {
+    matches!(op, Opcode::Relu | Opcode::Clip)
+}
+
+/// True if the producer can give `v` any type: it computes, or moves what has no other use and can itself have any type.
+fn is_free(g: &Graph, v: ValueId) -> bool {
+    let Some(n) = g.producer(v).filter(|_| !g.is_output(v)) else { return false };
+    let all_free = |operands: Vec<ValueId>| operands.iter().all(|&x| g.only_user(x).is_some() && is_free(g, x));
+    match g.op(n) {
+        // Its scale is fixed by its integer form.
+        Opcode::Softmax => false,
+        Opcode::Gather | Opcode::Concat | Opcode::Where => false,
+        op if selects(op) => all_free(g.operands(n)),
+        _ => true,
+    }
+}
+
+/// True if operand `v` of a concat with result `y` is to take its type: it can have any type, and goes into concats only or
+/// loses no more than one bit to the greater range.
+fn into_concat(g: &Graph, v: ValueId, y: ValueId) -> bool {
+    let only_concats = g.uses(v).iter().all(|&(n, _)| g.op(n) == Opcode::Concat);
+    let of_concat = g.producer(v).is_some_and(|n| g.op(n) == Opcode::Concat) && !g.is_output(v);
+    (only_concats || span(g, v) * 2.0 >= span(g, y)) && (is_free(g, v) || of_concat)
+}
+
+/// Extent of the range of a value.
+pub(crate) fn span(g: &Graph, v: ValueId) -> f32 {
+    if let Elem::Calibrated(range) = g.ty(v).elem { span_of(range) } else { 0.0 }
+}
+
+fn span_of(range: Range) -> f32 {
+    let range = range.with_zero();
+    range.max - range.min
+}
+
+/// What lies this far below the greatest argument of a softmax vanishes: `exp(-24)` is below 2^-34. Codes of 8 bits are too few
+/// to tell it apart; those of 16 bits also serve samples whose greatest argument is far below that of others.
+const SOFTMAX_SPAN: f32 = 24.0;
+
+/// How much further than what was seen a type of 16 bits reaches: it has a bit to spare, and other inputs have other ranges.
+const ROOM: f32 = 2.0;
+
+/// The range that a value of 16 bits is to cover, from the one that one of 8 bits is.
+fn roomy(g: &Graph, v: ValueId, range: Range, table: Option<&RangeTable>) -> Range {
+    let seen = table.and_then(|table| table.values.get(g.name_of(v))).and_then(|e| e.seen_min.zip(e.seen_max));
+    let seen = seen.map(|(min, max)| Range { min, max }).filter(|r| r.is_valid());
+    let range = seen.map_or(range, |seen| range.union(seen)).with_zero();
+    let (mut least, mut greatest) = (f32::MIN, f32::MAX);
+    if let Some(n) = g.producer(v) {
+        match g.op(n) {
+            Opcode::Relu => least = 0.0,
+            Opcode::Clip => (least, greatest) = (g.node(n).attrs.float("min"), g.node(n).attrs.float("max")),
+            _ => {}
+        }
+    }
+    let wider = Range { min: (range.min * ROOM).max(least.min(0.0)), max: (range.max * ROOM).min(greatest.max(0.0)) };
+    if wider.is_valid() { wider } else { range }
+}
+
+/// What a range is for.
+#[derive(Clone, Copy)]
+struct Extent<'t> {
+    /// What was seen of values, if there is a table.
+    seen: Option<&'t RangeTable>,
+    /// Whether the type has 16 bits.
+    wide: bool,
+    /// Whether these are to cover more than was seen.
+    room: bool,
+}
+
+impl Extent<'_> {
+    /// Whether the range of `v` is known to come from elsewhere than from samples.
+    fn unseen(self, g: &Graph, v: ValueId) -> bool {
+        let entry = self.seen.and_then(|table| table.values.get(g.name_of(v)));
+        entry.is_some_and(|entry| entry.seen_max.is_none())
+    }
+}
+
+/// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type.
+fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
+    let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
+    if wanted.room {
+        range = roomy(g, v, range, wanted.seen);
+    } else if !wanted.wide && g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
+        let greatest = if wanted.unseen(g, v) { range.max.min(0.0) } else { range.max };
+        range.min = range.min.max(greatest - SOFTMAX_SPAN);
+    }
+    if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))
+        && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather | Opcode::Where))
+    {
+        let y = g.result(n);
+        return if clamps(g.op(n)) { None } else { demand(g, y, wanted) };
+    }
+    produced(g, v, range)
+}
+
+/// The same less what nothing depends on that reads `v`, which 16 bits can afford.
+fn needed(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
+    let range = demand(g, v, wanted)?;
+    let step =
+        |y: ValueId| demand(g, y, Extent { wide: false, room: false, ..wanted }).map(|r| f64::from(span_of(r)) / 255.0);
+    Some(if wanted.wide { range } else { telling(g, v, range, &step) })
+}
+
+/// The range of `v` by what computes it.
+fn produced(g: &Graph, v: ValueId, range: Range) -> Option<Range> {
+    let Some(n) = g.producer(v) else { return Some(range) };
+    Some(match g.op(n) {
+        // Probabilities that only later operators read are as fine as the greatest seen: with hundreds of them a 255th is coarse.
+        Opcode::Softmax if !g.is_output(v) && range.max > 0.0 => Range { min: 0.0, max: range.max.min(1.0) },
+        op if natural_range(op).is_some() => natural_range(op)?,
+        Opcode::Pad => {
+            let value = g.node(n).attrs.float("value");
+            range.union(Range { min: value, max: value })
+        }
+        _ => range,
+    })
+}
+
+/// The range of results of a function that has one by itself.
+pub(crate) fn natural_range(op: Opcode) -> Option<Range> {
+    match op {
+        Opcode::Sigmoid | Opcode::HardSigmoid | Opcode::Softmax => Some(Range { min: 0.0, max: 1.0 }),
+        Opcode::Tanh | Opcode::Erf | Opcode::Softsign => Some(Range { min: -1.0, max: 1.0 }),
+        _ => None,
+    }
+}

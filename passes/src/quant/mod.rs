@@ -1,0 +1,14 @@
+//! Quantized types: scales, casts between real and quantized, and operators that take the casts in.
+
+pub mod adopt_qdq;
+pub mod assign_scales;
+pub mod cancel_qdq;
+pub mod fuse;
+pub mod insert_qdq;
+pub mod precision;
+pub mod scale_rest;
+pub mod sensitive_range;
+
+pub(crate) mod mixed;
+pub(crate) mod quantize;
+pub(crate) mod terms;

@@ -1,0 +1,192 @@
+//! Gives scales to what a quantized model leaves real, and brings its weights and biases into the form of integer layers.
+//!
+//! ```text
+//! %y = nn.linear(%x.dq, %w, @b) : !quant.calibrated<f32<-2.0:3.0>>      // an output that the model does not quantize
+//! // becomes
+//! %y    = nn.linear(%x.dq, %w, %b.dq) : f32                             // b.dq: quant.dcast of i32
+//! %y.q  = quant.qcast(%y)             : !quant.uniform<u8:f32, 0.019607844:102>
+//! %y.dq = quant.dcast(%y.q)           : f32
+//! ```
+//!
+//! A real value that the model quantizes for one reader has that type for all; the rest has its range (from `calibrate` or
+//! `propagate-ranges`). Weights become `i8` with zero point 0: exact where every code less its zero point fits, else the
+//! layer reads the channels concerned twice and the weights are a sum of two (`parameters`). A bias becomes `i32` in units
+//! of the accumulators. Layers whose operand, result or weights have 16 bits take weights of 16 (`lower-to-int` knows how) and a
+//! bias of 64. What an operator has no form of 16 bits for is rounded to 8 before or behind it.
+
+mod parameters;
+
+use std::sync::Arc;
+
+use qcc_ir::diag::Code;
+use qcc_ir::ops::{Dialect, Move};
+use qcc_ir::{Class, Def, Diag, Diags, Edit, Elem, Graph, NodeId, Opcode, Uniform, ValueId};
+
+use crate::quant::adopt_qdq::{add_cast, chains};
+use crate::quant::assign_scales::{clamps, natural_range, selects, workable};
+use crate::quant::precision::{Wanted, gives_16, is_16, narrowed, reads_16};
+use crate::{Context, Pass, diag_at};
+
+/// The pass `scale-rest`.
+pub struct ScaleRest;
+
+impl Pass for ScaleRest {
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
+        let mut faults = Diags::default();
+        for n in edit.graph().order() {
+            moved(edit, n);
+        }
+        let computed = edit.graph().order().into_iter().rev().map(|n| edit.graph().result(n));
+        let values: Vec<ValueId> = computed.chain(edit.graph().inputs().to_vec()).collect();
+        let wanted = Wanted::find(edit.graph(), &cx.precision)?;
+        for v in values {
+            if let Err(diag) = value(edit, v, wanted.value_16(v)) {
+                faults.0.push(diag);
+            }
+        }
+        faults.into_result()?;
+        let mut faults = Diags::default();
+        for n in edit.graph().order() {
+            if matches!(edit.graph().op(n), Opcode::Conv2d | Opcode::Linear)
+                && let Err(message) = parameters::settle(edit, n)
+            {
+                faults.0.push(diag_at(edit.graph(), n, Code::NO_INTEGER_FORM, message));
+            }
+        }
+        faults.into_result()?;
+        for v in edit.graph().values().collect::<Vec<_>>() {
+            if matches!(edit.graph().ty(v).elem, Elem::Calibrated(_)) {
+                edit.set_elem(v, Elem::F32);
+            }
+        }
+        edit.remove_dead();
+        for n in edit.graph().order() {
+            narrow(edit, n);
+        }
+        Ok(())
+    }
+}
+
+/// What an operation cannot read or give in 16 bits it reads or gives in 8 of the same range.
+fn narrow(edit: &mut Edit, n: NodeId) {
+    let g = edit.graph();
+    if g.op(n).info().dialect() == Dialect::Quant {
+        return;
+    }
+    for (i, v) in g.operands(n).into_iter().enumerate() {
+        let g = edit.graph();
+        let cast = g.producer(v).filter(|&p| g.op(p) == Opcode::DCast).map(|p| g.operands(p)[0]);
+        let is_parameter = i > 0 && matches!(g.op(n), Opcode::Conv2d | Opcode::Linear);
+        if let Some(q) = cast.filter(|&q| is_16(g, q) && !is_parameter && !reads_16(g, n, i)) {
+            let in_8_bits = rounded(edit, n, v, q);
+            edit.set_operand(n, i, in_8_bits);
+        }
+    }
+    let g = edit.graph();
+    let y = g.result(n);
+    if gives_16(g, n) {
+        return;
+    }
+    for (caster, _) in g.uses(y) {
+        let g = edit.graph();
+        let q = g.result(caster);
+        if g.op(caster) == Opcode::QCast && is_16(g, q) {
+            let in_8_bits = rounded(edit, n, y, q);
+            edit.set_operand(caster, 0, in_8_bits);
+        }
+    }
+}
+
+/// A real value behind casts to 8 bits and back, of the range of a type of 16.
+fn rounded(edit: &mut Edit, n: NodeId, v: ValueId, like: ValueId) -> ValueId {
+    let g = edit.graph();
+    let Some(narrow) = g.ty(like).uniform().map(|u| narrowed(u)) else { return v };
+    edit.remark(format!("%{} is rounded to 8 bits: `{}` has no form of 16", g.name_of(v), g.op(n).name()));
+    let q = add_cast(edit, Opcode::QCast, v, narrow);
+    add_cast(edit, Opcode::DCast, q, Elem::F32)
+}
+
+/// True if all that becomes of a sum of products are results of functions that the model quantizes: with 8 bits for the argument too,
+/// they would be off by several of its units where a function is steep.
+fn is_argument(g: &Graph, v: ValueId, readers: &[(NodeId, usize)]) -> bool {
+    let is_layer = g.producer(v).is_some_and(|n| matches!(g.op(n), Opcode::Conv2d | Opcode::Linear));
+    let is_function = |&(n, _): &(NodeId, usize)| {
+        let uses = g.uses(g.result(n));
+        let is_cast = |&(user, _): &(NodeId, usize)| g.op(user) == Opcode::QCast;
+        matches!(g.op(n).info().class, Class::Unary(_)) && !clamps(g.op(n)) && uses.iter().all(is_cast)
+    };
+    is_layer && !g.is_output(v) && readers.iter().all(is_function)
+}
+
+/// Casts a real value there and back for all readers that do not quantize it themselves.
+fn value(edit: &mut Edit, v: ValueId, wide: bool) -> Result<(), Diag> {
+    let g = edit.graph();
+    let is_cast = g.producer(v).is_some_and(|n| g.op(n) == Opcode::DCast);
+    if !g.ty(v).is_float() || is_cast || matches!(g.def(v), Def::Const(_)) {
+        return Ok(());
+    }
+    let (casts, readers): (Vec<_>, Vec<_>) = g.uses(v).into_iter().partition(|&(n, _)| g.op(n) == Opcode::QCast);
+    if readers.is_empty() && !g.is_output(v) {
+        return Ok(());
+    }
+    let known = casts.first().map(|&(n, _)| g.result(n));
+    let observed = if let Elem::Calibrated(range) = g.ty(v).elem { Some(workable(range)) } else { None };
+    let natural = g.producer(v).and_then(|n| natural_range(g.op(n)));
+    let wide = wide || is_argument(g, v, &readers);
+    let uniform = match known {
+        Some(q) => g.ty(q).uniform().cloned(),
+        None => {
+            natural.or(observed).map(|range| Arc::new(if wide { Uniform::i16_for } else { Uniform::u8_for }(range)))
+        }
+    };
+    let uniform = uniform.ok_or_else(|| Diag::new(Code::RANGE, format!("%{} has no range", g.name_of(v))))?;
+    if let Some(q) = settle(edit, v, known, uniform, readers) {
+        chains::cast_operands(edit, q);
+    }
+    Ok(())
+}
+
+/// What is moved from a quantized value has its type: nothing is computed.
+fn moved(edit: &mut Edit, n: NodeId) {
+    let g = edit.graph();
+    let is_moved = match g.op(n).info().class {
+        Class::Move(Move::Concat | Move::Where) => false,
+        _ => selects(g.op(n)),
+    };
+    let (x, y) = (g.operands(n).first().copied(), g.result(n));
+    let cast = x.and_then(|x| g.producer(x)).filter(|&p| is_moved && g.op(p) == Opcode::DCast);
+    let Some(q) = cast.map(|p| g.operands(p)[0]) else { return };
+    let readers = g.uses(y);
+    let quantized = readers.iter().any(|&(n, _)| g.op(n) == Opcode::QCast);
+    let Some(uniform) = g.ty(q).uniform().cloned().filter(|u| u.axis.is_none()) else { return };
+    if g.constant(q).is_none() && g.ty(y).is_float() && !quantized && chains::is_representable(edit, n, q) {
+        settle(edit, y, None, uniform, readers);
+    }
+}
+
+/// Casts a real value to a type and back for its readers; gives the result of the `quant.qcast`.
+fn settle(
+    edit: &mut Edit,
+    v: ValueId,
+    known: Option<ValueId>,
+    uniform: Arc<Uniform>,
+    readers: Vec<(NodeId, usize)>,
+) -> Option<ValueId> {
+    if !edit.begin(format!("scale-rest: %{}", edit.graph().name_of(v))) {
+        return None;
+    }
+    edit.set_elem(v, Elem::F32);
+    let q = known.unwrap_or_else(|| add_cast(edit, Opcode::QCast, v, Elem::Uniform(uniform)));
+    let real = add_cast(edit, Opcode::DCast, q, Elem::F32);
+    for (n, i) in readers {
+        edit.set_operand(n, i, real);
+    }
+    if edit.graph().is_output(v) {
+        let outputs = edit.graph().outputs().iter().map(|&o| if o == v { real } else { o }).collect();
+        edit.set_outputs(outputs);
+        let name = edit.graph().name_of(v).to_string();
+        edit.rename(v, &format!("{name}.real"));
+        edit.rename(q, &name);
+    }
+    Some(q)
+}

@@ -1,0 +1,260 @@
+//! Weights and biases of layers, in the form that `lower-to-int` takes.
+//!
+//! With codes `w`, zero points `Zw` and `v = w - Zw`, a layer sums `x v`. Weights with a sign and zero point 0 are `v`
+//! already. Weights without a sign give `v` in `[-255, 255]`: where one exceeds 8 bits it is written as a sum
+//! `v = v1 + v2 (+ v3)` of numbers that fit, and the layer reads the input channel once for each: `x v = x v1 + x v2`.
+
+use std::sync::Arc;
+
+use qcc_ir::{Attrs, Data, Edit, Elem, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
+
+use crate::quant::adopt_qdq::constants::{codes, dequantized, reals};
+use crate::quant::adopt_qdq::{add_cast, chains};
+use crate::quant::insert_qdq::{GREATEST_BIAS, fine_bias, quantized_bias, quantized_weights, weight_scales};
+use crate::quant::precision::is_16;
+use crate::rewrite::floats;
+
+/// What the integers of a layer's weights stand for.
+struct Weights {
+    name: String,
+    dims: Vec<usize>,
+    /// Codes less their zero points.
+    codes: Vec<i64>,
+    /// One scale an output channel.
+    scales: Vec<f32>,
+    /// How they are stored: i8, or i16.
+    storage: Int,
+}
+
+impl Weights {
+    /// The weights as a constant behind its `quant.dcast`.
+    fn constant(self, edit: &mut Edit) -> ValueId {
+        let uniform = Uniform {
+            axis: Some(0),
+            zero_points: vec![0; self.scales.len()],
+            scales: self.scales,
+            ..Uniform::per_tensor(self.storage, 1.0, 0)
+        };
+        let data = match self.storage {
+            Int::I16 => Data::I16(self.codes.iter().map(|&v| v as i16).collect()),
+            _ => Data::I8(self.codes.iter().map(|&v| v as i8).collect()),
+        };
+        let name = format!("{}.q", self.name.strip_suffix(".q").unwrap_or(&self.name));
+        let w = edit.add_typed_const(&name, Tensor::new(&self.dims, data), Elem::Uniform(Arc::new(uniform)));
+        add_cast(edit, Opcode::DCast, w, Elem::F32)
+    }
+}
+
+pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
+    let g = edit.graph();
+    let operands = g.operands(n);
+    let cast = |v: ValueId| g.producer(v).filter(|&p| g.op(p) == Opcode::DCast).map(|p| g.operands(p)[0]);
+    let x = cast(operands[0]).ok_or_else(|| format!("its operand %{} is constant", g.name_of(operands[0])))?;
+    let sx = g.ty(x).uniform().map_or(1.0, |u| f64::from(u.scale()));
+    let result = g.uses(g.result(n)).first().and_then(|&(q, _)| g.ty(g.result(q)).uniform().cloned());
+    let bias = match operands.get(2) {
+        Some(&b) => Some(reals(g, b).ok_or_else(|| format!("%{} is not constant", g.name_of(b)))?),
+        None => None,
+    };
+    let bias = bias.as_ref().and_then(Tensor::as_f32);
+    let mut weights = match (dequantized(g, operands[1]), floats(g, operands[1])) {
+        (Some((c, tensor, uniform)), _) => given(g.name_of(c), &tensor, &uniform)?,
+        (None, Some((tensor, w))) => {
+            let sy = result.as_ref().map_or(1.0, |u| f64::from(u.scale()));
+            let scales = weight_scales(tensor, w, bias, sx, sy)?;
+            let tensor = quantized_weights(tensor, w, scales.clone()).codes;
+            let codes = codes(&tensor).unwrap_or_default();
+            let name = g.name_of(operands[1]).to_string();
+            Weights { name, dims: tensor.dims.clone(), codes, scales, storage: Int::I8 }
+        }
+        (None, None) => return Err(format!("its weights %{} are not constant", g.name_of(operands[1]))),
+    };
+    let is_fine = is_16(g, x) || result.is_some_and(|u| u.storage == Int::I16) || weights.storage == Int::I16;
+    if is_fine {
+        weights.storage = Int::I16;
+    } else if let Some(b) = bias {
+        fit_bias(&mut weights, b, sx);
+    }
+    let quantized = if is_fine { fine_bias } else { quantized_bias };
+    let bias = bias.map(|b| quantized(b, sx, &weights.scales));
+    let bias_name = operands.get(2).map_or(String::new(), |&b| format!("{}.q", g.name_of(b)));
+    if !edit.begin(format!("scale-rest: parameters of %{}", edit.graph().name_of(edit.graph().result(n)))) {
+        return Ok(());
+    }
+    let mut parts = if is_fine { Vec::new() } else { parts(&weights.codes) };
+    if parts.len() > 1 && is_depthwise(edit, n, &weights) {
+        split_outputs(edit, n, &weights, bias.as_ref().map(|(tensor, _)| tensor), sx, &parts)?;
+        weights.codes = parts.swap_remove(0);
+    } else if parts.len() > 1 {
+        let input = repeat_input(edit, n, x, &mut weights, &parts);
+        edit.set_operand(n, 0, input);
+    }
+    let w = weights.constant(edit);
+    edit.set_operand(n, 1, w);
+    if let Some((tensor, elem)) = bias {
+        let b = edit.add_typed_const(&bias_name, tensor, elem);
+        let b = add_cast(edit, Opcode::DCast, b, Elem::F32);
+        edit.set_operand(n, 2, b);
+    }
+    Ok(())
+}
+
+/// Weights that the model gives.
+fn given(name: &str, tensor: &Tensor, u: &Uniform) -> Result<Weights, String> {
+    let channels = tensor.dims.first().copied().unwrap_or(0);
+    let row = tensor.dims.iter().product::<usize>() / channels.max(1);
+    let alike = u.scales.iter().all(|s| *s == u.scale()) && u.zero_points.iter().all(|z| *z == u.zero_point());
+    let of = |c: usize| if u.axis == Some(0) { c } else { 0 };
+    if u.axis.is_some_and(|a| a != 0) && !alike {
+        return Err(format!("its weights @{name} differ in scale along an axis that is not that of the outputs"));
+    }
+    let codes = codes(tensor).ok_or_else(|| format!("its weights @{name} are not integers"))?;
+    let codes: Vec<i64> = codes.iter().enumerate().map(|(i, &q)| q - u.zero_points[of(i / row.max(1))]).collect();
+    let scales = (0..channels).map(|c| u.scales[of(c)]).collect();
+    let exceeds = |storage: Int| codes.iter().any(|v| !(storage.min()..=storage.max()).contains(v));
+    // The difference of two codes of 8 bits has 9.
+    let storage = if matches!(tensor.data, Data::I8(_) | Data::U8(_)) { Int::I8 } else { Int::I16 };
+    if storage == Int::I16 && exceeds(Int::I16) {
+        return Err(format!("its weights @{name} have more than 16 bits"));
+    }
+    Ok(Weights { name: name.to_string(), dims: tensor.dims.clone(), codes, scales, storage })
+}
+
+/// A channel whose bias exceeds the accumulators gets a greater scale: its weights count little beside such a bias.
+fn fit_bias(weights: &mut Weights, bias: &[f32], sx: f64) {
+    let row = weights.codes.len() / weights.scales.len().max(1);
+    for (c, scale) in weights.scales.iter_mut().enumerate() {
+        let own = f64::from(*scale);
+        let least = f64::from(bias[c]).abs() / (sx * GREATEST_BIAS);
+        if least > own {
+            *scale = least as f32;
+            for v in &mut weights.codes[c * row..(c + 1) * row] {
+                *v = (*v as f64 * own / least).round() as i64;
+            }
+        }
+    }
+}
+
+/// The codes as sums of numbers of 8 bits.
+fn parts(codes: &[i64]) -> Vec<Vec<i64>> {
+    let (least, greatest) = (i64::from(i8::MIN), i64::from(i8::MAX));
+    let mut parts = Vec::new();
+    let mut rest = codes.to_vec();
+    while parts.is_empty() || rest.iter().any(|&v| v != 0) {
+        parts.push(rest.iter().map(|&v| v.clamp(least, greatest)).collect::<Vec<_>>());
+        rest.iter_mut().for_each(|v| *v -= (*v).clamp(least, greatest));
+    }
+    parts
+}
+
+fn is_depthwise(edit: &Edit, n: NodeId, weights: &Weights) -> bool {
+    let g = edit.graph();
+    let groups = if g.op(n) == Opcode::Conv2d { g.node(n).attrs.int("groups") } else { 1 };
+    groups > 1 && usize::try_from(groups) == Ok(weights.dims[0]) && weights.dims[1] == 1
+}
+
+/// Few channels of a depthwise convolution have weights of several parts: a second convolution computes these from their
+/// repeated inputs, and its results take the places of the first one's.
+fn split_outputs(
+    edit: &mut Edit,
+    n: NodeId,
+    weights: &Weights,
+    bias: Option<&Tensor>,
+    sx: f64,
+    parts: &[Vec<i64>],
+) -> Result<(), String> {
+    let g = edit.graph();
+    let kernel: usize = weights.dims[2..].iter().product();
+    let channels = weights.dims[0];
+    let wide: Vec<usize> = (0..channels)
+        .filter(|&c| parts[1..].iter().any(|p| p[c * kernel..(c + 1) * kernel].iter().any(|&v| v != 0)))
+        .collect();
+    let y = g.result(n);
+    let (name, dims) = (g.name_of(y).to_string(), g.ty(y).dims.clone());
+    let x = g.producer(g.operands(n)[0]).map(|p| g.operands(p)[0]).ok_or("its operand is constant")?;
+    let (x_ty, x_name) = (g.ty(x).clone(), g.name_of(x).to_string());
+    let (attrs, origin) = (g.node(n).attrs.clone(), g.node(n).origin.clone());
+    let bias = match bias {
+        Some(tensor) => Some(tensor.as_i32().ok_or("its bias is not of 32 bits")?),
+        None => None,
+    };
+    let second = Weights {
+        name: format!("{}.wide", weights.name.strip_suffix(".q").unwrap_or(&weights.name)),
+        dims: [&[wide.len(), parts.len()], &weights.dims[2..]].concat(),
+        codes: wide
+            .iter()
+            .flat_map(|&c| parts.iter().flat_map(move |p| p[c * kernel..(c + 1) * kernel].to_vec()))
+            .collect(),
+        scales: wide.iter().map(|&c| weights.scales[c]).collect(),
+        storage: Int::I8,
+    };
+    let reads: Vec<i64> = wide.iter().flat_map(|&c| parts.iter().map(move |_| c as i64)).collect();
+    let x = gather(edit, x, 1, reads, &format!("{x_name}.wide"), x_ty.elem);
+    let mut operands = vec![add_cast(edit, Opcode::DCast, x, Elem::F32)];
+    let scales: Vec<f32> = second.scales.clone();
+    operands.push(second.constant(edit));
+    if let Some(bias) = bias {
+        let own: Vec<i32> = wide.iter().map(|&c| bias[c]).collect();
+        let (_, elem) = quantized_bias(&vec![0.0; own.len()], sx, &scales);
+        let b = edit.add_typed_const(&format!("{name}.wide.bias"), Tensor::new(&[own.len()], Data::I32(own)), elem);
+        operands.push(add_cast(edit, Opcode::DCast, b, Elem::F32));
+    }
+    let of = |channels: usize| Type::f32(&[dims[0], channels, dims[2], dims[3]]);
+    let attrs = attrs.with("groups", wide.len() as i64);
+    let second = edit.add(Opcode::Conv2d, &operands, attrs, &format!("{name}.wide"), of(wide.len()), origin.clone());
+    let along = Attrs::new(Opcode::Concat).with("axis", 1);
+    let both =
+        edit.add(Opcode::Concat, &[y, second], along, &format!("{name}.both"), of(channels + wide.len()), origin);
+    let place = |c: usize| wide.iter().position(|&w| w == c).map_or(c, |i| channels + i) as i64;
+    let all = gather(edit, both, 1, (0..channels).map(place).collect(), &format!("{name}.all"), Elem::F32);
+    // All readers of `y` but the concat.
+    let readers: Vec<_> = edit.graph().uses(y).into_iter().filter(|&(r, _)| edit.graph().result(r) != both).collect();
+    for (reader, i) in readers {
+        edit.set_operand(reader, i, all);
+    }
+    for (q, _) in edit.graph().uses(all) {
+        let q = edit.graph().result(q);
+        chains::cast_operands(edit, q);
+    }
+    Ok(())
+}
+
+/// The channels of `v` at `indices`.
+fn gather(edit: &mut Edit, v: ValueId, axis: usize, indices: Vec<i64>, name: &str, elem: Elem) -> ValueId {
+    let mut dims = edit.graph().ty(v).dims.clone();
+    dims[axis] = indices.len();
+    let origin = crate::rewrite::origin_of(edit.graph(), v);
+    let indices = Tensor::new(&[indices.len()], Data::I64(indices));
+    let indices = edit.add_const(&format!("{name}.channels"), indices);
+    let attrs = Attrs::new(Opcode::Gather).with("axis", axis as i64);
+    edit.add(Opcode::Gather, &[v, indices], attrs, name, Type { dims, elem }, origin)
+}
+
+/// The input with the channels repeated that weights of several parts read; the weights become those of that input.
+fn repeat_input(edit: &mut Edit, n: NodeId, x: ValueId, weights: &mut Weights, parts: &[Vec<i64>]) -> ValueId {
+    let g = edit.graph();
+    let groups = if g.op(n) == Opcode::Conv2d { g.node(n).attrs.int("groups").max(1) as usize } else { 1 };
+    let axis = if g.op(n) == Opcode::Conv2d { 1 } else { g.ty(x).rank() - 1 };
+    let (outputs, inputs) = (weights.dims[0], weights.dims[1]);
+    let kernel: usize = weights.dims[2..].iter().product();
+    let at = |o: usize, c: usize| (o * inputs + c) * kernel..(o * inputs + c + 1) * kernel;
+    // With groups, each of them reads the same channels of its own, so that all stay of equal width.
+    let used = |part: &[i64], c: usize| (0..outputs).any(|o| part[at(o, c)].iter().any(|&v| v != 0));
+    let reads: Vec<(usize, usize)> = (0..parts.len())
+        .flat_map(|p| (0..inputs).map(move |c| (p, c)))
+        .filter(|&(p, c)| p == 0 || used(&parts[p], c))
+        .collect();
+    let mut codes = Vec::with_capacity(outputs * reads.len() * kernel);
+    for o in 0..outputs {
+        for &(p, c) in &reads {
+            codes.extend_from_slice(&parts[p][at(o, c)]);
+        }
+    }
+    weights.codes = codes;
+    weights.dims[1] = reads.len();
+    let indices: Vec<i64> =
+        (0..groups).flat_map(|group| reads.iter().map(move |&(_, c)| (group * inputs + c) as i64)).collect();
+    let (name, elem) = (format!("{}.wide", g.name_of(x)), g.ty(x).elem.clone());
+    let wide = gather(edit, x, axis, indices, &name, elem);
+    add_cast(edit, Opcode::DCast, wide, Elem::F32)
+}

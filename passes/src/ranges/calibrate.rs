@@ -1,0 +1,181 @@
+//! Finds the range of every float activation from samples, or takes it from a table that the user gave.
+//!
+//! ```text
+//! %conv = nn.conv2d(%x, @w) : tensor<1x8x4x4xf32>
+//! // becomes
+//! %conv = nn.conv2d(%x, @w) : tensor<1x8x4x4x!quant.calibrated<f32<-2.1:2.6>>>
+//! ```
+//!
+//! Samples run through the reference evaluator, several at a time. Of each value only a histogram is kept, so that memory
+//! does not grow with their number, and the result does not depend on the number of threads.
+
+use std::collections::{HashMap, HashSet};
+
+use qcc_interp::Evaluator;
+use qcc_ir::diag::Code;
+use qcc_ir::{Def, Diag, Diags, Edit, Elem, Graph, Opcode, Range, ValueId};
+use rayon::prelude::*;
+
+use crate::context::RangeTable;
+use crate::options::{OptionInfo, OptionKind};
+use crate::ranges::histogram::Histogram;
+use crate::ranges::observations::{self, Observations};
+use crate::{Context, Method, Options, Pass, Samples};
+
+/// Options of `calibrate`.
+pub const OPTIONS: &[OptionInfo] = &[OptionInfo {
+    name: "method",
+    default: "",
+    doc: "how a range is chosen from what was observed",
+    kind: OptionKind::Word(&["minmax", "percentile", "mse", "kl", "auto"]),
+}];
+
+/// The pass `calibrate`.
+pub struct Calibrate {
+    method: Option<Method>,
+}
+
+impl Calibrate {
+    /// The pass with its options.
+    pub fn new(options: &Options) -> Calibrate {
+        Calibrate { method: options.get("method").and_then(|m| m.parse().ok()) }
+    }
+}
+
+impl Pass for Calibrate {
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
+        let activations = activations(edit.graph());
+        if activations.is_empty() {
+            return Ok(());
+        }
+        let table = match (&cx.ranges, cx.samples.clone()) {
+            (Some(table), _) => {
+                check_names(table, edit.graph(), cx)?;
+                RangeTable { observations: None, ..table.clone() }
+            }
+            (None, Some(samples)) if !samples.is_empty() => {
+                let method = self.method.unwrap_or(cx.method);
+                observe(edit.graph(), &activations, samples.as_ref(), method, cx)?
+            }
+            (None, _) => {
+                edit.remark("nothing calibrated: there are neither samples nor a range table");
+                return Ok(());
+            }
+        };
+        let mut ranges: Vec<(ValueId, Range)> = Vec::new();
+        for &v in &activations {
+            let name = edit.graph().name_of(v);
+            match table.values.get(name) {
+                Some(entry) => ranges.push((v, entry.range())),
+                None => {
+                    let remark = format!("not calibrated: the range table does not name %{name}");
+                    edit.remark(remark);
+                }
+            }
+        }
+        if edit.begin(format!("calibrate: {} values", ranges.len())) {
+            for (v, range) in ranges {
+                edit.set_elem(v, Elem::Calibrated(range));
+            }
+            let source = if table.source.is_empty() { "ranges from a table" } else { &table.source };
+            cx.note_source(source);
+            cx.ranges = Some(table);
+        }
+        Ok(())
+    }
+}
+
+/// Float values whose range must be found, in order of creation: all but constants and, in a model that is quantized in
+/// part, values that come from a quantized one or only become one.
+pub(crate) fn activations(g: &Graph) -> Vec<ValueId> {
+    let casts = |v: ValueId, op: Opcode| g.producer(v).is_some_and(|n| g.op(n) == op);
+    let ignored = |v: ValueId| matches!(g.def(v), Def::Input(_)) && g.uses(v).is_empty();
+    let read = |v: ValueId| g.is_output(v) || ignored(v) || g.uses(v).iter().any(|&(n, _)| g.op(n) != Opcode::QCast);
+    let wanted = |v: ValueId| !matches!(g.def(v), Def::Const(_)) && !casts(v, Opcode::DCast) && read(v);
+    g.values().filter(|&v| g.ty(v).is_float() && wanted(v)).collect()
+}
+
+/// Every row of a table is for a value of the model, one that passes have removed or one that is there now: a range under a name
+/// misspelt would do nothing.
+fn check_names(table: &RangeTable, g: &Graph, cx: &Context) -> Result<(), Diag> {
+    let now: HashSet<&str> = g.values().map(|v| g.name_of(v)).collect();
+    let unknown = |name: &&String| !now.contains(name.as_str()) && !cx.source_names.contains(*name);
+    let unknown: Vec<&String> = table.values.keys().filter(unknown).collect();
+    let Some(first) = unknown.first() else { return Ok(()) };
+    let more = if unknown.len() > 1 { format!(", nor have {} others", unknown.len() - 1) } else { String::new() };
+    let message = format!("the range table has a row `{first}`, which is no value of the model{more}");
+    Err(Diag::new(Code::RANGE, message).help("names are those that `qcc calibrate` writes for this model"))
+}
+
+fn observe(
+    g: &Graph,
+    activations: &[ValueId],
+    samples: &dyn Samples,
+    method: Method,
+    cx: &Context,
+) -> Result<RangeTable, Diags> {
+    let count = samples.len();
+    let usage = |e: rayon::ThreadPoolBuildError| Diag::new(Code::PIPELINE, format!("cannot start threads: {e}"));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.threads).build().map_err(usage)?;
+    let threads = pool.current_num_threads().max(1);
+    let workers = threads.min(count);
+    let evaluator = Evaluator::new(g).with_threads(threads / workers);
+    let place: HashMap<ValueId, usize> = activations.iter().enumerate().map(|(i, &v)| (v, i)).collect();
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let worker = |first: usize| -> Result<Vec<Histogram>, Diag> {
+        let mut histograms = vec![Histogram::new(); activations.len()];
+        for i in (first..count).step_by(workers) {
+            evaluator.run_observed(&samples.get(i)?, &mut |v, tensor| {
+                if let (Some(&at), Some(data)) = (place.get(&v), tensor.as_f32()) {
+                    histograms[at].observe(data);
+                }
+            })?;
+            cx.report(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, count);
+        }
+        Ok(histograms)
+    };
+    let parts: Vec<_> = pool.install(|| (0..workers).into_par_iter().map(worker).collect::<Result<_, _>>())?;
+    let mut merged = vec![Histogram::new(); activations.len()];
+    for part in parts {
+        for (all, one) in merged.iter_mut().zip(part) {
+            all.merge(one);
+        }
+    }
+    tabulate(g, activations, &merged, method, count, cx)
+}
+
+fn tabulate(
+    g: &Graph,
+    activations: &[ValueId],
+    histograms: &[Histogram],
+    method: Method,
+    samples: usize,
+    cx: &Context,
+) -> Result<RangeTable, Diags> {
+    let mut observations = Observations::new(method, samples, cx.observing.as_ref());
+    let strange: HashSet<ValueId> =
+        activations.iter().zip(histograms).filter(|(_, h)| h.strange > 0).map(|(&v, _)| v).collect();
+    let mut faults = Diags::default();
+    for (&v, h) in activations.iter().zip(histograms) {
+        let name = g.name_of(v);
+        // What follows from a value that is not finite says nothing more.
+        if g.producer(v).is_some_and(|n| g.operands(n).iter().any(|o| strange.contains(o))) {
+            continue;
+        }
+        if h.strange > 0 || observations::entry(h, method).is_none() {
+            let message = format!("%{name} is not finite on the samples ({} of its elements)", h.strange);
+            let diag = Diag::new(Code::RANGE, message).help("check how the samples are preprocessed");
+            faults.0.push(match g.producer(v) {
+                Some(n) => diag.at(g.describe(n)),
+                None => diag,
+            });
+            // What is computed from it is not finite either.
+            break;
+        }
+        observations.add(name, h);
+    }
+    faults.into_result()?;
+    let table = observations.into_table()?;
+    let observations = table.observations.filter(|_| cx.observing.is_some());
+    Ok(RangeTable { channel_factors: cx.channel_factors.clone(), observations, ..table })
+}

@@ -1,0 +1,9 @@
+//! Ranges of activations: from samples, from a table, or derived, and what is known of values on the way.
+
+pub mod calibrate;
+pub mod draw_samples;
+pub mod propagate_ranges;
+
+pub(crate) mod histogram;
+pub(crate) mod moments;
+pub(crate) mod observations;
