@@ -2,17 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Range, Tensor};
-use serde::{Deserialize, Serialize};
 
-use crate::Precisions;
+use crate::quant::precision::Precisions;
+use crate::ranges::method::Method;
 use crate::ranges::moments::Channel;
-use crate::ranges::observations::{Observations, Observing};
+use crate::ranges::observations::Observing;
+use crate::ranges::table::RangeTable;
 
 /// Told how much of a long piece of work is done, and of how much.
 pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
@@ -39,143 +38,6 @@ impl Samples for Vec<Vec<Tensor>> {
 
     fn get(&self, i: usize) -> Result<Vec<Tensor>, Diag> {
         <[_]>::get(self, i).cloned().ok_or_else(|| Diag::new(Code::DATA, format!("there is no sample {i}")))
-    }
-}
-
-/// How a range is chosen from what was observed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Method {
-    /// Least and greatest value.
-    #[default]
-    MinMax,
-    /// Quantiles 0.00001 and 0.99999.
-    Percentile,
-    /// The range with the least mean square error of quantization.
-    Mse,
-    /// The range with the least Kullback-Leibler divergence of the quantized distribution (Migacz, GTC 2017).
-    Kl,
-    /// Of the four, for each value, the one whose range has the least error measured, clipping counted fourfold.
-    Auto,
-}
-
-impl Method {
-    /// All methods.
-    pub const ALL: [Method; 5] = [Method::MinMax, Method::Percentile, Method::Mse, Method::Kl, Method::Auto];
-
-    /// Spelling in options.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::MinMax => "minmax",
-            Method::Percentile => "percentile",
-            Method::Mse => "mse",
-            Method::Kl => "kl",
-            Method::Auto => "auto",
-        }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Method {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Method, String> {
-        let known = Method::ALL.map(Method::name).join(", ");
-        Method::ALL.into_iter().find(|m| m.name() == s).ok_or_else(|| format!("`{s}` is none of {known}"))
-    }
-}
-
-/// Ranges by value name: people can read it, edit it and pass it back.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RangeTable {
-    /// How the ranges were obtained.
-    #[serde(default)]
-    pub source: String,
-    /// The ranges, by value name.
-    pub values: BTreeMap<String, RangeEntry>,
-    /// Factors by which `equalize` scaled the channels of values, by name: the ranges are those of the scaled values.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub channel_factors: BTreeMap<String, Vec<f32>>,
-    /// What the ranges follow from, to be merged with that of other shards; nothing else reads it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observations: Option<Observations>,
-}
-
-/// One row of a [`RangeTable`].
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RangeEntry {
-    /// Least value to represent.
-    pub min: f32,
-    /// Greatest value to represent.
-    pub max: f32,
-    /// Least value seen, where samples were.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seen_min: Option<f32>,
-    /// Greatest value seen, where samples were.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seen_max: Option<f32>,
-    /// Mean of all values seen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mean: Option<f32>,
-    /// Standard deviation of all values seen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deviation: Option<f32>,
-}
-
-impl RangeEntry {
-    /// A row without anything seen.
-    pub fn new(range: Range) -> RangeEntry {
-        RangeEntry { min: range.min, max: range.max, seen_min: None, seen_max: None, mean: None, deviation: None }
-    }
-
-    /// The range to represent.
-    pub fn range(&self) -> Range {
-        Range { min: self.min, max: self.max }
-    }
-}
-
-impl RangeTable {
-    /// The table as JSON, one value a line group, in the order of names.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).unwrap_or_default()
-    }
-
-    /// Reads JSON and checks every range.
-    pub fn from_json(text: &str) -> Result<RangeTable, Diag> {
-        let table: RangeTable = serde_json::from_str(text).map_err(|e| {
-            Diag::new(Code::RANGE, format!("the range table cannot be read: {e}")).on_line(e.line(), e.column())
-        })?;
-        let positive = |x: &f32| x.is_finite() && *x > 0.0;
-        if let Some((name, _)) = table.channel_factors.iter().find(|(_, f)| !f.iter().all(positive)) {
-            return Err(Diag::new(Code::RANGE, format!("the channel factors of `{name}` are not all positive")));
-        }
-        match table.values.iter().find(|(_, e)| !e.range().is_valid()) {
-            Some((name, e)) => Err(Diag::new(
-                Code::RANGE,
-                format!("the range of `{name}` needs finite ends in order, and has {:?} to {:?}", e.min, e.max),
-            )),
-            None => Ok(table),
-        }
-    }
-
-    /// Writes the table to a file.
-    pub fn save(&self, path: &Path) -> Result<(), Diag> {
-        std::fs::write(path, self.to_json())
-            .map_err(|e| Diag::new(Code::FILE, format!("cannot write the ranges: {e}")).in_file(path.to_string_lossy()))
-    }
-
-    /// Reads a table from a file.
-    pub fn load(path: &Path) -> Result<RangeTable, Diag> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            Diag::new(Code::FILE, format!("cannot read the ranges: {e}")).in_file(path.to_string_lossy())
-        })?;
-        RangeTable::from_json(&text).map_err(|d| d.in_file(path.to_string_lossy()))
     }
 }
 
@@ -282,24 +144,5 @@ impl Context {
         if let Some(progress) = &self.progress {
             progress(done, total);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn range_tables_survive_json() {
-        let mut table = RangeTable { source: "test".into(), ..RangeTable::default() };
-        table.values.insert("x".into(), RangeEntry::new(Range { min: -0.1, max: 2.5e-7 }));
-        assert_eq!(RangeTable::from_json(&table.to_json()).unwrap(), table);
-    }
-
-    #[test]
-    fn wrong_tables_are_refused() {
-        let bad = r#"{ "values": { "x": { "min": 2, "max": 1 } } }"#;
-        assert!(RangeTable::from_json(bad).unwrap_err().message.contains("`x`"));
-        assert_eq!(RangeTable::from_json("{").unwrap_err().code, Code::RANGE);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, Origin, Tensor, ValueId};
+use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, Origin, Tensor, Type, ValueId};
 
 /// The element of a float constant that has only one.
 pub(crate) fn scalar(graph: &Graph, v: ValueId) -> Option<f32> {
@@ -75,6 +75,19 @@ pub(crate) fn origin_of(graph: &Graph, v: ValueId) -> Option<Arc<Origin>> {
     graph.producer(v).and_then(|n| graph.node(n).origin.clone())
 }
 
+/// Adds a cast of a value.
+pub(crate) fn add_cast(edit: &mut Edit, op: Opcode, v: ValueId, elem: Elem) -> ValueId {
+    let g = edit.graph();
+    let name = g.name_of(v).to_string();
+    let name = match op {
+        Opcode::DCast => format!("{}.dq", name.strip_suffix(".q").unwrap_or(&name)),
+        _ => format!("{name}.q"),
+    };
+    let ty = Type { dims: g.ty(v).dims.clone(), elem };
+    let origin = origin_of(g, v);
+    edit.add(op, &[v], Attrs::new(op), &name, ty, origin)
+}
+
 /// True if `x` can take the place of `y`, which equals it: the name of a graph output must not get lost.
 pub(crate) fn can_bypass(graph: &Graph, y: ValueId, x: ValueId) -> bool {
     !graph.is_output(y) || graph.producer(x).is_some() && !graph.is_output(x)
@@ -87,6 +100,18 @@ pub(crate) fn bypass(edit: &mut Edit, y: ValueId, x: ValueId) {
     } else {
         edit.replace_uses(y, x);
     }
+}
+
+/// Text of a label: the result's name and its operator.
+pub(crate) fn named(edit: &Edit, n: NodeId) -> String {
+    let g = edit.graph();
+    format!("%{} = {}", g.name_of(g.result(n)), g.op(n).name())
+}
+
+/// What `v` is the transpose of, and how.
+pub(crate) fn transposed(g: &Graph, v: ValueId) -> Option<(ValueId, Vec<usize>)> {
+    let n = produced_by(g, v, Opcode::Transpose)?;
+    Some((g.operands(n)[0], g.node(n).attrs.sizes("perm")))
 }
 
 /// `b` after `a`: the permutation that does what transposing by `a` and then by `b` does.

@@ -98,7 +98,7 @@ fn operators() -> String {
 
 fn passes(read: &dyn Fn(&str) -> String, exists: &dyn Fn(&str) -> bool) -> String {
     let mut out = format!("{NOTE}# Passes\n\n");
-    out += "Rows of `PASSES` in `passes/src/lib.rs`, in the order in which they usually run. A pass can run where what it requires\n\
+    out += "Rows of `PASSES` in `passes/src/table.rs`, in the order in which they usually run. A pass can run where what it requires\n\
             holds; the pipeline is checked before anything runs, and the graph after every pass.\n\n\
             | pass | phase | |\n|---|---|---|\n";
     for p in PASSES {

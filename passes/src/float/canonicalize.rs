@@ -31,7 +31,7 @@ pub(crate) use mask::SWITCHED_OFF;
 
 use qcc_ir::{Attrs, Diags, Edit, NodeId, Opcode, Tensor, ValueId};
 
-use crate::rewrite::{bypass, can_bypass, floats, is_live, scalar, substitute};
+use crate::rewrite::{bypass, can_bypass, floats, is_live, named, scalar, substitute};
 use crate::{Context, Pass, moves};
 
 /// The pass `canonicalize`.
@@ -84,12 +84,6 @@ impl Pass for Canonicalize {
         }
         mask::none_left(edit.graph())
     }
-}
-
-/// Text of a label: the result's name and its operator.
-fn named(edit: &Edit, n: NodeId) -> String {
-    let g = edit.graph();
-    format!("%{} = {}", g.name_of(g.result(n)), g.op(n).name())
 }
 
 /// The operand that the node gives back unchanged.

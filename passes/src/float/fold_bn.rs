@@ -20,7 +20,7 @@
 use qcc_ir::{Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
 
 use crate::rewrite::floats;
-use crate::{Context, Pass};
+use crate::{Context, Pass, constants};
 
 /// The pass `fold-bn`.
 pub struct FoldBn;
@@ -44,19 +44,6 @@ impl Pass for FoldBn {
         edit.remove_dead();
         Ok(())
     }
-}
-
-/// `a` and `b` of `bn(x) = a * x + b`, if the parameters are constants.
-pub(crate) fn affine(g: &Graph, n: NodeId) -> Option<(Vec<f64>, Vec<f64>)> {
-    let operands = g.operands(n);
-    let parameter = |i: usize| floats(g, *operands.get(i)?).map(|(_, data)| data);
-    let (gamma, beta, mean, var) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
-    let epsilon = f64::from(g.node(n).attrs.float("epsilon"));
-    let a: Vec<f64> =
-        gamma.iter().zip(var).map(|(&gamma, &var)| f64::from(gamma) / (f64::from(var) + epsilon).sqrt()).collect();
-    let b =
-        a.iter().zip(beta.iter().zip(mean)).map(|(a, (&beta, &mean))| f64::from(beta) - f64::from(mean) * a).collect();
-    Some((a, b))
 }
 
 /// Weights with their shape, and the bias.
@@ -112,7 +99,7 @@ fn into_layer_before(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
         return Err(format!("%{} has other uses", g.name_of(x)));
     }
     let (tensor, w, bias) = parameters(g, layer)?;
-    let (a, b) = affine(g, n).ok_or_else(|| not_constant(g, n))?;
+    let (a, b) = constants::batch_norm(g, n).ok_or_else(|| not_constant(g, n))?;
     let row = (w.len() / a.len().max(1)).max(1);
     let weights: Vec<f32> = w.iter().enumerate().map(|(i, &w)| (f64::from(w) * a[i / row]) as f32).collect();
     let weights = Tensor::f32(&tensor.dims, weights);
@@ -143,7 +130,7 @@ fn into_layer_after(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
         return Err("the convolution behind it pads".into());
     }
     let (tensor, w, bias) = parameters(g, layer)?;
-    let (a, b) = affine(g, n).ok_or_else(|| not_constant(g, n))?;
+    let (a, b) = constants::batch_norm(g, n).ok_or_else(|| not_constant(g, n))?;
     let (outputs, per_group) = (tensor.dims[0], tensor.dims[1]);
     let groups = if convolution { usize::try_from(attrs.int("groups")).unwrap_or(1).max(1) } else { 1 };
     let kernel: usize = tensor.dims[2..].iter().product();

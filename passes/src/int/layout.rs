@@ -19,7 +19,7 @@ mod regroup;
 
 use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId};
 
-use crate::rewrite::{inverse, is_live, keeps_order, origin_of, produced_by, substitute};
+use crate::rewrite::{inverse, is_live, keeps_order, origin_of, produced_by, substitute, transposed};
 use crate::{Context, Pass, moves};
 use regroup::{merge_to_nhwc, split_first};
 
@@ -84,12 +84,6 @@ fn restore_names(edit: &mut Edit) {
             edit.rename(v, &base);
         }
     }
-}
-
-/// What `v` is the transpose of, and how.
-fn transposed(g: &Graph, v: ValueId) -> Option<(ValueId, Vec<usize>)> {
-    let n = produced_by(g, v, Opcode::Transpose)?;
-    Some((g.operands(n)[0], g.node(n).attrs.sizes("perm")))
 }
 
 /// Attributes of the operation before a transpose by `perm` instead of after it, and the transpose then needed: `None` if the

@@ -48,7 +48,7 @@ use qcc_ir::{
 use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
 use qcc_num::edge::LEAST_SCALE;
 
-use crate::float::fold_bn;
+use crate::constants;
 use crate::rewrite::{either, floats, is_live, per_channel, scalar};
 use crate::{Context, Pass};
 
@@ -369,7 +369,7 @@ impl Lower<'_, '_> {
         let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect::<Vec<f64>>();
         let operands = self.operands();
         if g.op(self.n) == Opcode::BatchNorm {
-            let (a, b) = fold_bn::affine(g, self.n)?;
+            let (a, b) = constants::batch_norm(g, self.n)?;
             return Some((operands[0], a, b));
         }
         let (constant, x) = either(g, self.n, |c, x| {

@@ -29,9 +29,7 @@ pub(crate) mod constants;
 mod dynamic;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{
-    Attrs, Data, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Range, Tensor, Type, Uniform, ValueId,
-};
+use qcc_ir::{Attrs, Data, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Range, Tensor, Uniform, ValueId};
 
 use crate::{Context, Pass, diag_at};
 
@@ -144,7 +142,7 @@ fn is_parameter(g: &Graph, c: ValueId) -> bool {
 fn retype(edit: &mut Edit, v: ValueId, to: &Uniform, shift: i64) {
     let g = edit.graph();
     if let Some(tensor) = g.constant(v).cloned() {
-        let Some(codes) = constants::codes(&tensor) else { return };
+        let Some(codes) = crate::constants::codes(&tensor) else { return };
         let codes = codes.into_iter().map(|q| (q + shift).clamp(to.min, to.max));
         let name = format!("{}.{}", g.name_of(v), to.storage.name());
         let data = match to.storage {
@@ -208,17 +206,4 @@ fn merge_casts(edit: &mut Edit) -> Vec<ValueId> {
     }
     casts.reverse();
     casts
-}
-
-/// Adds a cast of a value.
-pub(crate) fn add_cast(edit: &mut Edit, op: Opcode, v: ValueId, elem: Elem) -> ValueId {
-    let g = edit.graph();
-    let name = g.name_of(v).to_string();
-    let name = match op {
-        Opcode::DCast => format!("{}.dq", name.strip_suffix(".q").unwrap_or(&name)),
-        _ => format!("{name}.q"),
-    };
-    let ty = Type { dims: g.ty(v).dims.clone(), elem };
-    let origin = crate::rewrite::origin_of(g, v);
-    edit.add(op, &[v], Attrs::new(op), &name, ty, origin)
 }

@@ -30,20 +30,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
-use qcc_ir::ops::{Move, Pool, Reduce};
 use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Uniform, ValueId};
 
+use crate::op_traits::{clamps, natural_range, selects};
 use crate::quant::insert_qdq::fine;
 use crate::quant::mixed::mixed;
 use crate::quant::precision::{Wanted, gives_16, is_16, reads_16};
 use crate::quant::quantize;
 use crate::quant::sensitive_range::telling;
-use crate::ranges::calibrate::activations;
+use crate::ranges::activations::activations;
+use crate::ranges::extent::{span, span_of, workable};
+use crate::ranges::table::RangeTable;
 use crate::rewrite::{floats, origin_of};
-use crate::{Context, Pass, RangeTable, diag_at};
-
-/// Extent below which a range counts as zero: no scale that follows from it could be told from another.
-const LEAST_SPAN: f32 = 1e-12;
+use crate::{Context, Pass, diag_at};
 
 /// The pass `assign-scales`.
 pub struct AssignScales;
@@ -280,26 +279,6 @@ impl<'g> Ties<'g> {
     }
 }
 
-/// A range with an extent: that of a value which was never seen to differ from zero is made up.
-pub(crate) fn workable(range: Range) -> Range {
-    let zero = range.with_zero();
-    if zero.max - zero.min < LEAST_SPAN { Range { min: 0.0, max: 1.0 } } else { range }
-}
-
-/// Operators whose results are some of the operand's elements.
-pub fn selects(op: Opcode) -> bool {
-    match op.info().class {
-        Class::Move(Move::Cast | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex) => false,
-        Class::Move(_) | Class::Pool(Pool::Max) | Class::Reduce(Reduce::Max | Reduce::Min) => true,
-        _ => false,
-    }
-}
-
-/// Operators that clamp their operand.
-pub fn clamps(op: Opcode) -> bool {
-    matches!(op, Opcode::Relu | Opcode::Clip)
-}
-
 /// True if the producer can give `v` any type: it computes, or moves what has no other use and can itself have any type.
 fn is_free(g: &Graph, v: ValueId) -> bool {
     let Some(n) = g.producer(v).filter(|_| !g.is_output(v)) else { return false };
@@ -319,16 +298,6 @@ fn into_concat(g: &Graph, v: ValueId, y: ValueId) -> bool {
     let only_concats = g.uses(v).iter().all(|&(n, _)| g.op(n) == Opcode::Concat);
     let of_concat = g.producer(v).is_some_and(|n| g.op(n) == Opcode::Concat) && !g.is_output(v);
     (only_concats || span(g, v) * 2.0 >= span(g, y)) && (is_free(g, v) || of_concat)
-}
-
-/// Extent of the range of a value.
-pub(crate) fn span(g: &Graph, v: ValueId) -> f32 {
-    if let Elem::Calibrated(range) = g.ty(v).elem { span_of(range) } else { 0.0 }
-}
-
-fn span_of(range: Range) -> f32 {
-    let range = range.with_zero();
-    range.max - range.min
 }
 
 /// What lies this far below the greatest argument of a softmax vanishes: `exp(-24)` is below 2^-34. Codes of 8 bits are too few
@@ -413,13 +382,4 @@ fn produced(g: &Graph, v: ValueId, range: Range) -> Option<Range> {
         }
         _ => range,
     })
-}
-
-/// The range of results of a function that has one by itself.
-pub(crate) fn natural_range(op: Opcode) -> Option<Range> {
-    match op {
-        Opcode::Sigmoid | Opcode::HardSigmoid | Opcode::Softmax => Some(Range { min: 0.0, max: 1.0 }),
-        Opcode::Tanh | Opcode::Erf | Opcode::Softsign => Some(Range { min: -1.0, max: 1.0 }),
-        _ => None,
-    }
 }

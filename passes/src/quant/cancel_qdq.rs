@@ -20,7 +20,7 @@
 use egg::{Id, Rewrite, Subst, rewrite};
 use qcc_ir::{Diags, Edit, Opcode};
 
-use crate::quant::assign_scales::selects;
+use crate::op_traits::selects;
 use crate::quant::quantize;
 use crate::quant::terms::{By, Facts, Kind, Site, Term, Terms, dequantized, real_terms, rewrite_regions};
 use crate::{Context, Pass};

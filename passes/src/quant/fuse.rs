@@ -23,7 +23,7 @@
 use egg::{Id, Rewrite, rewrite};
 use qcc_ir::{Class, Def, Diags, Edit, Int, Opcode};
 
-use crate::quant::assign_scales::{clamps, selects};
+use crate::op_traits::{clamps, selects};
 use crate::quant::cancel_qdq;
 use crate::quant::quantize;
 use crate::quant::terms::{By, Facts, Kind, Site, Term, Terms, dequantized, real_terms, rewrite_regions};

@@ -15,8 +15,8 @@ use std::collections::HashSet;
 use qcc_ir::ops::{Binary, Class};
 use qcc_ir::{Graph, NodeId, ValueId};
 
-use crate::quant::assign_scales::span;
 use crate::quant::precision::{gives_16, moves_16};
+use crate::ranges::extent::span;
 
 /// How many times the extent of one part of an output that of another is, before 8 bits are too few for both: the lesser one
 /// keeps no more than 6 of them.

@@ -17,7 +17,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::ops::{Binary, Class, Contract, Move, Norm, Reduce};
 use qcc_ir::{Diag, Diags, Elem, Graph, Int, NodeId, Opcode, Uniform, ValueId};
 
-use crate::quant::assign_scales::clamps;
+use crate::op_traits::clamps;
 use crate::rewrite::scalar;
 
 /// Bits of the integers that stand for real numbers.

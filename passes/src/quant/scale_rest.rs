@@ -22,9 +22,11 @@ use qcc_ir::diag::Code;
 use qcc_ir::ops::{Dialect, Move};
 use qcc_ir::{Class, Def, Diag, Diags, Edit, Elem, Graph, NodeId, Opcode, Uniform, ValueId};
 
-use crate::quant::adopt_qdq::{add_cast, chains};
-use crate::quant::assign_scales::{clamps, natural_range, selects, workable};
+use crate::op_traits::{clamps, natural_range, selects};
+use crate::quant::adopt_qdq::chains;
 use crate::quant::precision::{Wanted, gives_16, is_16, narrowed, reads_16};
+use crate::ranges::extent::workable;
+use crate::rewrite::add_cast;
 use crate::{Context, Pass, diag_at};
 
 /// The pass `scale-rest`.

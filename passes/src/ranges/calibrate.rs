@@ -13,14 +13,17 @@ use std::collections::{HashMap, HashSet};
 
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
-use qcc_ir::{Def, Diag, Diags, Edit, Elem, Graph, Opcode, Range, ValueId};
+use qcc_ir::{Diag, Diags, Edit, Elem, Graph, Range, ValueId};
 use rayon::prelude::*;
 
-use crate::context::RangeTable;
 use crate::options::{OptionInfo, OptionKind};
+use crate::ranges::activations::activations;
 use crate::ranges::histogram::Histogram;
-use crate::ranges::observations::{self, Observations};
-use crate::{Context, Method, Options, Pass, Samples};
+use crate::ranges::merge::entry;
+use crate::ranges::method::Method;
+use crate::ranges::observations::Observations;
+use crate::ranges::table::RangeTable;
+use crate::{Context, Options, Pass, Samples};
 
 /// Options of `calibrate`.
 pub const OPTIONS: &[OptionInfo] = &[OptionInfo {
@@ -83,16 +86,6 @@ impl Pass for Calibrate {
         }
         Ok(())
     }
-}
-
-/// Float values whose range must be found, in order of creation: all but constants and, in a model that is quantized in
-/// part, values that come from a quantized one or only become one.
-pub(crate) fn activations(g: &Graph) -> Vec<ValueId> {
-    let casts = |v: ValueId, op: Opcode| g.producer(v).is_some_and(|n| g.op(n) == op);
-    let ignored = |v: ValueId| matches!(g.def(v), Def::Input(_)) && g.uses(v).is_empty();
-    let read = |v: ValueId| g.is_output(v) || ignored(v) || g.uses(v).iter().any(|&(n, _)| g.op(n) != Opcode::QCast);
-    let wanted = |v: ValueId| !matches!(g.def(v), Def::Const(_)) && !casts(v, Opcode::DCast) && read(v);
-    g.values().filter(|&v| g.ty(v).is_float() && wanted(v)).collect()
 }
 
 /// Every row of a table is for a value of the model, one that passes have removed or one that is there now: a range under a name
@@ -162,7 +155,7 @@ fn tabulate(
         if g.producer(v).is_some_and(|n| g.operands(n).iter().any(|o| strange.contains(o))) {
             continue;
         }
-        if h.strange > 0 || observations::entry(h, method).is_none() {
+        if h.strange > 0 || entry(h, method).is_none() {
             let message = format!("%{name} is not finite on the samples ({} of its elements)", h.strange);
             let diag = Diag::new(Code::RANGE, message).help("check how the samples are preprocessed");
             faults.0.push(match g.producer(v) {

@@ -33,7 +33,7 @@ use rayon::prelude::*;
 
 use crate::context::Drawn;
 use crate::fit::lockstep::{footprint, last_uses};
-use crate::ranges::calibrate::activations;
+use crate::ranges::activations::activations;
 use crate::ranges::moments::{Channel, Interval};
 use crate::{Context, Pass};
 

@@ -3,7 +3,7 @@
 
 use qcc_ir::Range;
 
-use crate::Method;
+use crate::ranges::method::Method;
 
 /// Bins on each side of zero.
 pub(crate) const HALF: usize = 2048;

@@ -4,6 +4,13 @@ pub mod calibrate;
 pub mod draw_samples;
 pub mod propagate_ranges;
 
+pub mod method;
+pub mod observations;
+pub mod table;
+
+pub(crate) mod activations;
+pub(crate) mod extent;
 pub(crate) mod histogram;
 pub(crate) mod moments;
-pub(crate) mod observations;
+
+mod merge;

@@ -22,10 +22,11 @@ use std::collections::{HashMap, HashSet};
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Diags, Edit, Elem, Graph, Opcode, Range, ValueId};
 
-use crate::context::{Drawn, RangeEntry, RangeTable};
+use crate::context::Drawn;
 use crate::options::{OptionInfo, OptionKind};
-use crate::ranges::calibrate::activations;
+use crate::ranges::activations::activations;
 use crate::ranges::moments::{Channel, Interval, Stats};
+use crate::ranges::table::{RangeEntry, RangeTable};
 use crate::rewrite::floats;
 use crate::{Context, Options, Pass};
 

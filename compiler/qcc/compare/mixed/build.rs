@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::{Def, Diag, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId};
-use qcc_passes::quant::assign_scales::{clamps, selects};
+use qcc_passes::op_traits::{clamps, selects};
 
 use super::{Action, Mixed, Operand, Parameter, Part, Step, dequantized};
 use crate::cost::multiply_accumulates;

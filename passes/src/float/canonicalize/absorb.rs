@@ -2,8 +2,7 @@
 
 use qcc_ir::{Attrs, Edit, NodeId, Opcode, Tensor, ValueId};
 
-use super::named;
-use crate::rewrite::{either, floats, per_channel, produced_once, substitute};
+use crate::rewrite::{either, floats, named, per_channel, produced_once, substitute};
 
 /// A convolution or linear layer with constant weights whose only user is the node at hand.
 struct Layer {

@@ -4,8 +4,7 @@
 
 use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, ValueId};
 
-use super::named;
-use crate::rewrite::{either, produced_by, produced_once, scalar, substitute};
+use crate::rewrite::{either, named, produced_by, produced_once, scalar, substitute};
 
 fn near(a: f32, b: f32) -> bool {
     (a - b).abs() <= 1e-4 * b.abs()

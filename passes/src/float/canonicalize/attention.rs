@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId, shape};
 
-use super::named;
-use crate::rewrite::{either, floats, produced_once, scalar, substitute};
+use crate::rewrite::{either, floats, named, produced_once, scalar, substitute};
 
 /// `matmul(a, b) * c` with a positive scalar: `c` goes into `alpha`.
 pub(super) fn factor_of_product(edit: &mut Edit, n: NodeId) -> bool {

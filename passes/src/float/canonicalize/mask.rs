@@ -6,8 +6,7 @@
 use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, ValueId};
 
-use super::named;
-use crate::rewrite::{either, floats, origin_of, produced_by, scalar, substitute};
+use crate::rewrite::{either, floats, named, origin_of, produced_by, scalar, substitute};
 
 /// What a mask adds at least to switch an element off.
 const OFF: f32 = -1e3;

@@ -16,8 +16,7 @@ use std::ops::Range;
 
 use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, Type, ValueId};
 
-use super::transposed;
-use crate::rewrite::{inverse, origin_of, substitute};
+use crate::rewrite::{inverse, origin_of, substitute, transposed};
 
 /// NCHW to NHWC.
 const TO_NHWC: [usize; 4] = [0, 2, 3, 1];

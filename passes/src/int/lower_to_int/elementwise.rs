@@ -5,7 +5,7 @@ use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId};
 use qcc_num::{affine, requant};
 
 use super::{Bytes, Lower};
-use crate::float::fold_bn;
+use crate::constants;
 use crate::quant::quantize;
 use crate::rewrite::{inverse, per_channel, scalar};
 
@@ -178,7 +178,7 @@ impl Lower<'_, '_> {
 
     pub(super) fn batch_norm(&mut self) -> Result<ValueId, Diag> {
         let (a, b) =
-            fold_bn::affine(self.g(), self.n).ok_or_else(|| self.no_form("its parameters are not constant"))?;
+            constants::batch_norm(self.g(), self.n).ok_or_else(|| self.no_form("its parameters are not constant"))?;
         self.scale_channels(self.operand(0), 1, &a, &b)
     }
 

@@ -20,7 +20,7 @@ use qcc_ir::{Attrs, Class, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, Value
 use qcc_num::wide;
 
 use super::Lower;
-use crate::quant::assign_scales;
+use crate::op_traits;
 
 /// A byte of an activation.
 struct Piece {
@@ -52,7 +52,7 @@ impl Lower<'_, '_> {
     pub(super) fn wide(&mut self) -> Result<ValueId, Diag> {
         let attrs = self.attrs().clone();
         match self.op().info().class {
-            Class::Unary(_) if assign_scales::clamps(self.op()) => self.wide_clamp(),
+            Class::Unary(_) if op_traits::clamps(self.op()) => self.wide_clamp(),
             Class::Unary(f) => self.wide_table(self.operand(0), |x| f(&attrs, x)),
             Class::Binary(kind @ (Binary::Add | Binary::Sub)) => self.wide_sum(kind),
             Class::Binary(Binary::Mul) => self.wide_product(),

@@ -5,10 +5,9 @@
 
 use qcc_ir::{Data, Edit, Elem, NodeId, Opcode, Tensor, ValueId};
 
-use super::add_cast;
-use crate::quant::assign_scales::{clamps, selects};
+use crate::op_traits::{clamps, selects};
 use crate::quant::quantize;
-use crate::rewrite::floats;
+use crate::rewrite::{add_cast, floats};
 
 /// Puts casts of the type of `q`, the result of a `quant.qcast`, before the operators from which its operand comes, as far
 /// as these keep the order of numbers and nothing else reads their operands.

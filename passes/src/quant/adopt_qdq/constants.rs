@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use qcc_interp::eval_node;
 use qcc_ir::ops::Move;
-use qcc_ir::{Attrs, Class, Data, Edit, Elem, Graph, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
+use qcc_ir::{Attrs, Class, Edit, Elem, NodeId, Opcode, Tensor, Type, Uniform};
 
-use super::add_cast;
-use crate::rewrite::{per_channel, substitute};
+use crate::constants::{codes, dequantized, reals};
+use crate::rewrite::{add_cast, per_channel, substitute};
 
 pub(super) fn evaluate(edit: &mut Edit) {
     for n in edit.graph().order() {
@@ -23,35 +23,6 @@ pub(super) fn evaluate(edit: &mut Edit) {
             real_numbers(edit, n);
         }
     }
-}
-
-/// The codes of a tensor of integers.
-pub(crate) fn codes(tensor: &Tensor) -> Option<Vec<i64>> {
-    Some(match &tensor.data {
-        Data::F32(_) => return None,
-        Data::I8(v) => v.iter().map(|&x| i64::from(x)).collect(),
-        Data::U8(v) => v.iter().map(|&x| i64::from(x)).collect(),
-        Data::I16(v) => v.iter().map(|&x| i64::from(x)).collect(),
-        Data::I32(v) => v.iter().map(|&x| i64::from(x)).collect(),
-        Data::I64(v) => v.clone(),
-    })
-}
-
-/// The constant of which `v` is the `quant.dcast`.
-pub(crate) fn dequantized(g: &Graph, v: ValueId) -> Option<(ValueId, Arc<Tensor>, Arc<Uniform>)> {
-    let n = g.producer(v).filter(|&n| g.op(n) == Opcode::DCast)?;
-    let c = g.operands(n)[0];
-    Some((c, g.constant(c)?.clone(), g.ty(c).uniform()?.clone()))
-}
-
-/// The real numbers of a constant, also behind a `quant.dcast`.
-pub(crate) fn reals(g: &Graph, v: ValueId) -> Option<Tensor> {
-    if let Some(tensor) = g.constant(v) {
-        return tensor.as_f32().is_some().then(|| tensor.as_ref().clone());
-    }
-    let (c, tensor, _) = dequantized(g, v)?;
-    let n = g.producer(v)?;
-    eval_node(Opcode::DCast, &g.node(n).attrs, &[(&tensor, g.ty(c))], &Type::f32(&tensor.dims)).ok()
 }
 
 /// `quant.qcast` of a float constant.

@@ -15,9 +15,8 @@ use std::sync::Arc;
 
 use qcc_ir::{Edit, Elem, Graph, NodeId, Opcode, Tensor, Uniform, ValueId};
 
-use super::add_cast;
-use super::constants::dequantized;
-use crate::rewrite::{either, floats, produced_by, substitute};
+use crate::constants::dequantized;
+use crate::rewrite::{add_cast, either, floats, produced_by, substitute};
 
 /// The ONNX operator that computes scales.
 pub(super) const ORIGIN: &str = "DynamicQuantizeLinear";

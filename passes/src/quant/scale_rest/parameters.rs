@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use qcc_ir::{Attrs, Data, Edit, Elem, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
 
-use crate::quant::adopt_qdq::constants::{codes, dequantized, reals};
-use crate::quant::adopt_qdq::{add_cast, chains};
+use crate::constants::{codes, dequantized, reals};
+use crate::quant::adopt_qdq::chains;
 use crate::quant::insert_qdq::{GREATEST_BIAS, fine_bias, quantized_bias, quantized_weights, weight_scales};
 use crate::quant::precision::is_16;
+use crate::rewrite::add_cast;
 use crate::rewrite::floats;
 
 /// What the integers of a layer's weights stand for.

@@ -4,8 +4,8 @@ use qcc_ir::ops::{Binary, Contract, Move, Norm, Pool, Reduce};
 use qcc_ir::{Class, NodeId, Opcode, Uniform, ValueId};
 
 use super::Analysis;
-use crate::float::fold_bn;
-use crate::quant::adopt_qdq::constants::reals;
+use crate::constants;
+use crate::constants::reals;
 use crate::ranges::moments::{Channel, Interval, Stats};
 use crate::rewrite::floats;
 
@@ -89,7 +89,7 @@ impl Analysis<'_> {
         let xdims = &g.ty(operands[0]).dims;
         Some(match kind {
             Norm::Batch => {
-                let (a, b) = fold_bn::affine(g, n)?;
+                let (a, b) = constants::batch_norm(g, n)?;
                 self.norms += 1;
                 let gamma = floats(g, operands[1])?.1;
                 let beta = floats(g, operands[2])?.1;

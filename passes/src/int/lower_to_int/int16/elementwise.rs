@@ -5,7 +5,7 @@ use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId};
 use qcc_num::wide;
 
 use super::{Rule, one};
-use crate::float::fold_bn;
+use crate::constants;
 use crate::int::lower_to_int::{Lower, elementwise};
 use crate::quant::quantize;
 use crate::rewrite::{floats, scalar};
@@ -132,7 +132,7 @@ impl Lower<'_, '_> {
     /// `a[c] x + b[c]` with one rounding.
     pub(super) fn wide_batch_norm(&mut self) -> Result<ValueId, Diag> {
         let (a, b) =
-            fold_bn::affine(self.g(), self.n).ok_or_else(|| self.no_form("its parameters are not constant"))?;
+            constants::batch_norm(self.g(), self.n).ok_or_else(|| self.no_form("its parameters are not constant"))?;
         let x = self.operand(0);
         let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
         let (sx, sy) = (f64::from(from.scale()), f64::from(to.scale()));

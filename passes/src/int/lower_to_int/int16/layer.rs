@@ -4,8 +4,8 @@ use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, ValueId};
 use qcc_num::wide;
 
 use super::{Piece, Rule, one};
+use crate::constants::codes;
 use crate::int::lower_to_int::Lower;
-use crate::quant::adopt_qdq::constants::codes;
 use crate::rewrite::ohwi;
 
 /// The bytes of weights, each with its factor: `w = 256 wh + wl`, `wl` in [-128, 127].
