@@ -30,7 +30,7 @@ def arguments():
 def models(a):
     found = []
     for path in a.models or [ROOT + "/examples/models", ROOT + "/tests/fixtures", ROOT + "/../shared/data/models"]:
-        found += sorted(glob.glob(os.path.join(path, "*.onnx"))) if os.path.isdir(path) else [path]
+        found += [path] if os.path.isfile(path) else sorted(glob.glob(os.path.join(path, "*.onnx")))
     return [m for m in found if not a.quick or os.path.getsize(m) < QUICK_BYTES]
 
 
@@ -74,8 +74,8 @@ def inputs(qcc, model, folder):
         return None
     with open(text) as f:
         graph = next(line for line in f if line.startswith("graph "))
-    found = re.findall(r"%([^\s:,()]+): tensor<((?:\d+x)*)(\w+)>", graph.split("->")[0])
-    return [(name, [int(d) for d in dims.split("x") if d], kind) for name, dims, kind in found]
+    found = re.findall(r"%(\"[^\"]*\"|[^\s:,()\"]+): tensor<((?:\d+x)*)(\w+)>", graph.split(") -> (")[0])
+    return [(name.strip('"'), [int(d) for d in dims.split("x") if d], kind) for name, dims, kind in found]
 
 
 def array(path, rng, dims, kind):
@@ -96,7 +96,7 @@ def samples(tensors, folder):
     """A folder of samples: one file each, or for several inputs a folder each."""
     rng, top = random.Random(7), os.path.join(folder, "samples")
     for name, dims, kind in tensors:
-        place = top if len(tensors) == 1 else os.path.join(top, name)
+        place = top if len(tensors) == 1 else os.path.join(top, name.lstrip("/"))
         os.makedirs(place, exist_ok=True)
         for i in range(SAMPLES):
             array(os.path.join(place, f"{i}.npy"), rng, dims, kind)
