@@ -27,7 +27,8 @@ use std::sync::Arc;
 use case::{Case, Directive};
 use qcc_ir::parse::{no_files, parse as read, parse_located};
 use qcc_ir::{Diag, Diags, Graph, Level, Tensor, print};
-use qcc_passes::{Context, Pipeline, Precisions, Samples, precision};
+use qcc_passes::quant::precision;
+use qcc_passes::{Context, Pipeline, Precisions, Samples};
 
 macro_rules! folders {
     ($($folder:ident),*) => {
