@@ -45,9 +45,9 @@ pub mod symbol {
     pub const RUN: &str = "qcc_model_run";
     /// [`RunMtFn`](super::RunMtFn).
     pub const RUN_MT: &str = "qcc_model_run_mt";
-    /// [`RunF32Fn`](super::RunF32Fn); absent without a float edge.
+    /// [`RunF32Fn`](super::RunF32Fn); absent without a float interface.
     pub const RUN_F32: &str = "qcc_model_run_f32";
-    /// [`RunF32MtFn`](super::RunF32MtFn); absent without a float edge.
+    /// [`RunF32MtFn`](super::RunF32MtFn); absent without a float interface.
     pub const RUN_F32_MT: &str = "qcc_model_run_f32_mt";
     /// Data: a little-endian `u64` with the number of bytes that follow, then the [`Manifest`](crate::Manifest).
     pub const MANIFEST: &str = "qcc_model_manifest";

@@ -24,11 +24,11 @@ impl Quant {
     /// The scale as `(multiplier, shift)` with `scale == multiplier / 2^shift` exactly: an odd multiplier below 2^24.
     pub fn ratio(self) -> (u32, i32) {
         let bits = self.scale.to_bits();
-        let (exponent, fraction) = ((bits >> 23 & 0xff) as i32, bits & 0x7f_ffff);
+        let (exponent, fraction) = ((bits >> 23 & 0xff).cast_signed(), bits & 0x7f_ffff);
         let (mantissa, shift) = if exponent == 0 { (fraction, 149) } else { (fraction | 0x80_0000, 150 - exponent) };
         match mantissa {
             0 => (0, 0),
-            m => (m >> m.trailing_zeros(), shift - m.trailing_zeros() as i32),
+            m => (m >> m.trailing_zeros(), shift - m.trailing_zeros().cast_signed()),
         }
     }
 }
@@ -114,7 +114,7 @@ pub enum InfoError {
 /// `mantissa * 2^exponent` times what [`Quant`] says. Such tensors come after all others.
 pub const SCALE_SUFFIX: &str = ".scale";
 
-/// The tensors that hold values, without those that hold run-time scales of others: what a run on real numbers takes or gives.
+/// The tensors that hold values, without those that hold dynamic scales of others: what a run on real numbers takes or gives.
 pub fn real_tensors(tensors: &[TensorInfo]) -> &[TensorInfo] {
     let is_scale = |t: &TensorInfo| {
         let of = t.name.strip_suffix(SCALE_SUFFIX).filter(|_| t.dtype == DType::I32 && t.dims == [2]);
@@ -134,10 +134,10 @@ impl ModelInfo {
         let mut out = Vec::with_capacity(size_of::<QccModelInfo>() + tensors().count() * size_of::<QccTensorInfo>());
         let header = [
             ABI_VERSION,
-            size_of::<QccModelInfo>() as u32,
-            size_of::<QccTensorInfo>() as u32,
-            self.inputs.len() as u32,
-            self.outputs.len() as u32,
+            field("header_bytes", size_of::<QccModelInfo>())?,
+            field("tensor_bytes", size_of::<QccTensorInfo>())?,
+            field("n_inputs", self.inputs.len())?,
+            field("n_outputs", self.outputs.len())?,
             u32::from(self.has_float_edge),
         ];
         out.extend(header.iter().flat_map(|v| v.to_le_bytes()));
@@ -150,9 +150,12 @@ impl ModelInfo {
             let (multiplier, shift) = tensor.quant.map_or((0, 0), Quant::ratio);
             out.extend(fixed_text::<NAME_BYTES>(&tensor.name));
             out.extend((tensor.dtype as u32).to_le_bytes());
-            out.extend((tensor.dims.len() as u32).to_le_bytes());
+            out.extend(field("rank", tensor.dims.len())?.to_le_bytes());
             let padded = tensor.dims.iter().copied().chain(std::iter::repeat(1)).take(MAX_RANK);
-            out.extend(padded.flat_map(|d| (d as i64).to_le_bytes()));
+            for d in padded {
+                // Extents are within the address space: `check`.
+                out.extend(i64::try_from(d).unwrap_or(i64::MAX).to_le_bytes());
+            }
             out.extend(tensor.quant.map_or(0, |q| q.scale.to_bits()).to_le_bytes());
             out.extend(tensor.quant.map_or(0, |q| q.zero_point).to_le_bytes());
             out.extend(multiplier.to_le_bytes());
@@ -251,6 +254,11 @@ impl TensorInfo {
             _ => Ok(()),
         }
     }
+}
+
+/// A number of the header.
+fn field(field: &'static str, value: usize) -> Result<u32, InfoError> {
+    u32::try_from(value).map_err(|_| InfoError::Header { field, value: value as u64 })
 }
 
 fn at_least(field: &'static str, value: u32, least: usize) -> Result<(), InfoError> {

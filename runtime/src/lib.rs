@@ -25,6 +25,8 @@
 //!
 //! The crate depends on no compiler crate: it is all that a program needs beside `model.so`.
 
+#![deny(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+
 pub mod abi;
 pub mod arena;
 pub mod cpu;

@@ -49,7 +49,7 @@ fn manifest(library: &Library) -> Result<Option<Manifest>, LoadError> {
     let Ok(address) = (unsafe { library.get::<*const u8>(symbol::MANIFEST) }) else { return Ok(None) };
     // SAFETY: the symbol's data starts with its length.
     let length = u64::from_le_bytes(unsafe { address.cast::<[u8; 8]>().read() });
-    let bytes = length.min(MAX_MANIFEST) as usize + 8;
+    let bytes = usize::try_from(length.min(MAX_MANIFEST)).unwrap_or(0) + 8;
     // SAFETY: the data goes on for `length` bytes and is never written.
     let section = unsafe { std::slice::from_raw_parts(*address, bytes) };
     Ok(Some(Manifest::from_section(section)?))

@@ -4,8 +4,6 @@ use crate::abi::{RunF32Fn, RunF32MtFn, RunFn, RunMtFn};
 use crate::cpu::CpuFeatures;
 use crate::info::{InfoError, ModelInfo, TensorInfo};
 use crate::manifest::Manifest;
-use crate::session::{RunError, Session};
-use crate::tensor::{Tensor, TensorRef};
 use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
@@ -17,7 +15,7 @@ pub struct EntryPoints {
     pub run: RunFn,
     /// The same over a pool. Without it a session ignores its pool.
     pub run_mt: Option<RunMtFn>,
-    /// Float in, float out; exists with a float edge.
+    /// Float in, float out; exists with a float interface.
     pub run_f32: Option<RunF32Fn>,
     /// The same over a pool.
     pub run_f32_mt: Option<RunF32MtFn>,
@@ -121,21 +119,6 @@ impl Model {
     /// True if [`Model::run_f32`] works.
     pub fn has_float_edge(&self) -> bool {
         self.entry.run_f32.is_some()
-    }
-
-    /// Runs once on this thread, with stored integers in and out. [`Model::session`] saves the allocations of repeated runs.
-    pub fn run(&self, inputs: &[TensorRef<'_>]) -> Result<Vec<Tensor>, RunError> {
-        self.session().run(inputs)
-    }
-
-    /// Runs once on this thread, with every tensor as `f32`.
-    pub fn run_f32(&self, inputs: &[TensorRef<'_>]) -> Result<Vec<Tensor>, RunError> {
-        self.session().run_f32(inputs)
-    }
-
-    /// Scratch memory for runs one after another.
-    pub fn session(&self) -> Session<'_> {
-        Session::new(self)
     }
 }
 

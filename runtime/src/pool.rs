@@ -5,7 +5,7 @@
 //! run. Starting a job allocates nothing. A job started while another one runs on the same pool (by a second thread, or from
 //! inside a task) runs on its caller alone, so that nothing can wait for itself.
 //!
-//! The order of the shared words: the caller writes `job` and `left`, then offers the units; a worker that sees an offer reads
+//! The order of the shared atomics: the caller writes `job` and `left`, then offers the units; a worker that sees an offer reads
 //! the pointer `job`, and follows it once it has claimed units of that offer: until it lowers `left` by them, the caller stays
 //! where it is. The caller returns once it reads 0 there.
 
@@ -108,7 +108,7 @@ impl Pool {
     pub fn as_abi(&self) -> QccPool {
         QccPool {
             ctx: Arc::as_ptr(&self.shared).cast_mut().cast(),
-            threads: self.shared.threads as u32,
+            threads: u32::try_from(self.shared.threads).unwrap_or(u32::MAX),
             reserved: 0,
             parallel_for: Some(parallel_for),
         }

@@ -34,7 +34,7 @@ pub enum RunError {
     DType {
         /// Name of the tensor.
         name: String,
-        /// Type in the model, `f32` for a run over the float edge.
+        /// Type in the model, `f32` for a run over the float interface.
         expected: DType,
         /// Type given.
         found: DType,
@@ -68,7 +68,7 @@ pub enum RunError {
         align: usize,
     },
     /// Compiled with `--io=int`.
-    #[error("the model has no float edge: run it with integers, or compile it with `--io=float`")]
+    #[error("the model has no float interface: run it with integers, or compile it with `--io=float`")]
     NoFloatEdge,
     /// The model's code returned an error of [`code`].
     #[error("the model returned {0} ({text})", text = describe(*.0))]
@@ -113,11 +113,31 @@ impl Io {
     }
 }
 
+impl Model {
+    /// Runs once on this thread, with stored integers in and out. [`Model::session`] saves the allocations of repeated runs.
+    pub fn run(&self, inputs: &[TensorRef<'_>]) -> Result<Vec<Tensor>, RunError> {
+        self.session().run(inputs)
+    }
+
+    /// Runs once on this thread, with every tensor as `f32`.
+    pub fn run_f32(&self, inputs: &[TensorRef<'_>]) -> Result<Vec<Tensor>, RunError> {
+        self.session().run_f32(inputs)
+    }
+
+    /// Scratch memory for runs one after another.
+    pub fn session(&self) -> Session<'_> {
+        Session::new(self)
+    }
+}
+
 impl<'m> Session<'m> {
-    pub(crate) fn new(model: &'m Model) -> Self {
+    fn new(model: &'m Model) -> Self {
         let info = model.info();
         // Both were checked when the model was made.
-        let scratch = Arena::with_align(info.scratch_bytes as usize, info.scratch_align as usize)
+        let size = |n: u64| usize::try_from(n).ok();
+        let scratch = size(info.scratch_bytes).zip(size(info.scratch_align));
+        let scratch = scratch
+            .and_then(|(bytes, align)| Arena::with_align(bytes, align))
             .expect("a model's scratch is within the address space");
         Session { model, pool: None, scratch, slots: Slots::default() }
     }
@@ -155,7 +175,7 @@ impl<'m> Session<'m> {
         if status == code::OK { Ok(()) } else { Err(RunError::Code(status)) }
     }
 
-    /// `f32` in, new `f32` tensors out, over the model's float edge.
+    /// `f32` in, new `f32` tensors out, over the model's float interface.
     pub fn run_f32(&mut self, inputs: &[TensorRef<'_>]) -> Result<Vec<Tensor>, RunError> {
         let mut outputs = self.outputs(Io::Float);
         self.run_f32_into(inputs, &mut outputs)?;
@@ -313,7 +333,7 @@ mod tests {
         fn send_sync<T: Send + Sync>(_: &T) {}
         let model = model(ENTRY);
         send_sync(&model);
-        let x: Vec<u8> = (0..N).map(|i| i as u8).collect();
+        let x: Vec<u8> = (0..N).map(|i| i.to_le_bytes()[0]).collect();
         let input = [TensorRef::new(&[10, 100], &x)];
         let once = model.run(&input).unwrap();
         assert!(once[0].as_slice::<i16>().unwrap().iter().zip(&x).all(|(&y, &x)| y == 2 * i16::from(x)));

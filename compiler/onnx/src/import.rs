@@ -3,8 +3,12 @@
 //! A node that cannot be imported does not end the import: its results count as failed, what depends on them is skipped,
 //! and every node that is at fault itself is reported.
 
+mod affine;
 mod attributes;
+mod boolean;
 mod branch;
+mod cast;
+mod compare;
 mod constants;
 mod contrib;
 mod conv;
@@ -25,12 +29,12 @@ mod reduce;
 mod resize;
 mod rnn;
 mod scatter;
+mod select;
 mod sequence;
 mod shape_ops;
 mod site;
 mod slice;
-mod table;
-mod truth;
+pub(crate) mod table;
 mod window;
 
 use std::collections::{HashMap, HashSet};
@@ -45,10 +49,10 @@ use crate::fault::{Fault, Outcome};
 use crate::functions;
 use crate::model::{Model, domain};
 use crate::options::{self, ImportOptions};
-use crate::structure::{Structure, analyze, node_name, place};
+use crate::structure::{Structure, analyze, location, node_name};
 use crate::tensor;
 use names::Names;
-use site::Site;
+use site::{MOST_OPERANDS, Site};
 pub use table::{Importable, importable};
 
 /// A model as a graph of `nn.*`, `tensor.*` and `quant.*`.
@@ -71,9 +75,6 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
     driver.run(&nodes, options)?;
     Ok(graph)
 }
-
-/// Nodes with more operands are no part of a network, and passes would take very long over them.
-const MOST_OPERANDS: usize = 4096;
 
 fn sequence_fault(what: &str) -> Fault {
     Fault::unsupported(format!("{what} is a sequence")).help("take tensors out of it in the model")
@@ -177,7 +178,7 @@ impl<'a> Driver<'a, '_> {
                 if !shapes.is_empty() && node.input.len() <= 16 {
                     fault.message = format!("{} (operands {shapes})", fault.message);
                 }
-                self.faults.0.push(fault.at(place(node, opset.unwrap_or(0))));
+                self.faults.0.push(fault.at(location(node, opset.unwrap_or(0))));
                 Vec::new()
             }
             None => Vec::new(),

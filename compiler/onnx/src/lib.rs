@@ -8,6 +8,8 @@
 //! that is not a whole model gives one diagnostic. A model that cannot be compiled gives all its faults at once, each with
 //! the node, its operator and operator set, and the shapes that it was given.
 
+#![deny(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+
 mod element;
 mod export;
 mod external;
@@ -18,6 +20,7 @@ mod hostile;
 mod import;
 mod model;
 mod options;
+mod rounding;
 mod structure;
 mod tensor;
 #[cfg(test)]

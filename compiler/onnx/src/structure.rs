@@ -24,7 +24,7 @@ pub(crate) fn node_name(node: &NodeProto) -> &str {
 }
 
 /// Where a node is, for diagnostics.
-pub(crate) fn place(node: &NodeProto, opset: i64) -> String {
+pub(crate) fn location(node: &NodeProto, opset: i64) -> String {
     format!("node {:?} ({}, opset {opset})", node_name(node), node.op_type)
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn analyze<'a>(graph: &'a GraphProto, nodes: &'a [NodeProto], opset: 
     for (i, node) in nodes.iter().enumerate() {
         for name in node.output.iter().map(String::as_str).filter(|n| !n.is_empty()) {
             if given.contains(name) || definitions.insert(name, i).is_some() {
-                faults.0.push(bad(format!("value `{name}` is defined twice")).at(place(node, opset)));
+                faults.0.push(bad(format!("value `{name}` is defined twice")).at(location(node, opset)));
             }
         }
     }
@@ -64,7 +64,7 @@ pub(crate) fn analyze<'a>(graph: &'a GraphProto, nodes: &'a [NodeProto], opset: 
     for node in nodes {
         for name in operands(node).into_iter().filter(|n| !given.contains(n) && !definitions.contains_key(n)) {
             if undefined.insert(name) {
-                faults.0.push(bad(format!("value `{name}` is used, but nothing defines it")).at(place(node, opset)));
+                faults.0.push(bad(format!("value `{name}` is used, but nothing defines it")).at(location(node, opset)));
             }
         }
     }
@@ -80,7 +80,7 @@ pub(crate) fn analyze<'a>(graph: &'a GraphProto, nodes: &'a [NodeProto], opset: 
         let mut names: Vec<_> = cycle.iter().take(8).map(|&i| format!("{:?}", node_name(&nodes[i]))).collect();
         names.push(if cycle.len() > names.len() { "..".into() } else { names[0].clone() });
         let fault = bad(format!("the graph has a cycle: {}", names.join(" -> ")));
-        Diags::from(fault.at(place(&nodes[cycle[0]], opset)))
+        Diags::from(fault.at(location(&nodes[cycle[0]], opset)))
     })?;
     let mut used: HashSet<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
     let mut live = Vec::new();

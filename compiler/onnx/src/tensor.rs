@@ -9,6 +9,7 @@ use qcc_ir::{Data, Tensor, Type};
 use crate::element::DataType;
 use crate::external::Folder;
 use crate::fault::{Fault, Outcome};
+use crate::rounding::nearest;
 use crate::wire;
 
 /// A constant with the type that its elements have; several types may share one storage.
@@ -147,7 +148,7 @@ fn checked<A: Copy + std::fmt::Display, B: TryFrom<A>>(values: impl Iterator<Ite
 
 /// The nearest f32; a finite value stays finite.
 fn narrow_float(v: f64) -> Outcome<f32> {
-    let narrow = v as f32;
+    let narrow = nearest(v);
     if narrow.is_infinite() && v.is_finite() {
         return Err(Fault::unsupported(format!("element {v:e} does not fit f32")));
     }

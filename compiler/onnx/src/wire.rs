@@ -286,10 +286,10 @@ mod tests {
             let mut outer = vec![if i % 2 == 0 { 0x0a } else { 0x22 }];
             let mut n = bytes.len();
             while n >= 0x80 {
-                outer.push((n & 0x7f) as u8 | 0x80);
+                outer.push(n.to_le_bytes()[0] | 0x80);
                 n >>= 7;
             }
-            outer.push(n as u8);
+            outer.push(n.to_le_bytes()[0]);
             outer.extend(bytes);
             bytes = outer;
         }

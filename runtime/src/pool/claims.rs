@@ -6,9 +6,9 @@
 //! a system that takes a thread off its core: it does so in the middle of a piece, whatever the size.
 //!
 //! ```text
-//! range = job << 32 | begin << 16 | end      one word, in granules of as many units as make 2^16 - 1 suffice
+//! range = job << 32 | begin << 16 | end      one atomic u64, in granules of as many units as make 2^16 - 1 suffice
 //! ```
-//! A claim replaces the word if it still is what was read, job number included: what a late thread has read of a job that has
+//! A claim replaces it if it still is what was read, job number included: what a late thread has read of a job that has
 //! ended cannot be claimed, unless 2^32 jobs have begun meanwhile and the range is the same again.
 
 use std::ops::Range;
@@ -108,8 +108,9 @@ fn pack(job: u32, granules: Range<usize>) -> u64 {
     u64::from(job) << 32 | (granules.start as u64) << 16 | granules.end as u64
 }
 
-fn unpack(word: u64) -> (u32, Range<usize>) {
-    ((word >> 32) as u32, usize::from((word >> 16) as u16)..usize::from(word as u16))
+#[expect(clippy::cast_possible_truncation, reason = "takes the three fields apart")]
+fn unpack(packed: u64) -> (u32, Range<usize>) {
+    ((packed >> 32) as u32, usize::from((packed >> 16) as u16)..usize::from(packed as u16))
 }
 
 #[cfg(test)]

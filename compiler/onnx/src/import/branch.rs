@@ -14,7 +14,7 @@ impl<'a> Driver<'a, '_> {
         let tensor = condition.and_then(|v| self.edit.graph().constant(v)).cloned();
         let taken = match tensor.as_deref().map(Numbers::of) {
             Some(Numbers::Int(v)) if v.len() == 1 => v[0] != 0,
-            Some(_) => return Err(Fault::shape("the condition is not one truth value")),
+            Some(_) => return Err(Fault::shape("the condition is not one boolean")),
             None => {
                 return Err(Fault::unsupported(
                     "operator If is not supported with a condition that is known at run time only",

@@ -149,18 +149,18 @@ fn normalized(
     Ok(results)
 }
 
-/// Rows of tables of words, positions and segments, summed and normalized; without a mask only.
+/// Rows of tables of token ids, positions and segments, summed and normalized; without a mask only.
 pub(super) fn embed_layer_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
     let epsilon = site.attrs.float("epsilon")?.unwrap_or(1e-12);
     site.attrs.ignore(&["mask_index_type"]);
-    let (ids, words, positions) = (site.operand(0)?, site.operand(2)?, site.operand(3)?);
+    let (ids, tokens, positions) = (site.operand(0)?, site.operand(2)?, site.operand(3)?);
     let (scale, offset) = (site.operand(5)?, site.operand(6)?);
     let dims = site.dims(ids);
-    let &[_, length] = dims.as_slice() else { return Err(Fault::shape(format!("words of shape {dims:?}"))) };
+    let &[_, length] = dims.as_slice() else { return Err(Fault::shape(format!("tokens of shape {dims:?}"))) };
     let gather = |site: &mut Site, table: ValueId, at: ValueId| {
         site.emit(Opcode::Gather, &[table, at], Attrs::new(Opcode::Gather).with("axis", 0), "rows")
     };
-    let mut sum = gather(site, words, ids)?;
+    let mut sum = gather(site, tokens, ids)?;
     let at = match site.optional(8) {
         Some(at) => gather(site, positions, at)?,
         None => super::slice::part(site, positions, 0, 0..length)?,

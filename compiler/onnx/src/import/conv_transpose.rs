@@ -3,7 +3,7 @@
 use qcc_ir::{Attrs, Opcode, ValueId};
 
 use super::conv::convolve;
-use super::layout;
+use super::layout::{self, extent};
 use super::site::Site;
 use super::slice;
 use super::window::{Window, volume};
@@ -57,13 +57,9 @@ pub(super) fn conv_transpose(site: &mut Site) -> Outcome<ValueId> {
             let (less, more) = (total / 2, total - total / 2);
             window.pads[i] = if same == "SAME_UPPER" { [less, more] } else { [more, less] };
             // A result that is longer than everything that is computed ends in zeros.
-            around.push([
-                reach as i64 - window.pads[i][0] as i64,
-                (reach + extra[i] + target.saturating_sub(full)) as i64 - window.pads[i][1] as i64,
-            ]);
+            around.push(rest([reach, reach + extra[i] + target.saturating_sub(full)], window.pads[i])?);
         } else {
-            around
-                .push([reach as i64 - window.pads[i][0] as i64, (reach + extra[i]) as i64 - window.pads[i][1] as i64]);
+            around.push(rest([reach, reach + extra[i]], window.pads[i])?);
         }
     }
     let groups = site.attrs.int("group")?.unwrap_or(1);
@@ -72,7 +68,7 @@ pub(super) fn conv_transpose(site: &mut Site) -> Outcome<ValueId> {
     let w = flipped(site, w, count)?;
     if window.strides.iter().any(|&s| s > 1) {
         let axes = (0..rank).map(|i| Axis::new(&window, i, input[i], around[i])).collect::<Outcome<Vec<_>>>()?;
-        return phases(site, [x, w], bias, &axes, groups);
+        return phases(site, [x, w], bias, &axes, count);
     }
     let (x, pads) = padded(site, x, &around)?;
     window.pads = pads;
@@ -80,12 +76,17 @@ pub(super) fn conv_transpose(site: &mut Site) -> Outcome<ValueId> {
     convolve(site, [x, w], bias, &window, groups, "")
 }
 
+/// What is left of the reach of a kernel on both sides behind padding, less than 0 where padding is more.
+fn rest(reach: [usize; 2], pads: [usize; 2]) -> Outcome<[i64; 2]> {
+    Ok([extent(reach[0])? - extent(pads[0])?, extent(reach[1])? - extent(pads[1])?])
+}
+
 /// Padding where numbers are positive; where they are negative, that much of the input is cut away.
 fn padded(site: &mut Site, x: ValueId, around: &[[i64; 2]]) -> Outcome<(ValueId, Vec<[usize; 2]>)> {
     let side = |end: usize| [0, 0].into_iter().chain(around.iter().map(move |p| p[end]));
     let pads: Vec<i64> = side(0).chain(side(1)).collect();
     let x = if pads.iter().any(|&p| p < 0) { slice::cut(site, x, &pads)? } else { x };
-    Ok((x, around.iter().map(|p| p.map(|v| v.max(0) as usize)).collect()))
+    Ok((x, around.iter().map(|p| p.map(|v| usize::try_from(v).unwrap_or(0))).collect()))
 }
 
 /// One dimension of a transposed convolution with stride `s`, seen as `s` convolutions of the input as it is.
@@ -110,33 +111,34 @@ struct Axis {
 impl Axis {
     fn new(window: &Window, axis: usize, input: usize, [before, after]: [i64; 2]) -> Outcome<Axis> {
         let (k, s, d) = (window.kernel[axis], window.strides[axis], window.dilations[axis]);
-        let extent = ((k - 1) * d + 1) as i64;
-        let (stride, input) = (s as i64, input as i64);
-        let length = stride * (input - 1) + 1 + before + after - extent + 1;
-        if length < 1 {
+        let (reach, stride, input) = (extent((k - 1) * d + 1)?, extent(s)?, extent(input)?);
+        let length = stride * (input - 1) + 1 + before + after - reach + 1;
+        let Some(results) = usize::try_from(length).ok().filter(|&n| n > 0) else {
             return Err(Fault::shape(format!("the padding leaves nothing of a result: {length} elements")));
-        }
+        };
         // Of each phase `t0`, `o` and the number of taps.
         let phase = |r: i64| {
             let first = (before - r).rem_euclid(stride);
-            (first, (r - before + first) / stride, ((extent - first).max(0) + stride - 1) / stride)
+            (first, (r - before + first) / stride, ((reach - first).max(0) + stride - 1) / stride)
         };
         let phases: Vec<(i64, i64, i64)> = (0..stride.min(length)).map(phase).collect();
         let some = || phases.iter().filter(|(.., taps)| *taps > 0);
         let lo = some().map(|(_, o, _)| *o).min().unwrap_or(0);
         let hi = some().map(|(_, o, taps)| o + taps).max().unwrap_or(1);
-        let kernel = (hi - lo) as usize;
-        if kernel.checked_mul(phases.len()).is_none_or(|taps| taps > MOST_TAPS) {
-            return Err(Fault::shape(format!("a stride of {s} with {kernel} taps for each phase is too large")));
-        }
+        let too_large = || Fault::shape(format!("a stride of {s} with {} taps for each phase is too large", hi - lo));
+        let kernel = usize::try_from(hi - lo).ok();
+        let kernel = kernel.filter(|k| k.checked_mul(phases.len()).is_some_and(|taps| taps <= MOST_TAPS));
+        let kernel = kernel.ok_or_else(too_large)?;
         let tap = |&(first, o, taps): &(i64, i64, i64), element: i64| {
-            let at = Some(element + lo - o).filter(|j| (0..taps).contains(j)).map(|j| (first + stride * j) as usize)?;
+            let at = Some(element + lo - o)
+                .filter(|j| (0..taps).contains(j))
+                .and_then(|j| usize::try_from(first + stride * j).ok())?;
             at.is_multiple_of(d).then_some(at / d)
         };
         let taps = phases.iter().flat_map(|phase| (0..hi - lo).map(move |element| tap(phase, element))).collect();
-        let count = (length as usize).div_ceil(s);
-        let pads = [-lo, count as i64 + hi - 1 - input];
-        Ok(Axis { phases: phases.len(), kernel, count, length: length as usize, pads, taps })
+        let count = results.div_ceil(s);
+        let pads = [-lo, extent(count)? + hi - 1 - input];
+        Ok(Axis { phases: phases.len(), kernel, count, length: results, pads, taps })
     }
 }
 
@@ -146,10 +148,9 @@ fn phases(
     [x, w]: [ValueId; 2],
     bias: Option<ValueId>,
     axes: &[Axis],
-    groups: i64,
+    parts: usize,
 ) -> Outcome<ValueId> {
     let (n, outputs, inputs) = (site.dims(x)[0], site.dims(w)[0], site.dims(w)[1]);
-    let parts = groups as usize;
     let channels = outputs / parts;
     let mut w = w;
     for (i, axis) in axes.iter().enumerate() {
@@ -181,7 +182,7 @@ fn phases(
         pads,
         extra: vec![0; rank],
     };
-    let y = convolve(site, [x, w], bias, &window, groups, "phases")?;
+    let y = convolve(site, [x, w], bias, &window, extent(parts)?, "phases")?;
     // [N, G, s, s .., M, Q, Q ..] to [N, G, M, Q, s, Q, s ..]
     let counts: Vec<usize> = axes.iter().map(|axis| axis.count).collect();
     let split = [&[n, parts], &per_axis[..], &[channels], &counts].concat();
@@ -191,8 +192,10 @@ fn phases(
     let y = layout::reshape(site, y, &split, "split")?;
     let y = layout::transpose(site, y, &perm, "moved")?;
     let y = layout::reshape(site, y, &[&[n, outputs], &whole[..]].concat(), "")?;
-    let beyond = axes.iter().map(|axis| axis.length as i64 - (axis.count * axis.phases) as i64);
-    let pads: Vec<i64> = vec![0; 2 + rank + 2].into_iter().chain(beyond).collect();
+    let mut pads = vec![0; 2 + rank + 2];
+    for axis in axes {
+        pads.push(extent(axis.length)? - extent(axis.count * axis.phases)?);
+    }
     slice::cut(site, y, &pads)
 }
 
@@ -225,8 +228,8 @@ fn flipped(site: &mut Site, w: ValueId, groups: usize) -> Outcome<ValueId> {
     let perm: Vec<usize> = [0, 2, 1].into_iter().chain(3..split.len()).collect();
     let w = layout::transpose(site, w, &perm, "swapped")?;
     let mut w = layout::reshape(site, w, &merged, "merged")?;
-    for (axis, &extent) in merged.iter().enumerate().skip(2) {
-        let positions: Vec<usize> = (0..extent).rev().collect();
+    for (axis, &n) in merged.iter().enumerate().skip(2) {
+        let positions: Vec<usize> = (0..n).rev().collect();
         w = layout::at_positions(site, w, axis, &positions, "flipped")?;
     }
     Ok(w)

@@ -6,6 +6,7 @@ use super::layout::{self, apply};
 use super::reduce::over;
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
+use crate::rounding::nearest;
 
 /// In training mode with the mean and variance of the batch itself, and their running averages as results.
 pub(super) fn batch_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
@@ -75,7 +76,7 @@ pub(super) fn normalize(
             return Err(Fault::shape(format!("scale or bias of shape {:?} does not fit", site.dims(v))));
         }
     }
-    let axis = i64::try_from(axis).map_err(|_| Fault::shape("an axis exceeds 63 bits"))?;
+    let axis = layout::extent(axis)?;
     let attrs = Attrs::new(Opcode::LayerNorm).with("axis", axis).with("epsilon", epsilon);
     let constant = [Some(scale), bias].into_iter().flatten().all(|v| site.constant(v).is_some());
     let zero = site.floats(&[1], vec![0.0], "zero");
@@ -199,7 +200,7 @@ pub(super) fn local_response(site: &mut Site) -> Outcome<ValueId> {
     let (before, after) =
         (((size - 1) / 2).min(channels.saturating_sub(1)), (size / 2).min(channels.saturating_sub(1)));
     let kernel = before + after + 1;
-    let alpha = (f64::from(alpha) * kernel as f64 / size as f64) as f32;
+    let alpha = nearest(f64::from(alpha) * kernel as f64 / size as f64);
     let attrs = Attrs::new(Opcode::AveragePool)
         .with("kernel", layout::list(&[kernel, 1])?)
         .with("pads", layout::list(&[before, 0, after, 0])?)

@@ -56,7 +56,7 @@ pub(super) fn einsum(site: &mut Site) -> Outcome<ValueId> {
 
 /// The dimensions of an ellipsis have digits, counted from the last.
 fn expanded(term: &str, hidden: usize, equation: &str) -> Outcome<Vec<char>> {
-    let digits: String = (0..hidden.min(10)).rev().filter_map(|i| char::from_digit(i as u32, 10)).collect();
+    let digits: String = "0123456789"[..hidden.min(10)].chars().rev().collect();
     let text = term.replacen("...", &digits, 1);
     let legal = |c: char| c.is_ascii_alphabetic() || digits.contains(c);
     if hidden > 10 || !text.chars().all(legal) {

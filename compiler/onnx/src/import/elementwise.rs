@@ -2,10 +2,10 @@
 
 use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, Uniform, ValueId};
 
-use super::constants;
+use super::affine;
 use super::layout::apply;
 use super::numbers::{Numbers, listed};
-use super::quantize;
+use super::select::selected;
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
@@ -61,7 +61,7 @@ fn clip_codes(site: &mut Site, x: ValueId, u: &Uniform) -> Outcome<ValueId> {
     let graph = site.edit().graph();
     let cast = graph.producer(x).filter(|&n| graph.op(n) == Opcode::QCast).map(|n| graph.operands(n)[0]);
     let real = cast.ok_or_else(|| Fault::unsupported("bounds of quantized values that are not just quantized"))?;
-    quantize::quantize(site, real, Uniform { min, max, ..u.clone() }, "")
+    affine::quantize(site, real, Uniform { min, max, ..u.clone() }, "")
 }
 
 /// The least of the upper bound and the greatest of the lower bound and the value.
@@ -102,7 +102,7 @@ pub(super) fn trilu(site: &mut Site) -> Outcome<ValueId> {
     };
     let mask = Data::U8((0..listed(&[rows, columns])?).map(holds).collect());
     let mask = site.constant_of(Tensor::new(&[rows, columns], mask), Elem::Bool, "triangle");
-    constants::selected(site, mask, x, zero, "")
+    selected(site, mask, x, zero, "")
 }
 
 pub(super) fn gelu(site: &mut Site) -> Outcome<ValueId> {

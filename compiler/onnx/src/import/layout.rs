@@ -5,6 +5,11 @@ use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId, shape};
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
+/// An extent or an axis as an attribute.
+pub(super) fn extent(d: usize) -> Outcome<i64> {
+    i64::try_from(d).map_err(|_| Fault::shape("a dimension exceeds 63 bits"))
+}
+
 /// Extents as an attribute.
 pub(super) fn list(dims: &[usize]) -> Outcome<Vec<i64>> {
     let wide: Option<Vec<i64>> = dims.iter().map(|&d| i64::try_from(d).ok()).collect();
@@ -55,7 +60,7 @@ pub(super) fn at_positions(
     }
     let tensor = Tensor::new(&[positions.len()], Data::I64(list(positions)?));
     let positions = site.constant_of(tensor, Elem::Int(Int::I64), "positions");
-    let axis = i64::try_from(axis).map_err(|_| Fault::shape("an axis exceeds 63 bits"))?;
+    let axis = extent(axis)?;
     site.emit(Opcode::Gather, &[x, positions], Attrs::new(Opcode::Gather).with("axis", axis), suffix)
 }
 

@@ -30,9 +30,9 @@ impl<'a> Names<'a> {
     }
 }
 
-/// The name of a graph: a word.
+/// The name of a graph: letters, digits, `_`, `.` and `-`.
 pub(crate) fn graph(onnx: &str) -> String {
-    let word = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '_' };
-    let name: String = onnx.chars().map(word).collect();
+    let letter = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '_' };
+    let name: String = onnx.chars().map(letter).collect();
     if name.is_empty() { "model".into() } else { name }
 }

@@ -4,11 +4,12 @@ use qcc_ir::{Data, Elem, Int, Tensor, shape};
 
 use crate::element::DataType;
 use crate::fault::{Fault, Outcome};
+use crate::rounding::towards_zero;
 
 /// Elements of a constant.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Numbers {
-    /// Integers and truth values.
+    /// Integers and booleans.
     Int(Vec<i64>),
     /// Floats.
     Float(Vec<f32>),
@@ -27,20 +28,23 @@ impl Numbers {
         }
     }
 
-    /// Converts to another element type as `Cast` does: towards zero, and to truth by being other than zero. A number
+    /// Converts to another element type as `Cast` does: towards zero, and to booleans by being other than zero. A number
     /// that the type does not hold has no defined result and is refused, except infinities among 64-bit integers: exporters
     /// write logarithms of 0 that a selection discards later.
     pub(crate) fn cast(self, elem: &Elem) -> Outcome<Data> {
-        let truth = |v: bool| u8::from(v);
         match (self, elem) {
             (Numbers::Float(v), Elem::F32) => Ok(Data::F32(v)),
             (Numbers::Int(v), Elem::F32) => Ok(Data::F32(v.into_iter().map(|x| x as f32).collect())),
-            (Numbers::Float(v), Elem::Bool) => Ok(Data::U8(v.into_iter().map(|x| truth(x != 0.0)).collect())),
-            (Numbers::Int(v), Elem::Bool) => Ok(Data::U8(v.into_iter().map(|x| truth(x != 0)).collect())),
+            (Numbers::Float(v), Elem::Bool) => Ok(Data::U8(v.into_iter().map(|x| u8::from(x != 0.0)).collect())),
+            (Numbers::Int(v), Elem::Bool) => Ok(Data::U8(v.into_iter().map(|x| u8::from(x != 0)).collect())),
             (Numbers::Float(v), Elem::Int(int)) => {
                 let whole = |x: f32| {
                     let inside = x.is_infinite() || x.abs() < 9.2e18;
-                    if inside { Ok(x as i64) } else { Err(Fault::shape(format!("{x} is no {}", int.name()))) }
+                    if inside {
+                        Ok(towards_zero(x.into()))
+                    } else {
+                        Err(Fault::shape(format!("{x} is no {}", int.name())))
+                    }
                 };
                 Numbers::Int(v.into_iter().map(whole).collect::<Outcome<_>>()?).cast(elem)
             }
@@ -66,7 +70,7 @@ impl Numbers {
     /// The same numbers as `Cast` writes them into a type: integers keep their low bits, as do floats in a type of less than 8 bits;
     /// another float must be a number of the type.
     pub(crate) fn wrapped(self, to: DataType) -> Outcome<Numbers> {
-        let bits = to.bits() as u32;
+        let bits = to.bits();
         let Some((least, _)) = to.range().filter(|_| bits < 64) else { return Ok(self) };
         let low = |v: Vec<i64>| {
             let shift = 64 - bits;
@@ -79,11 +83,31 @@ impl Numbers {
         match self {
             Numbers::Int(v) => Ok(low(v)),
             Numbers::Float(v) if bits < 8 && v.iter().all(|x| x.is_finite() && x.abs() < 9.2e18) => {
-                Ok(low(v.into_iter().map(|x| x as i64).collect()))
+                Ok(low(v.into_iter().map(|x| towards_zero(x.into())).collect()))
             }
             Numbers::Float(v) => Ok(Numbers::Float(v)),
         }
     }
+}
+
+/// Most elements of a constant that the importer makes.
+pub(crate) const LARGE: usize = 1 << 24;
+
+/// A boolean for each pair of elements.
+pub(crate) fn compared(
+    a: &Tensor,
+    b: &Tensor,
+    ints: impl Fn(i64, i64) -> bool,
+    floats: fn(f32, f32) -> bool,
+) -> Outcome<Tensor> {
+    let (dims, at) = broadcast(&[&a.dims, &b.dims])?;
+    let pairs = at[0].iter().zip(&at[1]);
+    let holds: Vec<u8> = match (Numbers::of(a), Numbers::of(b)) {
+        (Numbers::Int(a), Numbers::Int(b)) => pairs.map(|(&i, &j)| u8::from(ints(a[i], b[j]))).collect(),
+        (Numbers::Float(a), Numbers::Float(b)) => pairs.map(|(&i, &j)| u8::from(floats(a[i], b[j]))).collect(),
+        _ => return Err(Fault::shape("the operands are of different types")),
+    };
+    Ok(Tensor::new(&dims, Data::U8(holds)))
 }
 
 /// The values in a narrower type that is known to hold them.
@@ -93,7 +117,7 @@ fn narrow<T: TryFrom<i64>>(values: Vec<i64>) -> Vec<T> {
 
 /// The number of elements of a shape, for each of which the importer makes an entry of a list.
 pub(crate) fn listed(dims: &[usize]) -> Outcome<usize> {
-    let count = qcc_ir::Type::f32(dims).checked_elements().filter(|&n| n <= 1 << 24);
+    let count = qcc_ir::Type::f32(dims).checked_elements().filter(|&n| n <= LARGE);
     count.ok_or_else(|| Fault::shape(format!("a constant of shape {dims:?} is too large")))
 }
 

@@ -2,7 +2,7 @@
 
 use qcc_ir::{Attrs, Opcode, ValueId};
 
-use super::layout::apply;
+use super::layout::{self, apply};
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
@@ -12,7 +12,7 @@ fn arg(site: &mut Site, greatest: bool) -> Outcome<ValueId> {
     let axis = Site::axis(site.attrs.int("axis")?.unwrap_or(0), rank)?;
     let keep = site.attrs.flag("keepdims", true)?;
     let last = site.attrs.flag("select_last_index", false)?;
-    let axis = i64::try_from(axis).map_err(|_| Fault::shape("an axis exceeds 63 bits"))?;
+    let axis = layout::extent(axis)?;
     let x = if greatest { x } else { apply(site, Opcode::Neg, &[x], "negated")? };
     let attrs = Attrs::new(Opcode::ArgMax).with("axis", axis).with("keepdims", keep).with("last", last);
     site.emit(Opcode::ArgMax, &[x], attrs, "")
@@ -36,7 +36,7 @@ pub(super) fn top_k(site: &mut Site) -> Outcome<Vec<ValueId>> {
         _ => site.int_list(1, "`k`")?,
     };
     let Some(&[k]) = k.as_deref() else { return Err(Fault::shape("`k` is not one number")) };
-    let axis = i64::try_from(axis).map_err(|_| Fault::shape("an axis exceeds 63 bits"))?;
+    let axis = layout::extent(axis)?;
     let attrs = |op| Attrs::new(op).with("axis", axis).with("k", k).with("largest", largest);
     let values = site.emit(Opcode::TopK, &[x], attrs(Opcode::TopK), "")?;
     Ok(vec![values, site.emit(Opcode::TopKIndex, &[x], attrs(Opcode::TopKIndex), "positions")?])

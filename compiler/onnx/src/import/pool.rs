@@ -2,8 +2,8 @@
 
 use qcc_ir::{Attrs, Elem, Int, Opcode, ValueId};
 
+use super::affine;
 use super::layout;
-use super::quantize;
 use super::site::Site;
 use super::window::{Window, volume, with_height, without_height};
 use crate::fault::{Fault, Outcome};
@@ -13,7 +13,7 @@ pub(super) fn max_pool(site: &mut Site) -> Outcome<Vec<ValueId>> {
     let columns_first = site.attrs.flag("storage_order", false)?;
     let mut x = site.operand(0)?;
     if matches!(site.elem(x), Elem::Int(Int::I8 | Int::U8)) {
-        x = quantize::integers_as_reals(site, x)?;
+        x = affine::in_units(site, x, "")?;
     }
     let window = read(site, x)?;
     let y = finish(site, Opcode::MaxPool, x, window.clone(), Attrs::new(Opcode::MaxPool))?;

@@ -1,24 +1,62 @@
-//! Operators on quantized tensors: the domain `com.microsoft`, in which ONNX Runtime's quantizer writes, and ONNX's integer
-//! products. Each becomes the operator on real numbers between casts, as the same model with explicit casts would have it.
+//! Operators on quantized tensors: ONNX's own, those of the domain `com.microsoft`, in which ONNX Runtime's quantizer writes, and
+//! ONNX's integer products. Each becomes the operator on real numbers between casts, as the same model with explicit casts
+//! would have it.
 //!
 //! An integer product has results in units of 1: real numbers hold these exactly below 2^24.
 
-use qcc_ir::{Attrs, Elem, Int, Opcode, Type, Uniform, ValueId};
+use qcc_ir::{Attrs, Int, Opcode, Uniform, ValueId};
 
-use super::constants;
-use super::gemm;
+use super::affine::{Storage, as_real, bias_in_units, dequantize, in_units, plain, quantize, requantize, storage_of};
 use super::layout::{self, apply};
-use super::pool;
-use super::quantize::{Storage, as_real, bias_in_units, dequantize, quantize, requantize, storage_of};
 use super::reduce::over;
+use super::select::selected;
 use super::site::Site;
 use super::window::{Window, spatial, with_height, without_height};
+use super::{gemm, pool};
 use crate::fault::{Fault, Outcome};
 
 /// Storage of the result where its zero point is left out: that of operand `i`.
 fn like(site: &mut Site, i: usize) -> Outcome<Storage> {
     let x = site.operand(i)?;
     storage_of(&site.elem(x))
+}
+
+/// `QLinearConv`: operands x, its scale and zero point, w, its scale and zero point, scale and zero point of the result,
+/// and a bias in units of the product of the scales.
+pub(super) fn qlinear_conv(site: &mut Site) -> Outcome<ValueId> {
+    let (x, w) = (site.operand(0)?, site.operand(3)?);
+    let own = x;
+    let (input, kernel) = (spatial(site, x)?, spatial(site, w)?);
+    if input.len() != kernel.len() {
+        return Err(Fault::shape("input and weights differ in their number of dimensions"));
+    }
+    let window = Window::read(site, Some(&kernel), &input)?;
+    let groups = site.attrs.int("group")?.unwrap_or(1);
+    let bias = match site.optional(8) {
+        Some(b) => Some(bias_in_units(site, b, 1.0)?),
+        None => None,
+    };
+    let real_x = dequantize(site, x, 1, 1, "x")?;
+    let real_w = dequantize(site, w, 4, 0, "weight")?;
+    let rank = site.ty(x).rank();
+    let (x, w) = (with_height(site, real_x, "x")?, with_height(site, real_w, "weight")?);
+    let operands: Vec<ValueId> = [x, w].into_iter().chain(bias).collect();
+    let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with("groups", groups);
+    let y = site.emit(Opcode::Conv2d, &operands, attrs, "real")?;
+    let y = without_height(site, y, rank)?;
+    let own = storage_of(&site.elem(own))?;
+    requantize(site, y, 6, own)
+}
+
+/// `QLinearMatMul`: operands a, its scale and zero point, b, its scale and zero point, scale and zero point of the result.
+pub(super) fn qlinear_matmul(site: &mut Site) -> Outcome<ValueId> {
+    let (a, b) = (site.operand(0)?, site.operand(3)?);
+    let own = a;
+    let real_a = dequantize(site, a, 1, -2, "a")?;
+    let real_b = dequantize(site, b, 4, -1, "b")?;
+    let y = apply(site, Opcode::MatMul, &[real_a, real_b], "real")?;
+    let own = storage_of(&site.elem(own))?;
+    requantize(site, y, 6, own)
 }
 
 /// Operands a, its scale and zero point, b, its scale and zero point, scale and zero point of the result.
@@ -71,7 +109,7 @@ pub(super) fn softmax(site: &mut Site) -> Outcome<ValueId> {
             ..13 => vec![layout::product(outer)?, layout::product(inner)?],
             _ => dims.clone(),
         };
-        let axis = if opset < 13 { 1 } else { axis as i64 };
+        let axis = if opset < 13 { 1 } else { layout::extent(axis)? };
         let x = layout::reshape(site, x, &flat, "rows")?;
         let y = site.emit(Opcode::Softmax, &[x], Attrs::new(Opcode::Softmax).with("axis", axis), "real")?;
         layout::reshape(site, y, &dims, "shaped")
@@ -114,7 +152,7 @@ pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
     let (c, x, y) = (site.operand(0)?, site.operand(1)?, site.operand(4)?);
     let x = dequantize(site, x, 2, 1, "x")?;
     let y = dequantize(site, y, 5, 1, "y")?;
-    let chosen = constants::selected(site, c, x, y, "real")?;
+    let chosen = selected(site, c, x, y, "real")?;
     requantize(site, chosen, 7, storage)
 }
 
@@ -128,7 +166,7 @@ pub(super) fn concat(site: &mut Site) -> Outcome<ValueId> {
         parts.push(dequantize(site, part, i + 1, 1, "part")?);
     }
     let Some(&first) = parts.first() else { return Err(Fault::shape("there is no operand")) };
-    let axis = Site::axis(axis, site.ty(first).rank())? as i64;
+    let axis = layout::extent(Site::axis(axis, site.ty(first).rank())?)?;
     let y = site.emit(Opcode::Concat, &parts, Attrs::new(Opcode::Concat).with("axis", axis), "real")?;
     requantize(site, y, 0, storage)
 }
@@ -172,23 +210,13 @@ fn centred(site: &mut Site, x: ValueId, zero: usize, axis: i64, suffix: &str) ->
     as_real(site, x, u, suffix)
 }
 
-/// Integers as real numbers of the same value, whatever else they stand for.
-pub(super) fn in_units(site: &mut Site, x: ValueId, suffix: &str) -> Outcome<ValueId> {
-    let storage = storage_of(&site.elem(x))?;
-    as_real(site, x, plain(storage), suffix)
-}
-
-fn plain((int, min, max): Storage) -> Uniform {
-    Uniform { min, max, ..Uniform::per_tensor(int, 1.0, 0) }
-}
-
 /// Whole real numbers as integers of 32 bits.
 fn as_i32(site: &mut Site, y: ValueId) -> Outcome<ValueId> {
     quantize(site, y, Uniform::per_tensor(Int::I32, 1.0, 0), "")
 }
 
 /// `ConvInteger`: operands x, w, and their zero points.
-pub(super) fn conv(site: &mut Site) -> Outcome<ValueId> {
+pub(super) fn conv_integer(site: &mut Site) -> Outcome<ValueId> {
     let (x, w) = (site.operand(0)?, site.operand(1)?);
     let (input, kernel) = (spatial(site, x)?, spatial(site, w)?);
     if input.len() != kernel.len() {
@@ -206,88 +234,9 @@ pub(super) fn conv(site: &mut Site) -> Outcome<ValueId> {
 }
 
 /// `MatMulInteger`: operands a, b, and their zero points.
-pub(super) fn matmul(site: &mut Site) -> Outcome<ValueId> {
+pub(super) fn matmul_integer(site: &mut Site) -> Outcome<ValueId> {
     let (a, b) = (site.operand(0)?, site.operand(1)?);
     let (a, b) = (centred(site, a, 2, -2, "a")?, centred(site, b, 3, -1, "b")?);
     let y = apply(site, Opcode::MatMul, &[a, b], "real")?;
     as_i32(site, y)
-}
-
-/// `DynamicQuantizeLinear`: `s = (max - min) / 255` with 0 within the range, `z = round(-min / s)`, both computed at run time.
-/// The results are y = round(x / s) + z, s and z.
-pub(super) fn dynamic(site: &mut Site) -> Outcome<Vec<ValueId>> {
-    let x = site.operand(0)?;
-    if site.elem(x) != Elem::F32 {
-        return Err(Fault::unsupported(format!("quantization of {}", site.elem(x))));
-    }
-    let zero = site.floats(&[], vec![0.0], "zero");
-    let steps = site.floats(&[], vec![255.0], "steps");
-    let axes: Vec<usize> = (0..site.ty(x).rank()).collect();
-    let mut ends = Vec::new();
-    for (reduce, clamp, suffix) in [(Opcode::ReduceMin, Opcode::Min, "min"), (Opcode::ReduceMax, Opcode::Max, "max")] {
-        let end = over(site, reduce, x, &axes, false, suffix)?;
-        ends.push(apply(site, clamp, &[end, zero], suffix)?);
-    }
-    let span = apply(site, Opcode::Sub, &[ends[1], ends[0]], "span")?;
-    let scale = apply(site, Opcode::Div, &[span, steps], "scale")?;
-    let negative = apply(site, Opcode::Sub, &[zero, ends[0]], "negative")?;
-    let z = apply(site, Opcode::Div, &[negative, scale], "zero_point")?;
-    let z = quantize(site, z, Uniform::per_tensor(Int::U8, 1.0, 0), "zero_point")?;
-    let y = by_computed_scale(site, x, scale, Some(z), (Int::U8, 0, 255), "")?;
-    Ok(vec![y, scale, z])
-}
-
-/// `round(x / scale) + zero point` for scales and zero points of any shape that broadcasts, which may be computed.
-pub(super) fn by_computed_scale(
-    site: &mut Site,
-    x: ValueId,
-    scale: ValueId,
-    zero: Option<ValueId>,
-    storage: Storage,
-    suffix: &str,
-) -> Outcome<ValueId> {
-    let mut y = apply(site, Opcode::Div, &[x, scale], "ratio")?;
-    if let Some(zero) = zero {
-        let zero = in_units(site, zero, "zero")?;
-        let rounded = apply(site, Opcode::Round, &[y], "rounded")?;
-        y = apply(site, Opcode::Add, &[rounded, zero], "shifted")?;
-    }
-    quantize(site, y, plain(storage), suffix)
-}
-
-/// `(x - zero point) * scale` likewise.
-pub(super) fn real_by_computed_scale(
-    site: &mut Site,
-    x: ValueId,
-    scale: ValueId,
-    zero: Option<ValueId>,
-) -> Outcome<ValueId> {
-    let mut y = in_units(site, x, "units")?;
-    if let Some(zero) = zero {
-        let zero = in_units(site, zero, "zero")?;
-        y = apply(site, Opcode::Sub, &[y, zero], "centred")?;
-    }
-    apply(site, Opcode::Mul, &[y, scale], "")
-}
-
-/// A scale or zero point in the shape of what it scales: along `axis`, or one for each block of `block` elements of it.
-pub(super) fn spread(site: &mut Site, v: ValueId, dims: &[usize], axis: i64, block: usize) -> Outcome<ValueId> {
-    let ty: Type = site.ty(v).clone();
-    if ty.elements() == 1 {
-        return layout::reshape(site, v, &[], "scalar");
-    }
-    let axis = Site::axis(axis, dims.len())?;
-    if block == 0 {
-        let mut shape = vec![1; dims.len()];
-        shape[axis] = ty.elements();
-        return layout::reshape(site, v, &shape, "along");
-    }
-    let mut times = vec![1; dims.len()];
-    times[axis] = block;
-    let blocks = dims[axis].div_ceil(block);
-    let fits = ty.dims.iter().zip(dims).enumerate().all(|(i, (&d, &of))| d == if i == axis { blocks } else { of });
-    if ty.rank() != dims.len() || !fits || !dims[axis].is_multiple_of(block) {
-        return Err(Fault::shape(format!("scales of shape {:?} for blocks of {block} of {dims:?}", ty.dims)));
-    }
-    layout::repeat(site, v, &times, layout::Repeat::Elements)
 }

@@ -168,7 +168,7 @@ fn along(site: &mut Site, body: fn(&mut Site, ValueId, usize) -> Outcome<ValueId
 
 pub(super) fn softmax(site: &mut Site) -> Outcome<ValueId> {
     along(site, |site, x, axis| {
-        let axis = i64::try_from(axis).map_err(|_| Fault::shape("an axis exceeds 63 bits"))?;
+        let axis = layout::extent(axis)?;
         site.emit(Opcode::Softmax, &[x], Attrs::new(Opcode::Softmax).with("axis", axis), "softmax")
     })
 }

@@ -6,6 +6,7 @@ use qcc_ir::{Opcode, ValueId};
 use super::layout::{self, Repeat, apply};
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
+use crate::rounding::{nearest, towards_zero};
 
 /// How a result is interpolated.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -98,7 +99,8 @@ impl Mapping {
             "round_prefer_ceil" => (x + 0.5).floor(),
             other => return Err(Fault::unsupported(format!("`nearest_mode` = {other:?} is not supported"))),
         };
-        Ok(rounded.clamp(0.0, input.saturating_sub(1) as f64) as usize)
+        let nearest = towards_zero(rounded.clamp(0.0, input.saturating_sub(1) as f64));
+        usize::try_from(nearest).map_err(|_| Fault::shape(format!("position {rounded}")))
     }
 
     /// The weights of all elements of the operand in one of the result.
@@ -106,20 +108,19 @@ impl Mapping {
         // Scaling down with `antialias`, the kernel is stretched so that it covers everything between two results.
         let stretch = if self.antialias { axis.scale.min(1.0) } else { 1.0 };
         let reach = if matches!(self.kernel, Kernel::Cubic(_)) { 2.0 } else { 1.0 } / stretch;
-        let (first, last) = ((x - reach).floor() as i64, (x + reach).ceil() as i64);
-        let n = axis.input as i64;
+        let (first, last) = (towards_zero((x - reach).floor()), towards_zero((x + reach).ceil()));
         let mut weights = vec![0.0f64; axis.input];
         let mut sum = 0.0;
         for i in first..=last {
             let w = self.kernel.at((x - i as f64) * stretch);
-            let inside = (0..n).contains(&i);
-            if self.exclude_outside && !inside {
+            let at = usize::try_from(i).unwrap_or(0).min(axis.input.saturating_sub(1));
+            if self.exclude_outside && usize::try_from(i) != Ok(at) {
                 continue;
             }
             sum += w;
-            weights[i.clamp(0, n - 1) as usize] += w;
+            weights[at] += w;
         }
-        weights.iter().map(|w| (w / if sum == 0.0 { 1.0 } else { sum }) as f32).collect()
+        weights.iter().map(|w| nearest(w / if sum == 0.0 { 1.0 } else { sum })).collect()
     }
 
     /// True if the coordinate lies in a region of interest outside the operand.
@@ -199,7 +200,7 @@ pub(super) fn resize(site: &mut Site) -> Outcome<ValueId> {
             for (&s, (i, &a)) in scales.iter().zip(axes.iter().enumerate()) {
                 // With a region of interest, it is that which is scaled.
                 let part = f64::from(region[axes.len() + i]) - f64::from(region[i]);
-                wanted.push((extent(dims[a], f64::from(s) * part)?, f64::from(s)));
+                wanted.push((scaled(dims[a], f64::from(s) * part)?, f64::from(s)));
             }
         }
         (None, Some(sizes)) if sizes.len() == axes.len() => {
@@ -228,13 +229,14 @@ pub(super) fn resize(site: &mut Site) -> Outcome<ValueId> {
     resized(site, x, &each, &mapping)
 }
 
-fn extent(input: usize, scale: f64) -> Outcome<usize> {
+fn scaled(input: usize, scale: f64) -> Outcome<usize> {
     extent_of((input as f64 * scale).floor())
 }
 
 /// Beyond this no result is of a sensible size.
 fn extent_of(n: f64) -> Outcome<usize> {
-    if (1.0..=65536.0).contains(&n) { Ok(n as usize) } else { Err(Fault::shape(format!("a result of extent {n}"))) }
+    let extent = usize::try_from(towards_zero(n)).ok().filter(|_| (1.0..=65536.0).contains(&n));
+    extent.ok_or_else(|| Fault::shape(format!("a result of extent {n}")))
 }
 
 fn by_factors(site: &mut Site, x: ValueId, scales: &[f32], mapping: &Mapping) -> Outcome<ValueId> {
@@ -245,7 +247,7 @@ fn by_factors(site: &mut Site, x: ValueId, scales: &[f32], mapping: &Mapping) ->
     let mut each = Vec::new();
     for (i, (&input, &scale)) in dims.iter().zip(scales).enumerate() {
         let scale = f64::from(scale);
-        each.push((i, Axis { input, output: extent(input, scale)?, scale, region: [0.0, 1.0] }));
+        each.push((i, Axis { input, output: scaled(input, scale)?, scale, region: [0.0, 1.0] }));
     }
     resized(site, x, &each, mapping)
 }

@@ -52,7 +52,7 @@ pub(super) fn rnn(site: &mut Site) -> Outcome<Vec<ValueId>> {
 }
 
 /// What all directions have in common.
-struct Layer {
+struct RnnLayer {
     cell: Cell,
     /// Steps, batch and hidden values.
     steps: usize,
@@ -110,7 +110,7 @@ fn recurrent(site: &mut Site, cell: Cell) -> Outcome<Vec<ValueId>> {
             return Err(Fault::unsupported("`input_forget` = 1 is not supported"));
         }
     }
-    let layer = Layer {
+    let layer = RnnLayer {
         cell,
         steps,
         batch,
@@ -203,13 +203,13 @@ fn matrix(site: &mut Site, v: ValueId, d: usize, dims: &[usize], suffix: &str) -
 }
 
 /// The state before the first step; `None` if it is zero.
-fn initial(site: &mut Site, layer: &Layer, state: Option<ValueId>, d: usize) -> Outcome<Option<ValueId>> {
+fn initial(site: &mut Site, layer: &RnnLayer, state: Option<ValueId>, d: usize) -> Outcome<Option<ValueId>> {
     let Some(v) = state else { return Ok(None) };
     let zero = site.constant(v).is_some_and(|t| t.as_f32().is_some_and(|v| v.iter().all(|&x| x == 0.0)));
     if zero { Ok(None) } else { matrix(site, v, d, &[layer.batch, layer.hidden], "state").map(Some) }
 }
 
-impl Layer {
+impl RnnLayer {
     /// All hidden values of a direction in the order of the input, and the last cell state.
     fn run(
         &self,

@@ -40,7 +40,7 @@ fn strides(dims: &[usize]) -> Vec<usize> {
 
 /// For each position of a list of shape `within`, where in `dims` it leads: dimension `axis` is the position, the others are
 /// those of its place in the list.
-fn places(at: &[i64], within: &[usize], dims: &[usize], axis: usize) -> Outcome<Vec<usize>> {
+fn flat_positions(at: &[i64], within: &[usize], dims: &[usize], axis: usize) -> Outcome<Vec<usize>> {
     let (inner, outer) = (strides(within), strides(dims));
     let place = |(i, &p): (usize, &i64)| {
         let position = along(p, dims[axis])?;
@@ -96,7 +96,7 @@ pub(super) fn gather_elements(site: &mut Site) -> Outcome<ValueId> {
     let (dims, axis) = (site.dims(x), axis(site, x, 0)?);
     let (within, at) = positions(site)?;
     must_fit(&within, &dims, axis)?;
-    let from = places(&at, &within, &dims, axis)?;
+    let from = flat_positions(&at, &within, &dims, axis)?;
     picked(site, x, &from, &within)
 }
 
@@ -114,7 +114,7 @@ pub(super) fn scatter_elements(site: &mut Site) -> Outcome<ValueId> {
     }
     let kept = listed(&dims)?;
     let mut from: Vec<usize> = (0..kept).collect();
-    for (i, place) in places(&at, &within, &dims, axis)?.into_iter().enumerate() {
+    for (i, place) in flat_positions(&at, &within, &dims, axis)?.into_iter().enumerate() {
         from[place] = kept + i;
     }
     merged(site, x, updates, &from)

@@ -4,8 +4,8 @@
 
 use qcc_ir::{Data, Elem, Int, Tensor, ValueId};
 
-use super::site::Site;
-use super::{MOST_OPERANDS, layout, shape_ops, slice};
+use super::site::{MOST_OPERANDS, Site};
+use super::{layout, shape_ops, slice};
 use crate::fault::{Fault, Outcome};
 
 /// Most elements of a sequence: they and a position are the operands of a node.

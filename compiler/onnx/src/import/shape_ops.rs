@@ -98,7 +98,7 @@ pub(super) fn join(site: &mut Site, mut operands: Vec<ValueId>, axis: i64) -> Ou
     match operands.as_slice() {
         [one] => Ok(*one),
         _ => {
-            let axis = i64::try_from(axis).map_err(|_| Fault::shape("an axis exceeds 63 bits"))?;
+            let axis = layout::extent(axis)?;
             site.emit(Opcode::Concat, &operands, Attrs::new(Opcode::Concat).with("axis", axis), "")
         }
     }
@@ -182,7 +182,7 @@ pub(super) fn gather(site: &mut Site) -> Outcome<ValueId> {
     let axis = Site::axis(site.attrs.int("axis")?.unwrap_or(0), dims.len())?;
     if let Some(tensor) = site.constant(positions) {
         let Numbers::Int(values) = Numbers::of(&tensor) else { return Err(Fault::shape("positions are not integers")) };
-        let wide = i64::try_from(dims[axis]).map_err(|_| Fault::shape("a dimension exceeds 63 bits"))?;
+        let wide = layout::extent(dims[axis])?;
         let outside = |v: i64| Fault::shape(format!("position {v} in a dimension of {wide}"));
         let from_front = |&v: &i64| match v {
             v if v < -wide || v >= wide => Err(outside(v)),
@@ -193,7 +193,7 @@ pub(super) fn gather(site: &mut Site) -> Outcome<ValueId> {
         let tensor = Tensor::new(&tensor.dims, Data::I64(values));
         positions = site.constant_of(tensor, Elem::Int(Int::I64), "positions");
     }
-    let axis = i64::try_from(axis).map_err(|_| Fault::shape("an axis exceeds 63 bits"))?;
+    let axis = layout::extent(axis)?;
     site.emit(Opcode::Gather, &[x, positions], Attrs::new(Opcode::Gather).with("axis", axis), "")
 }
 

@@ -14,6 +14,9 @@ use crate::fault::{Fault, Outcome};
 use crate::options::MOST_ELEMENTS;
 use crate::tensor::Constant;
 
+/// Nodes with more operands are no part of a network, and passes would take very long over them.
+pub(crate) const MOST_OPERANDS: usize = 4096;
+
 /// A node at its place in the graph.
 pub(crate) struct Site<'a, 'e, 'g> {
     edit: &'e mut Edit<'g>,
@@ -98,6 +101,21 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
     /// The contents of a constant.
     pub(crate) fn constant(&self, v: ValueId) -> Option<Arc<Tensor>> {
         self.edit.graph().constant(v).cloned()
+    }
+
+    /// The contents of operand `i`, which must be a constant or depend on constants only.
+    pub(crate) fn known(&mut self, i: usize) -> Outcome<Arc<Tensor>> {
+        let v = self.operand(i)?;
+        self.constant(v).or_else(|| fold::known(self.edit.graph(), v)).ok_or_else(|| {
+            Fault::unsupported("the operator is supported between constants only")
+                .help(format!("operand {i} is computed by the model at run time"))
+        })
+    }
+
+    /// Element type of operand `i`.
+    pub(crate) fn operand_elem(&mut self, i: usize) -> Outcome<Elem> {
+        let v = self.operand(i)?;
+        Ok(self.elem(v))
     }
 
     /// The graph's own record of a value, for rules that look behind their operands.

@@ -1,5 +1,6 @@
-//! Which ONNX operators can be imported: one row each, with the operator sets for which its meaning has been checked and
-//! the rule that imports it. An operator set that is newer than a row is refused by name.
+//! ONNX operators: one row each, with the operator sets for which its meaning has been checked, the rule that imports it, and,
+//! where an operator of a graph is written as it, the function that does so. An operator set that is newer than a row is
+//! refused by name.
 
 use qcc_ir::{Attr, AttrKind, Attrs, Opcode, ValueId};
 
@@ -7,9 +8,11 @@ use onnx_protobuf::NodeProto;
 
 use super::site::Site;
 use super::{
-    constants, contrib, conv, conv_transpose, decompose, einsum, elementwise, gemm, order, pool, qoperator, quantize,
-    reduce, resize, rnn, scatter, sequence, shape_ops, slice, truth,
+    boolean, cast, compare, constants, contrib, conv, conv_transpose, decompose, einsum, elementwise, gemm, order,
+    pool, qoperator, quantize, reduce, resize, rnn, scatter, select, sequence, shape_ops, slice,
 };
+use crate::export::operators;
+use crate::export::writer::Write;
 use crate::fault::{Fault, Outcome};
 use crate::model::domain;
 
@@ -33,157 +36,180 @@ pub(crate) enum Rule {
     Branch,
 }
 
-/// ONNX operator of the default domain, oldest and newest operator set, rule.
-pub(crate) struct Row(&'static str, i64, i64, Rule);
+/// An ONNX operator.
+pub(crate) struct Row {
+    name: &'static str,
+    oldest: i64,
+    newest: i64,
+    rule: Rule,
+    /// The operator of graphs that is written as this one, and how.
+    written: Option<(Opcode, Write)>,
+}
+
+/// Name, oldest and newest operator set, and rule. What is imported as the same operation is written so too.
+const fn row(name: &'static str, oldest: i64, newest: i64, rule: Rule) -> Row {
+    let written: Option<(Opcode, Write)> = match rule {
+        Same(op) => Some((op, operators::same)),
+        One(_) | Many(_) | Sequence(_) | OfSequence(_) | Branch => None,
+    };
+    Row { name, oldest, newest, rule, written }
+}
+
+impl Row {
+    const fn writes(mut self, op: Opcode, write: Write) -> Row {
+        self.written = Some((op, write));
+        self
+    }
+}
 
 use Rule::{Branch, Many, OfSequence, One, Same, Sequence};
 
 /// All operators that can be imported, in alphabetical order.
 #[rustfmt::skip]
 pub(crate) static ROWS: &[Row] = &[
-    Row("Abs", 6, NEWEST, Same(Opcode::Abs)),
-    Row("Acos", 7, NEWEST, Same(Opcode::Acos)),
-    Row("Acosh", 9, NEWEST, Same(Opcode::Acosh)),
-    Row("Add", 7, NEWEST, Same(Opcode::Add)),
-    Row("And", 7, NEWEST, One(truth::and)),
-    Row("ArgMax", 1, NEWEST, One(order::arg_max)),
-    Row("ArgMin", 1, NEWEST, One(order::arg_min)),
-    Row("Asin", 7, NEWEST, Same(Opcode::Asin)),
-    Row("Asinh", 9, NEWEST, Same(Opcode::Asinh)),
-    Row("Atan", 7, NEWEST, Same(Opcode::Atan)),
-    Row("Atanh", 9, NEWEST, Same(Opcode::Atanh)),
-    Row("AveragePool", 7, NEWEST, One(pool::average_pool)),
-    Row("BatchNormalization", 7, NEWEST, Many(decompose::batch_norm)),
-    Row("Cast", 6, NEWEST, One(constants::cast)),
-    Row("CastLike", 15, NEWEST, One(constants::cast_like)),
-    Row("Ceil", 6, NEWEST, Same(Opcode::Ceil)),
-    Row("Celu", 12, 27, Same(Opcode::Celu)),
-    Row("Clip", 6, NEWEST, One(elementwise::clip)),
-    Row("Concat", 4, NEWEST, One(shape_ops::concat)),
-    Row("ConcatFromSequence", 11, NEWEST, OfSequence(sequence::concat)),
-    Row("Constant", 1, NEWEST, One(constants::value)),
-    Row("ConstantOfShape", 9, NEWEST, One(constants::constant_of_shape)),
-    Row("Conv", 1, NEWEST, One(conv::conv)),
-    Row("ConvInteger", 10, NEWEST, One(qoperator::conv)),
-    Row("ConvTranspose", 1, NEWEST, One(conv_transpose::conv_transpose)),
-    Row("Cos", 7, NEWEST, Same(Opcode::Cos)),
-    Row("Cosh", 9, NEWEST, Same(Opcode::Cosh)),
-    Row("CumSum", 11, NEWEST, One(reduce::running_sum)),
-    Row("DepthToSpace", 1, NEWEST, One(shape_ops::depth_to_space)),
-    Row("DequantizeLinear", 10, NEWEST, One(quantize::dequantize_linear)),
-    Row("Div", 7, NEWEST, Same(Opcode::Div)),
-    Row("Dropout", 7, NEWEST, Many(elementwise::dropout)),
-    Row("DynamicQuantizeLinear", 11, NEWEST, Many(qoperator::dynamic)),
-    Row("Einsum", 12, NEWEST, One(einsum::einsum)),
-    Row("Elu", 6, NEWEST, Same(Opcode::Elu)),
-    Row("Equal", 7, NEWEST, One(constants::equal)),
-    Row("Erf", 9, NEWEST, Same(Opcode::Erf)),
-    Row("Exp", 6, NEWEST, Same(Opcode::Exp)),
-    Row("Expand", 8, NEWEST, One(shape_ops::expand)),
-    Row("Flatten", 1, NEWEST, One(shape_ops::flatten)),
-    Row("Floor", 6, NEWEST, Same(Opcode::Floor)),
-    Row("GRU", 7, NEWEST, Many(rnn::gru)),
-    Row("Gather", 1, NEWEST, One(shape_ops::gather)),
-    Row("GatherElements", 11, NEWEST, One(scatter::gather_elements)),
-    Row("GatherND", 11, NEWEST, One(scatter::gather_nd)),
-    Row("Gelu", 20, NEWEST, One(elementwise::gelu)),
-    Row("Gemm", 7, NEWEST, One(gemm::gemm)),
-    Row("GlobalAveragePool", 1, NEWEST, One(pool::global_average_pool)),
-    Row("GlobalMaxPool", 1, NEWEST, One(pool::global_max_pool)),
-    Row("Greater", 7, NEWEST, One(constants::greater)),
-    Row("GreaterOrEqual", 12, NEWEST, One(constants::greater_or_equal)),
-    Row("GroupNormalization", 18, NEWEST, One(decompose::group_norm)),
-    Row("HardSigmoid", 6, NEWEST, Same(Opcode::HardSigmoid)),
-    Row("HardSwish", 14, NEWEST, Same(Opcode::HardSwish)),
-    Row("Identity", 1, NEWEST, One(elementwise::identity)),
-    Row("If", 1, NEWEST, Branch),
-    Row("InstanceNormalization", 6, NEWEST, One(decompose::instance_norm)),
-    Row("IsNaN", 9, NEWEST, One(truth::is_nan)),
-    Row("LRN", 1, NEWEST, One(decompose::local_response)),
-    Row("LSTM", 7, NEWEST, Many(rnn::lstm)),
-    Row("LayerNormalization", 17, NEWEST, Many(decompose::layer_norm)),
-    Row("LeakyRelu", 6, NEWEST, Same(Opcode::LeakyRelu)),
-    Row("Less", 7, NEWEST, One(constants::less)),
-    Row("LessOrEqual", 12, NEWEST, One(constants::less_or_equal)),
-    Row("Log", 6, NEWEST, Same(Opcode::Log)),
-    Row("LogSoftmax", 1, NEWEST, One(reduce::log_softmax)),
-    Row("LpNormalization", 1, NEWEST, One(decompose::lp_norm)),
-    Row("LpPool", 2, NEWEST, One(pool::lp_pool)),
-    Row("MatMul", 1, NEWEST, One(gemm::matmul)),
-    Row("MatMulInteger", 10, NEWEST, One(qoperator::matmul)),
-    Row("Max", 6, NEWEST, One(elementwise::max)),
-    Row("MaxPool", 1, NEWEST, Many(pool::max_pool)),
-    Row("Mean", 6, NEWEST, One(elementwise::mean)),
-    Row("MeanVarianceNormalization", 9, NEWEST, One(decompose::mean_variance_norm)),
-    Row("Min", 6, NEWEST, One(elementwise::min)),
-    Row("Mish", 18, NEWEST, Same(Opcode::Mish)),
-    Row("Mod", 10, 27, One(constants::modulo)),
-    Row("Mul", 7, NEWEST, Same(Opcode::Mul)),
-    Row("Neg", 6, NEWEST, Same(Opcode::Neg)),
-    Row("NonZero", 9, NEWEST, One(constants::non_zero)),
-    Row("Not", 1, NEWEST, One(truth::not)),
-    Row("Or", 7, NEWEST, One(truth::or)),
-    Row("PRelu", 7, NEWEST, Same(Opcode::PRelu)),
-    Row("Pad", 2, NEWEST, One(shape_ops::pad)),
-    Row("Pow", 7, NEWEST, One(elementwise::pow)),
-    Row("QLinearConv", 10, NEWEST, One(quantize::conv)),
-    Row("QLinearMatMul", 10, NEWEST, One(quantize::matmul)),
-    Row("QuantizeLinear", 10, NEWEST, One(quantize::quantize_linear)),
-    Row("RMSNormalization", 23, NEWEST, Many(contrib::rms_norm)),
-    Row("RNN", 7, NEWEST, Many(rnn::rnn)),
-    Row("Range", 11, NEWEST, One(constants::range)),
-    Row("Reciprocal", 6, NEWEST, Same(Opcode::Reciprocal)),
-    Row("ReduceL1", 1, NEWEST, One(reduce::l1)),
-    Row("ReduceL2", 1, NEWEST, One(reduce::l2)),
-    Row("ReduceLogSum", 1, NEWEST, One(reduce::log_sum)),
-    Row("ReduceLogSumExp", 1, NEWEST, One(reduce::log_sum_exp)),
-    Row("ReduceMax", 1, NEWEST, One(reduce::max)),
-    Row("ReduceMean", 1, NEWEST, One(reduce::mean)),
-    Row("ReduceMin", 1, NEWEST, One(reduce::min)),
-    Row("ReduceProd", 1, NEWEST, One(constants::reduce_product)),
-    Row("ReduceSum", 1, NEWEST, One(reduce::sum)),
-    Row("ReduceSumSquare", 1, NEWEST, One(reduce::sum_square)),
-    Row("Relu", 6, NEWEST, Same(Opcode::Relu)),
-    Row("Reshape", 5, NEWEST, One(shape_ops::reshape)),
-    Row("Resize", 10, NEWEST, One(resize::resize)),
-    Row("Round", 11, NEWEST, Same(Opcode::Round)),
-    Row("Scatter", 9, 10, One(scatter::scatter_elements)),
-    Row("ScatterElements", 11, NEWEST, One(scatter::scatter_elements)),
-    Row("ScatterND", 11, NEWEST, One(scatter::scatter_nd)),
-    Row("Selu", 6, NEWEST, Same(Opcode::Selu)),
-    Row("SequenceAt", 11, NEWEST, OfSequence(sequence::at)),
-    Row("SequenceConstruct", 11, NEWEST, Sequence(sequence::construct)),
-    Row("SequenceLength", 11, NEWEST, OfSequence(sequence::length)),
-    Row("Shape", 1, NEWEST, One(constants::shape)),
-    Row("Shrink", 9, NEWEST, Same(Opcode::Shrink)),
-    Row("Sigmoid", 6, NEWEST, Same(Opcode::Sigmoid)),
-    Row("Sign", 9, NEWEST, Same(Opcode::Sign)),
-    Row("Sin", 7, NEWEST, Same(Opcode::Sin)),
-    Row("Sinh", 9, NEWEST, Same(Opcode::Sinh)),
-    Row("Size", 1, NEWEST, One(constants::size)),
-    Row("Slice", 1, NEWEST, One(slice::slice)),
-    Row("Softmax", 1, NEWEST, One(reduce::softmax)),
-    Row("Softplus", 1, NEWEST, Same(Opcode::Softplus)),
-    Row("Softsign", 1, NEWEST, Same(Opcode::Softsign)),
-    Row("SpaceToDepth", 1, NEWEST, One(shape_ops::space_to_depth)),
-    Row("Split", 2, NEWEST, Many(slice::split)),
-    Row("SplitToSequence", 11, NEWEST, Sequence(sequence::split)),
-    Row("Sqrt", 6, NEWEST, Same(Opcode::Sqrt)),
-    Row("Squeeze", 1, NEWEST, One(shape_ops::squeeze)),
-    Row("Sub", 7, NEWEST, Same(Opcode::Sub)),
-    Row("Sum", 6, NEWEST, One(elementwise::sum)),
-    Row("Swish", 24, NEWEST, Same(Opcode::Swish)),
-    Row("Tan", 7, NEWEST, Same(Opcode::Tan)),
-    Row("Tanh", 6, NEWEST, Same(Opcode::Tanh)),
-    Row("ThresholdedRelu", 10, NEWEST, Same(Opcode::ThresholdedRelu)),
-    Row("Tile", 6, NEWEST, One(shape_ops::tile)),
-    Row("TopK", 1, NEWEST, Many(order::top_k)),
-    Row("Transpose", 1, NEWEST, One(shape_ops::transpose)),
-    Row("Trilu", 14, NEWEST, One(elementwise::trilu)),
-    Row("Unsqueeze", 1, NEWEST, One(shape_ops::unsqueeze)),
-    Row("Upsample", 7, 9, One(resize::upsample)),
-    Row("Where", 9, NEWEST, One(constants::select)),
-    Row("Xor", 7, NEWEST, One(truth::xor)),
+    row("Abs", 6, NEWEST, Same(Opcode::Abs)),
+    row("Acos", 7, NEWEST, Same(Opcode::Acos)),
+    row("Acosh", 9, NEWEST, Same(Opcode::Acosh)),
+    row("Add", 7, NEWEST, Same(Opcode::Add)),
+    row("And", 7, NEWEST, One(boolean::and)),
+    row("ArgMax", 1, NEWEST, One(order::arg_max)),
+    row("ArgMin", 1, NEWEST, One(order::arg_min)),
+    row("Asin", 7, NEWEST, Same(Opcode::Asin)),
+    row("Asinh", 9, NEWEST, Same(Opcode::Asinh)),
+    row("Atan", 7, NEWEST, Same(Opcode::Atan)),
+    row("Atanh", 9, NEWEST, Same(Opcode::Atanh)),
+    row("AveragePool", 7, NEWEST, One(pool::average_pool)).writes(Opcode::AveragePool, operators::pool),
+    row("BatchNormalization", 7, NEWEST, Many(decompose::batch_norm)).writes(Opcode::BatchNorm, operators::same),
+    row("Cast", 6, NEWEST, One(cast::cast)),
+    row("CastLike", 15, NEWEST, One(cast::cast_like)),
+    row("Ceil", 6, NEWEST, Same(Opcode::Ceil)),
+    row("Celu", 12, 27, Same(Opcode::Celu)),
+    row("Clip", 6, NEWEST, One(elementwise::clip)).writes(Opcode::Clip, operators::clip),
+    row("Concat", 4, NEWEST, One(shape_ops::concat)).writes(Opcode::Concat, operators::along_axis),
+    row("ConcatFromSequence", 11, NEWEST, OfSequence(sequence::concat)),
+    row("Constant", 1, NEWEST, One(constants::value)),
+    row("ConstantOfShape", 9, NEWEST, One(constants::constant_of_shape)),
+    row("Conv", 1, NEWEST, One(conv::conv)).writes(Opcode::Conv2d, operators::conv),
+    row("ConvInteger", 10, NEWEST, One(qoperator::conv_integer)),
+    row("ConvTranspose", 1, NEWEST, One(conv_transpose::conv_transpose)),
+    row("Cos", 7, NEWEST, Same(Opcode::Cos)),
+    row("Cosh", 9, NEWEST, Same(Opcode::Cosh)),
+    row("CumSum", 11, NEWEST, One(reduce::running_sum)),
+    row("DepthToSpace", 1, NEWEST, One(shape_ops::depth_to_space)),
+    row("DequantizeLinear", 10, NEWEST, One(quantize::dequantize_linear)),
+    row("Div", 7, NEWEST, Same(Opcode::Div)),
+    row("Dropout", 7, NEWEST, Many(elementwise::dropout)),
+    row("DynamicQuantizeLinear", 11, NEWEST, Many(quantize::dynamic)),
+    row("Einsum", 12, NEWEST, One(einsum::einsum)),
+    row("Elu", 6, NEWEST, Same(Opcode::Elu)),
+    row("Equal", 7, NEWEST, One(compare::equal)),
+    row("Erf", 9, NEWEST, Same(Opcode::Erf)),
+    row("Exp", 6, NEWEST, Same(Opcode::Exp)),
+    row("Expand", 8, NEWEST, One(shape_ops::expand)).writes(Opcode::Expand, operators::shaped),
+    row("Flatten", 1, NEWEST, One(shape_ops::flatten)),
+    row("Floor", 6, NEWEST, Same(Opcode::Floor)),
+    row("GRU", 7, NEWEST, Many(rnn::gru)),
+    row("Gather", 1, NEWEST, One(shape_ops::gather)).writes(Opcode::Gather, operators::gather),
+    row("GatherElements", 11, NEWEST, One(scatter::gather_elements)),
+    row("GatherND", 11, NEWEST, One(scatter::gather_nd)),
+    row("Gelu", 20, NEWEST, One(elementwise::gelu)).writes(Opcode::Gelu, operators::gelu),
+    row("Gemm", 7, NEWEST, One(gemm::gemm)).writes(Opcode::Linear, operators::linear),
+    row("GlobalAveragePool", 1, NEWEST, One(pool::global_average_pool)),
+    row("GlobalMaxPool", 1, NEWEST, One(pool::global_max_pool)),
+    row("Greater", 7, NEWEST, One(compare::greater)),
+    row("GreaterOrEqual", 12, NEWEST, One(compare::greater_or_equal)),
+    row("GroupNormalization", 18, NEWEST, One(decompose::group_norm)),
+    row("HardSigmoid", 6, NEWEST, Same(Opcode::HardSigmoid)),
+    row("HardSwish", 14, NEWEST, Same(Opcode::HardSwish)),
+    row("Identity", 1, NEWEST, One(elementwise::identity)),
+    row("If", 1, NEWEST, Branch),
+    row("InstanceNormalization", 6, NEWEST, One(decompose::instance_norm)),
+    row("IsNaN", 9, NEWEST, One(boolean::is_nan)),
+    row("LRN", 1, NEWEST, One(decompose::local_response)),
+    row("LSTM", 7, NEWEST, Many(rnn::lstm)),
+    row("LayerNormalization", 17, NEWEST, Many(decompose::layer_norm)).writes(Opcode::LayerNorm, operators::layer_norm),
+    row("LeakyRelu", 6, NEWEST, Same(Opcode::LeakyRelu)),
+    row("Less", 7, NEWEST, One(compare::less)),
+    row("LessOrEqual", 12, NEWEST, One(compare::less_or_equal)),
+    row("Log", 6, NEWEST, Same(Opcode::Log)),
+    row("LogSoftmax", 1, NEWEST, One(reduce::log_softmax)),
+    row("LpNormalization", 1, NEWEST, One(decompose::lp_norm)),
+    row("LpPool", 2, NEWEST, One(pool::lp_pool)),
+    row("MatMul", 1, NEWEST, One(gemm::matmul)).writes(Opcode::MatMul, operators::matmul),
+    row("MatMulInteger", 10, NEWEST, One(qoperator::matmul_integer)),
+    row("Max", 6, NEWEST, One(elementwise::max)).writes(Opcode::Max, operators::same),
+    row("MaxPool", 1, NEWEST, Many(pool::max_pool)).writes(Opcode::MaxPool, operators::pool),
+    row("Mean", 6, NEWEST, One(elementwise::mean)),
+    row("MeanVarianceNormalization", 9, NEWEST, One(decompose::mean_variance_norm)),
+    row("Min", 6, NEWEST, One(elementwise::min)).writes(Opcode::Min, operators::same),
+    row("Mish", 18, NEWEST, Same(Opcode::Mish)),
+    row("Mod", 10, 27, One(constants::modulo)),
+    row("Mul", 7, NEWEST, Same(Opcode::Mul)),
+    row("Neg", 6, NEWEST, Same(Opcode::Neg)),
+    row("NonZero", 9, NEWEST, One(constants::non_zero)),
+    row("Not", 1, NEWEST, One(boolean::not)),
+    row("Or", 7, NEWEST, One(boolean::or)),
+    row("PRelu", 7, NEWEST, Same(Opcode::PRelu)),
+    row("Pad", 2, NEWEST, One(shape_ops::pad)).writes(Opcode::Pad, operators::pad),
+    row("Pow", 7, NEWEST, One(elementwise::pow)).writes(Opcode::Pow, operators::same),
+    row("QLinearConv", 10, NEWEST, One(qoperator::qlinear_conv)),
+    row("QLinearMatMul", 10, NEWEST, One(qoperator::qlinear_matmul)),
+    row("QuantizeLinear", 10, NEWEST, One(quantize::quantize_linear)),
+    row("RMSNormalization", 23, NEWEST, Many(contrib::rms_norm)),
+    row("RNN", 7, NEWEST, Many(rnn::rnn)),
+    row("Range", 11, NEWEST, One(constants::range)),
+    row("Reciprocal", 6, NEWEST, Same(Opcode::Reciprocal)),
+    row("ReduceL1", 1, NEWEST, One(reduce::l1)),
+    row("ReduceL2", 1, NEWEST, One(reduce::l2)),
+    row("ReduceLogSum", 1, NEWEST, One(reduce::log_sum)),
+    row("ReduceLogSumExp", 1, NEWEST, One(reduce::log_sum_exp)),
+    row("ReduceMax", 1, NEWEST, One(reduce::max)).writes(Opcode::ReduceMax, operators::reduce),
+    row("ReduceMean", 1, NEWEST, One(reduce::mean)).writes(Opcode::ReduceMean, operators::reduce),
+    row("ReduceMin", 1, NEWEST, One(reduce::min)).writes(Opcode::ReduceMin, operators::reduce),
+    row("ReduceProd", 1, NEWEST, One(constants::reduce_product)),
+    row("ReduceSum", 1, NEWEST, One(reduce::sum)).writes(Opcode::ReduceSum, operators::reduce),
+    row("ReduceSumSquare", 1, NEWEST, One(reduce::sum_square)),
+    row("Relu", 6, NEWEST, Same(Opcode::Relu)),
+    row("Reshape", 5, NEWEST, One(shape_ops::reshape)).writes(Opcode::Reshape, operators::shaped),
+    row("Resize", 10, NEWEST, One(resize::resize)),
+    row("Round", 11, NEWEST, Same(Opcode::Round)),
+    row("Scatter", 9, 10, One(scatter::scatter_elements)),
+    row("ScatterElements", 11, NEWEST, One(scatter::scatter_elements)),
+    row("ScatterND", 11, NEWEST, One(scatter::scatter_nd)),
+    row("Selu", 6, NEWEST, Same(Opcode::Selu)),
+    row("SequenceAt", 11, NEWEST, OfSequence(sequence::at)),
+    row("SequenceConstruct", 11, NEWEST, Sequence(sequence::construct)),
+    row("SequenceLength", 11, NEWEST, OfSequence(sequence::length)),
+    row("Shape", 1, NEWEST, One(constants::shape)),
+    row("Shrink", 9, NEWEST, Same(Opcode::Shrink)),
+    row("Sigmoid", 6, NEWEST, Same(Opcode::Sigmoid)),
+    row("Sign", 9, NEWEST, Same(Opcode::Sign)),
+    row("Sin", 7, NEWEST, Same(Opcode::Sin)),
+    row("Sinh", 9, NEWEST, Same(Opcode::Sinh)),
+    row("Size", 1, NEWEST, One(constants::size)),
+    row("Slice", 1, NEWEST, One(slice::slice)).writes(Opcode::Slice, operators::slice),
+    row("Softmax", 1, NEWEST, One(reduce::softmax)).writes(Opcode::Softmax, operators::along_axis),
+    row("Softplus", 1, NEWEST, Same(Opcode::Softplus)),
+    row("Softsign", 1, NEWEST, Same(Opcode::Softsign)),
+    row("SpaceToDepth", 1, NEWEST, One(shape_ops::space_to_depth)),
+    row("Split", 2, NEWEST, Many(slice::split)),
+    row("SplitToSequence", 11, NEWEST, Sequence(sequence::split)),
+    row("Sqrt", 6, NEWEST, Same(Opcode::Sqrt)),
+    row("Squeeze", 1, NEWEST, One(shape_ops::squeeze)),
+    row("Sub", 7, NEWEST, Same(Opcode::Sub)),
+    row("Sum", 6, NEWEST, One(elementwise::sum)),
+    row("Swish", 24, NEWEST, Same(Opcode::Swish)).writes(Opcode::Swish, operators::swish),
+    row("Tan", 7, NEWEST, Same(Opcode::Tan)),
+    row("Tanh", 6, NEWEST, Same(Opcode::Tanh)),
+    row("ThresholdedRelu", 10, NEWEST, Same(Opcode::ThresholdedRelu)),
+    row("Tile", 6, NEWEST, One(shape_ops::tile)),
+    row("TopK", 1, NEWEST, Many(order::top_k)),
+    row("Transpose", 1, NEWEST, One(shape_ops::transpose)).writes(Opcode::Transpose, operators::transpose),
+    row("Trilu", 14, NEWEST, One(elementwise::trilu)),
+    row("Unsqueeze", 1, NEWEST, One(shape_ops::unsqueeze)),
+    row("Upsample", 7, 9, One(resize::upsample)),
+    row("Where", 9, NEWEST, One(select::select)),
+    row("Xor", 7, NEWEST, One(boolean::xor)),
 ];
 
 /// The domain of ONNX Runtime's own operators.
@@ -192,28 +218,28 @@ const CONTRIB: &str = "com.microsoft";
 /// Operators of the domain `com.microsoft`, in alphabetical order: those that ONNX Runtime's quantizer and optimizer write.
 #[rustfmt::skip]
 pub(crate) static MICROSOFT: &[Row] = &[
-    Row("BiasGelu", 1, 1, One(contrib::gelu)),
-    Row("DequantizeLinear", 1, 1, One(quantize::dequantize_linear)),
-    Row("EmbedLayerNormalization", 1, 1, Many(contrib::embed_layer_norm)),
-    Row("FastGelu", 1, 1, One(contrib::fast_gelu)),
-    Row("FusedConv", 1, 1, One(contrib::fused_conv)),
-    Row("FusedGemm", 1, 1, One(contrib::fused_gemm)),
-    Row("FusedMatMul", 1, 1, One(contrib::fused_matmul)),
-    Row("Gelu", 1, 1, One(contrib::gelu)),
-    Row("QGemm", 1, 1, One(qoperator::gemm)),
-    Row("QLinearAdd", 1, 1, One(qoperator::add)),
-    Row("QLinearAveragePool", 1, 1, One(qoperator::average_pool)),
-    Row("QLinearConcat", 1, 1, One(qoperator::concat)),
-    Row("QLinearGlobalAveragePool", 1, 1, One(qoperator::global_average_pool)),
-    Row("QLinearLeakyRelu", 1, 1, One(qoperator::leaky_relu)),
-    Row("QLinearMul", 1, 1, One(qoperator::mul)),
-    Row("QLinearReduceMean", 1, 1, One(qoperator::reduce_mean)),
-    Row("QLinearSigmoid", 1, 1, One(qoperator::sigmoid)),
-    Row("QLinearSoftmax", 1, 1, One(qoperator::softmax)),
-    Row("QLinearWhere", 1, 1, One(qoperator::select)),
-    Row("QuantizeLinear", 1, 1, One(quantize::quantize_linear)),
-    Row("QuickGelu", 1, 1, One(contrib::quick_gelu)),
-    Row("SkipLayerNormalization", 1, 1, Many(contrib::skip_layer_norm)),
+    row("BiasGelu", 1, 1, One(contrib::gelu)),
+    row("DequantizeLinear", 1, 1, One(quantize::dequantize_linear)),
+    row("EmbedLayerNormalization", 1, 1, Many(contrib::embed_layer_norm)),
+    row("FastGelu", 1, 1, One(contrib::fast_gelu)),
+    row("FusedConv", 1, 1, One(contrib::fused_conv)),
+    row("FusedGemm", 1, 1, One(contrib::fused_gemm)),
+    row("FusedMatMul", 1, 1, One(contrib::fused_matmul)),
+    row("Gelu", 1, 1, One(contrib::gelu)),
+    row("QGemm", 1, 1, One(qoperator::gemm)),
+    row("QLinearAdd", 1, 1, One(qoperator::add)),
+    row("QLinearAveragePool", 1, 1, One(qoperator::average_pool)),
+    row("QLinearConcat", 1, 1, One(qoperator::concat)),
+    row("QLinearGlobalAveragePool", 1, 1, One(qoperator::global_average_pool)),
+    row("QLinearLeakyRelu", 1, 1, One(qoperator::leaky_relu)),
+    row("QLinearMul", 1, 1, One(qoperator::mul)),
+    row("QLinearReduceMean", 1, 1, One(qoperator::reduce_mean)),
+    row("QLinearSigmoid", 1, 1, One(qoperator::sigmoid)),
+    row("QLinearSoftmax", 1, 1, One(qoperator::softmax)),
+    row("QLinearWhere", 1, 1, One(qoperator::select)),
+    row("QuantizeLinear", 1, 1, One(quantize::quantize_linear)),
+    row("QuickGelu", 1, 1, One(contrib::quick_gelu)),
+    row("SkipLayerNormalization", 1, 1, Many(contrib::skip_layer_norm)),
 ];
 
 /// An ONNX operator that can be imported.
@@ -232,7 +258,7 @@ pub struct Importable {
 /// All operators that can be imported, by name.
 pub fn importable() -> impl Iterator<Item = Importable> {
     let rows = |domain, rows: &'static [Row]| {
-        rows.iter().map(move |&Row(name, oldest, newest, rule)| {
+        rows.iter().map(move |&Row { name, oldest, newest, rule, .. }| {
             let same = match rule {
                 Same(op) => Some(op),
                 One(_) | Many(_) | Sequence(_) | OfSequence(_) | Branch => None,
@@ -255,37 +281,37 @@ impl Rule {
     }
 }
 
+/// Parameters that are reals have the same names; others are not ONNX's.
 fn same(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
     let mut attrs = Attrs::new(op);
-    for schema in op.info().attrs {
-        let value = match schema.kind {
-            AttrKind::Int => site.attrs.int(schema.name)?.map(Attr::Int),
-            AttrKind::Ints => site.attrs.ints(schema.name)?.map(|v| Attr::Ints(v.to_vec())),
-            AttrKind::Float => site.attrs.float(schema.name)?.map(Attr::Float),
-            AttrKind::Bool => site.attrs.int(schema.name)?.map(|v| Attr::Bool(v != 0)),
-        };
-        if let Some(value) = value {
-            attrs.try_set(schema.name, value).map_err(Fault::shape)?;
+    for schema in op.info().attrs.iter().filter(|a| a.kind == AttrKind::Float) {
+        if let Some(value) = site.attrs.float(schema.name)? {
+            attrs.try_set(schema.name, Attr::Float(value)).map_err(Fault::shape)?;
         }
     }
     let operands = site.all_operands()?;
     site.emit(op, &operands, attrs, "")
 }
 
+/// The ONNX operator as which an operator of graphs is written, and how.
+pub(crate) fn written(op: Opcode) -> Option<(&'static str, Write)> {
+    ROWS.iter().find_map(|row| row.written.filter(|(own, _)| *own == op).map(|(_, write)| (row.name, write)))
+}
+
 /// The rule for a node of a model whose operator set for the node's domain is `opset`.
 pub(crate) fn find(node: &NodeProto, opset: Option<i64>) -> Outcome<Rule> {
     let op = &node.op_type;
     let own = domain(&node.domain);
-    let microsoft = MICROSOFT.binary_search_by(|row| row.0.cmp(op)).ok().filter(|_| own == CONTRIB);
+    let microsoft = MICROSOFT.binary_search_by(|row| row.name.cmp(op)).ok().filter(|_| own == CONTRIB);
     if let Some(i) = microsoft {
-        return Ok(MICROSOFT[i].3);
+        return Ok(MICROSOFT[i].rule);
     }
     if !own.is_empty() {
         return Err(Fault::unsupported(format!("operator {op} of domain `{own}` is not supported"))
             .help("export the model with operators of the default ONNX domain only"));
     }
     let opset = opset.ok_or_else(|| Fault::shape("the model names no operator set of the default domain"))?;
-    let Ok(i) = ROWS.binary_search_by(|row| row.0.cmp(op)) else {
+    let Ok(i) = ROWS.binary_search_by(|row| row.name.cmp(op)) else {
         let help = match op.as_str() {
             "Loop" | "Scan" => "control flow cannot be compiled; export the model with fixed shapes and options",
             "NonMaxSuppression" | "NonZero" | "Compress" | "Unique" => {
@@ -309,7 +335,7 @@ pub(crate) fn find(node: &NodeProto, opset: Option<i64>) -> Outcome<Rule> {
         };
         return Err(Fault::unsupported(format!("operator {op} is not supported")).help(help));
     };
-    let Row(_, oldest, newest, rule) = ROWS[i];
+    let Row { oldest, newest, rule, .. } = ROWS[i];
     match opset {
         _ if opset < oldest => Err(Fault::shape(format!("operator {op} does not exist before operator set {oldest}"))),
         _ if opset > newest && op == "Upsample" => Err(Fault::shape("operator Upsample ends with operator set 9")),
@@ -325,9 +351,19 @@ mod tests {
 
     #[test]
     fn rows_are_sorted() {
-        assert!(ROWS.is_sorted_by(|a, b| a.0 < b.0));
-        assert!(MICROSOFT.is_sorted_by(|a, b| a.0 < b.0));
-        assert!(ROWS.iter().all(|row| row.1 <= row.2 && row.2 <= NEWEST));
+        assert!(ROWS.is_sorted_by(|a, b| a.name < b.name));
+        assert!(MICROSOFT.is_sorted_by(|a, b| a.name < b.name));
+        assert!(ROWS.iter().all(|row| row.oldest <= row.newest && row.newest <= NEWEST));
+    }
+
+    #[test]
+    fn operators_are_written_in_one_way() {
+        let written: Vec<Opcode> = ROWS.iter().filter_map(|row| row.written.map(|(op, _)| op)).collect();
+        let once = |op| written.iter().filter(|&&other| other == op).count() == 1;
+        assert!(written.iter().all(|&op| once(op)));
+        // What is younger than the files that are written is not written as itself.
+        let newest = crate::export::OPSET;
+        assert!(ROWS.iter().all(|row| row.written.is_none() || row.oldest <= newest || row.name == "Swish"));
     }
 
     #[test]

@@ -1,42 +1,43 @@
-//! Truth values of run time: what integers say by a table, and selections between truth values.
+//! Booleans: what integers say by a table, and selections between booleans of run time.
 
 use std::sync::Arc;
 
 use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId, shape};
 
-use super::constants::{LARGE, compare, selected};
 use super::layout;
-use super::numbers::Numbers;
+use super::numbers::{Numbers, compared};
+use super::select::selected;
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
-/// The truth values of an operand.
+/// A boolean operand.
 fn operand(site: &mut Site, i: usize) -> Outcome<ValueId> {
     let v = site.operand(i)?;
     match site.elem(v) {
         Elem::Bool => Ok(v),
-        other => Err(Fault::shape(format!("operand {i} is of type {other}, not of truth values"))),
+        other => Err(Fault::shape(format!("operand {i} is of type {other}, not of booleans"))),
     }
 }
 
-fn truth(site: &mut Site, values: &[bool], suffix: &str) -> ValueId {
+/// A list of booleans.
+pub(super) fn constant(site: &mut Site, values: &[bool], suffix: &str) -> ValueId {
     let data = Data::U8(values.iter().map(|&b| u8::from(b)).collect());
     site.constant_of(Tensor::new(&[values.len()], data), Elem::Bool, suffix)
 }
 
 /// The row of a constant table at each integer; integers that are none of its positions have the last.
-fn row(site: &mut Site, table: ValueId, positions: ValueId) -> Outcome<ValueId> {
+pub(super) fn row(site: &mut Site, table: ValueId, positions: ValueId) -> Outcome<ValueId> {
     let attrs = Attrs::new(Opcode::Gather).with("axis", 0).with("wrap", false);
     site.emit(Opcode::Gather, &[table, positions], attrs, "")
 }
 
 /// Whether integers are not 0.
 pub(super) fn of_integers(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
-    let table = truth(site, &[false, true], "table");
+    let table = constant(site, &[false, true], "table");
     row(site, table, x)
 }
 
-/// Truth values as 0 and 1.
+/// Booleans as 0 and 1.
 pub(super) fn as_numbers(site: &mut Site, x: ValueId, elem: &Elem) -> Outcome<ValueId> {
     let mut number = |v: i64, suffix| -> Outcome<ValueId> {
         let data = Numbers::Int(vec![v]).cast(elem)?;
@@ -44,21 +45,6 @@ pub(super) fn as_numbers(site: &mut Site, x: ValueId, elem: &Elem) -> Outcome<Va
     };
     let (one, zero) = (number(1, "one")?, number(0, "zero")?);
     selected(site, x, one, zero, "")
-}
-
-/// Whether integers of run time equal one constant that is not negative.
-pub(super) fn is_number(site: &mut Site, x: ValueId, number: ValueId) -> Outcome<Option<ValueId>> {
-    let (Some(constant), None, Elem::Int(_)) = (site.constant(number), site.constant(x), site.elem(x)) else {
-        return Ok(None);
-    };
-    let Numbers::Int(values) = Numbers::of(&constant) else { return Ok(None) };
-    let &[value] = values.as_slice() else { return Ok(None) };
-    let Some(value) = usize::try_from(value).ok().filter(|&v| v < LARGE) else { return Ok(None) };
-    let table: Vec<bool> = (0..value + 2).map(|i| i == value).collect();
-    let table = truth(site, &table, "table");
-    let dims = layout::broadcast(site, x, &constant.dims)?;
-    let x = layout::expand(site, x, &dims)?;
-    row(site, table, x).map(Some)
 }
 
 pub(super) fn not(site: &mut Site) -> Outcome<ValueId> {
@@ -78,14 +64,14 @@ fn opposite(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
         let table = site.constant_of(flipped, Elem::Bool, "table");
         return site.emit(Opcode::Gather, &[table, positions], attrs, "not");
     }
-    let (no, yes) = (truth(site, &[false], "false"), truth(site, &[true], "true"));
+    let (no, yes) = (constant(site, &[false], "false"), constant(site, &[true], "true"));
     selected(site, x, no, yes, "not")
 }
 
 fn flipped(constant: &Arc<Tensor>) -> Outcome<Tensor> {
     match &constant.data {
         Data::U8(v) => Ok(Tensor::new(&constant.dims, Data::U8(v.iter().map(|&b| u8::from(b == 0)).collect()))),
-        _ => Err(Fault::shape("truth values are not bytes")),
+        _ => Err(Fault::shape("booleans are not bytes")),
     }
 }
 
@@ -101,12 +87,14 @@ pub(super) fn xor(site: &mut Site) -> Outcome<ValueId> {
     connected(site, |a, b| a != b)
 }
 
-/// Each pair of truth values: `b` selects between what `a` gives with it and what `a` gives without.
+/// Each pair of booleans: `b` selects between what `a` gives with it and what `a` gives without.
 fn connected(site: &mut Site, of: fn(bool, bool) -> bool) -> Outcome<ValueId> {
     let (a, b) = (operand(site, 0)?, operand(site, 1)?);
     let (a, b) = match (site.constant(a), site.constant(b)) {
         (Some(_), Some(_)) => {
-            return compare(site, |a, b| of(a != 0, b != 0), |_, _| false);
+            let (a, b) = (site.known(0)?, site.known(1)?);
+            let holds = compared(&a, &b, |a, b| of(a != 0, b != 0), |_, _| false)?;
+            return Ok(site.constant_of(holds, Elem::Bool, ""));
         }
         // All three are symmetric.
         (None, Some(_)) => (b, a),
@@ -119,12 +107,12 @@ fn connected(site: &mut Site, of: fn(bool, bool) -> bool) -> Outcome<ValueId> {
     layout::expand(site, y, &dims)
 }
 
-/// A function of truth values.
+/// A function of booleans.
 fn beside(site: &mut Site, a: ValueId, of: impl Fn(bool) -> bool) -> Outcome<ValueId> {
     match (of(false), of(true)) {
         (false, true) => Ok(a),
         (true, false) => opposite(site, a),
-        (same, _) => Ok(truth(site, &[same], if same { "true" } else { "false" })),
+        (same, _) => Ok(constant(site, &[same], if same { "true" } else { "false" })),
     }
 }
 
@@ -136,32 +124,6 @@ pub(super) fn is_nan(site: &mut Site) -> Outcome<ValueId> {
         return Err(Fault::unsupported("the operator is supported behind Softmax only"));
     }
     let dims = site.dims(x);
-    let no = truth(site, &[false], "false");
+    let no = constant(site, &[false], "false");
     layout::expand(site, no, &dims)
-}
-
-/// Where an integer of run time equals those in a list `0, 1, ..` along a last axis: rows of a unit matrix, and a row of zeros
-/// for every other integer.
-pub(super) fn one_hot(site: &mut Site, x: ValueId, list: ValueId) -> Outcome<Option<ValueId>> {
-    let (Some(numbers), None) = (site.constant(list), site.constant(x)) else { return Ok(None) };
-    let (Numbers::Int(values), &[.., depth]) = (Numbers::of(&numbers), numbers.dims.as_slice()) else {
-        return Ok(None);
-    };
-    let counts = values.iter().enumerate().all(|(i, &v)| usize::try_from(v) == Ok(i));
-    let dims = site.dims(x);
-    let fits = dims.len() >= numbers.dims.len() && dims.last() == Some(&1) && values.len() == depth;
-    if !counts || !fits || depth == 0 || !matches!(site.elem(x), Elem::Int(_)) {
-        return Ok(None);
-    }
-    let positions = layout::reshape(site, x, &dims[..dims.len() - 1], "positions")?;
-    one_hot_rows(site, positions, depth).map(Some)
-}
-
-/// Rows of a unit matrix at positions; elsewhere zeros.
-fn one_hot_rows(site: &mut Site, positions: ValueId, depth: usize) -> Outcome<ValueId> {
-    let rows = depth.checked_add(1).and_then(|n| n.checked_mul(depth)).filter(|&n| n <= LARGE);
-    let cells = rows.ok_or_else(|| Fault::unsupported(format!("one of {depth}")))?;
-    let unit = (0..cells).map(|i| u8::from(i / depth == i % depth)).collect();
-    let table = site.constant_of(Tensor::new(&[depth + 1, depth], Data::U8(unit)), Elem::Bool, "unit");
-    row(site, table, positions)
 }

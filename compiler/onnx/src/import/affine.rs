@@ -1,0 +1,234 @@
+//! Affine quantization of values: `real = scale * (code - zero point)`, with constant or computed scales and zero points, one
+//! for all elements, along an axis, or for each block of elements.
+
+use std::sync::Arc;
+
+use qcc_ir::ops::Move;
+use qcc_ir::{Attrs, Class, Def, Elem, Int, Opcode, Type, Uniform, ValueId};
+
+use super::layout::{self, apply};
+use super::numbers::Numbers;
+use super::site::Site;
+use crate::element::DataType;
+use crate::fault::{Fault, Outcome};
+
+/// Storage of a quantized type, and its least and greatest integer.
+pub(super) type Storage = (Int, i64, i64);
+
+fn storage(int: Int) -> Storage {
+    (int, int.min(), int.max())
+}
+
+/// Scale and zero point from the operands `scale` and `scale + 1`, along `axis` if there are several.
+pub(super) fn uniform(site: &mut Site, scale: usize, storage: Storage, dims: &[usize], axis: i64) -> Outcome<Uniform> {
+    let scales = site.float_list(scale, "scales")?.ok_or_else(|| Fault::shape("the scale is missing"))?;
+    let zero_points = site.int_list(scale + 1, "zero points")?.unwrap_or_else(|| vec![0; scales.len()]);
+    let (int, min, max) = storage;
+    if let Some(scale) = scales.iter().find(|s| !s.is_finite() || **s <= 0.0) {
+        let fault = Fault::shape(format!("a scale of {scale:?}"));
+        return Err(match scale.is_infinite() {
+            true => fault.help("a mask of about -3.4e38 has no codes: exclude this node when the model is quantized"),
+            false => fault,
+        });
+    }
+    if let Some(zero) = zero_points.iter().find(|z| **z < min || **z > max) {
+        return Err(Fault::shape(format!("a zero point of {zero} outside {min}..={max}")));
+    }
+    if scales.is_empty() || scales.len() != zero_points.len() {
+        return Err(Fault::shape(format!("{} scales and {} zero points", scales.len(), zero_points.len())));
+    }
+    let axis = if scales.len() == 1 { None } else { Some(Site::axis(axis, dims.len())?) };
+    if let Some(axis) = axis.filter(|&a| dims[a] != scales.len()) {
+        return Err(Fault::shape(format!("{} scales along dimension {axis} of {dims:?}", scales.len())));
+    }
+    Ok(Uniform { storage: int, min, max, axis, scales, zero_points })
+}
+
+/// How quantized elements of a type of the model are stored: `u16` in 32 bits.
+pub(super) fn storage_of_type(data_type: DataType) -> Outcome<Storage> {
+    match (data_type.elem(), data_type.range()) {
+        (Elem::Int(int), Some((min, max))) if int.bits() <= 32 => Ok((int, min, max)),
+        _ => Err(Fault::unsupported(format!("quantization to {data_type:?}"))),
+    }
+}
+
+fn int_storage(elem: &Elem) -> Outcome<Storage> {
+    match elem {
+        Elem::Int(int) if int.bits() <= 32 => Ok(storage(*int)),
+        Elem::Int(_) | Elem::F32 | Elem::Bool | Elem::Calibrated(_) | Elem::Uniform(_) => {
+            Err(Fault::unsupported(format!("a zero point of type {elem}")))
+        }
+    }
+}
+
+/// How elements are stored, and their least and greatest integer.
+pub(super) fn storage_of(elem: &Elem) -> Outcome<Storage> {
+    match elem {
+        Elem::Int(int) if int.bits() <= 32 => Ok(storage(*int)),
+        Elem::Uniform(u) => Ok((u.storage, u.min, u.max)),
+        other => Err(Fault::shape(format!("real numbers from {other}"))),
+    }
+}
+
+/// Real numbers as integers.
+pub(super) fn quantize(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> Outcome<ValueId> {
+    if site.elem(x) != Elem::F32 {
+        return Err(Fault::unsupported(format!("quantization of {}", site.elem(x))));
+    }
+    let ty = Type { dims: site.dims(x), elem: Elem::Uniform(Arc::new(u)) };
+    site.emit_typed(Opcode::QCast, &[x], Attrs::new(Opcode::QCast), ty, suffix)
+}
+
+/// Real numbers from integers with the scale and zero point in operands `scale` and `scale + 1`.
+pub(super) fn dequantize(site: &mut Site, x: ValueId, scale: usize, axis: i64, suffix: &str) -> Outcome<ValueId> {
+    let own = match (site.ty(x).uniform(), site.data_type(x)) {
+        (None, Some(data_type)) => storage_of_type(data_type)?,
+        (Some(_), _) | (None, None) => storage_of(&site.elem(x))?,
+    };
+    let dims = site.dims(x);
+    let u = uniform(site, scale, own, &dims, axis)?;
+    as_real(site, x, u, suffix)
+}
+
+/// The real numbers for which plain integers stand.
+pub(super) fn as_real(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> Outcome<ValueId> {
+    let elem = Elem::Uniform(Arc::new(u));
+    let x = match site.constant(x) {
+        Some(tensor) if site.ty(x).uniform().is_none() => site.constant_of(tensor, elem, "q"),
+        _ => {
+            reinterpret(site, x, &elem)?;
+            x
+        }
+    };
+    layout::apply(site, Opcode::DCast, &[x], suffix)
+}
+
+/// Integers as real numbers of the same value, whatever else they stand for.
+pub(super) fn in_units(site: &mut Site, x: ValueId, suffix: &str) -> Outcome<ValueId> {
+    let storage = storage_of(&site.elem(x))?;
+    as_real(site, x, plain(storage), suffix)
+}
+
+pub(super) fn plain((int, min, max): Storage) -> Uniform {
+    Uniform { min, max, ..Uniform::per_tensor(int, 1.0, 0) }
+}
+
+/// Gives a computed value of plain integers, and the values from which data movement makes it, a quantized type of the same
+/// storage. It says what the integers of an input of the model stand for.
+fn reinterpret(site: &mut Site, x: ValueId, elem: &Elem) -> Outcome<()> {
+    let graph = site.edit().graph();
+    let (mut waiting, mut found) = (vec![x], Vec::new());
+    while let Some(v) = waiting.pop() {
+        let own = &graph.ty(v).elem;
+        if own == elem || found.contains(&v) {
+            continue;
+        }
+        if !matches!(own, Elem::Int(int) if Some(*int) == elem.storage()) {
+            return Err(Fault::unsupported(format!("integers of type {own} that are read as {elem}")));
+        }
+        let per_axis = matches!(elem, Elem::Uniform(u) if u.axis.is_some());
+        found.push(v);
+        match graph.def(v) {
+            Def::Input(_) | Def::Const(_) => {}
+            Def::Node(n, _) if !per_axis => match graph.op(n).info().class {
+                Class::Move(Move::Gather) => waiting.extend(graph.operands(n).first()),
+                Class::Move(
+                    Move::Reshape | Move::Transpose | Move::Concat | Move::Slice | Move::Pad | Move::Expand,
+                ) => {
+                    waiting.extend(graph.operands(n));
+                }
+                _ => return Err(Fault::unsupported(format!("`{}` on quantized values", graph.op(n).name()))),
+            },
+            Def::Node(..) => return Err(Fault::unsupported("moved integers with several scales")),
+        }
+    }
+    for v in found {
+        site.edit().set_elem(v, elem.clone());
+    }
+    Ok(())
+}
+
+/// A bias of `i32` in units of `alpha` and the scales in operands 1 and 4.
+pub(super) fn bias_in_units(site: &mut Site, b: ValueId, alpha: f32) -> Outcome<ValueId> {
+    let (dims, xs) = (site.dims(b), site.float_list(1, "scales")?.unwrap_or_default());
+    let ws = site.float_list(4, "scales")?.unwrap_or_default();
+    let ([x], false) = (xs.as_slice(), ws.is_empty()) else { return Err(Fault::shape("a scale is missing")) };
+    let scales: Vec<f32> = ws.iter().map(|w| w * x * alpha).collect();
+    let axis = if scales.len() == 1 { None } else { Some(0) };
+    let fits = dims.len() == 1 && (axis.is_none() || dims[0] == scales.len()) && scales.iter().all(|s| s.is_normal());
+    if !fits || site.elem(b) != Elem::Int(Int::I32) {
+        return Err(Fault::shape(format!("a bias of {} beside {} scales", site.ty(b), scales.len())));
+    }
+    let zero_points = vec![0; scales.len()];
+    let u = Uniform { axis, scales, zero_points, ..Uniform::per_tensor(Int::I32, 1.0, 0) };
+    as_real(site, b, u, "bias")
+}
+
+/// Quantizes a result with the scale and zero point in operands `scale` and `scale + 1`; without a zero point, as `own`.
+pub(super) fn requantize(site: &mut Site, y: ValueId, scale: usize, own: Storage) -> Outcome<ValueId> {
+    let own = match site.optional(scale + 1) {
+        Some(zero) if !matches!(site.constant(zero).as_deref().map(Numbers::of), Some(Numbers::Int(_))) => {
+            return Err(Fault::unsupported("a zero point known only at run time"));
+        }
+        Some(zero) => int_storage(&site.elem(zero))?,
+        None => own,
+    };
+    let dims = site.dims(y);
+    let u = uniform(site, scale, own, &dims, 1)?;
+    quantize(site, y, u, "")
+}
+
+/// `round(x / scale) + zero point` for scales and zero points of any shape that broadcasts, which may be computed.
+pub(super) fn by_computed_scale(
+    site: &mut Site,
+    x: ValueId,
+    scale: ValueId,
+    zero: Option<ValueId>,
+    storage: Storage,
+    suffix: &str,
+) -> Outcome<ValueId> {
+    let mut y = apply(site, Opcode::Div, &[x, scale], "ratio")?;
+    if let Some(zero) = zero {
+        let zero = in_units(site, zero, "zero")?;
+        let rounded = apply(site, Opcode::Round, &[y], "rounded")?;
+        y = apply(site, Opcode::Add, &[rounded, zero], "shifted")?;
+    }
+    quantize(site, y, plain(storage), suffix)
+}
+
+/// `(x - zero point) * scale` likewise.
+pub(super) fn real_by_computed_scale(
+    site: &mut Site,
+    x: ValueId,
+    scale: ValueId,
+    zero: Option<ValueId>,
+) -> Outcome<ValueId> {
+    let mut y = in_units(site, x, "units")?;
+    if let Some(zero) = zero {
+        let zero = in_units(site, zero, "zero")?;
+        y = apply(site, Opcode::Sub, &[y, zero], "centred")?;
+    }
+    apply(site, Opcode::Mul, &[y, scale], "")
+}
+
+/// A scale or zero point in the shape of what it scales: along `axis`, or one for each block of `block` elements of it.
+pub(super) fn spread(site: &mut Site, v: ValueId, dims: &[usize], axis: i64, block: usize) -> Outcome<ValueId> {
+    let ty: Type = site.ty(v).clone();
+    if ty.elements() == 1 {
+        return layout::reshape(site, v, &[], "scalar");
+    }
+    let axis = Site::axis(axis, dims.len())?;
+    if block == 0 {
+        let mut shape = vec![1; dims.len()];
+        shape[axis] = ty.elements();
+        return layout::reshape(site, v, &shape, "along");
+    }
+    let mut times = vec![1; dims.len()];
+    times[axis] = block;
+    let blocks = dims[axis].div_ceil(block);
+    let fits = ty.dims.iter().zip(dims).enumerate().all(|(i, (&d, &of))| d == if i == axis { blocks } else { of });
+    if ty.rank() != dims.len() || !fits || !dims[axis].is_multiple_of(block) {
+        return Err(Fault::shape(format!("scales of shape {:?} for blocks of {block} of {dims:?}", ty.dims)));
+    }
+    layout::repeat(site, v, &times, layout::Repeat::Elements)
+}

@@ -1,0 +1,101 @@
+//! `Cast` and `CastLike`.
+
+use qcc_ir::diag::Code;
+use qcc_ir::{Attrs, Class, Data, Elem, Int, Opcode, Tensor, ValueId};
+
+use super::numbers::Numbers;
+use super::site::Site;
+use super::{affine, boolean, layout};
+use crate::element::DataType;
+use crate::fault::{Fault, Outcome};
+use crate::tensor::Constant;
+
+/// Constants are converted; between floats, and from integers that real numbers hold, nothing has to be done.
+pub(super) fn cast(site: &mut Site) -> Outcome<ValueId> {
+    let to = site.attrs.int("to")?.ok_or_else(|| Fault::shape("attribute `to` is missing"))?;
+    let to = i32::try_from(to).map_err(|_| Fault::shape(format!("element type number {to}")))?;
+    let to = DataType::from_onnx(to)?;
+    let x = site.operand(0)?;
+    cast_to(site, x, to)
+}
+
+pub(super) fn cast_like(site: &mut Site) -> Outcome<ValueId> {
+    let (x, like) = (site.operand(0)?, site.operand(1)?);
+    let to = site.data_type(like);
+    let to = to.ok_or_else(|| Fault::unsupported(format!("a cast to {}", site.elem(like))))?;
+    cast_to(site, x, to)
+}
+
+fn cast_to(site: &mut Site, x: ValueId, to: DataType) -> Outcome<ValueId> {
+    // Only casts to 8-bit floats saturate or round in another way.
+    let saturate = site.attrs.flag("saturate", true)?;
+    let mode = site.attrs.string("round_mode")?.unwrap_or("up").to_string();
+    let (from, elem) = (site.elem(x), to.elem());
+    if let (Some(tensor), None) = (site.constant(x), site.ty(x).uniform()) {
+        let wider = from == Elem::F32 && elem == Elem::F32 && to.rounding(saturate).is_none() && to != DataType::F8e8m0;
+        if site.data_type(x) == Some(to) || wider {
+            return Ok(x);
+        }
+        let mut data = Numbers::of(&tensor).wrapped(to)?.cast(&elem)?;
+        if let Data::F32(values) = &mut data {
+            if let (Some(attrs), Class::Unary(round)) = (to.rounding(saturate), Opcode::RoundFloat.info().class) {
+                values.iter_mut().for_each(|v| *v = round(&attrs, *v));
+            }
+            if to == DataType::F8e8m0 {
+                values.iter_mut().try_for_each(|v| power_of_two(*v, &mode).map(|p| *v = p))?;
+            }
+        }
+        return Ok(site.constant_like(Constant { tensor: Tensor::new(&tensor.dims, data), data_type: to }));
+    }
+    if let (Elem::F32, Some(attrs), true) = (&from, to.rounding(saturate), to.bits() <= 8) {
+        return site.emit(Opcode::RoundFloat, &[x], attrs, "");
+    }
+    if to == DataType::F8e8m0 {
+        return Err(Fault::unsupported("a conversion to powers of two at run time"));
+    }
+    if from == elem {
+        return Ok(x);
+    }
+    if let Some(y) = of_table(site, x, &elem)? {
+        return Ok(y);
+    }
+    let to = &elem;
+    match (&from, to) {
+        (Elem::Int(_), Elem::Bool) => boolean::of_integers(site, x),
+        (Elem::Bool, _) => boolean::as_numbers(site, x, to),
+        // Before a softmax they can be a mask: `canonicalize` knows these, and nothing else takes them.
+        (Elem::Int(Int::I64 | Int::I32), Elem::F32) => {
+            site.emit(Opcode::CastTo, &[x], Attrs::new(Opcode::CastTo).with("to", 0), "")
+        }
+        // Positions are read as 64-bit integers wherever they are used.
+        (Elem::Int(Int::I32), Elem::Int(Int::I64)) => Ok(x),
+        (Elem::Int(Int::I8 | Int::U8 | Int::I16) | Elem::Uniform(_), Elem::F32) => affine::in_units(site, x, ""),
+        _ => Err(Fault::new(Code::UNSUPPORTED, format!("a conversion from {from} to {to} at run time"))),
+    }
+}
+
+/// The power of two at or above a number, at or below it, or the nearest: the numbers of `float8e8m0`.
+fn power_of_two(x: f32, mode: &str) -> Outcome<f32> {
+    if !x.is_finite() {
+        return Ok(f32::NAN);
+    }
+    let bits = x.to_bits();
+    let (exponent, fraction) = ((bits >> 23) & 0xff, bits & 0x7f_ffff);
+    let up = match mode {
+        "up" => fraction > 0,
+        "down" => false,
+        "nearest" => fraction >= 1 << 22 && (fraction > 1 << 22 || exponent > 0),
+        other => return Err(Fault::unsupported(format!("`round_mode` = {other:?} is not supported"))),
+    };
+    let exponent = (exponent + u32::from(up)).min(254);
+    Ok((exponent as f32 - 127.0).exp2())
+}
+
+/// A conversion of what a constant table holds is a conversion of the table.
+fn of_table(site: &mut Site, x: ValueId, to: &Elem) -> Outcome<Option<ValueId>> {
+    let Some((table, positions, attrs)) = layout::looked_up(site, x) else { return Ok(None) };
+    let Some(tensor) = site.constant(table).filter(|_| site.ty(table).uniform().is_none()) else { return Ok(None) };
+    let data = Numbers::of(&tensor).cast(to)?;
+    let table = site.constant_of(Tensor::new(&tensor.dims, data), to.clone(), "table");
+    site.emit(Opcode::Gather, &[table, positions], attrs, "").map(Some)
+}
