@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use qcc_interp::eval_node;
-use qcc_ir::{Data, Graph, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
+use qcc_ir::{Data, Graph, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
 
 use crate::rewrite::floats;
 
@@ -41,7 +41,7 @@ pub(crate) fn batch_norm(g: &Graph, n: NodeId) -> Option<(Vec<f64>, Vec<f64>)> {
     let operands = g.operands(n);
     let parameter = |i: usize| floats(g, *operands.get(i)?).map(|(_, data)| data);
     let (gamma, beta, mean, var) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
-    let epsilon = f64::from(g.node(n).attrs.float("epsilon"));
+    let epsilon = f64::from(g.node(n).attrs.get(attr::EPSILON));
     let a: Vec<f64> =
         gamma.iter().zip(var).map(|(&gamma, &var)| f64::from(gamma) / (f64::from(var) + epsilon).sqrt()).collect();
     let b =

@@ -1,6 +1,6 @@
 //! Data movement that moves nothing, or twice.
 
-use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode};
+use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, attr};
 
 use crate::rewrite::{bypass, can_bypass, compose, keeps_order, produced_by, substitute};
 
@@ -11,7 +11,7 @@ pub(crate) fn is_identity(g: &Graph, n: NodeId) -> bool {
     let same_dims = g.ty(x).dims == g.ty(g.result(n)).dims;
     match g.op(n) {
         Opcode::Reshape | Opcode::Expand | Opcode::Pad | Opcode::Slice => same_dims,
-        Opcode::Transpose => g.node(n).attrs.sizes("perm").is_sorted(),
+        Opcode::Transpose => g.node(n).attrs.sizes(attr::PERM).is_sorted(),
         Opcode::Concat => operands.len() == 1,
         _ => false,
     }
@@ -42,10 +42,10 @@ pub(crate) fn transpose_is_reshape(edit: &mut Edit, n: NodeId, pass: &str) -> bo
     }
     let x = g.operands(n)[0];
     let label = format!("{pass}: %{} = tensor.transpose is a reshape", g.name_of(y));
-    if !keeps_order(&g.ty(x).dims, &g.node(n).attrs.sizes("perm")) || !edit.begin(label) {
+    if !keeps_order(&g.ty(x).dims, &g.node(n).attrs.sizes(attr::PERM)) || !edit.begin(label) {
         return false;
     }
-    let attrs = Attrs::new(Opcode::Reshape).with("shape", edit.graph().ty(y).dims.as_slice());
+    let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, edit.graph().ty(y).dims.as_slice());
     substitute(edit, y, Opcode::Reshape, &[x], attrs);
     true
 }
@@ -55,17 +55,17 @@ pub(crate) fn merge(edit: &mut Edit, n: NodeId, pass: &str) -> bool {
     let g = edit.graph();
     let y = g.result(n);
     let Some(&x) = g.operands(n).first() else { return false };
-    let reshape = || Attrs::new(Opcode::Reshape).with("shape", g.ty(y).dims.as_slice());
+    let reshape = || Attrs::new(Opcode::Reshape).with(attr::SHAPE, g.ty(y).dims.as_slice());
     let (source, attrs) = match g.op(n) {
         Opcode::Reshape => match produced_by(g, x, Opcode::Reshape) {
             Some(inner) => (g.operands(inner)[0], reshape()),
             None => return false,
         },
         Opcode::Transpose => {
-            let perm = g.node(n).attrs.sizes("perm");
+            let perm = g.node(n).attrs.sizes(attr::PERM);
             if let Some(inner) = produced_by(g, x, Opcode::Transpose) {
-                let both = compose(&g.node(inner).attrs.sizes("perm"), &perm);
-                (g.operands(inner)[0], Attrs::new(Opcode::Transpose).with("perm", both.as_slice()))
+                let both = compose(&g.node(inner).attrs.sizes(attr::PERM), &perm);
+                (g.operands(inner)[0], Attrs::new(Opcode::Transpose).with(attr::PERM, both.as_slice()))
             } else {
                 return false;
             }

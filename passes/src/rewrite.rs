@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, Origin, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, Origin, Tensor, Type, ValueId, attr};
 
 /// The element of a float constant that has only one.
 pub(crate) fn scalar(graph: &Graph, v: ValueId) -> Option<f32> {
@@ -111,7 +111,7 @@ pub(crate) fn named(edit: &Edit, n: NodeId) -> String {
 /// What `v` is the transpose of, and how.
 pub(crate) fn transposed(g: &Graph, v: ValueId) -> Option<(ValueId, Vec<usize>)> {
     let n = produced_by(g, v, Opcode::Transpose)?;
-    Some((g.operands(n)[0], g.node(n).attrs.sizes("perm")))
+    Some((g.operands(n)[0], g.node(n).attrs.sizes(attr::PERM)))
 }
 
 /// `b` after `a`: the permutation that does what transposing by `a` and then by `b` does.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use qcc_interp::Evaluator;
 use qcc_ir::print::{Large, Options, print, print_with};
-use qcc_ir::{Attrs, Data, Edit, Graph, Opcode, Tensor, Type, ValueId, verify};
+use qcc_ir::{Attrs, Data, Edit, Graph, Opcode, Tensor, Type, ValueId, attr, verify};
 use qcc_num::edge;
 use qcc_num::random::Random;
 use qcc_passes::{Context, Pipeline, Samples, default_pipeline};
@@ -56,9 +56,9 @@ impl Maker<'_> {
         }
         let pad = (kernel / 2) as i64;
         let attrs = Attrs::new(Opcode::Conv2d)
-            .with("strides", vec![stride as i64; 2])
-            .with("pads", vec![pad; 4])
-            .with("groups", groups as i64);
+            .with(attr::STRIDES, vec![stride as i64; 2])
+            .with(attr::PADS, vec![pad; 4])
+            .with(attr::GROUPS, groups as i64);
         self.add(Opcode::Conv2d, &operands, attrs)
     }
 
@@ -84,7 +84,7 @@ impl Maker<'_> {
             Opcode::Swish,
         ]);
         let attrs = Attrs::new(op);
-        let attrs = if op == Opcode::Clip { attrs.with("min", 0.0f32).with("max", 6.0f32) } else { attrs };
+        let attrs = if op == Opcode::Clip { attrs.with(attr::MIN, 0.0f32).with(attr::MAX, 6.0f32) } else { attrs };
         self.add(op, &[x], attrs)
     }
 
@@ -115,16 +115,16 @@ impl Maker<'_> {
                 let y = self.norm(x);
                 let y = self.activation(y);
                 let y = self.conv(y, 4, 3, 1, 1);
-                self.add(Opcode::Concat, &[x, y], Attrs::new(Opcode::Concat).with("axis", 1))
+                self.add(Opcode::Concat, &[x, y], Attrs::new(Opcode::Concat).with(attr::AXIS, 1))
             }
             7 if h > 2 => {
                 let op = self.random.pick(&[Opcode::MaxPool, Opcode::AveragePool]);
-                let attrs = Attrs::new(op).with("kernel", vec![3, 3]).with("strides", vec![2, 2]);
-                self.add(op, &[x], attrs.with("pads", vec![1, 1, 1, 1]))
+                let attrs = Attrs::new(op).with(attr::KERNEL, vec![3, 3]).with(attr::STRIDES, vec![2, 2]);
+                self.add(op, &[x], attrs.with(attr::PADS, vec![1, 1, 1, 1]))
             }
             8 => {
                 // Squeeze and excite (Hu et al. 2018).
-                let mean = Attrs::new(Opcode::ReduceMean).with("axes", vec![2, 3]);
+                let mean = Attrs::new(Opcode::ReduceMean).with(attr::AXES, vec![2, 3]);
                 let y = self.add(Opcode::ReduceMean, &[x], mean);
                 let y = self.conv(y, 4, 1, 1, 1);
                 let y = self.add(Opcode::Relu, &[y], Attrs::new(Opcode::Relu));
@@ -138,9 +138,9 @@ impl Maker<'_> {
                 let op = self.random.pick(&[Opcode::Mul, Opcode::Add, Opcode::Sub]);
                 let y = self.add(op, &[x, scale], Attrs::new(op));
                 let bounds = vec![0, 0, 0, 0];
-                let attrs = Attrs::new(Opcode::Slice).with("starts", bounds).with("steps", vec![1; 4]);
+                let attrs = Attrs::new(Opcode::Slice).with(attr::STARTS, bounds).with(attr::STEPS, vec![1; 4]);
                 let ends = vec![n as i64, c as i64, h as i64, (w - usize::from(w > 3)) as i64];
-                self.add(Opcode::Slice, &[y], attrs.with("ends", ends))
+                self.add(Opcode::Slice, &[y], attrs.with(attr::ENDS, ends))
             }
         };
     }
@@ -149,10 +149,10 @@ impl Maker<'_> {
         let x = self.now;
         let [n, c, h, w] = self.dims(x)[..] else { panic!("rank 4") };
         let flat = if self.random.below(2) == 0 {
-            let attrs = Attrs::new(Opcode::ReduceMean).with("axes", vec![2, 3]).with("keepdims", false);
+            let attrs = Attrs::new(Opcode::ReduceMean).with(attr::AXES, vec![2, 3]).with(attr::KEEPDIMS, false);
             self.add(Opcode::ReduceMean, &[x], attrs)
         } else {
-            let attrs = Attrs::new(Opcode::Reshape).with("shape", vec![n as i64, (c * h * w) as i64]);
+            let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, vec![n as i64, (c * h * w) as i64]);
             self.add(Opcode::Reshape, &[x], attrs)
         };
         let k = self.dims(flat)[1];
@@ -161,7 +161,7 @@ impl Maker<'_> {
         let operands = [flat, self.constant(w), self.constant(bias)];
         let logits = self.add(Opcode::Linear, &operands, Attrs::new(Opcode::Linear));
         match self.random.below(4) {
-            0 => vec![self.add(Opcode::Softmax, &[logits], Attrs::new(Opcode::Softmax).with("axis", 1))],
+            0 => vec![self.add(Opcode::Softmax, &[logits], Attrs::new(Opcode::Softmax).with(attr::AXIS, 1))],
             1 => vec![logits, x],
             _ => vec![logits],
         }
@@ -295,7 +295,7 @@ fn summand(graph: &Graph, y: &str, residual: &str) -> (String, i32) {
     let names: Vec<_> = graph.operands(n).iter().map(|&v| graph.name_of(v)).collect();
     let i = names.iter().position(|&name| name != residual).unwrap();
     let attrs = &graph.node(n).attrs;
-    let f = attrs.ints("mults")[i] as f64 / (attrs.int("shift") as f64).exp2();
+    let f = attrs.get(attr::MULTS)[i] as f64 / (attrs.get(attr::SHIFT) as f64).exp2();
     (names[i].to_string(), (1.0 + f / 2.0) as i32)
 }
 

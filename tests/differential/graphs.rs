@@ -6,7 +6,7 @@ mod sixteen_bits;
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Data, Dialect, Edit, Elem, Graph, Int, Opcode, Tensor, Type, Uniform, ValueId};
+use qcc_ir::{Attrs, Data, Dialect, Edit, Elem, Graph, Int, Opcode, Tensor, Type, Uniform, ValueId, attr};
 use qcc_num::random::Random;
 
 pub use matrices::random_matrices;
@@ -54,18 +54,18 @@ impl Maker<'_> {
 
     fn clamps(&mut self, attrs: Attrs) -> Attrs {
         let (lo, hi) = self.random.pick(&[(0, 255), (0, 255), (3, 250), (128, 255)]);
-        attrs.with("lo", lo).with("hi", hi)
+        attrs.with(attr::LO, lo).with(attr::HI, hi)
     }
 
     /// Constants of equations (1) to (4), or (15), that neither vanish nor saturate on sums of `terms` products.
     fn epilogue(&mut self, op: Attrs, terms: usize) -> (Attrs, i64) {
         let shl = self.random.pick(&[0, 0, 0, 1, 3]);
-        let single = op.has("single") && self.random.below(3) == 0;
+        let single = op.has(attr::SINGLE) && self.random.below(3) == 0;
         let point = if single { self.random.within(33, 46) } else { 38 };
         let mult = ((1u64 << point >> shl) as f64 / (terms as f64).sqrt() / 120.0).min(f64::from(i32::MAX)) as i64;
         let zero = self.random.within(0, 255);
-        let attrs = op.with("shl", shl).with("offset", if single { zero } else { 32 + 64 * zero });
-        let attrs = if single { attrs.with("single", point) } else { attrs };
+        let attrs = op.with(attr::SHL, shl).with(attr::OFFSET, if single { zero } else { 32 + 64 * zero });
+        let attrs = if single { attrs.with(attr::SINGLE, point) } else { attrs };
         (self.clamps(attrs), mult)
     }
 
@@ -78,8 +78,8 @@ impl Maker<'_> {
         let dilation =
             if fits(h, kernel[0], pads[0] + pads[2]) && fits(w, kernel[1], pads[1] + pads[3]) { dilation } else { 1 };
         let strides = vec![self.random.within(1, 2), self.random.within(1, 2)];
-        let attrs = op.with("strides", strides).with("pads", pads);
-        let attrs = if dilate { attrs.with("dilations", vec![dilation as i64; 2]) } else { attrs };
+        let attrs = op.with(attr::STRIDES, strides).with(attr::PADS, pads);
+        let attrs = if dilate { attrs.with(attr::DILATIONS, vec![dilation as i64; 2]) } else { attrs };
         (attrs, kernel)
     }
 
@@ -94,7 +94,7 @@ impl Maker<'_> {
         let (attrs, kernel) = self.window(Attrs::new(Opcode::QConv2d), true);
         let terms = kernel[0] * kernel[1] * c / groups;
         let (attrs, mult) = self.epilogue(attrs, terms);
-        let attrs = attrs.with("groups", groups as i64).with("pad_value", self.random.within(0, 255));
+        let attrs = attrs.with(attr::GROUPS, groups as i64).with(attr::PAD_VALUE, self.random.within(0, 255));
         let w = self.i8s(&[outputs, kernel[0], kernel[1], c / groups]);
         let bias = self.i32s(outputs, -20000, 20000);
         let mult = self.i32s(outputs, mult / 2, mult);
@@ -106,7 +106,7 @@ impl Maker<'_> {
         let partner = self.earlier.iter().copied().find(|&v| *self.edit.graph().ty(v) == ty);
         match partner.filter(|_| self.random.below(2) == 0) {
             Some(r) => {
-                let attrs = attrs.with("residual_mult", self.random.within(1000, 32767)).with("single", 0);
+                let attrs = attrs.with(attr::RESIDUAL_MULT, self.random.within(1000, 32767)).with(attr::SINGLE, 0);
                 self.step(Opcode::QConv2d, &[self.now, w, bias, mult, r], attrs);
             }
             None => {
@@ -133,17 +133,19 @@ impl Maker<'_> {
         match self.random.below(3) {
             0 => {
                 let (attrs, kernel) = self.window(Attrs::new(Opcode::IMaxPool), true);
-                self.pool_step(Opcode::IMaxPool, &[self.now], attrs.with("kernel", kernel.as_slice()));
+                self.pool_step(Opcode::IMaxPool, &[self.now], attrs.with(attr::KERNEL, kernel.as_slice()));
             }
             1 => {
                 let (mut attrs, mut kernel) = self.window(Attrs::new(Opcode::IAveragePool), false);
                 if self.random.below(4) == 0 {
                     let [_, h, w, _] = self.dims();
-                    (attrs, kernel) = (attrs.with("pads", vec![0; 4]), [h, w]);
+                    (attrs, kernel) = (attrs.with(attr::PADS, vec![0; 4]), [h, w]);
                 }
                 let (attrs, _) = self.epilogue(attrs, 1);
-                let attrs =
-                    attrs.with("kernel", kernel.as_slice()).with("zero", self.random.within(0, 255)).with("shl", 7);
+                let attrs = attrs
+                    .with(attr::KERNEL, kernel.as_slice())
+                    .with(attr::ZERO, self.random.within(0, 255))
+                    .with(attr::SHL, 7);
                 let mult = self.i32s(1, 1 << 28, (1 << 31) - 1);
                 self.pool_step(Opcode::IAveragePool, &[self.now, mult], attrs);
             }
@@ -153,10 +155,10 @@ impl Maker<'_> {
                 let axes = self.random.pick(&[[1, 2], [2, 3], [1, 3]]);
                 let mult = ((1u64 << 31) / (h * w) as u64) as i64;
                 let attrs = attrs
-                    .with("axes", axes.to_vec())
-                    .with("zero", 100)
-                    .with("mult", mult.min(i64::from(i32::MAX)))
-                    .with("shl", 7);
+                    .with(attr::AXES, axes.to_vec())
+                    .with(attr::ZERO, 100)
+                    .with(attr::MULT, mult.min(i64::from(i32::MAX)))
+                    .with(attr::SHL, 7);
                 self.step(Opcode::IMean, &[self.now], attrs);
             }
         }
@@ -174,7 +176,7 @@ impl Maker<'_> {
             if self.dims()[..3] != around[..3] {
                 return;
             }
-            let attrs = Attrs::new(Opcode::Concat).with("axis", 3i64);
+            let attrs = Attrs::new(Opcode::Concat).with(attr::AXIS, 3i64);
             self.step(Opcode::Concat, &[before, self.now], attrs);
         }
     }
@@ -187,11 +189,11 @@ impl Maker<'_> {
         let (weights, bias) = (self.i8s(&[outputs, c]), self.i32s(outputs, -20000, 20000));
         let mut operands = vec![self.now, weights, bias, self.i32s(outputs, mult / 2, mult)];
         let same = |&v: &ValueId| self.edit.graph().ty(v).dims == [n, h, w, outputs];
-        let partner = self.earlier.iter().copied().find(same).filter(|_| attrs.int("single") == 0);
+        let partner = self.earlier.iter().copied().find(same).filter(|_| attrs.get(attr::SINGLE) == 0);
         let attrs = match partner {
             Some(residual) if self.edit.graph().ty(residual).elem == self.edit.graph().ty(self.now).elem => {
                 operands.push(residual);
-                attrs.with("residual_mult", self.random.within(1000, 32767))
+                attrs.with(attr::RESIDUAL_MULT, self.random.within(1000, 32767))
             }
             _ => attrs,
         };
@@ -203,29 +205,40 @@ impl Maker<'_> {
         match self.random.below(7) {
             0 => {
                 let perm = self.random.pick(&[[0, 3, 1, 2], [0, 2, 1, 3], [0, 2, 3, 1], [0, 1, 3, 2]]);
-                self.step(Opcode::Transpose, &[self.now], Attrs::new(Opcode::Transpose).with("perm", perm.to_vec()));
+                self.step(
+                    Opcode::Transpose,
+                    &[self.now],
+                    Attrs::new(Opcode::Transpose).with(attr::PERM, perm.to_vec()),
+                );
             }
             1 => {
                 let shape = vec![dims[0] as i64, dims[2] as i64, dims[1] as i64, dims[3] as i64];
-                self.step(Opcode::Reshape, &[self.now], Attrs::new(Opcode::Reshape).with("shape", shape));
+                self.step(Opcode::Reshape, &[self.now], Attrs::new(Opcode::Reshape).with(attr::SHAPE, shape));
             }
             2 => {
                 let steps: Vec<i64> = dims.iter().map(|_| self.random.within(1, 2)).collect();
                 let starts: Vec<i64> = dims.iter().map(|&d| self.random.below(d.min(2)) as i64).collect();
                 let ends: Vec<i64> = dims.iter().map(|&d| d as i64).collect();
-                let attrs = Attrs::new(Opcode::Slice).with("starts", starts).with("ends", ends).with("steps", steps);
+                let attrs = Attrs::new(Opcode::Slice)
+                    .with(attr::STARTS, starts)
+                    .with(attr::ENDS, ends)
+                    .with(attr::STEPS, steps);
                 self.step(Opcode::Slice, &[self.now], attrs);
             }
             3 => {
                 let pads: Vec<i64> = (0..8).map(|i| if i % 4 == 0 { 0 } else { self.random.within(0, 2) }).collect();
                 let value = self.random.below(256) as f32;
-                self.step(Opcode::Pad, &[self.now], Attrs::new(Opcode::Pad).with("pads", pads).with("value", value));
+                self.step(
+                    Opcode::Pad,
+                    &[self.now],
+                    Attrs::new(Opcode::Pad).with(attr::PADS, pads).with(attr::VALUE, value),
+                );
             }
             4 => {
                 let other = self.partner();
                 let ty = self.edit.graph().ty(other).clone();
                 if ty.dims == dims {
-                    let attrs = Attrs::new(Opcode::Concat).with("axis", self.random.pick(&[1i64, 2, 3, 3, 3]));
+                    let attrs = Attrs::new(Opcode::Concat).with(attr::AXIS, self.random.pick(&[1i64, 2, 3, 3, 3]));
                     self.step(Opcode::Concat, &[self.now, other, self.now], attrs);
                 }
             }
@@ -234,7 +247,7 @@ impl Maker<'_> {
                 let axis = 1 + self.random.below(3);
                 let indices = (0..3).map(|_| self.random.within(-(dims[axis] as i64), dims[axis] as i64 - 1)).collect();
                 let indices = self.edit.add_const("i", Tensor::new(&[3], Data::I64(indices)));
-                let attrs = Attrs::new(Opcode::Gather).with("axis", axis as i64);
+                let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, axis as i64);
                 self.step(Opcode::Gather, &[self.now, indices], attrs);
             }
         }
@@ -244,13 +257,13 @@ impl Maker<'_> {
     fn look_up(&mut self) {
         let dims = self.dims();
         let k = 1 + self.random.below(dims[3].min(5));
-        let attrs = Attrs::new(Opcode::TopKIndex).with("axis", 3i64).with("k", k as i64);
+        let attrs = Attrs::new(Opcode::TopKIndex).with(attr::AXIS, 3i64).with(attr::K, k as i64);
         let all = self.add(Opcode::TopKIndex, &[self.now], attrs);
-        let attrs = Attrs::new(Opcode::Slice).with("starts", vec![0; 4]).with("steps", vec![1; 4]);
-        let row = self.add(Opcode::Slice, &[all], attrs.with("ends", vec![1, 1, 1, k as i64]));
-        let row = self.add(Opcode::Reshape, &[row], Attrs::new(Opcode::Reshape).with("shape", vec![k as i64]));
-        let attrs = Attrs::new(Opcode::Gather).with("axis", 1 + self.random.below(3) as i64);
-        let attrs = attrs.with("wrap", self.random.below(2) == 0);
+        let attrs = Attrs::new(Opcode::Slice).with(attr::STARTS, vec![0; 4]).with(attr::STEPS, vec![1; 4]);
+        let row = self.add(Opcode::Slice, &[all], attrs.with(attr::ENDS, vec![1, 1, 1, k as i64]));
+        let row = self.add(Opcode::Reshape, &[row], Attrs::new(Opcode::Reshape).with(attr::SHAPE, vec![k as i64]));
+        let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, 1 + self.random.below(3) as i64);
+        let attrs = attrs.with(attr::WRAP, self.random.below(2) == 0);
         self.step(Opcode::Gather, &[self.now, row], attrs);
     }
 
@@ -260,7 +273,7 @@ impl Maker<'_> {
         let rows = self.random.pick(&[dims[0], dims[0] * dims[1] * dims[2]]);
         let k = dims.iter().product::<usize>() / rows;
         let shape = vec![rows as i64, k as i64];
-        self.step(Opcode::Reshape, &[self.now], Attrs::new(Opcode::Reshape).with("shape", shape));
+        self.step(Opcode::Reshape, &[self.now], Attrs::new(Opcode::Reshape).with(attr::SHAPE, shape));
         let outputs = 1 + self.random.below(150);
         let (w, bias) = (self.i8s(&[outputs, k]), self.i32s(outputs, -20000, 20000));
         let (attrs, mult) = self.epilogue(Attrs::new(Opcode::QLinear), k);

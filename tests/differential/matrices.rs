@@ -1,6 +1,6 @@
 //! Random products of two matrices, and what transformers put around them: rows of all lengths.
 
-use qcc_ir::{Attrs, Data, Edit, Graph, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Data, Edit, Graph, Opcode, Tensor, Type, ValueId, attr};
 use qcc_num::random::Random;
 
 use super::{Maker, uniform};
@@ -21,11 +21,11 @@ impl Maker<'_> {
         let zeros = vec![zero(&mut self.random), zero(&mut self.random)];
         let operands = if on_the_left { [other, self.now] } else { [self.now, other] };
         if self.random.below(3) == 0 {
-            let acc = self.add(Opcode::IMatMul, &operands, Attrs::new(Opcode::IMatMul).with("zeros", zeros));
+            let acc = self.add(Opcode::IMatMul, &operands, Attrs::new(Opcode::IMatMul).with(attr::ZEROS, zeros));
             return self.requant(acc, terms * 4);
         }
         let (attrs, mult) = self.epilogue(Attrs::new(Opcode::QMatMul), terms * 4);
-        let attrs = attrs.with("zeros", zeros).with("mult", mult / 2);
+        let attrs = attrs.with(attr::ZEROS, zeros).with(attr::MULT, mult / 2);
         self.step(Opcode::QMatMul, &operands, attrs);
     }
 
@@ -40,8 +40,8 @@ impl Maker<'_> {
         let table = self.exponentials();
         let length = self.dims()[3] as i64;
         let attrs = Attrs::new(Opcode::ISoftmax)
-            .with("mult", self.random.within(256, 256 + 1000 * length))
-            .with("masked", self.random.below(2) == 0);
+            .with(attr::MULT, self.random.within(256, 256 + 1000 * length))
+            .with(attr::MASKED, self.random.below(2) == 0);
         self.step(Opcode::ISoftmax, &[self.now, table], attrs);
     }
 
@@ -62,13 +62,13 @@ impl Maker<'_> {
             let scale =
                 vec![self.random.within(1 << 30, i64::from(i32::MAX)) as i32, self.random.within(-50, 0) as i32];
             let scale = self.edit.add_const("scale", Tensor::new(&[2], Data::I32(scale)));
-            let attrs = Attrs::new(Opcode::DynamicNorm).with("axis", axis).with("epsilon", epsilon);
-            let attrs = attrs.with("exponent", self.random.within(-60, 30));
+            let attrs = Attrs::new(Opcode::DynamicNorm).with(attr::AXIS, axis).with(attr::INT_EPSILON, epsilon);
+            let attrs = attrs.with(attr::EXPONENT, self.random.within(-60, 30));
             let acc = self.add(Opcode::DynamicNorm, &[self.now, scale, mult, offset], attrs);
             return self.requant(acc, 1 + (most as usize >> 16));
         }
-        let attrs = Attrs::new(Opcode::ILayerNorm).with("axis", axis);
-        let attrs = self.clamps(attrs.with("epsilon", epsilon));
+        let attrs = Attrs::new(Opcode::ILayerNorm).with(attr::AXIS, axis);
+        let attrs = self.clamps(attrs.with(attr::INT_EPSILON, epsilon));
         self.step(Opcode::ILayerNorm, &[self.now, mult, offset], attrs);
     }
 }

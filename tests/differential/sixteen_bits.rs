@@ -1,6 +1,6 @@
 //! Values of 16 bits: made of bytes, computed with, and made bytes again.
 
-use qcc_ir::{Attrs, Data, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Opcode, Tensor, ValueId, attr};
 
 use super::Maker;
 
@@ -25,9 +25,9 @@ impl Maker<'_> {
             16 => self.random.pick(&[(-32768, 32767), (-1000, 20_000)]),
             _ => self.random.pick(&[(0, 255), (7, 200)]),
         };
-        let attrs = Attrs::new(Opcode::Combine).with("factors", factors).with("bits", bits);
+        let attrs = Attrs::new(Opcode::Combine).with(attr::FACTORS, factors).with(attr::BITS, bits);
         let operands: Vec<ValueId> = [bias, mult, offset].iter().chain(xs).copied().collect();
-        self.add(Opcode::Combine, &operands, attrs.with("lo", lo).with("hi", hi))
+        self.add(Opcode::Combine, &operands, attrs.with(attr::LO, lo).with(attr::HI, hi))
     }
 
     /// A few operations on values of 16 bits, and back to 8.
@@ -40,7 +40,7 @@ impl Maker<'_> {
         self.now = match self.random.below(3) {
             0 => {
                 let high = self.random.below(2) == 0;
-                self.add(Opcode::Byte, &[x], Attrs::new(Opcode::Byte).with("high", high))
+                self.add(Opcode::Byte, &[x], Attrs::new(Opcode::Byte).with(attr::HIGH, high))
             }
             1 => {
                 let data = (0..1 << 16).map(|_| self.random.below(256) as u8).collect();
@@ -64,12 +64,12 @@ impl Maker<'_> {
                 let zeros = vec![self.random.within(-32768, 32767), self.random.within(0, 255)];
                 let (bits, big) = self.random.pick(&[(8i64, 1i64 << 28), (16, 1 << 34), (16, 1 << 55)]);
                 let attrs = Attrs::new(Opcode::WideMul)
-                    .with("zeros", zeros)
-                    .with("mult", self.random.within(-big, big))
-                    .with("offset", self.random.within(-(1 << 50), 1 << 50))
-                    .with("lo", if bits == 16 { -32768 } else { 3 })
-                    .with("hi", if bits == 16 { 32767 } else { 251 })
-                    .with("bits", bits);
+                    .with(attr::ZEROS, zeros)
+                    .with(attr::MULT, self.random.within(-big, big))
+                    .with(attr::OFFSET, self.random.within(-(1 << 50), 1 << 50))
+                    .with(attr::LO, if bits == 16 { -32768 } else { 3 })
+                    .with(attr::HI, if bits == 16 { 32767 } else { 251 })
+                    .with(attr::BITS, bits);
                 let other = if same(self, self.now) { self.now } else { x };
                 let y = self.add(Opcode::WideMul, &[x, other], attrs);
                 if bits == 16 { y } else { self.combined(&[y], vec![1], 255, 16) }
@@ -82,25 +82,26 @@ impl Maker<'_> {
             3 => {
                 let kernel = [1 + self.random.below(3.min(dims[1])), 1 + self.random.below(3.min(dims[2]))];
                 let strides = vec![self.random.within(1, 2), self.random.within(1, 2)];
-                let attrs = Attrs::new(Opcode::IMaxPool).with("kernel", kernel.as_slice()).with("strides", strides);
+                let attrs =
+                    Attrs::new(Opcode::IMaxPool).with(attr::KERNEL, kernel.as_slice()).with(attr::STRIDES, strides);
                 self.add(Opcode::IMaxPool, &[x], attrs)
             }
             4 => {
                 let data = (0..1 << 16).map(|i| (8_000_000.0 * (-f64::from(i) / 5000.0).exp()) as i32).collect();
                 let table = self.edit.add_const("exp", Tensor::new(&[1 << 16], Data::I32(data)));
-                let attrs = Attrs::new(Opcode::ISoftmax).with("mult", self.random.within(1 << 20, 1 << 25));
-                self.add(Opcode::ISoftmax, &[x, table], attrs.with("bits", 16))
+                let attrs = Attrs::new(Opcode::ISoftmax).with(attr::MULT, self.random.within(1 << 20, 1 << 25));
+                self.add(Opcode::ISoftmax, &[x, table], attrs.with(attr::BITS, 16))
             }
             5 => {
                 let pads: Vec<i64> = (0..8).map(|i| if i % 4 == 0 { 0 } else { self.random.within(0, 2) }).collect();
                 let value = self.random.within(-32768, 32767) as f32;
-                let padded = Attrs::new(Opcode::Pad).with("pads", pads).with("value", value);
+                let padded = Attrs::new(Opcode::Pad).with(attr::PADS, pads).with(attr::VALUE, value);
                 let y = self.add(Opcode::Pad, &[x], padded);
                 let perm = self.random.pick(&[[0, 3, 1, 2], [0, 2, 1, 3], [0, 1, 2, 3]]);
-                self.add(Opcode::Transpose, &[y], Attrs::new(Opcode::Transpose).with("perm", perm.to_vec()))
+                self.add(Opcode::Transpose, &[y], Attrs::new(Opcode::Transpose).with(attr::PERM, perm.to_vec()))
             }
             6 => {
-                let joined = Attrs::new(Opcode::Concat).with("axis", self.random.pick(&[1i64, 2, 3]));
+                let joined = Attrs::new(Opcode::Concat).with(attr::AXIS, self.random.pick(&[1i64, 2, 3]));
                 let factor = self.random.within(1, 3);
                 let y = self.combined(&[x], vec![factor], 1 << 16, 16);
                 if dims[3] > 70 { y } else { self.add(Opcode::Concat, &[x, y], joined) }
@@ -125,8 +126,9 @@ impl Maker<'_> {
             let w = self.edit.add_const("w", Tensor::new(&[outputs, kernel[0], kernel[1], c / groups], Data::I8(data)));
             let none = self.i32s(outputs, 0, 0);
             for high in [false, true] {
-                let byte = self.add(Opcode::Byte, &[x], Attrs::new(Opcode::Byte).with("high", high));
-                let attrs = attrs.clone().with("groups", groups as i64).with("pad_value", self.random.within(0, 255));
+                let byte = self.add(Opcode::Byte, &[x], Attrs::new(Opcode::Byte).with(attr::HIGH, high));
+                let attrs =
+                    attrs.clone().with(attr::GROUPS, groups as i64).with(attr::PAD_VALUE, self.random.within(0, 255));
                 terms.push(self.add(Opcode::IConv2d, &[byte, w, none], attrs));
                 factors.push(1i64 << (8 * (usize::from(high) + digit)));
             }

@@ -12,7 +12,7 @@ mod window;
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::IntOp;
-use qcc_ir::{Attrs, Data, Diag, Tensor, Type};
+use qcc_ir::{Attrs, Data, Diag, Tensor, Type, attr};
 use qcc_num::affine::Affine;
 use qcc_num::requant::Epilogue;
 
@@ -123,20 +123,26 @@ impl<'a> Call<'a> {
 
     /// Bounds `lo` and `hi` of the result.
     fn bounds(&self) -> (u8, u8) {
-        (self.attrs.int("lo") as u8, self.attrs.int("hi") as u8)
+        (self.attrs.get(attr::LO) as u8, self.attrs.get(attr::HI) as u8)
     }
 
     /// The constants of `qcc_num::requant`.
     fn epilogue(&self) -> Epilogue {
         let (lo, hi) = self.bounds();
-        let number = |name: &str| if self.attrs.has(name) { self.attrs.int(name) } else { 0 };
-        Epilogue { shl: number("shl") as u32, offset: number("offset") as i16, single: number("single") as u32, lo, hi }
+        let number = |key| self.attrs.try_get(key).unwrap_or(0);
+        Epilogue {
+            shl: number(attr::SHL) as u32,
+            offset: number(attr::OFFSET) as i16,
+            single: number(attr::SINGLE) as u32,
+            lo,
+            hi,
+        }
     }
 
     /// The constants of `qcc_num::affine`, with the offset that the operator has.
     fn affine(&self, offset: i32) -> Affine {
         let (lo, hi) = self.bounds();
-        Affine { shift: self.attrs.int("shift") as u32, offset, lo, hi }
+        Affine { shift: self.attrs.get(attr::SHIFT) as u32, offset, lo, hi }
     }
 }
 

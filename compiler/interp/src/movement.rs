@@ -2,7 +2,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::Move;
-use qcc_ir::{Attrs, Data, Diag, Tensor, Type, Window, for_data, map_data};
+use qcc_ir::{Attrs, Data, Diag, Tensor, Type, Window, attr, for_data, map_data};
 
 use crate::element::{Element, widen};
 use crate::layout::{around, broadcast_strides, gather, strides};
@@ -16,40 +16,41 @@ pub(crate) fn eval(m: Move, attrs: &Attrs, operands: &[(&Tensor, &Type)], result
         Move::Reshape => x.data.clone(),
         Move::Transpose => {
             let own = strides(&x.dims);
-            let permuted: Vec<_> = attrs.sizes("perm").iter().map(|&p| own[p]).collect();
+            let permuted: Vec<_> = attrs.sizes(attr::PERM).iter().map(|&p| own[p]).collect();
             map_data!(&x.data, v => gather(v, 0, &result.dims, &permuted))
         }
         Move::Concat => {
-            let axis = attrs.int("axis") as usize;
+            let axis = attrs.get(attr::AXIS) as usize;
             map_data!(&x.data, v => concat(v, operands, axis)?)
         }
         Move::Slice => slice(x, attrs, &result.dims)?,
         Move::Pad => {
-            let pads = attrs.ints("pads");
-            let value = attrs.float("value");
+            let pads = attrs.get(attr::PADS);
+            let value = attrs.get(attr::VALUE);
             map_data!(&x.data, v => pad(v, &x.dims, &pads[..x.dims.len()], value, &result.dims))
         }
         Move::Gather => {
             let positions = operands.get(1).and_then(|(i, _)| widen(&i.data));
             let positions =
                 positions.ok_or_else(|| Diag::new(Code::BAD_SHAPE, "indices of a gather are not integers"))?;
-            let (axis, wrap) = (attrs.int("axis") as usize, attrs.bool("wrap"));
+            let (axis, wrap) = (attrs.get(attr::AXIS) as usize, attrs.get(attr::WRAP));
             map_data!(&x.data, v => select(v, &x.dims, axis, wrap, &positions)?)
         }
         Move::Expand => {
             let repeated = broadcast_strides(&x.dims, &result.dims);
             map_data!(&x.data, v => gather(v, 0, &result.dims, &repeated))
         }
-        Move::Cast => cast(&x.data, attrs.int("to"))?,
+        Move::Cast => cast(&x.data, attrs.get(attr::TO))?,
         Move::Where => choose(operands, &result.dims)?,
         Move::MaxPoolIndex => {
             let window = Window::pool(attrs);
             Data::I64(for_data!(&x.data, v => greatest_of_windows(v, &x.dims, &window, &result.dims)?))
         }
         Move::TopK | Move::TopKIndex | Move::ArgMax => {
-            let (axis, k) = (attrs.int("axis") as usize, if m == Move::ArgMax { 1 } else { attrs.int("k") as usize });
-            let largest = m == Move::ArgMax || attrs.bool("largest");
-            let last = m == Move::ArgMax && attrs.bool("last");
+            let (axis, k) =
+                (attrs.get(attr::AXIS) as usize, if m == Move::ArgMax { 1 } else { attrs.get(attr::K) as usize });
+            let largest = m == Move::ArgMax || attrs.get(attr::LARGEST);
+            let last = m == Move::ArgMax && attrs.get(attr::LAST);
             let positions = for_data!(&x.data, v => ordered(v, &x.dims, axis, k, largest, last));
             match m {
                 Move::TopK => {
@@ -165,7 +166,7 @@ fn concat<T: Element>(first: &[T], operands: &[(&Tensor, &Type)], axis: usize) -
 }
 
 fn slice(x: &Tensor, attrs: &Attrs, out: &[usize]) -> Result<Data, Diag> {
-    let (starts, steps) = (attrs.ints("starts"), attrs.ints("steps"));
+    let (starts, steps) = (attrs.get(attr::STARTS), attrs.get(attr::STEPS));
     let own = strides(&x.dims);
     let mut offset = 0;
     let mut taken = Vec::with_capacity(out.len());

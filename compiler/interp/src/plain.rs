@@ -4,7 +4,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Binary, Reduce};
-use qcc_ir::{Attrs, Class, Diag, Elem, Int, Opcode, Tensor, Type};
+use qcc_ir::{Attrs, Class, Diag, Elem, Int, Opcode, Tensor, Type, attr};
 
 use crate::element::{narrow, widen};
 use crate::layout::{grouped, zip_broadcast};
@@ -33,7 +33,7 @@ pub(crate) fn eval(op: Opcode, attrs: &Attrs, operands: &[(&Tensor, &Type)], res
         Class::Reduce(r) => {
             let (x, dims) = (&wide[0], &operands[0].0.dims);
             let none = nothing(r, &result.elem).map(|v| vec![v; result.elements()]);
-            let reduced = if x.is_empty() { none } else { reduce(r, x, dims, &attrs.sizes("axes")) };
+            let reduced = if x.is_empty() { none } else { reduce(r, x, dims, &attrs.sizes(attr::AXES)) };
             reduced.ok_or_else(|| fault("overflows or has no element to reduce"))?
         }
         Class::Contract(_) | Class::Pool(_) | Class::Norm(_) | Class::Move(_) | Class::Cast(_) | Class::Int(_) => {

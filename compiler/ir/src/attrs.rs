@@ -1,6 +1,7 @@
 //! Attributes of an operation. Which there are, in which order and with which defaults is said by the operator's row in
 //! [`crate::ops`]; an attribute that equals its default is not stored, so that equal operations compare equal.
 
+use crate::attr::{AttrInput, AttrValue, Key};
 use crate::ops::Opcode;
 
 /// Value of an attribute.
@@ -90,22 +91,37 @@ impl Attrs {
         Attrs { op, values: vec![None; op.info().attrs.len()] }
     }
 
-    /// The same with one attribute set. Panics if the operator has no such attribute or it is of another kind: a bug of
-    /// the caller, never of a model. Texts and models go through [`Attrs::try_set`].
-    pub fn with(mut self, name: &str, value: impl Into<Attr>) -> Attrs {
-        let value = value.into();
-        if let Err(message) = self.try_set(name, value) {
-            panic!("{message}");
-        }
+    /// The same with one attribute set. Panics if the operator has no such attribute: a bug of the caller, never of a model.
+    pub fn with<T: AttrValue>(mut self, key: Key<T>, value: impl AttrInput<T>) -> Attrs {
+        self.set(key, value);
         self
     }
 
     /// The same with these attributes of another operation.
-    pub fn with_those_of(self, other: &Attrs, names: &[&str]) -> Attrs {
-        names.iter().fold(self, |attrs, name| attrs.with(name, other.get(name)))
+    pub fn with_those_of<T: AttrValue + AttrInput<T>>(self, other: &Attrs, keys: &[Key<T>]) -> Attrs {
+        keys.iter().fold(self, |attrs, &key| attrs.with(key, other.get(key)))
     }
 
-    /// Sets an attribute, or says why it cannot be set.
+    /// Sets an attribute. Panics if the operator has no such attribute.
+    pub fn set<T: AttrValue>(&mut self, key: Key<T>, value: impl AttrInput<T>) {
+        let Some(i) = self.position(key) else {
+            panic!("`{}` has no attribute `{}` of this kind", self.op.name(), key.name())
+        };
+        self.set_at(i, value.into_value().into_attr());
+    }
+
+    /// All attributes that `other` and this operator have, as in `other` where they are given there.
+    pub fn with_shared(mut self, other: &Attrs) -> Attrs {
+        for (i, schema) in self.op.info().attrs.iter().enumerate() {
+            let same = other.op.info().attrs.iter().position(|s| s.name == schema.name && s.kind == schema.kind);
+            if let Some(value) = same.and_then(|at| other.at(at)) {
+                self.set_at(i, value);
+            }
+        }
+        self
+    }
+
+    /// Sets the attribute that a text or a model names, or says why it cannot be set.
     pub fn try_set(&mut self, name: &str, value: Attr) -> Result<(), String> {
         let info = self.op.info();
         let Some(i) = info.attrs.iter().position(|s| s.name == name) else {
@@ -115,9 +131,23 @@ impl Attrs {
         if schema.kind != value.kind() {
             return Err(format!("attribute `{name}` of `{}` is {:?}, not {:?}", info.name, schema.kind, value.kind()));
         }
-        let is_default = schema.default.is_some_and(|d| d.to_attr() == value);
-        self.values[i] = if is_default { None } else { Some(value) };
+        self.set_at(i, value);
         Ok(())
+    }
+
+    fn set_at(&mut self, i: usize, value: Attr) {
+        let is_default = self.op.info().attrs[i].default.is_some_and(|d| d.to_attr() == value);
+        self.values[i] = if is_default { None } else { Some(value) };
+    }
+
+    /// Number of a key among the operator's attributes.
+    fn position<T: AttrValue>(&self, key: Key<T>) -> Option<usize> {
+        self.op.info().attrs.iter().position(|s| key.is(s))
+    }
+
+    /// Attribute number `i` or its default.
+    fn at(&self, i: usize) -> Option<Attr> {
+        self.values[i].clone().or(self.op.info().attrs[i].default.map(Default::to_attr))
     }
 
     /// The operator whose schema these follow.
@@ -125,15 +155,19 @@ impl Attrs {
         self.op
     }
 
-    /// True if the operator has an attribute of this name, given or not.
-    pub fn has(&self, name: &str) -> bool {
-        self.op.info().attrs.iter().any(|s| s.name == name)
+    /// True if the operator has this attribute, given or not.
+    pub fn has<T: AttrValue>(&self, key: Key<T>) -> bool {
+        self.position(key).is_some()
     }
 
-    /// An attribute or its default; `None` if the schema has none by this name or it was never given.
-    pub fn try_get(&self, name: &str) -> Option<Attr> {
-        let i = self.op.info().attrs.iter().position(|s| s.name == name)?;
-        self.values[i].clone().or(self.op.info().attrs[i].default.map(Default::to_attr))
+    /// An attribute or its default; `None` if the operator has no such attribute or it was never given.
+    pub fn try_get<T: AttrValue>(&self, key: Key<T>) -> Option<T> {
+        T::of(&self.at(self.position(key)?)?)
+    }
+
+    /// The attribute of a column of the operator's row, or its default.
+    pub fn of_schema(&self, schema: &AttrSchema) -> Option<Attr> {
+        self.at(self.op.info().attrs.iter().position(|s| s.name == schema.name)?)
     }
 
     /// The attributes that differ from their defaults, with their names, in the order of the schema.
@@ -147,76 +181,14 @@ impl Attrs {
         pairs.filter(|(s, v)| v.is_none() && s.default.is_none()).map(|(s, _)| s.name)
     }
 
-    /// An attribute or its default. Panics if the schema has none by this name or it was never given: the verifier has seen to that.
-    pub fn get(&self, name: &str) -> Attr {
-        let op = self.op.name();
-        self.try_get(name).unwrap_or_else(|| panic!("`{op}` has no attribute `{name}`, or it was not given"))
-    }
-
-    /// An integer attribute.
-    pub fn int(&self, name: &str) -> i64 {
-        match self.get(name) {
-            Attr::Int(v) => v,
-            other => panic!("`{name}` is {:?}", other.kind()),
-        }
-    }
-
-    /// A list attribute.
-    pub fn ints(&self, name: &str) -> Vec<i64> {
-        match self.get(name) {
-            Attr::Ints(v) => v,
-            other => panic!("`{name}` is {:?}", other.kind()),
-        }
+    /// An attribute or its default. Panics if the operator has no such attribute or it was never given: the verifier has seen to that.
+    pub fn get<T: AttrValue>(&self, key: Key<T>) -> T {
+        let (op, name) = (self.op.name(), key.name());
+        self.try_get(key).unwrap_or_else(|| panic!("`{op}` has no attribute `{name}`, or it was not given"))
     }
 
     /// A list attribute whose values are extents; the verifier has seen that none is negative.
-    pub fn sizes(&self, name: &str) -> Vec<usize> {
-        self.ints(name).into_iter().map(|v| usize::try_from(v).unwrap_or(0)).collect()
-    }
-
-    /// A float attribute.
-    pub fn float(&self, name: &str) -> f32 {
-        match self.get(name) {
-            Attr::Float(v) => v,
-            other => panic!("`{name}` is {:?}", other.kind()),
-        }
-    }
-
-    /// A truth attribute.
-    pub fn bool(&self, name: &str) -> bool {
-        match self.get(name) {
-            Attr::Bool(v) => v,
-            other => panic!("`{name}` is {:?}", other.kind()),
-        }
-    }
-}
-
-impl From<i64> for Attr {
-    fn from(v: i64) -> Attr {
-        Attr::Int(v)
-    }
-}
-
-impl From<Vec<i64>> for Attr {
-    fn from(v: Vec<i64>) -> Attr {
-        Attr::Ints(v)
-    }
-}
-
-impl From<&[usize]> for Attr {
-    fn from(v: &[usize]) -> Attr {
-        Attr::Ints(v.iter().map(|&x| x as i64).collect())
-    }
-}
-
-impl From<f32> for Attr {
-    fn from(v: f32) -> Attr {
-        Attr::Float(v)
-    }
-}
-
-impl From<bool> for Attr {
-    fn from(v: bool) -> Attr {
-        Attr::Bool(v)
+    pub fn sizes(&self, key: Key<Vec<i64>>) -> Vec<usize> {
+        self.get(key).into_iter().map(|v| usize::try_from(v).unwrap_or(0)).collect()
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Later stages know this crate; it knows only [`qcc_num`].
 
+pub mod attr;
 pub mod attrs;
 pub mod diag;
 pub mod edit;

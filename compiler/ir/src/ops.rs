@@ -11,7 +11,8 @@
 //! | `quant` | between real and quantized types | quant |
 //! | `int` | plain integers; spatial operators are NHWC | int |
 
-use crate::attrs::{AttrKind, AttrSchema, Attrs, Default};
+use crate::attr;
+use crate::attrs::{AttrSchema, Attrs};
 
 /// What kind of operator it is.
 #[derive(Clone, Copy)]
@@ -254,54 +255,30 @@ macro_rules! ops {
     };
 }
 
-const fn int(name: &'static str) -> AttrSchema {
-    AttrSchema { name, kind: AttrKind::Int, default: None }
-}
-const fn int_or(name: &'static str, v: i64) -> AttrSchema {
-    AttrSchema { name, kind: AttrKind::Int, default: Some(Default::Int(v)) }
-}
-const fn ints(name: &'static str) -> AttrSchema {
-    AttrSchema { name, kind: AttrKind::Ints, default: None }
-}
-const fn ints_or(name: &'static str, v: &'static [i64]) -> AttrSchema {
-    AttrSchema { name, kind: AttrKind::Ints, default: Some(Default::Ints(v)) }
-}
-const fn float_or(name: &'static str, v: f32) -> AttrSchema {
-    AttrSchema { name, kind: AttrKind::Float, default: Some(Default::Float(v)) }
-}
-const fn bool_or(name: &'static str, v: bool) -> AttrSchema {
-    AttrSchema { name, kind: AttrKind::Bool, default: Some(Default::Bool(v)) }
-}
-
-const KERNEL: AttrSchema = ints("kernel");
-const STRIDES: AttrSchema = ints_or("strides", &[1, 1]);
-/// Top, left, bottom, right.
-const PADS: AttrSchema = ints_or("pads", &[0, 0, 0, 0]);
-const DILATIONS: AttrSchema = ints_or("dilations", &[1, 1]);
-const GROUPS: AttrSchema = int_or("groups", 1);
-/// What an integer convolution reads outside its input: the input's zero point.
-const PAD_VALUE: AttrSchema = int_or("pad_value", 0);
-const LO: AttrSchema = int_or("lo", 0);
-const HI: AttrSchema = int_or("hi", 255);
+/// Bounds of a result of 8 bits.
+const LO: AttrSchema = attr::LO.or(0);
+const HI: AttrSchema = attr::HI.or(255);
 /// Bounds of a result of 8 or 16 bits.
-const WIDE_LO: AttrSchema = int_or("lo", i16::MIN as i64);
-const WIDE_HI: AttrSchema = int_or("hi", i16::MAX as i64);
+const WIDE_LO: AttrSchema = attr::LO.or(i16::MIN as i64);
+const WIDE_HI: AttrSchema = attr::HI.or(i16::MAX as i64);
 /// Bits of the result: 8 for u8, 16 for i16.
-const BITS: AttrSchema = int_or("bits", 8);
-/// `a` of `qcc_num::requant` equation (1).
-const SHL: AttrSchema = int_or("shl", 0);
-/// Fraction bits of `qcc_num::single`, which then is the rule, and `offset` the zero point; 0 for `qcc_num::requant`.
-const SINGLE: AttrSchema = int_or("single", 0);
-/// `C` of `qcc_num::requant` equation (3), `qcc_num::affine` equation (5), or `qcc_num::wide` equation (21).
-const OFFSET: AttrSchema = int("offset");
-/// `n` of `qcc_num::affine` equation (5).
-const SHIFT: AttrSchema = int("shift");
-/// `R` of `qcc_num::requant` equation (2); 0 without a residual.
-const RESIDUAL_MULT: AttrSchema = int_or("residual_mult", 0);
+const BITS: AttrSchema = attr::BITS.or(8);
+const KERNEL: AttrSchema = attr::KERNEL.required();
+const STRIDES: AttrSchema = attr::STRIDES.or(&[1, 1]);
+const PADS: AttrSchema = attr::PADS.or(&[0, 0, 0, 0]);
+const DILATIONS: AttrSchema = attr::DILATIONS.or(&[1, 1]);
+const GROUPS: AttrSchema = attr::GROUPS.or(1);
+const PAD_VALUE: AttrSchema = attr::PAD_VALUE.or(0);
+const KEEPDIMS: AttrSchema = attr::KEEPDIMS.or(true);
+const SHL: AttrSchema = attr::SHL.or(0);
+const SINGLE: AttrSchema = attr::SINGLE.or(0);
+const OFFSET: AttrSchema = attr::OFFSET.required();
+const SHIFT: AttrSchema = attr::SHIFT.required();
+const RESIDUAL_MULT: AttrSchema = attr::RESIDUAL_MULT.or(0);
 
 fn gelu(a: &Attrs, x: f32) -> f32 {
     let x = f64::from(x);
-    let gate = match a.bool("tanh") {
+    let gate = match a.get(attr::TANH) {
         true => ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh(),
         false => erf(x / std::f64::consts::SQRT_2),
     };
@@ -309,7 +286,7 @@ fn gelu(a: &Attrs, x: f32) -> f32 {
 }
 
 fn shrink(a: &Attrs, x: f32) -> f32 {
-    let (limit, bias) = (a.float("lambd"), a.float("bias"));
+    let (limit, bias) = (a.get(attr::LAMBD), a.get(attr::BIAS));
     if x < -limit {
         x + bias
     } else if x > limit {
@@ -323,14 +300,14 @@ fn shrink(a: &Attrs, x: f32) -> f32 {
 /// between neighbours is exact in double precision.
 fn round_float(a: &Attrs, x: f32) -> f32 {
     if x.is_nan() {
-        return if a.bool("nan") { x } else { 0.0 };
+        return if a.get(attr::NAN) { x } else { 0.0 };
     }
-    let (wide, greatest) = (f64::from(x), f64::from(a.float("greatest")));
+    let (wide, greatest) = (f64::from(x), f64::from(a.get(attr::GREATEST)));
     let own = i64::from((x.abs().to_bits() >> 23).max(1)) - 127;
-    let exponent = own.max(a.int("exponent")).saturating_sub(a.int("fraction")).clamp(-400, 400);
+    let exponent = own.max(a.get(attr::EXPONENT)).saturating_sub(a.get(attr::FRACTION)).clamp(-400, 400);
     let distance = f64::from(exponent as i32).exp2();
     let near = if x.is_finite() { (wide / distance).round_ties_even() * distance } else { wide };
-    let beyond = match a.int("overflow") {
+    let beyond = match a.get(attr::OVERFLOW) {
         1 => f64::INFINITY,
         2 => f64::NAN,
         _ => greatest,
@@ -371,32 +348,32 @@ ops! {
     /// Rectifier: `max(x, 0)`.
     Relu = "nn.relu" ("x") {} Class::Unary(|_, x| x.max(0.0));
     /// Clamp to `[min, max]`.
-    Clip = "nn.clip" ("x") { float_or("min", f32::MIN), float_or("max", f32::MAX) }
-        Class::Unary(|a, x| x.max(a.float("min")).min(a.float("max")));
+    Clip = "nn.clip" ("x") { attr::MIN.or(f32::MIN), attr::MAX.or(f32::MAX) }
+        Class::Unary(|a, x| x.max(a.get(attr::MIN)).min(a.get(attr::MAX)));
     /// `x` where positive, else `alpha * x`.
-    LeakyRelu = "nn.leaky_relu" ("x") { float_or("alpha", 0.01) }
-        Class::Unary(|a, x| if x < 0.0 { a.float("alpha") * x } else { x });
+    LeakyRelu = "nn.leaky_relu" ("x") { attr::ALPHA.or(0.01) }
+        Class::Unary(|a, x| if x < 0.0 { a.get(attr::ALPHA) * x } else { x });
     /// `x` where positive, else `alpha * (exp(x) - 1)`.
-    Elu = "nn.elu" ("x") { float_or("alpha", 1.0) }
-        Class::Unary(|a, x| if x < 0.0 { a.float("alpha") * x.exp_m1() } else { x });
+    Elu = "nn.elu" ("x") { attr::ALPHA.or(1.0) }
+        Class::Unary(|a, x| if x < 0.0 { a.get(attr::ALPHA) * x.exp_m1() } else { x });
     /// `gamma * x` where positive, else `gamma * alpha * (exp(x) - 1)`.
-    Selu = "nn.selu" ("x") { float_or("alpha", 1.673_263_2), float_or("gamma", 1.050_701) }
-        Class::Unary(|a, x| a.float("gamma") * if x < 0.0 { a.float("alpha") * x.exp_m1() } else { x });
+    Selu = "nn.selu" ("x") { attr::ALPHA.or(1.673_263_2), attr::GAMMA.or(1.050_701) }
+        Class::Unary(|a, x| a.get(attr::GAMMA) * if x < 0.0 { a.get(attr::ALPHA) * x.exp_m1() } else { x });
     /// `max(x, 0) + min(0, alpha * (exp(x / alpha) - 1))`.
-    Celu = "nn.celu" ("x") { float_or("alpha", 1.0) }
-        Class::Unary(|a, x| x.max(0.0) + (a.float("alpha") * (x / a.float("alpha")).exp_m1()).min(0.0));
+    Celu = "nn.celu" ("x") { attr::ALPHA.or(1.0) }
+        Class::Unary(|a, x| x.max(0.0) + (a.get(attr::ALPHA) * (x / a.get(attr::ALPHA)).exp_m1()).min(0.0));
     /// `x` where greater than `alpha`, else 0.
-    ThresholdedRelu = "nn.thresholded_relu" ("x") { float_or("alpha", 1.0) }
-        Class::Unary(|a, x| if x > a.float("alpha") { x } else { 0.0 });
+    ThresholdedRelu = "nn.thresholded_relu" ("x") { attr::ALPHA.or(1.0) }
+        Class::Unary(|a, x| if x > a.get(attr::ALPHA) { x } else { 0.0 });
     /// Logistic function: `1 / (1 + exp(-x))`.
     Sigmoid = "nn.sigmoid" ("x") {} Class::Unary(|_, x| 1.0 / (1.0 + (-x).exp()));
     /// `max(0, min(1, alpha * x + beta))`.
-    HardSigmoid = "nn.hard_sigmoid" ("x") { float_or("alpha", 0.2), float_or("beta", 0.5) }
-        Class::Unary(|a, x| (a.float("alpha") * x + a.float("beta")).clamp(0.0, 1.0));
+    HardSigmoid = "nn.hard_sigmoid" ("x") { attr::ALPHA.or(0.2), attr::BETA.or(0.5) }
+        Class::Unary(|a, x| (a.get(attr::ALPHA) * x + a.get(attr::BETA)).clamp(0.0, 1.0));
     /// `x * max(0, min(1, x / 6 + 1/2))`.
     HardSwish = "nn.hard_swish" ("x") {} Class::Unary(|_, x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0));
     /// `x / (1 + exp(-alpha * x))`, also called SiLU.
-    Swish = "nn.swish" ("x") { float_or("alpha", 1.0) } Class::Unary(|a, x| x / (1.0 + (-a.float("alpha") * x).exp()));
+    Swish = "nn.swish" ("x") { attr::ALPHA.or(1.0) } Class::Unary(|a, x| x / (1.0 + (-a.get(attr::ALPHA) * x).exp()));
     /// Hyperbolic tangent.
     Tanh = "nn.tanh" ("x") {} Class::Unary(|_, x| x.tanh());
     /// `ln(1 + exp(x))`.
@@ -406,7 +383,7 @@ ops! {
     /// `x * tanh(softplus(x))`.
     Mish = "nn.mish" ("x") {} Class::Unary(|_, x| x * if x > 20.0 { 1.0 } else { x.exp().ln_1p().tanh() });
     /// `x / 2 * (1 + erf(x / sqrt(2)))`; with `tanh`, `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`.
-    Gelu = "nn.gelu" ("x") { bool_or("tanh", false) } Class::Unary(gelu);
+    Gelu = "nn.gelu" ("x") { attr::TANH.or(false) } Class::Unary(gelu);
     /// Error function.
     Erf = "nn.erf" ("x") {} Class::Unary(|_, x| erf(f64::from(x)) as f32);
     /// `exp(x)`.
@@ -431,7 +408,7 @@ ops! {
     /// number `greatest`. What is greater becomes that number, with `overflow` 1 infinite, with 2 not a number. Without `nan`, what is
     /// not a number becomes 0.
     RoundFloat = "nn.round_float" ("x")
-        { int("fraction"), int("exponent"), float_or("greatest", f32::MAX), int_or("overflow", 0), bool_or("nan", true) }
+        { attr::FRACTION.required(), attr::EXPONENT.required(), attr::GREATEST.or(f32::MAX), attr::OVERFLOW.or(0), attr::NAN.or(true) }
         Class::Unary(round_float);
     /// Sine.
     Sin = "nn.sin" ("x") {} Class::Unary(|_, x| x.sin());
@@ -456,16 +433,16 @@ ops! {
     /// Inverse hyperbolic tangent.
     Atanh = "nn.atanh" ("x") {} Class::Unary(|_, x| x.atanh());
     /// `x` moved by `bias` towards 0 where its magnitude is greater than `lambd`, else 0.
-    Shrink = "nn.shrink" ("x") { float_or("lambd", 0.5), float_or("bias", 0.0) } Class::Unary(shrink);
+    Shrink = "nn.shrink" ("x") { attr::LAMBD.or(0.5), attr::BIAS.or(0.0) } Class::Unary(shrink);
     /// -1, 0 or 1.
     Sign = "nn.sign" ("x") {} Class::Unary(|_, x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { 0.0 });
 
     /// Sum. `signed` says that the runtime for which the model was quantized computes with codes of -128 to 127.
-    Add = "nn.add" ("a", "b") { bool_or("signed", false) } Class::Binary(Binary::Add);
+    Add = "nn.add" ("a", "b") { attr::SIGNED.or(false) } Class::Binary(Binary::Add);
     /// Difference.
     Sub = "nn.sub" ("a", "b") {} Class::Binary(Binary::Sub);
     /// Product, `signed` as in a sum.
-    Mul = "nn.mul" ("a", "b") { bool_or("signed", false) } Class::Binary(Binary::Mul);
+    Mul = "nn.mul" ("a", "b") { attr::SIGNED.or(false) } Class::Binary(Binary::Mul);
     /// Quotient; integers truncate.
     Div = "nn.div" ("a", "b") {} Class::Binary(Binary::Div);
     /// The lesser.
@@ -482,59 +459,59 @@ ops! {
     /// `x * w^T + bias`: `x` `[.., K]`, `w` `[N, K]`, `bias` `[N]`.
     Linear = "nn.linear" ("x", "w", "bias?") {} Class::Contract(Contract::Linear);
     /// `alpha` times the matrix product of the last two dimensions, broadcast over the others.
-    MatMul = "nn.matmul" ("a", "b") { float_or("alpha", 1.0) } Class::Contract(Contract::MatMul);
+    MatMul = "nn.matmul" ("a", "b") { attr::ALPHA.or(1.0) } Class::Contract(Contract::MatMul);
 
     /// Greatest element of each window of `[N, C, H, W]`; padding does not take part.
     MaxPool = "nn.max_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Pool(Pool::Max);
     /// Mean of each window of `[N, C, H, W]`; with `count_include_pad`, padding takes part as zeros.
-    AveragePool = "nn.average_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS, bool_or("count_include_pad", false) }
+    AveragePool = "nn.average_pool" ("x") { KERNEL, STRIDES, PADS, DILATIONS, attr::COUNT_INCLUDE_PAD.or(false) }
         Class::Pool(Pool::Average);
 
     /// Mean over `axes`.
-    ReduceMean = "nn.reduce_mean" ("x") { ints("axes"), bool_or("keepdims", true) } Class::Reduce(Reduce::Mean);
+    ReduceMean = "nn.reduce_mean" ("x") { attr::AXES.required(), KEEPDIMS } Class::Reduce(Reduce::Mean);
     /// Sum over `axes`.
-    ReduceSum = "nn.reduce_sum" ("x") { ints("axes"), bool_or("keepdims", true) } Class::Reduce(Reduce::Sum);
+    ReduceSum = "nn.reduce_sum" ("x") { attr::AXES.required(), KEEPDIMS } Class::Reduce(Reduce::Sum);
     /// Greatest over `axes`.
-    ReduceMax = "nn.reduce_max" ("x") { ints("axes"), bool_or("keepdims", true) } Class::Reduce(Reduce::Max);
+    ReduceMax = "nn.reduce_max" ("x") { attr::AXES.required(), KEEPDIMS } Class::Reduce(Reduce::Max);
     /// Least over `axes`.
-    ReduceMin = "nn.reduce_min" ("x") { ints("axes"), bool_or("keepdims", true) } Class::Reduce(Reduce::Min);
+    ReduceMin = "nn.reduce_min" ("x") { attr::AXES.required(), KEEPDIMS } Class::Reduce(Reduce::Min);
 
     /// `(x - mean) / sqrt(var + epsilon) * scale + bias` along axis 1.
-    BatchNorm = "nn.batch_norm" ("x", "scale", "bias", "mean", "var") { float_or("epsilon", 1e-5) }
+    BatchNorm = "nn.batch_norm" ("x", "scale", "bias", "mean", "var") { attr::EPSILON.or(1e-5) }
         Class::Norm(Norm::Batch);
     /// `(x - mean) / sqrt(var + epsilon) * scale + bias`, mean and variance over the dimensions from `axis` on; `scale` and `bias`
     /// broadcast to `x`.
-    LayerNorm = "nn.layer_norm" ("x", "scale", "bias") { int("axis"), float_or("epsilon", 1e-5) } Class::Norm(Norm::Layer);
+    LayerNorm = "nn.layer_norm" ("x", "scale", "bias") { attr::AXIS.required(), attr::EPSILON.or(1e-5) } Class::Norm(Norm::Layer);
     /// `exp(x) / sum(exp(x))` along `axis`.
-    Softmax = "nn.softmax" ("x") { int("axis") } Class::Norm(Norm::Softmax);
+    Softmax = "nn.softmax" ("x") { attr::AXIS.required() } Class::Norm(Norm::Softmax);
 
     /// The same elements in another shape.
-    Reshape = "tensor.reshape" ("x") { ints("shape") } Class::Move(Move::Reshape);
+    Reshape = "tensor.reshape" ("x") { attr::SHAPE.required() } Class::Move(Move::Reshape);
     /// Dimension `i` of the result is dimension `perm[i]` of `x`.
-    Transpose = "tensor.transpose" ("x") { ints("perm") } Class::Move(Move::Transpose);
+    Transpose = "tensor.transpose" ("x") { attr::PERM.required() } Class::Move(Move::Transpose);
     /// One after the other along `axis`.
-    Concat = "tensor.concat" ("x*") { int("axis") } Class::Move(Move::Concat);
+    Concat = "tensor.concat" ("x*") { attr::AXIS.required() } Class::Move(Move::Concat);
     /// Elements `starts[i], starts[i] + steps[i], ..` below `ends[i]` of each dimension; steps are positive.
-    Slice = "tensor.slice" ("x") { ints("starts"), ints("ends"), ints("steps") } Class::Move(Move::Slice);
+    Slice = "tensor.slice" ("x") { attr::STARTS.required(), attr::ENDS.required(), attr::STEPS.required() } Class::Move(Move::Slice);
     /// `pads` are the elements before each dimension, then those after each. On quantized types and plain integers
     /// `value` is the integer itself.
-    Pad = "tensor.pad" ("x") { ints("pads"), float_or("value", 0.0) } Class::Move(Move::Pad);
+    Pad = "tensor.pad" ("x") { attr::PADS.required(), attr::VALUE.or(0.0) } Class::Move(Move::Pad);
     /// Slices of `data` along `axis` at the positions in `indices`; with `wrap` those from -1 to minus the extent count from the end.
     /// Positions outside take the last slice.
-    Gather = "tensor.gather" ("data", "indices") { int_or("axis", 0), bool_or("wrap", true) } Class::Move(Move::Gather);
+    Gather = "tensor.gather" ("data", "indices") { attr::AXIS.or(0), attr::WRAP.or(true) } Class::Move(Move::Gather);
     /// Broadcast to `shape`.
-    Expand = "tensor.expand" ("x") { ints("shape") } Class::Move(Move::Expand);
+    Expand = "tensor.expand" ("x") { attr::SHAPE.required() } Class::Move(Move::Expand);
     /// To `to`: 0 f32, 1 i64, 2 i32. Between constants, and of integers that are a mask before a softmax.
-    CastTo = "tensor.cast" ("x") { int("to") } Class::Move(Move::Cast);
+    CastTo = "tensor.cast" ("x") { attr::TO.required() } Class::Move(Move::Cast);
     /// Elements of `x` where `condition` is not 0, else of `y`; operands broadcast.
     Where = "tensor.where" ("x", "y", "condition") {} Class::Move(Move::Where);
     /// The `k` greatest elements along `axis`, the greatest first, or the `k` least; of equal ones the first comes first.
-    TopK = "tensor.top_k" ("x") { int("axis"), int("k"), bool_or("largest", true) } Class::Move(Move::TopK);
+    TopK = "tensor.top_k" ("x") { attr::AXIS.required(), attr::K.required(), attr::LARGEST.or(true) } Class::Move(Move::TopK);
     /// Positions along `axis`, i64, of the elements of `tensor.top_k`.
-    TopKIndex = "tensor.top_k_index" ("x") { int("axis"), int("k"), bool_or("largest", true) }
+    TopKIndex = "tensor.top_k_index" ("x") { attr::AXIS.required(), attr::K.required(), attr::LARGEST.or(true) }
         Class::Move(Move::TopKIndex);
     /// Position along `axis`, i64, of the greatest element; of equal ones the first, or the last.
-    ArgMax = "tensor.arg_max" ("x") { int("axis"), bool_or("keepdims", true), bool_or("last", false) }
+    ArgMax = "tensor.arg_max" ("x") { attr::AXIS.required(), KEEPDIMS, attr::LAST.or(false) }
         Class::Move(Move::ArgMax);
     /// Position, i64, of the element of `nn.max_pool` among all elements of `x`, counted as they lie; of equal ones the first.
     MaxPoolIndex = "tensor.max_pool_index" ("x") { KERNEL, STRIDES, PADS, DILATIONS } Class::Move(Move::MaxPoolIndex);
@@ -560,17 +537,17 @@ ops! {
         Class::Int(IntOp::QLinear);
     /// Accumulators `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])`: `a` and `b` u8, broadcast over the
     /// dimensions before the last two.
-    IMatMul = "int.matmul" ("a", "b") { ints("zeros") } Class::Int(IntOp::MatMul);
+    IMatMul = "int.matmul" ("a", "b") { attr::ZEROS.required() } Class::Int(IntOp::MatMul);
     /// `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])` requantized by `qcc_num::requant` with `mult`: `a` and
     /// `b` u8, broadcast over the dimensions before the last two.
-    QMatMul = "int.qmatmul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
+    QMatMul = "int.qmatmul" ("a", "b") { attr::ZEROS.required(), attr::MULT.required(), SHL, OFFSET, SINGLE, LO, HI }
         Class::Int(IntOp::QMatMul);
     /// `a * mults[0] + b * mults[1]` by `qcc_num::affine`, operands broadcast.
-    IAdd = "int.add" ("a", "b") { ints("mults"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Add);
+    IAdd = "int.add" ("a", "b") { attr::MULTS.required(), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Add);
     /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::requant` with `mult`, operands broadcast.
-    IMul = "int.mul" ("a", "b") { ints("zeros"), int("mult"), SHL, OFFSET, LO, HI } Class::Int(IntOp::Mul);
+    IMul = "int.mul" ("a", "b") { attr::ZEROS.required(), attr::MULT.required(), SHL, OFFSET, LO, HI } Class::Int(IntOp::Mul);
     /// `x * mult` by `qcc_num::affine`: a change of scale.
-    Rescale = "int.rescale" ("x") { int("mult"), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Rescale);
+    Rescale = "int.rescale" ("x") { attr::MULT.required(), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Rescale);
     /// `x * mult[c] + offset[c]` by `qcc_num::affine`, `c` the index in the last dimension: `mult` i16, `offset` i32.
     ScaleChannels = "int.scale_channels" ("x", "mult", "offset") { SHIFT, LO, HI } Class::Int(IntOp::ScaleChannels);
     /// `table[x]`: any function of one operand. `table` u8 or i16, `[256]` for `x` u8 and `[65536]`, from -32768 on, for `x` i16.
@@ -584,57 +561,57 @@ ops! {
     /// Sum of `x - zero` over each window of u8 `[N, H, W, C]`, requantized by `qcc_num::requant`. `mult` i32 has one element,
     /// or one for each output position `[OH, OW]` where border windows have fewer elements.
     IAveragePool = "int.average_pool" ("x", "mult")
-        { KERNEL, STRIDES, PADS, DILATIONS, int("zero"), SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::AveragePool);
+        { KERNEL, STRIDES, PADS, DILATIONS, attr::ZERO.required(), SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::AveragePool);
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
-    IMean = "int.mean" ("x") { ints("axes"), bool_or("keepdims", true), int("zero"), int("mult"), SHL, OFFSET, SINGLE, LO, HI }
+    IMean = "int.mean" ("x") { attr::AXES.required(), KEEPDIMS, attr::ZERO.required(), attr::MULT.required(), SHL, OFFSET, SINGLE, LO, HI }
         Class::Int(IntOp::Mean);
     /// Normalization of u8 over the dimensions from `axis` on by `qcc_num::norm`, of which `epsilon` is the `E`; `mult` i32 and
     /// `offset` i32 broadcast to `x`.
-    ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { int("axis"), int_or("epsilon", 0), LO, HI }
+    ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.or(0), LO, HI }
         Class::Int(IntOp::LayerNorm);
     /// Softmax along the last dimension: with `e = table[max - x]` (i32, not negative, `[256]` for `x` u8 and `[65536]` for i16),
     /// `s = sum(e)` in 64 bits and `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is
     /// `256 / mult`, its zero point 0. With `bits` 16 it is i16: `min(65535, ..) - 32768`, with zero point -32768. With `masked` the
     /// least code is switched off where a row has others: its `e` is 0.
-    ISoftmax = "int.softmax" ("x", "table") { int_or("mult", 65280), BITS, bool_or("masked", false) } Class::Int(IntOp::Softmax);
+    ISoftmax = "int.softmax" ("x", "table") { attr::MULT.or(65280), BITS, attr::MASKED.or(false) } Class::Int(IntOp::Softmax);
     /// Least and greatest of each channel, the last dimension, over `rows` positions after one another: i32 `[parts, 2, C]`.
-    Extrema = "int.extrema" ("acc") { int("rows") } Class::Int(IntOp::Extrema);
+    Extrema = "int.extrema" ("acc") { attr::ROWS.required() } Class::Int(IntOp::Extrema);
     /// Parameters of `int.dynamic_requant` by `qcc_num::dynamic`, from the `extrema` of accumulators, the `scale` of the operand
     /// they were computed from, and mantissas `[C]` of the weights' scales, of the bias and of a greatest value, if there is one. The
     /// result begins with its scale.
     DynamicScale = "int.dynamic_scale" ("extrema", "scale", "weights", "bias", "ceiling?")
-        { int("weight_exponent"), int("bias_exponent"), int_or("ceiling_exponent", 0), bool_or("rectify", false) }
+        { attr::WEIGHT_EXPONENT.required(), attr::BIAS_EXPONENT.required(), attr::CEILING_EXPONENT.or(0), attr::RECTIFY.or(false) }
         Class::Int(IntOp::DynamicScale);
     /// 32-bit accumulators to u8 by `qcc_num::dynamic`: zero point 0 if rectified, else 128.
-    DynamicRequant = "int.dynamic_requant" ("acc", "params") { bool_or("rectify", false) } Class::Int(IntOp::DynamicRequant);
+    DynamicRequant = "int.dynamic_requant" ("acc", "params") { attr::RECTIFY.or(false) } Class::Int(IntOp::DynamicRequant);
     /// The scale of a sum of two dynamically scaled values, and the factors of both, by `qcc_num::dynamic` equation (13).
     AlignScales = "int.align_scales" ("a", "b") {} Class::Int(IntOp::AlignScales);
     /// `(a - zeros[0]) * factors[2] + (b - zeros[1]) * factors[3]` in 32 bits, with the factors of `int.align_scales`.
-    DynamicAdd = "int.dynamic_add" ("a", "b", "factors") { ints("zeros") } Class::Int(IntOp::DynamicAdd);
+    DynamicAdd = "int.dynamic_add" ("a", "b", "factors") { attr::ZEROS.required() } Class::Int(IntOp::DynamicAdd);
     /// The low byte of `x + 2^15`, `x` i16, or the high one: `x + 2^15 = 256 high + low`.
-    Byte = "int.byte" ("x") { bool_or("high", false) } Class::Int(IntOp::Byte);
+    Byte = "int.byte" ("x") { attr::HIGH.or(false) } Class::Int(IntOp::Byte);
     /// `bias + sum of factors[i] * xs[i]` requantized by `qcc_num::wide` with `mult` and `offset` to u8, or with `bits` 16 to i16. `xs`
     /// u8, i16 or i32, broadcast; `bias`, `mult`, `offset` i64, broadcast to them.
-    Combine = "int.combine" ("bias", "mult", "offset", "xs*") { ints("factors"), WIDE_LO, WIDE_HI, BITS }
+    Combine = "int.combine" ("bias", "mult", "offset", "xs*") { attr::FACTORS.required(), WIDE_LO, WIDE_HI, BITS }
         Class::Int(IntOp::Combine);
     /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::wide` with `mult` and `offset` to u8, or with `bits` 16 to i16. `a` and
     /// `b` u8 or i16, broadcast.
-    WideMul = "int.wide_mul" ("a", "b") { ints("zeros"), int("mult"), OFFSET, WIDE_LO, WIDE_HI, BITS }
+    WideMul = "int.wide_mul" ("a", "b") { attr::ZEROS.required(), attr::MULT.required(), OFFSET, WIDE_LO, WIDE_HI, BITS }
         Class::Int(IntOp::WideMul);
     /// A scale for all of some values, of whose codes `levels` are used to either side, and the factors from theirs to it, by
     /// `qcc_num::dynamic` equation (16): the values' levels come first, that of the result is the last one.
-    CommonScale = "int.common_scale" ("scales*") { ints("levels") } Class::Int(IntOp::CommonScale);
+    CommonScale = "int.common_scale" ("scales*") { attr::LEVELS.required() } Class::Int(IntOp::CommonScale);
     /// `result_zero + floor(((x - zero) * factor + 2^13) / 2^14)`, the factor being number `index` of `int.common_scale`.
-    DynamicRescale = "int.dynamic_rescale" ("x", "scales") { int("index"), int("zero"), int("result_zero") }
+    DynamicRescale = "int.dynamic_rescale" ("x", "scales") { attr::INDEX.required(), attr::ZERO.required(), attr::RESULT_ZERO.required() }
         Class::Int(IntOp::DynamicRescale);
     /// The scale of a product of two dynamically scaled values.
     ProductScale = "int.product_scale" ("a", "b") {} Class::Int(IntOp::ProductScale);
     /// `(a - zeros[0]) * (b - zeros[1])` in 32 bits, operands broadcast.
-    DynamicMul = "int.dynamic_mul" ("a", "b") { ints("zeros") } Class::Int(IntOp::DynamicMul);
+    DynamicMul = "int.dynamic_mul" ("a", "b") { attr::ZEROS.required() } Class::Int(IntOp::DynamicMul);
     /// The table of a function, given by `samples` i32 `[5, 1026]` below 2^30 with an exponent at each row's end, for codes with a scale
     /// known at run time only, and the scale of its results, by `qcc_num::dynamic` equations (17) and (18): mantissa, exponent, and
     /// four codes in each number.
-    DynamicTable = "int.dynamic_table" ("scale", "samples") { int("zero"), int("result_zero") }
+    DynamicTable = "int.dynamic_table" ("scale", "samples") { attr::ZERO.required(), attr::RESULT_ZERO.required() }
         Class::Int(IntOp::DynamicTable);
     /// The table of `int.softmax` for codes with a scale known at run time only, by `qcc_num::dynamic` equation (19), from `samples`
     /// i32 `[1025]` of `2^30 2^(-j / 1024)`.
@@ -643,7 +620,7 @@ ops! {
     DynamicLut = "int.dynamic_lut" ("x", "table") {} Class::Int(IntOp::DynamicLut);
     /// Normalization of u8 over the dimensions from `axis` on, whose `scale` is known at run time only: `floor(u * mult / 2^32) + offset`
     /// in 32 bits, `u` by `qcc_num::norm` with the `E` of `qcc_num::dynamic` equation (22). `mult` i32 and `offset` i32 broadcast to `x`.
-    DynamicNorm = "int.dynamic_norm" ("x", "scale", "mult", "offset") { int("axis"), int("epsilon"), int("exponent") }
+    DynamicNorm = "int.dynamic_norm" ("x", "scale", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.required(), attr::EXPONENT.required() }
         Class::Int(IntOp::DynamicNorm);
 }
 

@@ -8,9 +8,10 @@ mod call;
 pub(crate) mod int;
 mod moves;
 
+use crate::attr;
 use std::sync::Arc;
 
-use crate::attrs::{Attr, Attrs};
+use crate::attrs::Attrs;
 use crate::ops::{Cast, Class, Contract, Dialect, Move, Norm, Opcode, Pool, Reduce};
 use crate::types::{Elem, Int, Type, Uniform};
 
@@ -31,7 +32,7 @@ pub fn infer_dims(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Result<Vec<u
         Class::Contract(Contract::Conv2d) => conv2d(&call)?,
         Class::Contract(Contract::Linear) => linear(&call)?,
         Class::Contract(Contract::MatMul) => matmul(&call)?,
-        Class::Pool(pool) => call.pooled(pool == Pool::Average && attrs.bool("count_include_pad"))?,
+        Class::Pool(pool) => call.pooled(pool == Pool::Average && attrs.get(attr::COUNT_INCLUDE_PAD))?,
         Class::Reduce(_) => call.reduced()?,
         Class::Norm(Norm::Batch) => {
             let Some(&channels) = call.dims(0).get(1) else {
@@ -41,13 +42,13 @@ pub fn infer_dims(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Result<Vec<u
             call.dims(0).to_vec()
         }
         Class::Norm(Norm::Layer) => {
-            call.axis("axis", 0)?;
+            call.axis(0)?;
             call.broadcasts_to(1, 0)?;
             call.broadcasts_to(2, 0)?;
             call.dims(0).to_vec()
         }
         Class::Norm(Norm::Softmax) => {
-            call.axis("axis", 0)?;
+            call.axis(0)?;
             call.dims(0).to_vec()
         }
         Class::Move(kind) => moves::dims(kind, &call)?,
@@ -77,14 +78,11 @@ pub fn infer_elem(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Option<Elem>
             _ if operands.iter().all(|t| t.is_float()) => Some(Elem::F32),
             Elem::F32 | Elem::Bool | Elem::Calibrated(_) | Elem::Uniform(_) => None,
         },
-        Class::Move(Move::Cast) => match attrs.try_get("to")? {
-            Attr::Int(to) => cast_target(to),
-            Attr::Ints(_) | Attr::Float(_) | Attr::Bool(_) => None,
-        },
+        Class::Move(Move::Cast) => cast_target(attrs.try_get(attr::TO)?),
         Class::Move(Move::Transpose) => match first? {
             Elem::Uniform(u) if u.axis.is_some() => {
                 let axis = u.axis?;
-                let Attr::Ints(perm) = attrs.try_get("perm")? else { return None };
+                let perm = attrs.try_get(attr::PERM)?;
                 let axis = perm.iter().position(|&p| usize::try_from(p) == Ok(axis))?;
                 Some(Elem::Uniform(Arc::new(Uniform { axis: Some(axis), ..(**u).clone() })))
             }
@@ -226,6 +224,7 @@ pub fn elem_fits(dialect: Dialect, inferred: Option<&Elem>, found: &Elem) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attrs::Attr;
 
     fn dims(op: Opcode, attrs: Attrs, operands: &[&[usize]]) -> Result<Vec<usize>, String> {
         let types: Vec<_> = operands.iter().map(|d| Type::f32(d)).collect();
@@ -241,7 +240,7 @@ mod tests {
         assert_eq!(e, "4 channels in, 8 out and weights over 3 do not fit `groups` = 1");
         let e = dims(Opcode::Conv2d, conv, &[&[1, 3, 9, 9], &[8, 3, 3, 3], &[3]]).unwrap_err();
         assert_eq!(e, "expected bias of shape [8], found [3]");
-        let e = dims(Opcode::Softmax, Attrs::new(Opcode::Softmax).with("axis", -1), &[&[1, 4]]).unwrap_err();
+        let e = dims(Opcode::Softmax, Attrs::new(Opcode::Softmax).with(attr::AXIS, -1), &[&[1, 4]]).unwrap_err();
         assert_eq!(e, "expected `axis` in 0..2, found -1");
         let e = dims(Opcode::Add, Attrs::new(Opcode::Add), &[&[2, 3], &[4]]).unwrap_err();
         assert_eq!(e, "shapes [2, 3] and [4] do not broadcast");
@@ -251,11 +250,11 @@ mod tests {
 
     #[test]
     fn shapes_of_real_operators() {
-        let conv = Attrs::new(Opcode::Conv2d).with("strides", vec![2, 2]).with("pads", vec![3, 3, 3, 3]);
+        let conv = Attrs::new(Opcode::Conv2d).with(attr::STRIDES, vec![2, 2]).with(attr::PADS, vec![3, 3, 3, 3]);
         assert_eq!(dims(Opcode::Conv2d, conv, &[&[1, 3, 224, 224], &[64, 3, 7, 7]]), Ok(vec![1, 64, 112, 112]));
         let matmul = Attrs::new(Opcode::MatMul);
         assert_eq!(dims(Opcode::MatMul, matmul, &[&[4, 1, 2, 3], &[5, 3, 7]]), Ok(vec![4, 5, 2, 7]));
-        let mean = Attrs::new(Opcode::ReduceMean).with("axes", vec![2, 3]).with("keepdims", false);
+        let mean = Attrs::new(Opcode::ReduceMean).with(attr::AXES, vec![2, 3]).with(attr::KEEPDIMS, false);
         assert_eq!(dims(Opcode::ReduceMean, mean, &[&[1, 8, 7, 7]]), Ok(vec![1, 8]));
         assert_eq!(dims(Opcode::Add, Attrs::new(Opcode::Add), &[&[], &[2, 1]]), Ok(vec![2, 1]));
         assert_eq!(broadcast(&[3, 1], &[0]), Ok(vec![3, 0]));

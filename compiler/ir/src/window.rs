@@ -8,6 +8,7 @@
 //!
 //! and output position `o` reads input positions `o * stride - pad_before + k * dilation` for `k` in `0..kernel`.
 
+use crate::attr::{self, Key};
 use crate::attrs::Attrs;
 
 /// A window over height and width.
@@ -28,16 +29,21 @@ impl Window {
     pub fn conv(attrs: &Attrs, kernel: [usize; 2]) -> Window {
         Window {
             kernel,
-            strides: list(attrs, "strides"),
-            pads: list(attrs, "pads"),
-            dilations: list(attrs, "dilations"),
+            strides: list(attrs, attr::STRIDES),
+            pads: list(attrs, attr::PADS),
+            dilations: list(attrs, attr::DILATIONS),
         }
     }
 
     /// The window of a pooling operator; one that has no dilations has none other than 1.
     pub fn pool(attrs: &Attrs) -> Window {
-        let dilations = if attrs.has("dilations") { list(attrs, "dilations") } else { [1, 1] };
-        Window { kernel: list(attrs, "kernel"), strides: list(attrs, "strides"), pads: list(attrs, "pads"), dilations }
+        let dilations = if attrs.has(attr::DILATIONS) { list(attrs, attr::DILATIONS) } else { [1, 1] };
+        Window {
+            kernel: list(attrs, attr::KERNEL),
+            strides: list(attrs, attr::STRIDES),
+            pads: list(attrs, attr::PADS),
+            dilations,
+        }
     }
 
     /// Input positions from the first to the last element of the window, along height and width. `None` on overflow
@@ -86,8 +92,8 @@ impl Window {
 }
 
 /// A list attribute of a verified operation. Anything else becomes zeros, which [`Window::output`] refuses.
-fn list<const N: usize>(attrs: &Attrs, name: &str) -> [usize; N] {
-    attrs.sizes(name).try_into().unwrap_or([0; N])
+fn list<const N: usize>(attrs: &Attrs, key: Key<Vec<i64>>) -> [usize; N] {
+    attrs.sizes(key).try_into().unwrap_or([0; N])
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //!
 //! What is lost by this is kept beside constants while a model is imported: quantization and casts to a type need it.
 
-use qcc_ir::{Attrs, Elem, Int, Opcode};
+use qcc_ir::{Attrs, Elem, Int, Opcode, attr};
 
 use crate::fault::{Fault, Outcome};
 
@@ -154,8 +154,8 @@ impl DataType {
     /// the type has in their place.
     pub(crate) fn rounding(self, saturate: bool) -> Option<Attrs> {
         let attrs = |fraction: i64, exponent: i64, greatest: f32, overflow: i64| {
-            let attrs = Attrs::new(Opcode::RoundFloat).with("fraction", fraction).with("exponent", exponent);
-            attrs.with("greatest", greatest).with("overflow", overflow)
+            let attrs = Attrs::new(Opcode::RoundFloat).with(attr::FRACTION, fraction).with(attr::EXPONENT, exponent);
+            attrs.with(attr::GREATEST, greatest).with(attr::OVERFLOW, overflow)
         };
         match self {
             DataType::F16 => Some(attrs(10, -14, 65504.0, 1)),
@@ -169,7 +169,7 @@ impl DataType {
                     _ => 2,
                 };
                 let of = attrs(i64::from(f.fraction), i64::from(1 - f.bias), f.value(f.last), overflow);
-                Some(of.with("nan", self != DataType::F4e2m1))
+                Some(of.with(attr::NAN, self != DataType::F4e2m1))
             }
         }
     }

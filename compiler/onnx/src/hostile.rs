@@ -8,6 +8,7 @@ use onnx_protobuf::{
     AttributeProto, FunctionProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
+use qcc_ir::attr;
 use qcc_ir::diag::Code;
 
 use crate::{ImportOptions, import_bytes};
@@ -367,7 +368,7 @@ fn sequences_are_lists_of_values() {
         let graph = graph.unwrap_or_else(|d| panic!("{d}"));
         let y = graph.outputs()[0];
         let starts = graph.producer(y).map(|n| graph.node(n)).filter(|n| n.op == qcc_ir::Opcode::Slice);
-        (graph.ty(y).dims.clone(), starts.map(|n| n.attrs.ints("starts")[1]))
+        (graph.ty(y).dims.clone(), starts.map(|n| n.attrs.get(attr::STARTS)[1]))
     };
     let at = |split: TensorProto, i: i64| of_sequence(split, "SequenceAt", vec![], Some(number("i", i)));
     // Parts of 3, 3 and 1.

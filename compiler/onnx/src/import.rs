@@ -41,7 +41,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use onnx_protobuf::{NodeProto, TensorProto};
-use qcc_ir::{Attrs, Diags, Edit, Graph, Opcode, Origin, ValueId};
+use qcc_ir::{Attrs, Diags, Edit, Graph, Opcode, Origin, ValueId, attr};
 
 use crate::element::DataType;
 use crate::external::Folder;
@@ -298,7 +298,7 @@ impl<'a> Driver<'a, '_> {
                 if self.edit.graph().inputs().contains(&v) || outputs.contains(&v) {
                     // One value under two names of the interface: a second value carries the second name.
                     let shape: Vec<i64> = dims.iter().filter_map(|&d| i64::try_from(d).ok()).collect();
-                    let attrs = Attrs::new(Opcode::Reshape).with("shape", shape);
+                    let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, shape);
                     let ty = self.edit.graph().ty(v).clone();
                     v = self.edit.add(Opcode::Reshape, &[v], attrs, &output.name, ty, None);
                 } else {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diags, Graph, ValueId};
+use qcc_ir::{Diags, Graph, ValueId, attr};
 
 use crate::{ImportOptions, import, import_bytes};
 
@@ -119,7 +119,7 @@ fn local_functions_are_replaced_by_their_bodies() {
     let graph = imported("function.onnx");
     let ops: Vec<_> = graph.order().into_iter().map(|n| graph.op(n).name()).collect();
     assert_eq!(ops, ["nn.mul", "nn.leaky_relu", "nn.mul", "nn.leaky_relu"]);
-    let slopes: Vec<_> = [1, 3].map(|i| graph.node(graph.order()[i]).attrs.float("alpha")).into();
+    let slopes: Vec<_> = [1, 3].map(|i| graph.node(graph.order()[i]).attrs.get(attr::ALPHA)).into();
     assert_eq!(slopes, [0.25, 0.5]);
 }
 

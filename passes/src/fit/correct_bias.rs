@@ -17,7 +17,7 @@
 //! b'[o] = b[o] + sum over c, k of (w[o][c][k] - w'[o][c][k]) mean(x[c]) p[k]                                (1)
 //! ```
 
-use qcc_ir::{Diags, Edit, Elem, Graph, NodeId, Opcode, Tensor, Window};
+use qcc_ir::{Diags, Edit, Elem, Graph, NodeId, Opcode, Tensor, Window, attr};
 
 use crate::fit::lockstep::{self, Fitted, Layer};
 use crate::quant::insert_qdq::Weights;
@@ -75,7 +75,7 @@ fn from_means(g: &Graph, n: NodeId, cx: &Context) -> Option<Correction> {
     let rounded = Weights::round(g, n, Some(input), Some(result)).ok()?;
     let taps = taps(g, n, &tensor.dims);
     let groups =
-        if g.op(n) == Opcode::Conv2d { usize::try_from(g.node(n).attrs.int("groups")).ok()?.max(1) } else { 1 };
+        if g.op(n) == Opcode::Conv2d { usize::try_from(g.node(n).attrs.get(attr::GROUPS)).ok()?.max(1) } else { 1 };
     // Features of a linear layer are its last dimension; only of rank 2 is that the channels.
     let by_channel = g.op(n) == Opcode::Conv2d || g.ty(x).rank() == 2;
     if by_channel && ![1, groups * per_group].contains(&means.len()) || bias.len() != outputs {

@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, HashMap};
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Pool, Reduce};
-use qcc_ir::{Class, Diag, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
+use qcc_ir::{Class, Diag, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
 use rayon::prelude::*;
 
 use crate::rewrite::floats;
@@ -112,7 +112,7 @@ impl Between {
                 (_, Class::Pool(Pool::Max | Pool::Average)) => {}
                 (Opcode::ReduceMean, Class::Reduce(Reduce::Mean)) if g.ty(value).rank() == 4 => {
                     let attrs = &g.node(n).attrs;
-                    if attrs.ints("axes") != [2, 3] || g.ty(g.result(n)).rank() != 4 {
+                    if attrs.get(attr::AXES) != [2, 3] || g.ty(g.result(n)).rank() != 4 {
                         return None;
                     }
                 }
@@ -176,7 +176,7 @@ fn channels_of(g: &Graph, n: NodeId) -> impl Fn(usize, usize) -> usize + use<> {
     let dims = g.ty(g.operands(n)[1]).dims.clone();
     let kernel: usize = dims[2..].iter().product::<usize>().max(1);
     let groups =
-        if g.op(n) == Opcode::Conv2d { usize::try_from(g.node(n).attrs.int("groups")).unwrap_or(1) } else { 1 };
+        if g.op(n) == Opcode::Conv2d { usize::try_from(g.node(n).attrs.get(attr::GROUPS)).unwrap_or(1) } else { 1 };
     let outputs = (dims[0] / groups.max(1)).max(1);
     move |o, k| o / outputs * dims[1] + k / kernel
 }

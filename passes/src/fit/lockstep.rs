@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use qcc_interp::eval_node;
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Def, Diag, Diags, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Def, Diag, Diags, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId, attr};
 use rayon::prelude::*;
 
 use crate::Context;
@@ -216,7 +216,7 @@ impl Walk<'_> {
         // What pads is a real number until casts are explicit; on quantized types the interpreter wants its code.
         let attrs = match (node.op, g.ty(y).uniform()) {
             (Opcode::Pad, Some(u)) => {
-                node.attrs.clone().with("value", quantize::code(node.attrs.float("value"), u) as f32)
+                node.attrs.clone().with(attr::VALUE, quantize::code(node.attrs.get(attr::VALUE), u) as f32)
             }
             _ => node.attrs.clone(),
         };

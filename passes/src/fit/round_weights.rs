@@ -29,7 +29,7 @@
 //! gains raise the signal-to-noise ratio of the outputs by `gains` decibels.
 
 use qcc_interp::eval_node;
-use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Opcode, Tensor, Type, Window};
+use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Opcode, Tensor, Type, Window, attr};
 use rayon::prelude::*;
 
 use crate::fit::correct_bias::set_bias;
@@ -147,7 +147,7 @@ impl RoundWeights {
 
 fn groups(layer: &Layer) -> usize {
     let node = layer.graph.node(layer.node);
-    if node.op == Opcode::Conv2d { usize::try_from(node.attrs.int("groups")).unwrap_or(1) } else { 1 }
+    if node.op == Opcode::Conv2d { usize::try_from(node.attrs.get(attr::GROUPS)).unwrap_or(1) } else { 1 }
 }
 
 /// Coordinate descent on one channel; `h` is `[depth, depth]`.

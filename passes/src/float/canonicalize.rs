@@ -29,7 +29,7 @@ mod mask;
 
 pub(crate) use mask::SWITCHED_OFF;
 
-use qcc_ir::{Attrs, Diags, Edit, NodeId, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Diags, Edit, NodeId, Opcode, Tensor, ValueId, attr};
 
 use crate::rewrite::{bypass, can_bypass, floats, is_live, named, scalar, substitute};
 use crate::{Context, Pass, moves};
@@ -105,11 +105,11 @@ fn identity(edit: &Edit, n: NodeId) -> Option<ValueId> {
     match g.op(n) {
         op if moves::is_identity(g, n) => Some(x).filter(|_| op != Opcode::Gather),
         Opcode::MaxPool | Opcode::AveragePool => {
-            (attrs.ints("kernel") == [1, 1] && attrs.ints("strides") == [1, 1] && same_dims).then_some(x)
+            (attrs.get(attr::KERNEL) == [1, 1] && attrs.get(attr::STRIDES) == [1, 1] && same_dims).then_some(x)
         }
-        Opcode::Clip => (attrs.float("min") == f32::MIN && attrs.float("max") == f32::MAX).then_some(x),
+        Opcode::Clip => (attrs.get(attr::MIN) == f32::MIN && attrs.get(attr::MAX) == f32::MAX).then_some(x),
         Opcode::ReduceMean | Opcode::ReduceSum | Opcode::ReduceMax | Opcode::ReduceMin => {
-            (same_dims && attrs.sizes("axes").iter().all(|&a| g.ty(x).dims.get(a) == Some(&1))).then_some(x)
+            (same_dims && attrs.sizes(attr::AXES).iter().all(|&a| g.ty(x).dims.get(a) == Some(&1))).then_some(x)
         }
         Opcode::Add => neutral(0.0, true),
         Opcode::Mul => neutral(1.0, true),

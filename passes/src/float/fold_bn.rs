@@ -17,7 +17,7 @@
 //! A batch normalization that can be folded neither way (DenseNet: behind a concat, before a rectifier) stays and becomes
 //! an integer scale-and-shift later. Ranges that are known of its result become those of the layer's.
 
-use qcc_ir::{Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
+use qcc_ir::{Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
 
 use crate::rewrite::floats;
 use crate::{Context, Pass, constants};
@@ -126,13 +126,13 @@ fn into_layer_after(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
     }
     let attrs = &g.node(layer).attrs;
     let convolution = g.op(layer) == Opcode::Conv2d;
-    if convolution && attrs.ints("pads").iter().any(|&p| p != 0) {
+    if convolution && attrs.get(attr::PADS).iter().any(|&p| p != 0) {
         return Err("the convolution behind it pads".into());
     }
     let (tensor, w, bias) = parameters(g, layer)?;
     let (a, b) = constants::batch_norm(g, n).ok_or_else(|| not_constant(g, n))?;
     let (outputs, per_group) = (tensor.dims[0], tensor.dims[1]);
-    let groups = if convolution { usize::try_from(attrs.int("groups")).unwrap_or(1).max(1) } else { 1 };
+    let groups = if convolution { usize::try_from(attrs.get(attr::GROUPS)).unwrap_or(1).max(1) } else { 1 };
     let kernel: usize = tensor.dims[2..].iter().product();
     let mut weights = Vec::with_capacity(w.len());
     let mut sums = vec![0.0f64; outputs];

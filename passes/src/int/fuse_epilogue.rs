@@ -16,7 +16,7 @@
 //! operands come from a layer that nothing else reads, the one computed later takes in the addition. With `exact` additions
 //! stay as they are.
 
-use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
 use qcc_num::requant;
 
 use crate::int::merge_requant::zero_point;
@@ -62,18 +62,6 @@ fn fused(op: Opcode) -> Option<Opcode> {
     }
 }
 
-/// The attributes that both have, of the one in the schema of the other.
-fn carry(from: &Attrs, mut to: Attrs) -> Attrs {
-    for schema in from.op().info().attrs {
-        if to.has(schema.name)
-            && let Some(value) = from.try_get(schema.name)
-        {
-            to = to.with(schema.name, value);
-        }
-    }
-    to
-}
-
 fn requantization(edit: &mut Edit, n: NodeId) {
     let g = edit.graph();
     let operands = g.operands(n);
@@ -85,7 +73,7 @@ fn requantization(edit: &mut Edit, n: NodeId) {
         edit.remark(remark);
         return;
     };
-    let attrs = carry(&g.node(n).attrs, carry(&g.node(layer).attrs, Attrs::new(op)));
+    let attrs = Attrs::new(op).with_shared(&g.node(layer).attrs).with_shared(&g.node(n).attrs);
     let mut all = g.operands(layer);
     all.push(operands[1]);
     let label = format!("fuse-epilogue: %{} into %{}", g.name_of(y), g.name_of(acc));
@@ -154,8 +142,8 @@ fn candidate(g: &Graph, n: NodeId, operands: &[ValueId], i: usize) -> Result<Can
         return Err("the operands are broadcast".into());
     }
     let sum = &g.node(n).attrs;
-    let unit = (-(sum.int("shift") as f64)).exp2();
-    let mults = sum.ints("mults");
+    let unit = (-(sum.get(attr::SHIFT) as f64)).exp2();
+    let mults = sum.get(attr::MULTS);
     let (f, r) = (mults[i] as f64 * unit, mults[1 - i] as f64 * unit);
     if f > 2.0 {
         return Err("its scale is more than twice that of the sum".into());
@@ -163,11 +151,11 @@ fn candidate(g: &Graph, n: NodeId, operands: &[ValueId], i: usize) -> Result<Can
     let residual_mult =
         requant::residual_multiplier(r).map_err(|_| "the residual's scale is not below twice that of the sum")?;
     let mult = g.constant(own[3]).and_then(|t| t.as_i32()).ok_or("its multipliers are not constant")?;
-    let scale = (before.int("shl") as f64 - 38.0).exp2() * f;
+    let scale = (before.get(attr::SHL) as f64 - 38.0).exp2() * f;
     let factors: Vec<f64> = mult.iter().map(|&m| f64::from(m) * scale).collect();
     let (shl, mult) = requant::multipliers(&factors).map_err(|e| e.to_string())?;
     // What the layer clamped by itself was a limit of its 8 bits only: a narrower clamp does not commute with the sum.
-    if before.int("lo") != 0 || before.int("hi") != 255 {
+    if before.get(attr::LO) != 0 || before.get(attr::HI) != 255 {
         return Err("it clamps its result".into());
     }
     let offset = match (zero_point(g, y), zero_point(g, residual)) {
@@ -176,11 +164,11 @@ fn candidate(g: &Graph, n: NodeId, operands: &[ValueId], i: usize) -> Result<Can
     };
     let attrs = before
         .clone()
-        .with("shl", i64::from(shl))
-        .with("offset", i64::from(offset))
-        .with("lo", sum.int("lo"))
-        .with("hi", sum.int("hi"))
-        .with("residual_mult", i64::from(residual_mult));
+        .with(attr::SHL, i64::from(shl))
+        .with(attr::OFFSET, i64::from(offset))
+        .with(attr::LO, sum.get(attr::LO))
+        .with(attr::HI, sum.get(attr::HI))
+        .with(attr::RESIDUAL_MULT, i64::from(residual_mult));
     Ok(Candidate { layer, residual, mult, attrs })
 }
 
@@ -188,9 +176,9 @@ fn candidate(g: &Graph, n: NodeId, operands: &[ValueId], i: usize) -> Result<Can
 /// result.
 fn offset_from_sum(sum: &Attrs, layer: &Attrs, mult: i64) -> Result<i16, String> {
     let one = 1i64 << requant::FRACTION_BITS;
-    let zero = (layer.int("offset") - one / 2) / one;
-    let shift = sum.int("shift");
-    let rest = sum.int("offset") - ((1i64 << shift) >> 1) + zero * mult;
+    let zero = (layer.get(attr::OFFSET) - one / 2) / one;
+    let shift = sum.get(attr::SHIFT);
+    let rest = sum.get(attr::OFFSET) - ((1i64 << shift) >> 1) + zero * mult;
     let units = rest as f64 / (shift as f64).exp2();
     let offset = (units * one as f64).round() as i64 + one / 2;
     i16::try_from(offset).map_err(|_| "the offset of the sum does not fit 16 bits".into())

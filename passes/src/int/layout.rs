@@ -17,7 +17,7 @@
 
 mod regroup;
 
-use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId, attr};
 
 use crate::rewrite::{inverse, is_live, keeps_order, origin_of, produced_by, substitute, transposed};
 use crate::{Context, Pass, moves};
@@ -114,25 +114,26 @@ fn before_transpose(g: &Graph, n: NodeId, perm: &[usize]) -> Option<(Attrs, Vec<
         | Opcode::DynamicRescale => keep(attrs.clone()),
         Opcode::ScaleChannels | Opcode::ISoftmax if keeps_last => keep(attrs.clone()),
         Opcode::Concat => {
-            let axis = perm.get(usize::try_from(attrs.int("axis")).ok()?)?;
-            keep(attrs.clone().with("axis", *axis as i64))
+            let axis = perm.get(usize::try_from(attrs.get(attr::AXIS)).ok()?)?;
+            keep(attrs.clone().with(attr::AXIS, *axis as i64))
         }
         Opcode::Slice => {
             let mut mapped = attrs.clone();
-            for name in ["starts", "ends", "steps"] {
-                mapped = mapped.with(name, by_axis(&attrs.ints(name))?);
+            for key in [attr::STARTS, attr::ENDS, attr::STEPS] {
+                mapped = mapped.with(key, by_axis(&attrs.get(key))?);
             }
             keep(mapped)
         }
         Opcode::Pad => {
-            let pads = attrs.ints("pads");
+            let pads = attrs.get(attr::PADS);
             let (before, after) = pads.split_at_checked(perm.len())?;
-            keep(attrs.clone().with("pads", [by_axis(before)?, by_axis(after)?].concat()))
+            keep(attrs.clone().with(attr::PADS, [by_axis(before)?, by_axis(after)?].concat()))
         }
         Opcode::IMean => {
-            let axes: Vec<usize> = attrs.sizes("axes").iter().map(|&a| perm.get(a).copied()).collect::<Option<_>>()?;
-            let mapped = attrs.clone().with("axes", axes.as_slice());
-            if attrs.bool("keepdims") {
+            let axes: Vec<usize> =
+                attrs.sizes(attr::AXES).iter().map(|&a| perm.get(a).copied()).collect::<Option<_>>()?;
+            let mapped = attrs.clone().with(attr::AXES, axes.as_slice());
+            if attrs.get(attr::KEEPDIMS) {
                 return keep(mapped);
             }
             let left: Vec<usize> = perm.iter().copied().filter(|p| !axes.contains(p)).collect();
@@ -179,7 +180,7 @@ fn sink(edit: &mut Edit, n: NodeId) -> bool {
     let origin = g.node(n).origin.clone();
     let suffix = if after == [0, 3, 1, 2] { ".nhwc" } else { ".t" };
     let inner = edit.add(op, &moved, attrs, &format!("{name}{suffix}"), Type { dims, elem: ty.elem }, origin);
-    substitute(edit, y, Opcode::Transpose, &[inner], Attrs::new(Opcode::Transpose).with("perm", after.as_slice()));
+    substitute(edit, y, Opcode::Transpose, &[inner], Attrs::new(Opcode::Transpose).with(attr::PERM, after.as_slice()));
     true
 }
 
@@ -225,14 +226,14 @@ impl Way {
             Way::Undo(source) => source,
             Way::Reshape(dims) if dims == g.ty(v).dims => v,
             Way::Reshape(dims) => {
-                let attrs = Attrs::new(Opcode::Reshape).with("shape", dims.as_slice());
+                let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims.as_slice());
                 edit.add(Opcode::Reshape, &[v], attrs, &name, Type { dims, elem }, origin)
             }
             Way::Constant(tensor) => edit.add_typed_const(&name, tensor, elem),
             Way::Transpose => {
                 let undo = inverse(perm);
                 let dims: Vec<usize> = undo.iter().map(|&p| g.ty(v).dims[p]).collect();
-                let attrs = Attrs::new(Opcode::Transpose).with("perm", undo.as_slice());
+                let attrs = Attrs::new(Opcode::Transpose).with(attr::PERM, undo.as_slice());
                 edit.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem }, origin)
             }
         }
@@ -281,7 +282,7 @@ fn sink_reshape(edit: &mut Edit, n: NodeId) -> bool {
     }
     let operands: Vec<ValueId> = [source].into_iter().chain(operands[1..].iter().copied()).collect();
     let inner = edit.add(node.op, &operands, node.attrs, &name, ty, node.origin);
-    substitute(edit, y, Opcode::Reshape, &[inner], Attrs::new(Opcode::Reshape).with("shape", shape.as_slice()));
+    substitute(edit, y, Opcode::Reshape, &[inner], Attrs::new(Opcode::Reshape).with(attr::SHAPE, shape.as_slice()));
     true
 }
 
@@ -322,7 +323,7 @@ fn permute_columns(edit: &mut Edit, n: NodeId) -> bool {
     if !edit.begin(label) {
         return false;
     }
-    let attrs = Attrs::new(Opcode::Reshape).with("shape", flat.dims.as_slice());
+    let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, flat.dims.as_slice());
     let x = edit.add(Opcode::Reshape, &[source], attrs, &x_name, flat, origin);
     let w = edit.add_const(&w_name, weights);
     edit.set_operand(n, 0, x);

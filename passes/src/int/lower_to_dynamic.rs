@@ -43,7 +43,7 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Class, Move};
 use qcc_ir::{
-    Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
+    Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId, attr,
 };
 use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
 use qcc_num::edge::LEAST_SCALE;
@@ -146,8 +146,10 @@ fn outputs(edit: &mut Edit, known: &HashMap<ValueId, Dynamic>) {
         let Some(dynamic) = known.get(&y) else { continue };
         let name = edit.graph().name_of(y).to_string();
         let name = scale_name(edit, &name);
-        let attrs =
-            Attrs::new(Opcode::Slice).with("starts", vec![0i64]).with("ends", vec![2i64]).with("steps", vec![1i64]);
+        let attrs = Attrs::new(Opcode::Slice)
+            .with(attr::STARTS, vec![0i64])
+            .with(attr::ENDS, vec![2i64])
+            .with(attr::STEPS, vec![1i64]);
         let ty = Type::int(Int::I32, &[2]);
         outputs.push(edit.add(Opcode::Slice, &[dynamic.scale], attrs, &name, ty, None));
     }
@@ -173,7 +175,7 @@ fn is_rectifier(g: &Graph, n: NodeId) -> bool {
     match g.op(n) {
         Opcode::Relu => true,
         Opcode::Clip => {
-            let (min, max) = (g.node(n).attrs.float("min"), g.node(n).attrs.float("max"));
+            let (min, max) = (g.node(n).attrs.get(attr::MIN), g.node(n).attrs.get(attr::MAX));
             min == 0.0 && max > 0.0 && max.is_finite()
         }
         _ => false,
@@ -224,7 +226,7 @@ impl Lower<'_, '_> {
             Opcode::Relu => {
                 self.relu = None;
                 let (x, own) = self.data(0)?;
-                let attrs = Attrs::new(Opcode::Clamp).with("lo", i64::from(own.zero));
+                let attrs = Attrs::new(Opcode::Clamp).with(attr::LO, i64::from(own.zero));
                 let ty = self.g().ty(x).clone();
                 Ok((self.add(Opcode::Clamp, &[x], attrs, "", ty), own))
             }
@@ -307,7 +309,7 @@ impl Lower<'_, '_> {
         let (ty, name) = (self.g().ty(v).clone(), self.g().name_of(v).to_string());
         let name = if suffix.is_empty() { self.name.clone() } else { format!("{name}{suffix}") };
         let dims: Vec<usize> = perm.iter().map(|&p| ty.dims[p]).collect();
-        let attrs = Attrs::new(Opcode::Transpose).with("perm", perm.as_slice());
+        let attrs = Attrs::new(Opcode::Transpose).with(attr::PERM, perm.as_slice());
         self.edit.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem: ty.elem }, self.origin.clone())
     }
 
@@ -333,14 +335,14 @@ impl Lower<'_, '_> {
             return v;
         }
         let ty = Type { dims: dims.clone(), elem: self.g().ty(v).elem.clone() };
-        self.add(Opcode::Expand, &[v], Attrs::new(Opcode::Expand).with("shape", dims.as_slice()), ".expanded", ty)
+        self.add(Opcode::Expand, &[v], Attrs::new(Opcode::Expand).with(attr::SHAPE, dims.as_slice()), ".expanded", ty)
     }
 
     /// In the shape of the result.
     fn flattened(&mut self, v: ValueId) -> ValueId {
         let dims = self.dims(self.y);
         let ty = Type { dims: dims.clone(), elem: self.g().ty(v).elem.clone() };
-        self.add(Opcode::Reshape, &[v], Attrs::new(Opcode::Reshape).with("shape", dims.as_slice()), "", ty)
+        self.add(Opcode::Reshape, &[v], Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims.as_slice()), "", ty)
     }
 
     /// What moves codes without computing.
@@ -352,7 +354,7 @@ impl Lower<'_, '_> {
         let mut attrs = self.attrs();
         match kind {
             Move::Reshape | Move::Transpose | Move::Slice | Move::Expand | Move::Gather | Move::TopK => {}
-            Move::Pad if attrs.float("value") == 0.0 => attrs = attrs.with("value", f32::from(own.zero)),
+            Move::Pad if attrs.get(attr::VALUE) == 0.0 => attrs = attrs.with(attr::VALUE, f32::from(own.zero)),
             Move::Concat if operands.len() == 1 => {}
             Move::Pad => return Err(self.no_form("it pads with something other than 0")),
             _ => return Err(self.no_form("it takes elements of several values")),

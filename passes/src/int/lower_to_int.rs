@@ -37,7 +37,7 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Binary, Cast, Contract, Move, Norm, Pool};
 use qcc_ir::{
-    Attrs, Class, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
+    Attrs, Class, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId, attr,
 };
 use qcc_num::ScaleError;
 
@@ -217,9 +217,9 @@ impl Lower<'_, '_> {
         let elem = self.g().ty(self.y).elem.clone();
         // A type of fewer bits, or one that keeps to a part of its storage, bounds the result.
         let attrs = match &elem {
-            Elem::Uniform(u) if attrs.has("lo") && (u.min, u.max) != (0, 255) && u.storage == Int::U8 => {
-                let (lo, hi) = (attrs.int("lo"), attrs.int("hi"));
-                attrs.with("lo", lo.clamp(u.min, u.max)).with("hi", hi.clamp(u.min, u.max))
+            Elem::Uniform(u) if attrs.has(attr::LO) && (u.min, u.max) != (0, 255) && u.storage == Int::U8 => {
+                let (lo, hi) = (attrs.get(attr::LO), attrs.get(attr::HI));
+                attrs.with(attr::LO, lo.clamp(u.min, u.max)).with(attr::HI, hi.clamp(u.min, u.max))
             }
             _ => attrs,
         };
@@ -239,7 +239,7 @@ impl Lower<'_, '_> {
         let dims: Vec<usize> = perm.iter().map(|&p| ty.dims[p]).collect();
         let base = self.g().name_of(v);
         let name = if suffix.is_empty() { self.name.clone() } else { format!("{base}{suffix}") };
-        let attrs = Attrs::new(Opcode::Transpose).with("perm", perm);
+        let attrs = Attrs::new(Opcode::Transpose).with(attr::PERM, perm);
         self.edit.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem: ty.elem }, self.origin.clone())
     }
 
@@ -262,9 +262,9 @@ impl Lower<'_, '_> {
         let (shift, mults) = qcc_num::affine::multipliers(&[from.scale / to.scale]).map_err(|e| self.scale_error(e))?;
         let offset = qcc_num::affine::offset(shift, to.zero, &[(from.zero, mults[0])]);
         let attrs = Attrs::new(Opcode::Rescale)
-            .with("mult", i64::from(mults[0]))
-            .with("shift", i64::from(shift))
-            .with("offset", i64::from(offset));
+            .with(attr::MULT, i64::from(mults[0]))
+            .with(attr::SHIFT, i64::from(shift))
+            .with(attr::OFFSET, i64::from(offset));
         let dims = self.dims(v);
         Ok(self.emit_result(Opcode::Rescale, &[v], attrs, "", &dims))
     }

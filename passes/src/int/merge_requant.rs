@@ -18,7 +18,7 @@
 //! | a rescaling of a requantized or rescaled value scales its multipliers | no: one rounding less; left out with `exact` |
 //! | what changes no code goes away | yes |
 
-use qcc_ir::{Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
+use qcc_ir::{Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
 use qcc_num::{affine, requant};
 
 use crate::rewrite::{bypass, can_bypass, is_live, produced_by, produced_once, substitute};
@@ -68,19 +68,19 @@ fn label(edit: &Edit, n: NodeId, what: &str) -> String {
 /// The code that each code becomes, for operations on single elements.
 pub(crate) fn table_of(g: &Graph, n: NodeId) -> Option<Vec<u8>> {
     let attrs = &g.node(n).attrs;
-    let bound = |name: &str| u8::try_from(attrs.int(name)).ok();
+    let bound = |key| u8::try_from(attrs.get(key)).ok();
     match g.op(n) {
         Opcode::Lut => {
             let table = g.constant(*g.operands(n).get(1)?)?.as_u8()?;
             (table.len() == 256).then(|| table.to_vec())
         }
         Opcode::Clamp => {
-            let (lo, hi) = (bound("lo")?, bound("hi")?);
+            let (lo, hi) = (bound(attr::LO)?, bound(attr::HI)?);
             (lo <= hi).then(|| (0..=255u8).map(|q| q.clamp(lo, hi)).collect())
         }
         Opcode::Rescale => {
             let rule = rescale_rule(g, n)?;
-            let mult = i32::from(i16::try_from(attrs.int("mult")).ok()?);
+            let mult = i32::from(i16::try_from(attrs.get(attr::MULT)).ok()?);
             Some((0..=255).map(|q| rule.apply(q * mult)).collect())
         }
         _ => None,
@@ -89,12 +89,12 @@ pub(crate) fn table_of(g: &Graph, n: NodeId) -> Option<Vec<u8>> {
 
 fn rescale_rule(g: &Graph, n: NodeId) -> Option<affine::Affine> {
     let attrs = &g.node(n).attrs;
-    let byte = |name: &str| u8::try_from(attrs.int(name)).ok();
+    let byte = |key| u8::try_from(attrs.get(key)).ok();
     Some(affine::Affine {
-        shift: u32::try_from(attrs.int("shift")).ok()?,
-        offset: i32::try_from(attrs.int("offset")).ok()?,
-        lo: byte("lo")?,
-        hi: byte("hi")?,
+        shift: u32::try_from(attrs.get(attr::SHIFT)).ok()?,
+        offset: i32::try_from(attrs.get(attr::OFFSET)).ok()?,
+        lo: byte(attr::LO)?,
+        hi: byte(attr::HI)?,
     })
     .filter(|r| r.lo <= r.hi)
 }
@@ -122,7 +122,7 @@ fn bounded(g: &Graph, v: ValueId) -> Option<NodeId> {
     let n = g.producer(v)?;
     match g.op(n) {
         Opcode::Reshape | Opcode::Transpose | Opcode::Slice | Opcode::IMaxPool => bounded(g, g.operands(n)[0]),
-        _ => g.node(n).attrs.has("lo").then_some(n),
+        _ => g.node(n).attrs.has(attr::LO).then_some(n),
     }
 }
 
@@ -133,10 +133,10 @@ fn clamp_into_bounds(edit: &mut Edit, n: NodeId) -> bool {
     }
     let (x, y) = (g.operands(n)[0], g.result(n));
     let Some(source) = bounded(g, x).filter(|_| can_bypass(g, y, x)) else { return false };
-    let (lo, hi) = (g.node(n).attrs.int("lo"), g.node(n).attrs.int("hi"));
+    let (lo, hi) = (g.node(n).attrs.get(attr::LO), g.node(n).attrs.get(attr::HI));
     let (node, elem) = (g.node(source).clone(), g.ty(y).elem.clone());
-    let narrowed = |name: &str| node.attrs.int(name).clamp(lo, hi.max(lo));
-    let attrs = node.attrs.clone().with("lo", narrowed("lo")).with("hi", narrowed("hi"));
+    let narrowed = |key: attr::Key<i64>| node.attrs.get(key).clamp(lo, hi.max(lo));
+    let attrs = node.attrs.clone().with(attr::LO, narrowed(attr::LO)).with(attr::HI, narrowed(attr::HI));
     let same_type = g.ty(x).elem == elem;
     // In another type the codes on the way would stand for something else.
     if !same_type || !edit.begin(label(edit, n, "into the bounds before it")) {
@@ -183,15 +183,15 @@ fn rescale_clamped(edit: &mut Edit, n: NodeId) -> bool {
     }
     let Some(clamp) = produced_by(g, g.operands(n)[0], Opcode::Clamp) else { return false };
     let (Some(table), Some(_)) = (table_of(g, n), table_of(g, clamp)) else { return false };
-    let bound = |name: &str| g.node(clamp).attrs.int(name);
+    let bound = |key| g.node(clamp).attrs.get(key);
     let at = |q: i64| i64::from(table[usize::try_from(q).unwrap_or(0).min(255)]);
-    let (lo, hi) = (at(bound("lo")), at(bound("hi")));
+    let (lo, hi) = (at(bound(attr::LO)), at(bound(attr::HI)));
     let attrs = g.node(n).attrs.clone();
     let source = g.operands(clamp)[0];
-    if attrs.int("mult") < 0 || !edit.begin(label(edit, n, "takes in the clamp before it")) {
+    if attrs.get(attr::MULT) < 0 || !edit.begin(label(edit, n, "takes in the clamp before it")) {
         return false;
     }
-    edit.set_op(n, Opcode::Rescale, attrs.with("lo", lo).with("hi", hi));
+    edit.set_op(n, Opcode::Rescale, attrs.with(attr::LO, lo).with(attr::HI, hi));
     edit.set_operand(n, 0, source);
     true
 }
@@ -210,7 +210,7 @@ fn rescale_into_multipliers(edit: &mut Edit, n: NodeId) -> bool {
     let (x, y) = (g.operands(n)[0], g.result(n));
     let (Some(table), Some(to)) = (table_of(g, n), zero_point(g, y)) else { return false };
     let attrs = &g.node(n).attrs;
-    let factor = attrs.int("mult") as f64 / (attrs.int("shift") as f64).exp2();
+    let factor = attrs.get(attr::MULT) as f64 / (attrs.get(attr::SHIFT) as f64).exp2();
     if factor <= 0.0 {
         return false;
     }
@@ -219,23 +219,23 @@ fn rescale_into_multipliers(edit: &mut Edit, n: NodeId) -> bool {
     };
     // What the first operation clamps, the merged one clamps.
     let before = g.node(inner).attrs.clone();
-    let bound = |name: &str| i64::from(table[usize::try_from(before.int(name)).unwrap_or(0).min(255)]);
-    let bounded = before.clone().with("lo", bound("lo")).with("hi", bound("hi"));
+    let bound = |key| i64::from(table[usize::try_from(before.get(key)).unwrap_or(0).min(255)]);
+    let bounded = before.clone().with(attr::LO, bound(attr::LO)).with(attr::HI, bound(attr::HI));
     let operands = g.operands(inner);
     let merged = if g.op(inner) == Opcode::Requant {
         let Some(mult) = g.constant(operands[1]).and_then(|t| t.as_i32()) else { return false };
-        let unit = (before.int("shl") as f64 - 38.0).exp2();
+        let unit = (before.get(attr::SHL) as f64 - 38.0).exp2();
         let factors: Vec<f64> = mult.iter().map(|&m| f64::from(m) * unit * factor).collect();
         let Ok((shl, mult)) = requant::multipliers(&factors) else { return false };
-        let attrs = bounded.with("shl", i64::from(shl)).with("offset", i64::from(requant::offset(to, None)));
+        let attrs = bounded.with(attr::SHL, i64::from(shl)).with(attr::OFFSET, i64::from(requant::offset(to, None)));
         (attrs, Some(mult))
     } else {
         let Some(from) = zero_point(g, operands[0]) else { return false };
-        let first = before.int("mult") as f64 / (before.int("shift") as f64).exp2();
+        let first = before.get(attr::MULT) as f64 / (before.get(attr::SHIFT) as f64).exp2();
         let Ok((shift, mult)) = affine::multipliers(&[first * factor]) else { return false };
         let offset = affine::offset(shift, to, &[(from, mult[0])]);
-        let attrs = bounded.with("shift", i64::from(shift)).with("offset", i64::from(offset));
-        (attrs.with("mult", i64::from(mult[0])), None)
+        let attrs = bounded.with(attr::SHIFT, i64::from(shift)).with(attr::OFFSET, i64::from(offset));
+        (attrs.with(attr::MULT, i64::from(mult[0])), None)
     };
     let (op, name) = (g.op(inner), format!("{}.mult", g.name_of(y)));
     if !edit.begin(label(edit, n, "into the multipliers before it")) {

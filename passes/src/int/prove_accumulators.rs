@@ -12,7 +12,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::IntOp;
-use qcc_ir::{Class, Diags, Edit, Graph, NodeId};
+use qcc_ir::{Class, Diags, Edit, Graph, NodeId, attr};
 
 use crate::{Context, Pass, diag_at};
 
@@ -91,7 +91,7 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
             Some(bias.iter().enumerate().map(bound).collect())
         }
         IntOp::MatMul | IntOp::QMatMul => {
-            let zeros = attrs.ints("zeros");
+            let zeros = attrs.get(attr::ZEROS);
             let depth = i64::try_from(*g.ty(operands[0]).dims.last()?).ok()?;
             let [a, b] = [zeros[0], zeros[1]].map(|z| [-z, 255 - z]);
             let products = a.iter().flat_map(|x| b.iter().map(move |y| x * y));
@@ -99,13 +99,13 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
             Some(vec![(lo.saturating_mul(depth), hi.saturating_mul(depth))])
         }
         IntOp::AveragePool => {
-            let count: i64 = attrs.ints("kernel").iter().product();
-            Some(vec![around(attrs.int("zero"), count)])
+            let count: i64 = attrs.get(attr::KERNEL).iter().product();
+            Some(vec![around(attrs.get(attr::ZERO), count)])
         }
         IntOp::Mean => {
             let dims = &g.ty(operands[0]).dims;
-            let count: usize = attrs.sizes("axes").iter().filter_map(|&a| dims.get(a)).product();
-            Some(vec![around(attrs.int("zero"), i64::try_from(count).ok()?)])
+            let count: usize = attrs.sizes(attr::AXES).iter().filter_map(|&a| dims.get(a)).product();
+            Some(vec![around(attrs.get(attr::ZERO), i64::try_from(count).ok()?)])
         }
         // What of these grows with an extent has 64 bits; what has 32 is bounded by the rule of the operator.
         IntOp::Requant

@@ -29,7 +29,9 @@ pub(crate) mod constants;
 mod dynamic;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Range, Tensor, Uniform, ValueId};
+use qcc_ir::{
+    Attrs, Data, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Range, Tensor, Uniform, ValueId, attr,
+};
 
 use crate::{Context, Pass, diag_at};
 
@@ -157,8 +159,8 @@ fn retype(edit: &mut Edit, v: ValueId, to: &Uniform, shift: i64) {
     if let Some(n) = g.producer(v).filter(|&n| g.op(n) == Opcode::Pad) {
         // On quantized types the value is a code.
         let attrs = g.node(n).attrs.clone();
-        let value = attrs.float("value") as i64 + shift;
-        edit.set_op(n, Opcode::Pad, attrs.with("value", value as f32));
+        let value = attrs.get(attr::VALUE) as i64 + shift;
+        edit.set_op(n, Opcode::Pad, attrs.with(attr::VALUE, value as f32));
     }
     edit.set_elem(v, Elem::Uniform(to.clone().into()));
 }

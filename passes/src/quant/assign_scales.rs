@@ -30,7 +30,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Uniform, ValueId};
+use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr};
 
 use crate::op_traits::{clamps, natural_range, selects};
 use crate::quant::insert_qdq::fine;
@@ -316,7 +316,7 @@ fn roomy(g: &Graph, v: ValueId, range: Range, table: Option<&RangeTable>) -> Ran
     if let Some(n) = g.producer(v) {
         match g.op(n) {
             Opcode::Relu => least = 0.0,
-            Opcode::Clip => (least, greatest) = (g.node(n).attrs.float("min"), g.node(n).attrs.float("max")),
+            Opcode::Clip => (least, greatest) = (g.node(n).attrs.get(attr::MIN), g.node(n).attrs.get(attr::MAX)),
             _ => {}
         }
     }
@@ -377,7 +377,7 @@ fn produced(g: &Graph, v: ValueId, range: Range) -> Option<Range> {
         Opcode::Softmax if !g.is_output(v) && range.max > 0.0 => Range { min: 0.0, max: range.max.min(1.0) },
         op if natural_range(op).is_some() => natural_range(op)?,
         Opcode::Pad => {
-            let value = g.node(n).attrs.float("value");
+            let value = g.node(n).attrs.get(attr::VALUE);
             range.union(Range { min: value, max: value })
         }
         _ => range,

@@ -18,7 +18,7 @@
 //! | `q t (concat a b) = concat (q t a) (q t b)`, and for padding and selection by a condition | yes: what pads is rounded as any element is |
 
 use egg::{Id, Rewrite, Subst, rewrite};
-use qcc_ir::{Diags, Edit, Opcode};
+use qcc_ir::{Diags, Edit, Opcode, attr};
 
 use crate::op_traits::selects;
 use crate::quant::quantize;
@@ -68,7 +68,7 @@ fn move_quantized(egraph: &mut Terms, class: Id) -> Option<Id> {
     let operation = egraph.analysis.site(site);
     let uniform = egraph.analysis.uniform(ty);
     if operation.op == Opcode::Pad {
-        let value = operation.attrs.float("value");
+        let value = operation.attrs.get(attr::VALUE);
         let code = quantize::code(value, uniform);
         if quantize::real(code, uniform) != value {
             return None;

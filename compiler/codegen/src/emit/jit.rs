@@ -2,7 +2,7 @@
 
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, default_libcall_names};
-use qcc_ir::{Diag, Diags, Graph, Opcode, Tensor, ValueId, diag::Code};
+use qcc_ir::{Diag, Diags, Graph, Opcode, Tensor, ValueId, attr, diag::Code};
 use qcc_runtime::abi::{RunF32Fn, RunF32MtFn, RunFn, RunMtFn};
 use qcc_runtime::{EntryPoints, Model};
 
@@ -76,7 +76,7 @@ fn packed_bytes(graph: &Graph, v: ValueId, constant: &Tensor) -> usize {
     }
     let has_groups = |node| matches!(graph.op(node), Opcode::QConv2d | Opcode::IConv2d);
     let node = graph.uses(v).into_iter().map(|(node, _)| node).find(|&node| has_groups(node));
-    let groups = node.map_or(1, |node| graph.node(node).attrs.int("groups").max(1) as usize);
+    let groups = node.map_or(1, |node| graph.node(node).attrs.get(attr::GROUPS).max(1) as usize);
     let taps: usize = middle.iter().product();
     let per_group = outputs / groups;
     let packed = if groups > 1 && per_group == 1 && *inputs == 1 {

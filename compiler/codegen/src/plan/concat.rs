@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use qcc_ir::ops::{Class, IntOp, Move};
-use qcc_ir::{Graph, NodeId, ValueId};
+use qcc_ir::{Graph, NodeId, ValueId, attr};
 
 use super::Place;
 use super::halo::{Halo, Requests};
@@ -43,7 +43,7 @@ pub fn parts(graph: &Graph, requests: &Requests, bound: impl Fn(ValueId) -> bool
         if bound(whole) {
             continue;
         }
-        let axis = graph.node(node).attrs.int("axis") as usize;
+        let axis = graph.node(node).attrs.get(attr::AXIS) as usize;
         if let Some(part) = beginning(graph, &parts, node, axis).filter(|_| !parts.contains_key(&whole))
             && fits(graph, requests, &parts, whole, &part, axis)
         {

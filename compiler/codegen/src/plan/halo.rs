@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use qcc_ir::ops::{Class, IntOp};
 use qcc_ir::window::Window;
-use qcc_ir::{Diag, Graph, NodeId, ValueId, diag::Code};
+use qcc_ir::{Diag, Graph, NodeId, ValueId, attr, diag::Code};
 
 use super::is_windowed;
 
@@ -102,8 +102,8 @@ fn needed(graph: &Graph, node: NodeId, op: IntOp) -> Result<Halo, Diag> {
         reach.saturating_sub(w.pads[axis] + dims[axis + 1])
     };
     let value = match op {
-        IntOp::Conv2d | IntOp::QConv2d => attrs.int("pad_value"),
-        IntOp::AveragePool => attrs.int("zero"),
+        IntOp::Conv2d | IntOp::QConv2d => attrs.get(attr::PAD_VALUE),
+        IntOp::AveragePool => attrs.get(attr::ZERO),
         // The least byte never wins a maximum.
         _ => 0,
     };

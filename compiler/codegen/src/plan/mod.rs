@@ -21,7 +21,7 @@ mod text;
 use std::collections::HashMap;
 
 use qcc_ir::ops::{Class, IntOp, Move};
-use qcc_ir::{Diag, Diags, Graph, NodeId, Type, ValueId, diag::Code};
+use qcc_ir::{Diag, Diags, Graph, NodeId, Type, ValueId, attr, diag::Code};
 
 pub use concat::windows as concat_windows;
 pub use halo::{Halo, window_of as halo_window};
@@ -271,7 +271,7 @@ impl Planner<'_> {
         let node = graph.producer(v)?;
         let attrs = &graph.node(node).attrs;
         let dense = match graph.op(node).info().class {
-            Class::Int(IntOp::Conv2d) => attrs.int("groups") == 1,
+            Class::Int(IntOp::Conv2d) => attrs.get(attr::GROUPS) == 1,
             class => matches!(class, Class::Int(IntOp::Linear)),
         };
         let measures = |user: NodeId| {
@@ -288,7 +288,7 @@ impl Planner<'_> {
     fn is_in_place(&self, node: NodeId, operands: &[Place], result: &Place) -> bool {
         let info = self.graph.op(node).info();
         let Class::Move(Move::Concat) = info.class else { return false };
-        let axis = self.graph.node(node).attrs.int("axis") as usize;
+        let axis = self.graph.node(node).attrs.get(attr::AXIS) as usize;
         concat::windows(result, axis, operands).iter().zip(operands).all(|(window, operand)| window == operand)
     }
 

@@ -2,6 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, Type, Value, types};
 use qcc_ir::Attrs;
+use qcc_ir::attr;
 use qcc_ir::ops::IntOp;
 use qcc_num::affine::Affine;
 use qcc_num::requant::Epilogue;
@@ -13,16 +14,16 @@ use crate::plan::Place;
 
 /// The constants of equations (1) to (4), or (15), as a node has them.
 pub fn epilogue_of(attrs: &Attrs) -> Epilogue {
-    let byte = |name: &str| attrs.int(name).clamp(0, 255) as u8;
-    let single = if attrs.has("single") { attrs.int("single") as u32 } else { 0 };
-    let (shl, offset) = (attrs.int("shl") as u32, attrs.int("offset") as i16);
-    Epilogue { shl, offset, single, lo: byte("lo"), hi: byte("hi") }
+    let byte = |key: attr::Key<i64>| attrs.get(key).clamp(0, 255) as u8;
+    let single = if attrs.has(attr::SINGLE) { attrs.get(attr::SINGLE) as u32 } else { 0 };
+    let (shl, offset) = (attrs.get(attr::SHL) as u32, attrs.get(attr::OFFSET) as i16);
+    Epilogue { shl, offset, single, lo: byte(attr::LO), hi: byte(attr::HI) }
 }
 
 /// The constants of equation (5) as a node has them; `offset` is 0 where it comes per channel.
 pub fn affine_of(attrs: &Attrs, offset: i64) -> Affine {
-    let byte = |name: &str| attrs.int(name).clamp(0, 255) as u8;
-    Affine { shift: attrs.int("shift") as u32, offset: offset as i32, lo: byte("lo"), hi: byte("hi") }
+    let byte = |key: attr::Key<i64>| attrs.get(key).clamp(0, 255) as u8;
+    Affine { shift: attrs.get(attr::SHIFT) as u32, offset: offset as i32, lo: byte(attr::LO), hi: byte(attr::HI) }
 }
 
 /// The common iteration space of the operands, broadcast to the result, and of the result.
@@ -65,19 +66,19 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
         let bytes = match op {
             IntOp::Clamp => {
                 let x = load(t, 0)[0];
-                clif::clamp(&mut t.b, x, attrs.int("lo") as u8, attrs.int("hi") as u8)
+                clif::clamp(&mut t.b, x, attrs.get(attr::LO) as u8, attrs.get(attr::HI) as u8)
             }
             IntOp::Rescale => {
                 let x = load(t, 0)[0];
-                let rule = affine_of(attrs, attrs.int("offset"));
+                let rule = affine_of(attrs, attrs.get(attr::OFFSET));
                 let x = clif::widen_bytes(&mut t.b, x);
-                let sums = x.map(|x| scaled(t, x, attrs.int("mult"), i64::from(rule.offset)));
+                let sums = x.map(|x| scaled(t, x, attrs.get(attr::MULT), i64::from(rule.offset)));
                 clif::affine(&mut t.b, sums, &rule)
             }
             IntOp::Add => {
                 let (x, y) = (load(t, 0)[0], load(t, 1)[0]);
-                let rule = affine_of(attrs, attrs.int("offset"));
-                let mults = attrs.ints("mults");
+                let rule = affine_of(attrs, attrs.get(attr::OFFSET));
+                let mults = attrs.get(attr::MULTS);
                 let (x, y) = (clif::widen_bytes(&mut t.b, x), clif::widen_bytes(&mut t.b, y));
                 let mut sums = x.map(|x| scaled(t, x, mults[0], i64::from(rule.offset)));
                 for (sum, y) in sums.iter_mut().zip(y) {
@@ -88,8 +89,8 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
             }
             IntOp::Mul => {
                 let (x, y) = (load(t, 0)[0], load(t, 1)[0]);
-                let zeros = attrs.ints("zeros");
-                let mult = clif::splat(&mut t.b, types::I32X4, attrs.int("mult"));
+                let zeros = attrs.get(attr::ZEROS);
+                let mult = clif::splat(&mut t.b, types::I32X4, attrs.get(attr::MULT));
                 let (x, y) = (clif::widen_bytes(&mut t.b, x), clif::widen_bytes(&mut t.b, y));
                 let mut products = x.map(|x| scaled(t, x, 1, -zeros[0]));
                 for (product, y) in products.iter_mut().zip(y) {

@@ -1,7 +1,7 @@
 //! `tensor.gather` at positions that are known at run time only: rows of a table, as embeddings are.
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
-use qcc_ir::{Attrs, Elem, Int, Type};
+use qcc_ir::{Attrs, Elem, Int, Type, attr};
 
 use super::elementwise::lane_type;
 use super::task::Task;
@@ -26,8 +26,8 @@ impl Lookup {
             data: operands[0].clone(),
             indices: operands[1].clone(),
             result: result.clone(),
-            axis: attrs.int("axis") as usize,
-            wrap: attrs.bool("wrap"),
+            axis: attrs.get(attr::AXIS) as usize,
+            wrap: attrs.get(attr::WRAP),
             signed,
         }
     }

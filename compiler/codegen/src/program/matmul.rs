@@ -7,7 +7,7 @@ mod packed;
 
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use qcc_ir::ops::IntOp;
-use qcc_ir::{Attrs, Diags};
+use qcc_ir::{Attrs, Diags, attr};
 use qcc_num::requant::Epilogue;
 
 use super::Builder;
@@ -59,13 +59,13 @@ impl MatMul {
             let dims = [&result.dims[..rank - 2], &p.dims[matrix..]].concat();
             p.broadcast(&dims)
         };
-        let zeros = attrs.ints("zeros");
+        let zeros = attrs.get(attr::ZEROS);
         MatMul {
             a: widened(&operands[0]),
             b: widened(&operands[1]),
             result: result.clone(),
             zeros: [zeros[0], zeros[1]],
-            requant: (op == IntOp::QMatMul).then(|| (attrs.int("mult"), super::elementwise::epilogue_of(attrs))),
+            requant: (op == IntOp::QMatMul).then(|| (attrs.get(attr::MULT), super::elementwise::epilogue_of(attrs))),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, Value};
 use qcc_ir::ops::Move;
-use qcc_ir::{Diag, Graph, NodeId, diag::Code};
+use qcc_ir::{Diag, Graph, NodeId, attr, diag::Code};
 
 use super::collapse::Loops;
 use super::elementwise::lane_type;
@@ -31,20 +31,20 @@ pub fn copies(
     let attrs = &graph.node(node).attrs;
     let one = |from: Place| (vec![Copy { from, to: to.clone() }], None);
     Ok(match op {
-        Move::Transpose => one(operands[0].permuted(&attrs.sizes("perm"))),
-        Move::Slice => one(operands[0].window(&attrs.sizes("starts"), &attrs.sizes("steps"), &to.dims)),
+        Move::Transpose => one(operands[0].permuted(&attrs.sizes(attr::PERM))),
+        Move::Slice => one(operands[0].window(&attrs.sizes(attr::STARTS), &attrs.sizes(attr::STEPS), &to.dims)),
         Move::Expand => one(operands[0].broadcast(&to.dims)),
         Move::Reshape | Move::Cast => one(operands[0].clone()),
         Move::Concat => {
             // An operand that was computed where it belongs is no copy.
-            let windows = concat_windows(to, attrs.int("axis") as usize, operands);
+            let windows = concat_windows(to, attrs.get(attr::AXIS) as usize, operands);
             let copies = operands.iter().zip(windows).filter(|(from, to)| *from != to);
             (copies.map(|(from, to)| Copy { from: from.clone(), to }).collect(), None)
         }
         Move::Pad => {
-            let before = attrs.sizes("pads")[..to.dims.len()].to_vec();
+            let before = attrs.sizes(attr::PADS)[..to.dims.len()].to_vec();
             let window = to.window(&before, &vec![1; to.dims.len()], &operands[0].dims);
-            (vec![Copy { from: operands[0].clone(), to: window }], Some(attrs.float("value") as i64))
+            (vec![Copy { from: operands[0].clone(), to: window }], Some(attrs.get(attr::VALUE) as i64))
         }
         Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex => {
             return Err(Diag::new(Code::CODEGEN, format!("{} is no copy", graph.describe(node))));
@@ -53,13 +53,13 @@ pub fn copies(
             let indices = graph.constant(graph.operands(node)[1]).and_then(|t| t.as_i64());
             let indices =
                 indices.ok_or_else(|| Diag::new(Code::CODEGEN, format!("{} is no copy", graph.describe(node))))?;
-            let extent = operands[0].dims[attrs.int("axis") as usize] as i64;
+            let extent = operands[0].dims[attrs.get(attr::AXIS) as usize] as i64;
             let absolute = |&i: &i64| {
-                let i = if i < 0 && attrs.bool("wrap") { i.saturating_add(extent) } else { i };
+                let i = if i < 0 && attrs.get(attr::WRAP) { i.saturating_add(extent) } else { i };
                 if (0..extent).contains(&i) { i } else { extent - 1 }
             };
             let indices: Vec<i64> = indices.iter().map(absolute).collect();
-            (gather(attrs.int("axis") as usize, &indices, &operands[0], to), None)
+            (gather(attrs.get(attr::AXIS) as usize, &indices, &operands[0], to), None)
         }
     })
 }

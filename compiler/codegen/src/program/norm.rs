@@ -3,6 +3,7 @@
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use cranelift_frontend::Variable;
 use qcc_ir::Attrs;
+use qcc_ir::attr;
 use qcc_ir::ops::IntOp;
 use qcc_num::norm::MEAN_BITS;
 use qcc_num::requant::FRACTION_BITS;
@@ -40,14 +41,14 @@ impl LayerNorm {
     pub fn new(op: IntOp, attrs: &Attrs, operands: &[Place], result: &Place) -> LayerNorm {
         let (output, parameters) = match op {
             IntOp::DynamicNorm => (Output::Raw { scale: operands[1].clone() }, &operands[2..]),
-            _ => (Output::Codes([attrs.int("lo") as u8, attrs.int("hi") as u8]), &operands[1..]),
+            _ => (Output::Codes([attrs.get(attr::LO) as u8, attrs.get(attr::HI) as u8]), &operands[1..]),
         };
         LayerNorm {
             x: operands[0].clone(),
             mult: parameters[0].broadcast(&result.dims),
             offset: parameters[1].broadcast(&result.dims),
             result: result.clone(),
-            axis: attrs.int("axis") as usize,
+            axis: attrs.get(attr::AXIS) as usize,
             attrs: attrs.clone(),
             output,
         }
@@ -63,7 +64,7 @@ impl LayerNorm {
         let places = [&self.x, &self.mult, &self.offset, &self.result];
         let bases = places.map(|p| t.address(p));
         let epsilon = match &self.output {
-            Output::Codes(_) => t.b.ins().iconst(types::I64, self.attrs.int("epsilon")),
+            Output::Codes(_) => t.b.ins().iconst(types::I64, self.attrs.get(attr::INT_EPSILON)),
             Output::Raw { scale } => {
                 let scale = t.address(scale);
                 epsilon(t, &self.attrs, scale)

@@ -4,7 +4,7 @@ use cranelift_module::{FuncId, Linkage};
 use qcc_ir::diag::Code;
 use qcc_ir::ops::IntOp;
 use qcc_ir::window::Window;
-use qcc_ir::{Diag, Diags, NodeId, Tensor, ValueId};
+use qcc_ir::{Diag, Diags, NodeId, Tensor, ValueId, attr};
 
 use super::collapse::Loops;
 use super::conv::bands::Band;
@@ -37,7 +37,7 @@ impl Builder<'_> {
         } else {
             None
         };
-        let residual = operands.get(4).filter(|_| fused).map(|r| (r.clone(), attrs.int("residual_mult") as u16));
+        let residual = operands.get(4).filter(|_| fused).map(|r| (r.clone(), attrs.get(attr::RESIDUAL_MULT) as u16));
         let mut images: Vec<&Place> = [&operands[0], result].into_iter().collect();
         images.extend(residual.iter().map(|(place, _)| place));
         let images = match is_conv {
@@ -57,7 +57,7 @@ impl Builder<'_> {
             x: images[0].clone(),
             result: images[1].clone(),
             window,
-            groups: if is_conv { attrs.int("groups") as usize } else { 1 },
+            groups: if is_conv { attrs.get(attr::GROUPS) as usize } else { 1 },
             weights,
             bias,
             requant,
@@ -66,7 +66,7 @@ impl Builder<'_> {
             acc_bound: accumulator_bound(weights, bias),
             bands: vec![Band::whole(images[1].dims[1])],
             strip: 1,
-            pad_value: if is_conv { attrs.int("pad_value") as i32 } else { 0 },
+            pad_value: if is_conv { attrs.get(attr::PAD_VALUE) as i32 } else { 0 },
             next_bytes: self.next_bytes,
             weight_bytes: 1,
             choice: self.options.tuning.get(value).copied().unwrap_or_default(),

@@ -2,6 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use qcc_ir::Attrs;
+use qcc_ir::attr;
 use qcc_ir::window::Window;
 use qcc_num::requant::Epilogue;
 
@@ -26,13 +27,14 @@ pub struct Mean {
 impl Mean {
     /// The mean that a node stands for.
     pub fn new(attrs: &Attrs, x: &Place, result: &Place) -> Mean {
-        let result = if attrs.bool("keepdims") { result.clone() } else { keep_dims(x, result, &attrs.sizes("axes")) };
+        let result =
+            if attrs.get(attr::KEEPDIMS) { result.clone() } else { keep_dims(x, result, &attrs.sizes(attr::AXES)) };
         Mean {
             x: x.clone(),
             result,
-            axes: attrs.sizes("axes"),
-            zero: attrs.int("zero"),
-            mult: attrs.int("mult") as i32,
+            axes: attrs.sizes(attr::AXES),
+            zero: attrs.get(attr::ZERO),
+            mult: attrs.get(attr::MULT) as i32,
             epilogue: super::elementwise::epilogue_of(attrs),
         }
     }

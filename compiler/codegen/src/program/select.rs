@@ -2,6 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use qcc_ir::Attrs;
+use qcc_ir::attr;
 use qcc_ir::ops::Move;
 
 use super::collapse::Loops;
@@ -53,9 +54,9 @@ pub struct Order {
 impl Order {
     /// What a node stands for.
     pub fn new(op: Move, attrs: &Attrs, x: &Place, result: &Place) -> Order {
-        let axis = attrs.int("axis") as usize;
+        let axis = attrs.get(attr::AXIS) as usize;
         let mut result = result.clone();
-        if op == Move::ArgMax && !attrs.bool("keepdims") {
+        if op == Move::ArgMax && !attrs.get(attr::KEEPDIMS) {
             result.dims.insert(axis, 1);
             result.strides.insert(axis, 0);
         }
@@ -63,9 +64,9 @@ impl Order {
             x: x.clone(),
             result,
             axis,
-            k: if op == Move::ArgMax { 1 } else { attrs.int("k") as usize },
-            largest: op == Move::ArgMax || attrs.bool("largest"),
-            last: op == Move::ArgMax && attrs.bool("last"),
+            k: if op == Move::ArgMax { 1 } else { attrs.get(attr::K) as usize },
+            largest: op == Move::ArgMax || attrs.get(attr::LARGEST),
+            last: op == Move::ArgMax && attrs.get(attr::LAST),
             positions: op != Move::TopK,
         }
     }

@@ -3,6 +3,7 @@
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Value, types};
 use qcc_ir::Attrs;
+use qcc_ir::attr;
 
 use super::elementwise::lane_type;
 use super::task::Task;
@@ -40,7 +41,13 @@ struct Row {
 impl<'p> Softmax<'p> {
     /// The softmax that a node stands for.
     pub fn new(attrs: &Attrs, operands: &'p [Place], result: &'p Place) -> Softmax<'p> {
-        Softmax { x: &operands[0], table: &operands[1], result, mult: attrs.int("mult"), masked: attrs.bool("masked") }
+        Softmax {
+            x: &operands[0],
+            table: &operands[1],
+            result,
+            mult: attrs.get(attr::MULT),
+            masked: attrs.get(attr::MASKED),
+        }
     }
 
     /// Units: rows.

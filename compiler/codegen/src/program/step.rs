@@ -4,7 +4,7 @@ use cranelift_codegen::ir::Function;
 use cranelift_module::{FuncId, Linkage};
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Class, IntOp, Move};
-use qcc_ir::{Attrs, Diag, Diags, Graph, NodeId, Opcode};
+use qcc_ir::{Attrs, Diag, Diags, Graph, NodeId, Opcode, attr};
 
 use super::dynamic::parameters::dynamic_scale;
 use super::dynamic::{common, tables};
@@ -197,7 +197,7 @@ impl Builder<'_> {
             IntOp::Conv2d | IntOp::QConv2d | IntOp::Linear | IntOp::QLinear => self.product(o, op),
             IntOp::MaxPool => self.pool(o, &Reduction::Max),
             IntOp::AveragePool => {
-                let (zero, mult) = (attrs.int("zero"), operands[1].clone());
+                let (zero, mult) = (attrs.get(attr::ZERO), operands[1].clone());
                 self.pool(o, &Reduction::Average { zero, mult, epilogue: elementwise::epilogue_of(attrs) })
             }
             IntOp::Mean => self.mean(o),
@@ -215,14 +215,14 @@ impl Builder<'_> {
             IntOp::DynamicRequant => self.dynamic_requant(o),
             IntOp::AlignScales => self.once(o, "align_scales", |t| common::align_scales(t, operands, result)),
             IntOp::CommonScale => {
-                self.once(o, "common_scale", |t| common::common_scale(t, &attrs.ints("levels"), operands, result))
+                self.once(o, "common_scale", |t| common::common_scale(t, &attrs.get(attr::LEVELS), operands, result))
             }
             IntOp::ProductScale => self.once(o, "product_scale", |t| common::product_scale(t, operands, result)),
             IntOp::DynamicAdd => self.each(o, &operands[..2], "dynamic_add", |t| {
-                common::add(t, &attrs.ints("zeros"), operands, result);
+                common::add(t, &attrs.get(attr::ZEROS), operands, result);
             }),
             IntOp::DynamicMul => self.each(o, operands, "dynamic_mul", |t| {
-                common::multiply(t, &attrs.ints("zeros"), operands, result);
+                common::multiply(t, &attrs.get(attr::ZEROS), operands, result);
             }),
             IntOp::DynamicRescale => self.each(o, &operands[..1], "dynamic_rescale", |t| {
                 common::rescale(t, attrs, operands, result);
@@ -234,7 +234,9 @@ impl Builder<'_> {
                 self.task_of(o, loops.units(), Cost::of("dynamic_lut"), |t| tables::look_up(t, operands, result))
             }
             IntOp::Combine => self.combine(o),
-            IntOp::Byte => self.each(o, operands, "int.byte", |t| wide::byte(t, attrs.bool("high"), operands, result)),
+            IntOp::Byte => {
+                self.each(o, operands, "int.byte", |t| wide::byte(t, attrs.get(attr::HIGH), operands, result))
+            }
             IntOp::WideMul => self.each(o, operands, "int.wide_mul", |t| wide::product(t, attrs, operands, result)),
             IntOp::Lut if operands[0].element != 1 || result.element != 1 => {
                 self.each(o, &operands[..1], "int.lut", |t| wide::lut(t, &operands[..1], &operands[1], result))

@@ -2,7 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use cranelift_module::{DataId, Linkage};
-use qcc_ir::{Attrs, Diags, NodeId};
+use qcc_ir::{Attrs, Diags, NodeId, attr};
 use qcc_num::wide::{SHIFT, limit};
 
 use super::elementwise::{loops, operand};
@@ -43,7 +43,7 @@ struct Rule {
 
 impl Rule {
     fn of(attrs: &Attrs) -> Rule {
-        Rule { lo: attrs.int("lo"), hi: attrs.int("hi"), is_wide: attrs.int("bits") == 16 }
+        Rule { lo: attrs.get(attr::LO), hi: attrs.get(attr::HI), is_wide: attrs.get(attr::BITS) == 16 }
     }
 }
 
@@ -66,7 +66,7 @@ impl Builder<'_> {
         let [bias, mult, offset] =
             <[_; 3]>::try_from(constants).map_err(|_| bug(format!("{name}: a sum without constants")))?;
         let attrs = &self.graph.node(node).attrs;
-        let factors = attrs.ints("factors");
+        let factors = attrs.get(attr::FACTORS);
         let xs = operands[3..].to_vec();
         let greatest = |p: &Place| match p.element {
             1 => 255,
@@ -223,8 +223,8 @@ pub fn product(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Pla
     let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
     bases.push(t.address(result));
     let splats: Vec<bool> = loops.inner.iter().map(|&s| s == 0).collect();
-    let zeros = attrs.ints("zeros");
-    let (mult, offset) = (attrs.int("mult"), attrs.int("offset"));
+    let zeros = attrs.get(attr::ZEROS);
+    let (mult, offset) = (attrs.get(attr::MULT), attrs.get(attr::OFFSET));
     let most = limit(mult);
     t.lanes(&loops, &bases, &mut |t, at, lanes| {
         let centred = |t: &mut Task<'_>, i: usize| {

@@ -3,7 +3,7 @@
 use cranelift_codegen::ir::{InstBuilder, Value};
 use cranelift_module::{DataId, FuncId, Linkage};
 use qcc_ir::ops::IntOp;
-use qcc_ir::{Diags, NodeId, Tensor, ValueId};
+use qcc_ir::{Diags, NodeId, Tensor, ValueId, attr};
 
 use super::collapse::{Level, Loops};
 use super::elementwise::{affine_of, epilogue_of};
@@ -98,18 +98,19 @@ impl Builder<'_> {
                 let rule = epilogue_limits(attrs);
                 Some((Function::Clamp { lo: rule.0, hi: rule.1 }, Vec::new()))
             }
-            IntOp::Rescale => pair([attrs.int("mult"), 0], attrs.int("offset"))
+            IntOp::Rescale => pair([attrs.get(attr::MULT), 0], attrs.get(attr::OFFSET))
                 .map(|data| (Function::Rescale(affine_of(attrs, 0)), data)),
             IntOp::Add => {
-                let mults = attrs.ints("mults");
-                pair([mults[0], mults[1]], attrs.int("offset")).map(|data| (Function::Add(affine_of(attrs, 0)), data))
+                let mults = attrs.get(attr::MULTS);
+                pair([mults[0], mults[1]], attrs.get(attr::OFFSET))
+                    .map(|data| (Function::Add(affine_of(attrs, 0)), data))
             }
             IntOp::Mul => {
-                let zeros = attrs.ints("zeros");
+                let zeros = attrs.get(attr::ZEROS);
                 let byte = |zero: i64| u8::try_from(zero).map_err(|_| bug(format!("zero point {zero} is not a byte")));
                 let function =
                     Function::Mul { zeros: [byte(zeros[0])?, byte(zeros[1])?], epilogue: epilogue_of(attrs) };
-                Some((function, pack_multiplier(shape, attrs.int("mult") as i32)))
+                Some((function, pack_multiplier(shape, attrs.get(attr::MULT) as i32)))
             }
             IntOp::Lut => self
                 .constant_operand(node, 1)
@@ -151,8 +152,8 @@ impl Builder<'_> {
 }
 
 fn epilogue_limits(attrs: &qcc_ir::Attrs) -> (u8, u8) {
-    let byte = |name: &str| attrs.int(name).clamp(0, 255) as u8;
-    (byte("lo"), byte("hi"))
+    let byte = |key: attr::Key<i64>| attrs.get(key).clamp(0, 255) as u8;
+    (byte(attr::LO), byte(attr::HI))
 }
 
 /// Emits the task. `places` are the operands and the result.

@@ -3,7 +3,7 @@
 use cranelift_codegen::ir::{InstBuilder, Value};
 use cranelift_module::{DataId, FuncId, Linkage};
 use qcc_ir::window::Window;
-use qcc_ir::{Attrs, Diags};
+use qcc_ir::{Attrs, Diags, attr};
 use qcc_num::requant::Epilogue;
 
 use super::elementwise::epilogue_of;
@@ -40,7 +40,7 @@ impl<'a> Factors<'a> {
         let taps = w.kernel[0] * w.kernel[1];
         Factors {
             weights: None,
-            bias: vec![-(attrs.int("zero") as i32) * taps as i32],
+            bias: vec![-(attrs.get(attr::ZERO) as i32) * taps as i32],
             mult,
             epilogue: epilogue_of(attrs),
             residual: None,

@@ -1,6 +1,7 @@
 //! Linear layers and matrix products.
 
 use qcc_ir::Diag;
+use qcc_ir::attr;
 
 use super::Call;
 use super::matrix::{Matrix, multiply_add};
@@ -42,7 +43,7 @@ pub(super) fn matmul(call: &Call) -> Result<Vec<f32>, Diag> {
             multiply_add((*m, *n, *k), left, right, result, *n, call.cx.parallelism());
         }
     });
-    let alpha = call.attrs.float("alpha");
+    let alpha = call.attrs.get(attr::ALPHA);
     if alpha != 1.0 {
         out.iter_mut().for_each(|v| *v *= alpha);
     }

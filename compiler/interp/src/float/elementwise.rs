@@ -1,7 +1,7 @@
 //! One function applied to each element, or to each pair of elements.
 
 use qcc_ir::ops::Binary;
-use qcc_ir::{Attrs, Diag, Opcode};
+use qcc_ir::{Attrs, Diag, Opcode, attr};
 
 use super::Call;
 use crate::context::Context;
@@ -25,10 +25,10 @@ pub(super) fn unary(call: &Call, op: Opcode, f: fn(&Attrs, f32) -> f32) -> Resul
     Ok(if op == Opcode::Relu {
         map(cx, x, |v| v.max(0.0))
     } else if op == Opcode::Clip {
-        let (min, max) = (attrs.float("min"), attrs.float("max"));
+        let (min, max) = (attrs.get(attr::MIN), attrs.get(attr::MAX));
         map(cx, x, move |v| v.max(min).min(max))
     } else if op == Opcode::LeakyRelu {
-        let alpha = attrs.float("alpha");
+        let alpha = attrs.get(attr::ALPHA);
         map(cx, x, move |v| if v < 0.0 { alpha * v } else { v })
     } else {
         map(cx, x, |v| f(attrs, v))

@@ -1,6 +1,7 @@
 //! Reductions and normalizations. Sums run in f64 and are rounded once.
 
 use qcc_ir::Diag;
+use qcc_ir::attr;
 use qcc_ir::ops::{Norm, Reduce};
 
 use super::Call;
@@ -12,7 +13,7 @@ fn sum(x: &[f32]) -> f64 {
 
 /// One result over `axes`. Without elements a mean is NaN, a maximum or minimum infinite, as in ONNX.
 pub(super) fn reduce(call: &Call, op: Reduce) -> Result<Vec<f32>, Diag> {
-    let (x, dims, axes) = (call.f32s(0)?, call.dims_of(0), call.attrs.sizes("axes"));
+    let (x, dims, axes) = (call.f32s(0)?, call.dims_of(0), call.attrs.sizes(attr::AXES));
     let trailing = (dims.len() - axes.len().min(dims.len())..dims.len()).all(|d| axes.contains(&d));
     let moved;
     let (x, count) = if trailing {
@@ -46,7 +47,7 @@ pub(super) fn normalize(call: &Call, op: Norm) -> Result<Vec<f32>, Diag> {
 fn batch(call: &Call) -> Result<Vec<f32>, Diag> {
     let x = call.f32s(0)?;
     let (scale, bias, mean, var) = (call.f32s(1)?, call.f32s(2)?, call.f32s(3)?, call.f32s(4)?);
-    let epsilon = call.attrs.float("epsilon");
+    let epsilon = call.attrs.get(attr::EPSILON);
     let (_, channels, plane) = around(call.dims, 1);
     let mut out = call.cx.empty(x.len());
     out.extend_from_slice(x);
@@ -63,8 +64,8 @@ fn layer(call: &Call) -> Result<Vec<f32>, Diag> {
     let x = call.f32s(0)?;
     let stretched = |i: usize| Ok(gather(call.f32s(i)?, 0, call.dims, &broadcast_strides(call.dims_of(i), call.dims)));
     let (scale, bias): (Vec<f32>, Vec<f32>) = (stretched(1)?, stretched(2)?);
-    let epsilon = f64::from(call.attrs.float("epsilon"));
-    let length = call.dims[call.attrs.int("axis") as usize..].iter().product();
+    let epsilon = f64::from(call.attrs.get(attr::EPSILON));
+    let length = call.dims[call.attrs.get(attr::AXIS) as usize..].iter().product();
     let mut out = call.cx.empty(x.len());
     out.extend_from_slice(x);
     call.cx.chunks(&mut out, length, |row, out| {
@@ -83,7 +84,7 @@ fn layer(call: &Call) -> Result<Vec<f32>, Diag> {
 /// `exp(x - max) / sum(exp(x - max))` along `axis`.
 fn softmax(call: &Call) -> Result<Vec<f32>, Diag> {
     let x = call.f32s(0)?;
-    let (outer, extent, inner) = around(call.dims, call.attrs.int("axis") as usize);
+    let (outer, extent, inner) = around(call.dims, call.attrs.get(attr::AXIS) as usize);
     let mut out = call.cx.empty(x.len());
     out.extend_from_slice(x);
     for o in 0..outer {

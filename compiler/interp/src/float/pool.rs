@@ -1,7 +1,7 @@
 //! Pooling over height and width.
 
 use qcc_ir::ops::Pool;
-use qcc_ir::{Diag, Window};
+use qcc_ir::{Diag, Window, attr};
 
 use super::Call;
 use crate::reach::reach;
@@ -59,7 +59,7 @@ fn slide(call: &Call, window: &Window, initial: f32, fold: impl Fn(f32, f32) -> 
 fn counts(call: &Call, window: &Window) -> Result<Vec<f32>, Diag> {
     let [_, _, h, w] = call.dims4(0)?;
     let along = |d: usize, output: usize, input: usize| -> Vec<usize> {
-        if call.attrs.bool("count_include_pad") {
+        if call.attrs.get(attr::COUNT_INCLUDE_PAD) {
             return vec![window.kernel[d]; output];
         }
         let mut counts = vec![0; output];

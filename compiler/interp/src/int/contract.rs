@@ -1,6 +1,6 @@
 //! Sums of products of bytes, and their requantization.
 
-use qcc_ir::{Diag, Window};
+use qcc_ir::{Diag, Window, attr};
 use qcc_num::requant::residual_term;
 
 use super::{Call, accumulator};
@@ -26,7 +26,7 @@ pub(super) fn conv2d(call: &Call) -> Result<Vec<i32>, Diag> {
     let &[outputs, kh, kw, per_group] = call.dims_of(1) else { return Err(call.wrong(1, "OHWI")) };
     let [_, oh, ow, _] = *call.dims else { return Err(call.wrong(0, "NHWC")) };
     let window = Window::conv(call.attrs, [kh, kw]);
-    let pad_value = call.attrs.int("pad_value") as u8;
+    let pad_value = call.attrs.get(attr::PAD_VALUE) as u8;
     let groups = channels.checked_div(per_group).unwrap_or(1).max(1);
     let (group_outputs, patch_size) = (outputs / groups, kh * kw * per_group);
 
@@ -77,12 +77,12 @@ pub(super) fn linear(call: &Call) -> Result<Vec<i32>, Diag> {
 
 /// `requant` of [`matmul`] with one multiplier.
 pub(super) fn qmatmul(call: &Call) -> Result<Vec<u8>, Diag> {
-    requant(call, &matmul(call)?, &[call.attrs.int("mult") as i32], None)
+    requant(call, &matmul(call)?, &[call.attrs.get(attr::MULT) as i32], None)
 }
 
 /// `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])`.
 pub(super) fn matmul(call: &Call) -> Result<Vec<i32>, Diag> {
-    let (a, b, zeros) = (call.u8s(0)?, call.u8s(1)?, call.attrs.ints("zeros"));
+    let (a, b, zeros) = (call.u8s(0)?, call.u8s(1)?, call.attrs.get(attr::ZEROS));
     let (Some((outer_a, &[m, k])), Some((outer_b, &[_, n]))) =
         (call.dims_of(0).split_last_chunk(), call.dims_of(1).split_last_chunk())
     else {
@@ -116,7 +116,7 @@ pub(super) fn requant(call: &Call, acc: &[i32], mult: &[i32], residual: Option<&
     Ok(match residual {
         None => acc.iter().enumerate().map(|(i, &a)| epilogue.apply(a, mult_of(i), 0)).collect(),
         Some(residual) => {
-            let factor = call.attrs.int("residual_mult") as u16;
+            let factor = call.attrs.get(attr::RESIDUAL_MULT) as u16;
             let one = |(i, (&a, &r))| epilogue.apply(a, mult_of(i), residual_term(r, factor));
             acc.iter().zip(residual).enumerate().map(one).collect()
         }

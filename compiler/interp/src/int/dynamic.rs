@@ -1,6 +1,7 @@
 //! Values whose scale is found at run time: the range of accumulators, what follows from it, and sums.
 
 use qcc_ir::Diag;
+use qcc_ir::attr;
 use qcc_ir::diag::Code;
 use qcc_num::dynamic::{self, INTERVALS, ROW, Rule, Samples, Scale};
 use qcc_num::norm::Row;
@@ -11,7 +12,7 @@ use crate::layout::zip_broadcast;
 /// Least and greatest of each channel over every `rows` positions: `[parts, 2, C]`.
 pub(super) fn extrema(call: &Call) -> Result<Vec<i32>, Diag> {
     let channels = call.dims_of(0).last().copied().unwrap_or(1).max(1);
-    let rows = usize::try_from(call.attrs.int("rows")).unwrap_or(1).max(1);
+    let rows = usize::try_from(call.attrs.get(attr::ROWS)).unwrap_or(1).max(1);
     let mut result = Vec::with_capacity(call.dims.iter().product());
     for part in call.i32s(0)?.chunks(rows * channels) {
         let (mut least, mut greatest) = (vec![i32::MAX; channels], vec![i32::MIN; channels]);
@@ -40,12 +41,12 @@ pub(super) fn scale(call: &Call) -> Result<Vec<i32>, Diag> {
             *greatest = (*greatest).max(part[channels + c]);
         }
     }
-    let exponent = |name: &str| call.attrs.int(name) as i32;
+    let exponent = |key| call.attrs.get(key) as i32;
     let rule = Rule {
-        weight_exponent: exponent("weight_exponent"),
-        bias_exponent: exponent("bias_exponent"),
-        rectify: call.attrs.bool("rectify"),
-        ceiling_exponent: exponent("ceiling_exponent"),
+        weight_exponent: exponent(attr::WEIGHT_EXPONENT),
+        bias_exponent: exponent(attr::BIAS_EXPONENT),
+        rectify: call.attrs.get(attr::RECTIFY),
+        ceiling_exponent: exponent(attr::CEILING_EXPONENT),
     };
     let ceilings = if call.operands.len() > 4 { call.i32s(4)? } else { &[] };
     if ceilings.iter().any(|&t| t < 0) {
@@ -57,7 +58,7 @@ pub(super) fn scale(call: &Call) -> Result<Vec<i32>, Diag> {
 /// Equation (12).
 pub(super) fn requant(call: &Call) -> Result<Vec<u8>, Diag> {
     let (acc, params) = (call.i32s(0)?, call.i32s(1)?);
-    let (channels, rectify) = (call.dims.last().copied().unwrap_or(1), call.attrs.bool("rectify"));
+    let (channels, rectify) = (call.dims.last().copied().unwrap_or(1), call.attrs.get(attr::RECTIFY));
     let code = |(i, &acc): (usize, &i32)| dynamic::requantize(acc, params, i % channels, channels, rectify);
     Ok(acc.iter().enumerate().map(code).collect())
 }
@@ -70,23 +71,23 @@ pub(super) fn align(call: &Call) -> Result<Vec<i32>, Diag> {
 /// `(a - Za) * ka + (b - Zb) * kb`.
 pub(super) fn add(call: &Call) -> Result<Vec<i32>, Diag> {
     let (a, b, factors) = (call.u8s(0)?, call.u8s(1)?, call.i32s(2)?);
-    let zeros = call.attrs.ints("zeros");
+    let zeros = call.attrs.get(attr::ZEROS);
     let term = |x: u8, i: usize| (i32::from(x) - zeros[i] as i32).wrapping_mul(factors[2 + i]);
     Ok(a.iter().zip(b).map(|(&a, &b)| term(a, 0).wrapping_add(term(b, 1))).collect())
 }
 
 /// Equation (16).
 pub(super) fn common(call: &Call) -> Result<Vec<i32>, Diag> {
-    let levels = call.attrs.ints("levels");
+    let levels = call.attrs.get(attr::LEVELS);
     let scales = (0..call.operands.len()).map(|i| Ok((Scale::of(call.i32s(i)?), levels[i] as i32)));
     Ok(dynamic::common(&scales.collect::<Result<Vec<_>, Diag>>()?, levels[call.operands.len()] as i32))
 }
 
 /// Codes in another scale.
 pub(super) fn rescale(call: &Call) -> Result<Vec<u8>, Diag> {
-    let number = |name: &str| call.attrs.int(name) as i32;
-    let factor = call.i32s(1)?[2 + number("index") as usize];
-    let (zero, new_zero) = (number("zero"), number("result_zero"));
+    let number = |key| call.attrs.get(key) as i32;
+    let factor = call.i32s(1)?[2 + number(attr::INDEX) as usize];
+    let (zero, new_zero) = (number(attr::ZERO), number(attr::RESULT_ZERO));
     Ok(call.u8s(0)?.iter().map(|&q| dynamic::rescale(q, zero, factor, new_zero)).collect())
 }
 
@@ -97,7 +98,7 @@ pub(super) fn product_scale(call: &Call) -> Result<Vec<i32>, Diag> {
 
 /// `(a - Za) * (b - Zb)`, operands broadcast.
 pub(super) fn multiply(call: &Call) -> Result<Vec<i32>, Diag> {
-    let (a, b, zeros) = (call.u8s(0)?, call.u8s(1)?, call.attrs.ints("zeros"));
+    let (a, b, zeros) = (call.u8s(0)?, call.u8s(1)?, call.attrs.get(attr::ZEROS));
     let centred = |x: u8, i: usize| i32::from(x) - zeros[i] as i32;
     let (a, b) = ((a, call.dims_of(0)), (b, call.dims_of(1)));
     Ok(zip_broadcast(a, b, call.dims, Vec::new(), |a, b| centred(a, 0) * centred(b, 1)))
@@ -114,8 +115,8 @@ pub(super) fn table(call: &Call) -> Result<Vec<i32>, Diag> {
     if rows.chunks(ROW).any(is_far) || steep(0) || steep(INTERVALS - 1) {
         return Err(Diag::new(Code::VERIFY, "a sample is beyond 2^30, or a function too steep at its end"));
     }
-    let number = |name: &str| call.attrs.int(name) as i32;
-    Ok(Samples { rows }.table(scale, number("zero"), number("result_zero")))
+    let number = |key| call.attrs.get(key) as i32;
+    Ok(Samples { rows }.table(scale, number(attr::ZERO), number(attr::RESULT_ZERO)))
 }
 
 /// Equation (19).
@@ -129,8 +130,8 @@ pub(super) fn exponentials(call: &Call) -> Result<Vec<i32>, Diag> {
 
 /// `qcc_num::norm` of each row with the `E` of equation (22).
 pub(super) fn norm(call: &Call) -> Result<Vec<i32>, Diag> {
-    let number = |name: &str| call.attrs.int(name) as i32;
-    let epsilon = dynamic::epsilon(number("epsilon"), number("exponent"), Scale::of(call.i32s(1)?));
+    let number = |key| call.attrs.get(key) as i32;
+    let epsilon = dynamic::epsilon(number(attr::INT_EPSILON), number(attr::EXPONENT), Scale::of(call.i32s(1)?));
     elementwise::rows(call, [2, 3], epsilon, Row::scaled)
 }
 

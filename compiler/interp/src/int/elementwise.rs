@@ -1,7 +1,7 @@
 //! Integer operators that treat each element, or each row, by itself.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Data, Diag, map_data};
+use qcc_ir::{Data, Diag, attr, map_data};
 use qcc_num::norm::{GREATEST_OFFSET, Row};
 
 use super::{Call, accumulator};
@@ -9,18 +9,18 @@ use crate::layout::{broadcast_strides, gather, zip_broadcast};
 
 /// `affine(a * mults[0] + b * mults[1])`.
 pub(super) fn add(call: &Call) -> Result<Vec<u8>, Diag> {
-    let mults = call.attrs.ints("mults");
+    let mults = call.attrs.get(attr::MULTS);
     let (ma, mb) = (mults[0] as i32, mults[1] as i32);
-    let rule = call.affine(call.attrs.int("offset") as i32);
+    let rule = call.affine(call.attrs.get(attr::OFFSET) as i32);
     let (a, b) = ((call.u8s(0)?, call.dims_of(0)), (call.u8s(1)?, call.dims_of(1)));
     Ok(zip_broadcast(a, b, call.dims, Vec::new(), |a, b| rule.apply(i32::from(a) * ma + i32::from(b) * mb)))
 }
 
 /// `requant((a - zeros[0]) * (b - zeros[1]))`.
 pub(super) fn mul(call: &Call) -> Result<Vec<u8>, Diag> {
-    let zeros = call.attrs.ints("zeros");
+    let zeros = call.attrs.get(attr::ZEROS);
     let (za, zb) = (zeros[0] as i32, zeros[1] as i32);
-    let (rule, mult) = (call.epilogue(), call.attrs.int("mult") as i32);
+    let (rule, mult) = (call.epilogue(), call.attrs.get(attr::MULT) as i32);
     let (a, b) = ((call.u8s(0)?, call.dims_of(0)), (call.u8s(1)?, call.dims_of(1)));
     let product = |a: u8, b: u8| (i32::from(a) - za) * (i32::from(b) - zb);
     Ok(zip_broadcast(a, b, call.dims, Vec::new(), |a, b| rule.apply(product(a, b), mult, 0)))
@@ -28,8 +28,8 @@ pub(super) fn mul(call: &Call) -> Result<Vec<u8>, Diag> {
 
 /// `affine(x * mult)`.
 pub(super) fn rescale(call: &Call) -> Result<Vec<u8>, Diag> {
-    let mult = call.attrs.int("mult") as i32;
-    let rule = call.affine(call.attrs.int("offset") as i32);
+    let mult = call.attrs.get(attr::MULT) as i32;
+    let rule = call.affine(call.attrs.get(attr::OFFSET) as i32);
     Ok(call.u8s(0)?.iter().map(|&x| rule.apply(i32::from(x) * mult)).collect())
 }
 
@@ -75,7 +75,7 @@ pub(super) fn lut2(call: &Call) -> Result<Vec<u8>, Diag> {
 /// `qcc_num::norm` of each row, which are the dimensions from `axis` on.
 pub(super) fn layer_norm(call: &Call) -> Result<Vec<u8>, Diag> {
     let (lo, hi) = call.bounds();
-    rows(call, [1, 2], call.attrs.int("epsilon"), |row, x, m, c| row.apply(x, m, c, lo, hi))
+    rows(call, [1, 2], call.attrs.get(attr::INT_EPSILON), |row, x, m, c| row.apply(x, m, c, lo, hi))
 }
 
 /// What `one` makes of each element of a row, its multiplier and its offset, which are the operands given.
@@ -92,7 +92,7 @@ pub(super) fn rows<T>(
     }
     let stretched = |data: &[i32], dims: &[usize]| gather(data, 0, call.dims, &broadcast_strides(dims, call.dims));
     let (mult, offset) = (stretched(mult, dims[0]), stretched(offset, dims[1]));
-    let length = call.dims[call.attrs.int("axis") as usize..].iter().product();
+    let length = call.dims[call.attrs.get(attr::AXIS) as usize..].iter().product();
     let mut out = Vec::with_capacity(x.len());
     for (row, parameters) in x.chunks(length).zip(mult.chunks(length).zip(offset.chunks(length))) {
         let rule = Row::new(row.iter().copied(), epsilon);
@@ -106,15 +106,15 @@ pub(super) fn rows<T>(
 /// dimension; with `masked`, `e = 0` for the least code below others.
 pub(super) fn softmax(call: &Call) -> Result<Data, Diag> {
     let (x, table) = (call.integers(0)?, call.i32s(1)?);
-    let wide = call.attrs.int("bits") == 16;
+    let wide = call.attrs.get(attr::BITS) == 16;
     let greatest = if wide { 65535 } else { 255 };
     // `table[0]` is a term of every sum.
     if table[0] <= 0 || table.iter().any(|&e| e < 0) {
         return Err(Diag::new(Code::VERIFY, "the table of a softmax has a negative entry or begins with 0"));
     }
     let row_length = call.dims.last().copied().unwrap_or(1).max(1);
-    let one = (call.attrs.int("mult") as u64) << 32;
-    let masked = call.attrs.bool("masked");
+    let one = (call.attrs.get(attr::MULT) as u64) << 32;
+    let masked = call.attrs.get(attr::MASKED);
     let least = if matches!(call.operands[0].0.data, Data::I16(_)) { i64::from(i16::MIN) } else { 0 };
     let mut out = Vec::with_capacity(x.len());
     for row in x.chunks(row_length) {

@@ -1,7 +1,7 @@
 //! Integers of 16 bits: their bytes, sums and products, requantized by `qcc_num::wide`.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Data, Diag};
+use qcc_ir::{Data, Diag, attr};
 use qcc_num::wide::{GREATEST_BIAS, GREATEST_MULTIPLIER, GREATEST_OFFSET, requantize};
 
 use super::Call;
@@ -9,21 +9,21 @@ use crate::layout::{broadcast_strides, gather, zip_broadcast};
 
 /// The low or high byte of `x + 2^15`.
 pub(super) fn byte(call: &Call) -> Result<Vec<u8>, Diag> {
-    let high = call.attrs.bool("high");
+    let high = call.attrs.get(attr::HIGH);
     let byte = |&x: &i16| (x.cast_unsigned() ^ 0x8000).to_le_bytes()[usize::from(high)];
     Ok(call.i16s(0)?.iter().map(byte).collect())
 }
 
 /// Results in the storage that `bits` says.
 fn stored(call: &Call, codes: Vec<i16>) -> Data {
-    match call.attrs.int("bits") {
+    match call.attrs.get(attr::BITS) {
         16 => Data::I16(codes),
         _ => Data::U8(codes.into_iter().map(|q| q as u8).collect()),
     }
 }
 
 fn bounds(call: &Call) -> (i16, i16) {
-    (call.attrs.int("lo") as i16, call.attrs.int("hi") as i16)
+    (call.attrs.get(attr::LO) as i16, call.attrs.get(attr::HI) as i16)
 }
 
 /// Equations (20) and (21).
@@ -40,7 +40,7 @@ pub(super) fn combine(call: &Call) -> Result<Data, Diag> {
     let mut acc = constant(0, "bias", GREATEST_BIAS)?;
     let mult = constant(1, "multiplier", GREATEST_MULTIPLIER)?;
     let offset = constant(2, "offset", GREATEST_OFFSET)?;
-    for (i, factor) in call.attrs.ints("factors").into_iter().enumerate() {
+    for (i, factor) in call.attrs.get(attr::FACTORS).into_iter().enumerate() {
         let x = stretched(&call.integers(3 + i)?, 3 + i);
         acc.iter_mut().zip(x).for_each(|(acc, x)| *acc += factor * x);
     }
@@ -52,8 +52,8 @@ pub(super) fn combine(call: &Call) -> Result<Data, Diag> {
 
 /// Equation (21) of `(a - zeros[0]) * (b - zeros[1])`.
 pub(super) fn mul(call: &Call) -> Result<Data, Diag> {
-    let (zeros, (lo, hi)) = (call.attrs.ints("zeros"), bounds(call));
-    let (mult, offset) = (call.attrs.int("mult"), call.attrs.int("offset"));
+    let (zeros, (lo, hi)) = (call.attrs.get(attr::ZEROS), bounds(call));
+    let (mult, offset) = (call.attrs.get(attr::MULT), call.attrs.get(attr::OFFSET));
     let (a, b) = (call.integers(0)?, call.integers(1)?);
     let product = |a: i64, b: i64| requantize((a - zeros[0]) * (b - zeros[1]), mult, offset, lo, hi);
     let codes = zip_broadcast((&a, call.dims_of(0)), (&b, call.dims_of(1)), call.dims, Vec::new(), product);

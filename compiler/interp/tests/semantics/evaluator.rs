@@ -2,7 +2,7 @@
 
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Edit, Graph, Int, Opcode, Tensor, Type, ValueId, infer_dims};
+use qcc_ir::{Attrs, Edit, Graph, Int, Opcode, Tensor, Type, ValueId, attr, infer_dims};
 
 use crate::support::Random;
 
@@ -78,27 +78,27 @@ fn network(r: &Random) -> Graph {
     let x = e.add_input("x", Type::f32(&[2, 3, 33, 31]));
     let ones = [1usize, 1, 1, 1];
     let w = weights(e, &[32, 3, 3, 3]);
-    let pads = |op| Attrs::new(op).with("pads", ones.as_slice());
-    let v = add(e, Opcode::Conv2d, &[x, w], pads(Opcode::Conv2d).with("strides", vec![2, 2]), "stem");
+    let pads = |op| Attrs::new(op).with(attr::PADS, ones.as_slice());
+    let v = add(e, Opcode::Conv2d, &[x, w], pads(Opcode::Conv2d).with(attr::STRIDES, vec![2, 2]), "stem");
     let a = plain(e, Opcode::Relu, &[v], "a");
     let w = weights(e, &[32, 1, 3, 3]);
-    let d = add(e, Opcode::Conv2d, &[a, w], pads(Opcode::Conv2d).with("groups", 32), "depthwise");
+    let d = add(e, Opcode::Conv2d, &[a, w], pads(Opcode::Conv2d).with(attr::GROUPS, 32), "depthwise");
     let w = weights(e, &[32, 16, 3, 3]);
-    let g = add(e, Opcode::Conv2d, &[a, w], pads(Opcode::Conv2d).with("groups", 2), "grouped");
+    let g = add(e, Opcode::Conv2d, &[a, w], pads(Opcode::Conv2d).with(attr::GROUPS, 2), "grouped");
     let s = plain(e, Opcode::Add, &[d, g], "sum");
     let w = weights(e, &[64, 32, 1, 1]);
     let p = plain(e, Opcode::Conv2d, &[s, w], "pointwise");
-    let m = add(e, Opcode::MaxPool, &[p], pads(Opcode::MaxPool).with("kernel", vec![3, 3]), "max");
-    let q = add(e, Opcode::AveragePool, &[m], pads(Opcode::AveragePool).with("kernel", vec![3, 3]), "average");
+    let m = add(e, Opcode::MaxPool, &[p], pads(Opcode::MaxPool).with(attr::KERNEL, vec![3, 3]), "max");
+    let q = add(e, Opcode::AveragePool, &[m], pads(Opcode::AveragePool).with(attr::KERNEL, vec![3, 3]), "average");
     let c: Vec<ValueId> = (0..3).map(|_| weights(e, &[64])).collect();
     let var = e.add_const("var", Tensor::f32(&[64], vec![0.7; 64]));
     let n = plain(e, Opcode::BatchNorm, &[q, c[0], c[1], c[2], var], "bn");
     let t = plain(e, Opcode::Tanh, &[n], "tanh");
-    let mean = Attrs::new(Opcode::ReduceMean).with("axes", vec![2, 3]).with("keepdims", false);
+    let mean = Attrs::new(Opcode::ReduceMean).with(attr::AXES, vec![2, 3]).with(attr::KEEPDIMS, false);
     let f = add(e, Opcode::ReduceMean, &[t], mean, "mean");
     let w = weights(e, &[100, 64]);
     let y = plain(e, Opcode::Linear, &[f, w], "logits");
-    let z = add(e, Opcode::Softmax, &[y], Attrs::new(Opcode::Softmax).with("axis", 1), "probabilities");
+    let z = add(e, Opcode::Softmax, &[y], Attrs::new(Opcode::Softmax).with(attr::AXIS, 1), "probabilities");
     edit.set_outputs(vec![z, t]);
     graph
 }

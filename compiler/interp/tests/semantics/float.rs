@@ -1,6 +1,6 @@
 //! Real operators on f32.
 
-use qcc_ir::{Attrs, Opcode, Tensor};
+use qcc_ir::{Attrs, Opcode, Tensor, attr};
 
 use crate::support::{Random, assert_near, eval_f32};
 
@@ -8,7 +8,7 @@ use crate::support::{Random, assert_near, eval_f32};
 fn conv_reference(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, attrs: &Attrs) -> Vec<(f64, f64)> {
     let [n, c, h, width] = x.dims[..] else { panic!("NCHW") };
     let [o, cg, kh, kw] = w.dims[..] else { panic!("OIHW") };
-    let (s, p, d) = (attrs.sizes("strides"), attrs.sizes("pads"), attrs.sizes("dilations"));
+    let (s, p, d) = (attrs.sizes(attr::STRIDES), attrs.sizes(attr::PADS), attrs.sizes(attr::DILATIONS));
     let oh = (h + p[0] + p[2] - ((kh - 1) * d[0] + 1)) / s[0] + 1;
     let ow = (width + p[1] + p[3] - ((kw - 1) * d[1] + 1)) / s[1] + 1;
     let outputs_per_group = o / (c / cg);
@@ -52,10 +52,10 @@ fn convolution_equals_its_definition() {
         let w = r.floats(&[groups * r.size(1, 3), per_group, kernel[0], kernel[1]]);
         let bias = r.floats(&[w.dims[0]]);
         let attrs = Attrs::new(Opcode::Conv2d)
-            .with("strides", [r.size(1, 3), r.size(1, 3)].as_slice())
-            .with("pads", pads.as_slice())
-            .with("dilations", dilations.as_slice())
-            .with("groups", groups as i64);
+            .with(attr::STRIDES, [r.size(1, 3), r.size(1, 3)].as_slice())
+            .with(attr::PADS, pads.as_slice())
+            .with(attr::DILATIONS, dilations.as_slice())
+            .with(attr::GROUPS, groups as i64);
         let with_bias = r.size(0, 1) == 1;
         let operands: &[&Tensor] = if with_bias { &[&x, &w, &bias] } else { &[&x, &w] };
         let want = conv_reference(&x, &w, with_bias.then_some(&bias), &attrs);
@@ -69,7 +69,7 @@ fn convolution_in_parts_equals_its_definition() {
     let r = Random::new(7);
     let x = r.floats(&[1, 48, 41, 37]);
     let w = r.floats(&[5, 48, 3, 3]);
-    let attrs = Attrs::new(Opcode::Conv2d).with("pads", [1usize, 1, 1, 1].as_slice());
+    let attrs = Attrs::new(Opcode::Conv2d).with(attr::PADS, [1usize, 1, 1, 1].as_slice());
     let want = conv_reference(&x, &w, None, &attrs);
     assert_near(&eval_f32(Opcode::Conv2d, attrs, &[&x, &w]), &want, "parts");
 }
@@ -126,9 +126,9 @@ fn elementwise_functions() {
     let x = Tensor::f32(&[5], vec![-2.0, -0.5, 0.0, 1.0, 3.0]);
     let run = |op, attrs| eval_f32(op, attrs, &[&x]);
     assert_eq!(run(Opcode::Relu, Attrs::new(Opcode::Relu)), [0.0, 0.0, 0.0, 1.0, 3.0]);
-    let clip = Attrs::new(Opcode::Clip).with("min", -1.0).with("max", 2.0);
+    let clip = Attrs::new(Opcode::Clip).with(attr::MIN, -1.0).with(attr::MAX, 2.0);
     assert_eq!(run(Opcode::Clip, clip), [-1.0, -0.5, 0.0, 1.0, 2.0]);
-    let leaky = Attrs::new(Opcode::LeakyRelu).with("alpha", 0.5);
+    let leaky = Attrs::new(Opcode::LeakyRelu).with(attr::ALPHA, 0.5);
     assert_eq!(run(Opcode::LeakyRelu, leaky), [-1.0, -0.25, 0.0, 1.0, 3.0]);
     assert_eq!(run(Opcode::Abs, Attrs::new(Opcode::Abs)), [2.0, 0.5, 0.0, 1.0, 3.0]);
     let sigmoid = run(Opcode::Sigmoid, Attrs::new(Opcode::Sigmoid));
@@ -154,7 +154,8 @@ fn binary_functions_broadcast() {
 #[test]
 fn reductions_over_any_axes() {
     let x = Tensor::f32(&[2, 3, 2], (0..12).map(|i| i as f32).collect());
-    let run = |op, axes: &[usize]| eval_f32(op, Attrs::new(op).with("axes", axes).with("keepdims", false), &[&x]);
+    let run =
+        |op, axes: &[usize]| eval_f32(op, Attrs::new(op).with(attr::AXES, axes).with(attr::KEEPDIMS, false), &[&x]);
     assert_eq!(run(Opcode::ReduceSum, &[1, 2]), [15.0, 51.0]);
     assert_eq!(run(Opcode::ReduceMean, &[1]), [2.0, 3.0, 8.0, 9.0]);
     assert_eq!(run(Opcode::ReduceMax, &[0]), [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
@@ -167,7 +168,7 @@ fn batch_norm_equals_its_equation() {
     let x = r.floats(&[2, 3, 2, 2]);
     let [scale, bias, mean] = [0, 1, 2].map(|_| r.floats(&[3]));
     let var = Tensor::f32(&[3], vec![0.25, 1.0, 4.0]);
-    let attrs = Attrs::new(Opcode::BatchNorm).with("epsilon", 0.001);
+    let attrs = Attrs::new(Opcode::BatchNorm).with(attr::EPSILON, 0.001);
     let at = |t: &Tensor, i: usize| f64::from(t.as_f32().unwrap()[i]);
     let one = |i: usize| {
         let c = i / 4 % 3;
@@ -194,7 +195,7 @@ fn softmax_along_any_axis() {
             // The difference to the greatest element is rounded to f32 before the exponential.
             (y, 50.0 * y)
         };
-        let got = eval_f32(Opcode::Softmax, Attrs::new(Opcode::Softmax).with("axis", axis as i64), &[&x]);
+        let got = eval_f32(Opcode::Softmax, Attrs::new(Opcode::Softmax).with(attr::AXIS, axis as i64), &[&x]);
         assert_near(&got, &(0..xs.len()).map(one).collect::<Vec<_>>(), &format!("seed {seed}"));
     }
 }

@@ -1,7 +1,7 @@
 //! Integer operators against the equations of `qcc_num`, written a second time in wide integers.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor};
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, attr};
 
 use crate::support::{Random, eval_u8, try_eval};
 
@@ -23,9 +23,9 @@ fn affine(sum: i64, offset: i64, shift: u32, (lo, hi): (i64, i64)) -> u8 {
 fn conv_reference(x: &Tensor, w: &Tensor, bias: &Tensor, attrs: &Attrs) -> Vec<i64> {
     let [n, h, width, c] = x.dims[..] else { panic!("NHWC") };
     let [o, kh, kw, cg] = w.dims[..] else { panic!("OHWI") };
-    let (s, p, d) = (attrs.sizes("strides"), attrs.sizes("pads"), attrs.sizes("dilations"));
+    let (s, p, d) = (attrs.sizes(attr::STRIDES), attrs.sizes(attr::PADS), attrs.sizes(attr::DILATIONS));
     let (ph, pw) = (h + p[0] + p[2], width + p[1] + p[3]);
-    let mut padded = vec![attrs.int("pad_value"); n * ph * pw * c];
+    let mut padded = vec![attrs.get(attr::PAD_VALUE); n * ph * pw * c];
     for (i, &v) in x.as_u8().unwrap().iter().enumerate() {
         let (channel, column, row, sample) = (i % c, i / c % width, i / c / width % h, i / c / width / h);
         padded[((sample * ph + row + p[0]) * pw + column + p[1]) * c + channel] = i64::from(v);
@@ -58,12 +58,12 @@ fn convolution_and_its_epilogue_equal_their_equations() {
         let bias = r.i32s(&[w.dims[0]], -9999, 9999);
         let geometry = |op| {
             Attrs::new(op)
-                .with("pads", pads.as_slice())
-                .with("dilations", dilations.as_slice())
-                .with("groups", groups as i64)
+                .with(attr::PADS, pads.as_slice())
+                .with(attr::DILATIONS, dilations.as_slice())
+                .with(attr::GROUPS, groups as i64)
         };
         let (strides, pad_value) = ([r.size(1, 2), r.size(1, 2)], r.int(0, 255));
-        let with = |a: Attrs| a.with("strides", strides.as_slice()).with("pad_value", pad_value);
+        let with = |a: Attrs| a.with(attr::STRIDES, strides.as_slice()).with(attr::PAD_VALUE, pad_value);
         let attrs = with(geometry(Opcode::IConv2d));
         let want = conv_reference(&x, &w, &bias, &attrs);
         let got = try_eval(Opcode::IConv2d, attrs, &[&x, &w, &bias], Elem::Int(Int::I32)).unwrap();
@@ -73,7 +73,9 @@ fn convolution_and_its_epilogue_equal_their_equations() {
         let bounds = (r.int(0, 100), r.int(100, 255));
         let mult = r.i32s(if r.size(0, 1) == 0 { &[1] } else { &w.dims[..1] }, 1, i64::from(i32::MAX));
         let residual = r.u8s(&got.dims);
-        let epilogue = |a: Attrs| a.with("shl", shl).with("offset", offset).with("lo", bounds.0).with("hi", bounds.1);
+        let epilogue = |a: Attrs| {
+            a.with(attr::SHL, shl).with(attr::OFFSET, offset).with(attr::LO, bounds.0).with(attr::HI, bounds.1)
+        };
         let value = |i: usize, residual: i64| {
             let m = mult.as_i32().unwrap();
             requantized(want[i], m[i % m.len()], shl as u32, residual, offset, bounds)
@@ -88,7 +90,7 @@ fn convolution_and_its_epilogue_equal_their_equations() {
         );
         let term = |i: usize| (i64::from(residual.as_u8().unwrap()[i]) * factor).div_euclid(256);
         let summed: Vec<u8> = (0..want.len()).map(|i| value(i, term(i))).collect();
-        let fused = fused.with("residual_mult", factor);
+        let fused = fused.with(attr::RESIDUAL_MULT, factor);
         assert_eq!(eval_u8(Opcode::QConv2d, fused, &[&x, &w, &bias, &mult, &residual]), summed, "seed {seed}");
     }
 }
@@ -113,8 +115,8 @@ fn linear_equals_its_equation() {
         let got =
             try_eval(Opcode::ILinear, Attrs::new(Opcode::ILinear), &[&x, &w, &bias], Elem::Int(Int::I32)).unwrap();
         assert_eq!(got.as_i32().unwrap().iter().map(|&a| i64::from(a)).collect::<Vec<_>>(), acc, "seed {seed}");
-        let attrs = Attrs::new(Opcode::QLinear).with("shl", 2).with("offset", offset).with("hi", 200);
-        let attrs = attrs.with("residual_mult", factor);
+        let attrs = Attrs::new(Opcode::QLinear).with(attr::SHL, 2).with(attr::OFFSET, offset).with(attr::HI, 200);
+        let attrs = attrs.with(attr::RESIDUAL_MULT, factor);
         assert_eq!(eval_u8(Opcode::QLinear, attrs, &[&x, &w, &bias, &mult, &residual]), want, "seed {seed}");
     }
 }
@@ -141,18 +143,18 @@ fn sums_and_products_of_bytes_equal_their_equations() {
         let (a, b) = (r.u8s(&[2, 3, 4]), if r.size(0, 1) == 0 { r.u8s(&[4]) } else { r.u8s(&[2, 3, 4]) });
         let at = |t: &Tensor, i: usize| i64::from(t.as_u8().unwrap()[i % t.data.len()]);
         let bounds = (r.int(0, 50), r.int(200, 255));
-        let limits = |x: Attrs| x.with("lo", bounds.0).with("hi", bounds.1);
+        let limits = |x: Attrs| x.with(attr::LO, bounds.0).with(attr::HI, bounds.1);
 
         let (ma, mb) = (r.int(-32768, 32767), r.int(-32768, 32767));
         let (shift, offset) = (r.int(0, 22), r.int(-(1 << 29), 1 << 29));
         let want: Vec<u8> =
             (0..24).map(|i| affine(at(&a, i) * ma + at(&b, i) * mb, offset, shift as u32, bounds)).collect();
-        let attrs = limits(Attrs::new(Opcode::IAdd)).with("mults", vec![ma, mb]).with("shift", shift);
-        assert_eq!(eval_u8(Opcode::IAdd, attrs.with("offset", offset), &[&a, &b]), want, "seed {seed}");
+        let attrs = limits(Attrs::new(Opcode::IAdd)).with(attr::MULTS, vec![ma, mb]).with(attr::SHIFT, shift);
+        assert_eq!(eval_u8(Opcode::IAdd, attrs.with(attr::OFFSET, offset), &[&a, &b]), want, "seed {seed}");
 
         let want: Vec<u8> = (0..24).map(|i| affine(at(&a, i) * ma, offset, shift as u32, bounds)).collect();
-        let attrs = limits(Attrs::new(Opcode::Rescale)).with("mult", ma).with("shift", shift);
-        assert_eq!(eval_u8(Opcode::Rescale, attrs.with("offset", offset), &[&a]), want, "seed {seed}");
+        let attrs = limits(Attrs::new(Opcode::Rescale)).with(attr::MULT, ma).with(attr::SHIFT, shift);
+        assert_eq!(eval_u8(Opcode::Rescale, attrs.with(attr::OFFSET, offset), &[&a]), want, "seed {seed}");
 
         let mults: Vec<i16> = (0..4).map(|_| r.int(-32768, 32767) as i16).collect();
         let offsets = r.i32s(&[4], -(1 << 29), 1 << 29);
@@ -161,7 +163,7 @@ fn sums_and_products_of_bytes_equal_their_equations() {
             affine(at(&a, i) * i64::from(mults[i % 4]), offset, shift as u32, bounds)
         };
         let want: Vec<u8> = (0..24).map(one).collect();
-        let attrs = limits(Attrs::new(Opcode::ScaleChannels)).with("shift", shift);
+        let attrs = limits(Attrs::new(Opcode::ScaleChannels)).with(attr::SHIFT, shift);
         let mults = Tensor::new(&[4], Data::I16(mults));
         assert_eq!(eval_u8(Opcode::ScaleChannels, attrs, &[&a, &mults, &offsets]), want, "seed {seed}");
 
@@ -170,9 +172,9 @@ fn sums_and_products_of_bytes_equal_their_equations() {
         let product = |i: usize| (at(&a, i) - za) * (at(&b, i) - zb);
         let want: Vec<u8> =
             (0..24).map(|i| requantized(product(i), mult as i32, shl as u32, 0, offset, bounds)).collect();
-        let attrs = limits(Attrs::new(Opcode::IMul)).with("zeros", vec![za, zb]).with("mult", mult);
+        let attrs = limits(Attrs::new(Opcode::IMul)).with(attr::ZEROS, vec![za, zb]).with(attr::MULT, mult);
         assert_eq!(
-            eval_u8(Opcode::IMul, attrs.with("shl", shl).with("offset", offset), &[&a, &b]),
+            eval_u8(Opcode::IMul, attrs.with(attr::SHL, shl).with(attr::OFFSET, offset), &[&a, &b]),
             want,
             "seed {seed}"
         );
@@ -184,7 +186,7 @@ fn a_channel_scale_that_overflows_is_refused() {
     let x = Tensor::new(&[1], Data::U8(vec![255]));
     let mult = Tensor::new(&[1], Data::I16(vec![1]));
     let offset = Tensor::new(&[1], Data::I32(vec![i32::MAX]));
-    let attrs = Attrs::new(Opcode::ScaleChannels).with("shift", 0);
+    let attrs = Attrs::new(Opcode::ScaleChannels).with(attr::SHIFT, 0);
     let fault = try_eval(Opcode::ScaleChannels, attrs, &[&x, &mult, &offset], Elem::Int(Int::U8)).unwrap_err();
     assert_eq!(fault.code, Code::OVERFLOW);
 }
@@ -194,7 +196,7 @@ fn tables_clamps_and_softmax() {
     let x = Tensor::new(&[2, 3], Data::U8(vec![0, 7, 255, 3, 3, 3]));
     let table = Tensor::new(&[256], Data::U8((0..=255u8).map(|q| q ^ 0x55).collect()));
     assert_eq!(eval_u8(Opcode::Lut, Attrs::new(Opcode::Lut), &[&x, &table]), [0x55, 0x52, 0xaa, 0x56, 0x56, 0x56]);
-    let clamp = Attrs::new(Opcode::Clamp).with("lo", 2).with("hi", 100);
+    let clamp = Attrs::new(Opcode::Clamp).with(attr::LO, 2).with(attr::HI, 100);
     assert_eq!(eval_u8(Opcode::Clamp, clamp, &[&x]), [2, 7, 100, 3, 3, 3]);
     // Halves with each step: rows of (2^-255, 2^-248, 1) and of three equal shares of 85.
     let halves = (0..256).map(|d| if d < 31 { (1 << 30) >> d } else { 0 }).collect();

@@ -1,6 +1,6 @@
 //! Pooling of floats and of bytes, against the definition on random windows.
 
-use qcc_ir::{Attrs, Data, Opcode, Tensor, Type, infer_dims};
+use qcc_ir::{Attrs, Data, Opcode, Tensor, Type, attr, infer_dims};
 use qcc_num::requant::Epilogue;
 
 use crate::support::{Random, assert_near, eval_f32, eval_u8};
@@ -16,18 +16,18 @@ fn case(r: &Random, op: Opcode) -> Case {
     loop {
         let input = [r.size(1, 9), r.size(1, 9)];
         let mut attrs = Attrs::new(op)
-            .with("kernel", [r.size(1, 4), r.size(1, 4)].as_slice())
-            .with("strides", [r.size(1, 3), r.size(1, 3)].as_slice())
-            .with("pads", [r.size(0, 2), r.size(0, 2), r.size(0, 2), r.size(0, 2)].as_slice());
+            .with(attr::KERNEL, [r.size(1, 4), r.size(1, 4)].as_slice())
+            .with(attr::STRIDES, [r.size(1, 3), r.size(1, 3)].as_slice())
+            .with(attr::PADS, [r.size(0, 2), r.size(0, 2), r.size(0, 2), r.size(0, 2)].as_slice());
         if matches!(op, Opcode::MaxPool | Opcode::IMaxPool) {
-            attrs = attrs.with("dilations", [r.size(1, 2), r.size(1, 2)].as_slice());
+            attrs = attrs.with(attr::DILATIONS, [r.size(1, 2), r.size(1, 2)].as_slice());
         }
         // The rule that refuses empty windows is that of the greatest element, whatever the operator.
         let strict = Attrs::new(Opcode::MaxPool)
-            .with("kernel", attrs.ints("kernel"))
-            .with("strides", attrs.ints("strides"))
-            .with("pads", attrs.ints("pads"))
-            .with("dilations", dilations(&attrs).iter().map(|&d| d as i64).collect::<Vec<_>>());
+            .with(attr::KERNEL, attrs.get(attr::KERNEL))
+            .with(attr::STRIDES, attrs.get(attr::STRIDES))
+            .with(attr::PADS, attrs.get(attr::PADS))
+            .with(attr::DILATIONS, dilations(&attrs).iter().map(|&d| d as i64).collect::<Vec<_>>());
         let ty = Type::f32(&[1, 1, input[0], input[1]]);
         if let Ok(dims) = infer_dims(Opcode::MaxPool, &strict, &[&ty]) {
             return Case { attrs, input, output: [dims[2], dims[3]] };
@@ -36,13 +36,13 @@ fn case(r: &Random, op: Opcode) -> Case {
 }
 
 fn dilations(attrs: &Attrs) -> Vec<usize> {
-    if attrs.has("dilations") { attrs.sizes("dilations") } else { vec![1, 1] }
+    if attrs.has(attr::DILATIONS) { attrs.sizes(attr::DILATIONS) } else { vec![1, 1] }
 }
 
 impl Case {
     /// Rows and columns of the input that output position (`oy`, `ox`) sees.
     fn seen(&self, oy: usize, ox: usize) -> Vec<(usize, usize)> {
-        let (k, s, p) = (self.attrs.sizes("kernel"), self.attrs.sizes("strides"), self.attrs.sizes("pads"));
+        let (k, s, p) = (self.attrs.sizes(attr::KERNEL), self.attrs.sizes(attr::STRIDES), self.attrs.sizes(attr::PADS));
         let d = dilations(&self.attrs);
         let mut seen = Vec::new();
         for (ky, kx) in (0..k[0]).flat_map(|y| (0..k[1]).map(move |x| (y, x))) {
@@ -70,7 +70,7 @@ fn float_pools_equal_their_definition() {
         let mut case = case(&r, op);
         let include = r.size(0, 1) == 1;
         if !max {
-            case.attrs = case.attrs.clone().with("count_include_pad", include);
+            case.attrs = case.attrs.clone().with(attr::COUNT_INCLUDE_PAD, include);
         }
         let (n, c, [h, w]) = (r.size(1, 2), r.size(1, 3), case.input);
         let x = r.floats(&[n, c, h, w]);
@@ -79,7 +79,7 @@ fn float_pools_equal_their_definition() {
         for (plane, (oy, ox)) in (0..n * c).flat_map(|p| case.positions().map(move |o| (p, o))) {
             let seen: Vec<f64> =
                 case.seen(oy, ox).iter().map(|(y, x)| f64::from(xs[(plane * h + y) * w + x])).collect();
-            let window: usize = case.attrs.sizes("kernel").iter().product();
+            let window: usize = case.attrs.sizes(attr::KERNEL).iter().product();
             let count = if include { window } else { seen.len() };
             let value = if max {
                 seen.iter().copied().fold(f64::NEG_INFINITY, f64::max)
@@ -108,7 +108,13 @@ fn integer_pools_equal_their_definition() {
         let zero = r.int(0, 255);
         if !max {
             let offset = r.int(-3000, 9000);
-            case.attrs = case.attrs.clone().with("zero", zero).with("shl", 7).with("offset", offset).with("lo", 3);
+            case.attrs = case
+                .attrs
+                .clone()
+                .with(attr::ZERO, zero)
+                .with(attr::SHL, 7)
+                .with(attr::OFFSET, offset)
+                .with(attr::LO, 3);
         }
         let mut want = Vec::new();
         for (b, (oy, ox)) in (0..n).flat_map(|b| case.positions().map(move |o| (b, o))) {
@@ -118,7 +124,7 @@ fn integer_pools_equal_their_definition() {
                 want.push(if max {
                     *seen.iter().max().unwrap() as u8
                 } else {
-                    let offset = case.attrs.int("offset") as i16;
+                    let offset = case.attrs.get(attr::OFFSET) as i16;
                     let rule = Epilogue { shl: 7, offset, single: 0, lo: 3, hi: 255 };
                     let m = mult.as_i32().unwrap()[if per_position { oy * ow + ox } else { 0 }];
                     rule.apply(seen.iter().map(|x| x - zero as i32).sum(), m, 0)
@@ -135,10 +141,10 @@ fn integer_mean_over_any_axes() {
     let x = Tensor::new(&[1, 2, 2, 2], Data::U8(vec![10, 200, 20, 210, 30, 220, 40, 230]));
     // Factor 1/4 = 2^30 / 2^32 with 6 fraction bits at shl 6; zero points 5 and 100.
     let attrs = Attrs::new(Opcode::IMean)
-        .with("axes", vec![1, 2])
-        .with("zero", 5)
-        .with("mult", 1 << 30)
-        .with("shl", 6)
-        .with("offset", 32 + 64 * 100);
+        .with(attr::AXES, vec![1, 2])
+        .with(attr::ZERO, 5)
+        .with(attr::MULT, 1 << 30)
+        .with(attr::SHL, 6)
+        .with(attr::OFFSET, 32 + 64 * 100);
     assert_eq!(eval_u8(Opcode::IMean, attrs, &[&x]), [25 - 5 + 100, 255]);
 }

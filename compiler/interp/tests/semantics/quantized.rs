@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use qcc_interp::eval_node;
-use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, Type, Uniform};
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, Type, Uniform, attr};
 
 use crate::support::Random;
 
@@ -92,7 +92,7 @@ fn real_operators_see_the_numbers_that_integers_stand_for() {
 fn moved_integers_do_not_change() {
     let u = Uniform::per_tensor(Int::U8, 0.02, 7);
     let x = Tensor::new(&[1, 3], Data::U8(vec![1, 2, 3]));
-    let attrs = Attrs::new(Opcode::Pad).with("pads", vec![0, 1, 0, 0]).with("value", 7.0);
+    let attrs = Attrs::new(Opcode::Pad).with(attr::PADS, vec![0, 1, 0, 0]).with(attr::VALUE, 7.0);
     let y = eval_node(Opcode::Pad, &attrs, &[(&x, &typed(&[1, 3], &u))], &typed(&[1, 4], &u)).unwrap();
     assert_eq!(y.as_u8().unwrap(), [7, 1, 2, 3]);
 }

@@ -1,6 +1,7 @@
 //! An operator with its attributes and operands, and what rules ask of them.
 
 use super::broadcast;
+use crate::attr::{self, Key};
 use crate::attrs::Attrs;
 use crate::ops::{OpInfo, Opcode};
 use crate::types::Type;
@@ -61,28 +62,28 @@ impl<'a> Call<'a> {
     }
 
     /// A list attribute without negative elements.
-    pub fn sizes(&self, name: &str) -> Result<Vec<usize>, String> {
-        let list = self.attrs.ints(name);
+    pub fn sizes(&self, key: Key<Vec<i64>>) -> Result<Vec<usize>, String> {
+        let (name, list) = (key.name(), self.attrs.get(key));
         let sizes: Option<Vec<usize>> = list.iter().map(|&v| usize::try_from(v).ok()).collect();
         sizes.ok_or_else(|| format!("expected `{name}` without negative elements, found {list:?}"))
     }
 
     /// A list attribute of `n` elements, none negative.
-    pub fn sizes_of(&self, name: &str, n: usize) -> Result<Vec<usize>, String> {
-        let sizes = self.sizes(name)?;
+    pub fn sizes_of(&self, key: Key<Vec<i64>>, n: usize) -> Result<Vec<usize>, String> {
+        let (name, sizes) = (key.name(), self.sizes(key)?);
         if sizes.len() == n { Ok(sizes) } else { Err(format!("expected `{name}` of {n} elements, found {sizes:?}")) }
     }
 
-    /// An integer attribute that is an axis of operand `i`.
-    pub fn axis(&self, name: &str, i: usize) -> Result<usize, String> {
-        let (axis, rank) = (self.attrs.int(name), self.dims(i).len());
+    /// The attribute `axis`, of operand `i`.
+    pub fn axis(&self, i: usize) -> Result<usize, String> {
+        let (axis, rank) = (self.attrs.get(attr::AXIS), self.dims(i).len());
         let inside = usize::try_from(axis).ok().filter(|&a| a < rank);
-        inside.ok_or_else(|| format!("expected `{name}` in 0..{rank}, found {axis}"))
+        inside.ok_or_else(|| format!("expected `axis` in 0..{rank}, found {axis}"))
     }
 
     /// The result of reducing operand 0 over the attribute `axes`.
     pub fn reduced(&self) -> Result<Vec<usize>, String> {
-        let (axes, keep) = (self.sizes("axes")?, self.attrs.bool("keepdims"));
+        let (axes, keep) = (self.sizes(attr::AXES)?, self.attrs.get(attr::KEEPDIMS));
         let rank = self.dims(0).len();
         if axes.iter().enumerate().any(|(i, a)| *a >= rank || axes[..i].contains(a)) {
             return Err(format!("expected `axes` to be different axes in 0..{rank}, found {axes:?}"));
@@ -107,16 +108,16 @@ impl<'a> Call<'a> {
     }
 
     pub fn conv_window(&self, kernel: [usize; 2]) -> Result<Window, String> {
-        for (name, n) in [("strides", 2), ("pads", 4), ("dilations", 2)] {
-            self.sizes_of(name, n)?;
+        for (key, n) in [(attr::STRIDES, 2), (attr::PADS, 4), (attr::DILATIONS, 2)] {
+            self.sizes_of(key, n)?;
         }
         Ok(Window::conv(self.attrs, kernel))
     }
 
     pub fn pool_window(&self) -> Result<Window, String> {
-        for (name, n) in [("kernel", 2), ("strides", 2), ("pads", 4), ("dilations", 2)] {
-            if self.attrs.has(name) {
-                self.sizes_of(name, n)?;
+        for (key, n) in [(attr::KERNEL, 2), (attr::STRIDES, 2), (attr::PADS, 4), (attr::DILATIONS, 2)] {
+            if self.attrs.has(key) {
+                self.sizes_of(key, n)?;
             }
         }
         Ok(Window::pool(self.attrs))
@@ -132,7 +133,7 @@ impl<'a> Call<'a> {
 
     /// Checks the channels of a convolution: `o` outputs from `c` inputs, of which each group's weights see `per_group`.
     pub fn check_groups(&self, c: usize, o: usize, per_group: usize) -> Result<(), String> {
-        let groups = self.attrs.int("groups");
+        let groups = self.attrs.get(attr::GROUPS);
         match usize::try_from(groups) {
             Ok(g) if g > 0 && per_group.checked_mul(g) == Some(c) && o.is_multiple_of(g) => Ok(()),
             _ => Err(format!("{c} channels in, {o} out and weights over {per_group} do not fit `groups` = {groups}")),

@@ -2,6 +2,7 @@
 
 mod dynamic;
 
+use crate::attr;
 use qcc_num::single::{GREATEST_POINT, LEAST_POINT};
 
 use super::{Call, broadcast, linear, matmul};
@@ -52,7 +53,7 @@ pub(super) fn result(kind: IntOp, attrs: &Attrs, operands: &[&Type]) -> Int {
     match kind {
         IntOp::Lut => of(1),
         IntOp::MaxPool => of(0),
-        IntOp::Combine | IntOp::WideMul | IntOp::Softmax if attrs.try_get("bits") == Some(Attr::Int(16)) => Int::I16,
+        IntOp::Combine | IntOp::WideMul | IntOp::Softmax if attrs.try_get(attr::BITS) == Some(16) => Int::I16,
         IntOp::Conv2d
         | IntOp::Linear
         | IntOp::MatMul
@@ -144,7 +145,7 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
         }
         IntOp::MaxPool => {
             let [n, h, w, c] = call.of_rank(0)?;
-            if call.operands[0].elem.storage() == Some(Int::I16) && call.attrs.ints("pads") != [0; 4] {
+            if call.operands[0].elem.storage() == Some(Int::I16) && call.attrs.get(attr::PADS) != [0; 4] {
                 return Err("expected no `pads` on elements of 16 bits".to_string());
             }
             let [h, w] = call.pool_window()?.output_nonempty(h, w)?;
@@ -185,7 +186,7 @@ fn codes(call: &Call, i: usize) -> usize {
 
 /// Rows from `axis` on, and the parameters that broadcast to them.
 fn normalized(call: &Call, parameters: [usize; 2]) -> Result<Vec<usize>, String> {
-    let axis = call.axis("axis", 0)?;
+    let axis = call.axis(0)?;
     parameters.into_iter().try_for_each(|i| call.broadcasts_to(i, 0))?;
     let row = call.dims(0)[axis..].iter().fold(1usize, |n, &d| n.saturating_mul(d));
     match row {
@@ -207,7 +208,7 @@ fn conv2d(call: &Call) -> Result<Vec<usize>, String> {
 fn with_epilogue(call: &Call, dims: Vec<usize>) -> Result<Vec<usize>, String> {
     check_mult(call, 3, &dims)?;
     call.expect_optional(4, &dims)?;
-    if call.attrs.int("single") > 0 && call.operands.len() > 4 {
+    if call.attrs.get(attr::SINGLE) > 0 && call.operands.len() > 4 {
         return Err("expected no residual beside `single`".to_string());
     }
     Ok(dims)
@@ -228,13 +229,13 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
     let wide = matches!(kind, IntOp::Combine | IntOp::WideMul);
     for schema in call.info.attrs {
         let (least, greatest) = match schema.name {
-            "lo" | "hi" if wide && call.attrs.int("bits") == 16 => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            "lo" | "hi" if wide && call.attrs.get(attr::BITS) == 16 => (i64::from(i16::MIN), i64::from(i16::MAX)),
             "zeros" if wide => (i64::from(i16::MIN), i64::from(i16::MAX)),
             "mult" if wide => (-qcc_num::wide::GREATEST_MULTIPLIER, qcc_num::wide::GREATEST_MULTIPLIER),
             "offset" if wide => (-qcc_num::wide::GREATEST_OFFSET, qcc_num::wide::GREATEST_OFFSET),
             "factors" => (-qcc_num::wide::GREATEST_FACTOR, qcc_num::wide::GREATEST_FACTOR),
-            "bits" if ![8, 16].contains(&call.attrs.int("bits")) => {
-                return Err(format!("expected `bits` of 8 or 16, found {}", call.attrs.int("bits")));
+            "bits" if ![8, 16].contains(&call.attrs.get(attr::BITS)) => {
+                return Err(format!("expected `bits` of 8 or 16, found {}", call.attrs.get(attr::BITS)));
             }
             "lo" | "hi" | "zero" | "zeros" | "result_zero" | "pad_value" => (0, 255),
             "shl" => (0, 31),
@@ -258,11 +259,11 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
         if kind == IntOp::Combine && terms > qcc_num::wide::MOST_TERMS {
             return Err(format!("expected at most {} summands, found {terms}", qcc_num::wide::MOST_TERMS));
         }
-        let (numbers, length) = match schema.kind {
-            crate::AttrKind::Ints if schema.name == "factors" => (call.attrs.ints(schema.name), terms),
-            crate::AttrKind::Ints => (call.attrs.ints(schema.name), 2),
-            crate::AttrKind::Int => (vec![call.attrs.int(schema.name)], 1),
-            crate::AttrKind::Float | crate::AttrKind::Bool => continue,
+        let (numbers, length) = match call.attrs.of_schema(schema) {
+            Some(Attr::Ints(list)) if attr::FACTORS.is(schema) => (list, terms),
+            Some(Attr::Ints(list)) => (list, 2),
+            Some(Attr::Int(v)) => (vec![v], 1),
+            Some(Attr::Float(_) | Attr::Bool(_)) | None => continue,
         };
         if numbers.len() != length || numbers.iter().any(|v| !(least..=greatest).contains(v)) {
             let name = schema.name;
@@ -272,17 +273,17 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             });
         }
     }
-    if call.attrs.has("lo") && call.attrs.int("lo") > call.attrs.int("hi") {
-        let (lo, hi) = (call.attrs.int("lo"), call.attrs.int("hi"));
+    if call.attrs.has(attr::LO) && call.attrs.get(attr::LO) > call.attrs.get(attr::HI) {
+        let (lo, hi) = (call.attrs.get(attr::LO), call.attrs.get(attr::HI));
         return Err(format!("expected `lo` not above `hi`, found {lo} and {hi}"));
     }
-    if call.attrs.has("single") && (1..i64::from(LEAST_POINT)).contains(&call.attrs.int("single")) {
-        let found = call.attrs.int("single");
+    if call.attrs.has(attr::SINGLE) && (1..i64::from(LEAST_POINT)).contains(&call.attrs.get(attr::SINGLE)) {
+        let found = call.attrs.get(attr::SINGLE);
         return Err(format!("expected `single` of 0 or in {LEAST_POINT}..={GREATEST_POINT}, found {found}"));
     }
     if kind == IntOp::Add {
-        let products: i64 = call.attrs.ints("mults").iter().map(|m| 255 * m.abs()).sum();
-        if products + call.attrs.int("offset").abs() > i64::from(i32::MAX) {
+        let products: i64 = call.attrs.get(attr::MULTS).iter().map(|m| 255 * m.abs()).sum();
+        if products + call.attrs.get(attr::OFFSET).abs() > i64::from(i32::MAX) {
             return Err("expected `mults` and `offset` whose sums fit 32 bits".to_string());
         }
     }

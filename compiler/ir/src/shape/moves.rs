@@ -1,6 +1,7 @@
 //! Rules of data movement, `tensor.*`.
 
 use super::{Call, broadcast, cast_target};
+use crate::attr;
 use crate::ops::Move;
 use crate::types::{Elem, Int, Type};
 
@@ -13,12 +14,12 @@ pub(super) fn dims(kind: Move, call: &Call) -> Result<Vec<usize>, String> {
         Move::Slice => slice(call),
         Move::Pad => pad(call),
         Move::Gather => {
-            let axis = call.axis("axis", 0)?;
+            let axis = call.axis(0)?;
             let data = call.dims(0);
             Ok([&data[..axis], call.dims(1), &data[axis + 1..]].concat())
         }
         Move::Expand => {
-            let shape = call.sizes("shape")?;
+            let shape = call.sizes(attr::SHAPE)?;
             match broadcast(call.dims(0), &shape) {
                 Ok(dims) if dims == shape => Ok(shape),
                 _ => Err(call.expected(0, format_args!("a shape that broadcasts to {shape:?}"))),
@@ -26,30 +27,30 @@ pub(super) fn dims(kind: Move, call: &Call) -> Result<Vec<usize>, String> {
         }
         Move::Where => broadcast(&call.broadcast(0, 1)?, call.dims(2)),
         Move::TopK | Move::TopKIndex => {
-            let axis = call.axis("axis", 0)?;
+            let axis = call.axis(0)?;
             let mut dims = call.dims(0).to_vec();
-            match usize::try_from(call.attrs.int("k")) {
+            match usize::try_from(call.attrs.get(attr::K)) {
                 Ok(k) if k <= dims[axis] => dims[axis] = k,
-                _ => return Err(format!("expected `k` in 0..={}, found {}", dims[axis], call.attrs.int("k"))),
+                _ => return Err(format!("expected `k` in 0..={}, found {}", dims[axis], call.attrs.get(attr::K))),
             }
             Ok(dims)
         }
         Move::ArgMax => {
-            let axis = call.axis("axis", 0)?;
+            let axis = call.axis(0)?;
             let mut dims = call.dims(0).to_vec();
             if dims[axis] == 0 {
                 return Err(call.expected(0, format_args!("elements along axis {axis}")));
             }
             dims[axis] = 1;
-            if !call.attrs.bool("keepdims") {
+            if !call.attrs.get(attr::KEEPDIMS) {
                 dims.remove(axis);
             }
             Ok(dims)
         }
         Move::MaxPoolIndex => call.pooled(false),
-        Move::Cast => match cast_target(call.attrs.int("to")) {
+        Move::Cast => match cast_target(call.attrs.get(attr::TO)) {
             Some(_) => Ok(call.dims(0).to_vec()),
-            None => Err(format!("expected `to` in 0..3, found {}", call.attrs.int("to"))),
+            None => Err(format!("expected `to` in 0..3, found {}", call.attrs.get(attr::TO))),
         },
     }
 }
@@ -102,7 +103,7 @@ pub(super) fn check_elems(
 }
 
 fn reshape(call: &Call) -> Result<Vec<usize>, String> {
-    let shape = call.sizes("shape")?;
+    let shape = call.sizes(attr::SHAPE)?;
     let elements = Type::f32(&shape).checked_elements();
     if elements != call.operands[0].checked_elements() {
         return Err(call.expected(0, format_args!("as many elements as {shape:?}")));
@@ -111,7 +112,7 @@ fn reshape(call: &Call) -> Result<Vec<usize>, String> {
 }
 
 fn transpose(call: &Call) -> Result<Vec<usize>, String> {
-    let perm = call.sizes("perm")?;
+    let perm = call.sizes(attr::PERM)?;
     let x = call.dims(0);
     if perm.len() != x.len() || (0..x.len()).any(|i| !perm.contains(&i)) {
         return Err(format!("expected `perm` to be a permutation of 0..{}, found {perm:?}", x.len()));
@@ -123,7 +124,7 @@ fn concat(call: &Call) -> Result<Vec<usize>, String> {
     if call.operands.is_empty() {
         return Err("expected at least one operand".to_string());
     }
-    let axis = call.axis("axis", 0)?;
+    let axis = call.axis(0)?;
     let mut dims = call.dims(0).to_vec();
     for i in 1..call.operands.len() {
         let other = call.dims(i);
@@ -137,8 +138,8 @@ fn concat(call: &Call) -> Result<Vec<usize>, String> {
 
 fn slice(call: &Call) -> Result<Vec<usize>, String> {
     let x = call.dims(0);
-    let list = |name| call.sizes_of(name, x.len());
-    let (starts, ends, steps) = (list("starts")?, list("ends")?, list("steps")?);
+    let list = |key| call.sizes_of(key, x.len());
+    let (starts, ends, steps) = (list(attr::STARTS)?, list(attr::ENDS)?, list(attr::STEPS)?);
     let extent = |i: usize| match (starts[i], ends[i], steps[i]) {
         (start, end, step) if start <= end && end <= x[i] && step > 0 => Ok((end - start).div_ceil(step)),
         (start, end, step) => {
@@ -150,7 +151,7 @@ fn slice(call: &Call) -> Result<Vec<usize>, String> {
 
 fn pad(call: &Call) -> Result<Vec<usize>, String> {
     let x = call.dims(0);
-    let pads = call.sizes_of("pads", 2 * x.len())?;
+    let pads = call.sizes_of(attr::PADS, 2 * x.len())?;
     let extent = |i: usize| x[i].checked_add(pads[i])?.checked_add(pads[x.len() + i]);
     (0..x.len()).map(|i| extent(i).ok_or_else(|| "the result has too many elements".to_string())).collect()
 }

@@ -1,6 +1,8 @@
 //! What each operator is in ONNX: the functions to which rows of the table of operators point.
 
-use qcc_ir::{AttrKind, Data, Opcode};
+use qcc_ir::attr::{self, Key};
+use qcc_ir::attrs::AttrSchema;
+use qcc_ir::{Attr, Data, Opcode};
 
 use super::writer::{Item, Value, Writer};
 
@@ -19,16 +21,19 @@ impl Item<'_> {
 /// The operator of the same meaning; parameters that are reals have the same names.
 pub(crate) fn same(w: &mut Writer, item: Item) -> Written {
     let node = w.g.node(item.node);
-    let reals = w.g.op(item.node).info().attrs.iter().filter(|a| a.kind == AttrKind::Float);
-    let attributes = reals.map(|a| (a.name, Value::Float(node.attrs.float(a.name)))).collect();
+    let real = |a: &AttrSchema| match node.attrs.of_schema(a) {
+        Some(Attr::Float(v)) => Some((a.name, Value::Float(v))),
+        _ => None,
+    };
+    let attributes = node.op.info().attrs.iter().filter_map(real).collect();
     w.emit(item.onnx, &item.operands, item.real, attributes);
     Ok(())
 }
 
 pub(crate) fn clip(w: &mut Writer, mut item: Item) -> Written {
     let attrs = &w.g.node(item.node).attrs;
-    for name in ["min", "max"] {
-        let bound = w.constant(item.named(name), &[], Data::F32(vec![attrs.float(name)]));
+    for key in [attr::MIN, attr::MAX] {
+        let bound = w.constant(item.named(key.name()), &[], Data::F32(vec![attrs.get(key)]));
         item.operands.push(bound);
     }
     w.emit(item.onnx, &item.operands, item.real, vec![]);
@@ -36,7 +41,7 @@ pub(crate) fn clip(w: &mut Writer, mut item: Item) -> Written {
 }
 
 pub(crate) fn gelu(w: &mut Writer, item: Item) -> Written {
-    let approximate = if w.g.node(item.node).attrs.bool("tanh") { "tanh" } else { "none" };
+    let approximate = if w.g.node(item.node).attrs.get(attr::TANH) { "tanh" } else { "none" };
     w.emit(item.onnx, &item.operands, item.real, vec![("approximate", Value::Text(approximate))]);
     Ok(())
 }
@@ -44,7 +49,7 @@ pub(crate) fn gelu(w: &mut Writer, item: Item) -> Written {
 /// Its own operator is younger than the files that are written.
 pub(crate) fn swish(w: &mut Writer, item: Item) -> Written {
     let (scaled, gate) = (item.named("scaled"), item.named("gate"));
-    let alpha = w.g.node(item.node).attrs.float("alpha");
+    let alpha = w.g.node(item.node).attrs.get(attr::ALPHA);
     let alpha = w.constant(item.named("alpha"), &[], Data::F32(vec![alpha]));
     w.emit("Mul", &[item.operands[0].clone(), alpha], &scaled, vec![]);
     w.emit("Sigmoid", &[scaled], &gate, vec![]);
@@ -53,7 +58,7 @@ pub(crate) fn swish(w: &mut Writer, item: Item) -> Written {
 }
 
 pub(crate) fn matmul(w: &mut Writer, item: Item) -> Written {
-    let alpha = w.g.node(item.node).attrs.float("alpha");
+    let alpha = w.g.node(item.node).attrs.get(attr::ALPHA);
     if alpha == 1.0 {
         w.emit(item.onnx, &item.operands, item.real, vec![]);
         return Ok(());
@@ -67,9 +72,14 @@ pub(crate) fn matmul(w: &mut Writer, item: Item) -> Written {
 
 pub(crate) fn conv(w: &mut Writer, item: Item) -> Written {
     let attrs = &w.g.node(item.node).attrs;
-    let ints = |name: &'static str| (name, Value::Ints(attrs.ints(name)));
-    let groups = ("group", Value::Int(attrs.int("groups")));
-    w.emit(item.onnx, &item.operands, item.real, vec![ints("strides"), ints("pads"), ints("dilations"), groups]);
+    let ints = |key: Key<Vec<i64>>| (key.name(), Value::Ints(attrs.get(key)));
+    let groups = ("group", Value::Int(attrs.get(attr::GROUPS)));
+    w.emit(
+        item.onnx,
+        &item.operands,
+        item.real,
+        vec![ints(attr::STRIDES), ints(attr::PADS), ints(attr::DILATIONS), groups],
+    );
     Ok(())
 }
 
@@ -91,14 +101,15 @@ pub(crate) fn linear(w: &mut Writer, item: Item) -> Written {
 
 pub(crate) fn pool(w: &mut Writer, item: Item) -> Written {
     let attrs = &w.g.node(item.node).attrs;
-    let ints = |name: &'static str| Value::Ints(attrs.ints(name));
-    let mut attributes = vec![("kernel_shape", ints("kernel")), ("strides", ints("strides")), ("pads", ints("pads"))];
+    let ints = |key| Value::Ints(attrs.get(key));
+    let mut attributes =
+        vec![("kernel_shape", ints(attr::KERNEL)), ("strides", ints(attr::STRIDES)), ("pads", ints(attr::PADS))];
     // ONNX Runtime's quantized mean knows none.
-    if attrs.ints("dilations") != [1, 1] {
-        attributes.push(("dilations", ints("dilations")));
+    if attrs.get(attr::DILATIONS) != [1, 1] {
+        attributes.push(("dilations", ints(attr::DILATIONS)));
     }
     if w.g.op(item.node) == Opcode::AveragePool {
-        attributes.push(("count_include_pad", Value::Int(attrs.bool("count_include_pad").into())));
+        attributes.push(("count_include_pad", Value::Int(attrs.get(attr::COUNT_INCLUDE_PAD).into())));
     }
     w.emit(item.onnx, &item.operands, item.real, attributes);
     Ok(())
@@ -106,30 +117,30 @@ pub(crate) fn pool(w: &mut Writer, item: Item) -> Written {
 
 pub(crate) fn reduce(w: &mut Writer, mut item: Item) -> Written {
     let attrs = &w.g.node(item.node).attrs;
-    let axes = list(w, &item, "axes", attrs.ints("axes"));
+    let axes = list(w, &item, "axes", attrs.get(attr::AXES));
     item.operands.push(axes);
-    w.emit(item.onnx, &item.operands, item.real, vec![("keepdims", Value::Int(attrs.bool("keepdims").into()))]);
+    w.emit(item.onnx, &item.operands, item.real, vec![("keepdims", Value::Int(attrs.get(attr::KEEPDIMS).into()))]);
     Ok(())
 }
 
 pub(crate) fn layer_norm(w: &mut Writer, item: Item) -> Written {
     let attrs = &w.g.node(item.node).attrs;
-    let epsilon = Value::Float(attrs.float("epsilon"));
-    let attributes = vec![("axis", Value::Int(attrs.int("axis"))), ("epsilon", epsilon)];
+    let epsilon = Value::Float(attrs.get(attr::EPSILON));
+    let attributes = vec![("axis", Value::Int(attrs.get(attr::AXIS))), ("epsilon", epsilon)];
     w.emit(item.onnx, &item.operands, item.real, attributes);
     Ok(())
 }
 
 /// What has an axis and nothing else.
 pub(crate) fn along_axis(w: &mut Writer, item: Item) -> Written {
-    let axis = Value::Int(w.g.node(item.node).attrs.int("axis"));
+    let axis = Value::Int(w.g.node(item.node).attrs.get(attr::AXIS));
     w.emit(item.onnx, &item.operands, item.real, vec![("axis", axis)]);
     Ok(())
 }
 
 /// What takes its result's shape as an operand.
 pub(crate) fn shaped(w: &mut Writer, mut item: Item) -> Written {
-    let shape = w.g.node(item.node).attrs.ints("shape");
+    let shape = w.g.node(item.node).attrs.get(attr::SHAPE);
     let shape = list(w, &item, "shape", shape);
     item.operands.push(shape);
     w.emit(item.onnx, &item.operands, item.real, vec![]);
@@ -137,17 +148,20 @@ pub(crate) fn shaped(w: &mut Writer, mut item: Item) -> Written {
 }
 
 pub(crate) fn transpose(w: &mut Writer, item: Item) -> Written {
-    let perm = Value::Ints(w.g.node(item.node).attrs.ints("perm"));
+    let perm = Value::Ints(w.g.node(item.node).attrs.get(attr::PERM));
     w.emit(item.onnx, &item.operands, item.real, vec![("perm", perm)]);
     Ok(())
 }
 
 pub(crate) fn slice(w: &mut Writer, mut item: Item) -> Written {
     let attrs = &w.g.node(item.node).attrs;
-    let axes = (0..).zip(attrs.ints("starts")).map(|(axis, _)| axis).collect();
-    for (name, values) in
-        [("starts", attrs.ints("starts")), ("ends", attrs.ints("ends")), ("axes", axes), ("steps", attrs.ints("steps"))]
-    {
+    let axes = (0..).zip(attrs.get(attr::STARTS)).map(|(axis, _)| axis).collect();
+    for (name, values) in [
+        ("starts", attrs.get(attr::STARTS)),
+        ("ends", attrs.get(attr::ENDS)),
+        ("axes", axes),
+        ("steps", attrs.get(attr::STEPS)),
+    ] {
         let values = list(w, &item, name, values);
         item.operands.push(values);
     }
@@ -157,9 +171,9 @@ pub(crate) fn slice(w: &mut Writer, mut item: Item) -> Written {
 
 pub(crate) fn pad(w: &mut Writer, mut item: Item) -> Written {
     let (g, attrs) = (w.g, &w.g.node(item.node).attrs);
-    let pads = list(w, &item, "pads", attrs.ints("pads"));
+    let pads = list(w, &item, "pads", attrs.get(attr::PADS));
     // On quantized types the value is a code.
-    let code = attrs.float("value");
+    let code = attrs.get(attr::VALUE);
     let value = g.ty(g.result(item.node)).uniform().map_or(code, |u| (code - u.zero_point() as f32) * u.scale());
     let value = w.constant(item.named("value"), &[], Data::F32(vec![value]));
     item.operands.extend([pads, value]);
@@ -169,7 +183,7 @@ pub(crate) fn pad(w: &mut Writer, mut item: Item) -> Written {
 
 /// What ONNX does at positions outside is not defined.
 pub(crate) fn gather(w: &mut Writer, item: Item) -> Written {
-    match w.g.node(item.node).attrs.bool("wrap") {
+    match w.g.node(item.node).attrs.get(attr::WRAP) {
         true => along_axis(w, item),
         false => Err(unwritable(Opcode::Gather)),
     }

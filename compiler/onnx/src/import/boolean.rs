@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId, shape};
+use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId, attr, shape};
 
 use super::layout;
 use super::numbers::{Numbers, compared};
@@ -27,7 +27,7 @@ pub(super) fn constant(site: &mut Site, values: &[bool], suffix: &str) -> ValueI
 
 /// The row of a constant table at each integer; integers that are none of its positions have the last.
 pub(super) fn row(site: &mut Site, table: ValueId, positions: ValueId) -> Outcome<ValueId> {
-    let attrs = Attrs::new(Opcode::Gather).with("axis", 0).with("wrap", false);
+    let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, 0).with(attr::WRAP, false);
     site.emit(Opcode::Gather, &[table, positions], attrs, "")
 }
 

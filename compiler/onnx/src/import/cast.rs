@@ -1,7 +1,7 @@
 //! `Cast` and `CastLike`.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Class, Data, Elem, Int, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Class, Data, Elem, Int, Opcode, Tensor, ValueId, attr};
 
 use super::numbers::Numbers;
 use super::site::Site;
@@ -65,7 +65,7 @@ fn cast_to(site: &mut Site, x: ValueId, to: DataType) -> Outcome<ValueId> {
         (Elem::Bool, _) => boolean::as_numbers(site, x, to),
         // Before a softmax they can be a mask: `canonicalize` knows these, and nothing else takes them.
         (Elem::Int(Int::I64 | Int::I32), Elem::F32) => {
-            site.emit(Opcode::CastTo, &[x], Attrs::new(Opcode::CastTo).with("to", 0), "")
+            site.emit(Opcode::CastTo, &[x], Attrs::new(Opcode::CastTo).with(attr::TO, 0), "")
         }
         // Positions are read as 64-bit integers wherever they are used.
         (Elem::Int(Int::I32), Elem::Int(Int::I64)) => Ok(x),

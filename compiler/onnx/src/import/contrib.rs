@@ -1,5 +1,6 @@
 //! Operators of the domain `com.microsoft` that ONNX Runtime's optimizer writes in place of several others.
 
+use qcc_ir::attr::{self, Key};
 use qcc_ir::{Attrs, Opcode, ValueId};
 
 use super::conv;
@@ -25,7 +26,9 @@ pub(super) fn fused_gemm(site: &mut Site) -> Outcome<ValueId> {
     let y = gemm::gemm(site)?;
     // Parameters have the names that the function's own operator has.
     let mut attrs = Vec::new();
-    for (name, own) in [("activation_alpha", "alpha"), ("activation_beta", "beta"), ("activation_gamma", "gamma")] {
+    for (name, own) in
+        [("activation_alpha", attr::ALPHA), ("activation_beta", attr::BETA), ("activation_gamma", attr::GAMMA)]
+    {
         if let Some(v) = site.attrs.float(name)? {
             attrs.push((own, v));
         }
@@ -37,16 +40,16 @@ pub(super) fn fused_gemm(site: &mut Site) -> Outcome<ValueId> {
 fn activation(site: &mut Site, y: ValueId) -> Outcome<ValueId> {
     let name = site.attrs.string("activation")?.unwrap_or("").to_string();
     let parameters = site.attrs.floats("activation_params")?.map(<[f32]>::to_vec).unwrap_or_default();
-    let names: &[&'static str] = if name == "Clip" { &["min", "max"] } else { &["alpha", "beta"] };
-    if parameters.len() > names.len() {
+    let keys = if name == "Clip" { [attr::MIN, attr::MAX] } else { [attr::ALPHA, attr::BETA] };
+    if parameters.len() > keys.len() {
         return Err(Fault::shape(format!("{} parameters of {name}", parameters.len())));
     }
-    let parameters: Vec<(&'static str, f32)> = names.iter().copied().zip(parameters).collect();
+    let parameters: Vec<_> = keys.into_iter().zip(parameters).collect();
     function(site, y, &name, &parameters)
 }
 
 /// A function by the name of its operator.
-fn function(site: &mut Site, x: ValueId, name: &str, parameters: &[(&'static str, f32)]) -> Outcome<ValueId> {
+fn function(site: &mut Site, x: ValueId, name: &str, parameters: &[(Key<f32>, f32)]) -> Outcome<ValueId> {
     let op = match name {
         "" => return Ok(x),
         "Relu" => Opcode::Relu,
@@ -61,9 +64,9 @@ fn function(site: &mut Site, x: ValueId, name: &str, parameters: &[(&'static str
         other => return Err(Fault::unsupported(format!("`activation` = {other:?} is not supported"))),
     };
     let mut attrs = Attrs::new(op);
-    for &(name, value) in parameters {
-        if attrs.has(name) {
-            attrs = attrs.with(name, value.clamp(f32::MIN, f32::MAX));
+    for &(key, value) in parameters {
+        if attrs.has(key) {
+            attrs = attrs.with(key, value.clamp(f32::MIN, f32::MAX));
         }
     }
     site.emit(op, &[x], attrs, "")
@@ -90,7 +93,7 @@ pub(super) fn fused_matmul(site: &mut Site) -> Outcome<ValueId> {
         }
         operands.push(layout::transpose(site, x, &perm, "t")?);
     }
-    site.emit(Opcode::MatMul, &operands, Attrs::new(Opcode::MatMul).with("alpha", alpha), "")
+    site.emit(Opcode::MatMul, &operands, Attrs::new(Opcode::MatMul).with(attr::ALPHA, alpha), "")
 }
 
 /// The sum with operand 1, if there is one.
@@ -111,14 +114,14 @@ pub(super) fn gelu(site: &mut Site) -> Outcome<ValueId> {
 /// The approximation by the hyperbolic tangent.
 pub(super) fn fast_gelu(site: &mut Site) -> Outcome<ValueId> {
     let x = biased(site)?;
-    site.emit(Opcode::Gelu, &[x], Attrs::new(Opcode::Gelu).with("tanh", true), "")
+    site.emit(Opcode::Gelu, &[x], Attrs::new(Opcode::Gelu).with(attr::TANH, true), "")
 }
 
 /// `x / (1 + exp(-alpha x))`.
 pub(super) fn quick_gelu(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
     let alpha = site.attrs.float("alpha")?.unwrap_or(1.702);
-    site.emit(Opcode::Swish, &[x], Attrs::new(Opcode::Swish).with("alpha", alpha), "")
+    site.emit(Opcode::Swish, &[x], Attrs::new(Opcode::Swish).with(attr::ALPHA, alpha), "")
 }
 
 /// Normalization of the sum of the operands input, skip and, behind scale and offset, a bias. The last result is that sum.
@@ -158,7 +161,7 @@ pub(super) fn embed_layer_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
     let dims = site.dims(ids);
     let &[_, length] = dims.as_slice() else { return Err(Fault::shape(format!("tokens of shape {dims:?}"))) };
     let gather = |site: &mut Site, table: ValueId, at: ValueId| {
-        site.emit(Opcode::Gather, &[table, at], Attrs::new(Opcode::Gather).with("axis", 0), "rows")
+        site.emit(Opcode::Gather, &[table, at], Attrs::new(Opcode::Gather).with(attr::AXIS, 0), "rows")
     };
     let mut sum = gather(site, tokens, ids)?;
     let at = match site.optional(8) {

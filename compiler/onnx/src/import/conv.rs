@@ -1,7 +1,7 @@
 //! `Conv`: one to three spatial dimensions. One becomes two with a height of 1; of three, the first becomes
 //! channels and batch.
 
-use qcc_ir::{Attrs, Opcode, ValueId};
+use qcc_ir::{Attrs, Opcode, ValueId, attr};
 
 use super::layout;
 use super::site::Site;
@@ -33,7 +33,7 @@ pub(super) fn convolve(
     }
     let rank = site.ty(x).rank();
     let (x, w) = (with_height(site, x, "x")?, with_height(site, w, "weight")?);
-    let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with("groups", groups);
+    let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with(attr::GROUPS, groups);
     let operands: Vec<ValueId> = [x, w].into_iter().chain(bias).collect();
     let y = site.emit(Opcode::Conv2d, &operands, attrs, suffix)?;
     without_height(site, y, rank)
@@ -64,7 +64,7 @@ fn planes(
     let mut x = x;
     if before + after > 0 {
         let pads = [0, 0, before, 0, 0, 0, 0, after, 0, 0];
-        x = site.emit(Opcode::Pad, &[x], Attrs::new(Opcode::Pad).with("pads", layout::list(&pads)?), "padded")?;
+        x = site.emit(Opcode::Pad, &[x], Attrs::new(Opcode::Pad).with(attr::PADS, layout::list(&pads)?), "padded")?;
     }
     let at = |tap: usize, i: usize| i * depth.strides[0] + tap * depth.dilations[0];
     let positions: Vec<usize> = (0..k).flat_map(|tap| (0..count).map(move |i| at(tap, i))).collect();
@@ -74,7 +74,7 @@ fn planes(
     let channels = layout::product(&[c, k])?;
     let x = layout::reshape(site, x, &[layout::product(&[n, count])?, channels, height, width], "planes")?;
     let w = layout::reshape(site, w, &[o, layout::product(&[per_group, k])?, kh, kw], "weight")?;
-    let attrs = area.set(Attrs::new(Opcode::Conv2d))?.with("groups", groups);
+    let attrs = area.set(Attrs::new(Opcode::Conv2d))?.with(attr::GROUPS, groups);
     let operands: Vec<ValueId> = [x, w].into_iter().chain(bias).collect();
     let y = site.emit(Opcode::Conv2d, &operands, attrs, "planes")?;
     let (h, w) = (site.dims(y)[2], site.dims(y)[3]);

@@ -1,6 +1,6 @@
 //! `ConvTranspose`: one to three spatial dimensions.
 
-use qcc_ir::{Attrs, Opcode, ValueId};
+use qcc_ir::{Attrs, Opcode, ValueId, attr};
 
 use super::conv::convolve;
 use super::layout::{self, extent};
@@ -207,7 +207,7 @@ fn with_taps(site: &mut Site, w: ValueId, axis: usize, taps: &[Option<usize>]) -
     if taps.contains(&None) {
         let mut pads = vec![0; 2 * dims.len()];
         pads[dims.len() + axis] = 1;
-        w = site.emit(Opcode::Pad, &[w], Attrs::new(Opcode::Pad).with("pads", layout::list(&pads)?), "phases")?;
+        w = site.emit(Opcode::Pad, &[w], Attrs::new(Opcode::Pad).with(attr::PADS, layout::list(&pads)?), "phases")?;
     }
     let positions: Vec<usize> = taps.iter().map(|tap| tap.unwrap_or(zero)).collect();
     layout::at_positions(site, w, axis, &positions, "phases")

@@ -1,6 +1,6 @@
 //! Normalizations.
 
-use qcc_ir::{Attrs, Opcode, ValueId};
+use qcc_ir::{Attrs, Opcode, ValueId, attr};
 
 use super::layout::{self, apply};
 use super::reduce::over;
@@ -19,7 +19,7 @@ pub(super) fn batch_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
     if site.opset() >= 14 && site.attrs.flag("training_mode", false)? {
         return by_batch(site, &operands, epsilon, momentum);
     }
-    let attrs = Attrs::new(Opcode::BatchNorm).with("epsilon", epsilon);
+    let attrs = Attrs::new(Opcode::BatchNorm).with(attr::EPSILON, epsilon);
     site.emit(Opcode::BatchNorm, &operands, attrs, "").map(|y| vec![y])
 }
 
@@ -77,7 +77,7 @@ pub(super) fn normalize(
         }
     }
     let axis = layout::extent(axis)?;
-    let attrs = Attrs::new(Opcode::LayerNorm).with("axis", axis).with("epsilon", epsilon);
+    let attrs = Attrs::new(Opcode::LayerNorm).with(attr::AXIS, axis).with(attr::EPSILON, epsilon);
     let constant = [Some(scale), bias].into_iter().flatten().all(|v| site.constant(v).is_some());
     let zero = site.floats(&[1], vec![0.0], "zero");
     if constant {
@@ -202,9 +202,9 @@ pub(super) fn local_response(site: &mut Site) -> Outcome<ValueId> {
     let kernel = before + after + 1;
     let alpha = nearest(f64::from(alpha) * kernel as f64 / size as f64);
     let attrs = Attrs::new(Opcode::AveragePool)
-        .with("kernel", layout::list(&[kernel, 1])?)
-        .with("pads", layout::list(&[before, 0, after, 0])?)
-        .with("count_include_pad", true);
+        .with(attr::KERNEL, layout::list(&[kernel, 1])?)
+        .with(attr::PADS, layout::list(&[before, 0, after, 0])?)
+        .with(attr::COUNT_INCLUDE_PAD, true);
     let mean = site.emit(Opcode::AveragePool, &[wide], attrs, "mean")?;
     let dims = site.dims(x);
     let mean = layout::reshape(site, mean, &dims, "mean")?;

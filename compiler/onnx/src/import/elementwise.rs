@@ -1,6 +1,6 @@
 //! Elementwise operators whose attributes or operands need more than a row of the table.
 
-use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, Uniform, ValueId};
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, Uniform, ValueId, attr};
 
 use super::affine;
 use super::layout::apply;
@@ -36,9 +36,9 @@ pub(super) fn clip(site: &mut Site) -> Outcome<ValueId> {
         return Err(Fault::shape("a bound is not a number"));
     }
     let mut attrs = Attrs::new(Opcode::Clip);
-    for (name, bound) in ["min", "max"].into_iter().zip(bounds) {
+    for (key, bound) in [attr::MIN, attr::MAX].into_iter().zip(bounds) {
         if let Some(bound) = bound {
-            attrs = attrs.with(name, bound.clamp(f32::MIN, f32::MAX));
+            attrs = attrs.with(key, bound.clamp(f32::MIN, f32::MAX));
         }
     }
     site.emit(Opcode::Clip, &[x], attrs, "")
@@ -112,7 +112,7 @@ pub(super) fn gelu(site: &mut Site) -> Outcome<ValueId> {
         "tanh" => true,
         other => return Err(Fault::unsupported(format!("`approximate` = {other:?} is not supported"))),
     };
-    site.emit(Opcode::Gelu, &[x], Attrs::new(Opcode::Gelu).with("tanh", tanh), "")
+    site.emit(Opcode::Gelu, &[x], Attrs::new(Opcode::Gelu).with(attr::TANH, tanh), "")
 }
 
 /// The exponent may be of another type than the base.

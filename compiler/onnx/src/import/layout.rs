@@ -1,6 +1,6 @@
 //! Emission of data movement, the building blocks of most decompositions. What would change nothing adds nothing.
 
-use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId, shape};
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId, attr, shape};
 
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
@@ -27,7 +27,7 @@ pub(super) fn reshape(site: &mut Site, x: ValueId, dims: &[usize], suffix: &str)
     if site.ty(x).dims == dims {
         return Ok(x);
     }
-    site.emit(Opcode::Reshape, &[x], Attrs::new(Opcode::Reshape).with("shape", list(dims)?), suffix)
+    site.emit(Opcode::Reshape, &[x], Attrs::new(Opcode::Reshape).with(attr::SHAPE, list(dims)?), suffix)
 }
 
 /// Dimension `i` of the result is dimension `perm[i]`.
@@ -35,7 +35,7 @@ pub(super) fn transpose(site: &mut Site, x: ValueId, perm: &[usize], suffix: &st
     if perm.iter().enumerate().all(|(i, &p)| i == p) && perm.len() == site.ty(x).rank() {
         return Ok(x);
     }
-    site.emit(Opcode::Transpose, &[x], Attrs::new(Opcode::Transpose).with("perm", list(perm)?), suffix)
+    site.emit(Opcode::Transpose, &[x], Attrs::new(Opcode::Transpose).with(attr::PERM, list(perm)?), suffix)
 }
 
 /// Broadcast to a shape.
@@ -43,7 +43,7 @@ pub(super) fn expand(site: &mut Site, x: ValueId, dims: &[usize]) -> Outcome<Val
     if site.ty(x).dims == dims {
         return Ok(x);
     }
-    site.emit(Opcode::Expand, &[x], Attrs::new(Opcode::Expand).with("shape", list(dims)?), "expanded")
+    site.emit(Opcode::Expand, &[x], Attrs::new(Opcode::Expand).with(attr::SHAPE, list(dims)?), "expanded")
 }
 
 /// The elements at these positions of an axis, counted from the front.
@@ -61,7 +61,7 @@ pub(super) fn at_positions(
     let tensor = Tensor::new(&[positions.len()], Data::I64(list(positions)?));
     let positions = site.constant_of(tensor, Elem::Int(Int::I64), "positions");
     let axis = extent(axis)?;
-    site.emit(Opcode::Gather, &[x, positions], Attrs::new(Opcode::Gather).with("axis", axis), suffix)
+    site.emit(Opcode::Gather, &[x, positions], Attrs::new(Opcode::Gather).with(attr::AXIS, axis), suffix)
 }
 
 /// Which of two neighbours a repetition keeps together.
@@ -110,6 +110,6 @@ pub(super) fn looked_up(site: &mut Site, x: ValueId) -> Option<(ValueId, ValueId
     let graph = site.edit().graph();
     let n = graph.producer(x).filter(|&n| graph.op(n) == Opcode::Gather)?;
     let (operands, attrs) = (graph.operands(n), graph.node(n).attrs.clone());
-    let found = graph.constant(operands[0]).is_some() && attrs.int("axis") == 0;
+    let found = graph.constant(operands[0]).is_some() && attrs.get(attr::AXIS) == 0;
     found.then(|| (operands[0], operands[1], attrs))
 }

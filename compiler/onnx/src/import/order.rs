@@ -1,6 +1,6 @@
 //! Greatest elements and where they are.
 
-use qcc_ir::{Attrs, Opcode, ValueId};
+use qcc_ir::{Attrs, Opcode, ValueId, attr};
 
 use super::layout::{self, apply};
 use super::site::Site;
@@ -14,7 +14,7 @@ fn arg(site: &mut Site, greatest: bool) -> Outcome<ValueId> {
     let last = site.attrs.flag("select_last_index", false)?;
     let axis = layout::extent(axis)?;
     let x = if greatest { x } else { apply(site, Opcode::Neg, &[x], "negated")? };
-    let attrs = Attrs::new(Opcode::ArgMax).with("axis", axis).with("keepdims", keep).with("last", last);
+    let attrs = Attrs::new(Opcode::ArgMax).with(attr::AXIS, axis).with(attr::KEEPDIMS, keep).with(attr::LAST, last);
     site.emit(Opcode::ArgMax, &[x], attrs, "")
 }
 
@@ -37,7 +37,7 @@ pub(super) fn top_k(site: &mut Site) -> Outcome<Vec<ValueId>> {
     };
     let Some(&[k]) = k.as_deref() else { return Err(Fault::shape("`k` is not one number")) };
     let axis = layout::extent(axis)?;
-    let attrs = |op| Attrs::new(op).with("axis", axis).with("k", k).with("largest", largest);
+    let attrs = |op| Attrs::new(op).with(attr::AXIS, axis).with(attr::K, k).with(attr::LARGEST, largest);
     let values = site.emit(Opcode::TopK, &[x], attrs(Opcode::TopK), "")?;
     Ok(vec![values, site.emit(Opcode::TopKIndex, &[x], attrs(Opcode::TopKIndex), "positions")?])
 }

@@ -1,6 +1,6 @@
 //! Pooling.
 
-use qcc_ir::{Attrs, Elem, Int, Opcode, ValueId};
+use qcc_ir::{Attrs, Elem, Int, Opcode, ValueId, attr};
 
 use super::affine;
 use super::layout;
@@ -54,12 +54,12 @@ pub(super) fn average(site: &mut Site, mut x: ValueId) -> Outcome<ValueId> {
         let before = [0, 0].into_iter().chain(window.pads.iter().map(|p| p[0]));
         let after = [0, 0].into_iter().chain(window.pads.iter().map(|p| p[1]));
         let pads: Vec<usize> = before.chain(after).collect();
-        let attrs = Attrs::new(Opcode::Pad).with("pads", layout::list(&pads)?);
+        let attrs = Attrs::new(Opcode::Pad).with(attr::PADS, layout::list(&pads)?);
         x = site.emit(Opcode::Pad, &[x], attrs, "padded")?;
         window.pads.fill([0, 0]);
     }
     let counted = include && padded && !rounded;
-    let attrs = Attrs::new(Opcode::AveragePool).with("count_include_pad", counted);
+    let attrs = Attrs::new(Opcode::AveragePool).with(attr::COUNT_INCLUDE_PAD, counted);
     finish(site, Opcode::AveragePool, x, window, attrs)
 }
 
@@ -85,7 +85,7 @@ pub(super) fn lp_pool(site: &mut Site) -> Outcome<ValueId> {
     let padded = match pads.iter().all(|&p| p == 0) {
         true => powers,
         false => {
-            site.emit(Opcode::Pad, &[powers], Attrs::new(Opcode::Pad).with("pads", layout::list(&pads)?), "padded")?
+            site.emit(Opcode::Pad, &[powers], Attrs::new(Opcode::Pad).with(attr::PADS, layout::list(&pads)?), "padded")?
         }
     };
     window.pads.fill([0, 0]);
@@ -146,12 +146,12 @@ pub(super) fn global_max_pool(site: &mut Site) -> Outcome<ValueId> {
 pub(super) fn global(site: &mut Site, x: ValueId, pool: Opcode, reduce: Opcode) -> Outcome<ValueId> {
     match *site.dims(x) {
         [_, _, h, w] => {
-            let attrs = Attrs::new(pool).with("kernel", layout::list(&[h, w])?);
+            let attrs = Attrs::new(pool).with(attr::KERNEL, layout::list(&[h, w])?);
             site.emit(pool, &[x], attrs, "")
         }
         [_, _, ref spatial @ ..] if !spatial.is_empty() => {
             let axes: Vec<usize> = (2..spatial.len() + 2).collect();
-            site.emit(reduce, &[x], Attrs::new(reduce).with("axes", layout::list(&axes)?), "")
+            site.emit(reduce, &[x], Attrs::new(reduce).with(attr::AXES, layout::list(&axes)?), "")
         }
         ref dims => Err(Fault::shape(format!("shape {dims:?} has no spatial dimension"))),
     }

@@ -4,7 +4,7 @@
 //!
 //! An integer product has results in units of 1: real numbers hold these exactly below 2^24.
 
-use qcc_ir::{Attrs, Int, Opcode, Uniform, ValueId};
+use qcc_ir::{Attrs, Int, Opcode, Uniform, ValueId, attr};
 
 use super::affine::{Storage, as_real, bias_in_units, dequantize, in_units, plain, quantize, requantize, storage_of};
 use super::layout::{self, apply};
@@ -41,7 +41,7 @@ pub(super) fn qlinear_conv(site: &mut Site) -> Outcome<ValueId> {
     let rank = site.ty(x).rank();
     let (x, w) = (with_height(site, real_x, "x")?, with_height(site, real_w, "weight")?);
     let operands: Vec<ValueId> = [x, w].into_iter().chain(bias).collect();
-    let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with("groups", groups);
+    let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with(attr::GROUPS, groups);
     let y = site.emit(Opcode::Conv2d, &operands, attrs, "real")?;
     let y = without_height(site, y, rank)?;
     let own = storage_of(&site.elem(own))?;
@@ -65,7 +65,7 @@ fn binary(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
     let (a, b) = (site.operand(0)?, site.operand(3)?);
     let a = dequantize(site, a, 1, 1, "a")?;
     let b = dequantize(site, b, 4, 1, "b")?;
-    let attrs = Attrs::new(op).with("signed", storage.0 == Int::I8);
+    let attrs = Attrs::new(op).with(attr::SIGNED, storage.0 == Int::I8);
     let y = site.emit(op, &[a, b], attrs, "real")?;
     requantize(site, y, 6, storage)
 }
@@ -93,7 +93,7 @@ pub(super) fn sigmoid(site: &mut Site) -> Outcome<ValueId> {
 
 pub(super) fn leaky_relu(site: &mut Site) -> Outcome<ValueId> {
     let alpha = site.attrs.float("alpha")?.unwrap_or(0.01);
-    let attrs = Attrs::new(Opcode::LeakyRelu).with("alpha", alpha);
+    let attrs = Attrs::new(Opcode::LeakyRelu).with(attr::ALPHA, alpha);
     unary(site, |site, x| site.emit(Opcode::LeakyRelu, &[x], attrs, "real"))
 }
 
@@ -111,7 +111,7 @@ pub(super) fn softmax(site: &mut Site) -> Outcome<ValueId> {
         };
         let axis = if opset < 13 { 1 } else { layout::extent(axis)? };
         let x = layout::reshape(site, x, &flat, "rows")?;
-        let y = site.emit(Opcode::Softmax, &[x], Attrs::new(Opcode::Softmax).with("axis", axis), "real")?;
+        let y = site.emit(Opcode::Softmax, &[x], Attrs::new(Opcode::Softmax).with(attr::AXIS, axis), "real")?;
         layout::reshape(site, y, &dims, "shaped")
     })
 }
@@ -167,7 +167,7 @@ pub(super) fn concat(site: &mut Site) -> Outcome<ValueId> {
     }
     let Some(&first) = parts.first() else { return Err(Fault::shape("there is no operand")) };
     let axis = layout::extent(Site::axis(axis, site.ty(first).rank())?)?;
-    let y = site.emit(Opcode::Concat, &parts, Attrs::new(Opcode::Concat).with("axis", axis), "real")?;
+    let y = site.emit(Opcode::Concat, &parts, Attrs::new(Opcode::Concat).with(attr::AXIS, axis), "real")?;
     requantize(site, y, 0, storage)
 }
 
@@ -227,7 +227,7 @@ pub(super) fn conv_integer(site: &mut Site) -> Outcome<ValueId> {
     let rank = site.ty(x).rank();
     let (x, w) = (centred(site, x, 2, 1, "x")?, centred(site, w, 3, 0, "weight")?);
     let (x, w) = (with_height(site, x, "x")?, with_height(site, w, "weight")?);
-    let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with("groups", groups);
+    let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with(attr::GROUPS, groups);
     let y = site.emit(Opcode::Conv2d, &[x, w], attrs, "real")?;
     let y = without_height(site, y, rank)?;
     as_i32(site, y)

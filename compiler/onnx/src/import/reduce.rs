@@ -1,6 +1,6 @@
 //! Reductions, softmax and what is computed from them.
 
-use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId, attr};
 
 use super::layout::{self, apply};
 use super::numbers::listed;
@@ -53,7 +53,7 @@ pub(super) fn over(
     keep: bool,
     suffix: &str,
 ) -> Outcome<ValueId> {
-    let attrs = Attrs::new(op).with("axes", layout::list(axes)?).with("keepdims", keep);
+    let attrs = Attrs::new(op).with(attr::AXES, layout::list(axes)?).with(attr::KEEPDIMS, keep);
     site.emit(op, &[x], attrs, suffix)
 }
 
@@ -169,7 +169,7 @@ fn along(site: &mut Site, body: fn(&mut Site, ValueId, usize) -> Outcome<ValueId
 pub(super) fn softmax(site: &mut Site) -> Outcome<ValueId> {
     along(site, |site, x, axis| {
         let axis = layout::extent(axis)?;
-        site.emit(Opcode::Softmax, &[x], Attrs::new(Opcode::Softmax).with("axis", axis), "softmax")
+        site.emit(Opcode::Softmax, &[x], Attrs::new(Opcode::Softmax).with(attr::AXIS, axis), "softmax")
     })
 }
 

@@ -1,7 +1,7 @@
 //! `LSTM`, `GRU` and `RNN`, unrolled: the number of steps is known, so that every step is a product with the same weights,
 //! sums, products and functions of one value. The products with the inputs of all steps are one.
 
-use qcc_ir::{Attrs, Opcode, ValueId};
+use qcc_ir::{Attrs, Opcode, ValueId, attr};
 
 use super::layout::{self, apply};
 use super::site::Site;
@@ -257,7 +257,7 @@ impl RnnLayer {
     fn function(&self, site: &mut Site, op: Opcode, x: ValueId, suffix: &str) -> Outcome<ValueId> {
         let x = match self.clip {
             Some(bound) if bound.is_finite() && bound > 0.0 => {
-                let attrs = Attrs::new(Opcode::Clip).with("min", -bound).with("max", bound);
+                let attrs = Attrs::new(Opcode::Clip).with(attr::MIN, -bound).with(attr::MAX, bound);
                 site.emit(Opcode::Clip, &[x], attrs, "clipped")?
             }
             Some(bound) => return Err(Fault::shape(format!("`clip` is {bound}"))),
@@ -334,7 +334,7 @@ impl RnnLayer {
                 parts.iter().map(|&v| layout::reshape(site, v, &[1, batch, hidden], "row")).collect::<Outcome<_>>()?;
             match rows.as_slice() {
                 [one] => Ok(*one),
-                rows => site.emit(Opcode::Concat, rows, Attrs::new(Opcode::Concat).with("axis", 0), suffix),
+                rows => site.emit(Opcode::Concat, rows, Attrs::new(Opcode::Concat).with(attr::AXIS, 0), suffix),
             }
         };
         let ordered: Vec<ValueId> = (0..self.steps).flat_map(|t| all.iter().map(move |hs| hs[t])).collect();

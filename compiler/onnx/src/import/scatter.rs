@@ -1,7 +1,7 @@
 //! Elements at positions that are known at compile time: each result lists, for every one of its elements, where in the flat
 //! operand it comes from. What is scattered into lies in front of what is scattered.
 
-use qcc_ir::{Attrs, Opcode, ValueId};
+use qcc_ir::{Attrs, Opcode, ValueId, attr};
 
 use super::layout;
 use super::numbers::listed;
@@ -66,7 +66,7 @@ fn merged(site: &mut Site, data: ValueId, updates: ValueId, from: &[usize]) -> O
         let elements = layout::product(&site.dims(v))?;
         flat.push(layout::reshape(site, v, &[elements], suffix)?);
     }
-    let both = site.emit(Opcode::Concat, &flat, Attrs::new(Opcode::Concat).with("axis", 0), "both")?;
+    let both = site.emit(Opcode::Concat, &flat, Attrs::new(Opcode::Concat).with(attr::AXIS, 0), "both")?;
     picked(site, both, from, &dims)
 }
 

@@ -1,6 +1,6 @@
 //! `Where`: of constants evaluated here, with a condition that is the same everywhere one of the branches.
 
-use qcc_ir::{Attrs, Data, Opcode, Tensor, ValueId, map_data};
+use qcc_ir::{Attrs, Data, Opcode, Tensor, ValueId, attr, map_data};
 
 use super::layout;
 use super::numbers::broadcast;
@@ -27,7 +27,7 @@ pub(super) fn selected(site: &mut Site, c: ValueId, x: ValueId, y: ValueId, suff
     let (x_dims, y_dims) = (site.dims(x), site.dims(y));
     if let (Some(a), Some(b)) = (site.constant(x), site.constant(y)) {
         let (dims, at) = broadcast(&[&condition.dims, &x_dims, &y_dims])?;
-        let both = Attrs::new(Opcode::Concat).with("axis", 0);
+        let both = Attrs::new(Opcode::Concat).with(attr::AXIS, 0);
         // Both branches one after the other, and from there by position.
         let split = a.data.len();
         let flat = |site: &mut Site, v, n: usize| layout::reshape(site, v, &[n], "flat");

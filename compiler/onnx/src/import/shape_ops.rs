@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId, attr};
 
 use super::layout::{self, Repeat};
 use super::numbers::Numbers;
@@ -99,7 +99,7 @@ pub(super) fn join(site: &mut Site, mut operands: Vec<ValueId>, axis: i64) -> Ou
         [one] => Ok(*one),
         _ => {
             let axis = layout::extent(axis)?;
-            site.emit(Opcode::Concat, &operands, Attrs::new(Opcode::Concat).with("axis", axis), "")
+            site.emit(Opcode::Concat, &operands, Attrs::new(Opcode::Concat).with(attr::AXIS, axis), "")
         }
     }
 }
@@ -172,7 +172,7 @@ pub(super) fn pad(site: &mut Site) -> Outcome<ValueId> {
         }
         return Ok(y);
     }
-    site.emit(Opcode::Pad, &[y], Attrs::new(Opcode::Pad).with("pads", full).with("value", value), "")
+    site.emit(Opcode::Pad, &[y], Attrs::new(Opcode::Pad).with(attr::PADS, full).with(attr::VALUE, value), "")
 }
 
 /// Constant positions are checked and counted from the front.
@@ -194,7 +194,7 @@ pub(super) fn gather(site: &mut Site) -> Outcome<ValueId> {
         positions = site.constant_of(tensor, Elem::Int(Int::I64), "positions");
     }
     let axis = layout::extent(axis)?;
-    site.emit(Opcode::Gather, &[x, positions], Attrs::new(Opcode::Gather).with("axis", axis), "")
+    site.emit(Opcode::Gather, &[x, positions], Attrs::new(Opcode::Gather).with(attr::AXIS, axis), "")
 }
 
 pub(super) fn expand(site: &mut Site) -> Outcome<ValueId> {

@@ -1,6 +1,6 @@
 //! `Slice`, `Split`, and cutting by negative padding.
 
-use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId, attr};
 
 use super::layout;
 use super::site::Site;
@@ -30,7 +30,7 @@ impl Cut {
             return Ok(x);
         }
         let attrs = Attrs::new(Opcode::Slice);
-        let attrs = attrs.with("starts", self.starts).with("ends", self.ends).with("steps", self.steps);
+        let attrs = attrs.with(attr::STARTS, self.starts).with(attr::ENDS, self.ends).with(attr::STEPS, self.steps);
         site.emit(Opcode::Slice, &[x], attrs, suffix)
     }
 }
@@ -88,7 +88,8 @@ pub(super) fn slice(site: &mut Site) -> Outcome<ValueId> {
         let positions = Tensor::new(&[n], Data::I64(positions));
         let positions = site.constant_of(positions, Elem::Int(Int::I64), "positions");
         let axis = i64::try_from(axis).map_err(|_| Fault::shape("an axis exceeds 63 bits"))?;
-        y = site.emit(Opcode::Gather, &[y, positions], Attrs::new(Opcode::Gather).with("axis", axis), "reversed")?;
+        y =
+            site.emit(Opcode::Gather, &[y, positions], Attrs::new(Opcode::Gather).with(attr::AXIS, axis), "reversed")?;
     }
     Ok(y)
 }

@@ -1,7 +1,7 @@
 //! Windows of convolution and pooling as ONNX writes them: any number of spatial dimensions, automatic padding, and
 //! results rounded up.
 
-use qcc_ir::{Attrs, ValueId};
+use qcc_ir::{Attrs, ValueId, attr};
 
 use super::layout;
 use super::site::Site;
@@ -153,12 +153,12 @@ impl Window {
         let after: Vec<usize> = self.pads.iter().zip(&self.extra).map(|(p, e)| p[1].saturating_add(*e)).collect();
         let mut pads = two(&before, 0)?;
         pads.extend(two(&after, 0)?);
-        let mut attrs = attrs.with("strides", two(&self.strides, 1)?).with("pads", pads);
-        if attrs.has("kernel") {
-            attrs = attrs.with("kernel", two(&self.kernel, 1)?);
+        let mut attrs = attrs.with(attr::STRIDES, two(&self.strides, 1)?).with(attr::PADS, pads);
+        if attrs.has(attr::KERNEL) {
+            attrs = attrs.with(attr::KERNEL, two(&self.kernel, 1)?);
         }
-        if attrs.has("dilations") {
-            attrs = attrs.with("dilations", two(&self.dilations, 1)?);
+        if attrs.has(attr::DILATIONS) {
+            attrs = attrs.with(attr::DILATIONS, two(&self.dilations, 1)?);
         }
         Ok(attrs)
     }

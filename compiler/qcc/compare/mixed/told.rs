@@ -1,6 +1,6 @@
 //! What of a value those depend on that read it: beyond that nothing is lost, whatever is cut off.
 
-use qcc_ir::{Class, Opcode, Range, Tensor};
+use qcc_ir::{Class, Opcode, Range, Tensor, attr};
 use qcc_passes::quant::sensitive_range::moving;
 
 use super::{Action, Mixed, Step};
@@ -49,6 +49,6 @@ impl Mixed {
 /// Whether a step is a softmax along the last of `rank` axes.
 fn is_softmax_of_rows(step: &Step, rank: usize) -> bool {
     let Action::Compute { op: Opcode::Softmax, attrs, .. } = &step.action else { return false };
-    let axis = attrs.int("axis");
+    let axis = attrs.get(attr::AXIS);
     axis == -1 || usize::try_from(axis).is_ok_and(|axis| axis + 1 == rank)
 }

@@ -1,6 +1,6 @@
 //! Takes constants and padding beside a convolution or a linear layer into its weights, bias and attributes.
 
-use qcc_ir::{Attrs, Edit, NodeId, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Edit, NodeId, Opcode, Tensor, ValueId, attr};
 
 use crate::rewrite::{either, floats, named, per_channel, produced_once, substitute};
 
@@ -37,7 +37,7 @@ pub(super) fn matmul_is_linear(edit: &mut Edit, n: NodeId) -> bool {
     if g.constant(a).is_some() {
         return false;
     }
-    let alpha = g.node(n).attrs.float("alpha");
+    let alpha = g.node(n).attrs.get(attr::ALPHA);
     let transposed = (0..k * width).map(|i| data[i % k * width + i / k] * alpha).collect();
     let (y, name) = (g.result(n), format!("{}.t", g.name_of(b)));
     let tensor = Tensor::f32(&[width, k], transposed);
@@ -115,19 +115,19 @@ pub(super) fn padding(edit: &mut Edit, n: NodeId) -> bool {
     let operands = g.operands(n);
     let Some(pad) = produced_once(g, operands[0], Opcode::Pad) else { return false };
     let attrs = &g.node(pad).attrs;
-    let around = attrs.ints("pads");
+    let around = attrs.get(attr::PADS);
     let [0, 0, top, left, 0, 0, bottom, right] = around[..] else { return false };
-    let own = g.node(n).attrs.ints("pads");
+    let own = g.node(n).attrs.get(attr::PADS);
     let averages = op == Opcode::AveragePool;
     // An average without `count_include_pad` counts these zeros and not its own padding: only one kind can be said.
-    let mixed = averages && own.iter().any(|&p| p != 0) && !g.node(n).attrs.bool("count_include_pad");
-    if attrs.float("value") != 0.0 || mixed || own.len() != 4 {
+    let mixed = averages && own.iter().any(|&p| p != 0) && !g.node(n).attrs.get(attr::COUNT_INCLUDE_PAD);
+    if attrs.get(attr::VALUE) != 0.0 || mixed || own.len() != 4 {
         return false;
     }
     let pads: Vec<i64> = own.iter().zip([top, left, bottom, right]).map(|(a, b)| a + b).collect();
-    let mut new = g.node(n).attrs.clone().with("pads", pads);
+    let mut new = g.node(n).attrs.clone().with(attr::PADS, pads);
     if averages {
-        new = new.with("count_include_pad", true);
+        new = new.with(attr::COUNT_INCLUDE_PAD, true);
     }
     let source = g.operands(pad)[0];
     let label = format!("canonicalize: {} into {}", named(edit, pad), named(edit, n));

@@ -2,7 +2,7 @@
 //!
 //! A value that other nodes also use may take part where it is the activation's argument; intermediate values may not.
 
-use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, ValueId};
+use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, ValueId, attr};
 
 use crate::rewrite::{either, named, produced_by, produced_once, scalar, substitute};
 
@@ -32,7 +32,7 @@ fn with_scalar(g: &Graph, v: ValueId, op: Opcode) -> Option<(ValueId, f32)> {
 fn clipped(g: &Graph, v: ValueId) -> Option<(ValueId, f32, f32)> {
     let n = produced_once(g, v, Opcode::Clip)?;
     let attrs = &g.node(n).attrs;
-    Some((g.operands(n)[0], attrs.float("min"), attrs.float("max")))
+    Some((g.operands(n)[0], attrs.get(attr::MIN), attrs.get(attr::MAX)))
 }
 
 /// `v = clip(x + 3, 0, 6)`.
@@ -45,7 +45,7 @@ fn relu6_of_shifted(g: &Graph, v: ValueId) -> Option<ValueId> {
 /// `max(x, c)` and `min(x, c)` are clips; a clip of a clip or of a rectifier is one clip.
 pub(super) fn clip_from_extremes(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
-    let clip = |min: f32, max: f32| Attrs::new(Opcode::Clip).with("min", min).with("max", max);
+    let clip = |min: f32, max: f32| Attrs::new(Opcode::Clip).with(attr::MIN, min).with(attr::MAX, max);
     match g.op(n) {
         op @ (Opcode::Max | Opcode::Min) => {
             let Some((c, x)) = either(g, n, |a, _| scalar(g, a)).filter(|(_, x)| g.constant(*x).is_none()) else {
@@ -60,7 +60,7 @@ pub(super) fn clip_from_extremes(edit: &mut Edit, n: NodeId) -> bool {
         Opcode::Clip => {
             let x = g.operands(n)[0];
             let attrs = &g.node(n).attrs;
-            let (min, max) = (attrs.float("min"), attrs.float("max"));
+            let (min, max) = (attrs.get(attr::MIN), attrs.get(attr::MAX));
             if let Some((inner, lo, hi)) = clipped(g, x) {
                 // As ONNX defines it: first the lower bound, then the upper one, which wins.
                 return replace(edit, n, Opcode::Clip, inner, clip(lo.max(min).min(max), hi.max(min).min(max)));
@@ -86,7 +86,7 @@ pub(super) fn hard_sigmoid(edit: &mut Edit, n: NodeId) -> bool {
     }
     let found = either(g, n, |a, b| Some((scalar(g, a).filter(|c| near(*c, 1.0 / 6.0))?, relu6_of_shifted(g, b)?)));
     let Some(((_, x), _)) = found else { return false };
-    replace(edit, n, Opcode::HardSigmoid, x, Attrs::new(Opcode::HardSigmoid).with("alpha", 1.0f32 / 6.0))
+    replace(edit, n, Opcode::HardSigmoid, x, Attrs::new(Opcode::HardSigmoid).with(attr::ALPHA, 1.0f32 / 6.0))
 }
 
 /// `x * sigmoid(x)`, `x * hard_sigmoid(x)`, `x * tanh(softplus(x))`.
@@ -102,11 +102,11 @@ pub(super) fn gated(edit: &mut Edit, n: NodeId) -> bool {
             Opcode::Sigmoid if inner == x => Some(Attrs::new(Opcode::Swish)),
             Opcode::Sigmoid => {
                 let (argument, alpha) = with_scalar(g, inner, Opcode::Mul)?;
-                (argument == x).then(|| Attrs::new(Opcode::Swish).with("alpha", alpha))
+                (argument == x).then(|| Attrs::new(Opcode::Swish).with(attr::ALPHA, alpha))
             }
             Opcode::HardSigmoid if inner == x => {
                 let attrs = &g.node(node).attrs;
-                let fits = near(attrs.float("alpha"), 1.0 / 6.0) && near(attrs.float("beta"), 0.5);
+                let fits = near(attrs.get(attr::ALPHA), 1.0 / 6.0) && near(attrs.get(attr::BETA), 0.5);
                 fits.then(|| Attrs::new(Opcode::HardSwish))
             }
             Opcode::Tanh => {
@@ -195,5 +195,5 @@ pub(super) fn gelu(edit: &mut Edit, n: NodeId) -> bool {
         (argument == x).then_some((x, tanh))
     };
     let Some((x, tanh)) = outside().or_else(on_argument).or_else(on_gate) else { return false };
-    replace(edit, n, Opcode::Gelu, x, Attrs::new(Opcode::Gelu).with("tanh", tanh))
+    replace(edit, n, Opcode::Gelu, x, Attrs::new(Opcode::Gelu).with(attr::TANH, tanh))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId, shape};
+use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId, attr, shape};
 
 use crate::rewrite::{either, floats, named, produced_once, scalar, substitute};
 
@@ -18,13 +18,13 @@ pub(super) fn factor_of_product(edit: &mut Edit, n: NodeId) -> bool {
         Some((product, scalar(g, c).filter(|c| *c > 0.0 && c.is_finite())?))
     });
     let Some(((product, c), _)) = found else { return false };
-    let alpha = g.node(product).attrs.float("alpha") * c;
+    let alpha = g.node(product).attrs.get(attr::ALPHA) * c;
     let operands = g.operands(product);
     let label = format!("canonicalize: {} into the product", named(edit, n));
     if !edit.begin(label) {
         return false;
     }
-    substitute(edit, y, Opcode::MatMul, &operands, Attrs::new(Opcode::MatMul).with("alpha", alpha));
+    substitute(edit, y, Opcode::MatMul, &operands, Attrs::new(Opcode::MatMul).with(attr::ALPHA, alpha));
     true
 }
 
@@ -37,13 +37,13 @@ pub(super) fn factor_of_operand(edit: &mut Edit, n: NodeId) -> bool {
     for i in 0..2 {
         let Some((reader, slot, source, c)) = scaled_operand(edit.graph(), n, i) else { continue };
         let attrs = edit.graph().node(n).attrs.clone();
-        let alpha = attrs.float("alpha") * c;
+        let alpha = attrs.get(attr::ALPHA) * c;
         let label = format!("canonicalize: a factor of operand {i} into {}", named(edit, n));
         if !edit.begin(label) {
             return false;
         }
         edit.set_operand(reader, slot, source);
-        edit.set_op(n, Opcode::MatMul, attrs.with("alpha", alpha));
+        edit.set_op(n, Opcode::MatMul, attrs.with(attr::ALPHA, alpha));
         return true;
     }
     false
@@ -79,7 +79,7 @@ pub(super) fn layer_norm(edit: &mut Edit, n: NodeId) -> bool {
     }
     let mut one = |name: String, v: f32| edit.add_const(&name, Tensor::f32(&[1], vec![v]));
     let (scale, bias) = (one(format!("{name}.scale"), 1.0), one(format!("{name}.bias"), 0.0));
-    let attrs = Attrs::new(Opcode::LayerNorm).with("axis", axis).with("epsilon", epsilon);
+    let attrs = Attrs::new(Opcode::LayerNorm).with(attr::AXIS, axis).with(attr::EPSILON, epsilon);
     substitute(edit, y, Opcode::LayerNorm, &[x, scale, bias], attrs);
     true
 }
@@ -107,10 +107,10 @@ fn normalized(g: &Graph, n: NodeId) -> Option<(ValueId, i64, f32)> {
     let rank = g.ty(x).rank();
     let axes = |m: NodeId| {
         let attrs = &g.node(m).attrs;
-        let mut axes = attrs.sizes("axes");
+        let mut axes = attrs.sizes(attr::AXES);
         axes.sort_unstable();
         let last = axes.iter().rev().zip((0..rank).rev()).all(|(a, b)| *a == b);
-        (last && attrs.bool("keepdims")).then_some(axes)
+        (last && attrs.get(attr::KEEPDIMS)).then_some(axes)
     };
     let first = axes(mean).filter(|a| Some(a) == axes(variance).as_ref())?.first().copied()?;
     Some((x, i64::try_from(first).ok()?, epsilon))

@@ -4,7 +4,7 @@
 //! -1e4, because codes of a sum with numbers so far apart would tell little. A row of which a mask leaves nothing has equal shares.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, ValueId, attr};
 
 use crate::rewrite::{either, floats, named, origin_of, produced_by, scalar, substitute};
 
@@ -77,7 +77,7 @@ fn one_float(edit: &mut Edit, name: &str, x: f32) -> ValueId {
 fn looked_up(edit: &mut Edit, y: ValueId, name: &str, integers: ValueId, truth: &[u8]) -> ValueId {
     let table = Tensor::new(&[truth.len()], Data::U8(truth.to_vec()));
     let table = edit.add_typed_const(&format!("{name}.table"), table, Elem::Bool);
-    let attrs = Attrs::new(Opcode::Gather).with("axis", 0).with("wrap", false);
+    let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, 0).with(attr::WRAP, false);
     let ty = Type { dims: edit.graph().ty(integers).dims.clone(), elem: Elem::Bool };
     let origin = origin_of(edit.graph(), y);
     edit.add(Opcode::Gather, &[table, integers], attrs, &format!("{name}.condition"), ty, origin)
@@ -156,7 +156,7 @@ fn switched(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     let (x, where_on) = if off(b) { (a, true) } else { (b, false) };
     let (condition, Data::U8(truth)) = (g.constant(condition)?, &g.constant(condition)?.data) else { return None };
     let row = *condition.dims.last()?;
-    let last = usize::try_from(g.node(softmax).attrs.int("axis")).ok()? + 1 == g.ty(y).rank();
+    let last = usize::try_from(g.node(softmax).attrs.get(attr::AXIS)).ok()? + 1 == g.ty(y).rank();
     let on = |t: &u8| (*t != 0) == where_on;
     let rows = row > 0 && truth.chunks(row).all(|row| row.iter().any(on));
     if !last

@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, Type, ValueId};
+use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, Type, ValueId, attr};
 
 use crate::rewrite::{inverse, origin_of, substitute, transposed};
 
@@ -78,9 +78,9 @@ pub(super) fn split_first(edit: &mut Edit, n: NodeId) -> bool {
         dims.extend(&after[groups[axis].clone()]);
     }
     let moved: Vec<usize> = groups.iter().zip(&starts).flat_map(|(group, &start)| start..start + group.len()).collect();
-    let attrs = Attrs::new(Opcode::Reshape).with("shape", dims.as_slice());
+    let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims.as_slice());
     let inner = edit.add(Opcode::Reshape, &[source], attrs, &name, Type { dims, elem }, origin);
-    substitute(edit, y, Opcode::Transpose, &[inner], Attrs::new(Opcode::Transpose).with("perm", moved.as_slice()));
+    substitute(edit, y, Opcode::Transpose, &[inner], Attrs::new(Opcode::Transpose).with(attr::PERM, moved.as_slice()));
     true
 }
 
@@ -106,13 +106,13 @@ pub(super) fn merge_to_nhwc(edit: &mut Edit, n: NodeId) -> bool {
     let order: Vec<usize> = TO_NHWC.iter().flat_map(|&axis| groups[axis].clone()).collect();
     let moved_perm: Vec<usize> = order.iter().map(|&axis| perm[axis]).collect();
     let moved_dims = order.iter().map(|&axis| before[axis]).collect();
-    let attrs = Attrs::new(Opcode::Transpose).with("perm", moved_perm.as_slice());
+    let attrs = Attrs::new(Opcode::Transpose).with(attr::PERM, moved_perm.as_slice());
     let ty = Type { dims: moved_dims, elem: elem.clone() };
     let moved = edit.add(Opcode::Transpose, &[source], attrs, &moved_name, ty, origin.clone());
     let dims: Vec<usize> = TO_NHWC.iter().map(|&axis| after[axis]).collect();
-    let attrs = Attrs::new(Opcode::Reshape).with("shape", dims.as_slice());
+    let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims.as_slice());
     let merged = edit.add(Opcode::Reshape, &[moved], attrs, &name, Type { dims, elem }, origin);
-    let back = Attrs::new(Opcode::Transpose).with("perm", inverse(&TO_NHWC).as_slice());
+    let back = Attrs::new(Opcode::Transpose).with(attr::PERM, inverse(&TO_NHWC).as_slice());
     substitute(edit, y, Opcode::Transpose, &[merged], back);
     true
 }

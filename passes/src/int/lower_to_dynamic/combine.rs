@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use qcc_ir::ops::Class;
-use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Type, ValueId, attr};
 use qcc_num::dynamic::{GRID, GRIDS, INTERVALS, ROW, SIGNED_ZERO, TABLE, exponential_samples, function_samples};
 
 use super::{Dynamic, Lower, codes};
@@ -28,7 +28,7 @@ impl Lower<'_, '_> {
     /// One after the other, in a scale that has room for all. A concatenation of concatenations takes what was first there, so
     /// that codes are rounded once.
     pub(super) fn concat(&mut self) -> Result<(ValueId, Dynamic), Diag> {
-        let axis = self.attrs().int("axis");
+        let axis = self.attrs().get(attr::AXIS);
         let mut parts = Vec::new();
         for i in 0..self.operands().len() {
             let (v, own) = self.data(i)?;
@@ -39,7 +39,7 @@ impl Lower<'_, '_> {
         }
         let (flat, own): (Vec<ValueId>, Vec<Dynamic>) = parts.iter().copied().unzip();
         let dims = self.dims(self.y);
-        let attrs = Attrs::new(Opcode::Concat).with("axis", axis);
+        let attrs = Attrs::new(Opcode::Concat).with(attr::AXIS, axis);
         let first = own[0];
         if own.iter().all(|d| d.scale == first.scale && d.zero == first.zero) {
             let joined = self.add(Opcode::Concat, &flat, attrs, "", codes(&dims, first.zero));
@@ -60,15 +60,15 @@ impl Lower<'_, '_> {
         let all: Vec<i64> = scales.iter().map(|d| levels(d.zero)).chain([levels(zero)]).collect();
         let operands: Vec<ValueId> = scales.iter().map(|d| d.scale).collect();
         let ty = Type::int(Int::I32, &[2 + scales.len()]);
-        let common = Attrs::new(Opcode::CommonScale).with("levels", all);
+        let common = Attrs::new(Opcode::CommonScale).with(attr::LEVELS, all);
         let common = self.add(Opcode::CommonScale, &operands, common, ".scale", ty);
         let mut scaled = Vec::new();
         for (i, (&v, d)) in flat.iter().zip(&own).enumerate() {
             let index = scales.iter().position(|s| s.scale == d.scale && s.zero == d.zero).unwrap_or(0);
             let attrs = Attrs::new(Opcode::DynamicRescale)
-                .with("index", index as i64)
-                .with("zero", i64::from(d.zero))
-                .with("result_zero", i64::from(zero));
+                .with(attr::INDEX, index as i64)
+                .with(attr::ZERO, i64::from(d.zero))
+                .with(attr::RESULT_ZERO, i64::from(zero));
             let ty = codes(&self.dims(v), zero);
             scaled.push(self.add(Opcode::DynamicRescale, &[v, common], attrs, &format!(".{i}"), ty));
         }
@@ -138,7 +138,7 @@ impl Lower<'_, '_> {
             Some(Opcode::DynamicRequant) => x,
             _ => {
                 let ty = g.ty(x).clone();
-                self.add(Opcode::Clamp, &[x], Attrs::new(Opcode::Clamp).with("lo", 1), ".above", ty)
+                self.add(Opcode::Clamp, &[x], Attrs::new(Opcode::Clamp).with(attr::LO, 1), ".above", ty)
             }
         };
         let ty = codes(&self.dims(self.y), own.zero);
@@ -155,14 +155,14 @@ impl Lower<'_, '_> {
         let (x, own) = self.data(0)?;
         let masked = self.made.masked.contains(&x);
         let rank = self.dims(x).len();
-        let axis = usize::try_from(self.attrs().int("axis")).unwrap_or(0);
+        let axis = usize::try_from(self.attrs().get(attr::AXIS)).unwrap_or(0);
         let perm: Vec<usize> = (0..rank).filter(|&i| i != axis).chain([axis]).collect();
         let samples = self.samples(&[INTERVALS + 1], exponential_samples());
         let ty = Type::int(Int::I32, &[256]);
         let table = self.add(Opcode::ExpTable, &[own.scale, samples], Attrs::new(Opcode::ExpTable), ".table", ty);
         let x = self.permuted(x, &perm, ".t");
         let ty = codes(&self.dims(x), 0);
-        let attrs = Attrs::new(Opcode::ISoftmax).with("masked", masked);
+        let attrs = Attrs::new(Opcode::ISoftmax).with(attr::MASKED, masked);
         let y = self.add(Opcode::ISoftmax, &[x, table], attrs, "", ty);
         let y = self.permuted(y, &inverse(&perm), "");
         Ok((y, Dynamic { scale: self.known_scale("unit", 1.0 / 255.0), zero: 0 }))
@@ -175,7 +175,7 @@ impl Lower<'_, '_> {
         }
         let ty = self.g().ty(v).clone();
         let dims: Vec<usize> = perm.iter().map(|&p| ty.dims[p]).collect();
-        let attrs = Attrs::new(Opcode::Transpose).with("perm", perm);
+        let attrs = Attrs::new(Opcode::Transpose).with(attr::PERM, perm);
         self.add(Opcode::Transpose, &[v], attrs, suffix, Type { dims, elem: ty.elem })
     }
 
@@ -227,8 +227,9 @@ impl Lower<'_, '_> {
             false => SIGNED_ZERO,
         };
         let samples = self.samples(&[GRIDS, ROW], samples);
-        let attrs =
-            Attrs::new(Opcode::DynamicTable).with("zero", i64::from(own.zero)).with("result_zero", i64::from(zero));
+        let attrs = Attrs::new(Opcode::DynamicTable)
+            .with(attr::ZERO, i64::from(own.zero))
+            .with(attr::RESULT_ZERO, i64::from(zero));
         let ty = Type::int(Int::I32, &[TABLE]);
         let table = self.add(Opcode::DynamicTable, &[own.scale, samples], attrs, ".table", ty);
         let ty = codes(&self.dims(self.y), zero);

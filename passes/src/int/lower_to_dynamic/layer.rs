@@ -1,7 +1,7 @@
 //! Sums: accumulators, their extrema, and the requantization that follows from them.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, attr};
 use qcc_num::dynamic::{SIGNED_ZERO, mantissas, weight_scales};
 
 use super::{Dynamic, Lower, MOST, codes};
@@ -101,7 +101,9 @@ impl Lower<'_, '_> {
         let [o, c, kh, kw] = dims[..] else { return Err(self.no_form("its weights are not of rank 4")) };
         let layer = Layer::new(&[o, kh, kw, c], &ohwi(&weights, [o, c, kh, kw]), bias);
         let attrs = Attrs::new(Opcode::IConv2d);
-        let attrs = attrs.with_those_of(&self.attrs(), &["strides", "pads", "dilations", "groups"]);
+        let attrs = attrs
+            .with_those_of(&self.attrs(), &[attr::STRIDES, attr::PADS, attr::DILATIONS])
+            .with_those_of(&self.attrs(), &[attr::GROUPS]);
         let (x, _) = self.data(0)?;
         self.convolution(x, &layer, attrs)
     }
@@ -117,8 +119,8 @@ impl Lower<'_, '_> {
             _ => return Err(self.no_form("its result is not of rank 4")),
         };
         let x = self.nhwc(x);
-        let dense = attrs.int("groups") == 1;
-        let attrs = attrs.with("pad_value", i64::from(own.zero));
+        let dense = attrs.get(attr::GROUPS) == 1;
+        let attrs = attrs.with(attr::PAD_VALUE, i64::from(own.zero));
         let sums = Sums { dense, ..self.accumulators((x, own), layer, attrs, &[n, h, w, c])? };
         let (q, dynamic) = self.requantize(&sums, ".nhwc");
         let q = self.nchw(q);
@@ -176,7 +178,7 @@ impl Lower<'_, '_> {
             return self.elements();
         };
         let layer = self.depthwise(&a, b)?;
-        let attrs = Attrs::new(Opcode::IConv2d).with("groups", a.len() as i64);
+        let attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, a.len() as i64);
         self.convolution(x, &layer, attrs)
     }
 
@@ -205,9 +207,10 @@ impl Lower<'_, '_> {
         };
         let layer = self.depthwise(&a, b)?;
         let pixels = [dims.iter().product::<usize>() / channels, 1, 1, channels];
-        let shape = Attrs::new(Opcode::Reshape).with("shape", pixels.as_slice());
+        let shape = Attrs::new(Opcode::Reshape).with(attr::SHAPE, pixels.as_slice());
         let x = self.add(Opcode::Reshape, &[x], shape, ".pixels", codes(&pixels, own.zero));
-        let attrs = Attrs::new(Opcode::IConv2d).with("groups", channels as i64).with("pad_value", i64::from(own.zero));
+        let attrs =
+            Attrs::new(Opcode::IConv2d).with(attr::GROUPS, channels as i64).with(attr::PAD_VALUE, i64::from(own.zero));
         let sums = self.accumulators((x, own), &layer, attrs, &pixels)?;
         let (q, dynamic) = self.requantize(&sums, ".codes");
         Ok((self.flattened(q), dynamic))
@@ -252,7 +255,7 @@ impl Lower<'_, '_> {
             pair,
         );
         let zeros = vec![i64::from(own_a.zero), i64::from(own_b.zero)];
-        let attrs = Attrs::new(Opcode::DynamicAdd).with("zeros", zeros);
+        let attrs = Attrs::new(Opcode::DynamicAdd).with(attr::ZEROS, zeros);
         let acc = self.add(Opcode::DynamicAdd, &[a, b, factors], attrs, ".acc", Type::int(Int::I32, &dims));
         let (q, dynamic) = self.requantize(&self.even(acc, factors, 1.0), if spatial { ".nhwc" } else { "" });
         Ok((if spatial { self.nchw(q) } else { q }, dynamic))
@@ -262,11 +265,11 @@ impl Lower<'_, '_> {
     pub(super) fn requantize(&mut self, sums: &Sums, suffix: &str) -> (ValueId, Dynamic) {
         let rectify = self.relu.is_some();
         let ceiling = self.relu.filter(|&r| self.g().op(r) == Opcode::Clip);
-        let ceiling = ceiling.map(|r| f64::from(self.g().node(r).attrs.float("max")));
+        let ceiling = ceiling.map(|r| f64::from(self.g().node(r).attrs.get(attr::MAX)));
         let (dims, channels) = (self.dims(sums.acc), sums.scales.len());
         let positions = dims.iter().product::<usize>() / channels.max(1);
         let rows = if sums.dense { positions.max(1) } else { (PART / channels.max(1)).clamp(1, positions.max(1)) };
-        let attrs = Attrs::new(Opcode::Extrema).with("rows", rows as i64);
+        let attrs = Attrs::new(Opcode::Extrema).with(attr::ROWS, rows as i64);
         let ty = Type::int(Int::I32, &[positions.div_ceil(rows), 2, channels]);
         let extrema = self.add(Opcode::Extrema, &[sums.acc], attrs, ".extrema", ty);
         let units: Vec<f64> = sums.bias.iter().zip(&sums.scales).map(|(b, s)| b / s).collect();
@@ -274,21 +277,21 @@ impl Lower<'_, '_> {
         let weights = self.constant("scales", Tensor::new(&[channels], Data::I32(weights)));
         let bias = self.constant("bias", Tensor::new(&[channels], Data::I32(bias)));
         let mut attrs = Attrs::new(Opcode::DynamicScale)
-            .with("weight_exponent", i64::from(weight_exponent))
-            .with("bias_exponent", i64::from(bias_exponent))
-            .with("rectify", rectify);
+            .with(attr::WEIGHT_EXPONENT, i64::from(weight_exponent))
+            .with(attr::BIAS_EXPONENT, i64::from(bias_exponent))
+            .with(attr::RECTIFY, rectify);
         let mut operands = vec![extrema, sums.scale, weights, bias];
         if let Some(ceiling) = ceiling {
             let units: Vec<f64> = sums.scales.iter().map(|s| ceiling / s).collect();
             let (ceilings, exponent) = mantissas(&units);
-            attrs = attrs.with("ceiling_exponent", i64::from(exponent));
+            attrs = attrs.with(attr::CEILING_EXPONENT, i64::from(exponent));
             operands.push(self.constant("ceiling", Tensor::new(&[channels], Data::I32(ceilings))));
         }
         let vectors = operands.len() - 2;
         let ty = Type::int(Int::I32, &[qcc_num::dynamic::HEADER + vectors * channels]);
         let scale = self.add(Opcode::DynamicScale, &operands, attrs, ".params", ty);
         let zero = if rectify { 0 } else { SIGNED_ZERO };
-        let attrs = Attrs::new(Opcode::DynamicRequant).with("rectify", rectify);
+        let attrs = Attrs::new(Opcode::DynamicRequant).with(attr::RECTIFY, rectify);
         let q = self.add(Opcode::DynamicRequant, &[sums.acc, scale], attrs, suffix, codes(&dims, zero));
         (q, Dynamic { scale, zero })
     }

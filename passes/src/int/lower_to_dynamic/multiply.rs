@@ -1,6 +1,6 @@
 //! Products of values with scales of their own, and what follows from a constant factor.
 
-use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, attr};
 use qcc_num::dynamic::{Scale, mantissas};
 use qcc_num::norm::MEAN_BITS;
 
@@ -24,7 +24,8 @@ impl Lower<'_, '_> {
         let (a, b) = if spatial { (self.nhwc(a), self.nhwc(b)) } else { (a, b) };
         let dims = if spatial { vec![dims[0], dims[2], dims[3], dims[1]] } else { dims };
         let scale = self.units(own_a.scale, own_b.scale);
-        let attrs = Attrs::new(Opcode::DynamicMul).with("zeros", vec![i64::from(own_a.zero), i64::from(own_b.zero)]);
+        let attrs =
+            Attrs::new(Opcode::DynamicMul).with(attr::ZEROS, vec![i64::from(own_a.zero), i64::from(own_b.zero)]);
         let acc = self.add(Opcode::DynamicMul, &[a, b], attrs, ".acc", Type::int(Int::I32, &dims));
         let (q, dynamic) = self.requantize(&self.even(acc, scale, 1.0), if spatial { ".nhwc" } else { "" });
         Ok((if spatial { self.nchw(q) } else { q }, dynamic))
@@ -32,13 +33,13 @@ impl Lower<'_, '_> {
 
     /// The product of two matrices.
     pub(super) fn matmul(&mut self) -> Result<(ValueId, Dynamic), Diag> {
-        let alpha = f64::from(self.attrs().float("alpha"));
+        let alpha = f64::from(self.attrs().get(attr::ALPHA));
         if alpha <= 0.0 || !alpha.is_finite() {
             return Err(self.no_form("its `alpha` is not positive"));
         }
         let ((a, own_a), (b, own_b)) = (self.data(0)?, self.data(1)?);
         let scale = self.units(own_a.scale, own_b.scale);
-        let attrs = Attrs::new(Opcode::IMatMul).with("zeros", vec![i64::from(own_a.zero), i64::from(own_b.zero)]);
+        let attrs = Attrs::new(Opcode::IMatMul).with(attr::ZEROS, vec![i64::from(own_a.zero), i64::from(own_b.zero)]);
         let ty = Type::int(Int::I32, &self.dims(self.y));
         let acc = self.add(Opcode::IMatMul, &[a, b], attrs, ".acc", ty);
         Ok(self.requantize(&self.even(acc, scale, alpha), ""))
@@ -59,7 +60,7 @@ impl Lower<'_, '_> {
     pub(super) fn layer_norm(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let (x, own) = self.data(0)?;
         let (attrs, dims) = (self.attrs(), self.dims(self.y));
-        let axis = attrs.int("axis");
+        let axis = attrs.get(attr::AXIS);
         let row: usize = dims[usize::try_from(axis).unwrap_or(0).min(dims.len())..].iter().product();
         let parameter = |i: usize| {
             let values = floats(self.g(), self.operands()[i]).filter(|(_, data)| data.iter().all(|x| x.is_finite()));
@@ -76,12 +77,12 @@ impl Lower<'_, '_> {
         let offset = bias.1.iter().map(|&b| (b / unit).round() as i32).collect();
         let mult = self.constant("mult", Tensor::new(&scale.0, Data::I32(mult)));
         let offset = self.constant("offset", Tensor::new(&bias.0, Data::I32(offset)));
-        let all = f64::from(attrs.float("epsilon")) * f64::from(1 << (2 * MEAN_BITS)) * row as f64;
+        let all = f64::from(attrs.get(attr::EPSILON)) * f64::from(1 << (2 * MEAN_BITS)) * row as f64;
         let (epsilon, exponent) = mantissas(&[all.max(0.0)]);
         let attrs = Attrs::new(Opcode::DynamicNorm)
-            .with("axis", axis)
-            .with("epsilon", i64::from(epsilon[0]))
-            .with("exponent", i64::from(exponent));
+            .with(attr::AXIS, axis)
+            .with(attr::INT_EPSILON, i64::from(epsilon[0]))
+            .with(attr::EXPONENT, i64::from(exponent));
         let ty = Type::int(Int::I32, &dims);
         let acc = self.add(Opcode::DynamicNorm, &[x, own.scale, mult, offset], attrs, ".acc", ty);
         let scale = self.known_scale("unit", unit);

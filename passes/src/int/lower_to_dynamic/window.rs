@@ -1,6 +1,6 @@
 //! Means, sums and greatest elements of windows and of whole axes.
 
-use qcc_ir::{Attrs, Diag, Opcode, Type, ValueId, Window};
+use qcc_ir::{Attrs, Diag, Opcode, Type, ValueId, Window, attr};
 
 use super::layer::Layer;
 use super::{Dynamic, Lower, codes};
@@ -14,20 +14,21 @@ impl Lower<'_, '_> {
         if op != Opcode::AveragePool && !self.is_spatial(x) {
             let (x, [count, rest]) = self.flattened_axes(x);
             let layer = Layer::window([count, 1], rest, weight(count));
-            let attrs = Attrs::new(Opcode::IConv2d).with("groups", rest as i64).with("pad_value", i64::from(own.zero));
+            let attrs =
+                Attrs::new(Opcode::IConv2d).with(attr::GROUPS, rest as i64).with(attr::PAD_VALUE, i64::from(own.zero));
             let sums = self.accumulators((x, own), &layer, attrs, &[1, 1, 1, rest])?;
             let (q, dynamic) = self.requantize(&sums, ".codes");
             return Ok((self.flattened(q), dynamic));
         }
         let [_, channels, h, w] = self.dims(x)[..] else { return Err(self.no_form("its operand is not of rank 4")) };
-        let mut attrs = Attrs::new(Opcode::IConv2d).with("groups", channels as i64);
+        let mut attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, channels as i64);
         let mut kernel = [h, w];
         if op == Opcode::AveragePool {
             let window = Window::pool(&given);
-            if window.pads != [0; 4] && !given.bool("count_include_pad") {
+            if window.pads != [0; 4] && !given.get(attr::COUNT_INCLUDE_PAD) {
                 return Err(self.no_form("windows at the border have fewer elements"));
             }
-            attrs = attrs.with("strides", given.ints("strides")).with("pads", given.ints("pads"));
+            attrs = attrs.with(attr::STRIDES, given.get(attr::STRIDES)).with(attr::PADS, given.get(attr::PADS));
             kernel = window.kernel;
         }
         let layer = Layer::window(kernel, channels, weight(kernel[0] * kernel[1]));
@@ -40,18 +41,18 @@ impl Lower<'_, '_> {
         let (op, given) = (self.g().op(self.n), self.attrs());
         if op == Opcode::ReduceMax && !self.is_spatial(x) {
             let (x, [count, rest]) = self.flattened_axes(x);
-            let attrs = Attrs::new(Opcode::IMaxPool).with("kernel", [count, 1].as_slice());
+            let attrs = Attrs::new(Opcode::IMaxPool).with(attr::KERNEL, [count, 1].as_slice());
             let pooled = self.add(Opcode::IMaxPool, &[x], attrs, ".max", codes(&[1, 1, 1, rest], own.zero));
             return Ok((self.flattened(pooled), own));
         }
         let mut attrs = Attrs::new(Opcode::IMaxPool);
         let (kept, [n, c, h, w]) = match (op, &self.dims(x)[..]) {
             (Opcode::ReduceMax, &[n, c, h, w]) => {
-                attrs = attrs.with("kernel", [h, w].as_slice());
-                (given.bool("keepdims"), [n, c, 1, 1])
+                attrs = attrs.with(attr::KERNEL, [h, w].as_slice());
+                (given.get(attr::KEEPDIMS), [n, c, 1, 1])
             }
             _ => {
-                attrs = attrs.with_those_of(&given, &["kernel", "strides", "pads", "dilations"]);
+                attrs = attrs.with_those_of(&given, &[attr::KERNEL, attr::STRIDES, attr::PADS, attr::DILATIONS]);
                 match self.dims(self.y)[..] {
                     [n, c, h, w] => (true, [n, c, h, w]),
                     _ => return Err(self.no_form("its result is not of rank 4")),
@@ -66,19 +67,19 @@ impl Lower<'_, '_> {
 
     /// Whether a reduction is one over height and width.
     fn is_spatial(&self, x: ValueId) -> bool {
-        self.dims(x).len() == 4 && self.attrs().sizes("axes") == [2, 3]
+        self.dims(x).len() == 4 && self.attrs().sizes(attr::AXES) == [2, 3]
     }
 
     /// The axes of a reduction as height, all others as channels, and how many elements these are.
     fn flattened_axes(&mut self, x: ValueId) -> (ValueId, [usize; 2]) {
-        let (axes, ty) = (self.attrs().sizes("axes"), self.g().ty(x).clone());
+        let (axes, ty) = (self.attrs().sizes(attr::AXES), self.g().ty(x).clone());
         let kept = (0..ty.dims.len()).filter(|i| !axes.contains(i));
         let perm: Vec<usize> = axes.iter().copied().chain(kept).collect();
         let count: usize = axes.iter().map(|&a| ty.dims[a]).product();
         let rest = self.dims(self.y).iter().product();
         let x = self.permuted(x, &perm, ".t");
         let dims = [1, count, 1, rest];
-        let attrs = Attrs::new(Opcode::Reshape).with("shape", dims.as_slice());
+        let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims.as_slice());
         (self.add(Opcode::Reshape, &[x], attrs, ".flat", Type { dims: dims.to_vec(), elem: ty.elem }), [count, rest])
     }
 }

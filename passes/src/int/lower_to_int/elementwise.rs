@@ -1,7 +1,7 @@
 //! Functions of one value as tables; sums and products; affine maps per channel.
 
 use qcc_ir::ops::Binary;
-use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr};
 use qcc_num::{affine, requant};
 
 use super::{Bytes, Lower};
@@ -41,7 +41,7 @@ impl Lower<'_, '_> {
         let dims = self.dims(x);
         let (lo, hi) = (table[0], table[255]);
         if lo <= hi && (0..=255u8).zip(&table).all(|(q, &y)| y == q.clamp(lo, hi)) {
-            let attrs = Attrs::new(Opcode::Clamp).with("lo", i64::from(lo)).with("hi", i64::from(hi));
+            let attrs = Attrs::new(Opcode::Clamp).with(attr::LO, i64::from(lo)).with(attr::HI, i64::from(hi));
             return Ok(self.emit_result(Opcode::Clamp, &[x], attrs, "", &dims));
         }
         let table = self.constant("table", Tensor::new(&[256], Data::U8(table)));
@@ -66,10 +66,10 @@ impl Lower<'_, '_> {
             let factor = self.factor(&[ta.uniform.scale(), tb.uniform.scale()], to.uniform.scale());
             let (shl, mult) = requant::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
             let attrs = Attrs::new(Opcode::IMul)
-                .with("zeros", vec![i64::from(ta.zero), i64::from(tb.zero)])
-                .with("mult", i64::from(mult[0]))
-                .with("shl", i64::from(shl))
-                .with("offset", i64::from(requant::offset(to.zero, None)));
+                .with(attr::ZEROS, vec![i64::from(ta.zero), i64::from(tb.zero)])
+                .with(attr::MULT, i64::from(mult[0]))
+                .with(attr::SHL, i64::from(shl))
+                .with(attr::OFFSET, i64::from(requant::offset(to.zero, None)));
             return Ok(self.emit_result(Opcode::IMul, &[a, b], attrs, "", &dims));
         }
         let sign = if kind == Binary::Sub { -1.0 } else { 1.0 };
@@ -91,9 +91,9 @@ impl Lower<'_, '_> {
         dims: &[usize],
     ) -> ValueId {
         let attrs = Attrs::new(Opcode::IAdd)
-            .with("mults", m.map(i64::from).to_vec())
-            .with("shift", i64::from(shift))
-            .with("offset", i64::from(offset));
+            .with(attr::MULTS, m.map(i64::from).to_vec())
+            .with(attr::SHIFT, i64::from(shift))
+            .with(attr::OFFSET, i64::from(offset));
         self.emit_result(Opcode::IAdd, &operands, attrs, "", dims)
     }
 
@@ -170,7 +170,7 @@ impl Lower<'_, '_> {
         let suffix = if rank == 4 { ".nhwc" } else { ".t" };
         let x = self.transpose(x, &perm, suffix);
         let dims = self.dims(x);
-        let attrs = Attrs::new(Opcode::ScaleChannels).with("shift", i64::from(shift));
+        let attrs = Attrs::new(Opcode::ScaleChannels).with(attr::SHIFT, i64::from(shift));
         let name = if perm.is_sorted() { "" } else { suffix };
         let scaled = self.emit_result(Opcode::ScaleChannels, &[x, mult, offset], attrs, name, &dims);
         Ok(self.transpose(scaled, &inverse(&perm), ""))
@@ -192,7 +192,7 @@ impl Lower<'_, '_> {
         let name = self.name.clone();
         self.name = format!("{name}.pos");
         let positive = self.function(x, |x| x.max(0.0))?;
-        let clamp = Attrs::new(Opcode::Clamp).with("hi", i64::from(from.zero));
+        let clamp = Attrs::new(Opcode::Clamp).with(attr::HI, i64::from(from.zero));
         let elem = Elem::Uniform(from.uniform);
         self.name = format!("{name}.neg");
         let clamped = self.emit(Opcode::Clamp, &[x], clamp, ".min", &dims, elem);

@@ -14,7 +14,7 @@
 //! found the table itself is the operator, `int.lut2`.
 
 use qcc_ir::ops::Binary;
-use qcc_ir::{Attrs, Data, Diag, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Opcode, Tensor, ValueId, attr};
 use qcc_num::affine::{self, Affine};
 use qcc_num::requant::{self, Epilogue};
 use qcc_num::single;
@@ -47,8 +47,8 @@ pub(super) struct Requantization {
 impl Requantization {
     /// Sets the attributes.
     pub(super) fn set(&self, attrs: Attrs) -> Attrs {
-        let attrs = attrs.with("shl", i64::from(self.shl)).with("offset", i64::from(self.offset));
-        attrs.with("single", i64::from(self.single))
+        let attrs = attrs.with(attr::SHL, i64::from(self.shl)).with(attr::OFFSET, i64::from(self.offset));
+        attrs.with(attr::SINGLE, i64::from(self.single))
     }
 }
 
@@ -86,7 +86,7 @@ impl Lower<'_, '_> {
         [ta, tb, to]: [&Bytes; 3],
     ) -> Result<Option<ValueId>, Diag> {
         let dims = self.dims(self.y);
-        let signed = self.attrs().has("signed") && self.attrs().bool("signed");
+        let signed = self.attrs().has(attr::SIGNED) && self.attrs().get(attr::SIGNED);
         let types = Types { a: ta, b: tb, y: to, shift: if signed { 128 } else { 0 } };
         let table = match kind {
             Binary::Add => types.sum(),
@@ -97,10 +97,10 @@ impl Lower<'_, '_> {
         if kind == Binary::Mul {
             if let Some((rule, mult)) = types.fit_product(&table) {
                 let attrs = Attrs::new(Opcode::IMul)
-                    .with("zeros", vec![i64::from(ta.zero), i64::from(tb.zero)])
-                    .with("mult", i64::from(mult))
-                    .with("shl", i64::from(rule.shl))
-                    .with("offset", i64::from(rule.offset));
+                    .with(attr::ZEROS, vec![i64::from(ta.zero), i64::from(tb.zero)])
+                    .with(attr::MULT, i64::from(mult))
+                    .with(attr::SHL, i64::from(rule.shl))
+                    .with(attr::OFFSET, i64::from(rule.offset));
                 return Ok(Some(self.emit_result(Opcode::IMul, &[a, b], attrs, "", &dims)));
             }
         } else if let Some((rule, mults)) = types.fit_sum(&table) {

@@ -16,7 +16,7 @@ mod window;
 use std::sync::Arc;
 
 use qcc_ir::ops::{Binary, Cast, Contract, Norm, Pool, Reduce};
-use qcc_ir::{Attrs, Class, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId};
+use qcc_ir::{Attrs, Class, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, attr};
 use qcc_num::wide;
 
 use super::Lower;
@@ -96,7 +96,7 @@ impl Lower<'_, '_> {
         let zero = u.zero_point() + 32768;
         let mut pieces = Vec::new();
         for (high, suffix, factor, zero) in [(true, ".high", 256, zero >> 8), (false, ".low", 1, zero & 255)] {
-            let attrs = Attrs::new(Opcode::Byte).with("high", high);
+            let attrs = Attrs::new(Opcode::Byte).with(attr::HIGH, high);
             let g = self.g();
             let known = g.uses(v).into_iter().find(|&(n, _)| g.op(n) == Opcode::Byte && g.node(n).attrs == attrs);
             let value = match known {
@@ -130,10 +130,10 @@ impl Lower<'_, '_> {
         let (least, greatest) = bounds.unwrap_or((to.min, to.max));
         let clamped = |x: i64| x.clamp(to.min, to.max);
         let attrs = Attrs::new(Opcode::Combine)
-            .with("factors", xs.iter().map(|x| x.1).collect::<Vec<_>>())
-            .with("lo", clamped(least))
-            .with("hi", clamped(greatest))
-            .with("bits", i64::from(to.storage.bits()));
+            .with(attr::FACTORS, xs.iter().map(|x| x.1).collect::<Vec<_>>())
+            .with(attr::LO, clamped(least))
+            .with(attr::HI, clamped(greatest))
+            .with(attr::BITS, i64::from(to.storage.bits()));
         let bias = self.constant("bias", rule.bias);
         let mult = self.constant("mult", rule.mult);
         let offset = self.constant("offset", rule.offset);

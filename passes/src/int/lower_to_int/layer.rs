@@ -7,7 +7,7 @@
 //! Padding holds `Zx`, which stands for zero, so that the correction is the same for all positions.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, ValueId, attr};
 
 use super::{Bytes, Lower};
 use crate::rewrite::ohwi;
@@ -80,8 +80,10 @@ impl Lower<'_, '_> {
         let [o, c, kh, kw] = layer.dims[..] else { return Err(self.no_form("its weights are not of rank 4")) };
         let weights = Tensor::new(&[o, kh, kw, c], Data::I8(ohwi(&layer.weights, [o, c, kh, kw])));
         let ([w, b, mult], requant) = self.parameters(&layer, weights)?;
-        let attrs = Attrs::new(Opcode::IConv2d).with("pad_value", i64::from(layer.input.zero));
-        let attrs = attrs.with_those_of(self.attrs(), &["strides", "pads", "dilations", "groups"]);
+        let attrs = Attrs::new(Opcode::IConv2d).with(attr::PAD_VALUE, i64::from(layer.input.zero));
+        let attrs = attrs
+            .with_those_of(self.attrs(), &[attr::STRIDES, attr::PADS, attr::DILATIONS])
+            .with_those_of(self.attrs(), &[attr::GROUPS]);
         let x = self.nhwc(self.operand(0));
         let [n, c, h, w_extent] = self.dims(self.y)[..] else {
             return Err(self.no_form("its result is not of rank 4"));
@@ -106,14 +108,14 @@ impl Lower<'_, '_> {
     pub(super) fn matmul(&mut self) -> Result<ValueId, Diag> {
         let (a, b) = (self.quantized_operand(0)?, self.quantized_operand(1)?);
         let (ta, tb, to) = (self.bytes(a)?, self.bytes(b)?, self.bytes(self.y)?);
-        let scales = [self.attrs().float("alpha"), ta.uniform.scale(), tb.uniform.scale()];
+        let scales = [self.attrs().get(attr::ALPHA), ta.uniform.scale(), tb.uniform.scale()];
         let factor = self.factor(&scales, to.uniform.scale());
         let depth = self.dims(a).last().map_or(0, |&k| k as i64);
         let requant = self.requantization(&[factor], to.zero, |_| depth.saturating_mul(255 * 255))?;
         let attrs = requant
             .set(Attrs::new(Opcode::QMatMul))
-            .with("zeros", vec![i64::from(ta.zero), i64::from(tb.zero)])
-            .with("mult", i64::from(requant.mult[0]));
+            .with(attr::ZEROS, vec![i64::from(ta.zero), i64::from(tb.zero)])
+            .with(attr::MULT, i64::from(requant.mult[0]));
         let dims = self.dims(self.y);
         Ok(self.emit_result(Opcode::QMatMul, &[a, b], attrs, "", &dims))
     }

@@ -1,7 +1,7 @@
 //! Pooling, reductions, normalizations and softmax.
 
 use qcc_ir::ops::Reduce;
-use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, Window};
+use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, Window, attr};
 use qcc_num::norm;
 
 use super::{Bytes, Lower};
@@ -16,7 +16,7 @@ impl Lower<'_, '_> {
         let x = self.operand(0);
         let [n, c, h, w] = self.dims(self.y)[..] else { return Err(self.no_form("its result is not of rank 4")) };
         let attrs = Attrs::new(Opcode::IMaxPool);
-        let attrs = attrs.with_those_of(self.attrs(), &["kernel", "strides", "pads", "dilations"]);
+        let attrs = attrs.with_those_of(self.attrs(), &[attr::KERNEL, attr::STRIDES, attr::PADS, attr::DILATIONS]);
         let elem = self.g().ty(x).elem.clone();
         let x = self.nhwc(x);
         let pooled = self.emit(Opcode::IMaxPool, &[x], attrs, ".nhwc", &[n, h, w, c], elem);
@@ -34,7 +34,7 @@ impl Lower<'_, '_> {
         let [n, c, oh, ow] = self.dims(self.y)[..] else { return Err(self.no_form("its result is not of rank 4")) };
         let [_, _, h, w] = self.dims(x)[..] else { return Err(self.no_form("its operand is not of rank 4")) };
         let window = Window::pool(self.attrs());
-        let counts: Vec<usize> = if self.attrs().bool("count_include_pad") {
+        let counts: Vec<usize> = if self.attrs().get(attr::COUNT_INCLUDE_PAD) {
             vec![window.kernel[0] * window.kernel[1]]
         } else {
             let (rows, columns) = (elements_inside(&window, 0, oh, h), elements_inside(&window, 1, ow, w));
@@ -47,9 +47,9 @@ impl Lower<'_, '_> {
         let taps = window.kernel[0] * window.kernel[1];
         let requant = self.requantization(&factors, to.zero, |_| (taps as i64).saturating_mul(255))?;
         let dims: &[usize] = if alike { &[1] } else { &[oh, ow] };
-        let attrs = requant.set(Attrs::new(Opcode::IAveragePool)).with("zero", i64::from(from.zero));
+        let attrs = requant.set(Attrs::new(Opcode::IAveragePool)).with(attr::ZERO, i64::from(from.zero));
         let mult = self.constant("mult", Tensor::new(dims, Data::I32(requant.mult)));
-        let attrs = attrs.with_those_of(self.attrs(), &["kernel", "strides", "pads", "dilations"]);
+        let attrs = attrs.with_those_of(self.attrs(), &[attr::KERNEL, attr::STRIDES, attr::PADS, attr::DILATIONS]);
         let x = self.nhwc(x);
         let pooled = self.emit_result(Opcode::IAveragePool, &[x, mult], attrs, ".nhwc", &[n, oh, ow, c]);
         Ok(self.nchw(pooled))
@@ -83,17 +83,17 @@ impl Lower<'_, '_> {
     fn sum(&mut self, kind: Reduce) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
-        let (dims, axes) = (self.dims(x), self.attrs().sizes("axes"));
+        let (dims, axes) = (self.dims(x), self.attrs().sizes(attr::AXES));
         let count: usize = axes.iter().map(|&a| dims[a]).product();
         let divisor = if kind == Reduce::Mean { count.max(1) } else { 1 };
         let factor = self.mean_factor(&from, &to, divisor);
         let requant = self.requantization(&[factor], to.zero, |_| (count as i64).saturating_mul(255))?;
         let attrs = requant
             .set(Attrs::new(Opcode::IMean))
-            .with("axes", axes.as_slice())
-            .with("keepdims", self.attrs().bool("keepdims"))
-            .with("zero", i64::from(from.zero))
-            .with("mult", i64::from(requant.mult[0]));
+            .with(attr::AXES, axes.as_slice())
+            .with(attr::KEEPDIMS, self.attrs().get(attr::KEEPDIMS))
+            .with(attr::ZERO, i64::from(from.zero))
+            .with(attr::MULT, i64::from(requant.mult[0]));
         let dims = self.dims(self.y);
         Ok(self.emit_result(Opcode::IMean, &[x], attrs, "", &dims))
     }
@@ -108,17 +108,17 @@ impl Lower<'_, '_> {
 
     /// The greatest over the axes: a window over all elements of `[1, reduced, 1, kept]`.
     pub(super) fn maximum(&mut self, x: ValueId) -> Result<ValueId, Diag> {
-        let (axes, result) = (self.attrs().sizes("axes"), self.dims(self.y));
+        let (axes, result) = (self.attrs().sizes(attr::AXES), self.dims(self.y));
         let (dims, elem) = (self.dims(x), self.g().ty(x).elem.clone());
         let kept = (0..dims.len()).filter(|i| !axes.contains(i));
         let perm: Vec<usize> = axes.iter().copied().chain(kept).collect();
         let count: usize = axes.iter().map(|&a| dims[a]).product();
         let rest: usize = result.iter().product();
         let x = self.transpose(x, &perm, ".t");
-        let reshape = |dims: &[usize]| Attrs::new(Opcode::Reshape).with("shape", dims);
+        let reshape = |dims: &[usize]| Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims);
         let shape = [1, count, 1, rest];
         let flat = self.emit(Opcode::Reshape, &[x], reshape(&shape), ".flat", &shape, elem.clone());
-        let attrs = Attrs::new(Opcode::IMaxPool).with("kernel", [count, 1].as_slice());
+        let attrs = Attrs::new(Opcode::IMaxPool).with(attr::KERNEL, [count, 1].as_slice());
         let pooled = self.emit(Opcode::IMaxPool, &[flat], attrs, ".max", &[1, 1, 1, rest], elem.clone());
         Ok(self.emit(Opcode::Reshape, &[pooled], reshape(&result), "", &result, elem))
     }
@@ -126,7 +126,7 @@ impl Lower<'_, '_> {
     pub(super) fn layer_norm(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
-        let (dims, axis) = (self.dims(x), self.attrs().int("axis"));
+        let (dims, axis) = (self.dims(x), self.attrs().get(attr::AXIS));
         let row: usize = dims[usize::try_from(axis).unwrap_or(0).min(dims.len())..].iter().product();
         let parameter = |i: usize| {
             let g = self.g();
@@ -142,15 +142,15 @@ impl Lower<'_, '_> {
         let offset = bias.iter().map(|&b| norm::offset(to.zero, b)).collect();
         let mult = self.constant("mult", Tensor::new(&scale_dims, Data::I32(mult)));
         let offset = self.constant("offset", Tensor::new(&bias_dims, Data::I32(offset)));
-        let epsilon = norm::epsilon(f64::from(self.attrs().float("epsilon")), from.scale, row);
-        let attrs = Attrs::new(Opcode::ILayerNorm).with("axis", axis).with("epsilon", epsilon);
+        let epsilon = norm::epsilon(f64::from(self.attrs().get(attr::EPSILON)), from.scale, row);
+        let attrs = Attrs::new(Opcode::ILayerNorm).with(attr::AXIS, axis).with(attr::INT_EPSILON, epsilon);
         Ok(self.emit_result(Opcode::ILayerNorm, &[x, mult, offset], attrs, "", &dims))
     }
 
     pub(super) fn softmax(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
-        let axis = usize::try_from(self.attrs().int("axis")).unwrap_or(0);
+        let axis = usize::try_from(self.attrs().get(attr::AXIS)).unwrap_or(0);
         let table = (0..256).map(|d| (SOFTMAX_ONE * (-f64::from(d) * from.scale).exp()).round() as i32).collect();
         let table = self.constant("table", Tensor::new(&[256], Data::I32(table)));
         let rank = self.dims(x).len();
@@ -166,7 +166,7 @@ impl Lower<'_, '_> {
             true => 256 * (1.0 / own.scale()).floor() as i64,
             false => (256.0 / f64::from(own.scale())).round() as i64,
         };
-        let attrs = Attrs::new(Opcode::ISoftmax).with("mult", mult);
+        let attrs = Attrs::new(Opcode::ISoftmax).with(attr::MULT, mult);
         let mut y = self.emit(Opcode::ISoftmax, &[x, table], attrs, suffix, &dims, Elem::Uniform(own.clone().into()));
         if *to.uniform != own {
             let table = quantize::table(&own, &to.uniform, |x| x);

@@ -3,7 +3,7 @@
 //! A rectifier, a clip, a maximum and data movement do. With `q` monotone and `q (dq c) = c`, clamping before or after
 //! rounding gives the same code, and selecting commutes with rounding.
 
-use qcc_ir::{Data, Edit, Elem, NodeId, Opcode, Tensor, ValueId};
+use qcc_ir::{Data, Edit, Elem, NodeId, Opcode, Tensor, ValueId, attr};
 
 use crate::op_traits::{clamps, selects};
 use crate::quant::quantize;
@@ -35,7 +35,7 @@ pub(crate) fn cast_operands(edit: &mut Edit, q: ValueId) {
 pub(crate) fn is_representable(edit: &Edit, n: NodeId, q: ValueId) -> bool {
     let g = edit.graph();
     let (Opcode::Pad, Some(u)) = (g.op(n), g.ty(q).uniform()) else { return true };
-    let value = g.node(n).attrs.float("value");
+    let value = g.node(n).attrs.get(attr::VALUE);
     quantize::real(quantize::code(value, u), u) == value
 }
 

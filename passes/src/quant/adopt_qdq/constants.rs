@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use qcc_interp::eval_node;
 use qcc_ir::ops::Move;
-use qcc_ir::{Attrs, Class, Edit, Elem, NodeId, Opcode, Tensor, Type, Uniform};
+use qcc_ir::{Attrs, Class, Edit, Elem, NodeId, Opcode, Tensor, Type, Uniform, attr};
 
 use crate::constants::{codes, dequantized, reals};
 use crate::rewrite::{add_cast, per_channel, substitute};
@@ -59,8 +59,8 @@ fn moved(edit: &mut Edit, n: NodeId) -> bool {
     };
     let (mut attrs, dims) = (g.node(n).attrs.clone(), g.ty(y).dims.clone());
     if kind == Move::Pad {
-        let Some(&zero) = uniform.zero_points.first().filter(|_| attrs.float("value") == 0.0) else { return false };
-        attrs = attrs.with("value", zero as f32);
+        let Some(&zero) = uniform.zero_points.first().filter(|_| attrs.get(attr::VALUE) == 0.0) else { return false };
+        attrs = attrs.with(attr::VALUE, zero as f32);
     }
     let indices = operands.get(1).map(|&i| g.constant(i).cloned().map(|t| (t, g.ty(i).clone())));
     let indices = match indices {
@@ -71,18 +71,18 @@ fn moved(edit: &mut Edit, n: NodeId) -> bool {
     let scaled = match (uniform.axis, kind) {
         (None, _) => Some((*uniform).clone()),
         (Some(axis), Move::Transpose) => {
-            let axis = attrs.sizes("perm").iter().position(|&p| p == axis);
+            let axis = attrs.sizes(attr::PERM).iter().position(|&p| p == axis);
             axis.map(|axis| Uniform { axis: Some(axis), ..(*uniform).clone() })
         }
         (Some(axis), Move::Gather) => {
             let positions = indices.as_ref().filter(|(t, _)| t.dims.len() == 1).and_then(|(t, _)| codes(t));
-            positions.and_then(|positions| match attrs.int("axis") == axis as i64 {
+            positions.and_then(|positions| match attrs.get(attr::AXIS) == axis as i64 {
                 true => taken(&uniform, &positions),
                 false => Some((*uniform).clone()),
             })
         }
         (Some(axis), Move::Pad) => {
-            let pads = attrs.ints("pads");
+            let pads = attrs.get(attr::PADS);
             let same = uniform.zero_points.iter().all(|zero| *zero == uniform.zero_points[0]);
             (same && pads[axis] == 0 && pads[tensor.dims.len() + axis] == 0).then(|| (*uniform).clone())
         }
@@ -150,7 +150,7 @@ fn linear(edit: &mut Edit, n: NodeId) -> bool {
         return false;
     }
     let plain = |dims: [usize; 2]| Type { dims: dims.to_vec(), elem: Elem::Int(uniform.storage) };
-    let swap = Attrs::new(Opcode::Transpose).with("perm", vec![1, 0]);
+    let swap = Attrs::new(Opcode::Transpose).with(attr::PERM, vec![1, 0]);
     let swapped = eval_node(Opcode::Transpose, &swap, &[(&tensor, &plain([k, width]))], &plain([width, k]));
     let (Ok(swapped), name) = (swapped, format!("{}.t", g.name_of(c))) else { return false };
     let y = g.result(n);

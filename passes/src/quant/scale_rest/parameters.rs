@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Data, Edit, Elem, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId};
+use qcc_ir::{Attrs, Data, Edit, Elem, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
 
 use crate::constants::{codes, dequantized, reals};
 use crate::quant::adopt_qdq::chains;
@@ -150,7 +150,7 @@ fn parts(codes: &[i64]) -> Vec<Vec<i64>> {
 
 fn is_depthwise(edit: &Edit, n: NodeId, weights: &Weights) -> bool {
     let g = edit.graph();
-    let groups = if g.op(n) == Opcode::Conv2d { g.node(n).attrs.int("groups") } else { 1 };
+    let groups = if g.op(n) == Opcode::Conv2d { g.node(n).attrs.get(attr::GROUPS) } else { 1 };
     groups > 1 && usize::try_from(groups) == Ok(weights.dims[0]) && weights.dims[1] == 1
 }
 
@@ -201,9 +201,9 @@ fn split_outputs(
         operands.push(add_cast(edit, Opcode::DCast, b, Elem::F32));
     }
     let of = |channels: usize| Type::f32(&[dims[0], channels, dims[2], dims[3]]);
-    let attrs = attrs.with("groups", wide.len() as i64);
+    let attrs = attrs.with(attr::GROUPS, wide.len() as i64);
     let second = edit.add(Opcode::Conv2d, &operands, attrs, &format!("{name}.wide"), of(wide.len()), origin.clone());
-    let along = Attrs::new(Opcode::Concat).with("axis", 1);
+    let along = Attrs::new(Opcode::Concat).with(attr::AXIS, 1);
     let both =
         edit.add(Opcode::Concat, &[y, second], along, &format!("{name}.both"), of(channels + wide.len()), origin);
     let place = |c: usize| wide.iter().position(|&w| w == c).map_or(c, |i| channels + i) as i64;
@@ -227,14 +227,14 @@ fn gather(edit: &mut Edit, v: ValueId, axis: usize, indices: Vec<i64>, name: &st
     let origin = crate::rewrite::origin_of(edit.graph(), v);
     let indices = Tensor::new(&[indices.len()], Data::I64(indices));
     let indices = edit.add_const(&format!("{name}.channels"), indices);
-    let attrs = Attrs::new(Opcode::Gather).with("axis", axis as i64);
+    let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, axis as i64);
     edit.add(Opcode::Gather, &[v, indices], attrs, name, Type { dims, elem }, origin)
 }
 
 /// The input with the channels repeated that weights of several parts read; the weights become those of that input.
 fn repeat_input(edit: &mut Edit, n: NodeId, x: ValueId, weights: &mut Weights, parts: &[Vec<i64>]) -> ValueId {
     let g = edit.graph();
-    let groups = if g.op(n) == Opcode::Conv2d { g.node(n).attrs.int("groups").max(1) as usize } else { 1 };
+    let groups = if g.op(n) == Opcode::Conv2d { g.node(n).attrs.get(attr::GROUPS).max(1) as usize } else { 1 };
     let axis = if g.op(n) == Opcode::Conv2d { 1 } else { g.ty(x).rank() - 1 };
     let (outputs, inputs) = (weights.dims[0], weights.dims[1]);
     let kernel: usize = weights.dims[2..].iter().product();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use egg::{Id, RecExpr};
-use qcc_ir::{Attrs, Edit, Elem, Opcode, Type, ValueId};
+use qcc_ir::{Attrs, Edit, Elem, Opcode, Type, ValueId, attr};
 
 use super::{Operation, Site, Term, Terms};
 use crate::rewrite::origin_of;
@@ -54,7 +54,7 @@ impl Rebuild<'_, '_> {
             return v;
         }
         let ty = g.ty(v).clone();
-        let attrs = Attrs::new(Opcode::Reshape).with("shape", ty.dims.as_slice());
+        let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, ty.dims.as_slice());
         self.edit.add(Opcode::Reshape, &[v], attrs, name, ty, None)
     }
 
@@ -138,8 +138,8 @@ impl Rebuild<'_, '_> {
 fn quantized_attrs(site: &Operation, ty: &Type) -> Attrs {
     match (site.op, ty.uniform(), &site.real_elem) {
         (Opcode::Pad, Some(u), Elem::F32 | Elem::Calibrated(_)) => {
-            let code = crate::quant::quantize::code(site.attrs.float("value"), u);
-            site.attrs.clone().with("value", code as f32)
+            let code = crate::quant::quantize::code(site.attrs.get(attr::VALUE), u);
+            site.attrs.clone().with(attr::VALUE, code as f32)
         }
         _ => site.attrs.clone(),
     }

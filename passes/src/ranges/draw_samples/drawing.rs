@@ -9,7 +9,7 @@
 //! Numbers fill the declared range as images fill theirs, with a deviation of a quarter of it at most; without one
 //! they have mean 0 and deviation 1.
 
-use qcc_ir::{Data, Elem, Graph, Int, Opcode, Range, Tensor, ValueId};
+use qcc_ir::{Data, Elem, Graph, Int, Opcode, Range, Tensor, ValueId, attr};
 use qcc_num::random::Random;
 
 /// Share of the deviation that all channels of an image have in common, and that each has for itself: `a^2 + b^2 = 1`.
@@ -60,7 +60,7 @@ fn rows(g: &Graph, v: ValueId) -> Option<u64> {
         for (n, i) in g.uses(v) {
             match (g.op(n), i) {
                 (Opcode::Gather, 1) => {
-                    let axis = usize::try_from(g.node(n).attrs.int("axis")).unwrap_or(0);
+                    let axis = usize::try_from(g.node(n).attrs.get(attr::AXIS)).unwrap_or(0);
                     let rows = g.ty(g.operands(n)[0]).dims.get(axis).map_or(1, |&d| d.max(1) as u64);
                     found = Some(found.map_or(rows, |f| f.min(rows)));
                 }

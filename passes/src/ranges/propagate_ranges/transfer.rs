@@ -1,7 +1,7 @@
 //! What an operation makes of the statistics of its operands.
 
 use qcc_ir::ops::{Binary, Contract, Move, Norm, Pool, Reduce};
-use qcc_ir::{Class, NodeId, Opcode, Uniform, ValueId};
+use qcc_ir::{Class, NodeId, Opcode, Uniform, ValueId, attr};
 
 use super::Analysis;
 use crate::constants;
@@ -26,7 +26,7 @@ impl Analysis<'_> {
             Class::Contract(Contract::Conv2d | Contract::Linear) => self.layer(n, &x)?,
             Class::Pool(Pool::Max) => x,
             Class::Pool(Pool::Average) => {
-                let padded = node.attrs.ints("pads").iter().any(|&p| p != 0);
+                let padded = node.attrs.get(attr::PADS).iter().any(|&p| p != 0);
                 let zero = Interval::new(0.0, 0.0);
                 let hard = if padded { x.hard.union(zero) } else { x.hard };
                 x.map(hard, |c| Channel { soft: if padded { c.soft.union(zero) } else { c.soft }, ..*c })
@@ -61,7 +61,7 @@ impl Analysis<'_> {
         let terms = *self.g.ty(operands[0]).dims.last()? as f64;
         let (a, b) = (x.collapsed(), other.collapsed());
         let one = Channel::product(a.channel(0), b.channel(0));
-        let alpha = f64::from(self.g.node(n).attrs.float("alpha"));
+        let alpha = f64::from(self.g.node(n).attrs.get(attr::ALPHA));
         let hard = a.hard.mul(b.hard).scale(terms * alpha);
         let channel = Channel::normal(one.mean * terms * alpha, one.var * terms * alpha * alpha, self.k);
         Some(Stats::uniform(hard, channel).bounded())
@@ -70,7 +70,7 @@ impl Analysis<'_> {
     fn reduced(&self, kind: Reduce, n: NodeId, x: Stats) -> Stats {
         let g = self.g;
         let (from, to) = (g.ty(g.operands(n)[0]), g.ty(g.result(n)));
-        let kept = to.dims.get(1) == from.dims.get(1) && !g.node(n).attrs.sizes("axes").contains(&1);
+        let kept = to.dims.get(1) == from.dims.get(1) && !g.node(n).attrs.sizes(attr::AXES).contains(&1);
         let x = if kept { x } else { x.collapsed() };
         let count = from.elements() as f64 / (to.elements() as f64).max(1.0);
         match kind {
@@ -100,7 +100,7 @@ impl Analysis<'_> {
             }
             Norm::Layer => {
                 let (gamma, beta) = (floats(g, operands[1])?.1, floats(g, operands[2])?.1);
-                let axis = usize::try_from(attrs.int("axis")).ok()?;
+                let axis = usize::try_from(attrs.get(attr::AXIS)).ok()?;
                 let row: usize = xdims.get(axis..)?.iter().product();
                 // No element of a row is further from its mean than the square root of its length, in deviations.
                 let reach = (row as f64).sqrt();
@@ -111,7 +111,7 @@ impl Analysis<'_> {
                 Stats { hard: hard.reduce(Interval::union)?, channels }.bounded().collapsed()
             }
             Norm::Softmax => {
-                let axis = usize::try_from(attrs.int("axis")).ok()?;
+                let axis = usize::try_from(attrs.get(attr::AXIS)).ok()?;
                 let mean = 1.0 / *xdims.get(axis)? as f64;
                 let all = Interval::new(0.0, 1.0);
                 Stats::uniform(all, Channel { mean, var: mean * mean, soft: all })
@@ -130,8 +130,8 @@ impl Analysis<'_> {
         let kernel: usize = tensor.dims[2..].iter().product();
         let attrs = &g.node(n).attrs;
         let convolution = g.op(n) == Opcode::Conv2d;
-        let groups = if convolution { usize::try_from(attrs.int("groups")).ok()?.max(1) } else { 1 };
-        let padded = convolution && attrs.ints("pads").iter().any(|&p| p != 0);
+        let groups = if convolution { usize::try_from(attrs.get(attr::GROUPS)).ok()?.max(1) } else { 1 };
+        let padded = convolution && attrs.get(attr::PADS).iter().any(|&p| p != 0);
         let zero = Interval::new(0.0, 0.0);
         let inside = if padded { x.hard.union(zero) } else { x.hard };
         // Features of a linear layer are its last dimension; only of rank 2 is that the channels.
@@ -172,7 +172,7 @@ impl Analysis<'_> {
                     channels.extend((0..c).map(|i| *part.channel(i)));
                 }
                 let all = Stats { hard, channels };
-                if attrs.int("axis") == 1 { all } else { all.collapsed() }
+                if attrs.get(attr::AXIS) == 1 { all } else { all.collapsed() }
             }
             Move::Reshape if per_channel => match (&xdims[..], &ydims[..]) {
                 ([a, c, ..], [b, d, ..]) if a == b && c == d => x,
@@ -182,14 +182,14 @@ impl Analysis<'_> {
                 }
                 _ => x.collapsed(),
             },
-            Move::Transpose if per_channel && attrs.sizes("perm").get(1) != Some(&1) => x.collapsed(),
+            Move::Transpose if per_channel && attrs.sizes(attr::PERM).get(1) != Some(&1) => x.collapsed(),
             Move::Slice if per_channel => {
-                let (starts, steps) = (attrs.sizes("starts"), attrs.sizes("steps"));
+                let (starts, steps) = (attrs.sizes(attr::STARTS), attrs.sizes(attr::STEPS));
                 let (start, step) = (*starts.get(1)?, *steps.get(1)?);
                 Stats { channels: (0..*ydims.get(1)?).map(|i| *x.channel(start + i * step)).collect(), ..x }
             }
             Move::Pad => {
-                let value = f64::from(attrs.float("value"));
+                let value = f64::from(attrs.get(attr::VALUE));
                 let at = Interval::new(value, value);
                 let x = if xdims.get(1) == ydims.get(1) { x } else { x.collapsed() };
                 x.map(x.hard.union(at), |c| Channel { soft: c.soft.union(at), ..*c })

@@ -2,6 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use qcc_ir::Attrs;
+use qcc_ir::attr;
 use qcc_num::dynamic::ALIGN_BITS;
 
 use super::number::{WORD, bits, leading, number, round_shift, scale, store_word};
@@ -112,14 +113,14 @@ pub fn common_scale(t: &mut Task<'_>, levels: &[i64], operands: &[Place], result
 /// `int.dynamic_rescale`.
 pub fn rescale(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
     let loops = loops(&operands[..1], result);
-    let (scales, index) = (t.address(&operands[1]), attrs.int("index") as i32);
+    let (scales, index) = (t.address(&operands[1]), attrs.get(attr::INDEX) as i32);
     let factor = t.b.ins().load(types::I32, memory(), scales, (2 + index) * WORD as i32);
     let factor = t.b.ins().splat(types::I32X4, factor);
     let bases = [t.address(&operands[0]), t.address(result)];
     let is_splat = loops.inner[0] == 0;
     t.lanes(&loops, &bases, &mut |t, at, lanes| {
-        let terms = centred(t, at[0], is_splat, attrs.int("zero"), lanes);
-        let (half, zero) = (1 << (ALIGN_BITS - 1), attrs.int("result_zero"));
+        let terms = centred(t, at[0], is_splat, attrs.get(attr::ZERO), lanes);
+        let (half, zero) = (1 << (ALIGN_BITS - 1), attrs.get(attr::RESULT_ZERO));
         let offset = clif::splat(&mut t.b, types::I32X4, half + (zero << ALIGN_BITS));
         let codes = terms.map(|x| {
             let x = t.b.ins().imul(x, factor);

@@ -3,6 +3,7 @@
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use cranelift_frontend::Variable;
 use qcc_ir::Diags;
+use qcc_ir::attr;
 
 use super::number::WORD;
 use crate::clif::{self, VECTOR, memory};
@@ -36,7 +37,7 @@ pub struct Parts {
 impl Builder<'_> {
     /// Emits an `int.extrema`: of the parts that a product has left, if there are any.
     pub(in crate::program) fn extrema(&mut self, o: &Operation<'_>) -> Result<(), Diags> {
-        let rows = o.attrs.int("rows") as usize;
+        let rows = o.attrs.get(attr::ROWS) as usize;
         let (acc, result) = (o.operands[0].clone(), o.result.clone());
         if !acc.is_dense() {
             return Err(bug(format!("{}: accumulators with gaps", o.value)));

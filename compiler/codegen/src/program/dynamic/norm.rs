@@ -2,6 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC};
 use qcc_ir::Attrs;
+use qcc_ir::attr;
 use qcc_num::dynamic::DROPPED_BITS;
 use qcc_num::norm::GREATEST_EPSILON;
 
@@ -13,11 +14,11 @@ pub fn epsilon(t: &mut Task<'_>, attrs: &Attrs, at: Value) -> Value {
     let (mantissa, exponent) = scale(t, at);
     let one = number(t, 1 << 61);
     let inverse = t.b.ins().udiv(one, mantissa);
-    let product = t.b.ins().imul_imm_s(inverse, attrs.int("epsilon"));
+    let product = t.b.ins().imul_imm_s(inverse, attrs.get(attr::INT_EPSILON));
     let product = t.b.ins().sshr_imm_s(product, 31);
     let product = t.b.ins().imul(product, inverse);
     let twice = t.b.ins().ishl_imm_s(exponent, 1);
-    let all = number(t, attrs.int("exponent") - i64::from(DROPPED_BITS));
+    let all = number(t, attrs.get(attr::EXPONENT) - i64::from(DROPPED_BITS));
     let shift = t.b.ins().isub(all, twice);
     let (none, last, greatest) = (number(t, 0), number(t, 63), number(t, GREATEST_EPSILON));
     let size = bits(t, product);

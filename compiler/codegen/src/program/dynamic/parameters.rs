@@ -3,6 +3,7 @@
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC};
 use cranelift_frontend::Variable;
 use qcc_ir::Attrs;
+use qcc_ir::attr;
 use qcc_num::dynamic::{HEADER, Rule};
 
 use super::number::{WORD, bits, leading, number, raise, round_shift, scale, store_word, variable, word};
@@ -16,13 +17,13 @@ pub fn dynamic_scale(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result
     let out = t.address(result);
     t.units(&mut |t, _| {
         let biases_out = t.plus(out, HEADER * WORD);
-        let exponent = |name: &str| attrs.int(name) as i32;
+        let exponent = |key| attrs.get(key) as i32;
         let layer = Layer {
             rule: Rule {
-                weight_exponent: exponent("weight_exponent"),
-                bias_exponent: exponent("bias_exponent"),
-                rectify: attrs.bool("rectify"),
-                ceiling_exponent: exponent("ceiling_exponent"),
+                weight_exponent: exponent(attr::WEIGHT_EXPONENT),
+                bias_exponent: exponent(attr::BIAS_EXPONENT),
+                rectify: attrs.get(attr::RECTIFY),
+                ceiling_exponent: exponent(attr::CEILING_EXPONENT),
             },
             channels,
             weights: addresses[2],

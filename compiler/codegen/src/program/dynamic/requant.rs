@@ -3,6 +3,7 @@
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use cranelift_module::{FuncId, Linkage};
 use qcc_ir::Diags;
+use qcc_ir::attr;
 use qcc_num::dynamic::{HEADER, epilogue};
 
 use super::number::WORD;
@@ -19,7 +20,7 @@ use crate::target::Backend;
 impl Builder<'_> {
     /// Emits an `int.dynamic_requant`.
     pub(in crate::program) fn dynamic_requant(&mut self, o: &Operation<'_>) -> Result<(), Diags> {
-        let rectify = o.attrs.bool("rectify");
+        let rectify = o.attrs.get(attr::RECTIFY);
         if let Some(wide) = self.wide_requant(rectify, o.operands, o.result)? {
             return self.task_of(o, wide.units(), Cost::of("dynamic_requant"), |t| wide.emit(t, o.operands, o.result));
         }

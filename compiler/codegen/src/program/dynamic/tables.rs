@@ -2,6 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use qcc_ir::Attrs;
+use qcc_ir::attr;
 use qcc_num::dynamic::{FINER, GRID, GRIDS, INTERVALS, LEAST, LOG2_E, ROW};
 
 use super::number::{WORD, bits, leading, number, raise, scale, store_word, variable, word};
@@ -52,7 +53,7 @@ impl Function {
 /// `int.dynamic_table`, in one unit: equations (17) and (18).
 pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
     let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
-    let new_zero = attrs.int("result_zero");
+    let new_zero = attrs.get(attr::RESULT_ZERO);
     t.units(&mut |t, _| {
         let (mantissa, own_exponent) = scale(t, from);
         let (none, most_left, most_right) = (number(t, 0), number(t, 20), number(t, 63));
@@ -76,7 +77,7 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let negated = t.b.ins().ineg(shift);
         let right = t.b.ins().smax(negated, none);
         let right = t.b.ins().smin(right, most_right);
-        let f = Function { row, mantissa, shifts: [left, right], zero: attrs.int("zero") };
+        let f = Function { row, mantissa, shifts: [left, right], zero: attrs.get(attr::ZERO) };
         let reach = f.reach(t, new_zero);
         let length = bits(t, reach.greatest);
         let first = leading(t, reach.greatest);

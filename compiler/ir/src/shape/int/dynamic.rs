@@ -1,5 +1,6 @@
 //! Shapes of operators on values whose scale is found at run time: see [`qcc_num::dynamic`].
 
+use crate::attr;
 use qcc_num::dynamic::{GRIDS, HEADER, INTERVALS, ROW, TABLE};
 
 use crate::shape::Call;
@@ -25,7 +26,7 @@ pub fn expect_scale(call: &Call, i: usize) -> Result<(), String> {
 
 pub fn extrema(call: &Call) -> Result<Vec<usize>, String> {
     let (channels, positions) = positions(call, 0)?;
-    let rows = usize::try_from(call.attrs.int("rows")).ok().filter(|&r| r > 0);
+    let rows = usize::try_from(call.attrs.get(attr::ROWS)).ok().filter(|&r| r > 0);
     let rows = rows.ok_or_else(|| "expected `rows` of at least 1".to_string())?;
     Ok(vec![positions.div_ceil(rows), 2, channels])
 }
@@ -64,7 +65,7 @@ pub fn add(call: &Call) -> Result<Vec<usize>, String> {
 }
 
 pub fn common_scale(call: &Call) -> Result<Vec<usize>, String> {
-    let (scales, levels) = (call.operands.len(), call.attrs.ints("levels"));
+    let (scales, levels) = (call.operands.len(), call.attrs.get(attr::LEVELS));
     if levels.len() != scales + 1 || levels.iter().any(|n| !(1..=255).contains(n)) {
         return Err(format!("expected `levels` of {} numbers in 1..=255, found {levels:?}", scales + 1));
     }
@@ -79,9 +80,9 @@ pub fn common_scale(call: &Call) -> Result<Vec<usize>, String> {
 pub fn rescale(call: &Call) -> Result<Vec<usize>, String> {
     expect_scale(call, 1)?;
     let factors = call.dims(1)[0] - 2;
-    match usize::try_from(call.attrs.int("index")) {
+    match usize::try_from(call.attrs.get(attr::INDEX)) {
         Ok(index) if index < factors => Ok(call.dims(0).to_vec()),
-        _ => Err(format!("expected `index` below {factors}, found {}", call.attrs.int("index"))),
+        _ => Err(format!("expected `index` below {factors}, found {}", call.attrs.get(attr::INDEX))),
     }
 }
 
@@ -98,7 +99,7 @@ pub fn exponentials(call: &Call) -> Result<Vec<usize>, String> {
 }
 
 pub fn table(call: &Call) -> Result<Vec<usize>, String> {
-    if (1..32).contains(&call.attrs.int("result_zero")) {
+    if (1..32).contains(&call.attrs.get(attr::RESULT_ZERO)) {
         return Err("expected `result_zero` to be 0, or 32 and more".to_string());
     }
     expect_scale(call, 0)?;

@@ -1,7 +1,7 @@
 //! Functions of one value and of two at the same position.
 
 use qcc_ir::ops::Binary;
-use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr};
 use qcc_num::wide;
 
 use super::{Rule, one};
@@ -19,7 +19,7 @@ impl Lower<'_, '_> {
         let to = self.quantization(self.y)?;
         let (least, greatest) = match self.op() {
             Opcode::Relu => (0.0, f32::MAX),
-            _ => (self.attrs().float("min"), self.attrs().float("max")),
+            _ => (self.attrs().get(attr::MIN), self.attrs().get(attr::MAX)),
         };
         let bound = |x: f32| i64::from(quantize::code(x, &to));
         self.convert(self.operand(0), Some((bound(least), bound(greatest))))
@@ -119,12 +119,12 @@ impl Lower<'_, '_> {
         let (a, b) = (self.wide_operand(0)?, self.wide_operand(1)?);
         let (ta, tb) = (self.quantization(a)?, self.quantization(b)?);
         let attrs = Attrs::new(Opcode::WideMul)
-            .with("zeros", vec![ta.zero_point(), tb.zero_point()])
-            .with("mult", self.multiplier(self.factor(&[ta.scale(), tb.scale()], to.scale()))?)
-            .with("offset", wide::offset(to.zero_point(), 0.0))
-            .with("lo", to.min)
-            .with("hi", to.max)
-            .with("bits", i64::from(to.storage.bits()));
+            .with(attr::ZEROS, vec![ta.zero_point(), tb.zero_point()])
+            .with(attr::MULT, self.multiplier(self.factor(&[ta.scale(), tb.scale()], to.scale()))?)
+            .with(attr::OFFSET, wide::offset(to.zero_point(), 0.0))
+            .with(attr::LO, to.min)
+            .with(attr::HI, to.max)
+            .with(attr::BITS, i64::from(to.storage.bits()));
         let elem = self.g().ty(self.y).elem.clone();
         Ok(self.emit(Opcode::WideMul, &[a, b], attrs, "", &dims, elem))
     }

@@ -1,6 +1,6 @@
 //! Convolutions and linear layers: a product for each byte of the activations and each digit of the weights.
 
-use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, ValueId, attr};
 use qcc_num::wide;
 
 use super::{Piece, Rule, one};
@@ -43,7 +43,7 @@ impl Lower<'_, '_> {
             let w = self.constant("weights", Tensor::new(shape, Data::I8(digit.clone())));
             for piece in pieces {
                 let attrs = match op {
-                    Opcode::IConv2d => attrs.clone().with("pad_value", piece.zero),
+                    Opcode::IConv2d => attrs.clone().with(attr::PAD_VALUE, piece.zero),
                     _ => attrs.clone(),
                 };
                 let acc = self.emit(op, &[piece.value, w, none], attrs, ".acc", dims, Elem::Int(Int::I32));
@@ -99,7 +99,9 @@ impl Lower<'_, '_> {
         );
         let digits: Vec<_> = digits.into_iter().map(|(d, f)| (ohwi(&d, [o, c, kh, kw]), f)).collect();
         let attrs = Attrs::new(Opcode::IConv2d);
-        let attrs = attrs.with_those_of(self.attrs(), &["strides", "pads", "dilations", "groups"]);
+        let attrs = attrs
+            .with_those_of(self.attrs(), &[attr::STRIDES, attr::PADS, attr::DILATIONS])
+            .with_those_of(self.attrs(), &[attr::GROUPS]);
         let pieces: Vec<Piece> = pieces.into_iter().map(|p| Piece { value: self.nhwc(p.value), ..p }).collect();
         let dims = [n, h, width, o];
         let terms = self.products(Opcode::IConv2d, &pieces, (&[o, kh, kw, c], &digits), &attrs, &dims);

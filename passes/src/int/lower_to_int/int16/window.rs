@@ -1,7 +1,7 @@
 //! Windows and reductions: means are products with weights of 1, maxima those of codes.
 
 use qcc_ir::ops::Reduce;
-use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, Window};
+use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, Window, attr};
 use qcc_num::wide;
 
 use super::{Piece, Rule, one};
@@ -27,11 +27,11 @@ impl Lower<'_, '_> {
         let x = self.operand(0);
         if self.quantization(x)?.storage == Int::U8 {
             let [n, c, h, w] = self.rank_4(self.y)?;
-            let pooled = self.pooled_maximum(x, self.attrs().ints("pads"), [n, h, w, c]);
+            let pooled = self.pooled_maximum(x, self.attrs().get(attr::PADS), [n, h, w, c]);
             let pooled = self.nchw(pooled);
             return self.converted(pooled);
         }
-        let pads = self.attrs().ints("pads");
+        let pads = self.attrs().get(attr::PADS);
         let [n, c, h, w] = self.rank_4(self.y)?;
         let mut source = x;
         if pads != [0; 4] {
@@ -39,7 +39,7 @@ impl Lower<'_, '_> {
             let padded = vec![0, 0, pads[0], pads[1], 0, 0, pads[2], pads[3]];
             let own = self.dims(x);
             let dims: Vec<usize> = (0..4).map(|i| own[i] + (padded[i] + padded[4 + i]) as usize).collect();
-            let attrs = Attrs::new(Opcode::Pad).with("pads", padded).with("value", f32::from(i16::MIN));
+            let attrs = Attrs::new(Opcode::Pad).with(attr::PADS, padded).with(attr::VALUE, f32::from(i16::MIN));
             let elem = self.g().ty(x).elem.clone();
             source = self.emit(Opcode::Pad, &[x], attrs, ".pad", &dims, elem);
         }
@@ -53,8 +53,8 @@ impl Lower<'_, '_> {
     }
 
     fn pooled_maximum(&mut self, x: ValueId, pads: Vec<i64>, dims: [usize; 4]) -> ValueId {
-        let attrs = Attrs::new(Opcode::IMaxPool).with("pads", pads);
-        let attrs = attrs.with_those_of(self.attrs(), &["kernel", "strides", "dilations"]);
+        let attrs = Attrs::new(Opcode::IMaxPool).with(attr::PADS, pads);
+        let attrs = attrs.with_those_of(self.attrs(), &[attr::KERNEL, attr::STRIDES, attr::DILATIONS]);
         let elem = self.g().ty(x).elem.clone();
         let x = self.nhwc(x);
         self.emit(Opcode::IMaxPool, &[x], attrs, ".nhwc", &dims, elem)
@@ -81,7 +81,7 @@ impl Lower<'_, '_> {
         let x = self.operand(0);
         let ([n, c, oh, ow], [_, _, h, w]) = (self.rank_4(self.y)?, self.rank_4(x)?);
         let window = Window::pool(self.attrs());
-        let counts: Vec<f64> = if self.attrs().bool("count_include_pad") {
+        let counts: Vec<f64> = if self.attrs().get(attr::COUNT_INCLUDE_PAD) {
             vec![(window.kernel[0] * window.kernel[1]) as f64; oh * ow]
         } else {
             let (rows, columns) = (elements_inside(&window, 0, oh, h), elements_inside(&window, 1, ow, w));
@@ -89,8 +89,8 @@ impl Lower<'_, '_> {
         };
         let alike = counts.iter().all(|&k| k == counts[0]);
         let (counts, shape) = if alike { (&counts[..1], vec![1]) } else { (&counts[..], vec![oh, ow, 1]) };
-        let attrs = Attrs::new(Opcode::IConv2d).with("groups", c as i64);
-        let attrs = attrs.with_those_of(self.attrs(), &["strides", "pads", "dilations"]);
+        let attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, c as i64);
+        let attrs = attrs.with_those_of(self.attrs(), &[attr::STRIDES, attr::PADS, attr::DILATIONS]);
         let pieces = self.pieces(x)?;
         let pieces: Vec<Piece> = pieces.into_iter().map(|p| Piece { value: self.nhwc(p.value), ..p }).collect();
         let weights = [c, window.kernel[0], window.kernel[1], 1];
@@ -102,14 +102,14 @@ impl Lower<'_, '_> {
     /// The mean or sum over axes: a window over all elements of `[1, reduced, 1, kept]`.
     pub(super) fn wide_mean(&mut self, kind: Reduce) -> Result<ValueId, Diag> {
         let x = self.operand(0);
-        let (axes, result, dims) = (self.attrs().sizes("axes"), self.dims(self.y), self.dims(x));
+        let (axes, result, dims) = (self.attrs().sizes(attr::AXES), self.dims(self.y), self.dims(x));
         let kept = (0..dims.len()).filter(|i| !axes.contains(i));
         let perm: Vec<usize> = axes.iter().copied().chain(kept).collect();
         let count: usize = axes.iter().map(|&a| dims[a]).product();
         let rest: usize = result.iter().product();
         let divisor = if kind == Reduce::Mean { count.max(1) as f64 } else { 1.0 };
         let shape = [1, count, 1, rest];
-        let reshape = |dims: &[usize]| Attrs::new(Opcode::Reshape).with("shape", dims);
+        let reshape = |dims: &[usize]| Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims);
         let mut pieces = Vec::new();
         for piece in self.pieces(x)? {
             let value = self.transpose(piece.value, &perm, ".t");
@@ -117,7 +117,7 @@ impl Lower<'_, '_> {
             let value = self.emit(Opcode::Reshape, &[value], reshape(&shape), ".flat", &shape, elem);
             pieces.push(Piece { value, ..piece });
         }
-        let attrs = Attrs::new(Opcode::IConv2d).with("groups", rest as i64);
+        let attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, rest as i64);
         let weights = [rest, count, 1, 1];
         let mean = Mean { weights, counts: &[divisor], shape: &[1], suffix: ".mean", dims: [1, 1, 1, rest] };
         let q = self.mean_of(&pieces, &attrs, &mean)?;
@@ -128,7 +128,7 @@ impl Lower<'_, '_> {
     pub(super) fn wide_softmax(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
-        let axis = usize::try_from(self.attrs().int("axis")).unwrap_or(0);
+        let axis = usize::try_from(self.attrs().get(attr::AXIS)).unwrap_or(0);
         let term = |d: u32| (SOFTMAX_ONE * (-f64::from(d) * f64::from(from.scale())).exp()).round() as i32;
         let table: Vec<i32> = (0..1u32 << from.storage.bits()).map(term).collect();
         let table = self.constant("table", Tensor::new(&[table.len()], Data::I32(table)));
@@ -145,8 +145,8 @@ impl Lower<'_, '_> {
         };
         let suffix = if perm.is_sorted() { "" } else { ".t" };
         let attrs = Attrs::new(Opcode::ISoftmax)
-            .with("mult", (256.0 / f64::from(own.scale())).round() as i64)
-            .with("bits", i64::from(own.storage.bits()));
+            .with(attr::MULT, (256.0 / f64::from(own.scale())).round() as i64)
+            .with(attr::BITS, i64::from(own.storage.bits()));
         let elem = Elem::Uniform(own.into());
         let y = self.emit(Opcode::ISoftmax, &[x, table], attrs, suffix, &dims, elem);
         let y = self.transpose(y, &inverse(&perm), "");
