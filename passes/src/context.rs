@@ -44,8 +44,8 @@ impl Samples for Vec<Vec<Tensor>> {
 /// Which of the passes that better the result belong to the usual pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Corrections {
-    /// The pass `draw-samples`.
-    pub draw_samples: bool,
+    /// The pass `synthesize-samples`.
+    pub synthesize_samples: bool,
     /// The pass `equalize`.
     pub equalize: bool,
     /// The pass `round-weights`.
@@ -56,7 +56,7 @@ pub struct Corrections {
 
 impl Default for Corrections {
     fn default() -> Corrections {
-        Corrections { draw_samples: true, equalize: false, round_weights: true, correct_bias: true }
+        Corrections { synthesize_samples: true, equalize: false, round_weights: true, correct_bias: true }
     }
 }
 
@@ -64,7 +64,7 @@ impl Corrections {
     /// Names of the passes that are left out of a pipeline; `rounding` says that `round-weights` is in it.
     pub fn off(self, rounding: bool) -> Vec<&'static str> {
         let all = [
-            ("draw-samples", self.draw_samples),
+            ("synthesize-samples", self.synthesize_samples),
             ("equalize", self.equalize),
             ("round-weights", self.round_weights),
             ("correct-bias", self.correct_bias && !(rounding && self.round_weights)),
@@ -73,9 +73,9 @@ impl Corrections {
     }
 }
 
-/// What drawn inputs showed of the values that are far from any known distribution.
+/// What synthesized inputs showed of the values that are far from any known distribution.
 #[derive(Debug, Clone, Default)]
-pub struct Drawn {
+pub struct Synthesized {
     /// Number of samples.
     pub(crate) samples: usize,
     /// Mean, variance and extremes of the channels of values, by name.
@@ -103,8 +103,8 @@ pub struct Context {
     pub precision: Precisions,
     /// How `calibrate` chooses a range, unless its options say otherwise.
     pub method: Method,
-    /// What `draw-samples` saw.
-    pub drawn: Option<Drawn>,
+    /// What `synthesize-samples` saw.
+    pub synthesized: Option<Synthesized>,
     /// Means of the channels of what layers read, by name, as far as `propagate-ranges` derived ranges.
     pub channel_means: HashMap<String, Vec<f64>>,
     /// Where to report progress.

@@ -24,7 +24,7 @@ const PRESETS: &[(&str, &str)] = &[
     ),
     (
         "-O1",
-        "canonicalize, fold-constants, draw-samples, propagate-ranges, fold-bn, assign-scales, correct-bias, insert-qdq, \
+        "canonicalize, fold-constants, synthesize-samples, propagate-ranges, fold-bn, assign-scales, correct-bias, insert-qdq, \
          cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
     ),
     (

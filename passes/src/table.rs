@@ -4,11 +4,15 @@ use crate::pass::{PassInfo, Phase, Property};
 use crate::{fit, float, int, options, quant, ranges};
 
 impl PassInfo {
-    /// The pass with this name.
+    /// The pass with this name or alias.
     pub fn find(name: &str) -> Option<&'static PassInfo> {
+        let name = ALIASES.iter().find(|a| a.0 == name).map_or(name, |a| a.1);
         PASSES.iter().find(|p| p.name == name)
     }
 }
+
+/// Other spellings that pipelines may use, and the name that each stands for.
+pub static ALIASES: &[(&str, &str)] = &[("draw-samples", "synthesize-samples")];
 
 /// All passes, in the order in which they usually run.
 pub static PASSES: &[PassInfo] = &[
@@ -53,14 +57,14 @@ pub static PASSES: &[PassInfo] = &[
         make: |o| Box::new(ranges::calibrate::Calibrate::new(o)),
     },
     PassInfo {
-        name: "draw-samples",
+        name: "synthesize-samples",
         phase: Phase::Float,
-        summary: "sees from drawn inputs what values are like that are far from any known distribution",
+        summary: "sees from synthesized inputs what values are like that are far from any known distribution",
         options: &[],
         requires: &[Property::Float],
         ensures: &[],
         breaks: &[],
-        make: |_| Box::new(ranges::draw_samples::DrawSamples),
+        make: |_| Box::new(ranges::synthesize_samples::SynthesizeSamples),
     },
     PassInfo {
         name: "propagate-ranges",
@@ -243,8 +247,12 @@ mod tests {
     fn rows_are_consistent() {
         for (i, p) in PASSES.iter().enumerate() {
             assert!(PASSES[..i].iter().all(|q| q.name != p.name), "{} is doubly named", p.name);
+            assert!(ALIASES.iter().all(|a| a.0 != p.name), "{} is an alias too", p.name);
             assert!(!p.summary.ends_with('.') && !p.summary.is_empty());
             let _ = (p.make)(&Options::defaults(p.options));
+        }
+        for (alias, name) in ALIASES {
+            assert_eq!(PassInfo::find(alias).map(|p| p.name), Some(*name));
         }
     }
 }

@@ -27,9 +27,9 @@ pub struct ModelFlags {
     /// How ranges follow from samples: minmax, percentile, mse, kl, auto (of these the one with the least error, value by value)
     #[arg(long, default_value = "minmax")]
     method: Method,
-    /// Without samples: draw inputs and see what values are like that no batch normalization tells of
-    #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
-    draw_samples: Switch,
+    /// Without samples: synthesize inputs and see what values are like that no batch normalization tells of
+    #[arg(long, alias = "draw-samples", value_enum, default_value = "on", value_name = "on|off")]
+    synthesize_samples: Switch,
     /// Make the channels between two layers alike, so that one scale fits them all
     #[arg(long, value_enum, default_value = "off", value_name = "on|off")]
     equalize: Switch,
@@ -170,7 +170,7 @@ impl ModelFlags {
             method: self.method,
             mode: self.mode,
             corrections: Corrections {
-                draw_samples: self.draw_samples == Switch::On,
+                synthesize_samples: self.synthesize_samples == Switch::On,
                 equalize: self.equalize == Switch::On,
                 round_weights: self.round_weights == Switch::On,
                 correct_bias: self.correct_bias == Switch::On,

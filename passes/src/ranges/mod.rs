@@ -1,8 +1,8 @@
 //! Ranges of activations: from samples, from a table, or derived, and what is known of values on the way.
 
 pub mod calibrate;
-pub mod draw_samples;
 pub mod propagate_ranges;
+pub mod synthesize_samples;
 
 pub mod method;
 pub mod observations;

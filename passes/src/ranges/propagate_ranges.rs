@@ -14,7 +14,7 @@
 //! `mean +- k` deviations, within the certain interval; how operators change both is said in `moments`. Inputs have
 //! their declared range; without one they are taken as standard normal, from -4 to 4.
 
-mod drawn;
+mod synthesized;
 mod transfer;
 
 use std::collections::{HashMap, HashSet};
@@ -22,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Diags, Edit, Elem, Graph, Opcode, Range, ValueId};
 
-use crate::context::Drawn;
+use crate::context::Synthesized;
 use crate::options::{OptionInfo, OptionKind};
 use crate::ranges::activations::activations;
 use crate::ranges::moments::{Channel, Interval, Stats};
@@ -60,12 +60,12 @@ impl Pass for PropagateRanges {
         if unknown.is_empty() {
             return Ok(());
         }
-        let drawn = cx.drawn.take().unwrap_or_default();
+        let synthesized = cx.synthesized.take().unwrap_or_default();
         let mut analysis = Analysis {
             g: edit.graph(),
             k: self.k,
-            drawn: &drawn,
-            leading: drawn::leading(edit.graph()),
+            synthesized: &synthesized,
+            leading: synthesized::leading(edit.graph()),
             stats: HashMap::new(),
             assumed: 0,
             declared: 0,
@@ -115,7 +115,7 @@ fn unbounded(g: &Graph, v: ValueId) -> Diag {
 struct Analysis<'g> {
     g: &'g Graph,
     k: f64,
-    drawn: &'g Drawn,
+    synthesized: &'g Synthesized,
     leading: HashSet<ValueId>,
     stats: HashMap<ValueId, Stats>,
     assumed: usize,
@@ -135,11 +135,11 @@ impl Analysis<'_> {
             0 => String::new(),
             n => format!(" and the parameters of {n} batch normalization{}", if n == 1 { "" } else { "s" }),
         };
-        let drawn = match self.seen {
+        let synthesized = match self.seen {
             0 => String::new(),
-            n => format!(", {n} of them seen on {} drawn samples", self.drawn.samples),
+            n => format!(", {n} of them seen on {} synthesized samples", self.synthesized.samples),
         };
-        format!("{derived} ranges derived without data from {inputs}{norms} (k = {}){drawn}", self.k)
+        format!("{derived} ranges derived without data from {inputs}{norms} (k = {}){synthesized}", self.k)
     }
 
     fn run(&mut self, cx: &Context) {
@@ -164,7 +164,7 @@ impl Analysis<'_> {
             }
             let mut stats = self.transfer(n).unwrap_or_else(|| Stats::of_interval(Interval::ALL));
             self.observe_norm(y, &mut stats);
-            self.observe_drawn(n, &mut stats);
+            self.observe_synthesized(n, &mut stats);
             if let Elem::Calibrated(r) = self.g.ty(y).elem {
                 stats.hard = stats.hard.clamp_to(r.into());
                 stats.channels.iter_mut().for_each(|c| c.soft = c.soft.clamp_to(r.into()));

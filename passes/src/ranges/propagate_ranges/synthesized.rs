@@ -1,4 +1,4 @@
-//! What drawn samples showed, in place of what follows from the operands.
+//! What synthesized samples showed, in place of what follows from the operands.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +8,7 @@ use qcc_ir::{Class, Graph, NodeId, Opcode, ValueId};
 use super::Analysis;
 use crate::ranges::moments::{Channel, Interval, Stats, image};
 
-/// What was seen on a few drawn samples is widened by this factor about its mean.
+/// What was seen on a few synthesized samples is widened by this factor about its mean.
 const WIDER: f64 = 1.4;
 
 /// The same behind the last layer. Networks hardly answer to noise: their scores for what they were trained with lie further out,
@@ -19,9 +19,9 @@ const WIDER_SCORES: f64 = 3.0;
 const BOUNDED: f64 = 1e20;
 
 impl Analysis<'_> {
-    /// What was seen of the result of `n` on drawn samples takes the place of what follows from the operands.
-    pub(super) fn observe_drawn(&mut self, n: NodeId, stats: &mut Stats) {
-        let Some(channels) = self.drawn.values.get(self.g.name_of(self.g.result(n))) else { return };
+    /// What was seen of the result of `n` on synthesized samples takes the place of what follows from the operands.
+    pub(super) fn observe_synthesized(&mut self, n: NodeId, stats: &mut Stats) {
+        let Some(channels) = self.synthesized.values.get(self.g.name_of(self.g.result(n))) else { return };
         self.seen += 1;
         let seen = Stats { hard: stats.hard, channels: channels.clone() };
         let all = *seen.collapsed().channel(0);

@@ -1,4 +1,4 @@
-//! What is drawn for an input: the same numbers on every machine, from integers and the four operations on `f64`.
+//! What is synthesized for an input: the same numbers on every machine, from integers and the four operations on `f64`.
 //!
 //! An input of rank 4 with one or three channels is taken for an image. Its amplitudes fall with frequency as those of photographs do
 //! (Field 1987, amplitude `1 / f`): noise on grids of 1, 2, 4, .. pixels, each of the same deviation, interpolated and added up.
@@ -26,7 +26,7 @@ const LONG: usize = 32;
 const NORMAL: Range = Range { min: -2.0, max: 2.0 };
 
 /// Sample `index` of input `v`.
-pub(super) fn input(g: &Graph, v: ValueId, declared: Option<&Range>, index: usize) -> Tensor {
+pub(super) fn synthesize(g: &Graph, v: ValueId, declared: Option<&Range>, index: usize) -> Tensor {
     let ty = g.ty(v);
     let place = g.inputs().iter().position(|&w| w == v).unwrap_or(0);
     let mut random = Random::new(((place as u64) << 32) + index as u64);

@@ -1,7 +1,7 @@
-//! Draws inputs where there are no samples, takes them through the network, and keeps what each value's channels look like.
+//! Synthesizes inputs where there are no samples, takes them through the network, and keeps what each value's channels look like.
 //!
 //! ```text
-//! %y = nn.conv2d(%x, @w)      // no batch normalization says what %y is like: 4 samples drawn for 1 value
+//! %y = nn.conv2d(%x, @w)      // no batch normalization says what %y is like: 4 samples synthesized for 1 value
 //! ```
 //!
 //! The graph stays as it is. `propagate-ranges` uses what was seen for values that it is *blind* to: more than one layer away
@@ -9,7 +9,7 @@
 //! up is a fair assumption, across several its errors multiply. Nor do intervals tell what a logarithm, an exponential function or a
 //! division by what is computed gives. A network without such values needs no samples, and gets none.
 //!
-//! What is drawn is said in `drawing`. Networks tell noise from what they were trained with, and their deep layers hardly
+//! What is synthesized is said in `inputs`. Networks tell noise from what they were trained with, and their deep layers hardly
 //! answer to it. So a batch normalization takes the statistics of the samples instead of its own where there are enough
 //! elements, which brings its result to the mean and deviation that training data has:
 //!
@@ -20,7 +20,7 @@
 //! The number of samples follows from the multiplications of one, so that compilation stays short. Numbers kept are rounded to
 //! `DIGITS` binary digits, far above what the order of sums on one CPU or another changes.
 
-mod drawing;
+mod inputs;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use qcc_ir::ops::{Contract, Norm};
 use qcc_ir::{Class, Def, Diag, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
 use rayon::prelude::*;
 
-use crate::context::Drawn;
+use crate::context::Synthesized;
 use crate::fit::lockstep::{footprint, last_uses};
 use crate::ranges::activations::activations;
 use crate::ranges::moments::{Channel, Interval};
@@ -55,26 +55,26 @@ const ENOUGH: usize = 64;
 /// Binary digits of what is kept.
 const DIGITS: u32 = 10;
 
-/// The pass `draw-samples`.
-pub struct DrawSamples;
+/// The pass `synthesize-samples`.
+pub struct SynthesizeSamples;
 
-impl Pass for DrawSamples {
+impl Pass for SynthesizeSamples {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let g = edit.graph();
         let blind = blind(g);
         let wanted: Vec<ValueId> = activations(g).into_iter().filter(|v| blind.contains(v)).collect();
         let remark = if cx.samples.is_some() || cx.ranges.is_some() {
-            "nothing drawn: there are samples or ranges".to_string()
+            "nothing synthesized: there are samples or ranges".to_string()
         } else if wanted.is_empty() {
-            "nothing drawn: every value is near to a known distribution".to_string()
+            "nothing synthesized: every value is near to a known distribution".to_string()
         } else {
-            match draw(g, cx, &wanted) {
-                Ok(drawn) => {
-                    let remark = format!("{} samples drawn for {} values", drawn.samples, drawn.values.len());
-                    cx.drawn = Some(drawn);
+            match synthesize(g, cx, &wanted) {
+                Ok(found) => {
+                    let remark = format!("{} samples synthesized for {} values", found.samples, found.values.len());
+                    cx.synthesized = Some(found);
                     remark
                 }
-                Err(why) => format!("nothing drawn: {why}"),
+                Err(why) => format!("nothing synthesized: {why}"),
             }
         };
         edit.remark(remark);
@@ -131,8 +131,8 @@ fn multiplications(g: &Graph) -> u64 {
     g.order().into_iter().map(of).fold(0, u64::saturating_add)
 }
 
-/// What drawn samples show of the values that are wanted, or why there is nothing to be seen.
-fn draw(g: &Graph, cx: &Context, wanted: &[ValueId]) -> Result<Drawn, String> {
+/// What synthesized samples show of the values that are wanted, or why there is nothing to be seen.
+fn synthesize(g: &Graph, cx: &Context, wanted: &[ValueId]) -> Result<Synthesized, String> {
     let cost = multiplications(g).max(1);
     if cost > MOST_OF_ONE {
         return Err(format!("one evaluation takes {:.1} billion multiplications", cost as f64 / 1e9));
@@ -140,13 +140,13 @@ fn draw(g: &Graph, cx: &Context, wanted: &[ValueId]) -> Result<Drawn, String> {
     let fitting = (MEMORY / footprint(g).max(1)) as u64;
     let samples = (MULTIPLICATIONS / cost).min(fitting).clamp(1, SAMPLES) as usize;
     let inputs: Vec<Vec<Tensor>> = (0..samples)
-        .map(|i| g.inputs().iter().map(|&v| drawing::input(g, v, cx.input_ranges.get(g.name_of(v)), i)).collect())
+        .map(|i| g.inputs().iter().map(|&v| inputs::synthesize(g, v, cx.input_ranges.get(g.name_of(v)), i)).collect())
         .collect();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.threads).build();
     let pool = pool.map_err(|e| format!("threads cannot be started: {e}"))?;
     let wanted: HashSet<ValueId> = wanted.iter().copied().collect();
     let values = pool.install(|| evaluate(g, inputs, &wanted)).map_err(|d| d.message)?;
-    Ok(Drawn { samples, values })
+    Ok(Synthesized { samples, values })
 }
 
 /// Live values of one sample.
