@@ -17,6 +17,7 @@ pub mod quant;
 pub mod ranges;
 
 mod constants;
+mod layer;
 mod moves;
 mod rewrite;
 mod table;

@@ -14,6 +14,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::ops::IntOp;
 use qcc_ir::{Class, Diags, Edit, Graph, NodeId, attr};
 
+use crate::layer::QuantLayer;
 use crate::{Context, Pass, diag_at};
 
 /// The pass `prove-accumulators`.
@@ -77,18 +78,7 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
     let Class::Int(op) = g.op(n).info().class else { return None };
     match op {
         IntOp::Conv2d | IntOp::Linear | IntOp::QConv2d | IntOp::QLinear => {
-            let weights = g.constant(operands[1])?;
-            let (w, bias) = (weights.as_i8()?, g.constant(operands[2])?.as_i32()?);
-            let row = w.len() / bias.len().max(1);
-            let bound = |(c, &b): (usize, &i32)| {
-                let (mut lo, mut hi) = (i64::from(b), i64::from(b));
-                for &w in &w[c * row..(c + 1) * row] {
-                    lo += 255 * i64::from(w.min(0));
-                    hi += 255 * i64::from(w.max(0));
-                }
-                (lo, hi)
-            };
-            Some(bias.iter().enumerate().map(bound).collect())
+            QuantLayer::read(g, n).ok()?.accumulator_bounds()
         }
         IntOp::MatMul | IntOp::QMatMul => {
             let zeros = attrs.get(attr::ZEROS);

@@ -32,8 +32,8 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr};
 
+use crate::layer::{QuantLayer, int16_weights, is_layer};
 use crate::op_traits::{clamps, natural_range, selects};
-use crate::quant::insert_qdq::fine;
 use crate::quant::mixed::mixed;
 use crate::quant::precision::{Wanted, gives_16, is_16, reads_16};
 use crate::quant::quantize;
@@ -70,9 +70,9 @@ impl Pass for AssignScales {
         let mut faults = Diags::default();
         for n in edit.graph().order() {
             narrow_operands(edit, n, &narrow);
-            if matches!(edit.graph().op(n), Opcode::Conv2d | Opcode::Linear)
+            if is_layer(edit.graph().op(n))
                 && wanted.weights_16(n)
-                && let Err(message) = fine_weights(edit, n)
+                && let Err(message) = int16_parameters(edit, n)
             {
                 faults.0.push(diag_at(edit.graph(), n, Code::NO_INTEGER_FORM, message));
             }
@@ -98,15 +98,11 @@ fn narrow_operands(edit: &mut Edit, n: NodeId, types: &HashMap<ValueId, Arc<Unif
 }
 
 /// The weights of a layer in 16 bits.
-fn fine_weights(edit: &mut Edit, n: NodeId) -> Result<(), String> {
-    let g = edit.graph();
-    let scale = |v: ValueId| g.ty(v).uniform().map_or(1.0, |u| f64::from(u.scale()));
-    let operands = g.operands(n);
-    let Some((tensor, w)) = floats(g, operands[1]) else { return Ok(()) };
-    let weights = fine(tensor, w, scale(operands[0]), scale(g.result(n)))?;
-    let name = format!("{}.q", g.name_of(operands[1]));
-    let w = edit.add_typed_const(&name, weights.codes, Elem::Uniform(weights.uniform));
-    edit.set_operand(n, 1, w);
+fn int16_parameters(edit: &mut Edit, n: NodeId) -> Result<(), String> {
+    let Ok(layer) = QuantLayer::read(edit.graph(), n) else { return Ok(()) };
+    let Some(w) = layer.weights.reals() else { return Ok(()) };
+    let weights = int16_weights(&layer.weights.tensor, w, layer.input.scale(), layer.output.scale())?;
+    layer.write(edit, Some(weights.named(layer.weights_name(".q"))), None);
     Ok(())
 }
 

@@ -22,6 +22,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::ops::{Dialect, Move};
 use qcc_ir::{Class, Def, Diag, Diags, Edit, Elem, Graph, NodeId, Opcode, Uniform, ValueId};
 
+use crate::layer::is_layer;
 use crate::op_traits::{clamps, natural_range, selects};
 use crate::quant::adopt_qdq::chains;
 use crate::quant::precision::{Wanted, gives_16, is_16, narrowed, reads_16};
@@ -49,7 +50,7 @@ impl Pass for ScaleRest {
         faults.into_result()?;
         let mut faults = Diags::default();
         for n in edit.graph().order() {
-            if matches!(edit.graph().op(n), Opcode::Conv2d | Opcode::Linear)
+            if is_layer(edit.graph().op(n))
                 && let Err(message) = parameters::settle(edit, n)
             {
                 faults.0.push(diag_at(edit.graph(), n, Code::NO_INTEGER_FORM, message));
@@ -78,7 +79,7 @@ fn narrow(edit: &mut Edit, n: NodeId) {
     for (i, v) in g.operands(n).into_iter().enumerate() {
         let g = edit.graph();
         let cast = g.producer(v).filter(|&p| g.op(p) == Opcode::DCast).map(|p| g.operands(p)[0]);
-        let is_parameter = i > 0 && matches!(g.op(n), Opcode::Conv2d | Opcode::Linear);
+        let is_parameter = i > 0 && is_layer(g.op(n));
         if let Some(q) = cast.filter(|&q| is_16(g, q) && !is_parameter && !reads_16(g, n, i)) {
             let in_8_bits = rounded(edit, n, v, q);
             edit.set_operand(n, i, in_8_bits);
@@ -111,7 +112,7 @@ fn rounded(edit: &mut Edit, n: NodeId, v: ValueId, like: ValueId) -> ValueId {
 /// True if all that becomes of a sum of products are results of functions that the model quantizes: with 8 bits for the argument too,
 /// they would be off by several of its units where a function is steep.
 fn is_argument(g: &Graph, v: ValueId, readers: &[(NodeId, usize)]) -> bool {
-    let is_layer = g.producer(v).is_some_and(|n| matches!(g.op(n), Opcode::Conv2d | Opcode::Linear));
+    let is_layer = g.producer(v).is_some_and(|n| is_layer(g.op(n)));
     let is_function = |&(n, _): &(NodeId, usize)| {
         let uses = g.uses(g.result(n));
         let is_cast = |&(user, _): &(NodeId, usize)| g.op(user) == Opcode::QCast;

@@ -5,7 +5,7 @@ use qcc_ir::{Attrs, Edit, NodeId, Opcode, Tensor, ValueId, attr};
 use crate::rewrite::{either, floats, named, per_channel, produced_once, substitute};
 
 /// A convolution or linear layer with constant weights whose only user is the node at hand.
-struct Layer {
+struct AbsorbingLayer {
     node: NodeId,
     weights: ValueId,
     bias: Option<ValueId>,
@@ -13,7 +13,7 @@ struct Layer {
     axis: usize,
 }
 
-fn layer(edit: &Edit, v: ValueId) -> Option<Layer> {
+fn layer(edit: &Edit, v: ValueId) -> Option<AbsorbingLayer> {
     let g = edit.graph();
     let node = produced_once(g, v, Opcode::Conv2d).or_else(|| produced_once(g, v, Opcode::Linear))?;
     let operands = g.operands(node);
@@ -22,7 +22,7 @@ fn layer(edit: &Edit, v: ValueId) -> Option<Layer> {
     if bias.is_some_and(|b| floats(g, b).is_none()) {
         return None;
     }
-    Some(Layer { node, weights: operands[1], bias, axis })
+    Some(AbsorbingLayer { node, weights: operands[1], bias, axis })
 }
 
 /// `nn.matmul` by constant weights `[K, N]` is `nn.linear` with the weights transposed.
@@ -139,13 +139,20 @@ pub(super) fn padding(edit: &mut Edit, n: NodeId) -> bool {
     true
 }
 
-fn bias_name(edit: &Edit, layer: &Layer, x: ValueId) -> String {
+fn bias_name(edit: &Edit, layer: &AbsorbingLayer, x: ValueId) -> String {
     let g = edit.graph();
     layer.bias.map_or_else(|| format!("{}.bias", g.name_of(x)), |b| g.name_of(b).to_string())
 }
 
 /// The layer with other parameters computes `y`; its result `x` takes the place, the type and the name of `y`.
-fn replace_parameters(edit: &mut Edit, layer: &Layer, w: ValueId, bias: Option<ValueId>, y: ValueId, x: ValueId) {
+fn replace_parameters(
+    edit: &mut Edit,
+    layer: &AbsorbingLayer,
+    w: ValueId,
+    bias: Option<ValueId>,
+    y: ValueId,
+    x: ValueId,
+) {
     let elem = edit.graph().ty(y).elem.clone();
     let input = edit.graph().operands(layer.node)[0];
     let operands: Vec<ValueId> = [input, w].into_iter().chain(bias).collect();

@@ -5,6 +5,7 @@ use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, attr};
 use qcc_num::dynamic::{SIGNED_ZERO, mantissas, weight_scales};
 
 use super::{Dynamic, Lower, MOST, codes};
+use crate::layer::{Parameter, QuantLayer};
 use crate::rewrite::{either, floats, ohwi};
 
 /// Accumulators of which one part of `int.extrema` takes the range: they stay in a second-level cache.
@@ -14,7 +15,7 @@ const PART: usize = 1 << 14;
 const MOST_CONSTANTS: usize = 1 << 16;
 
 /// Weights of a layer on integers, and what its accumulators stand for.
-pub(super) struct Layer {
+pub(super) struct IntWeights {
     /// Shape of the weights, as the integer operator wants them.
     dims: Vec<usize>,
     weights: Vec<i8>,
@@ -24,21 +25,21 @@ pub(super) struct Layer {
     bias: Vec<f64>,
 }
 
-impl Layer {
+impl IntWeights {
     /// Symmetric weights in [-127, 127] of each output channel.
-    fn new(dims: &[usize], weights: &[f64], bias: Vec<f64>) -> Layer {
+    fn new(dims: &[usize], weights: &[f64], bias: Vec<f64>) -> IntWeights {
         let row = weights.len() / bias.len().max(1);
         let greatest = |w: &[f64]| w.iter().fold(0.0f64, |m, x| m.max(x.abs())) / 127.0;
         let mut scales: Vec<f64> = weights.chunks(row.max(1)).map(greatest).collect();
         weight_scales(&mut scales);
         let code = |(i, &w): (usize, &f64)| (w / scales[i / row]).round().clamp(-127.0, 127.0) as i8;
         let weights = weights.iter().enumerate().map(code).collect();
-        Layer { dims: dims.to_vec(), weights, scales, bias }
+        IntWeights { dims: dims.to_vec(), weights, scales, bias }
     }
 
     /// One weight for all elements of a window, for each of some channels.
-    pub(super) fn window(kernel: [usize; 2], channels: usize, weight: f64) -> Layer {
-        Layer {
+    pub(super) fn window(kernel: [usize; 2], channels: usize, weight: f64) -> IntWeights {
+        IntWeights {
             dims: vec![channels, kernel[0], kernel[1], 1],
             weights: vec![1; channels * kernel[0] * kernel[1]],
             scales: vec![weight; channels],
@@ -99,7 +100,7 @@ impl Lower<'_, '_> {
     pub(super) fn conv2d(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let Constants { dims, weights, bias } = self.constants()?;
         let [o, c, kh, kw] = dims[..] else { return Err(self.no_form("its weights are not of rank 4")) };
-        let layer = Layer::new(&[o, kh, kw, c], &ohwi(&weights, [o, c, kh, kw]), bias);
+        let layer = IntWeights::new(&[o, kh, kw, c], &ohwi(&weights, [o, c, kh, kw]), bias);
         let attrs = Attrs::new(Opcode::IConv2d);
         let attrs = attrs
             .with_those_of(&self.attrs(), &[attr::STRIDES, attr::PADS, attr::DILATIONS])
@@ -109,7 +110,12 @@ impl Lower<'_, '_> {
     }
 
     /// A convolution of `x`, NCHW, with weights OHWI.
-    pub(super) fn convolution(&mut self, x: ValueId, layer: &Layer, attrs: Attrs) -> Result<(ValueId, Dynamic), Diag> {
+    pub(super) fn convolution(
+        &mut self,
+        x: ValueId,
+        layer: &IntWeights,
+        attrs: Attrs,
+    ) -> Result<(ValueId, Dynamic), Diag> {
         let Some(own) = self.known.get(&x).copied() else { return Err(self.no_form("its operand is constant")) };
         let given = self.dims(self.y);
         let [n, c, h, w] = match given[..] {
@@ -129,7 +135,7 @@ impl Lower<'_, '_> {
 
     pub(super) fn linear(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let Constants { dims, weights, bias } = self.constants()?;
-        let layer = Layer::new(&dims, &weights, bias);
+        let layer = IntWeights::new(&dims, &weights, bias);
         let (x, own) = self.data(0)?;
         let result = self.dims(self.y);
         let sums = self.accumulators((x, own), &layer, Attrs::new(Opcode::ILinear), &result)?;
@@ -140,7 +146,7 @@ impl Lower<'_, '_> {
     pub(super) fn accumulators(
         &mut self,
         (x, own): (ValueId, Dynamic),
-        layer: &Layer,
+        layer: &IntWeights,
         attrs: Attrs,
         dims: &[usize],
     ) -> Result<Sums, Diag> {
@@ -158,17 +164,17 @@ impl Lower<'_, '_> {
 
     /// Weights and bias, all finite.
     fn constants(&self) -> Result<Constants, Diag> {
-        let operands = self.operands();
-        let read = |v: ValueId| {
-            let (tensor, data) = floats(self.g(), v).ok_or_else(|| self.no_form("its weights are not constant"))?;
+        let layer = QuantLayer::read(self.g(), self.n);
+        let layer = layer.map_err(|_| self.no_form("its weights are not constant"))?;
+        let read = |p: &Parameter| {
+            let data = p.reals().ok_or_else(|| self.no_form("its weights are not constant"))?;
             if data.iter().any(|x| !x.is_finite()) {
                 return Err(self.no_form("its parameters are not finite"));
             }
-            Ok((tensor.dims.clone(), data.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>()))
+            Ok(data.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>())
         };
-        let (dims, weights) = read(operands[1])?;
-        let outputs = dims.first().copied().unwrap_or(0);
-        let bias = operands.get(2).map(|&b| read(b)).transpose()?.map_or_else(|| vec![0.0; outputs], |(_, b)| b);
+        let (dims, weights) = (layer.weights.tensor.dims.clone(), read(&layer.weights)?);
+        let bias = layer.bias.as_ref().map(read).transpose()?.unwrap_or_else(|| vec![0.0; layer.outputs()]);
         Ok(Constants { dims, weights, bias })
     }
 
@@ -216,14 +222,14 @@ impl Lower<'_, '_> {
         Ok((self.flattened(q), dynamic))
     }
 
-    fn depthwise(&self, factors: &[f64], terms: Vec<f64>) -> Result<Layer, Diag> {
+    fn depthwise(&self, factors: &[f64], terms: Vec<f64>) -> Result<IntWeights, Diag> {
         if factors.iter().chain(&terms).any(|x| !x.is_finite()) {
             return Err(self.no_form("its parameters are not finite"));
         }
         if let Some(greatest) = terms.iter().find(|t| t.abs() >= f64::from(MOST)) {
             return Err(self.no_form(format_args!("beside {greatest:e} nothing else has codes")));
         }
-        Ok(Layer::new(&[factors.len(), 1, 1, 1], factors, terms))
+        Ok(IntWeights::new(&[factors.len(), 1, 1, 1], factors, terms))
     }
 
     /// The codes of the negated value: 255 less the codes, and less the zero point.

@@ -2,7 +2,7 @@
 
 use qcc_ir::{Attrs, Diag, Opcode, Type, ValueId, Window, attr};
 
-use super::layer::Layer;
+use super::layer::IntWeights;
 use super::{Dynamic, Lower, codes};
 
 impl Lower<'_, '_> {
@@ -13,7 +13,7 @@ impl Lower<'_, '_> {
         let weight = |taps: usize| if op == Opcode::ReduceSum { 1.0 } else { 1.0 / taps.max(1) as f64 };
         if op != Opcode::AveragePool && !self.is_spatial(x) {
             let (x, [count, rest]) = self.flattened_axes(x);
-            let layer = Layer::window([count, 1], rest, weight(count));
+            let layer = IntWeights::window([count, 1], rest, weight(count));
             let attrs =
                 Attrs::new(Opcode::IConv2d).with(attr::GROUPS, rest as i64).with(attr::PAD_VALUE, i64::from(own.zero));
             let sums = self.accumulators((x, own), &layer, attrs, &[1, 1, 1, rest])?;
@@ -31,7 +31,7 @@ impl Lower<'_, '_> {
             attrs = attrs.with(attr::STRIDES, given.get(attr::STRIDES)).with(attr::PADS, given.get(attr::PADS));
             kernel = window.kernel;
         }
-        let layer = Layer::window(kernel, channels, weight(kernel[0] * kernel[1]));
+        let layer = IntWeights::window(kernel, channels, weight(kernel[0] * kernel[1]));
         self.convolution(x, &layer, attrs)
     }
 

@@ -10,12 +10,13 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, ValueId, attr};
 
 use super::{Bytes, Lower};
+use crate::layer::QuantLayer;
 use crate::rewrite::ohwi;
 
-/// Weights and bias of a layer as integers, and what the accumulators stand for.
-struct Layer {
+/// A layer as its integer operator has it, and what the accumulators stand for.
+struct IntLayer {
+    layer: QuantLayer,
     weights: Vec<i8>,
-    dims: Vec<usize>,
     /// With the zero point of the input folded in.
     bias: Vec<i32>,
     /// `Sx * Sw[c] / Sy`.
@@ -25,37 +26,37 @@ struct Layer {
 }
 
 impl Lower<'_, '_> {
-    fn layer(&self) -> Result<Layer, Diag> {
-        let g = self.g();
-        let operands = g.operands(self.n);
-        let (input, output) = (self.bytes(operands[0])?, self.bytes(self.y)?);
+    /// The layer at hand, its weights quantized by channel.
+    pub(super) fn quantized_layer(&self) -> Result<QuantLayer, Diag> {
+        let layer = QuantLayer::read(self.g(), self.n).ok().filter(|l| l.weights.is_symmetric());
+        layer.ok_or_else(|| self.no_form("its weights are not quantized by channel"))
+    }
+
+    fn layer(&self) -> Result<IntLayer, Diag> {
+        let (input, output) = (self.bytes(self.operand(0))?, self.bytes(self.y)?);
+        let layer = self.quantized_layer()?;
         let unquantized = || self.no_form("its weights are not quantized by channel");
-        let weights = g.constant(operands[1]).ok_or_else(unquantized)?;
-        let scales =
-            g.ty(operands[1]).uniform().filter(|u| u.zero_points.iter().all(|&z| z == 0)).ok_or_else(unquantized)?;
-        let w = weights.as_i8().ok_or_else(unquantized)?;
-        let channels = weights.dims.first().copied().unwrap_or(0);
-        let row = w.len() / channels.max(1);
-        let own = match operands.get(2) {
-            Some(&b) => Some(g.constant(b).and_then(|t| t.as_i32()).ok_or_else(unquantized)?),
+        let weights = layer.weights.tensor.as_i8().ok_or_else(unquantized)?.to_vec();
+        let own = match &layer.bias {
+            Some(b) => Some(b.tensor.as_i32().ok_or_else(unquantized)?),
             None => None,
         };
+        let (channels, row) = (layer.outputs(), layer.depth());
         let mut bias = Vec::with_capacity(channels);
         let mut factors = Vec::with_capacity(channels);
         for c in 0..channels {
-            let sum: i64 = w[c * row..(c + 1) * row].iter().map(|&w| i64::from(w)).sum();
+            let sum: i64 = weights[c * row..(c + 1) * row].iter().map(|&w| i64::from(w)).sum();
             let folded = own.map_or(0, |b| i64::from(b[c])) - i64::from(input.zero) * sum;
             bias.push(i32::try_from(folded).map_err(|_| {
                 Diag::new(Code::OVERFLOW, format!("the bias {folded} of output channel {c} does not fit 32 bits"))
             })?);
-            let scale = if scales.axis.is_none() { scales.scale() } else { scales.scales[c] };
-            factors.push(self.factor(&[input.uniform.scale(), scale], output.uniform.scale()));
+            factors.push(self.factor(&[input.uniform.scale(), layer.weights.scale(c)], output.uniform.scale()));
         }
-        Ok(Layer { weights: w.to_vec(), dims: weights.dims.clone(), bias, factors, input, output })
+        Ok(IntLayer { layer, weights, bias, factors, input, output })
     }
 
     /// Constants of the integer operation: weights, bias, multipliers, and the attributes of the requantization.
-    fn parameters(&mut self, layer: &Layer, weights: Tensor) -> Result<([ValueId; 3], Attrs), Diag> {
+    fn parameters(&mut self, layer: &IntLayer, weights: Tensor) -> Result<([ValueId; 3], Attrs), Diag> {
         let row = layer.weights.len() / layer.bias.len().max(1);
         let reach = |c: usize| {
             let weights = layer.weights[c * row..(c + 1) * row].iter().map(|w| i64::from(w.unsigned_abs()));
@@ -63,11 +64,11 @@ impl Lower<'_, '_> {
         };
         let requant = self.requantization(&layer.factors, layer.output.zero, reach)?;
         let attrs = requant.set(Attrs::new(Opcode::Requant));
-        let name = self.g().name_of(self.operand(1)).to_string();
-        let w = self.edit.add_const(name.strip_suffix(".q").unwrap_or(&name), weights);
+        let name = &layer.layer.weights.name;
+        let w = self.edit.add_const(name.strip_suffix(".q").unwrap_or(name), weights);
         let channels = layer.bias.len();
-        let bias_name = match self.g().operands(self.n).get(2) {
-            Some(&b) => self.g().name_of(b).trim_end_matches(".q").to_string(),
+        let bias_name = match &layer.layer.bias {
+            Some(b) => b.name.trim_end_matches(".q").to_string(),
             None => format!("{}.bias", self.name),
         };
         let b = self.edit.add_const(&bias_name, Tensor::new(&[channels], Data::I32(layer.bias.clone())));
@@ -77,7 +78,9 @@ impl Lower<'_, '_> {
 
     pub(super) fn conv2d(&mut self) -> Result<ValueId, Diag> {
         let layer = self.layer()?;
-        let [o, c, kh, kw] = layer.dims[..] else { return Err(self.no_form("its weights are not of rank 4")) };
+        let [o, c, kh, kw] = layer.layer.weights.tensor.dims[..] else {
+            return Err(self.no_form("its weights are not of rank 4"));
+        };
         let weights = Tensor::new(&[o, kh, kw, c], Data::I8(ohwi(&layer.weights, [o, c, kh, kw])));
         let ([w, b, mult], requant) = self.parameters(&layer, weights)?;
         let attrs = Attrs::new(Opcode::IConv2d).with(attr::PAD_VALUE, i64::from(layer.input.zero));
@@ -96,7 +99,7 @@ impl Lower<'_, '_> {
 
     pub(super) fn linear(&mut self) -> Result<ValueId, Diag> {
         let layer = self.layer()?;
-        let weights = Tensor::new(&layer.dims, Data::I8(layer.weights.clone()));
+        let weights = Tensor::new(&layer.layer.weights.tensor.dims, Data::I8(layer.weights.clone()));
         let ([w, b, mult], requant) = self.parameters(&layer, weights)?;
         let (x, dims) = (self.operand(0), self.dims(self.y));
         let acc =

@@ -22,7 +22,7 @@ use crate::rewrite::{add_cast, either, floats, produced_by, substitute};
 pub(super) const ORIGIN: &str = "DynamicQuantizeLinear";
 
 /// A layer on integers with the scales of a run, and its parts.
-struct Layer {
+struct DynamicLayer {
     node: NodeId,
     x: ValueId,
     codes: Arc<Tensor>,
@@ -57,7 +57,7 @@ pub(super) fn take_out(edit: &mut Edit) {
 }
 
 /// `product`, the accumulators of a layer as real numbers, times `scale`, that of the operand times that of the weights.
-fn layer(g: &Graph, product: ValueId, scale: ValueId) -> Option<Layer> {
+fn layer(g: &Graph, product: ValueId, scale: ValueId) -> Option<DynamicLayer> {
     let whole = produced_by(g, product, Opcode::DCast)?;
     let rounded = produced_by(g, g.operands(whole)[0], Opcode::QCast)?;
     let node = g.producer(g.operands(rounded)[0])?;
@@ -87,7 +87,7 @@ fn layer(g: &Graph, product: ValueId, scale: ValueId) -> Option<Layer> {
         zero_points: (0..count).map(|i| own.zero_points[each(i, own.zero_points.len())]).collect(),
         ..(*own).clone()
     };
-    Some(Layer { node, x, codes, weights })
+    Some(DynamicLayer { node, x, codes, weights })
 }
 
 /// `q - z` as real numbers: the value that was quantized, and its scale.

@@ -8,18 +8,17 @@ use std::sync::Arc;
 
 use qcc_ir::{Attrs, Data, Edit, Elem, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
 
-use crate::constants::{codes, dequantized, reals};
+use crate::constants::{codes, reals};
+use crate::layer::{
+    GREATEST_BIAS, NewParameter, NoLayer, QuantLayer, bias_32, bias_64, quantized_weights, weight_scales,
+};
 use crate::quant::adopt_qdq::chains;
-use crate::quant::insert_qdq::{GREATEST_BIAS, fine_bias, quantized_bias, quantized_weights, weight_scales};
-use crate::quant::precision::is_16;
 use crate::rewrite::add_cast;
-use crate::rewrite::floats;
 
-/// What the integers of a layer's weights stand for.
-struct Weights {
+/// Codes of a layer's weights, less their zero points.
+struct CenteredWeights {
     name: String,
     dims: Vec<usize>,
-    /// Codes less their zero points.
     codes: Vec<i64>,
     /// One scale an output channel.
     scales: Vec<f32>,
@@ -27,9 +26,9 @@ struct Weights {
     storage: Int,
 }
 
-impl Weights {
-    /// The weights as a constant behind its `quant.dcast`.
-    fn constant(self, edit: &mut Edit) -> ValueId {
+impl CenteredWeights {
+    /// The weights as a constant.
+    fn constant(self) -> NewParameter {
         let uniform = Uniform {
             axis: Some(0),
             zero_points: vec![0; self.scales.len()],
@@ -41,67 +40,67 @@ impl Weights {
             _ => Data::I8(self.codes.iter().map(|&v| v as i8).collect()),
         };
         let name = format!("{}.q", self.name.strip_suffix(".q").unwrap_or(&self.name));
-        let w = edit.add_typed_const(&name, Tensor::new(&self.dims, data), Elem::Uniform(Arc::new(uniform)));
-        add_cast(edit, Opcode::DCast, w, Elem::F32)
+        NewParameter { name, tensor: Tensor::new(&self.dims, data), elem: Elem::Uniform(Arc::new(uniform)) }
     }
+}
+
+/// Adds a constant behind its `quant.dcast`.
+fn add_dequantized(edit: &mut Edit, new: NewParameter) -> ValueId {
+    let constant = edit.add_typed_const(&new.name, new.tensor, new.elem);
+    add_cast(edit, Opcode::DCast, constant, Elem::F32)
 }
 
 pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
     let g = edit.graph();
-    let operands = g.operands(n);
-    let cast = |v: ValueId| g.producer(v).filter(|&p| g.op(p) == Opcode::DCast).map(|p| g.operands(p)[0]);
-    let x = cast(operands[0]).ok_or_else(|| format!("its operand %{} is constant", g.name_of(operands[0])))?;
-    let sx = g.ty(x).uniform().map_or(1.0, |u| f64::from(u.scale()));
-    let result = g.uses(g.result(n)).first().and_then(|&(q, _)| g.ty(g.result(q)).uniform().cloned());
-    let bias = match operands.get(2) {
-        Some(&b) => Some(reals(g, b).ok_or_else(|| format!("%{} is not constant", g.name_of(b)))?),
-        None => None,
-    };
+    let layer = QuantLayer::read(g, n).map_err(|why| match why {
+        NoLayer::Weights(w) => format!("its weights %{} are not constant", g.name_of(w)),
+        NoLayer::Bias(_) | NoLayer::Other => why.message(g),
+    })?;
+    let x = layer.input.value;
+    if layer.input.quantization.is_none() {
+        return Err(format!("its operand %{} is constant", g.name_of(x)));
+    }
+    let (sx, sy) = (layer.input.scale(), layer.output.scale());
+    let bias = g.operands(n).get(2).and_then(|&b| reals(g, b));
     let bias = bias.as_ref().and_then(Tensor::as_f32);
-    let mut weights = match (dequantized(g, operands[1]), floats(g, operands[1])) {
-        (Some((c, tensor, uniform)), _) => given(g.name_of(c), &tensor, &uniform)?,
-        (None, Some((tensor, w))) => {
-            let sy = result.as_ref().map_or(1.0, |u| f64::from(u.scale()));
+    let mut weights = match (&layer.weights.quantization, layer.weights.reals()) {
+        (None, Some(w)) => {
+            let tensor = &layer.weights.tensor;
             let scales = weight_scales(tensor, w, bias, sx, sy)?;
             let tensor = quantized_weights(tensor, w, scales.clone()).codes;
-            let codes = codes(&tensor).unwrap_or_default();
-            let name = g.name_of(operands[1]).to_string();
-            Weights { name, dims: tensor.dims.clone(), codes, scales, storage: Int::I8 }
+            let (name, codes) = (layer.weights.name.clone(), codes(&tensor).unwrap_or_default());
+            CenteredWeights { name, dims: tensor.dims.clone(), codes, scales, storage: Int::I8 }
         }
-        (None, None) => return Err(format!("its weights %{} are not constant", g.name_of(operands[1]))),
+        (Some(uniform), _) => given(&layer.weights.name, &layer.weights.tensor, uniform)?,
+        (None, None) => return Err(format!("its weights @{} are not real numbers", layer.weights.name)),
     };
-    let is_fine = is_16(g, x) || result.is_some_and(|u| u.storage == Int::I16) || weights.storage == Int::I16;
-    if is_fine {
+    let sums_in_64_bits = layer.sums_in_64_bits() || weights.storage == Int::I16;
+    if sums_in_64_bits {
         weights.storage = Int::I16;
     } else if let Some(b) = bias {
         fit_bias(&mut weights, b, sx);
     }
-    let quantized = if is_fine { fine_bias } else { quantized_bias };
+    let quantized = if sums_in_64_bits { bias_64 } else { bias_32 };
     let bias = bias.map(|b| quantized(b, sx, &weights.scales));
-    let bias_name = operands.get(2).map_or(String::new(), |&b| format!("{}.q", g.name_of(b)));
+    let bias_name = layer.bias_name(g, ".q");
     if !edit.begin(format!("scale-rest: parameters of %{}", edit.graph().name_of(edit.graph().result(n)))) {
         return Ok(());
     }
-    let mut parts = if is_fine { Vec::new() } else { parts(&weights.codes) };
-    if parts.len() > 1 && is_depthwise(edit, n, &weights) {
+    let mut parts = if sums_in_64_bits { Vec::new() } else { parts(&weights.codes) };
+    if parts.len() > 1 && layer.is_depthwise() {
         split_outputs(edit, n, &weights, bias.as_ref().map(|(tensor, _)| tensor), sx, &parts)?;
         weights.codes = parts.swap_remove(0);
     } else if parts.len() > 1 {
-        let input = repeat_input(edit, n, x, &mut weights, &parts);
+        let input = repeat_input(edit, &layer, &mut weights, &parts);
         edit.set_operand(n, 0, input);
     }
-    let w = weights.constant(edit);
-    edit.set_operand(n, 1, w);
-    if let Some((tensor, elem)) = bias {
-        let b = edit.add_typed_const(&bias_name, tensor, elem);
-        let b = add_cast(edit, Opcode::DCast, b, Elem::F32);
-        edit.set_operand(n, 2, b);
-    }
+    let bias = bias.map(|(tensor, elem)| NewParameter { name: bias_name, tensor, elem });
+    layer.write(edit, Some(weights.constant()), bias);
     Ok(())
 }
 
 /// Weights that the model gives.
-fn given(name: &str, tensor: &Tensor, u: &Uniform) -> Result<Weights, String> {
+fn given(name: &str, tensor: &Tensor, u: &Uniform) -> Result<CenteredWeights, String> {
     let channels = tensor.dims.first().copied().unwrap_or(0);
     let row = tensor.dims.iter().product::<usize>() / channels.max(1);
     let alike = u.scales.iter().all(|s| *s == u.scale()) && u.zero_points.iter().all(|z| *z == u.zero_point());
@@ -118,11 +117,11 @@ fn given(name: &str, tensor: &Tensor, u: &Uniform) -> Result<Weights, String> {
     if storage == Int::I16 && exceeds(Int::I16) {
         return Err(format!("its weights @{name} have more than 16 bits"));
     }
-    Ok(Weights { name: name.to_string(), dims: tensor.dims.clone(), codes, scales, storage })
+    Ok(CenteredWeights { name: name.to_string(), dims: tensor.dims.clone(), codes, scales, storage })
 }
 
 /// A channel whose bias exceeds the accumulators gets a greater scale: its weights count little beside such a bias.
-fn fit_bias(weights: &mut Weights, bias: &[f32], sx: f64) {
+fn fit_bias(weights: &mut CenteredWeights, bias: &[f32], sx: f64) {
     let row = weights.codes.len() / weights.scales.len().max(1);
     for (c, scale) in weights.scales.iter_mut().enumerate() {
         let own = f64::from(*scale);
@@ -148,18 +147,12 @@ fn parts(codes: &[i64]) -> Vec<Vec<i64>> {
     parts
 }
 
-fn is_depthwise(edit: &Edit, n: NodeId, weights: &Weights) -> bool {
-    let g = edit.graph();
-    let groups = if g.op(n) == Opcode::Conv2d { g.node(n).attrs.get(attr::GROUPS) } else { 1 };
-    groups > 1 && usize::try_from(groups) == Ok(weights.dims[0]) && weights.dims[1] == 1
-}
-
 /// Few channels of a depthwise convolution have weights of several parts: a second convolution computes these from their
 /// repeated inputs, and its results take the places of the first one's.
 fn split_outputs(
     edit: &mut Edit,
     n: NodeId,
-    weights: &Weights,
+    weights: &CenteredWeights,
     bias: Option<&Tensor>,
     sx: f64,
     parts: &[Vec<i64>],
@@ -179,7 +172,7 @@ fn split_outputs(
         Some(tensor) => Some(tensor.as_i32().ok_or("its bias is not of 32 bits")?),
         None => None,
     };
-    let second = Weights {
+    let second = CenteredWeights {
         name: format!("{}.wide", weights.name.strip_suffix(".q").unwrap_or(&weights.name)),
         dims: [&[wide.len(), parts.len()], &weights.dims[2..]].concat(),
         codes: wide
@@ -193,12 +186,12 @@ fn split_outputs(
     let x = gather(edit, x, 1, reads, &format!("{x_name}.wide"), x_ty.elem);
     let mut operands = vec![add_cast(edit, Opcode::DCast, x, Elem::F32)];
     let scales: Vec<f32> = second.scales.clone();
-    operands.push(second.constant(edit));
+    operands.push(add_dequantized(edit, second.constant()));
     if let Some(bias) = bias {
         let own: Vec<i32> = wide.iter().map(|&c| bias[c]).collect();
-        let (_, elem) = quantized_bias(&vec![0.0; own.len()], sx, &scales);
-        let b = edit.add_typed_const(&format!("{name}.wide.bias"), Tensor::new(&[own.len()], Data::I32(own)), elem);
-        operands.push(add_cast(edit, Opcode::DCast, b, Elem::F32));
+        let (_, elem) = bias_32(&vec![0.0; own.len()], sx, &scales);
+        let (name, tensor) = (format!("{name}.wide.bias"), Tensor::new(&[own.len()], Data::I32(own)));
+        operands.push(add_dequantized(edit, NewParameter { name, tensor, elem }));
     }
     let of = |channels: usize| Type::f32(&[dims[0], channels, dims[2], dims[3]]);
     let attrs = attrs.with(attr::GROUPS, wide.len() as i64);
@@ -232,10 +225,10 @@ fn gather(edit: &mut Edit, v: ValueId, axis: usize, indices: Vec<i64>, name: &st
 }
 
 /// The input with the channels repeated that weights of several parts read; the weights become those of that input.
-fn repeat_input(edit: &mut Edit, n: NodeId, x: ValueId, weights: &mut Weights, parts: &[Vec<i64>]) -> ValueId {
+fn repeat_input(edit: &mut Edit, layer: &QuantLayer, weights: &mut CenteredWeights, parts: &[Vec<i64>]) -> ValueId {
     let g = edit.graph();
-    let groups = if g.op(n) == Opcode::Conv2d { g.node(n).attrs.get(attr::GROUPS).max(1) as usize } else { 1 };
-    let axis = if g.op(n) == Opcode::Conv2d { 1 } else { g.ty(x).rank() - 1 };
+    let (x, groups) = (layer.input.value, layer.groups);
+    let axis = if layer.window.is_some() { 1 } else { layer.input.dims.len() - 1 };
     let (outputs, inputs) = (weights.dims[0], weights.dims[1]);
     let kernel: usize = weights.dims[2..].iter().product();
     let at = |o: usize, c: usize| (o * inputs + c) * kernel..(o * inputs + c + 1) * kernel;

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use qcc_ir::ops::Norm;
-use qcc_ir::{Class, Graph, NodeId, Opcode, ValueId};
+use qcc_ir::{Class, Graph, NodeId, ValueId};
 
 use super::Analysis;
+use crate::layer::is_layer;
 use crate::ranges::moments::{Channel, Interval, Stats, image};
 
 /// What was seen on a few synthesized samples is widened by this factor about its mean.
@@ -43,7 +44,7 @@ impl Analysis<'_> {
 
     /// Means of the channels of what layers read.
     pub(super) fn channel_means(&self) -> HashMap<String, Vec<f64>> {
-        let layers = self.g.order().into_iter().filter(|&n| matches!(self.g.op(n), Opcode::Conv2d | Opcode::Linear));
+        let layers = self.g.order().into_iter().filter(|&n| is_layer(self.g.op(n)));
         let read = layers.map(|n| self.g.operands(n)[0]);
         let means = |v: ValueId| Some(self.stats.get(&v)?.channels.iter().map(|c| c.mean).collect());
         read.filter_map(|v| Some((self.g.name_of(v).to_string(), means(v)?))).collect()

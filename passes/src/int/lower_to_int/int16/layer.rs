@@ -54,28 +54,24 @@ impl Lower<'_, '_> {
     }
 
     pub(super) fn wide_layer(&mut self) -> Result<ValueId, Diag> {
-        let operands = self.g().operands(self.n);
-        let (input, output) = (self.quantization(operands[0])?, self.quantization(self.y)?);
+        let (input, output) = (self.quantization(self.operand(0))?, self.quantization(self.y)?);
+        let layer = self.quantized_layer()?;
         let unquantized = || self.no_form("its weights are not quantized by channel");
-        let weights = self.g().constant(operands[1]).ok_or_else(unquantized)?.clone();
-        let scales = self.g().ty(operands[1]).uniform().filter(|u| u.zero_points.iter().all(|&z| z == 0));
-        let scales = scales.ok_or_else(unquantized)?.clone();
-        let w = codes(&weights).ok_or_else(unquantized)?;
-        let channels = weights.dims.first().copied().unwrap_or(0);
-        let row = w.len() / channels.max(1);
-        let own = match operands.get(2) {
-            Some(&b) => Some(self.g().constant(b).and_then(|t| codes(t)).ok_or_else(unquantized)?),
+        let w = codes(&layer.weights.tensor).ok_or_else(unquantized)?;
+        let own = match &layer.bias {
+            Some(b) => Some(codes(&b.tensor).ok_or_else(unquantized)?),
             None => None,
         };
-        let pieces = self.pieces(operands[0])?;
+        let (channels, row, shape) = (layer.outputs(), layer.depth(), &layer.weights.tensor.dims);
+        let pieces = self.pieces(self.operand(0))?;
         let zero: i64 = pieces.iter().map(|p| p.factor * p.zero).sum();
         let mut bias = Vec::with_capacity(channels);
         let mut mult = Vec::with_capacity(channels);
         for c in 0..channels {
             let sum: i64 = w[c * row..(c + 1) * row].iter().sum();
             bias.push(own.as_ref().map_or(0, |b| b[c]) - zero * sum);
-            let scale = if scales.axis.is_none() { scales.scale() } else { scales.scales[c] };
-            mult.push(self.multiplier(self.factor(&[input.scale(), scale], output.scale()))?);
+            let scales = [input.scale(), layer.weights.scale(c)];
+            mult.push(self.multiplier(self.factor(&scales, output.scale()))?);
         }
         if let Some(b) = bias.iter().find(|b| b.unsigned_abs() > wide::GREATEST_BIAS.unsigned_abs()) {
             return Err(self.no_form(format_args!("a bias of {b} units of its accumulators")));
@@ -89,12 +85,11 @@ impl Lower<'_, '_> {
         if self.op() == Opcode::Linear {
             let dims = self.dims(self.y);
             let attrs = Attrs::new(Opcode::ILinear);
-            let terms = self.products(Opcode::ILinear, &pieces, (&weights.dims, &digits), &attrs, &dims);
+            let terms = self.products(Opcode::ILinear, &pieces, (shape, &digits), &attrs, &dims);
             return self.combine(&terms, rule, None, "", &dims);
         }
         let ([o, c, kh, kw], [n, _, h, width]) = (
-            <[usize; 4]>::try_from(weights.dims.as_slice())
-                .map_err(|_| self.no_form("its weights are not of rank 4"))?,
+            <[usize; 4]>::try_from(shape.as_slice()).map_err(|_| self.no_form("its weights are not of rank 4"))?,
             <[usize; 4]>::try_from(self.dims(self.y)).map_err(|_| self.no_form("its result is not of rank 4"))?,
         );
         let digits: Vec<_> = digits.into_iter().map(|(d, f)| (ohwi(&d, [o, c, kh, kw]), f)).collect();

@@ -1,0 +1,32 @@
+//! Biases as integers, in units of the sums that they are added to: `Sx * Sw[c]` (Jacob et al. 2018, section 2.4).
+
+use std::sync::Arc;
+
+use qcc_ir::{Data, Elem, Int, Tensor, Uniform};
+use qcc_num::wide;
+
+/// Greatest accumulator that a bias may take up by itself.
+pub(crate) const GREATEST_BIAS: f64 = (1u32 << 29) as f64;
+
+/// A bias in units of the accumulators.
+pub(crate) fn bias_32(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
+    let steps: Vec<f32> = scales.iter().map(|&s| ((sx * f64::from(s)) as f32).max(f32::MIN_POSITIVE)).collect();
+    let code = |(&b, &s): (&f32, &f32)| {
+        (f64::from(b) / f64::from(s)).round().clamp(-2.0 * GREATEST_BIAS, 2.0 * GREATEST_BIAS) as i32
+    };
+    let codes = bias.iter().zip(&steps).map(code).collect();
+    let zero_points = vec![0; steps.len()];
+    let uniform = Uniform { axis: Some(0), scales: steps, zero_points, ..Uniform::per_tensor(Int::I32, 1.0, 0) };
+    (Tensor::new(&[bias.len()], Data::I32(codes)), Elem::Uniform(Arc::new(uniform)))
+}
+
+/// A bias in units of sums of 64 bits.
+pub(crate) fn bias_64(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
+    let (_, elem) = bias_32(&vec![0.0; bias.len()], sx, scales);
+    let Elem::Uniform(uniform) = elem else { unreachable!("a quantized bias has a quantized type") };
+    let bound = wide::GREATEST_BIAS as f64 / 2.0;
+    let code = |(&b, &s): (&f32, &f32)| (f64::from(b) / f64::from(s)).round().clamp(-bound, bound) as i64;
+    let codes = bias.iter().zip(&uniform.scales).map(code).collect();
+    let uniform = Uniform { storage: Int::I64, min: i64::MIN, max: i64::MAX, ..(*uniform).clone() };
+    (Tensor::new(&[bias.len()], Data::I64(codes)), Elem::Uniform(Arc::new(uniform)))
+}

@@ -1,0 +1,140 @@
+//! Weights as integers: symmetric, with one scale an output channel.
+
+use std::sync::Arc;
+
+use qcc_ir::{Data, Elem, Graph, Int, NodeId, Tensor, Uniform};
+use qcc_num::wide;
+
+use super::bias::GREATEST_BIAS;
+use super::{NewParameter, Parameter, QuantLayer};
+
+/// Least requantization factor: its multiplier keeps at least 18 bits before a common shift.
+const LEAST_FACTOR: f64 = 1.0 / (1u32 << 20) as f64;
+
+/// Greatest weight of 16 bits: two signed bytes.
+const GREATEST_INT16: f64 = 127.0 * 256.0;
+
+/// The weights of a layer as integers.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct WeightCodes {
+    pub(crate) codes: Tensor,
+    pub(crate) uniform: Arc<Uniform>,
+}
+
+impl WeightCodes {
+    /// Each weight of layer `n` rounded to the nearest.
+    pub(crate) fn round(g: &Graph, n: NodeId, _: Option<&Uniform>, _: Option<&Uniform>) -> Result<WeightCodes, String> {
+        QuantLayer::read(g, n).map_err(|why| why.message(g))?.rounded()
+    }
+
+    /// Each weight of the layer rounded to the nearest.
+    pub(super) fn nearest(layer: &QuantLayer) -> Result<WeightCodes, String> {
+        let real = |p: &Parameter| format!("%{} is not constant", p.name);
+        let (tensor, w) = (&layer.weights.tensor, layer.weights.reals().ok_or_else(|| real(&layer.weights))?);
+        let bias = match &layer.bias {
+            Some(b) => Some(b.reals().ok_or_else(|| real(b))?),
+            None => None,
+        };
+        let (sx, sy) = (layer.input.scale(), layer.output.scale());
+        let scales = match layer.sums_in_64_bits() {
+            // Sums of 64 bits: any bias fits.
+            true => scales_of(tensor, w, None, 127.0, wide::LEAST_FACTOR * sy / sx)?,
+            false => weight_scales(tensor, w, bias, sx, sy)?,
+        };
+        Ok(quantized_weights(tensor, w, scales))
+    }
+
+    /// The same integers with scales that are multiplied, one factor for each output channel.
+    pub(crate) fn scaled(self, factors: impl Iterator<Item = f64>) -> WeightCodes {
+        let scales = self.uniform.scales.iter().zip(factors);
+        let scales = scales.map(|(&s, f)| ((f64::from(s) * f) as f32).max(f32::MIN_POSITIVE)).collect();
+        WeightCodes { codes: self.codes, uniform: Arc::new(Uniform { scales, ..self.uniform.as_ref().clone() }) }
+    }
+
+    /// The integers as a constant.
+    pub(crate) fn named(self, name: String) -> NewParameter {
+        NewParameter { name, tensor: self.codes, elem: Elem::Uniform(self.uniform) }
+    }
+
+    /// What the integers stand for.
+    pub(crate) fn real(&self) -> Tensor {
+        let mut real = Vec::with_capacity(self.codes.data.len());
+        (0..self.uniform.scales.len()).for_each(|c| real.extend(self.channel(c)));
+        Tensor::f32(&self.codes.dims, real)
+    }
+
+    /// What the integers of an output channel stand for: weights of a channel fit memory once more where those of a layer do not.
+    pub(crate) fn channel(&self, c: usize) -> Vec<f32> {
+        let scale = self.uniform.scales[c];
+        let row = self.codes.data.len() / self.uniform.scales.len().max(1);
+        let row = c * row..(c + 1) * row;
+        match &self.codes.data {
+            Data::I8(v) => v[row].iter().map(|&q| f32::from(q) * scale).collect(),
+            Data::U8(v) => v[row].iter().map(|&q| f32::from(q) * scale).collect(),
+            Data::I16(v) => v[row].iter().map(|&q| f32::from(q) * scale).collect(),
+            Data::I32(v) => v[row].iter().map(|&q| q as f32 * scale).collect(),
+            Data::I64(v) => v[row].iter().map(|&q| q as f32 * scale).collect(),
+            Data::F32(v) => v[row].to_vec(),
+        }
+    }
+}
+
+/// One scale for each output channel, between scales of the operand and the result: the greatest weight has the code 127, unless
+/// the bias or the requantization need a greater scale.
+pub(crate) fn weight_scales(
+    tensor: &Tensor,
+    w: &[f32],
+    bias: Option<&[f32]>,
+    sx: f64,
+    sy: f64,
+) -> Result<Vec<f32>, String> {
+    scales_of(tensor, w, bias.map(|b| (b, sx)), 127.0, LEAST_FACTOR * sy / sx)
+}
+
+/// Scales that give the greatest weight of each channel the code `greatest`, but none below `least` or one for which its bias, in
+/// units of a scale `sx` of the operand, exceeds the accumulators.
+fn scales_of(
+    tensor: &Tensor,
+    w: &[f32],
+    bias: Option<(&[f32], f64)>,
+    greatest: f64,
+    least: f64,
+) -> Result<Vec<f32>, String> {
+    let channels = tensor.dims.first().copied().unwrap_or(0);
+    let row = w.len() / channels.max(1);
+    let mut scales = Vec::with_capacity(channels);
+    for c in 0..channels {
+        let largest = w[c * row..(c + 1) * row]
+            .iter()
+            .fold(0.0f64, |m, &x| if x.is_finite() { m.max(f64::from(x).abs()) } else { f64::NAN });
+        let b = bias.map_or(0.0, |(b, sx)| f64::from(b[c]).abs() / sx);
+        if !(largest + b).is_finite() || w[c * row..(c + 1) * row].iter().any(|x| !x.is_finite()) {
+            return Err(format!("the parameters of output channel {c} are not finite"));
+        }
+        let least = least.max(b / GREATEST_BIAS);
+        scales.push(((largest / greatest).max(least) as f32).max(f32::MIN_POSITIVE));
+    }
+    Ok(scales)
+}
+
+/// Weights with one scale an output channel.
+pub(crate) fn quantized_weights(tensor: &Tensor, w: &[f32], scales: Vec<f32>) -> WeightCodes {
+    let row = w.len() / scales.len().max(1);
+    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, scales[i / row], 0, -127, 127) as i8;
+    let codes = Tensor::new(&tensor.dims, Data::I8(w.iter().enumerate().map(code).collect()));
+    let zero_points = vec![0; scales.len()];
+    let uniform = Uniform { storage: Int::I8, min: -127, max: 127, axis: Some(0), scales, zero_points };
+    WeightCodes { codes, uniform: Arc::new(uniform) }
+}
+
+/// Weights of 16 bits with one scale an output channel, between scales of the operand and the result.
+pub(crate) fn int16_weights(tensor: &Tensor, w: &[f32], sx: f64, sy: f64) -> Result<WeightCodes, String> {
+    let scales = scales_of(tensor, w, None, GREATEST_INT16, wide::LEAST_FACTOR * sy / sx)?;
+    let row = (w.len() / scales.len().max(1)).max(1);
+    let (least, greatest) = (-GREATEST_INT16 as i32, GREATEST_INT16 as i32);
+    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, scales[i / row], 0, least, greatest) as i16;
+    let codes = Tensor::new(&tensor.dims, Data::I16(w.iter().enumerate().map(code).collect()));
+    let (min, max, zero_points) = (i64::from(least), i64::from(greatest), vec![0; scales.len()]);
+    let uniform = Uniform { storage: Int::I16, min, max, axis: Some(0), scales, zero_points };
+    Ok(WeightCodes { codes, uniform: Arc::new(uniform) })
+}
