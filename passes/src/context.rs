@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
@@ -144,5 +145,11 @@ impl Context {
         if let Some(progress) = &self.progress {
             progress(done, total);
         }
+    }
+
+    /// [`Context::report`] for the executor, which it never stops.
+    pub(crate) fn watch(&self, done: usize, total: usize) -> ControlFlow<Diag> {
+        self.report(done, total);
+        ControlFlow::Continue(())
     }
 }

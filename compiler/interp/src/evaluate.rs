@@ -1,64 +1,57 @@
-//! Evaluation of a whole graph.
+//! Evaluation of a whole graph: the domain in which a value is a tensor.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Def, Diag, Graph, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Data, Diag, Graph, Opcode, Tensor, Type, ValueId};
 
 use crate::context::Context;
+use crate::executor::{Domain, SampleState, UNWATCHED, execute};
 use crate::node::eval_in;
+use crate::schedule::{Numbering, Operand, Schedule};
 
 /// A graph made ready to be evaluated any number of times, also at the same time from several threads.
 ///
 /// Constants are shared with the graph. A run holds the values that are still needed and nothing of earlier runs.
 #[derive(Debug, Clone)]
 pub struct Evaluator {
-    values: Vec<Slot>,
-    inputs: Vec<usize>,
-    outputs: Vec<usize>,
-    steps: Vec<Step>,
+    schedule: Schedule,
+    inputs: Vec<Input>,
+    nodes: Vec<Node>,
+    outputs: Vec<Source>,
     threads: usize,
 }
 
-/// A value of the graph.
 #[derive(Debug, Clone)]
-struct Slot {
+struct Input {
     id: ValueId,
     name: String,
     ty: Type,
-    constant: Option<Arc<Tensor>>,
 }
 
-/// A node of the graph; numbers are positions in [`Evaluator::values`].
+/// What a step evaluates.
 #[derive(Debug, Clone)]
-struct Step {
+struct Node {
     op: Opcode,
     attrs: Attrs,
-    operands: Vec<usize>,
-    result: usize,
-    /// Values that nothing needs after this step.
-    last_used: Vec<usize>,
-    /// The node, for diagnostics.
-    place: String,
+    operands: Vec<(Source, Type)>,
+    result: ValueId,
+    ty: Type,
 }
 
-/// A value during a run.
-enum Held<'a> {
-    /// Not yet computed, or no longer needed.
-    Absent,
-    /// An input or a constant.
-    Lent(&'a Tensor),
-    /// A computed value.
-    Own(Tensor),
+/// An [`Operand`] that does not borrow from the graph.
+#[derive(Debug, Clone)]
+enum Source {
+    Slot(usize),
+    Constant(Arc<Tensor>),
 }
 
-impl Held<'_> {
-    fn tensor(&self) -> Option<&Tensor> {
-        match self {
-            Held::Absent => None,
-            Held::Lent(t) => Some(t),
-            Held::Own(t) => Some(t),
+impl From<Operand<'_>> for Source {
+    fn from(operand: Operand) -> Source {
+        match operand {
+            Operand::Slot(slot) => Source::Slot(slot),
+            Operand::Constant(tensor) => Source::Constant(tensor.clone()),
         }
     }
 }
@@ -66,40 +59,22 @@ impl Held<'_> {
 impl Evaluator {
     /// Makes a graph ready: its order, and where each value is used last. Computes on one thread.
     pub fn new(graph: &Graph) -> Evaluator {
-        let mut numbers = HashMap::new();
-        let mut values = Vec::new();
-        for id in graph.values() {
-            numbers.insert(id, values.len());
-            let constant = match graph.def(id) {
-                Def::Const(t) => Some(t),
-                Def::Input(_) | Def::Node(..) => None,
-            };
-            values.push(Slot { id, name: graph.name_of(id).to_string(), ty: graph.ty(id).clone(), constant });
+        let numbering = Numbering::of(graph);
+        let schedule = numbering.schedule(graph, graph.outputs());
+        let input = |&v: &ValueId| Input { id: v, name: graph.name_of(v).to_string(), ty: graph.ty(v).clone() };
+        let node = |step: usize| {
+            let n = numbering.node(step);
+            let (node, result) = (graph.node(n), graph.result(n));
+            let operands = numbering.operands(graph, step).into_iter().map(|(o, ty)| (o.into(), ty.clone())).collect();
+            Node { op: node.op, attrs: node.attrs.clone(), operands, result, ty: graph.ty(result).clone() }
+        };
+        Evaluator {
+            inputs: graph.inputs().iter().map(input).collect(),
+            nodes: (0..schedule.steps()).map(node).collect(),
+            outputs: graph.outputs().iter().map(|&v| numbering.operand(graph, v).into()).collect(),
+            threads: 1,
+            schedule,
         }
-        let outputs: Vec<usize> = graph.outputs().iter().map(|v| numbers[v]).collect();
-        let mut steps: Vec<Step> = Vec::new();
-        for n in graph.order() {
-            let node = graph.node(n);
-            steps.push(Step {
-                op: node.op,
-                attrs: node.attrs.clone(),
-                operands: graph.operands(n).iter().map(|v| numbers[v]).collect(),
-                result: numbers[&graph.result(n)],
-                last_used: Vec::new(),
-                place: graph.describe(n),
-            });
-        }
-        let mut needed_later = vec![false; values.len()];
-        outputs.iter().for_each(|&v| needed_later[v] = true);
-        for step in steps.iter_mut().rev() {
-            for v in std::iter::once(step.result).chain(step.operands.iter().copied()) {
-                if !std::mem::replace(&mut needed_later[v], true) {
-                    step.last_used.push(v);
-                }
-            }
-        }
-        let inputs = graph.inputs().iter().map(|v| numbers[v]).collect();
-        Evaluator { values, inputs, outputs, steps, threads: 1 }
     }
 
     /// The same on `threads` threads of the rayon pool in which a run is called; the results are the same bits. Use 1,
@@ -111,7 +86,7 @@ impl Evaluator {
 
     /// Types of the inputs, in order.
     pub fn input_types(&self) -> impl Iterator<Item = &Type> {
-        self.inputs.iter().map(|&v| &self.values[v].ty)
+        self.inputs.iter().map(|input| &input.ty)
     }
 
     /// Evaluates the graph: one tensor an output.
@@ -126,64 +101,21 @@ impl Evaluator {
         observe: &mut dyn FnMut(ValueId, &Tensor),
     ) -> Result<Vec<Tensor>, Diag> {
         self.check_inputs(inputs)?;
-        let cx = Context::new(self.threads);
-        let mut held: Vec<Held> = self
-            .values
-            .iter()
-            .map(|slot| match &slot.constant {
-                Some(t) => Held::Lent(t.as_ref()),
-                None => Held::Absent,
-            })
-            .collect();
-        for (&v, tensor) in self.inputs.iter().zip(inputs) {
-            observe(self.values[v].id, tensor);
-            held[v] = Held::Lent(tensor);
-        }
-        for step in &self.steps {
-            let tensor = self
-                .evaluate(&cx, step, &held)
-                .map_err(|d| if d.place.node.is_none() { d.at(&step.place) } else { d })?;
-            observe(self.values[step.result].id, &tensor);
-            held[step.result] = Held::Own(tensor);
-            for &v in &step.last_used {
-                if let Held::Own(Tensor { data: Data::F32(buffer), .. }) = std::mem::replace(&mut held[v], Held::Absent)
-                {
-                    cx.recycle(buffer);
-                }
-            }
-        }
-        self.take_outputs(held)
+        self.inputs.iter().zip(inputs).for_each(|(input, tensor)| observe(input.id, tensor));
+        let mut domain = Plain { nodes: &self.nodes, cx: Context::new(self.threads), observe };
+        let lent = vec![inputs.iter().map(Cow::Borrowed).collect()];
+        let mut samples = execute(&self.schedule, &mut domain, lent, UNWATCHED)?;
+        samples.pop().map_or(Ok(Vec::new()), |sample| self.take_outputs(sample))
     }
 
-    fn evaluate(&self, cx: &Context, step: &Step, held: &[Held]) -> Result<Tensor, Diag> {
-        let mut operands = Vec::with_capacity(step.operands.len());
-        for &v in &step.operands {
-            let tensor = held[v].tensor().ok_or_else(|| self.undefined(v))?;
-            operands.push((tensor, &self.values[v].ty));
-        }
-        eval_in(cx, step.op, &step.attrs, &operands, &self.values[step.result].ty)
-    }
-
-    fn undefined(&self, v: usize) -> Diag {
-        Diag::new(Code::VERIFY, format!("%{} is used before it is computed", self.values[v].name))
-    }
-
-    fn take_outputs(&self, mut held: Vec<Held>) -> Result<Vec<Tensor>, Diag> {
+    fn take_outputs(&self, mut sample: SampleState<Cow<Tensor>>) -> Result<Vec<Tensor>, Diag> {
         let mut outputs = Vec::with_capacity(self.outputs.len());
-        for (i, &v) in self.outputs.iter().enumerate() {
-            let again = self.outputs[i + 1..].contains(&v);
-            outputs.push(match std::mem::replace(&mut held[v], Held::Absent) {
-                Held::Absent => return Err(self.undefined(v)),
-                Held::Lent(t) => {
-                    held[v] = Held::Lent(t);
-                    t.clone()
-                }
-                Held::Own(t) if again => {
-                    let copy = t.clone();
-                    held[v] = Held::Own(t);
-                    copy
-                }
-                Held::Own(t) => t,
+        for (i, output) in self.outputs.iter().enumerate() {
+            let is_again = |o: &Source| matches!((o, output), (Source::Slot(a), Source::Slot(b)) if a == b);
+            outputs.push(match output {
+                Source::Constant(t) => t.as_ref().clone(),
+                Source::Slot(s) if self.outputs[i + 1..].iter().any(is_again) => sample.get(*s)?.as_ref().clone(),
+                Source::Slot(s) => sample.take(*s)?.into_owned(),
             });
         }
         Ok(outputs)
@@ -194,12 +126,49 @@ impl Evaluator {
             let message = format!("{} inputs given to a model that has {}", inputs.len(), self.inputs.len());
             return Err(Diag::new(Code::DATA, message));
         }
-        for (tensor, slot) in inputs.iter().zip(self.inputs.iter().map(|&v| &self.values[v])) {
-            if tensor.dims != slot.ty.dims || !tensor.data.holds(&slot.ty.elem) {
-                let message = format!("input %{} is {} and not {}", slot.name, tensor.plain_type(), slot.ty);
+        for (tensor, input) in inputs.iter().zip(&self.inputs) {
+            if tensor.dims != input.ty.dims || !tensor.data.holds(&input.ty.elem) {
+                let message = format!("input %{} is {} and not {}", input.name, tensor.plain_type(), input.ty);
                 return Err(Diag::new(Code::DATA, message));
             }
         }
         Ok(())
+    }
+}
+
+/// Values are tensors: those of inputs are lent.
+struct Plain<'e, 'o> {
+    nodes: &'e [Node],
+    cx: Context,
+    observe: &'o mut dyn FnMut(ValueId, &Tensor),
+}
+
+impl<'e> Domain for Plain<'e, '_> {
+    type Value = Cow<'e, Tensor>;
+
+    fn step(&mut self, step: usize, samples: &[SampleState<Cow<'e, Tensor>>]) -> Result<Vec<Cow<'e, Tensor>>, Diag> {
+        let node = &self.nodes[step];
+        let mut results = Vec::with_capacity(samples.len());
+        for sample in samples {
+            let mut operands: Vec<(&Tensor, &Type)> = Vec::with_capacity(node.operands.len());
+            for (operand, ty) in &node.operands {
+                let tensor = match operand {
+                    Source::Slot(slot) => sample.get(*slot)?.as_ref(),
+                    Source::Constant(t) => t.as_ref(),
+                };
+                operands.push((tensor, ty));
+            }
+            let tensor = eval_in(&self.cx, node.op, &node.attrs, &operands, &node.ty)?;
+            (self.observe)(node.result, &tensor);
+            results.push(Cow::Owned(tensor));
+        }
+        Ok(results)
+    }
+
+    /// Memory of real numbers is used again.
+    fn release(&mut self, value: Cow<'e, Tensor>) {
+        if let Cow::Owned(Tensor { data: Data::F32(buffer), .. }) = value {
+            self.cx.recycle(buffer);
+        }
     }
 }

@@ -9,12 +9,14 @@
 //! | `quant.*` | `qcc_num::edge`, per tensor and per axis | `cast` |
 //! | `int.*` | exact integer arithmetic of `qcc_num`: the oracle of every compiled kernel | `int` |
 //!
-//! [`eval_node`] evaluates one operation, [`Evaluator`] a graph. Results do not depend on the number of threads.
+//! [`eval_node`] evaluates one operation, [`Evaluator`] a graph, [`Survey`] observes its values over many samples. All of them, and
+//! whoever means something else by a value, walk a graph by [`execute`]. Results do not depend on the number of threads.
 
 mod cast;
 mod context;
 mod element;
 mod evaluate;
+mod executor;
 mod float;
 mod int;
 mod layout;
@@ -22,6 +24,13 @@ mod movement;
 mod node;
 mod plain;
 mod reach;
+mod schedule;
+mod survey;
+mod threads;
 
 pub use evaluate::Evaluator;
+pub use executor::{Domain, SampleState, UNWATCHED, Watch, execute};
 pub use node::eval_node;
+pub use schedule::{Numbering, Operand, Schedule};
+pub use survey::{Statistics, Survey};
+pub use threads::{Threads, in_order};

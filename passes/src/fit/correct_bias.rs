@@ -19,7 +19,7 @@
 
 use qcc_ir::{Diags, Edit, Elem, Graph, NodeId, Opcode, Tensor, Window, attr};
 
-use crate::fit::lockstep::{self, Fitted, Layer};
+use crate::fit::lockstep::{self, FittedLayer};
 use crate::quant::insert_qdq::Weights;
 use crate::rewrite::floats;
 use crate::{Context, Pass};
@@ -30,9 +30,9 @@ pub struct CorrectBias;
 impl Pass for CorrectBias {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let corrections: Vec<Correction> = if cx.samples.as_ref().is_some_and(|s| !s.is_empty()) {
-            let walked = lockstep::run(edit.graph(), cx, false, &|layer: &Layer| Ok(layer.rounded.clone()))?;
-            let of = |f: Fitted| Correction { node: f.node, bias: f.bias, shift: f.shift };
-            walked.fitted.into_iter().map(of).collect()
+            let found = lockstep::run(edit.graph(), cx, false, &|layer| Ok(layer.rounded.clone()))?;
+            let of = |f: FittedLayer| Correction { node: f.node, bias: f.bias, shift: f.shift };
+            found.layers.into_iter().map(of).collect()
         } else if cx.channel_means.is_empty() {
             edit.remark("nothing corrected: there are no samples, and no means of channels are known");
             return Ok(());

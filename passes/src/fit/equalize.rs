@@ -25,11 +25,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use qcc_interp::Evaluator;
-use qcc_ir::diag::Code;
+use qcc_interp::{Statistics, Survey, Threads};
 use qcc_ir::ops::{Pool, Reduce};
-use qcc_ir::{Class, Diag, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
-use rayon::prelude::*;
+use qcc_ir::{Class, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
 
 use crate::rewrite::floats;
 use crate::{Context, Pass};
@@ -216,29 +214,34 @@ fn expected_noise(g: &Graph, n: NodeId, seen: &[Channel], s: &[f64]) -> f64 {
     noise
 }
 
+/// What one sample shows of the channels of the values between layers.
+struct Channels<'a> {
+    index: &'a HashMap<ValueId, usize>,
+    found: Vec<Vec<Channel>>,
+}
+
+impl Statistics for Channels<'_> {
+    fn observe(&mut self, v: ValueId, tensor: &Tensor) {
+        if let (Some(&at), Some(data)) = (self.index.get(&v), tensor.as_f32()) {
+            self.found[at] = channels(tensor, data);
+        }
+    }
+}
+
 /// What the samples show of the channels (axis 1) of the values between layers.
 fn observe(g: &Graph, pairs: &[Between], cx: &Context) -> Result<HashMap<ValueId, Vec<Channel>>, Diags> {
     let Some(samples) = cx.samples.clone().filter(|_| !pairs.is_empty()) else { return Ok(HashMap::new()) };
-    let usage = |e: rayon::ThreadPoolBuildError| Diag::new(Code::PIPELINE, format!("cannot start threads: {e}"));
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.threads).build().map_err(usage)?;
-    let place: HashMap<ValueId, usize> = pairs.iter().enumerate().map(|(i, p)| (p.value, i)).collect();
-    let evaluator = Evaluator::new(g);
+    let index: HashMap<ValueId, usize> = pairs.iter().enumerate().map(|(i, p)| (p.value, i)).collect();
     let count = samples.len();
-    let one = |i: usize| -> Result<Vec<Vec<Channel>>, Diag> {
-        let mut found: Vec<Vec<Channel>> = vec![Vec::new(); pairs.len()];
-        evaluator.run_observed(&samples.get(i)?, &mut |v, tensor| {
-            if let (Some(&at), Some(data)) = (place.get(&v), tensor.as_f32()) {
-                found[at] = channels(tensor, data);
-            }
-        })?;
-        Ok(found)
-    };
-    let all: Vec<Vec<Vec<Channel>>> =
-        pool.install(|| (0..count).into_par_iter().map(one).collect::<Result<_, Diag>>())?;
+    let new = || Channels { index: &index, found: vec![Vec::new(); pairs.len()] };
+    let (sample, watch) = (|i: usize| samples.get(i), |done: usize, of: usize| cx.watch(done, of));
+    let survey = Survey { graph: g, count, sample: &sample, watch: &watch };
+    // Mean squares are added up in the order of the samples.
+    let all = survey.each(&Threads::start(cx.threads)?, new)?;
     let merged = pairs.iter().enumerate().map(|(at, pair)| {
-        let mut merged = vec![(0.0f64, 0.0f64); all[0][at].len()];
+        let mut merged = vec![(0.0f64, 0.0f64); all[0].found[at].len()];
         for sample in &all {
-            for (m, c) in merged.iter_mut().zip(&sample[at]) {
+            for (m, c) in merged.iter_mut().zip(&sample.found[at]) {
                 *m = (m.0.max(c.0), m.1 + c.1 / count as f64);
             }
         }

@@ -5,3 +5,6 @@ pub mod equalize;
 pub mod round_weights;
 
 pub(crate) mod lockstep;
+
+mod affine;
+mod pair;

@@ -16,8 +16,8 @@
 //!
 //! It is lowered by coordinate descent over the integers, from rounding to the nearest: the best step of integer `k`, of
 //! scale `s`, is `round((H (w - w'))[k] / (s H[k][k]))`, and no step is ever up. That is the layer-wise objective of AdaRound
-//! (Nagel et al., ICML 2020, equation 21), without its relaxation. `H` is estimated from places spread evenly over the samples.
-//! Where there are fewer places than weights in a channel, what fits them all fits others worse: rounding to the nearest stays.
+//! (Nagel et al., ICML 2020, equation 21), without its relaxation. `H` is estimated from positions spread evenly over the samples.
+//! Where there are fewer positions than weights in a channel, what fits them all fits others worse: rounding to the nearest stays.
 //!
 //! With integers `q` chosen, results `y'` of the quantized channel and `y` of the real one, the scale `s` and the bias `b` become
 //!
@@ -33,7 +33,7 @@ use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Opcode, Tensor, Type, Window,
 use rayon::prelude::*;
 
 use crate::fit::correct_bias::set_bias;
-use crate::fit::lockstep::{self, Layer};
+use crate::fit::lockstep::{self, LayerSamples};
 use crate::options::{OptionInfo, OptionKind};
 use crate::quant::insert_qdq::Weights;
 use crate::{Context, Options, Pass};
@@ -54,8 +54,8 @@ pub const OPTIONS: &[OptionInfo] = &[
     },
 ];
 
-/// Places a layer's statistics are taken from, for each weight of a channel and at least.
-const PLACES: (usize, usize) = (3, 4096);
+/// Positions that a layer's statistics are taken from, for each weight of a channel and at least.
+const POSITIONS: (usize, usize) = (3, 4096);
 
 /// Most weights of a channel: `H` of more would take more than 256 MiB.
 const MOST_WEIGHTS: usize = 8192;
@@ -85,12 +85,12 @@ impl Pass for RoundWeights {
             edit.remark("nothing rounded: there are no samples");
             return Ok(());
         }
-        let walk = |gains: bool| lockstep::run(edit.graph(), cx, gains, &|layer: &Layer| self.round(layer));
-        let (plain, gained) = (walk(false)?, walk(true)?);
+        let fit = |gains: bool| lockstep::run(edit.graph(), cx, gains, &|layer| self.round(layer));
+        let (plain, gained) = (fit(false)?, fit(true)?);
         edit.remark(format!("{:.2} dB with gains, {:.2} dB without", gained.sqnr, plain.sqnr));
         // Not a number where neither has any noise, as where no output is real: then nothing is gained.
         let chosen = if gained.sqnr - plain.sqnr >= self.gains { gained } else { plain };
-        for layer in chosen.fitted {
+        for layer in chosen.layers {
             let g = edit.graph();
             let w = g.operands(layer.node)[1];
             let (name, label) = (format!("{}.fit", g.name_of(w)), g.name_of(g.result(layer.node)).to_string());
@@ -106,7 +106,7 @@ impl Pass for RoundWeights {
 }
 
 impl RoundWeights {
-    fn round(&self, layer: &Layer) -> Result<Weights, Diag> {
+    fn round(&self, layer: &LayerSamples) -> Result<Weights, Diag> {
         let tensor = layer.weights.as_ref();
         let w = tensor.as_f32().unwrap_or_default();
         let scales = &layer.rounded.uniform.scales;
@@ -119,14 +119,14 @@ impl RoundWeights {
             return Ok(layer.rounded.clone());
         }
         let per_group = outputs / groups;
-        let places = Places::new(layer, depth);
-        if places.count() < depth || depth > MOST_WEIGHTS {
+        let positions = Positions::new(layer, depth);
+        if positions.count() < depth || depth > MOST_WEIGHTS {
             return Ok(layer.rounded.clone());
         }
         let one = |group: usize| -> Result<Vec<i8>, Diag> {
-            let mut x = places.gather(layer, group, depth);
-            centre(&mut x, places.count());
-            let h = product(&x, &x, places.count())?;
+            let mut x = positions.gather(layer, group, depth);
+            centre(&mut x, positions.count());
+            let h = product(&x, &x, positions.count())?;
             let mean = (0..depth).map(|k| f64::from(h[k * depth + k])).sum::<f64>() / depth as f64;
             let damp = (self.damp * mean) as f32;
             let rows = group * per_group..(group + 1) * per_group;
@@ -145,7 +145,7 @@ impl RoundWeights {
     }
 }
 
-fn groups(layer: &Layer) -> usize {
+fn groups(layer: &LayerSamples) -> usize {
     let node = layer.graph.node(layer.node);
     if node.op == Opcode::Conv2d { usize::try_from(node.attrs.get(attr::GROUPS)).unwrap_or(1) } else { 1 }
 }
@@ -210,13 +210,13 @@ fn product(a: &[f32], b: &[f32], count: usize) -> Result<Vec<f32>, Diag> {
 }
 
 /// Positions of a layer's result: sample, and index among the positions of its channels.
-struct Places {
+struct Positions {
     at: Vec<(usize, usize)>,
-    sight: Option<Sight>,
+    field: Option<ReceptiveField>,
 }
 
-/// What a convolution sees from a position.
-struct Sight {
+/// The part of its input from which a convolution computes a position of its result.
+struct ReceptiveField {
     window: Window,
     /// Height and width of the result.
     output: [usize; 2],
@@ -224,60 +224,60 @@ struct Sight {
     per_group: usize,
 }
 
-impl Places {
-    fn new(layer: &Layer, depth: usize) -> Places {
+impl Positions {
+    fn new(layer: &LayerSamples, depth: usize) -> Positions {
         let per_sample = positions(layer);
         let all = per_sample * layer.targets.len();
-        let count = (PLACES.0 * depth).max(PLACES.1).min(all);
+        let count = (POSITIONS.0 * depth).max(POSITIONS.1).min(all);
         let at = (0..count).map(|i| i * all / count).map(|i| (i / per_sample, i % per_sample));
         // A linear layer's tensors may have four dimensions too, but its weights have two.
-        let sight = match (&layer.weights.dims[..], &layer.targets[0].dims[..]) {
+        let field = match (&layer.weights.dims[..], &layer.targets[0].dims[..]) {
             (&[_, per_group, kh, kw], &[_, _, oh, ow]) => {
                 let window = Window::conv(&layer.graph.node(layer.node).attrs, [kh, kw]);
-                Some(Sight { window, output: [oh, ow], per_group })
+                Some(ReceptiveField { window, output: [oh, ow], per_group })
             }
             _ => None,
         };
-        Places { at: at.collect(), sight }
+        Positions { at: at.collect(), field }
     }
 
     fn count(&self) -> usize {
         self.at.len()
     }
 
-    /// What the weights of a group are multiplied with, `[depth, places]`.
-    fn gather(&self, layer: &Layer, group: usize, depth: usize) -> Vec<f32> {
+    /// What the weights of a group are multiplied with, `[depth, positions]`.
+    fn gather(&self, layer: &LayerSamples, group: usize, depth: usize) -> Vec<f32> {
         let count = self.count();
         let mut x = vec![0.0f32; depth * count];
         x.par_chunks_mut(count.max(1)).enumerate().for_each(|(k, row)| {
-            for (value, &(sample, place)) in row.iter_mut().zip(&self.at) {
-                *value = element(self.sight.as_ref(), &layer.inputs[sample], group, k, place);
+            for (value, &(sample, position)) in row.iter_mut().zip(&self.at) {
+                *value = element(self.field.as_ref(), &layer.inputs[sample], group, k, position);
             }
         });
         x
     }
 }
 
-/// Positions of a layer's result in one sample: of the whole batch, and of all places of an image.
-fn positions(layer: &Layer) -> usize {
+/// Positions of a layer's result in one sample: of the whole batch, and of all positions of an image.
+fn positions(layer: &LayerSamples) -> usize {
     let channels = layer.weights.dims.first().copied().unwrap_or(1);
     layer.targets[0].data.len() / channels.max(1)
 }
 
-/// What weight `k` of a group is multiplied with at a place; zero in the padding.
-fn element(sight: Option<&Sight>, x: &Tensor, group: usize, k: usize, place: usize) -> f32 {
+/// What weight `k` of a group is multiplied with at a position; zero in the padding.
+fn element(field: Option<&ReceptiveField>, x: &Tensor, group: usize, k: usize, position: usize) -> f32 {
     let data = x.as_f32().unwrap_or_default();
-    let (&[_, channels, h, w], Some(sight)) = (&x.dims[..], sight) else {
-        return data[place * x.dims.last().copied().unwrap_or(1) + k];
+    let (&[_, channels, h, w], Some(field)) = (&x.dims[..], field) else {
+        return data[position * x.dims.last().copied().unwrap_or(1) + k];
     };
-    let (window, [oh, ow], [kh, kw]) = (&sight.window, sight.output, sight.window.kernel);
-    let (n, oy, ox) = (place / (oh * ow), place / ow % oh, place % ow);
+    let (window, [oh, ow], [kh, kw]) = (&field.window, field.output, field.window.kernel);
+    let (n, oy, ox) = (position / (oh * ow), position / ow % oh, position % ow);
     let (c, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
     let along = |d: usize, o: usize, k: usize, extent: usize| {
         (o * window.strides[d] + k * window.dilations[d]).checked_sub(window.pads[d]).filter(|&i| i < extent)
     };
     match (along(0, oy, ky, h), along(1, ox, kx, w)) {
-        (Some(y), Some(z)) => data[((n * channels + group * sight.per_group + c) * h + y) * w + z],
+        (Some(y), Some(z)) => data[((n * channels + group * field.per_group + c) * h + y) * w + z],
         _ => 0.0,
     }
 }

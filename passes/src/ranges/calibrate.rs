@@ -11,10 +11,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use qcc_interp::Evaluator;
+use qcc_interp::{Statistics, Survey, Threads};
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Diags, Edit, Elem, Graph, Range, ValueId};
-use rayon::prelude::*;
+use qcc_ir::{Diag, Diags, Edit, Elem, Graph, Range, Tensor, ValueId};
 
 use crate::options::{OptionInfo, OptionKind};
 use crate::ranges::activations::activations;
@@ -100,6 +99,20 @@ fn check_names(table: &RangeTable, g: &Graph, cx: &Context) -> Result<(), Diag> 
     Err(Diag::new(Code::RANGE, message).help("names are those that `qcc calibrate` writes for this model"))
 }
 
+/// One for each activation; what they count can be merged in any order.
+struct Histograms<'a> {
+    index: &'a HashMap<ValueId, usize>,
+    all: Vec<Histogram>,
+}
+
+impl Statistics for Histograms<'_> {
+    fn observe(&mut self, v: ValueId, tensor: &Tensor) {
+        if let (Some(&at), Some(data)) = (self.index.get(&v), tensor.as_f32()) {
+            self.all[at].observe(data);
+        }
+    }
+}
+
 fn observe(
     g: &Graph,
     activations: &[ValueId],
@@ -108,29 +121,14 @@ fn observe(
     cx: &Context,
 ) -> Result<RangeTable, Diags> {
     let count = samples.len();
-    let usage = |e: rayon::ThreadPoolBuildError| Diag::new(Code::PIPELINE, format!("cannot start threads: {e}"));
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.threads).build().map_err(usage)?;
-    let threads = pool.current_num_threads().max(1);
-    let workers = threads.min(count);
-    let evaluator = Evaluator::new(g).with_threads(threads / workers);
-    let place: HashMap<ValueId, usize> = activations.iter().enumerate().map(|(i, &v)| (v, i)).collect();
-    let done = std::sync::atomic::AtomicUsize::new(0);
-    let worker = |first: usize| -> Result<Vec<Histogram>, Diag> {
-        let mut histograms = vec![Histogram::new(); activations.len()];
-        for i in (first..count).step_by(workers) {
-            evaluator.run_observed(&samples.get(i)?, &mut |v, tensor| {
-                if let (Some(&at), Some(data)) = (place.get(&v), tensor.as_f32()) {
-                    histograms[at].observe(data);
-                }
-            })?;
-            cx.report(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, count);
-        }
-        Ok(histograms)
-    };
-    let parts: Vec<_> = pool.install(|| (0..workers).into_par_iter().map(worker).collect::<Result<_, _>>())?;
+    let index: HashMap<ValueId, usize> = activations.iter().enumerate().map(|(i, &v)| (v, i)).collect();
+    let new = || Histograms { index: &index, all: vec![Histogram::new(); activations.len()] };
+    let (sample, watch) = (|i: usize| samples.get(i), |done: usize, of: usize| cx.watch(done, of));
+    let survey = Survey { graph: g, count, sample: &sample, watch: &watch };
+    let parts = survey.few(&Threads::start(cx.threads)?, new)?;
     let mut merged = vec![Histogram::new(); activations.len()];
     for part in parts {
-        for (all, one) in merged.iter_mut().zip(part) {
+        for (all, one) in merged.iter_mut().zip(part.all) {
             all.merge(one);
         }
     }

@@ -23,16 +23,13 @@
 mod inputs;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
-use qcc_interp::eval_node;
-use qcc_ir::diag::Code;
+use qcc_interp::{Domain, Numbering, Operand, SampleState, Threads, eval_node, execute, in_order};
 use qcc_ir::ops::{Contract, Norm};
-use qcc_ir::{Class, Def, Diag, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId};
-use rayon::prelude::*;
+use qcc_ir::{Class, Diag, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId};
 
 use crate::context::Synthesized;
-use crate::fit::lockstep::{footprint, last_uses};
+use crate::fit::lockstep::footprint;
 use crate::ranges::activations::activations;
 use crate::ranges::moments::{Channel, Interval};
 use crate::{Context, Pass};
@@ -137,74 +134,79 @@ fn synthesize(g: &Graph, cx: &Context, wanted: &[ValueId]) -> Result<Synthesized
     if cost > MOST_OF_ONE {
         return Err(format!("one evaluation takes {:.1} billion multiplications", cost as f64 / 1e9));
     }
-    let fitting = (MEMORY / footprint(g).max(1)) as u64;
+    let numbering = Numbering::of(g);
+    let fitting = (MEMORY / footprint(g, &numbering).max(1)) as u64;
     let samples = (MULTIPLICATIONS / cost).min(fitting).clamp(1, SAMPLES) as usize;
-    let inputs: Vec<Vec<Tensor>> = (0..samples)
-        .map(|i| g.inputs().iter().map(|&v| inputs::synthesize(g, v, cx.input_ranges.get(g.name_of(v)), i)).collect())
-        .collect();
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.threads).build();
-    let pool = pool.map_err(|e| format!("threads cannot be started: {e}"))?;
+    let sample = |i: usize| -> Vec<Tensor> {
+        let declared = |v: ValueId| cx.input_ranges.get(g.name_of(v));
+        g.inputs().iter().map(|&v| inputs::synthesize(g, v, declared(v), i)).collect()
+    };
     let wanted: HashSet<ValueId> = wanted.iter().copied().collect();
-    let values = pool.install(|| evaluate(g, inputs, &wanted)).map_err(|d| d.message)?;
-    Ok(Synthesized { samples, values })
+    let mut seen = Synthesis { g, numbering: &numbering, wanted: &wanted, channels: HashMap::new() };
+    let evaluate = || {
+        let inputs = (0..samples).map(sample).collect();
+        execute(&numbering.schedule(g, &[]), &mut seen, inputs, &|done, of| cx.watch(done, of))
+    };
+    Threads::start(cx.threads).and_then(|threads| threads.run(evaluate)).map_err(|d| d.message)?;
+    Ok(Synthesized { samples, values: seen.channels })
 }
 
-/// Live values of one sample.
-type World = HashMap<ValueId, Tensor>;
+/// Values are tensors. Batch normalizations take the statistics of the samples where these have enough elements; those of wanted
+/// values are kept.
+struct Synthesis<'a> {
+    g: &'a Graph,
+    numbering: &'a Numbering,
+    wanted: &'a HashSet<ValueId>,
+    /// By name.
+    channels: HashMap<String, Vec<Channel>>,
+}
 
-fn evaluate(
-    g: &Graph,
-    inputs: Vec<Vec<Tensor>>,
-    wanted: &HashSet<ValueId>,
-) -> Result<HashMap<String, Vec<Channel>>, Diag> {
-    let last = last_uses(g);
-    let mut seen = HashMap::new();
-    let mut worlds: Vec<World> =
-        inputs.into_iter().map(|tensors| g.inputs().iter().copied().zip(tensors).collect()).collect();
-    for n in g.order() {
-        let y = g.result(n);
-        let operands = g.operands(n);
-        let mut replaced = HashMap::new();
-        if g.op(n) == Opcode::BatchNorm {
-            let channels = statistics(worlds.iter().filter_map(|world| world.get(&operands[0])));
-            let count = worlds.len() * g.ty(y).elements() / channels.len().max(1);
-            if count >= ENOUGH && channels.len() == g.ty(operands[3]).elements() {
-                let tensor = |f: fn(&Channel) -> f64| {
-                    Tensor::f32(&[channels.len()], channels.iter().map(|c| f(c) as f32).collect())
+impl Domain for Synthesis<'_> {
+    type Value = Tensor;
+
+    fn step(&mut self, step: usize, samples: &[SampleState<Tensor>]) -> Result<Vec<Tensor>, Diag> {
+        let (g, n) = (self.g, self.numbering.node(step));
+        let (node, y) = (g.node(n), g.result(n));
+        let operands = self.numbering.operands(g, step);
+        let replaced = if node.op == Opcode::BatchNorm { self.own_statistics(step, samples)? } else { None };
+        let results = in_order(samples, |sample| {
+            let mut lent: Vec<(&Tensor, &Type)> = Vec::with_capacity(operands.len());
+            for (i, (operand, ty)) in operands.iter().enumerate() {
+                let tensor = match (&replaced, operand) {
+                    (Some(statistics), _) if (3..5).contains(&i) => &statistics[i - 3],
+                    (_, Operand::Slot(slot)) => sample.get(*slot)?,
+                    (_, Operand::Constant(t)) => t,
                 };
-                replaced = HashMap::from([(operands[3], tensor(|c| c.mean)), (operands[4], tensor(|c| c.var))]);
+                lent.push((tensor, ty));
             }
-        }
-        let types: Vec<_> = operands.iter().map(|&v| g.ty(v)).collect();
-        let constants: Vec<Option<Arc<Tensor>>> = operands
-            .iter()
-            .map(|&v| match g.def(v) {
-                Def::Const(t) => Some(t),
-                Def::Input(_) | Def::Node(..) => None,
-            })
-            .collect();
-        let one = |world: &World| -> Result<Tensor, Diag> {
-            let mut lent = Vec::new();
-            for ((v, constant), ty) in operands.iter().zip(&constants).zip(&types) {
-                let tensor = replaced.get(v).or_else(|| world.get(v)).or(constant.as_deref());
-                let missing = || Diag::new(Code::VERIFY, format!("%{} lacks an operand", g.name_of(y)));
-                lent.push((tensor.ok_or_else(missing)?, *ty));
-            }
-            eval_node(g.op(n), &g.node(n).attrs, &lent, g.ty(y))
-        };
-        let results: Vec<Tensor> = worlds.par_iter().map(one).collect::<Result<_, Diag>>()?;
-        if wanted.contains(&y) {
+            eval_node(node.op, &node.attrs, &lent, g.ty(y))
+        })?;
+        if self.wanted.contains(&y) {
             let channels: Vec<Channel> = statistics(results.iter()).into_iter().map(rounded).collect();
             if channels.iter().all(|c| c.var.is_finite() && c.soft.lo.is_finite() && c.soft.hi.is_finite()) {
-                seen.insert(g.name_of(y).to_string(), channels);
+                self.channels.insert(g.name_of(y).to_string(), channels);
             }
         }
-        worlds.iter_mut().zip(results).for_each(|(world, t)| drop(world.insert(y, t)));
-        for v in last.get(&n).into_iter().flatten() {
-            worlds.iter_mut().for_each(|world| drop(world.remove(v)));
-        }
+        Ok(results)
     }
-    Ok(seen)
+}
+
+impl Synthesis<'_> {
+    /// Mean and variance of the channels of what a batch normalization reads, if the samples have enough elements.
+    fn own_statistics(&self, step: usize, samples: &[SampleState<Tensor>]) -> Result<Option<[Tensor; 2]>, Diag> {
+        let (g, n) = (self.g, self.numbering.node(step));
+        let operands = g.operands(n);
+        let Some(slot) = self.numbering.slot(operands[0]) else { return Ok(None) };
+        let read: Vec<&Tensor> = samples.iter().map(|sample| sample.get(slot)).collect::<Result<_, Diag>>()?;
+        let channels = statistics(read.into_iter());
+        let count = samples.len() * g.ty(g.result(n)).elements() / channels.len().max(1);
+        if count < ENOUGH || channels.len() != g.ty(operands[3]).elements() {
+            return Ok(None);
+        }
+        let tensor =
+            |f: fn(&Channel) -> f64| Tensor::f32(&[channels.len()], channels.iter().map(|c| f(c) as f32).collect());
+        Ok(Some([tensor(|c| c.mean), tensor(|c| c.var)]))
+    }
 }
 
 /// Mean, variance and extremes of each channel, axis 1, over all tensors.

@@ -2,6 +2,7 @@
 //! random shapes whose seed a failure prints.
 
 mod evaluator;
+mod executor;
 mod float;
 mod integer;
 mod movement;
