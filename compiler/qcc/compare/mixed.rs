@@ -8,15 +8,14 @@
 //! it is computed again.
 
 mod build;
+mod evaluate;
 mod told;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use qcc_interp::eval_node;
-use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Diag, Elem, Graph, Opcode, Tensor, Type, Uniform};
-use qcc_num::edge;
+use qcc_interp::Schedule;
+use qcc_ir::{Attrs, Diag, Graph, Opcode, Tensor, Type, Uniform};
 use qcc_passes::{Property, Step as PassStep};
 
 use build::Builder;
@@ -104,6 +103,15 @@ enum Operand {
     Parameter(Parameter),
 }
 
+impl Operand {
+    fn slot(&self) -> Option<usize> {
+        match self {
+            Operand::Slot(slot) => Some(*slot),
+            Operand::Constant(_) | Operand::Parameter(_) => None,
+        }
+    }
+}
+
 enum Action {
     Compute { op: Opcode, attrs: Attrs, operands: Vec<Operand>, ty: Type },
     Round { of: usize, to: Type },
@@ -115,21 +123,25 @@ struct Step {
     part: Option<usize>,
     /// Multiply-accumulates.
     macs: u64,
-    place: String,
-    /// Slots that no later step reads.
-    last_used: Vec<usize>,
 }
 
-/// The network. Slots are its inputs, then the results of its steps.
+impl Step {
+    /// Slots that it reads.
+    fn reads(&self) -> Vec<usize> {
+        match &self.action {
+            Action::Round { of, .. } => vec![*of],
+            Action::Compute { operands, .. } => operands.iter().filter_map(Operand::slot).collect(),
+        }
+    }
+}
+
+/// The network.
 pub(crate) struct Mixed {
-    inputs: usize,
+    schedule: Schedule,
     steps: Vec<Step>,
     outputs: Vec<usize>,
     pub parts: Vec<Part>,
 }
-
-/// Values of all slots.
-pub(crate) type Values = Vec<Arc<Tensor>>;
 
 impl Switches {
     /// All on, or all off.
@@ -185,50 +197,6 @@ impl Mixed {
         }
     }
 
-    /// Evaluates all.
-    pub fn run(&self, inputs: &[Tensor], on: &Switches) -> Result<Values, Diag> {
-        let mut values: Values = inputs.iter().cloned().map(Arc::new).collect();
-        for step in &self.steps {
-            let value = self.evaluate(step, on, &|slot| values.get(slot))?;
-            values.push(value);
-        }
-        Ok(values)
-    }
-
-    /// Outputs among the values.
-    pub fn outputs(&self, values: &[Arc<Tensor>]) -> Vec<Tensor> {
-        self.outputs.iter().map(|&o| values[o].as_ref().clone()).collect()
-    }
-
-    /// Evaluates what differs after a change of switches, given the values `base` of the run before; the outputs, and the value
-    /// of slot `keep`.
-    pub fn rerun(
-        &self,
-        base: &[Arc<Tensor>],
-        (from, to): (&Switches, &Switches),
-        keep: Option<usize>,
-    ) -> Result<(Vec<Tensor>, Option<Arc<Tensor>>), Diag> {
-        let mut changed: Vec<Option<Arc<Tensor>>> = vec![None; base.len()];
-        let mut kept = None;
-        for (i, step) in self.steps.iter().enumerate() {
-            let switched = step.part.is_some_and(|p| match step.action {
-                Action::Round { .. } => from.values[p] != to.values[p],
-                Action::Compute { .. } => from.weights[p] != to.weights[p],
-            });
-            let slot = self.inputs + i;
-            if switched || self.reads(step).any(|s| changed[s].is_some()) {
-                let value = self.evaluate(step, to, &|s| changed[s].as_ref().or(base.get(s)))?;
-                if keep == Some(slot) {
-                    kept = Some(value.clone());
-                }
-                changed[slot] = Some(value);
-            }
-            step.last_used.iter().for_each(|&s| changed[s] = None);
-        }
-        let output = |&o: &usize| changed[o].as_ref().unwrap_or(&base[o]).as_ref().clone();
-        Ok((self.outputs.iter().map(output).collect(), kept))
-    }
-
     /// The slot of what the layer of a part computes, before anything is rounded, and the parameters of the layer.
     pub fn layer(&self, part: usize) -> Option<(usize, Vec<&Parameter>)> {
         let step = self.parts[part].layer?;
@@ -237,7 +205,7 @@ impl Mixed {
             Operand::Parameter(p) => Some(p),
             Operand::Slot(_) | Operand::Constant(_) => None,
         });
-        Some((self.inputs + step, parameters.collect()))
+        Some((self.schedule.result(step), parameters.collect()))
     }
 
     /// Multiply-accumulates of operators that have a finer operand if these sides are finer, and of all operators.
@@ -249,70 +217,11 @@ impl Mixed {
         };
         let is_value = |s: usize| matches!(self.steps[s].action, Action::Round { .. });
         let reads_finer = |step: &Step| {
-            let mut read = self.reads(step).filter_map(|s| s.checked_sub(self.inputs));
+            let mut read = step.reads().into_iter().filter_map(|s| s.checked_sub(self.schedule.inputs()));
             read.any(|s| is_value(s) && is_finer(&self.steps[s]))
         };
         let works = |s: &&Step| matches!(s.action, Action::Compute { .. }) && (is_finer(s) || reads_finer(s));
         let sum = |steps: &mut dyn Iterator<Item = &Step>| steps.map(|s| s.macs).sum();
         (sum(&mut self.steps.iter().filter(works)), sum(&mut self.steps.iter()))
     }
-
-    fn reads<'a>(&self, step: &'a Step) -> Box<dyn Iterator<Item = usize> + 'a> {
-        match &step.action {
-            Action::Round { of, .. } => Box::new(std::iter::once(*of)),
-            Action::Compute { operands, .. } => Box::new(operands.iter().filter_map(|o| match o {
-                Operand::Slot(s) => Some(*s),
-                Operand::Constant(_) | Operand::Parameter(_) => None,
-            })),
-        }
-    }
-
-    fn evaluate<'a>(
-        &'a self,
-        step: &'a Step,
-        on: &Switches,
-        value: &dyn Fn(usize) -> Option<&'a Arc<Tensor>>,
-    ) -> Result<Arc<Tensor>, Diag> {
-        let missing = || Diag::new(Code::VERIFY, "a value is used before it is computed").at(&step.place);
-        match &step.action {
-            Action::Round { of, to } => {
-                let x = value(*of).ok_or_else(missing)?;
-                let is_on = step.part.is_none_or(|p| on.values[p] && self.parts[p].is_rounded);
-                if is_on { Ok(Arc::new(rounded(x, to)?)) } else { Ok(x.clone()) }
-            }
-            Action::Compute { op, attrs, operands, ty } => {
-                let is_on = step.part.is_none_or(|p| on.weights[p]);
-                let mut tensors: Vec<&Tensor> = Vec::with_capacity(operands.len());
-                for operand in operands {
-                    tensors.push(match operand {
-                        Operand::Slot(s) => value(*s).ok_or_else(missing)?,
-                        Operand::Constant(t) => t,
-                        Operand::Parameter(p) if is_on => &p.rounded,
-                        Operand::Parameter(p) => &p.real,
-                    });
-                }
-                let types: Vec<Type> = tensors.iter().map(|t| t.plain_type()).collect();
-                let operands: Vec<(&Tensor, &Type)> = tensors.into_iter().zip(&types).collect();
-                eval_node(*op, attrs, &operands, ty).map(Arc::new).map_err(|d| d.at(&step.place))
-            }
-        }
-    }
-}
-
-/// Real numbers to the nearest that a quantized type stands for.
-fn rounded(x: &Tensor, to: &Type) -> Result<Tensor, Diag> {
-    let (real, plain) = (to.with_elem(Elem::F32), Attrs::new(Opcode::QCast));
-    if let (Some(values), Some(u)) = (x.as_f32(), to.uniform().filter(|u| u.axis.is_none())) {
-        let bound = |b: i64| b.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
-        let (scale, zero, lo, hi) = (u.scale(), bound(u.zero_point()), bound(u.min), bound(u.max));
-        let one = |&x: &f32| edge::dequantize(edge::quantize(x, scale, zero, lo, hi), scale, zero);
-        return Ok(Tensor::f32(&x.dims, values.iter().map(one).collect()));
-    }
-    let codes = eval_node(Opcode::QCast, &plain, &[(x, &real)], to)?;
-    dequantized(&codes, to)
-}
-
-fn dequantized(codes: &Tensor, ty: &Type) -> Result<Tensor, Diag> {
-    let real = ty.with_elem(Elem::F32);
-    eval_node(Opcode::DCast, &Attrs::new(Opcode::DCast), &[(codes, ty)], &real)
 }

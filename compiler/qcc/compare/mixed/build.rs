@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use qcc_interp::Schedule;
 use qcc_ir::diag::Code;
 use qcc_ir::{Def, Diag, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId};
 use qcc_passes::op_traits::{clamps, selects};
 
-use super::{Action, Mixed, Operand, Parameter, Part, Step, dequantized};
+use super::evaluate::dequantized;
+use super::{Action, Mixed, Operand, Parameter, Part, Step};
 use crate::cost::multiply_accumulates;
 
 /// The type of a value on real numbers.
@@ -23,6 +25,8 @@ pub(super) struct Builder<'a> {
     g: &'a Graph,
     slots: HashMap<ValueId, usize>,
     steps: Vec<Step>,
+    /// How diagnostics call them.
+    names: Vec<String>,
     /// For each step that rounds: the step that stands for its part.
     root: HashMap<usize, usize>,
     /// The node of each step, and the value that it computes or rounds.
@@ -32,7 +36,7 @@ pub(super) struct Builder<'a> {
 impl<'a> Builder<'a> {
     pub(super) fn new(float: &'a Graph, g: &'a Graph) -> Builder<'a> {
         let slots = g.inputs().iter().enumerate().map(|(i, &v)| (v, i)).collect();
-        Builder { float, g, slots, steps: Vec::new(), root: HashMap::new(), origin: Vec::new() }
+        Builder { float, g, slots, steps: Vec::new(), names: Vec::new(), root: HashMap::new(), origin: Vec::new() }
     }
 
     pub(super) fn build(mut self) -> Result<Mixed, Diag> {
@@ -47,24 +51,15 @@ impl<'a> Builder<'a> {
         };
         let outputs: Vec<usize> = g.outputs().iter().map(slot).collect::<Result<_, Diag>>()?;
         let parts = self.parts(inputs);
-        let mut mixed = Mixed { inputs, steps: self.steps, outputs, parts };
-        let mut needed = vec![false; inputs + mixed.steps.len()];
-        mixed.outputs.iter().for_each(|&o| needed[o] = true);
-        for i in (0..mixed.steps.len()).rev() {
-            let read: Vec<usize> = mixed.reads(&mixed.steps[i]).chain([inputs + i]).collect();
-            for s in read {
-                if !std::mem::replace(&mut needed[s], true) {
-                    mixed.steps[i].last_used.push(s);
-                }
-            }
-        }
-        Ok(mixed)
+        let reads = self.names.into_iter().zip(self.steps.iter().map(Step::reads));
+        let schedule = Schedule::new(inputs, reads, &outputs);
+        Ok(Mixed { schedule, steps: self.steps, outputs, parts })
     }
 
     fn push(&mut self, n: NodeId, v: ValueId, action: Action) -> usize {
-        let place = self.g.describe(n);
+        self.names.push(self.g.describe(n));
         let macs = multiply_accumulates(self.g, n);
-        self.steps.push(Step { action, part: None, macs, place, last_used: Vec::new() });
+        self.steps.push(Step { action, part: None, macs });
         self.origin.push((n, v));
         let slot = self.g.inputs().len() + self.steps.len() - 1;
         self.slots.insert(self.g.result(n), slot);
@@ -102,10 +97,7 @@ impl<'a> Builder<'a> {
         let inputs = self.g.inputs().len();
         let step = &self.steps[slot.checked_sub(inputs)?];
         let Action::Compute { op, operands, .. } = &step.action else { return None };
-        let mut read = operands.iter().filter_map(|o| match o {
-            Operand::Slot(s) => Some(*s),
-            Operand::Constant(_) | Operand::Parameter(_) => None,
-        });
+        let mut read = operands.iter().filter_map(Operand::slot);
         let (Some(x), None) = (read.next(), read.next()) else { return None };
         let before = x.checked_sub(inputs)?;
         let Action::Round { to, .. } = &self.steps[before].action else { return None };
@@ -187,14 +179,7 @@ impl<'a> Builder<'a> {
                     Some(q) => part.sources.push(q),
                     None => {
                         let Some(step) = slot.checked_sub(inputs) else { continue };
-                        let read: Vec<usize> = match &self.steps[step].action {
-                            Action::Round { of, .. } => vec![*of],
-                            Action::Compute { operands, .. } => operands
-                                .iter()
-                                .filter_map(|o| if let Operand::Slot(s) = o { Some(*s) } else { None })
-                                .collect(),
-                        };
-                        open.extend(read.into_iter().filter(|&s| seen.insert(s)));
+                        open.extend(self.steps[step].reads().into_iter().filter(|&s| seen.insert(s)));
                     }
                 }
             }

@@ -20,7 +20,7 @@ impl Mixed {
         let (min, max) = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |e, &x| (e.0.min(x), e.1.max(x)));
         let range = Some(Range { min, max }).filter(|r| r.is_valid())?;
         let readers: Vec<(usize, &Step)> =
-            self.steps.iter().enumerate().filter(|(_, s)| self.reads(s).any(|s| s == slot)).collect();
+            self.steps.iter().enumerate().filter(|(_, s)| s.reads().contains(&slot)).collect();
         if !readers.is_empty() && readers.iter().all(|(_, s)| is_softmax_of_rows(s, x.dims.len())) {
             let row = x.dims.last().copied().filter(|&row| row > 0)?;
             let told = values.chunks(row).flat_map(|row| {
@@ -31,7 +31,7 @@ impl Mixed {
         }
         let mut needed: Option<Range> = None;
         for (i, step) in readers {
-            let result = self.inputs + i;
+            let result = self.schedule.result(i);
             let scale = self.steps.iter().find_map(|s| match &s.action {
                 Action::Round { of, to } if *of == result => to.uniform().map(|u| f64::from(u.scale())),
                 Action::Round { .. } | Action::Compute { .. } => None,
