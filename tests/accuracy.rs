@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use qcc::compare::{CompareOptions, Engine, Layer, Limit, Metric, Stages, Subject, compare, damage, layers, raise};
+use qcc::compare::{
+    CompareOptions, Engine, LayerReport, Limit, Metric, Stages, Subject, compare, damage, layers, raise,
+};
 use qcc::data::Dataset;
 use qcc::data::array::to_npy;
 use qcc::ir::{Attrs, Edit, Graph, Opcode, Tensor, Type, ValueId};
@@ -92,7 +94,7 @@ impl Case {
         (compiled, stages)
     }
 
-    fn report(&self) -> Vec<Layer> {
+    fn report(&self) -> Vec<LayerReport> {
         let ((compiled, stages), data) = (self.compile(), self.data());
         let path = self.folder.path().join("data.npy");
         let source = Source::from(self.graph.clone());
@@ -117,10 +119,15 @@ impl Case {
 }
 
 /// The layer with the greatest damage: its name, the kind of the cause, the text, and the flag that was tried.
-fn first(layers: &[Layer]) -> (String, &'static str, String, Option<String>) {
+fn first(layers: &[LayerReport]) -> (String, &'static str, String, Option<String>) {
     let damage = layers[0].damage.as_ref().expect("the stages were observed");
-    assert!(damage.mend.iter().all(|m| m.verified), "{damage:?}");
-    (layers[0].name.clone(), damage.cause.kind, damage.cause.text.clone(), damage.mend.as_ref().map(|m| m.flag.clone()))
+    assert!(damage.remedy.iter().all(|m| m.verified), "{damage:?}");
+    (
+        layers[0].name.clone(),
+        damage.cause.kind,
+        damage.cause.text.clone(),
+        damage.remedy.as_ref().map(|m| m.flag.clone()),
+    )
 }
 
 fn images(count: usize, greatest: f32) -> Tensor {
@@ -135,8 +142,8 @@ fn an_outlier_channel_is_named() {
     assert!(name.starts_with("conv") || name.starts_with("relu"), "{name}");
     assert_eq!((kind, flag.as_deref()), ("outlier-channel", Some("--equalize on")), "{text}");
     assert!(text.contains("channel 5 "), "{text}");
-    let mend = layers[0].damage.as_ref().and_then(|d| d.mend.clone()).unwrap();
-    assert!(mend.sqnr_db.unwrap() > case.ratio() + 6.0, "{mend:?}");
+    let remedy = layers[0].damage.as_ref().and_then(|d| d.remedy.clone()).unwrap();
+    assert!(remedy.sqnr_db.unwrap() > case.ratio() + 6.0, "{remedy:?}");
 }
 
 #[test]
@@ -166,16 +173,16 @@ fn a_row_of_the_range_table_that_clips_is_named() {
     assert!(flag.is_none_or(|f| f == "--precision conv=16"), "{text}");
 }
 
-/// Nearly all of what a threshold lets through is zero. What is called a mend is one on all samples.
+/// Nearly all of what a threshold lets through is zero. What is called a remedy is one on all samples.
 #[test]
 fn a_value_that_is_mostly_zero_is_named() {
     let case = Case::new(network_with(Opcode::ThresholdedRelu, &|_| 1.0), &images(16, 1.0), &images(8, 1.0));
     let layers = case.report();
     let damage = |name: &str| layers.iter().find(|l| l.name.starts_with(name)).and_then(|l| l.damage.as_ref()).unwrap();
     assert_eq!(damage("relu").cause.kind, "zero-heavy", "{:?}", damage("relu"));
-    for mend in layers.iter().filter_map(|l| l.damage.as_ref()).filter_map(|d| d.mend.as_ref()) {
-        assert!(mend.verified && mend.sqnr_db > mend.instead_of_db, "{mend:?}");
-        assert!((mend.instead_of_db.unwrap() - case.ratio()).abs() < 1e-6, "{mend:?}");
+    for remedy in layers.iter().filter_map(|l| l.damage.as_ref()).filter_map(|d| d.remedy.as_ref()) {
+        assert!(remedy.verified && remedy.sqnr_db > remedy.instead_of_db, "{remedy:?}");
+        assert!((remedy.instead_of_db.unwrap() - case.ratio()).abs() < 1e-6, "{remedy:?}");
     }
 }
 
@@ -213,7 +220,7 @@ fn a_shift_of_the_bias_is_named() {
     let weights =
         layers.iter().filter_map(|l| l.damage.as_ref()).find(|d| d.weights_share > 0.5).expect("weights do damage");
     assert_eq!(weights.cause.kind, "bias-shift", "{weights:?}");
-    assert_eq!(weights.mend.as_ref().map(|m| m.flag.as_str()), Some("--round-weights on"), "{weights:?}");
+    assert_eq!(weights.remedy.as_ref().map(|m| m.flag.as_str()), Some("--round-weights on"), "{weights:?}");
 }
 
 /// The noises of the parts, measured one at a time, add up to that of the whole.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use qcc::compare::{
-    Advice, CompareOptions, Comparison, Difference, Engine, Layer, Metric, Raised, Stages, Subject, compare, damage,
-    layers,
+    Advice, CompareOptions, Comparison, Difference, Engine, LayerReport, Metric, Raised, Stages, Subject, compare,
+    damage, layers,
 };
 use qcc::data::Dataset;
 use qcc::{Error, Source, compile_observed};
@@ -43,7 +43,7 @@ pub struct Compare {
     /// Compare layers too, over this many calls [default: 8, and 0 with --json]
     #[arg(long, value_name = "CALLS", num_args = 0..=1, default_missing_value = "8")]
     layers: Option<usize>,
-    /// Try what may mend the layers that do the most damage, also where that takes long
+    /// Try what may help against the layers that do the most damage, also where that takes long
     #[arg(long)]
     verify: bool,
     /// Threads; 0 for one a core
@@ -143,7 +143,7 @@ impl Compare {
     }
 }
 
-fn json(result: &Comparison, layers: &[Layer], raised: Option<(Vec<Raised>, f64)>) -> String {
+fn json(result: &Comparison, layers: &[LayerReport], raised: Option<(Vec<Raised>, f64)>) -> String {
     let mut value = serde_json::to_value(result).unwrap_or_default();
     if let Some((raised, work)) = raised {
         value["raised"] = serde_json::to_value(raised).unwrap_or_default();
@@ -195,7 +195,7 @@ fn decibels(x: Option<f64>) -> String {
     x.map_or("exact".to_string(), |x| format!("{x:.2}"))
 }
 
-fn text(result: &Comparison, layers: &[Layer], calls: usize) -> String {
+fn text(result: &Comparison, layers: &[LayerReport], calls: usize) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = writeln!(out, "{:<20}{}", "samples", result.samples);
@@ -243,7 +243,7 @@ fn text(result: &Comparison, layers: &[Layer], calls: usize) -> String {
 }
 
 /// Why the layers with the greatest shares lose accuracy, and what to do.
-fn causes(layers: &[Layer]) -> String {
+fn causes(layers: &[LayerReport]) -> String {
     let mut out = String::new();
     let notable = layers.iter().filter_map(|l| l.damage.as_ref().filter(|d| d.freed_db.is_some()).map(|d| (l, d)));
     for (layer, damage) in notable {
@@ -254,8 +254,8 @@ fn causes(layers: &[Layer]) -> String {
         let _ = writeln!(out, "  {}{side}, {:.1} % of the noise", layer.name, 100.0 * damage.share);
         let _ = writeln!(out, "    {}", damage.cause.text);
         let _ = writeln!(out, "    in real numbers: {} dB at the output", decibels(damage.freed_db));
-        let mend = damage.mend.as_ref().map_or("nothing that was tried mends it beyond chance".to_string(), advise);
-        let _ = writeln!(out, "    {mend}");
+        let remedy = damage.remedy.as_ref().map_or("nothing that was tried helps beyond chance".to_string(), advise);
+        let _ = writeln!(out, "    {remedy}");
     }
     out
 }
@@ -264,8 +264,8 @@ fn advise(advice: &Advice) -> String {
     let Advice { flag, sqnr_db, instead_of_db, verified } = advice;
     let instead = format!("instead of {}", decibels(*instead_of_db));
     match (verified, sqnr_db) {
-        (true, Some(db)) => format!("mend: {flag} (tried: {db:.2} dB {instead})"),
-        (false, Some(db)) => format!("mend: {flag} ({db:.2} dB {instead} expected)"),
-        (_, None) => format!("may mend: {flag} (not tried; --verify does)"),
+        (true, Some(db)) => format!("remedy: {flag} (tried: {db:.2} dB {instead})"),
+        (false, Some(db)) => format!("remedy: {flag} ({db:.2} dB {instead} expected)"),
+        (_, None) => format!("may help: {flag} (not tried; --verify does)"),
     }
 }

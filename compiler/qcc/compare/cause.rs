@@ -1,6 +1,6 @@
-//! Why a part of a network loses accuracy, and what mends it.
+//! Why a part of a network loses accuracy.
 //!
-//! | cause | is named where | mends, in the order in which they are tried |
+//! | cause | is named where | remedies, in the order in which they are tried |
 //! |---|---|---|
 //! | `clipped` | what is cut off has more power than what is rounded | samples that reach so far; `--method minmax` |
 //! | `few-codes` | the samples use less than half of the range | `--method percentile`, `mse` |
@@ -15,16 +15,10 @@
 //! The first five are about the value, the others about the weights of the layer that computes it; those of the side that does
 //! more damage are asked. Behind all others comes `--precision`, which gives that side 16 bits.
 
-use std::path::PathBuf;
-
 use qcc_ir::Type;
-use qcc_passes::{Method, Precision};
 use serde::Serialize;
 
-use super::mixed::Side;
 use super::seen::{Seen, Shift, WeightFacts};
-use crate::Options;
-use crate::options::Calibration;
 
 /// How many times the median channel an outlier reaches.
 const OUTLIER: f64 = 4.0;
@@ -150,113 +144,6 @@ fn percent(share: f64) -> String {
     if share >= 0.1 || share == 0.0 { format!("{share:.1} %") } else { format!("{share:.4} %") }
 }
 
-/// A change of flags.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Mend {
-    /// Samples from which ranges are found.
-    Calibrate(PathBuf),
-    /// How ranges follow from samples.
-    Method(Method),
-    /// The pass `equalize`.
-    Equalize,
-    /// The pass `round-weights`.
-    RoundWeights,
-    /// 16 bits for a value or for the weights of a layer.
-    Precision(String, Side),
-}
-
-impl Mend {
-    /// The flag on the command line.
-    pub fn flag(&self) -> String {
-        match self {
-            Mend::Calibrate(path) => format!("--calibrate {}", quoted(&path.display().to_string())),
-            Mend::Method(method) => format!("--method {method}"),
-            Mend::Equalize => "--equalize on".to_string(),
-            Mend::RoundWeights => "--round-weights on".to_string(),
-            Mend::Precision(name, side) => format!("--precision {}", quoted(&format!("{}=16", item(name, *side)))),
-        }
-    }
-
-    /// The options with the change.
-    pub fn apply(&self, options: &Options) -> Options {
-        let mut options = options.clone();
-        match self {
-            Mend::Calibrate(path) => options.calibration = Some(Calibration::Path(path.clone())),
-            Mend::Method(method) => options.method = *method,
-            Mend::Equalize => options.corrections.equalize = true,
-            Mend::RoundWeights => options.corrections.round_weights = true,
-            Mend::Precision(name, side) => {
-                options.precision.insert(item(name, *side), Precision::Bits16);
-            }
-        }
-        options
-    }
-}
-
-/// The name under which the precision of a part is given.
-pub(crate) fn item(name: &str, side: Side) -> String {
-    match side {
-        Side::Value => name.to_string(),
-        Side::Weights => format!("{name}{}", qcc_passes::quant::precision::WEIGHTS),
-    }
-}
-
-/// Text as a shell takes it for one word.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,+@%".contains(c);
-    if text.chars().all(plain) { text.to_string() } else { format!("'{}'", text.replace('\'', "'\\''")) }
-}
-
-/// What may mend a cause, the likeliest first, less what the options say already. `data` are the samples that are compared.
-pub(crate) fn mends(cause: &Cause, options: &Options, data: &std::path::Path) -> Vec<Mend> {
-    let mut found = Vec::new();
-    let table = options.ranges.is_some();
-    let sampled = options.calibration.is_some();
-    let mut add = |mend: Mend| {
-        let works = match &mend {
-            Mend::Calibrate(path) => {
-                !table && !matches!(&options.calibration, Some(Calibration::Path(known)) if known == path)
-            }
-            // Ranges from a table, or from the model alone, know no method.
-            Mend::Method(method) => sampled && !table && options.method != *method,
-            Mend::Equalize => sampled && !options.corrections.equalize,
-            Mend::RoundWeights => sampled && !options.corrections.round_weights,
-            Mend::Precision(..) => true,
-        };
-        if works && !found.contains(&mend) {
-            found.push(mend);
-        }
-    };
-    if !sampled {
-        add(Mend::Calibrate(data.to_path_buf()));
-    }
-    match cause.kind {
-        "clipped" => {
-            add(Mend::Method(Method::MinMax));
-            add(Mend::Calibrate(data.to_path_buf()));
-        }
-        "few-codes" | "rare-values" => {
-            add(Mend::Method(Method::Percentile));
-            add(Mend::Method(Method::Mse));
-        }
-        "outlier-channel" => {
-            add(Mend::Equalize);
-            add(Mend::Method(Method::Mse));
-        }
-        "zero-heavy" => {
-            add(Mend::Method(Method::Mse));
-            add(Mend::Method(Method::Kl));
-        }
-        "bias-shift" | "weight-outlier" => add(Mend::RoundWeights),
-        "coarse-weights" => {
-            add(Mend::Equalize);
-            add(Mend::RoundWeights);
-        }
-        _ => {}
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use qcc_ir::{Elem, Range, Tensor, Uniform};
@@ -291,18 +178,5 @@ mod tests {
         assert_eq!(seen(&rare, &[1, 1, 1, 5001], (0.0, 1.0)).kind, "rare-values");
         let zeros: Vec<f32> = (0..100).map(|i| if i % 20 == 0 { 1.0 } else { 0.0 }).collect();
         assert_eq!(seen(&zeros, &[1, 1, 10, 10], (0.0, 1.0)).kind, "zero-heavy");
-    }
-
-    #[test]
-    fn a_mend_is_offered_only_if_it_changes_something() {
-        let outlier = cause("outlier-channel", String::new());
-        let data = std::path::Path::new("my images");
-        let offered = |options: &Options| mends(&outlier, options, data).iter().map(Mend::flag).collect::<Vec<_>>();
-        let mut options = Options::default();
-        assert_eq!(offered(&options), ["--calibrate 'my images'"]);
-        options.calibration = Some(Calibration::Path("x".into()));
-        assert_eq!(offered(&options), ["--equalize on", "--method mse"]);
-        options.corrections.equalize = true;
-        assert_eq!(offered(&options), ["--method mse"]);
     }
 }

@@ -7,7 +7,7 @@
 
 use qcc_ir::{Graph, Tensor, Type};
 
-use super::reals;
+use super::noise::reals;
 
 /// Classes that count for the top-5 share.
 pub(crate) const TOP: usize = 5;

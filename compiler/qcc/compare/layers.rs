@@ -11,39 +11,15 @@ use std::collections::{HashMap, HashSet};
 use qcc_interp::Evaluator;
 use qcc_ir::{Graph, Tensor, Uniform, ValueId};
 use qcc_passes::Samples;
-use serde::Serialize;
 
-use super::damage::Damage;
-use super::noise::Noise;
-use super::reals;
+use super::noise::{Noise, reals};
+use super::report::LayerReport;
 use crate::data::Dataset;
 use crate::edge::{Boundary, run_time_scales};
 use crate::{Compiled, Error};
 
 /// Most float operators that one integer operator stands for.
 const CHAIN: usize = 5;
-
-/// One value of the model in both forms.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Layer {
-    /// Name of the value.
-    pub name: String,
-    /// Integer operator that computes it.
-    pub op: String,
-    /// Signal-to-noise ratio of the value; `None` if there is no noise.
-    pub sqnr_db: Option<f64>,
-    /// How much of it was lost here: the least ratio of the values that it is computed from, less its own.
-    pub loss_db: f64,
-    /// Cosine of the angle between the float and the integer value.
-    pub cosine: f64,
-    /// Least and greatest float value.
-    pub float_range: (f64, f64),
-    /// Least and greatest value that the integers can stand for; over all calls where each has a scale of its own.
-    pub int_range: (f64, f64),
-    /// What it does to the output, if that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub damage: Option<Damage>,
-}
 
 /// Running sums of one value.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +40,7 @@ impl Default for Sums {
 }
 
 /// Compares the first `limit` calls, value by value; the most damaging first.
-pub fn layers(compiled: &Compiled, data: &Dataset, limit: usize) -> Result<Vec<Layer>, Error> {
+pub fn layers(compiled: &Compiled, data: &Dataset, limit: usize) -> Result<Vec<LayerReport>, Error> {
     let (float_graph, graph) = (compiled.source(), compiled.graph());
     let (float, int) = (Evaluator::new(float_graph), Evaluator::new(graph));
     let candidates: HashMap<ValueId, Vec<ValueId>> = graph
@@ -102,7 +78,7 @@ pub fn layers(compiled: &Compiled, data: &Dataset, limit: usize) -> Result<Vec<L
         observed.max_by(|a, b| a.ratio().total_cmp(&b.ratio()))
     };
     let sums: HashMap<ValueId, Sums> = all.into_iter().filter_map(|(v, s)| Some((v, nearest(s)?))).collect();
-    let mut found: Vec<Layer> = sums.iter().map(|(&v, s)| s.layer(graph, v, &sums)).collect();
+    let mut found: Vec<LayerReport> = sums.iter().map(|(&v, s)| s.layer(graph, v, &sums)).collect();
     found.sort_by(|a, b| b.loss_db.total_cmp(&a.loss_db).then_with(|| a.name.cmp(&b.name)));
     Ok(found)
 }
@@ -164,11 +140,11 @@ impl Sums {
         self.range = (self.range.0.min(float), self.range.1.max(float));
     }
 
-    fn layer(&self, graph: &Graph, v: ValueId, all: &HashMap<ValueId, Sums>) -> Layer {
+    fn layer(&self, graph: &Graph, v: ValueId, all: &HashMap<ValueId, Sums>) -> LayerReport {
         let own = self.noise.decibels();
         let before = sources(graph, v, all).filter_map(|s| all[&s].noise.decibels()).reduce(f64::min);
         let norm = (self.noise.signal * self.power).sqrt();
-        Layer {
+        LayerReport {
             name: graph.name_of(v).to_string(),
             op: graph.producer(v).map_or("input", |n| graph.op(n).name()).to_string(),
             sqnr_db: own,

@@ -2,8 +2,6 @@
 
 use qcc_ir::Tensor;
 
-use super::reals;
-
 /// Sums over elements, from which ratios follow. Elements that are not finite in either model count only if they differ: as
 /// noise without bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -58,6 +56,11 @@ impl Noise {
         reals(expected).iter().zip(&reals(found)).for_each(|(&a, &b)| sum.add(a, b));
         sum
     }
+}
+
+/// Elements as real numbers.
+pub(crate) fn reals(tensor: &Tensor) -> Vec<f64> {
+    qcc_ir::for_data!(&tensor.data, v => v.iter().map(|&x| x as f64).collect())
 }
 
 /// The sums of all.

@@ -10,10 +10,11 @@ use qcc_ir::diag::Code;
 use qcc_passes::{Precision, Samples as _};
 use serde::Serialize;
 
-use super::cause::item;
-use super::damage::measure;
+use super::account::measure;
+use super::comparison::{CompareOptions, Comparison, compare};
+use super::metrics::Metric;
 use super::mixed::{Mixed, Side, Stages};
-use super::{CompareOptions, Comparison, Metric, compare};
+use super::remedy::item;
 use crate::data::Dataset;
 use crate::engine::Engine;
 use crate::{Compiled, Error, Options, Source, compile_observed};

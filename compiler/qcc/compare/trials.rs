@@ -1,23 +1,26 @@
-//! What mends a cause is tried before it is called a mend.
+//! A remedy is tried before it is called one.
 //!
 //! The model is compiled again with the flag and compared on the same samples. Corrections fit every layer anew, so that any
-//! change moves the output a little, for the better or the worse: a mend must lower the noise by [`GAIN`] decibels, and by more than the
+//! change moves the output a little, for the better or the worse: a remedy must lower the noise by [`GAIN`] decibels, and by more than the
 //! samples leave in doubt.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use qcc_passes::Samples as _;
-use serde::Serialize;
 
-use super::cause::{Cause, Mend, mends};
-use super::damage::Subject;
+use super::cause::Cause;
+use super::comparison::{CompareOptions, least, noises};
+use super::interval;
+use super::metrics::Difference;
 use super::noise::Noise;
-use super::{CompareOptions, Difference, interval, least, noises};
+use super::remedy::{Remedy, remedies};
+use super::report::Advice;
+use super::subject::Subject;
 use crate::engine::Engine;
 use crate::{Compiled, Error, Options, compile};
 
-/// Mends that are tried at most.
+/// Remedies that are tried at most.
 const TRIED: usize = 8;
 
 /// Calls on which they are, if there are so many: more than layers are looked at, since a few do not tell a gain from chance. Small
@@ -27,26 +30,13 @@ const CALLS: usize = 64;
 /// See [`CALLS`].
 const WORK: u64 = 16_000_000_000;
 
-/// Decibels that a mend must gain to be called one.
+/// Decibels that a remedy must gain to be called one.
 const GAIN: f64 = 0.1;
 
-/// Multiply-accumulates of a calibration up to which mends are tried unasked.
+/// Multiply-accumulates of a calibration up to which remedies are tried unasked.
 pub const VERIFIED_UNASKED: u64 = 4_000_000_000;
 
-/// A flag that mends.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Advice {
-    /// As it is written on the command line.
-    pub flag: String,
-    /// Signal-to-noise ratio of the outputs that is to be expected with it, or that was measured; `None` if not known.
-    pub sqnr_db: Option<f64>,
-    /// The ratio without it, on the same samples.
-    pub instead_of_db: Option<f64>,
-    /// Whether it was tried.
-    pub verified: bool,
-}
-
-/// Mends that have been tried: the ratio that each reached, if it gains.
+/// Remedies that have been tried: the ratio that each reached, if it gains.
 pub(super) struct Trials<'a> {
     subject: &'a Subject<'a>,
     enabled: bool,
@@ -61,7 +51,7 @@ impl<'a> Trials<'a> {
     pub(super) fn new(subject: &'a Subject<'a>, macs: u64) -> Trials<'a> {
         let samples = match &subject.options.calibration {
             Some(crate::Calibration::Samples(samples)) => samples.len(),
-            // Where ranges come from the model, the mend is to calibrate with the samples compared.
+            // Where ranges come from the model, the remedy is to calibrate with the samples compared.
             Some(crate::Calibration::Path(_)) | None => subject.data.0.len(),
         };
         let small = macs.saturating_mul(samples as u64) <= VERIFIED_UNASKED;
@@ -69,58 +59,62 @@ impl<'a> Trials<'a> {
         Trials { subject, enabled: subject.verify || small, calls, reached: HashMap::new(), plain: None }
     }
 
-    /// The best of what may mend a cause; `precise` is expected to bring the ratio from the first to the second of `expected`.
+    /// The best of what may help against a cause; `precise` is expected to bring the ratio from the first to the second of `expected`.
     pub(super) fn choose(
         &mut self,
         cause: &Cause,
-        precise: Mend,
+        precise: Remedy,
         expected: (Option<f64>, Option<f64>),
         path: &Path,
     ) -> Result<Option<Advice>, Error> {
-        let candidates = mends(cause, self.subject.options, path);
+        let candidates = remedies(cause, self.subject.options, path);
         let ratio = |r: Option<f64>| r.unwrap_or(f64::INFINITY);
         if !self.enabled {
             let untried =
-                |mend: &Mend| Advice { flag: mend.flag(), sqnr_db: None, instead_of_db: None, verified: false };
+                |remedy: &Remedy| Advice { flag: remedy.flag(), sqnr_db: None, instead_of_db: None, verified: false };
             let (from, to) = (ratio(expected.0), ratio(expected.1));
             // Where real numbers would bring nothing, nothing else will.
             let gains = to >= from + GAIN;
             return Ok(gains.then(|| match candidates.first() {
-                Some(mend) => untried(mend),
+                Some(remedy) => untried(remedy),
                 None => Advice { sqnr_db: Some(to), instead_of_db: Some(from), ..untried(&precise) },
             }));
         }
         if self.plain.is_none() {
             self.plain = Some(self.noises(self.subject.options)?);
         }
-        let mut best: Option<(Mend, f64)> = None;
-        for mend in candidates.into_iter().chain([precise]) {
+        let mut best: Option<(Remedy, f64)> = None;
+        for remedy in candidates.into_iter().chain([precise]) {
             // What costs no time when the model runs comes before what does.
-            let costly = matches!(mend, Mend::Precision(..));
+            let costly = matches!(remedy, Remedy::Precision(..));
             if costly && best.is_some() {
                 break;
             }
-            let Some(reached) = self.reach(&mend) else { continue };
+            let Some(reached) = self.reach(&remedy) else { continue };
             if best.as_ref().is_none_or(|b| reached > b.1) {
-                best = Some((mend, reached));
+                best = Some((remedy, reached));
             }
         }
         let instead_of_db = self.plain.as_deref().and_then(least).map(|(_, db)| db);
-        let advice =
-            |(mend, db): (Mend, f64)| Advice { flag: mend.flag(), sqnr_db: Some(db), instead_of_db, verified: true };
+        let advice = |(remedy, db): (Remedy, f64)| Advice {
+            flag: remedy.flag(),
+            sqnr_db: Some(db),
+            instead_of_db,
+            verified: true,
+        };
         Ok(best.map(advice))
     }
 
-    /// The ratio with a mend; `None` if it gains nothing, if the model does not compile with it, or if enough were tried.
-    fn reach(&mut self, mend: &Mend) -> Option<f64> {
-        let flag = mend.flag();
+    /// The ratio with a remedy; `None` if it gains nothing, if the model does not compile with it, or if enough were tried.
+    fn reach(&mut self, remedy: &Remedy) -> Option<f64> {
+        let flag = remedy.flag();
         if let Some(known) = self.reached.get(&flag) {
             return *known;
         }
         if self.reached.len() >= TRIED {
             return None;
         }
-        let found = self.noises(&mend.apply(self.subject.options)).ok();
+        let found = self.noises(&remedy.apply(self.subject.options)).ok();
         let reached = found.as_deref().zip(self.plain.as_deref()).and_then(|(found, plain)| gained(plain, found));
         self.reached.insert(flag, reached);
         reached
