@@ -10,7 +10,7 @@ random. Columns:
 
     float32        the faster of ONNX Runtime and OpenVINO
     static         qcc, ranges known beforehand; takes and gives floats
-    core           the same model without its float edge: takes and gives 8-bit integers
+    core           the same model without its float interface: takes and gives 8-bit integers
     dynamic        qcc --mode int8_dynamic: ranges found in the run itself; takes and gives floats
 
 How time is taken: see bench_peers.py. Models that would need more than --memory together run one after another.

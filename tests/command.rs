@@ -73,7 +73,7 @@ fn codes_with_a_sign_are_taken() {
     assert_eq!(found, "y [1, 4] u8: [100, 123, 128, 255]\n");
 }
 
-/// Classes and the numbers of words are integers: such a model is compiled without float edge, and run as any other.
+/// Classes and the numbers of words are integers: such a model is compiled without a float interface, and run as any other.
 #[test]
 fn plain_integers_need_no_flag() {
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -86,7 +86,7 @@ fn plain_integers_need_no_flag() {
     std::fs::write(folder.path().join("labels.qir"), text).expect("temporary file");
     let built = qcc(folder.path(), &["labels.qir", "-o", "labels.so", "--input-range", "0:255"]);
     assert_eq!(built.status.code(), Some(0), "{}", stderr(&built));
-    assert!(stderr(&built).contains("%label of type tensor<1xi64> has no float edge"), "{}", stderr(&built));
+    assert!(stderr(&built).contains("%label of type tensor<1xi64> has no float interface"), "{}", stderr(&built));
     let x = qcc::data::array::to_npy(&qcc::ir::Tensor::f32(&[1, 4], vec![1.0, 3.0, 200.0, 2.0])).expect("an array");
     std::fs::write(folder.path().join("x.npy"), x).expect("temporary file");
     for model in ["labels.so", "labels.qir"] {
@@ -153,7 +153,7 @@ fn the_compiled_example_is_certified_and_described() {
         serde_json::from_str(&done(folder.path(), &["check", "example.so", "--json"])).unwrap();
     assert_eq!((&json["float_instructions"], &json["float_free"]), (&0.into(), &true.into()));
     let described = done(folder.path(), &["inspect", "example.so"]);
-    assert!(described.contains("float edge            yes") && described.contains(".rodata"), "{described}");
+    assert!(described.contains("float interface       yes") && described.contains(".rodata"), "{described}");
     assert!(done(folder.path(), &["inspect", EXAMPLE]).contains("nn.conv2d"));
     let bench = done(folder.path(), &["bench", "example.so", "--seconds", "0.1", "--json"]);
     let bench: serde_json::Value = serde_json::from_str(&bench).unwrap();

@@ -15,13 +15,13 @@ use qcc_runtime::{Model, Pool, TensorRef};
 use graphs::{random_graph, random_matrices};
 
 fn options(graph: &Graph, target: Target) -> Options {
-    let float_edge = graph.outputs().iter().all(|&v| graph.ty(v).uniform().is_some());
+    let float_interface = graph.outputs().iter().all(|&v| graph.ty(v).uniform().is_some());
     let manifest = qcc_runtime::Manifest::default();
     // Everything goes through the pool, however small.
     Options {
         target,
         name: "random".into(),
-        float_edge,
+        float_interface,
         shared_from: 0,
         tuning: Default::default(),
         hash: [7; 32],
@@ -52,7 +52,7 @@ fn first_difference(graph: &Graph, input: &Tensor) -> String {
         let wanted = Evaluator::new(&alone).run(std::slice::from_ref(input)).expect("ran before");
         let wanted = wanted[0].as_u8().expect("u8");
         for target in Target::all_runnable() {
-            let options = Options { float_edge: false, ..options(&alone, target) };
+            let options = Options { float_interface: false, ..options(&alone, target) };
             let jit = emit::jit::compile(&alone, &options).expect("compiled before");
             let got = outputs_of(&jit.model, input, None).remove(0);
             if let Some(at) = got.iter().zip(wanted).position(|(a, b)| a != b) {

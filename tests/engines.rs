@@ -170,7 +170,7 @@ fn meeting() -> String {
 /// Floats become bytes, and bytes floats, wherever channels of all numbers lie: by pixels, in planes that are longer or shorter than
 /// blocks of a leaf, in several images.
 #[test]
-fn engines_agree_on_the_float_edge() {
+fn engines_agree_on_the_float_interface() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let pool = Pool::new(3).expect("threads");
     let shapes = [
@@ -269,7 +269,7 @@ fn engines_agree_where_scales_of_run_time_meet() {
 
 /// Between an input and an output that are the same numbers in another place nothing is computed, and both are converted.
 #[test]
-fn what_is_only_moved_passes_the_float_edge() {
+fn what_is_only_moved_passes_the_float_interface() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let ty = "!quant.uniform<u8:f32, 0.5:3>";
     for (dims, node) in [
@@ -297,7 +297,7 @@ fn what_is_only_moved_passes_the_float_edge() {
 
 /// Parts of an input that are moved within a model begin behind its first number.
 #[test]
-fn parts_of_inputs_pass_the_float_edge() {
+fn parts_of_inputs_pass_the_float_interface() {
     let ty = "!quant.uniform<u8:f32, 0.5:3>";
     let text = format!(
         "graph @parts(%x: tensor<1x4x16x16x{ty}>) -> (tensor<1x4x16x16x{ty}>) {{

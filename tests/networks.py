@@ -5,7 +5,7 @@ fully to integers.
 usage: networks.py [--qcc PATH] [--nets NAME,..] [--size PIXELS] [--opsets 11,13,17,18] [--quick] [--ort]
 
 For each net: opset x exporter (legacy, dynamo) x batch normalization (folded, kept) x batch (static, dynamic). Every file is
-compiled, `qcc check` must find no float instruction outside the float edge, and one file a net is calibrated on 8 normal
+compiled, `qcc check` must find no float instruction outside the float interface, and one file a net is calibrated on 8 normal
 samples and compared with float on 4 others. With `--ort`, ONNX Runtime's static int8 (QDQ, U8S8, per channel, the same samples) is
 measured beside it, and qcc may be 0.5 dB below it at most. Weights are random, seeded; files go to a temporary folder.
 

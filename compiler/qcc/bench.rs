@@ -64,7 +64,7 @@ pub struct Subject<'m> {
 }
 
 impl<'m> Subject<'m> {
-    /// Memory and inputs for runs on integers or, where the model has a float edge, on real numbers.
+    /// Memory and inputs for runs on integers or, where the model has a float interface, on real numbers.
     pub fn new(model: &'m Model, pool: &'m Pool, io: Io) -> Result<Subject<'m>, Error> {
         let session = model.session();
         let session = if pool.threads() > 1 { session.with_pool(pool) } else { session };

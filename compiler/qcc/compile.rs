@@ -62,8 +62,8 @@ pub struct Report {
     pub derived_ranges: bool,
     /// Whether weights and biases would have been corrected, had there been samples beside the range table.
     pub uncorrected: bool,
-    /// Why there is no float edge although one was asked for.
-    pub no_float_edge: Option<String>,
+    /// Why there is no float interface although one was asked for.
+    pub no_float_interface: Option<String>,
     /// The passes that ran.
     pub pipeline: String,
     /// What each did.
@@ -113,12 +113,12 @@ pub fn compile_observed(
         source: source.file_name(),
         ..Manifest::default()
     };
-    let refusal = options.float_edge.then(|| qcc_codegen::program::no_float_edge(&graph)).flatten();
-    report.no_float_edge = refusal.map(|diag| diag.message);
+    let refusal = options.float_interface.then(|| qcc_codegen::program::float_interface_refusal(&graph)).flatten();
+    report.no_float_interface = refusal.map(|diag| diag.message);
     let codegen = qcc_codegen::Options {
         target: options.target,
         name: model_name(options, &source, &imported),
-        float_edge: options.float_edge && report.no_float_edge.is_none(),
+        float_interface: options.float_interface && report.no_float_interface.is_none(),
         shared_from: qcc_codegen::SHARED_FROM,
         tuning: options.tuning.clone(),
         hash,

@@ -1,4 +1,4 @@
-//! Real numbers in and out of an integer model, by the equations of its float edge.
+//! Real numbers in and out of an integer model, by the equations of its float interface.
 
 use qcc_ir::{Data, Elem, Int, Tensor, Type};
 use qcc_num::dynamic::SCALE_SUFFIX;

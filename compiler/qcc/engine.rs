@@ -139,7 +139,7 @@ impl Runner<'_> {
         let (ins, outs) = &self.engine.boundary;
         let fail = |e: RunError| Error::new(Code::DATA, e.to_string());
         let outputs = match (&self.engine.form, &mut self.session) {
-            (Form::Code(model), Some(session)) if io == Io::Float && model.has_float_edge() => {
+            (Form::Code(model), Some(session)) if io == Io::Float && model.has_float_interface() => {
                 let views: Vec<_> = inputs.iter().map(|t| view(t, &t.dims)).collect();
                 return Ok(session.run_f32(&views).map_err(fail)?.iter().map(taken).collect());
             }

@@ -65,7 +65,7 @@ pub struct Options {
     pub name: Option<String>,
     /// Whether the model also takes and gives floats; one that takes or gives plain integers, such as the numbers of words or of
     /// classes, takes and gives integers only.
-    pub float_edge: bool,
+    pub float_interface: bool,
     /// Extents that the model leaves open.
     pub shapes: ImportOptions,
     /// Samples from which ranges are found.
@@ -101,7 +101,7 @@ impl Default for Options {
         Options {
             target: Target::native(),
             name: None,
-            float_edge: true,
+            float_interface: true,
             shapes: ImportOptions::default(),
             calibration: None,
             mode: Mode::default(),
@@ -127,7 +127,7 @@ impl Options {
         let mut put = |name: &str, value: String| record.insert(name.to_string(), value);
         put("target", self.target.name().to_string());
         put("vectors", self.target.vectors.to_string());
-        put("io", if self.float_edge { "float" } else { "int" }.to_string());
+        put("io", if self.float_interface { "float" } else { "int" }.to_string());
         put("method", self.method.to_string());
         if self.mode != Mode::default() {
             put("mode", self.mode.name().to_string());

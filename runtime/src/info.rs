@@ -80,7 +80,7 @@ pub struct ModelInfo {
     /// Multiply-accumulates of one call.
     pub macs: u64,
     /// True if `run_f32` exists.
-    pub has_float_edge: bool,
+    pub has_float_interface: bool,
 }
 
 /// A description that is damaged, or that this version cannot hold or understand.
@@ -134,11 +134,11 @@ impl ModelInfo {
         let mut out = Vec::with_capacity(size_of::<QccModelInfo>() + tensors().count() * size_of::<QccTensorInfo>());
         let header = [
             ABI_VERSION,
-            field("header_bytes", size_of::<QccModelInfo>())?,
-            field("tensor_bytes", size_of::<QccTensorInfo>())?,
-            field("n_inputs", self.inputs.len())?,
-            field("n_outputs", self.outputs.len())?,
-            u32::from(self.has_float_edge),
+            size_of::<QccModelInfo>() as u32,
+            size_of::<QccTensorInfo>() as u32,
+            self.inputs.len() as u32,
+            self.outputs.len() as u32,
+            u32::from(self.has_float_interface),
         ];
         out.extend(header.iter().flat_map(|v| v.to_le_bytes()));
         let wide = [self.scratch_bytes, self.scratch_align, self.cpu_features.bits(), self.macs];
@@ -202,7 +202,7 @@ impl ModelInfo {
             scratch_align: header.scratch_align,
             cpu_features: CpuFeatures::from_bits(header.cpu_features),
             macs: header.macs,
-            has_float_edge: header.has_float_edge != 0,
+            has_float_interface: header.has_float_edge != 0,
         };
         model.check()?;
         Ok(model)
@@ -299,7 +299,7 @@ mod tests {
             scratch_align: 64,
             cpu_features: CpuFeatures::AVX2,
             macs: 1_000_000,
-            has_float_edge: true,
+            has_float_interface: true,
         }
     }
 

@@ -117,7 +117,7 @@ impl Model {
     }
 
     /// True if [`Model::run_f32`] works.
-    pub fn has_float_edge(&self) -> bool {
+    pub fn has_float_interface(&self) -> bool {
         self.entry.run_f32.is_some()
     }
 }

@@ -319,7 +319,7 @@ mod tests {
             scratch_align: 64,
             cpu_features: CpuFeatures::NONE,
             macs: 0,
-            has_float_edge: true,
+            has_float_interface: true,
         }
     }
 

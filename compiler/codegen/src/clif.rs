@@ -21,6 +21,16 @@ pub fn cast(b: &mut FunctionBuilder<'_>, kind: Type, value: Value) -> Value {
     b.ins().bitcast(kind, MemFlagsData::new().with_endianness(Endianness::Little), value)
 }
 
+/// The integer type of an element of this size.
+pub fn lane_type(bytes: usize) -> Type {
+    match bytes {
+        1 => types::I8,
+        2 => types::I16,
+        4 => types::I32,
+        _ => types::I64,
+    }
+}
+
 /// A constant in every lane.
 pub fn splat(b: &mut FunctionBuilder<'_>, kind: Type, value: i64) -> Value {
     let value = b.ins().iconst(kind.lane_type(), value);
@@ -87,9 +97,9 @@ fn single(b: &mut FunctionBuilder<'_>, acc: Value, mult: Value, point: u32) -> V
         let sum = b.ins().iadd(p, e);
         cast(b, types::I8X16, sum)
     });
-    let words = high_halves(b, moved);
+    let i16s = high_halves(b, moved);
     let half = splat(b, types::I32X4, 1 << (point - 33));
-    let sum = b.ins().iadd(words, half);
+    let sum = b.ins().iadd(i16s, half);
     b.ins().sshr_imm_s(sum, point - 32)
 }
 
@@ -130,9 +140,9 @@ pub fn sum_lanes(b: &mut FunctionBuilder<'_>, lanes: Value) -> Value {
 
 /// The terms `r` of equation (2) for eight bytes of a residual, widened to 16 bits:
 /// `x * (R / 2^8) + (x * (R mod 2^8)) / 2^8`, both products in 16 bits.
-pub fn residual_term(b: &mut FunctionBuilder<'_>, words: Value, mult: u16) -> Value {
+pub fn residual_term(b: &mut FunctionBuilder<'_>, i16s: Value, mult: u16) -> Value {
     let (high, low) = (splat(b, types::I16X8, i64::from(mult >> 8)), splat(b, types::I16X8, i64::from(mult & 0xFF)));
-    let (high, low) = (b.ins().imul(words, high), b.ins().imul(words, low));
+    let (high, low) = (b.ins().imul(i16s, high), b.ins().imul(i16s, low));
     let low = b.ins().ushr_imm_s(low, 8);
     b.ins().iadd(high, low)
 }
@@ -154,25 +164,25 @@ pub fn requantize_with(
     for (acc, mult) in highs.iter_mut().zip(mult) {
         *acc = scaled(b, *acc, mult, e, false);
     }
-    let mut words = [b.ins().snarrow(highs[0], highs[1]), b.ins().snarrow(highs[2], highs[3])];
+    let mut i16s = [b.ins().snarrow(highs[0], highs[1]), b.ins().snarrow(highs[2], highs[3])];
     if let Some((bytes, mult)) = residual {
         let halves = [b.ins().uwiden_low(bytes), b.ins().uwiden_high(bytes)];
-        for (word, half) in words.iter_mut().zip(halves) {
+        for (vector, half) in i16s.iter_mut().zip(halves) {
             let term = residual_term(b, half, mult);
-            *word = b.ins().sadd_sat(*word, term);
+            *vector = b.ins().sadd_sat(*vector, term);
         }
     }
-    narrow(b, &words, e)
+    narrow(b, &i16s, e)
 }
 
 /// Equations (3) and (4) of [`qcc_num::requant`], or the end of (15): one or two vectors of 16-bit lanes to bytes.
-pub fn narrow(b: &mut FunctionBuilder<'_>, words: &[Value], e: &Epilogue) -> Value {
+pub fn narrow(b: &mut FunctionBuilder<'_>, i16s: &[Value], e: &Epilogue) -> Value {
     let offset = splat(b, types::I16X8, i64::from(e.offset));
-    let mut shifted = words.to_vec();
-    for word in &mut shifted {
-        *word = b.ins().sadd_sat(*word, offset);
+    let mut shifted = i16s.to_vec();
+    for vector in &mut shifted {
+        *vector = b.ins().sadd_sat(*vector, offset);
         if e.single == 0 {
-            *word = b.ins().sshr_imm_s(*word, i64::from(FRACTION_BITS));
+            *vector = b.ins().sshr_imm_s(*vector, i64::from(FRACTION_BITS));
         }
     }
     let bytes = b.ins().unarrow(shifted[0], shifted[shifted.len() - 1]);
@@ -213,7 +223,7 @@ pub fn interleave_bytes(b: &mut FunctionBuilder<'_>, x: Value, y: Value) -> [Val
 }
 
 /// The same of pairs of bytes.
-pub fn interleave_words(b: &mut FunctionBuilder<'_>, x: Value, y: Value) -> [Value; 2] {
+pub fn interleave_i16(b: &mut FunctionBuilder<'_>, x: Value, y: Value) -> [Value; 2] {
     interleave(b, x, y, 2)
 }
 

@@ -1,10 +1,10 @@
 //! Integer graphs into machine code.
 //!
 //! ```text
-//! graph (int.*, tensor.*) --plan--> places and steps --program--> tasks, leaf kernels, entry points --emit--> JIT | model.so
+//! graph (int.*, tensor.*) --plan--> views and steps --program--> tasks, kernels, entry points --emit--> JIT | model.so
 //! ```
 //! [`plan`] decides where every value lies; [`program`] writes one function for each step in Cranelift IR; the steps that
-//! multiply call leaf kernels, described once against the vector machine of [`machine`] and encoded by it for wide registers
+//! multiply call microkernels, described once against the vector machine of [`machine`] and encoded by it for wide registers
 //! or as Cranelift IR; [`emit`] turns the module into a running model or into files. The only crate that knows Cranelift.
 
 pub mod check;
@@ -29,7 +29,7 @@ pub struct Options {
     /// Name of the model: the part of exported symbols between `qcc_` and `_run`.
     pub name: String,
     /// Whether `run_f32` exists.
-    pub float_edge: bool,
+    pub float_interface: bool,
     /// Least time of a task, by a rough estimate in nanoseconds, for which other threads are called in; see [`SHARED_FROM`].
     pub shared_from: u64,
     /// Digest of the source model and of the options that it was compiled with.

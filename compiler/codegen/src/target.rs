@@ -8,7 +8,7 @@ use cranelift_codegen::settings::{self, Configurable};
 use qcc_ir::{Diag, diag::Code};
 use qcc_runtime::CpuFeatures;
 
-use crate::machine::{Dot, Shape};
+use crate::machine::{Dot, VectorShape};
 
 /// Instruction set of the compiled model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,12 +40,12 @@ pub enum Backend {
 
 impl Backend {
     /// The numbers of its machine.
-    pub fn shape(self) -> &'static Shape {
+    pub fn shape(self) -> &'static VectorShape {
         match self {
-            Backend::Clif => &Shape::CLIF,
-            Backend::Ymm(Dot::Words) => &Shape::AVX2,
-            Backend::Ymm(Dot::Vex | Dot::Evex) => &Shape::AVX_VNNI,
-            Backend::Avx512 => &Shape::AVX512,
+            Backend::Clif => &VectorShape::CLIF,
+            Backend::Ymm(Dot::I16Pairs) => &VectorShape::AVX2,
+            Backend::Ymm(Dot::Vex | Dot::Evex) => &VectorShape::AVX_VNNI,
+            Backend::Avx512 => &VectorShape::AVX512,
         }
     }
 }
@@ -141,7 +141,7 @@ impl Target {
     pub fn backend(&self) -> Backend {
         match (self.level, self.vectors) {
             (Level::X86V2 | Level::Aarch64, _) | (_, Vectors::V128) => Backend::Clif,
-            (Level::X86V3 | Level::X86V4, _) => Backend::Ymm(Dot::Words),
+            (Level::X86V3 | Level::X86V4, _) => Backend::Ymm(Dot::I16Pairs),
             (Level::X86V3Vnni, _) => Backend::Ymm(Dot::Vex),
             (Level::X86V4Vnni, Vectors::V256) => Backend::Ymm(Dot::Evex),
             (Level::X86V4Vnni, Vectors::Widest) => Backend::Avx512,
@@ -149,7 +149,7 @@ impl Target {
     }
 
     /// True if other steps than products, too, have kernels beyond Cranelift's vectors.
-    pub fn has_wide_kernels(&self) -> bool {
+    pub fn has_vector_kernels(&self) -> bool {
         self.backend() != Backend::Clif
     }
 

@@ -28,7 +28,7 @@ fn a_model_answers_for_the_cpu_it_is_on() {
         let options = Options {
             target,
             name: "clamp".into(),
-            float_edge: false,
+            float_interface: false,
             shared_from: 0,
             hash: [7; 32],
             manifest: qcc_runtime::Manifest::default(),

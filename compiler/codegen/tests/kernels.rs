@@ -1,4 +1,4 @@
-//! Leaf kernels of every back end against plain loops, bit for bit, with nothing written where nothing belongs.
+//! Microkernels of every back end against plain loops, bit for bit, with nothing written where nothing belongs.
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::Function;
@@ -10,13 +10,13 @@ use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Module, default_libcall_names};
 use iced_x86::{Decoder, DecoderOptions, EncodingKind, Formatter, GasFormatter, Instruction};
 use qcc_codegen::Target;
-use qcc_codegen::kernel::conv::{self, ConvSpec, MEASURED_STEP, Output, Residual};
-use qcc_codegen::kernel::{pack, peak};
-use qcc_codegen::machine::{Dot, Shape};
+use qcc_codegen::kernel::microkernel::{self, MEASURED_STEP, Microkernel, MicrokernelSpec, Output, Residual};
+use qcc_codegen::kernel::peak;
+use qcc_codegen::machine::{Dot, VectorShape};
 use qcc_codegen::target::Backend;
 use qcc_num::requant::{self, Epilogue};
 
-type Leaf = unsafe extern "C" fn(*const u8, *const u8, *const i32, *const i32, *mut u8, *const u8, usize, *const u8);
+type Code = unsafe extern "C" fn(*const u8, *const u8, *const i32, *const i32, *mut u8, *const u8, usize, *const u8);
 
 /// Test values.
 struct Random(qcc_num::random::Random);
@@ -35,10 +35,10 @@ impl Random {
     }
 }
 
-/// A leaf with everything it works on.
+/// A microkernel with everything it works on.
 #[derive(Debug)]
 struct Case {
-    spec: ConvSpec,
+    spec: MicrokernelSpec,
     rows: usize,
     input: Vec<u8>,
     weights: Vec<i8>,
@@ -48,25 +48,19 @@ struct Case {
     output: Vec<u8>,
 }
 
-impl Case {
-    fn random(seed: u64) -> Case {
-        let r = &mut Random::new(seed);
-        let (width, channels) = (if r.chance(3) { r.within(1, 9) } else { r.within(1, 60) }, r.within(1, 64));
-        let strip = if r.chance(2) { 1 } else { r.within(2, 7) };
-        let rows = strip * r.within(0, 5usize.div_ceil(strip));
-        // Pixels that are evenly spaced across rows, as those of a matrix product.
-        let even = r.chance(4);
-        let slack = |r: &mut Random, most: usize| if even { 0 } else { r.within(0, most) };
-        let (k_rows, segments) = (r.within(1, 3), if r.chance(2) { 1 } else { r.within(2, 5) });
-        let left_out = if r.chance(2) { [0; 2] } else { [r.within(0, 2), r.within(0, 2)] };
-        let packed_rows = left_out[0] + k_rows + left_out[1];
-        let run = if r.chance(4) { r.within(40, 140) } else { r.within(1, 40) };
-        let stored = if r.chance(5) { 4 } else { 1 };
-        let pixel_step = r.within(1, run + 8);
-        let segment_step = r.within(1, run + 20);
-        let k_row_step = width * pixel_step + slack(r, 90);
-        let out_pixel_step = stored * channels + r.within(0, 20);
-        let out_row_step = width * out_pixel_step + slack(r, 40);
+/// What becomes of accumulators that are requantized.
+struct RandomRequant {
+    epilogue: Epilogue,
+    residual: Option<Residual>,
+}
+
+impl RandomRequant {
+    fn new(
+        r: &mut Random,
+        channels: usize,
+        width: usize,
+        slack: impl Fn(&mut Random, usize) -> usize,
+    ) -> RandomRequant {
         let residual = r.chance(2).then(|| {
             let pixel_step = channels + r.within(0, 9);
             Residual { mult: r.within(0, 32767) as u16, pixel_step, row_step: width * pixel_step + slack(r, 9) }
@@ -76,57 +70,101 @@ impl Case {
         let offset = if r.chance(8) { i16::MIN } else { r.within(0, 16000) as i16 };
         let single = if residual.is_none() && r.chance(3) { r.within(33, 61) as u32 } else { 0 };
         let (shl, offset) = if single > 0 { (shl.min(3), offset % 256) } else { (shl, offset) };
-        let epilogue = Epilogue { shl, offset, single, lo, hi };
-        let raw = if r.chance(2) { Output::Raw } else { Output::Measured };
-        let output = if stored == 4 { raw } else { Output::Requant { epilogue, residual, acc_bound: None } };
-        let in_row_step = k_row_step * if even { 1 } else { r.within(1, 2) };
-        let pixel_terms = !matches!(output, Output::Requant { residual: Some(_), .. }) && r.chance(3);
-        let spec = ConvSpec {
-            width,
-            panel: if r.chance(2) { 0 } else { r.within(1, 4) },
-            strip,
-            ahead: if r.chance(2) { 0 } else { r.within(1, 9000) },
-            channels,
-            k_rows,
-            left_out,
-            k_row_step,
-            segments,
-            segment_step,
-            run,
-            pixel_step,
-            in_row_step,
-            out_pixel_step,
-            out_row_step,
-            pixel_terms,
-            output,
-        };
-        let reach = rows * in_row_step + k_rows * k_row_step + width * pixel_step + segments * segment_step + run + 3;
-        // Multipliers that spread the results over some hundred units; wild ones reach every saturation.
-        let wild = r.chance(4);
-        let spread = 1i64 << if wild { 31 } else { 14 };
-        let point = if single > 0 { single } else { 38 };
-        let typical =
-            ((1u64 << (point.min(56) + 7)) / (8_000 * ((k_rows * segments * run) as f64).sqrt() as u64)) >> shl;
-        let greatest = if wild { 1 << 31 } else { typical.min(1 << 31) };
-        let bias = (0..channels).map(|_| (r.0.bits() as i64 % spread) as i32).collect();
-        // Next to the quotient by an even number every tie lies within one rounding to single precision.
-        let near_ties = single > 0 && r.chance(2);
-        let mult = (0..channels)
-            .map(|_| match near_ties {
-                true => ((1u64 << single) / (2 * r.within(1, 4000) as u64) + r.0.bits() % 3).min((1 << 31) - 1) as i32,
-                false => (r.0.bits() % greatest) as i32,
-            })
-            .collect();
-        let row_step = residual.filter(|_| !pixel_terms).map_or(4 * width, |r| r.row_step);
+        RandomRequant { epilogue: Epilogue { shl, offset, single, lo, hi }, residual }
+    }
+}
+
+/// A description, a number of rows, and the requantization that it has if it has one.
+fn random_spec(r: &mut Random) -> (MicrokernelSpec, usize, RandomRequant) {
+    let (width, channels) = (if r.chance(3) { r.within(1, 9) } else { r.within(1, 60) }, r.within(1, 64));
+    let block_rows = if r.chance(2) { 1 } else { r.within(2, 7) };
+    let rows = block_rows * r.within(0, 5usize.div_ceil(block_rows));
+    // Pixels that are evenly spaced across rows, as those of a matrix product.
+    let even = r.chance(4);
+    let slack = |r: &mut Random, most: usize| if even { 0 } else { r.within(0, most) };
+    let (k_rows, segments) = (r.within(1, 3), if r.chance(2) { 1 } else { r.within(2, 5) });
+    let left_out = if r.chance(2) { [0; 2] } else { [r.within(0, 2), r.within(0, 2)] };
+    let run = if r.chance(4) { r.within(40, 140) } else { r.within(1, 40) };
+    let stored = if r.chance(5) { 4 } else { 1 };
+    let pixel_step = r.within(1, run + 8);
+    let segment_step = r.within(1, run + 20);
+    let k_row_step = width * pixel_step + slack(r, 90);
+    let out_pixel_step = stored * channels + r.within(0, 20);
+    let out_row_step = width * out_pixel_step + slack(r, 40);
+    let requant = RandomRequant::new(r, channels, width, slack);
+    let raw = if r.chance(2) { Output::Raw } else { Output::Measured };
+    let output = match stored {
+        4 => raw,
+        _ => Output::Requant { epilogue: requant.epilogue, residual: requant.residual, acc_bound: None },
+    };
+    let in_row_step = k_row_step * if even { 1 } else { r.within(1, 2) };
+    let pixel_terms = !matches!(output, Output::Requant { residual: Some(_), .. }) && r.chance(3);
+    let spec = MicrokernelSpec {
+        width,
+        panel_vectors: if r.chance(2) { 0 } else { r.within(1, 4) },
+        block_rows,
+        prefetch_bytes: if r.chance(2) { 0 } else { r.within(1, 9000) },
+        channels,
+        k_rows,
+        left_out,
+        k_row_step,
+        segments,
+        segment_step,
+        run,
+        pixel_step,
+        in_row_step,
+        out_pixel_step,
+        out_row_step,
+        pixel_terms,
+        output,
+    };
+    (spec, rows, requant)
+}
+
+/// Biases and multipliers that spread the results over some hundred units; wild ones reach every saturation.
+fn random_factors(r: &mut Random, s: &MicrokernelSpec, epilogue: &Epilogue) -> (Vec<i32>, Vec<i32>) {
+    let Epilogue { single, shl, .. } = *epilogue;
+    let wild = r.chance(4);
+    let spread = 1i64 << if wild { 31 } else { 14 };
+    let point = if single > 0 { single } else { 38 };
+    let typical =
+        ((1u64 << (point.min(56) + 7)) / (8_000 * ((s.k_rows * s.segments * s.run) as f64).sqrt() as u64)) >> shl;
+    let greatest = if wild { 1 << 31 } else { typical.min(1 << 31) };
+    let bias = (0..s.channels).map(|_| (r.0.bits() as i64 % spread) as i32).collect();
+    // Next to the quotient by an even number every tie lies within one rounding to single precision.
+    let near_ties = single > 0 && r.chance(2);
+    let mult = (0..s.channels)
+        .map(|_| match near_ties {
+            true => ((1u64 << single) / (2 * r.within(1, 4000) as u64) + r.0.bits() % 3).min((1 << 31) - 1) as i32,
+            false => (r.0.bits() % greatest) as i32,
+        })
+        .collect();
+    (bias, mult)
+}
+
+impl Case {
+    fn random(seed: u64) -> Case {
+        let r = &mut Random::new(seed);
+        let (spec, rows, requant) = random_spec(r);
+        let s = &spec;
+        let reach = rows * s.in_row_step
+            + s.k_rows * s.k_row_step
+            + s.width * s.pixel_step
+            + s.segments * s.segment_step
+            + s.run
+            + 3;
+        let (bias, mult) = random_factors(r, s, &requant.epilogue);
+        let packed_rows = s.left_out[0] + s.k_rows + s.left_out[1];
+        let row_step = requant.residual.filter(|_| !s.pixel_terms).map_or(4 * s.width, |r| r.row_step);
         let residual_bytes = rows * row_step + 1;
         let mut case = Case {
             rows,
             input: (0..reach).map(|_| r.0.bits() as u8).collect(),
-            weights: (0..channels * packed_rows * segments * run).map(|_| (r.0.bits() % 255) as i8).collect(),
+            weights: (0..s.channels * packed_rows * s.segments * s.run).map(|_| (r.0.bits() % 255) as i8).collect(),
             bias,
             mult,
             residual: (0..residual_bytes).map(|_| r.0.bits() as u8).collect(),
-            output: vec![0xA5; rows * out_row_step + 64],
+            output: vec![0xA5; rows * s.out_row_step + 64],
             spec,
         };
         if r.chance(2) {
@@ -138,7 +176,7 @@ impl Case {
         case
     }
 
-    /// Row, pixel, channel and accumulator, by the equation of [`conv`].
+    /// Row, pixel, channel and accumulator, by the equation of [`MicrokernelSpec`].
     fn accumulators(&self) -> impl Iterator<Item = (usize, usize, usize, i32)> {
         let s = &self.spec;
         let pixels = (0..self.rows).flat_map(|row| (0..s.width).map(move |x| (row, x)));
@@ -186,27 +224,27 @@ impl Case {
         output
     }
 
-    /// The whole output buffer as `leaf` leaves it, and the extrema behind it, `leaf` being made for `shape`.
-    fn run(&self, leaf: Leaf, shape: &Shape) -> Vec<u8> {
+    /// The whole output buffer as the code of `kernel` leaves it, and the extrema behind it.
+    fn run(&self, code: Code, kernel: &Microkernel) -> Vec<u8> {
         let mut output = self.output.clone();
-        let weights = pack::pack_weights(&self.spec, shape, &self.weights);
-        assert_eq!(weights.len(), pack::packed_weights(&self.spec, shape));
-        let bias = pack::pack_channels(&self.spec, shape, &self.bias);
-        let mut mult = pack::pack_multipliers(&self.spec, shape, &self.mult);
+        let weights = kernel.pack_weights(&self.weights);
+        assert_eq!(weights.len(), kernel.packed_bytes());
+        let bias = kernel.pack_channels(&self.bias);
+        let mut mult = kernel.pack_multipliers(&self.mult);
         if self.spec.output == Output::Measured {
             mult = vec![0; MEASURED_STEP / 2];
         }
         let (input, residual) = (self.input.as_ptr(), self.residual.as_ptr());
-        // SAFETY: the buffers were sized from the description, with the slack that a leaf may read.
+        // SAFETY: the buffers were sized from the description, with the slack that a microkernel may read.
         unsafe {
-            leaf(
+            code(
                 input,
                 weights.as_ptr(),
                 bias.as_ptr(),
                 mult.as_mut_ptr(),
                 output.as_mut_ptr(),
                 residual,
-                self.rows / self.spec.strip,
+                self.rows / self.spec.block_rows,
                 input,
             )
         };
@@ -249,24 +287,24 @@ impl Jit {
         self.module.get_finalized_function(id)
     }
 
-    fn clif_leaf(&mut self, spec: &ConvSpec) -> Leaf {
+    fn clif_code(&mut self, kernel: &Microkernel) -> Code {
         let config = self.module.target_config();
-        let function = conv::emit_clif(spec, config, &mut self.context).unwrap();
-        // SAFETY: the function was made with the signature of a leaf.
-        unsafe { std::mem::transmute::<*const u8, Leaf>(self.clif(function)) }
+        let function = microkernel::emit_clif(kernel, config, &mut self.context).unwrap();
+        // SAFETY: the function was made with the signature of a microkernel.
+        unsafe { std::mem::transmute::<*const u8, Code>(self.clif(function)) }
     }
 
-    fn coded_leaf(&mut self, spec: &ConvSpec, backend: Backend) -> Leaf {
-        let code = conv::machine_code(spec, backend).unwrap().expect("a back end that makes machine code");
+    fn machine_code(&mut self, kernel: &Microkernel, backend: Backend) -> Code {
+        let code = microkernel::machine_code(kernel, backend).unwrap().expect("a back end that makes machine code");
         // SAFETY: as above.
-        unsafe { std::mem::transmute::<*const u8, Leaf>(self.bytes(&code)) }
+        unsafe { std::mem::transmute::<*const u8, Code>(self.bytes(&code)) }
     }
 }
 
 /// Back ends that make machine code which runs on this CPU.
 fn coded() -> Vec<Backend> {
     let backends = Target::all_runnable().iter().map(Target::backend).collect::<Vec<_>>();
-    let all = [Backend::Ymm(Dot::Words), Backend::Ymm(Dot::Vex), Backend::Ymm(Dot::Evex), Backend::Avx512];
+    let all = [Backend::Ymm(Dot::I16Pairs), Backend::Ymm(Dot::Vex), Backend::Ymm(Dot::Evex), Backend::Avx512];
     all.into_iter().filter(|backend| backends.contains(backend)).collect()
 }
 
@@ -292,21 +330,22 @@ fn baseline() -> OwnedTargetIsa {
 
 fn check(
     seeds: std::ops::Range<u64>,
-    shape: &Shape,
+    shape: &'static VectorShape,
     isa: impl Fn() -> OwnedTargetIsa,
-    make: impl Fn(&mut Jit, &ConvSpec) -> Leaf,
+    make: impl Fn(&mut Jit, &Microkernel) -> Code,
 ) {
     for seed in seeds {
         let case = Case::random(seed);
         let mut jit = Jit::new(isa());
-        let got = case.run(make(&mut jit, &case.spec), shape);
+        let kernel = Microkernel::new(case.spec.clone(), shape);
+        let got = case.run(make(&mut jit, &kernel), &kernel);
         let want = case.expected();
-        if let Some(place) = (0..want.len()).find(|&i| got[i] != want[i]) {
-            let (row, rest) = (place / case.spec.out_row_step, place % case.spec.out_row_step);
+        if let Some(at) = (0..want.len()).find(|&i| got[i] != want[i]) {
+            let (row, rest) = (at / case.spec.out_row_step, at % case.spec.out_row_step);
             let (pixel, byte) = (rest / case.spec.out_pixel_step, rest % case.spec.out_pixel_step);
             panic!(
                 "seed {seed}: row {row} pixel {pixel} byte {byte}: {} for {}; {} rows of {:?}",
-                got[place], want[place], case.rows, case.spec
+                got[at], want[at], case.rows, case.spec
             );
         }
         // SAFETY: nothing of the module is in use any more.
@@ -316,20 +355,20 @@ fn check(
 
 #[test]
 fn clif_equals_the_reference() {
-    check(0..150, &Shape::CLIF, native, Jit::clif_leaf);
+    check(0..150, &VectorShape::CLIF, native, Jit::clif_code);
 }
 
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn clif_without_vnni_equals_the_reference() {
-    check(0..60, &Shape::CLIF, baseline, Jit::clif_leaf);
+    check(0..60, &VectorShape::CLIF, baseline, Jit::clif_code);
 }
 
 #[test]
 fn machine_code_equals_the_reference() {
     for backend in coded() {
         println!("{backend:?}");
-        check(0..400, backend.shape(), native, |jit, spec| jit.coded_leaf(spec, backend));
+        check(0..400, backend.shape(), native, |jit, kernel| jit.machine_code(kernel, backend));
     }
 }
 
@@ -339,8 +378,8 @@ fn machine_code_equals_the_reference() {
 #[cfg(target_arch = "x86_64")]
 fn both_encodings_of_the_256_bit_dot_are_one_kernel() {
     for seed in 0..50 {
-        let spec = Case::random(seed).spec;
-        let code = |dot| conv::machine_code(&spec, Backend::Ymm(dot)).unwrap().expect("machine code");
+        let kernel = Microkernel::new(Case::random(seed).spec, &VectorShape::AVX_VNNI);
+        let code = |dot| microkernel::machine_code(&kernel, Backend::Ymm(dot)).unwrap().expect("machine code");
         let (vex, evex) = (instructions(&code(Dot::Vex)), instructions(&code(Dot::Evex)));
         assert_eq!(vex.len(), evex.len(), "seed {seed}");
         let mut dots = 0;
@@ -382,7 +421,7 @@ fn small_tiles_equal_the_reference() {
         case.rows = 2;
         case.spec.output = if channels % 2 == 0 { Output::Measured } else { Output::Raw };
         let s = &mut case.spec;
-        (s.width, s.strip, s.channels, s.k_rows, s.segments, s.run) = (width, 1, channels, 1, 1, run);
+        (s.width, s.block_rows, s.channels, s.k_rows, s.segments, s.run) = (width, 1, channels, 1, 1, run);
         s.left_out = [0; 2];
         (s.pixel_step, s.in_row_step, s.out_pixel_step, s.out_row_step) =
             (run, width * run, 4 * channels, 4 * width * channels);
@@ -392,11 +431,15 @@ fn small_tiles_equal_the_reference() {
         case.bias = (0..channels as i32).collect();
         case.mult = case.bias.clone();
         case.output = vec![0xA5; 2 * width * channels * 4 + 64];
-        let leaf = jit.clif_leaf(&case.spec);
-        assert_eq!(case.run(leaf, &Shape::CLIF), case.expected(), "CLIF, {width} x {channels} x {run}");
+        let kernel = Microkernel::new(case.spec.clone(), &VectorShape::CLIF);
+        assert_eq!(case.run(jit.clif_code(&kernel), &kernel), case.expected(), "CLIF, {width} x {channels} x {run}");
         for backend in coded() {
-            let leaf = jit.coded_leaf(&case.spec, backend);
-            assert_eq!(case.run(leaf, backend.shape()), case.expected(), "{backend:?}, {width} x {channels} x {run}");
+            let kernel = Microkernel::new(case.spec.clone(), backend.shape());
+            assert_eq!(
+                case.run(jit.machine_code(&kernel, backend), &kernel),
+                case.expected(),
+                "{backend:?}, {width} x {channels} x {run}"
+            );
         }
     }
 }
@@ -406,11 +449,11 @@ fn impossible_descriptions_are_refused() {
     let good = Case::random(3).spec;
     assert!(good.validate().is_ok());
     for bad in [
-        ConvSpec { channels: 0, ..good.clone() },
-        ConvSpec { channels: 65, ..good.clone() },
-        ConvSpec { run: 0, ..good.clone() },
-        ConvSpec { strip: 0, ..good.clone() },
-        ConvSpec { pixel_step: 1 << 30, ..good.clone() },
+        MicrokernelSpec { channels: 0, ..good.clone() },
+        MicrokernelSpec { channels: 65, ..good.clone() },
+        MicrokernelSpec { run: 0, ..good.clone() },
+        MicrokernelSpec { block_rows: 0, ..good.clone() },
+        MicrokernelSpec { pixel_step: 1 << 30, ..good.clone() },
     ] {
         assert!(bad.validate().is_err(), "{bad:?}");
     }

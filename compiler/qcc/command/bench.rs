@@ -60,7 +60,7 @@ impl Bench {
             (measure(&model, self.threads, self.io.into(), time, start)?, Vec::new())
         } else {
             let mut options = self.flags.options(0)?;
-            options.float_edge = self.io == Io::Float;
+            options.float_interface = self.io == Io::Float;
             let mut compiled = compile(self.file.as_path(), &options)?;
             self.tune.apply(&mut compiled)?;
             let program = compiled.jit_program()?;

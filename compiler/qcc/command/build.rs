@@ -86,7 +86,7 @@ impl Build {
         let model = self.model.as_ref().ok_or_else(|| usage("no model is given").help("qcc model.onnx -o model.so"))?;
         let emit = self.emit()?;
         let mut options = self.flags.options(self.threads)?;
-        options.float_edge = self.io == Io::Float;
+        options.float_interface = self.io == Io::Float;
         let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         options.name = self.name.clone().or(stem);
         let mut compiled = match self.limit.limit(model, &options)? {
@@ -157,7 +157,7 @@ pub fn announce(compiled: &Compiled) {
         };
         terminal::note(&format!("ranges: {source}{hint}"));
     }
-    if let Some(why) = &report.no_float_edge {
+    if let Some(why) = &report.no_float_interface {
         terminal::note(&format!("integers in and out only: {why}"));
     }
 }

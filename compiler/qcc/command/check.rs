@@ -34,7 +34,7 @@ impl Check {
 }
 
 fn text(report: &Report) -> String {
-    let (integer, edge) = (&report.integer, &report.edge);
+    let (integer, edge) = (&report.integer, &report.float_interface);
     let mut out = String::new();
     let sections = |t: &Tally| t.sections.join(", ");
     // Writing to a string cannot fail.
@@ -55,7 +55,7 @@ fn text(report: &Report) -> String {
     if edge.instructions > 0 {
         let _ = writeln!(
             out,
-            "{} float instructions in the float edge ({} instructions in {}), which is apart",
+            "{} float instructions in the float interface ({} instructions in {}), which is apart",
             edge.float,
             edge.instructions,
             sections(edge)
@@ -79,7 +79,7 @@ fn json(report: &Report) -> String {
         "float_free": report.is_float_free(),
         "machine": report.machine,
         "integer": tally(&report.integer),
-        "edge": tally(&report.edge),
+        "edge": tally(&report.float_interface),
         "findings": findings,
     });
     format!("{all}\n")

@@ -70,7 +70,7 @@ impl Compare {
     pub fn execute(&self) -> Result<(), Error> {
         let mut options = self.flags.options(self.threads)?;
         // The conversion outside of the model is the same.
-        options.float_edge = false;
+        options.float_interface = false;
         if self.json && self.metric.is_some() && self.max_drop.is_none() {
             return Err(usage("--metric picks one line of the text, and --json has all of them").help("leave one out"));
         }

@@ -51,7 +51,7 @@ impl Inspect {
         row("CPU features", info.cpu_features.to_string());
         row("multiply-accumulates", info.macs.to_string());
         row("scratch", format!("{} bytes", info.scratch_bytes));
-        row("float edge", if info.has_float_edge { "yes" } else { "no" }.to_string());
+        row("float interface", if info.has_float_interface { "yes" } else { "no" }.to_string());
         for (what, list) in [("input", &info.inputs), ("output", &info.outputs)] {
             for t in list {
                 let quant = t.quant.map_or(String::new(), |q| format!(", {:?} * (stored - {})", q.scale, q.zero_point));

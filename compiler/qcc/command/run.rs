@@ -101,7 +101,7 @@ impl Run {
             let graph = qcc::Source::from(self.file.as_path()).load(&options)?;
             return Ok(Engine::of_graph(&graph));
         }
-        options.float_edge = self.io == Io::Float;
+        options.float_interface = self.io == Io::Float;
         let compiled = compile(self.file.as_path(), &options)?;
         announce(&compiled);
         if self.interp { Ok(Engine::of_graph(compiled.graph())) } else { Engine::jit(&compiled) }

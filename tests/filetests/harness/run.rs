@@ -46,7 +46,7 @@ fn execute(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let options = Options {
             target,
             name: "filetest".into(),
-            float_edge: false,
+            float_interface: false,
             shared_from: 0,
             tuning: Default::default(),
             hash: [7; 32],

@@ -4,31 +4,31 @@
 //! "Data Processing -- Scalar Floating-Point and Advanced SIMD" (`x111`), whose subgroups are told apart below in the manual's order.
 //! SVE and SME (`0010`, `0000` with bit 31) are none of what qcc emits.
 
-use super::Class;
 use super::flow::{Decoded, Flow, Isa};
+use super::report::Class;
 
 /// Instructions of four bytes.
 pub(super) const ISA: Isa = Isa { decode, write };
 
 fn decode(bytes: &[u8], address: u64) -> Option<Decoded> {
-    let w = word(bytes)?;
+    let w = instruction(bytes)?;
     Some(Decoded { bytes: 4, class: classify(w)?, flow: flow(w, address), address: None })
 }
 
-fn word(bytes: &[u8]) -> Option<u32> {
+fn instruction(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk().map(|b| u32::from_le_bytes(*b))
 }
 
 fn write(bytes: &[u8], _: u64) -> String {
-    match word(bytes) {
-        Some(word) => format!(".inst {word:#010x}"),
+    match instruction(bytes) {
+        Some(bits) => format!(".inst {bits:#010x}"),
         None => format!("{bytes:02x?}"),
     }
 }
 
-/// Bits `high..=low` of a word.
-fn bits(word: u32, high: u32, low: u32) -> u32 {
-    word >> low & ((1 << (high - low + 1)) - 1)
+/// Bits `high..=low` of an instruction.
+fn bits(instruction: u32, high: u32, low: u32) -> u32 {
+    instruction >> low & ((1 << (high - low + 1)) - 1)
 }
 
 /// Branches, exception generation and system instructions (C4.1.93).
@@ -59,7 +59,7 @@ fn flow(w: u32, address: u64) -> Flow {
     }
 }
 
-/// The class of an instruction; `None` for words that the manual leaves unallocated.
+/// The class of an instruction; `None` for those that the manual leaves unallocated.
 pub(super) fn classify(w: u32) -> Option<Class> {
     match bits(w, 28, 25) {
         // Data processing with an immediate; branches and system; loads and stores; data processing in registers.

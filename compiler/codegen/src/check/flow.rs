@@ -1,6 +1,7 @@
 //! Which bytes of the code are instructions, by following control flow.
 
-use super::{Class, EDGE_TEXT, Finding, Problem, Tally};
+use super::report::{Class, Finding, Problem, Tally};
+use crate::emit::link::FLOAT_TEXT;
 
 /// Where execution goes after an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +72,7 @@ pub(super) struct Walk<'d> {
     /// Addresses that execution reaches and that are not decoded yet, all within sections.
     open: Vec<u64>,
     integer: Tally,
-    edge: Tally,
+    float_interface: Tally,
 }
 
 impl<'d> Section<'d> {
@@ -89,8 +90,8 @@ impl<'d> Section<'d> {
         (offset < self.data.len()).then_some(offset)
     }
 
-    fn is_edge(&self) -> bool {
-        self.name == EDGE_TEXT
+    fn is_float_text(&self) -> bool {
+        self.name == FLOAT_TEXT
     }
 }
 
@@ -100,21 +101,21 @@ impl<'d> Walk<'d> {
         functions.sort_by_key(|f| (f.start, std::cmp::Reverse(f.size)));
         functions.dedup_by_key(|f| f.start);
         let open = functions.iter().map(|f| f.start).collect();
-        Walk { isa, sections, functions, open, integer: Tally::default(), edge: Tally::default() }
+        Walk { isa, sections, functions, open, integer: Tally::default(), float_interface: Tally::default() }
     }
 
-    /// Decodes everything; the results are those of integer code and of the float edge.
+    /// Decodes everything; the results are those of integer code and of the float interface.
     pub fn run(mut self) -> (Tally, Tally) {
         self.follow();
         self.sweep();
         for section in &self.sections {
-            let tally = if section.is_edge() { &mut self.edge } else { &mut self.integer };
+            let tally = if section.is_float_text() { &mut self.float_interface } else { &mut self.integer };
             tally.sections.push(section.name.clone());
             tally.unreached_bytes += section.marks.iter().filter(|m| **m == Mark::Unseen).count() as u64;
         }
         self.integer.findings.sort_by_key(|f| f.address);
-        self.edge.findings.sort_by_key(|f| f.address);
-        (self.integer, self.edge)
+        self.float_interface.findings.sort_by_key(|f| f.address);
+        (self.integer, self.float_interface)
     }
 
     /// Control flow from all open addresses.
@@ -196,8 +197,8 @@ impl<'d> Walk<'d> {
 
     /// A reference between sections.
     fn refer(&mut self, from: usize, to: usize, address: u64, text: impl Fn() -> String) {
-        if self.sections[to].is_edge() && !self.sections[from].is_edge() {
-            self.find(from, address, Problem::EntersEdge, text());
+        if self.sections[to].is_float_text() && !self.sections[from].is_float_text() {
+            self.find(from, address, Problem::EntersFloatText, text());
         }
     }
 
@@ -207,7 +208,7 @@ impl<'d> Walk<'d> {
     }
 
     fn tally(&mut self, section: usize) -> &mut Tally {
-        if self.sections[section].is_edge() { &mut self.edge } else { &mut self.integer }
+        if self.sections[section].is_float_text() { &mut self.float_interface } else { &mut self.integer }
     }
 
     fn locate(&self, address: u64) -> Option<(usize, usize)> {

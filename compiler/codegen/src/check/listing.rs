@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{CheckError, Contents, contents};
+use super::contents::{Contents, contents};
+use super::report::CheckError;
 
 /// Lists every function that the symbol table names. Bytes that do not decode are written as numbers.
 pub fn listing(file: &[u8]) -> Result<String, CheckError> {

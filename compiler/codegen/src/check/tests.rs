@@ -1,14 +1,14 @@
 use super::*;
-use crate::emit::link::{LinkOptions, link_shared};
+use crate::emit::link::{FLOAT_TEXT, LinkOptions, link_shared};
 use iced_x86::code_asm::*;
-use object::write;
+use object::{Architecture, Endianness, SymbolKind, elf, write};
 use std::collections::HashSet;
 
 /// Name and code of a function, and where in it a call of another one is to be filled in.
 type Code<'a> = (&'a str, &'a [u8], Option<(u64, &'a str)>);
 
 /// A shared object of functions in machine code, the first of which is exported as a model's description.
-fn shared(machine: Architecture, functions: &[Code<'_>], edge: &[&str]) -> Vec<u8> {
+fn shared(machine: Architecture, functions: &[Code<'_>], float_functions: &[&str]) -> Vec<u8> {
     let mut object = write::Object::new(object::BinaryFormat::Elf, machine, Endianness::Little);
     let text = object.section_id(write::StandardSection::Text);
     let symbols: Vec<_> = functions
@@ -36,8 +36,8 @@ fn shared(machine: Architecture, functions: &[Code<'_>], edge: &[&str]) -> Vec<u
         }
     }
     let exports = [(functions[0].0.to_owned(), vec![symbol::INFO.to_owned()])];
-    let edge: HashSet<String> = edge.iter().map(|e| (*e).to_owned()).collect();
-    let options = LinkOptions { soname: "test.so", exports: &exports, edge: &edge };
+    let float_functions: HashSet<String> = float_functions.iter().map(|e| (*e).to_owned()).collect();
+    let options = LinkOptions { soname: "test.so", exports: &exports, float_functions: &float_functions };
     link_shared(&object.write().unwrap(), &options).unwrap()
 }
 
@@ -98,94 +98,96 @@ fn both_encodings_of_the_dot_are_integer_code() {
     }
 }
 
-/// Words as GNU `as` encodes them.
+/// Instructions as GNU `as` encodes them.
+const A64: &[(Class, &[u32])] = &[
+    (
+        Class::Integer,
+        &[
+            0x8b020020, // add x0, x1, x2
+            0x91004000, // add x0, x0, #16
+            0xd65f03c0, // ret
+            0x9b027c20, // mul x0, x1, x2
+            0x3dc00020, // ldr q0, [x1]
+            0x4cdf7820, // ld1 {v0.4s}, [x1], #16
+            0x4ea28420, // add v0.4s, v1.4s, v2.4s
+            0x4e829420, // sdot v0.4s, v1.16b, v2.16b
+            0x6e829420, // udot v0.4s, v1.16b, v2.16b
+            0x4e829c20, // usdot v0.4s, v1.16b, v2.16b
+            0x4e82a420, // smmla v0.4s, v1.16b, v2.16b
+            0x4fa2e820, // sdot v0.4s, v1.16b, v2.4b[3]
+            0x4f000400, // movi v0.4s, #0
+            0x4f3f0420, // sshr v0.4s, v1.4s, #1
+            0x0e612820, // xtn v0.4h, v1.4s
+            0x0e614820, // sqxtn v0.4h, v1.4s
+            0x2e212820, // sqxtun v0.8b, v1.8h
+            0x4ea2b420, // sqdmulh v0.4s, v1.4s, v2.4s
+            0x4e22c020, // smull2 v0.8h, v1.16b, v2.16b
+            0x4eb1b820, // addv s0, v1.4s
+            0x4e020020, // tbl v0.16b, {v1.16b}, v2.16b
+            0x4e823820, // zip1 v0.4s, v1.4s, v2.4s
+            0x6e022020, // ext v0.16b, v1.16b, v2.16b, #4
+            0x4e040c20, // dup v0.4s, w1
+            0x0e043c20, // umov w0, v1.s[0]
+            0x4ea0b820, // abs v0.4s, v1.4s
+            0x6ea26420, // umax v0.4s, v1.4s, v2.4s
+            0x4ea21c20, // orr v0.16b, v1.16b, v2.16b
+            0x4f828020, // mul v0.4s, v1.4s, v2.s[0]
+        ],
+    ),
+    (
+        Class::Neutral,
+        &[
+            0x1e270020, // fmov s0, w1
+            0x9e660020, // fmov x0, d1
+            0x1e204020, // fmov s0, s1
+            0x1e2e1000, // fmov s0, #1.0
+            0x1e221c20, // fcsel s0, s1, s2, ne
+            0x4f03f600, // fmov v0.4s, #1.0
+        ],
+    ),
+    (
+        Class::Float,
+        &[
+            0x1e222820, // fadd s0, s1, s2
+            0x1e620820, // fmul d0, d1, d2
+            0x1f020c20, // fmadd s0, s1, s2, s3
+            0x1e222020, // fcmp s1, s2
+            0x1e21c020, // fsqrt s0, s1
+            0x1e220020, // scvtf s0, w1
+            0x9e380020, // fcvtzs x0, s1
+            0x1e02f820, // scvtf s0, w1, #2
+            0x1e22c020, // fcvt d0, s1
+            0x4e22d420, // fadd v0.4s, v1.4s, v2.4s
+            0x6e22dc20, // fmul v0.4s, v1.4s, v2.4s
+            0x4e22cc20, // fmla v0.4s, v1.4s, v2.4s
+            0x4e21d820, // scvtf v0.4s, v1.4s
+            0x4ea1b820, // fcvtzs v0.4s, v1.4s
+            0x4ea0f820, // fabs v0.4s, v1.4s
+            0x6ea1f820, // fsqrt v0.4s, v1.4s
+            0x4f821020, // fmla v0.4s, v1.4s, v2.s[0]
+            0x4f829020, // fmul v0.4s, v1.4s, v2.s[0]
+            0x4e421420, // fadd v0.8h, v1.8h, v2.8h
+            0x4e79d820, // scvtf v0.8h, v1.8h
+            0x4f3fe420, // scvtf v0.4s, v1.4s, #1
+            0x6e30c820, // fmaxnmv s0, v1.4s
+            0x7e30d820, // faddp s0, v1.2s
+            0x6e42fc20, // bfdot v0.4s, v1.8h, v2.8h
+            0x6e82c420, // fcmla v0.4s, v1.4s, v2.4s, #0
+            0x5e21d820, // scvtf s0, s1
+        ],
+    ),
+    (Class::Foreign, &[0x04a00020, 0x4e284820 & !0x4000_0000 | 0x8000_0000]),
+];
+
 #[test]
 fn a64_instructions_fall_into_their_classes() {
-    for (class, words) in [
-        (
-            Class::Integer,
-            &[
-                0x8b020020u32, // add x0, x1, x2
-                0x91004000,    // add x0, x0, #16
-                0xd65f03c0,    // ret
-                0x9b027c20,    // mul x0, x1, x2
-                0x3dc00020,    // ldr q0, [x1]
-                0x4cdf7820,    // ld1 {v0.4s}, [x1], #16
-                0x4ea28420,    // add v0.4s, v1.4s, v2.4s
-                0x4e829420,    // sdot v0.4s, v1.16b, v2.16b
-                0x6e829420,    // udot v0.4s, v1.16b, v2.16b
-                0x4e829c20,    // usdot v0.4s, v1.16b, v2.16b
-                0x4e82a420,    // smmla v0.4s, v1.16b, v2.16b
-                0x4fa2e820,    // sdot v0.4s, v1.16b, v2.4b[3]
-                0x4f000400,    // movi v0.4s, #0
-                0x4f3f0420,    // sshr v0.4s, v1.4s, #1
-                0x0e612820,    // xtn v0.4h, v1.4s
-                0x0e614820,    // sqxtn v0.4h, v1.4s
-                0x2e212820,    // sqxtun v0.8b, v1.8h
-                0x4ea2b420,    // sqdmulh v0.4s, v1.4s, v2.4s
-                0x4e22c020,    // smull2 v0.8h, v1.16b, v2.16b
-                0x4eb1b820,    // addv s0, v1.4s
-                0x4e020020,    // tbl v0.16b, {v1.16b}, v2.16b
-                0x4e823820,    // zip1 v0.4s, v1.4s, v2.4s
-                0x6e022020,    // ext v0.16b, v1.16b, v2.16b, #4
-                0x4e040c20,    // dup v0.4s, w1
-                0x0e043c20,    // umov w0, v1.s[0]
-                0x4ea0b820,    // abs v0.4s, v1.4s
-                0x6ea26420,    // umax v0.4s, v1.4s, v2.4s
-                0x4ea21c20,    // orr v0.16b, v1.16b, v2.16b
-                0x4f828020,    // mul v0.4s, v1.4s, v2.s[0]
-            ][..],
-        ),
-        (
-            Class::Neutral,
-            &[
-                0x1e270020, // fmov s0, w1
-                0x9e660020, // fmov x0, d1
-                0x1e204020, // fmov s0, s1
-                0x1e2e1000, // fmov s0, #1.0
-                0x1e221c20, // fcsel s0, s1, s2, ne
-                0x4f03f600, // fmov v0.4s, #1.0
-            ],
-        ),
-        (
-            Class::Float,
-            &[
-                0x1e222820, // fadd s0, s1, s2
-                0x1e620820, // fmul d0, d1, d2
-                0x1f020c20, // fmadd s0, s1, s2, s3
-                0x1e222020, // fcmp s1, s2
-                0x1e21c020, // fsqrt s0, s1
-                0x1e220020, // scvtf s0, w1
-                0x9e380020, // fcvtzs x0, s1
-                0x1e02f820, // scvtf s0, w1, #2
-                0x1e22c020, // fcvt d0, s1
-                0x4e22d420, // fadd v0.4s, v1.4s, v2.4s
-                0x6e22dc20, // fmul v0.4s, v1.4s, v2.4s
-                0x4e22cc20, // fmla v0.4s, v1.4s, v2.4s
-                0x4e21d820, // scvtf v0.4s, v1.4s
-                0x4ea1b820, // fcvtzs v0.4s, v1.4s
-                0x4ea0f820, // fabs v0.4s, v1.4s
-                0x6ea1f820, // fsqrt v0.4s, v1.4s
-                0x4f821020, // fmla v0.4s, v1.4s, v2.s[0]
-                0x4f829020, // fmul v0.4s, v1.4s, v2.s[0]
-                0x4e421420, // fadd v0.8h, v1.8h, v2.8h
-                0x4e79d820, // scvtf v0.8h, v1.8h
-                0x4f3fe420, // scvtf v0.4s, v1.4s, #1
-                0x6e30c820, // fmaxnmv s0, v1.4s
-                0x7e30d820, // faddp s0, v1.2s
-                0x6e42fc20, // bfdot v0.4s, v1.8h, v2.8h
-                0x6e82c420, // fcmla v0.4s, v1.4s, v2.4s, #0
-                0x5e21d820, // scvtf s0, s1
-            ],
-        ),
-        (Class::Foreign, &[0x04a00020, 0x4e284820 & !0x4000_0000 | 0x8000_0000]),
-    ] {
-        for &word in words {
-            assert_eq!(aarch64::classify(word), Some(class), "{word:#010x}");
+    for &(class, instructions) in A64 {
+        for &instruction in instructions {
+            assert_eq!(aarch64::classify(instruction), Some(class), "{instruction:#010x}");
         }
     }
     assert_eq!(aarch64::classify(0x0200_0000), None);
-    let forward = |word: u32| (aarch64::ISA.decode)(&word.to_le_bytes(), 0x1000).unwrap().flow;
+    let forward = |instruction: u32| (aarch64::ISA.decode)(&instruction.to_le_bytes(), 0x1000).unwrap().flow;
     assert_eq!(forward(0x1400_0002), flow::Flow::Jump(0x1008));
     assert_eq!(forward(0x97ff_ffff), flow::Flow::Call(0xffc));
     assert_eq!(forward(0x54ff_ffe0), flow::Flow::Branch(0xffc));
@@ -208,14 +210,17 @@ fn a_clean_model_gets_its_certificate_and_every_problem_is_placed() {
     });
     let file = shared(
         Architecture::X86_64,
-        &[("clean", &clean, None), ("constants", &constants, None), ("edge", &float, None)],
-        &["edge"],
+        &[("clean", &clean, None), ("constants", &constants, None), ("float", &float, None)],
+        &["float"],
     );
     let report = certify(&file).unwrap();
     assert!(report.is_float_free(), "{report:?}");
     let counts = (report.integer.instructions - 2 * 3, report.integer.neutral, report.integer.unreached_bytes);
     assert!(counts.0 < 16 && counts.1 == 2 && counts.2 == 4, "traps between functions, neutral, constants: {counts:?}");
-    assert_eq!((report.edge.sections.as_slice(), report.edge.float), ([EDGE_TEXT.to_owned()].as_slice(), 1));
+    assert_eq!(
+        (report.float_interface.sections.as_slice(), report.float_interface.float),
+        ([FLOAT_TEXT.to_owned()].as_slice(), 1)
+    );
 
     let bad = [
         ("float", &float[..], None, Problem::Float, "mulps"),
@@ -223,15 +228,15 @@ fn a_clean_model_gets_its_certificate_and_every_problem_is_placed() {
         ("broken", &[0x06, 0xc3], None, Problem::Undecodable, "06"),
         ("computed", &[0xff, 0xe0], None, Problem::IndirectJump, "jmp"),
         ("outside", &[0xe9, 0, 0, 0, 0x40], None, Problem::LeavesCode, "jmp"),
-        ("enters", &[0xe8, 0, 0, 0, 0, 0xc3], Some((1, "edge")), Problem::EntersEdge, "call"),
+        ("enters", &[0xe8, 0, 0, 0, 0, 0xc3], Some((1, "float")), Problem::EntersFloatText, "call"),
         ("takes", &[0x48, 0x8d, 0x05, 0xfa, 0xff, 0xff, 0xff, 0xc3], None, Problem::InnerAddress, "lea"),
         ("hidden", &[0xeb, 0x01, 0xb8, 0x0f, 0x59, 0xc1, 0xc3], None, Problem::Float, "mulps"),
     ];
     for (name, bytes, call, problem, text) in bad {
         let file = shared(
             Architecture::X86_64,
-            &[("clean", &clean, None), (name, bytes, call), ("edge", &float, None)],
-            &["edge"],
+            &[("clean", &clean, None), (name, bytes, call), ("float", &float, None)],
+            &["float"],
         );
         let report = certify(&file).unwrap();
         let [finding] = report.integer.findings.as_slice() else { panic!("{name}: {:?}", report.integer.findings) };
@@ -242,13 +247,14 @@ fn a_clean_model_gets_its_certificate_and_every_problem_is_placed() {
 
 #[test]
 fn aarch64_models_are_checked_too() {
-    let bytes = |words: &[u32]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+    let bytes = |instructions: &[u32]| instructions.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
     // A literal between a jump over it and its load, as Cranelift writes vector constants.
     let clean = bytes(&[0x1400_0002, 0x1e22_2820, 0x4ea2_8420, 0xd65f_03c0]);
     let float = bytes(&[0x1e22_2820, 0xd65f_03c0]);
-    let report = certify(&shared(Architecture::Aarch64, &[("clean", &clean, None), ("edge", &float, None)], &["edge"]));
+    let report =
+        certify(&shared(Architecture::Aarch64, &[("clean", &clean, None), ("float", &float, None)], &["float"]));
     let report = report.unwrap();
-    assert!(report.is_float_free() && report.edge.float == 1, "{report:?}");
+    assert!(report.is_float_free() && report.float_interface.float == 1, "{report:?}");
     assert_eq!(report.integer.unreached_bytes, 4);
     let report = certify(&shared(Architecture::Aarch64, &[("clean", &float, None)], &[])).unwrap();
     assert_eq!(report.integer.findings[0].to_string().split(": ").nth(2), Some(".inst 0x1e222820"));

@@ -3,8 +3,8 @@
 //! By the CPU features that an instruction belongs to, and within the vector extensions by its name: all packed integer operations
 //! are called `p...`, with or without the `v` of the VEX and EVEX forms (Intel SDM, volume 2); what else is allowed is listed.
 
-use super::Class;
 use super::flow::{Decoded, Flow, Isa};
+use super::report::Class;
 use iced_x86::{
     CpuidFeature as F, Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction, Mnemonic,
 };

@@ -164,7 +164,7 @@ fn model_part(h: &mut String, info: &ModelInfo, name: &str, guard: &str) {
     );
     let mt = "void *scratch, const qcc_pool *pool";
     put(h, format_args!("int qcc_{name}_run_mt(const void *const *in, void *const *out, {mt});\n"));
-    if info.has_float_edge {
+    if info.has_float_interface {
         h.push_str("/* The same with every tensor as float, quantized on entry and dequantized on return. */\n");
         put(h, format_args!("int qcc_{name}_run_f32(const float *const *in, float *const *out, void *scratch);"));
         put(h, format_args!("int qcc_{name}_run_f32_mt(const float *const *in, float *const *out, {mt});\n"));
@@ -191,7 +191,7 @@ mod tests {
             scratch_align: 64,
             cpu_features: CpuFeatures::AVX2,
             macs: 12,
-            has_float_edge: true,
+            has_float_interface: true,
         }
     }
 
@@ -206,7 +206,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
-        let integer = model_header(&ModelInfo { has_float_edge: false, ..sample() });
+        let integer = model_header(&ModelInfo { has_float_interface: false, ..sample() });
         assert!(!integer.contains("_run_f32("));
     }
 

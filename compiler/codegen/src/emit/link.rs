@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! R    ELF header, .gnu.hash, .dynsym, .dynstr, .rodata      weights: mapped, never copied
-//! R X  .text, .text.qcc_edge                                 integer code; float edge
+//! R X  .text, .text.qcc_edge                                 integer code; float interface
 //! RW   .dynamic                                              read-only after loading (PT_GNU_RELRO)
 //! -    .symtab, .strtab                                      names of all functions, for disassembly
 //! ```
@@ -12,10 +12,11 @@
 //! - No `DT_NEEDED`, no dynamic relocation, no writable data: the object may refer to itself only, by PC-relative relocations.
 //!   Anything else is an error that names the relocation and where it stands.
 //! - `.dynamic` alone lies in a writable page, because glibc before 2.35 stores into it while it loads.
-//! - Functions are moved one by one (by their symbols), so that those of the float edge get a section of their own.
+//! - Functions are moved one by one (by their symbols), so that those of the float interface get a section of their own.
 //!
 //! The object is one that `cranelift-object` writes with `is_pic = false`, for x86-64 or aarch64.
 
+mod error;
 mod image;
 mod input;
 mod layout;
@@ -23,11 +24,8 @@ mod reloc;
 
 use std::collections::HashSet;
 
-/// Section of the integer code.
-pub const TEXT: &str = ".text";
-
-/// Section of the float edge.
-pub const EDGE_TEXT: &str = ".text.qcc_edge";
+pub use error::LinkError;
+pub use layout::{FLOAT_TEXT, TEXT};
 
 /// What [`link_shared`] needs to know beside the object.
 #[derive(Debug, Clone, Copy)]
@@ -36,57 +34,15 @@ pub struct LinkOptions<'a> {
     pub soname: &'a str,
     /// Symbols of the object with the names that they are exported by, in any order. Nothing else is exported.
     pub exports: &'a [(String, Vec<String>)],
-    /// Functions of the object that belong to the float edge.
-    pub edge: &'a HashSet<String>,
-}
-
-/// Why an object cannot become a shared object.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LinkError {
-    /// Not a relocatable ELF object that can be read.
-    #[error("cannot read the object: {0}")]
-    Object(String),
-    /// Another machine than x86-64 and aarch64.
-    #[error("objects for {0} are not supported")]
-    Machine(String),
-    /// A section that the shared object has no place for.
-    #[error("section `{name}` {problem}")]
-    Section {
-        /// Name of the section.
-        name: String,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// A symbol that cannot be exported or placed.
-    #[error("symbol `{name}` {problem}")]
-    Symbol {
-        /// Name of the symbol.
-        name: String,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// A relocation that cannot be settled while linking.
-    #[error("relocation {kind} against `{symbol}` in `{place}` {problem}")]
-    Relocation {
-        /// Name of its type.
-        kind: String,
-        /// Symbol referred to.
-        symbol: String,
-        /// Function or section that refers.
-        place: String,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// The file could not be laid out.
-    #[error("cannot write the shared object: {0}")]
-    Write(String),
+    /// Functions of the object that belong to the float interface.
+    pub float_functions: &'a HashSet<String>,
 }
 
 /// Links a relocatable object into the bytes of a shared object.
 ///
 /// Constants are copied once, from `object` into the result.
 pub fn link_shared(object: &[u8], options: &LinkOptions<'_>) -> Result<Vec<u8>, LinkError> {
-    let input = input::read(object, options.edge)?;
+    let input = input::read(object, options.float_functions)?;
     if input.pieces.iter().all(|piece| piece.home == input::Home::Rodata) {
         return Err(LinkError::Object("it has no code".into()));
     }

@@ -21,7 +21,7 @@ pub struct Object {
     pub info: ModelInfo,
     /// How it was made.
     pub manifest: Manifest,
-    edge: HashSet<String>,
+    float_functions: HashSet<String>,
 }
 
 /// Compiles an integer graph into a relocatable object.
@@ -31,10 +31,10 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Object, Diags> {
     let mut module = ObjectModule::new(builder);
     let program = program::build(graph, options, &mut module)?;
     let object = module.finish().emit().map_err(bug)?;
-    Ok(Object { object, info: program.info, manifest: program.manifest, edge: program.edge })
+    Ok(Object { object, info: program.info, manifest: program.manifest, float_functions: program.float_functions })
 }
 
-/// The program in Cranelift IR as text; leaves that are machine code from the start are named only.
+/// The program in Cranelift IR as text; kernels that are machine code from the start are named only.
 pub fn clif(graph: &Graph, options: &Options) -> Result<String, Diags> {
     let builder =
         ObjectBuilder::new(options.target.isa()?, options.name.clone(), default_libcall_names()).map_err(bug)?;
@@ -53,7 +53,7 @@ impl Object {
             (entry_name::RUN_MT, symbol::RUN_MT),
             (entry_name::MANIFEST, symbol::MANIFEST),
         ];
-        if self.info.has_float_edge {
+        if self.info.has_float_interface {
             exports.extend([(entry_name::RUN_F32, symbol::RUN_F32), (entry_name::RUN_F32_MT, symbol::RUN_F32_MT)]);
         }
         let both = |(inside, fixed): (&str, &str)| {
@@ -63,7 +63,8 @@ impl Object {
             (inside.to_string(), names)
         };
         let exports: Vec<(String, Vec<String>)> = exports.into_iter().map(both).collect();
-        link_shared(&self.object, &LinkOptions { soname, exports: &exports, edge: &self.edge }).map_err(bug)
+        link_shared(&self.object, &LinkOptions { soname, exports: &exports, float_functions: &self.float_functions })
+            .map_err(bug)
     }
 
     /// The C header that belongs to it.

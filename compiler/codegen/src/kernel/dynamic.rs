@@ -1,4 +1,4 @@
-//! The leaf of `int.dynamic_requant`: equations (8) and (12) of [`qcc_num::dynamic`].
+//! The kernel of `int.dynamic_requant`: equations (8) and (12) of [`qcc_num::dynamic`].
 //!
 //! ```text
 //! for row in 0..rows, c in 0..channels:
@@ -11,20 +11,20 @@
 use cranelift_codegen::ir::{AbiParam, Signature};
 use cranelift_codegen::isa::TargetFrontendConfig;
 
-use super::KernelError;
+use super::assemble::KernelError;
 use crate::machine::bytes::{ByteMachine, Span};
 use crate::machine::{At, Avx512, Machine};
 
-/// Most channels of a leaf.
+/// Most channels of a kernel.
 pub const BLOCK: usize = 64;
 
 /// Bytes of a 32-bit number.
-const WORD: usize = 4;
+const I32_BYTES: usize = 4;
 
-/// A leaf. Equal descriptions give equal code.
+/// A kernel. Equal descriptions give equal code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DynamicSpec {
-    /// Channels of the leaf.
+    /// Channels of the kernel.
     pub channels: usize,
     /// In the accumulators, from row to row, in bytes.
     pub acc_step: usize,
@@ -36,14 +36,14 @@ pub struct DynamicSpec {
     pub ceiling: Option<usize>,
 }
 
-/// The signature of these leaves.
+/// The signature of these kernels.
 pub fn signature(config: TargetFrontendConfig) -> Signature {
     let mut signature = Signature::new(config.default_call_conv);
     signature.params = vec![AbiParam::new(config.pointer_type()); 6];
     signature
 }
 
-/// The leaf as AVX-512 machine code.
+/// The kernel as AVX-512 machine code.
 pub fn emit_avx512(spec: &DynamicSpec) -> Result<Vec<u8>, KernelError> {
     if spec.channels == 0 || spec.channels > BLOCK || spec.acc_step >= 1 << 30 || spec.out_step >= 1 << 30 {
         return Err(KernelError::Spec(format!("a block of {} channels", spec.channels)));
@@ -53,9 +53,9 @@ pub fn emit_avx512(spec: &DynamicSpec) -> Result<Vec<u8>, KernelError> {
     let lanes = m.shape().lanes;
     let vectors = spec.channels.div_ceil(lanes);
     let params = At::new(params);
-    let [left, right, shl] = [2, 3, 4].map(|i| m.broadcast(params.plus(i * WORD)));
+    let [left, right, shl] = [2, 3, 4].map(|i| m.broadcast(params.plus(i * I32_BYTES)));
     let epilogue = qcc_num::dynamic::epilogue(spec.rectify);
-    let offset = m.splat_words(epilogue.offset);
+    let offset = m.splat_i16(epilogue.offset);
     let order = m.natural_order();
     let zero = spec.rectify.then(|| m.splat(0));
     m.set_even_lanes();
@@ -68,15 +68,17 @@ pub fn emit_avx512(spec: &DynamicSpec) -> Result<Vec<u8>, KernelError> {
     let is_tail = |v: usize| (v + 1) * lanes > spec.channels;
     let constants: Vec<_> = (0..vectors)
         .map(|v| {
-            let ceiling = spec.ceiling.map(|c| m.load_words(At::new(bias).plus(c + v * lanes * WORD), is_tail(v)));
-            let [bias, mult] = [bias, mult].map(|p| m.load_words(At::new(p).plus(v * lanes * WORD), is_tail(v)));
+            let ceiling =
+                spec.ceiling.map(|c| m.load_i32_lanes(At::new(bias).plus(c + v * lanes * I32_BYTES), is_tail(v)));
+            let [bias, mult] =
+                [bias, mult].map(|p| m.load_i32_lanes(At::new(p).plus(v * lanes * I32_BYTES), is_tail(v)));
             (bias, mult, m.odd_lanes(mult), ceiling)
         })
         .collect();
     m.repeat_argument(5, &mut |m| {
         let mut highs = Vec::new();
         for (v, &(bias, mult, odd, ceiling)) in constants.iter().enumerate() {
-            let x = m.load_words(At::new(acc).plus(v * lanes * WORD), is_tail(v));
+            let x = m.load_i32_lanes(At::new(acc).plus(v * lanes * I32_BYTES), is_tail(v));
             m.shift_lanes(x, left, right);
             m.add(x, bias);
             if let Some(zero) = zero {

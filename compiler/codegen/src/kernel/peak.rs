@@ -6,22 +6,22 @@ use cranelift_codegen::ir::{AbiParam, Function, Signature};
 use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::FunctionBuilderContext;
 
-use super::{Emit, KernelError};
+use super::assemble::{self, Emit, KernelError};
 use crate::machine::bytes::ByteMachine;
-use crate::machine::{Clif, Machine, Shape};
+use crate::machine::{Clif, Machine, VectorShape};
 use crate::target::Backend;
 
 /// Dots of one accumulator in an iteration.
 const ROUNDS: usize = 4;
 
 /// Multiplications of one iteration.
-pub const fn macs_per_iteration(shape: &Shape) -> u64 {
+pub const fn macs_per_iteration(shape: &VectorShape) -> u64 {
     (ROUNDS * shape.accumulators * shape.lanes * shape.step()) as u64
 }
 
 /// The loop as machine code; nothing where Cranelift makes it.
 pub fn machine_code(backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
-    super::machine_code(&Peak, backend)
+    assemble::machine_code(&Peak, backend)
 }
 
 struct Peak;

@@ -1,16 +1,16 @@
-//! The leaf of every step in which a window slides over channels that stay apart: depthwise convolution, maximum, average.
+//! The kernel of every step in which a window slides over channels that stay apart: depthwise convolution, maximum, average.
 //!
 //! ```text
 //! for row in 0..rows, p in 0..positions, j in 0..bytes:          (and a last position of `rest` bytes)
 //!     from = row * in_row_step + p * in_step + j
-//!     Max:  output[..] = max over (k, t) of input[from + k * run_step + taps[t].place]
-//!     Dot:  output[..] = requantize(bias[j] + sum over (k, t) of input[from + k * run_step + taps[t].place] * w[k][t][j])
+//!     Max:  output[..] = max over (k, t) of input[from + k * run_step + taps[t].offset]
+//!     Dot:  output[..] = requantize(bias[j] + sum over (k, t) of input[from + k * run_step + taps[t].offset] * w[k][t][j])
 //! ```
 //! A *position* is one pixel. Where pixels lie side by side on both sides and the window moves by one of them, a row is
 //! one sequence of bytes, and a position is as many of them as bring the channels back to the start of a vector: no lane is
 //! lost to a number of channels that does not fill vectors. An average is a dot with ones.
 //!
-//! As many taps as a dot multiplies ([`Shape::step`]), a *group*, are interleaved so that one dot adds all their products to
+//! As many taps as a dot multiplies ([`VectorShape::step`]), a *group*, are interleaved so that one dot adds all their products to
 //! a lane. Where neighbouring positions see the
 //! same column of the window's elements, a group is a column and is interleaved once for all of them. The bytes come out of that in the order of
 //! [`crate::machine::bytes`], in which the constants are packed:
@@ -28,10 +28,10 @@ use cranelift_codegen::ir::{AbiParam, Signature};
 use cranelift_codegen::isa::TargetFrontendConfig;
 use qcc_num::requant::Epilogue;
 
-use super::conv::Residual;
-use super::{Emit, KernelError};
+use super::assemble::{self, Emit, KernelError};
+use super::microkernel::Residual;
 use crate::machine::bytes::{ByteMachine, Span};
-use crate::machine::{At, Pixels, Requantize, Shape};
+use crate::machine::{At, Pixels, Requantize, VectorShape};
 use crate::target::Backend;
 
 /// Registers that interleaving wants beside the accumulators.
@@ -49,10 +49,10 @@ pub struct Tap {
     /// Which weight it meets, counted in one run.
     pub weight: usize,
     /// Distance from the first element under the window.
-    pub place: usize,
+    pub offset: usize,
 }
 
-/// A leaf. Equal descriptions give equal code.
+/// A kernel. Equal descriptions give equal code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct WindowSpec {
     /// Bytes of a position.
@@ -73,7 +73,7 @@ pub struct WindowSpec {
     pub runs: usize,
     /// From one repetition of the taps to the next.
     pub run_step: usize,
-    /// The taps of a run, at most [`Shape::step`] in a group.
+    /// The taps of a run, at most [`VectorShape::step`] in a group.
     pub groups: Vec<Vec<Tap>>,
     /// What is done with the elements under the window.
     pub reduction: Reduction,
@@ -99,7 +99,7 @@ pub enum Reduction {
 
 impl WindowSpec {
     /// Blocks whose constants differ.
-    pub fn blocks(&self, shape: &Shape) -> usize {
+    pub fn blocks(&self, shape: &VectorShape) -> usize {
         match self.reduction {
             Reduction::Dot { uniform: false, .. } => self.bytes.div_ceil(4 * shape.lanes),
             _ => 1,
@@ -112,12 +112,12 @@ impl WindowSpec {
     }
 
     /// Bytes of one block's biases, or of one copy of its multipliers.
-    fn lanes_bytes(shape: &Shape) -> usize {
+    fn lanes_bytes(shape: &VectorShape) -> usize {
         16 * shape.lanes
     }
 
     /// Bytes of one block's constants.
-    fn block_bytes(&self, shape: &Shape) -> usize {
+    fn block_bytes(&self, shape: &VectorShape) -> usize {
         Self::lanes_bytes(shape) * (1 + shape.multiplier_copies() + self.runs * self.groups.len())
     }
 
@@ -125,7 +125,7 @@ impl WindowSpec {
     /// counted through all runs, and a channel.
     pub fn pack(
         &self,
-        shape: &Shape,
+        shape: &VectorShape,
         channel: impl Fn(usize) -> usize,
         bias: impl Fn(usize) -> i32,
         mult: impl Fn(usize) -> i32,
@@ -138,15 +138,15 @@ impl WindowSpec {
                 .map(|byte| 4 * shape.lanes * block + byte)
                 .map(|byte| (byte < self.bytes).then(|| channel(byte)))
                 .collect();
-            let words = |packed: &mut Vec<u8>, of: &dyn Fn(usize) -> i32, lanes: &[Option<usize>]| {
+            let i32s = |packed: &mut Vec<u8>, of: &dyn Fn(usize) -> i32, lanes: &[Option<usize>]| {
                 packed.extend(lanes.iter().flat_map(|c| c.map_or(0, of).to_le_bytes()));
             };
-            words(&mut packed, &bias, &lanes);
+            i32s(&mut packed, &bias, &lanes);
             for vector in lanes.chunks(shape.lanes) {
-                words(&mut packed, &mult, vector);
+                i32s(&mut packed, &mult, vector);
                 if shape.multiplier_copies() == 2 {
                     let odd: Vec<_> = vector.chunks(2).flat_map(|pair| [pair[1], None]).collect();
-                    words(&mut packed, &mult, &odd);
+                    i32s(&mut packed, &mult, &odd);
                 }
             }
             for run in 0..self.runs {
@@ -167,12 +167,12 @@ impl WindowSpec {
     }
 }
 
-/// The leaf as machine code; nothing where the target has none.
+/// The kernel as machine code; nothing where the target has none.
 pub fn machine_code(spec: &WindowSpec, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
-    super::machine_code(spec, backend)
+    assemble::machine_code(spec, backend)
 }
 
-/// The signature of these leaves.
+/// The signature of these kernels.
 pub fn signature(config: TargetFrontendConfig) -> Signature {
     let mut signature = Signature::new(config.default_call_conv);
     signature.params = vec![AbiParam::new(config.pointer_type()); 5];
@@ -184,35 +184,35 @@ fn interleavings(groups: &[Vec<Tap>], in_step: usize, height: usize) -> BTreeMap
     let mut all: BTreeMap<Vec<usize>, Vec<(usize, usize)>> = BTreeMap::new();
     for position in 0..height {
         for (index, group) in groups.iter().enumerate() {
-            let places = group.iter().map(|tap| position * in_step + tap.place).collect();
-            all.entry(places).or_default().push((position, index));
+            let offsets = group.iter().map(|tap| position * in_step + tap.offset).collect();
+            all.entry(offsets).or_default().push((position, index));
         }
     }
     all
 }
 
 /// Positions whose accumulators are in registers at once.
-const fn dot_height(shape: &Shape) -> usize {
+const fn dot_height(shape: &VectorShape) -> usize {
     (shape.registers - BESIDE) / 4
 }
 
 /// The cheaper of two ways to group taps, `columns` being those of each column of the window: as they come in order, or by
 /// column, so that neighbours share. Shuffles and dots count alike.
-pub fn group(columns: &[Vec<Tap>], in_step: usize, shape: &Shape) -> Vec<Vec<Tap>> {
+pub fn group(columns: &[Vec<Tap>], in_step: usize, shape: &VectorShape) -> Vec<Vec<Tap>> {
     let mut taps: Vec<Tap> = columns.iter().flatten().copied().collect();
     taps.sort_by_key(|tap| tap.weight);
     let in_order: Vec<Vec<Tap>> = taps.chunks(shape.step()).map(<[Tap]>::to_vec).collect();
     let by_column: Vec<Vec<Tap>> =
         columns.iter().flat_map(|column| column.chunks(shape.step())).map(<[Tap]>::to_vec).collect();
     let cost = |groups: &[Vec<Tap>]| {
-        let shuffles = |places: &Vec<usize>| if places.len() > 2 { 8 } else { 6 };
+        let shuffles = |offsets: &Vec<usize>| if offsets.len() > 2 { 8 } else { 6 };
         let interleaved: usize = interleavings(groups, in_step, dot_height(shape)).keys().map(shuffles).sum();
         interleaved + 4 * dot_height(shape) * groups.len()
     };
     if cost(&by_column) < cost(&in_order) { by_column } else { in_order }
 }
 
-struct Leaf<'a, P> {
+struct Kernel<'a, P> {
     spec: &'a WindowSpec,
     input: P,
     data: P,
@@ -222,7 +222,7 @@ struct Leaf<'a, P> {
 
 impl Emit for WindowSpec {
     fn emit<M: ByteMachine>(&self, m: &mut M) {
-        let leaf = Leaf {
+        let kernel = Kernel {
             spec: self,
             input: m.argument(0),
             data: m.argument(1),
@@ -232,11 +232,11 @@ impl Emit for WindowSpec {
         if let Reduction::Dot { epilogue, residual, .. } = &self.reduction {
             m.prepare(epilogue, residual.map(|r| r.mult));
         }
-        m.repeat_argument(4, &mut |m| leaf.row(m));
+        m.repeat_argument(4, &mut |m| kernel.row(m));
     }
 }
 
-impl<P: Copy> Leaf<'_, P> {
+impl<P: Copy> Kernel<'_, P> {
     fn row<M: ByteMachine<Pointer = P>>(&self, m: &mut M) {
         let spec = self.spec;
         if spec.positions > 0 {
@@ -324,13 +324,13 @@ impl<P: Copy> Leaf<'_, P> {
     fn maxima<M: ByteMachine<Pointer = P>>(&self, m: &mut M, height: usize, bytes: usize) {
         let spec = self.spec;
         let span = Self::span(bytes, 4 * m.shape().lanes);
-        let place = |p: usize, tap: &Tap| At::new(self.input).plus(p * spec.in_step + tap.place);
+        let address = |p: usize, tap: &Tap| At::new(self.input).plus(p * spec.in_step + tap.offset);
         let first = &spec.groups[0][0];
-        let greatest: Vec<M::Vector> = (0..height).map(|p| m.load_bytes(place(p, first), span)).collect();
+        let greatest: Vec<M::Vector> = (0..height).map(|p| m.load_bytes(address(p, first), span)).collect();
         m.repeat(spec.runs, &mut |m| {
             for (p, &greatest) in greatest.iter().enumerate() {
                 for tap in spec.groups.iter().flatten() {
-                    let term = m.load_bytes(place(p, tap), span);
+                    let term = m.load_bytes(address(p, tap), span);
                     m.max_bytes(greatest, term);
                     m.release(term);
                 }
@@ -354,9 +354,9 @@ impl<P: Copy> Leaf<'_, P> {
         let tile: Vec<Vec<M::Vector>> = (0..height).map(|_| (0..4).map(|v| m.load(data(v))).collect()).collect();
         let first = 4 * (1 + shape.multiplier_copies());
         m.repeat(spec.runs, &mut |m| {
-            for (places, users) in interleavings(&spec.groups, spec.in_step, height) {
-                let load = |place: usize| At::new(self.input).plus(place);
-                let operands: Vec<M::Vector> = places.iter().map(|&at| m.load_bytes(load(at), span)).collect();
+            for (offsets, users) in interleavings(&spec.groups, spec.in_step, height) {
+                let load = |offset: usize| At::new(self.input).plus(offset);
+                let operands: Vec<M::Vector> = offsets.iter().map(|&at| m.load_bytes(load(at), span)).collect();
                 for (v, activations) in m.interleave(&operands).into_iter().enumerate() {
                     for &(p, group) in &users {
                         m.dot_at(tile[p][v], activations, data(first + 4 * group + v));

@@ -1,23 +1,19 @@
 //! AVX-512 with VNNI: the vectors are zmm registers and the result is position-independent bytes.
 
+mod bytes;
+mod epilogue;
+mod lanes;
+mod registers;
+mod single_precision;
+
 use iced_x86::IcedError;
-use iced_x86::Register;
-use iced_x86::code_asm::registers::{gpr32::eax, xmm, ymm, zmm};
-use iced_x86::code_asm::{AsmRegister64, AsmRegisterXmm, AsmRegisterYmm, AsmRegisterZmm, dword_ptr, zmmword_ptr};
+use iced_x86::code_asm::registers::gpr32::eax;
+use iced_x86::code_asm::{AsmRegister64, dword_ptr, zmmword_ptr};
 
-use super::avx512_single;
-use super::code::{self, Code, Coded, emit, memory};
-use super::{At, Body, Machine, Pixels, Requantize, Shape};
-
-/// A function in the making.
-pub struct Avx512 {
-    pub(super) code: Code,
-    pub(super) routine: Option<avx512_single::Routine>,
-}
-
-/// A zmm register by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Zmm(u8);
+use super::code::{self, Code, emit, memory};
+use super::shape::VectorShape;
+use super::vector_machine::{At, Body, Machine, Pixels, Requantize};
+pub use registers::{Avx512, Zmm};
 
 impl Avx512 {
     /// A function that has saved what its callers want back.
@@ -27,44 +23,8 @@ impl Avx512 {
 
     /// Restores, returns, and gives the bytes.
     pub fn finish(mut self) -> Result<Vec<u8>, IcedError> {
-        avx512_single::finish(&mut self);
+        single_precision::finish(&mut self);
         self.code.finish()
-    }
-
-    /// A free register.
-    ///
-    /// # Panics
-    /// If there is none: the tile was chosen for more registers than [`Shape::AVX512`] has.
-    pub(super) fn take(&mut self) -> Zmm {
-        Zmm(self.code.take())
-    }
-}
-
-impl Coded for Avx512 {
-    fn code(&mut self) -> &mut Code {
-        &mut self.code
-    }
-}
-
-impl Zmm {
-    /// Its number.
-    pub(super) fn number(self) -> u8 {
-        self.0
-    }
-
-    /// All 512 bits.
-    pub(super) fn zmm(self) -> AsmRegisterZmm {
-        zmm::get_zmm(Register::ZMM0 + u32::from(self.0)).expect("32 registers")
-    }
-
-    /// The low 256 bits.
-    pub(super) fn ymm(self) -> AsmRegisterYmm {
-        ymm::get_ymm(Register::YMM0 + u32::from(self.0)).expect("32 registers")
-    }
-
-    /// The low 128 bits.
-    pub(super) fn xmm(self) -> AsmRegisterXmm {
-        xmm::get_xmm(Register::XMM0 + u32::from(self.0)).expect("32 registers")
     }
 }
 
@@ -72,8 +32,8 @@ impl Machine for Avx512 {
     type Vector = Zmm;
     type Pointer = AsmRegister64;
 
-    fn shape(&self) -> Shape {
-        Shape::AVX512
+    fn shape(&self) -> VectorShape {
+        VectorShape::AVX512
     }
 
     fn argument(&mut self, index: usize) -> AsmRegister64 {
@@ -136,7 +96,7 @@ impl Machine for Avx512 {
     }
 
     fn release(&mut self, vector: Zmm) {
-        self.code.release(vector.0);
+        self.code.release(vector.number());
     }
 
     fn keep(&mut self, vector: Zmm) {
@@ -144,14 +104,14 @@ impl Machine for Avx512 {
     }
 
     fn requantize(&mut self, tile: &[Vec<Zmm>], operands: &Requantize<'_, AsmRegister64>) {
-        super::avx512_epilogue::requantize(self, tile, operands);
+        epilogue::requantize(self, tile, operands);
     }
 
     fn extrema(&mut self, tile: &[Vec<Zmm>], least: At<AsmRegister64>, greatest: At<AsmRegister64>) {
-        super::avx512_epilogue::extrema(self, tile, least, greatest);
+        epilogue::extrema(self, tile, least, greatest);
     }
 
     fn store_raw(&mut self, tile: &[Vec<Zmm>], output: Pixels<'_, AsmRegister64>, channels: usize) {
-        super::avx512_epilogue::store_raw(self, tile, output, channels);
+        epilogue::store_raw(self, tile, output, channels);
     }
 }

@@ -3,13 +3,13 @@
 //!
 //! A vector holds `4 * lanes` bytes. Widened to 32 bits they take four vectors, in the order that narrowing undoes: byte
 //! `4 * (4 * (lane / 4) + vector) + lane % 4` is in lane `lane` of vector `vector`, which is
-//! [`Shape::channel`](super::Shape::channel) for four vectors. Constants that meet widened bytes are stored in that order.
+//! [`VectorShape::channel`](super::VectorShape::channel) for four vectors. Constants that meet widened bytes are stored in that order.
 //!
 //! A machine has one *tail*: a number of leading bytes. Loads and stores marked as a tail touch no byte beyond it.
 
 use qcc_num::affine::Affine;
 
-use super::{At, Machine};
+use super::vector_machine::{At, Machine};
 
 /// Which bytes of a vector a load or a store touches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub trait ByteMachine: Machine {
     /// `acc := min(acc, term)` of unsigned bytes.
     fn min_bytes(&mut self, acc: Self::Vector, term: Self::Vector);
 
-    /// Up to [`Shape::step`](super::Shape::step) vectors of bytes as four vectors of lanes, each a factor of a dot: a lane
+    /// Up to [`VectorShape::step`](super::VectorShape::step) vectors of bytes as four vectors of lanes, each a factor of a dot: a lane
     /// holds one byte of each operand in turn, zero for absent ones, in the order of widened bytes. Releases the operands.
     fn interleave(&mut self, operands: &[Self::Vector]) -> [Self::Vector; 4];
     /// Up to two vectors of bytes as four vectors of pairs of 16-bit numbers, less a constant each, in the order of

@@ -10,7 +10,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::registers::gpr64;
 use iced_x86::code_asm::{AsmMemoryOperand, AsmRegister64, CodeAssembler, byte_ptr, qword_ptr};
 
-use super::{At, Body};
+use super::vector_machine::{At, Body};
 
 /// Argument registers of the System V convention, in order.
 const ARGUMENTS: [AsmRegister64; 6] = [gpr64::rdi, gpr64::rsi, gpr64::rdx, gpr64::rcx, gpr64::r8, gpr64::r9];

@@ -1,4 +1,4 @@
-//! The vectors of the float edge: zmm registers of AVX-512 or ymm registers of AVX2, described once for both.
+//! The vectors of the float interface: zmm registers of AVX-512 or ymm registers of AVX2, described once for both.
 //!
 //! A vector has four or two *parts* of 128 bits, and nearly all instructions work in each part alike, so that one sequence of
 //! them serves both widths. The two differ in how a NaN is taken out and in how a float is rounded: neither depends on the
@@ -12,12 +12,12 @@ use iced_x86::code_asm::{
 use iced_x86::{IcedError, Register};
 
 use super::code::{self, Code, Coded, emit, memory};
-use super::{At, Body};
+use super::vector_machine::{At, Body};
 
 /// A function of float instructions in the making.
 pub struct Float {
     pub(super) code: Code,
-    wide: bool,
+    zmm: bool,
 }
 
 /// A register by number.
@@ -41,7 +41,7 @@ impl Vector {
 /// One instruction on registers of the machine's width, and what follows them.
 macro_rules! vector {
     ($m:expr, $mnemonic:ident, $($register:expr),+ $(; $last:expr)?) => {
-        match $m.wide {
+        match $m.zmm {
             true => emit!($m, $mnemonic, $($register.zmm()),+ $(, $last)?),
             false => emit!($m, $mnemonic, $($register.ymm()),+ $(, $last)?),
         }
@@ -56,9 +56,9 @@ impl Coded for Float {
 
 impl Float {
     /// A function for AVX-512, or for AVX2.
-    pub fn new(wide: bool) -> Result<Float, IcedError> {
-        let code = if wide { Code::new(32, false, 0)? } else { Code::new(16, true, 0)? };
-        Ok(Float { code, wide })
+    pub fn new(zmm: bool) -> Result<Float, IcedError> {
+        let code = if zmm { Code::new(32, false, 0)? } else { Code::new(16, true, 0)? };
+        Ok(Float { code, zmm })
     }
 
     /// Restores, returns, and gives the bytes.
@@ -68,7 +68,7 @@ impl Float {
 
     /// 128-bit parts of a vector.
     pub fn parts(&self) -> usize {
-        if self.wide { 4 } else { 2 }
+        if self.zmm { 4 } else { 2 }
     }
 
     /// Argument `index` of the function.
@@ -96,14 +96,14 @@ impl Float {
     }
 
     fn operand(&self, at: At<AsmRegister64>) -> AsmMemoryOperand {
-        if self.wide { zmmword_ptr(memory(at)) } else { ymmword_ptr(memory(at)) }
+        if self.zmm { zmmword_ptr(memory(at)) } else { ymmword_ptr(memory(at)) }
     }
 
     /// The low 32 bits of a general register in every lane.
     pub fn splat_register(&mut self, from: AsmRegister64) -> Vector {
         let to = self.take();
         emit!(self, vmovq, to.xmm(), from);
-        match self.wide {
+        match self.zmm {
             true => emit!(self, vpbroadcastd, to.zmm(), to.xmm()),
             false => emit!(self, vpbroadcastd, to.ymm(), to.xmm()),
         }
@@ -119,7 +119,7 @@ impl Float {
     /// Sixteen bytes in every part.
     pub fn splat_part(&mut self, bytes: [u8; 16]) -> Vector {
         let to = self.sixteen(bytes);
-        match self.wide {
+        match self.zmm {
             true => emit!(self, vshufi32x4, to.zmm(), to.zmm(), to.zmm(), 0),
             false => emit!(self, vinserti128, to.ymm(), to.ymm(), to.xmm(), 1),
         }
@@ -142,7 +142,7 @@ impl Float {
         let mut bytes = [0; 16];
         bytes.iter_mut().zip(lanes).for_each(|(byte, &lane)| *byte = lane as u8);
         let to = self.sixteen(bytes);
-        match self.wide {
+        match self.zmm {
             true => emit!(self, vpmovzxbd, to.zmm(), to.xmm()),
             false => emit!(self, vpmovzxbd, to.ymm(), to.xmm()),
         }
@@ -156,7 +156,7 @@ impl Float {
         let from = self.operand(at);
         vector!(self, vmovups, x; from);
         vector!(self, vdivps, x, x, divisor);
-        if self.wide {
+        if self.zmm {
             // Ordered with itself: a number. Nothing else is left, and what is below 32 bits converts to their least.
             emit!(self, vcmpps, k1, x.zmm(), x.zmm(), 7);
             emit!(self, vminps, x.zmm().k1().z(), x.zmm(), most.zmm());
@@ -174,7 +174,7 @@ impl Float {
     }
 
     /// Narrows 32-bit lanes to 16 bits with saturation: `[a, b]` in each part. Releases `b`, unless it is `a`.
-    pub fn pack_words(&mut self, a: Vector, b: Vector) {
+    pub fn pack_i16(&mut self, a: Vector, b: Vector) {
         vector!(self, vpackssdw, a, a, b);
         if a != b {
             self.release(b);
@@ -190,7 +190,7 @@ impl Float {
     }
 
     /// `a + b` of 16-bit lanes with saturation.
-    pub fn add_words(&mut self, a: Vector, b: Vector) {
+    pub fn add_i16(&mut self, a: Vector, b: Vector) {
         vector!(self, vpaddsw, a, a, b);
     }
 
@@ -233,12 +233,12 @@ impl Float {
         [b, low, d, a]
     }
 
-    /// A vector whose part `i` is the 16 bytes at the `i`th place.
-    pub fn gather_parts(&mut self, places: &[At<AsmRegister64>]) -> Vector {
+    /// A vector whose part `i` is the 16 bytes at the `i`th address.
+    pub fn gather_parts(&mut self, addresses: &[At<AsmRegister64>]) -> Vector {
         let to = self.take();
-        for (part, &at) in places.iter().enumerate() {
+        for (part, &at) in addresses.iter().enumerate() {
             let from = xmmword_ptr(memory(at));
-            match (self.wide, part) {
+            match (self.zmm, part) {
                 (_, 0) => emit!(self, vmovups, to.xmm(), from),
                 (true, _) => emit!(self, vinserti32x4, to.zmm(), to.zmm(), from, part as i32),
                 (false, _) => emit!(self, vinserti128, to.ymm(), to.ymm(), from, part as i32),
@@ -250,7 +250,7 @@ impl Float {
     /// Stores one part.
     pub fn store_part(&mut self, vector: Vector, part: usize, at: At<AsmRegister64>) {
         let to = xmmword_ptr(memory(at));
-        match (self.wide, part) {
+        match (self.zmm, part) {
             (_, 0) => emit!(self, vmovups, to, vector.xmm()),
             (true, _) => emit!(self, vextracti32x4, to, vector.zmm(), part as i32),
             (false, _) => emit!(self, vextracti128, to, vector.ymm(), part as i32),
@@ -267,7 +267,7 @@ impl Float {
         }
         if !bytes.is_multiple_of(16) {
             let (part, last) = (bytes / 16, self.take());
-            match self.wide {
+            match self.zmm {
                 true => emit!(self, vextracti32x4, last.xmm(), vector.zmm(), part as i32),
                 false => emit!(self, vextracti128, last.xmm(), vector.ymm(), part as i32),
             }
@@ -296,7 +296,7 @@ impl Float {
     /// (see [`if_aligned`](Float::if_aligned)).
     pub fn stream(&mut self, vector: Vector, at: At<AsmRegister64>) {
         let to = self.operand(at);
-        match self.wide {
+        match self.zmm {
             true => emit!(self, vmovntps, to, vector.zmm()),
             false => emit!(self, vmovntps, to, vector.ymm()),
         }
@@ -305,7 +305,7 @@ impl Float {
     /// Stores a vector.
     pub fn store(&mut self, vector: Vector, at: At<AsmRegister64>) {
         let to = self.operand(at);
-        match self.wide {
+        match self.zmm {
             true => emit!(self, vmovups, to, vector.zmm()),
             false => emit!(self, vmovups, to, vector.ymm()),
         }
@@ -314,7 +314,7 @@ impl Float {
     /// Bytes from memory as 32-bit lanes, as many as a vector has.
     pub fn widen(&mut self, at: At<AsmRegister64>) -> Vector {
         let to = self.take();
-        match self.wide {
+        match self.zmm {
             true => emit!(self, vpmovzxbd, to.zmm(), xmmword_ptr(memory(at))),
             false => emit!(self, vpmovzxbd, to.ymm(), qword_ptr(memory(at))),
         }
@@ -330,7 +330,7 @@ impl Float {
         vector!(self, vmulps, x, x, factor);
     }
 
-    /// `greatest := max(greatest, bits at a place & mask)` of unsigned 32-bit lanes.
+    /// `greatest := max(greatest, bits in memory & mask)` of unsigned 32-bit lanes.
     pub fn raise_magnitude(&mut self, greatest: Vector, mask: Vector, at: At<AsmRegister64>) {
         let (x, from) = (self.take(), self.operand(at));
         vector!(self, vandps, x, mask; from);
@@ -346,7 +346,7 @@ impl Float {
     /// The greatest lane and the number in memory: the greater of the two into memory. Releases the vector.
     pub fn raise_memory(&mut self, greatest: Vector, at: At<AsmRegister64>) {
         let half = self.take();
-        if self.wide {
+        if self.zmm {
             emit!(self, vextracti64x4, half.ymm(), greatest.zmm(), 1);
             emit!(self, vpmaxud, greatest.ymm(), greatest.ymm(), half.ymm());
         }
@@ -364,9 +364,9 @@ impl Float {
     }
 
     /// The low 16 bits of a number in every 16-bit lane.
-    pub fn splat_words(&mut self, value: i16) -> Vector {
-        let word = u32::from(value as u16);
-        self.splat(word | word << 16)
+    pub fn splat_i16(&mut self, value: i16) -> Vector {
+        let half = u32::from(value as u16);
+        self.splat(half | half << 16)
     }
 
     /// A byte in every byte.

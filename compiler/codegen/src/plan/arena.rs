@@ -3,7 +3,7 @@
 //! Greedy by size: the largest buffer first, each at the lowest offset that is free during its whole life (Pisarchyk and Lee
 //! 2020, section 5.2, "greedy by size for offset calculation").
 
-use super::{ALIGN, Buffer, SLACK, Storage};
+use super::buffer::{ALIGN, Buffer, SLACK, Storage};
 
 /// Gives every arena buffer its offset and returns the size of the arena.
 pub fn assign(buffers: &mut [Buffer]) -> usize {

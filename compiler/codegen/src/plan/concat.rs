@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use qcc_ir::ops::{Class, IntOp, Move};
 use qcc_ir::{Graph, NodeId, ValueId, attr};
 
-use super::Place;
 use super::halo::{Halo, Requests};
+use super::view::BufferView;
 
 /// Where a value lies in another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +22,9 @@ pub struct Part {
 }
 
 /// Where the operands of a concatenation belong in its result.
-pub fn windows(whole: &Place, axis: usize, operands: &[Place]) -> Vec<Place> {
+pub fn windows(whole: &BufferView, axis: usize, operands: &[BufferView]) -> Vec<BufferView> {
     let mut start = vec![0; whole.dims.len()];
-    let window = |operand: &Place| {
+    let window = |operand: &BufferView| {
         let window = whole.window(&start, &vec![1; whole.dims.len()], &operand.dims);
         start[axis] += operand.dims[axis];
         window
@@ -96,7 +96,7 @@ fn fits(
     need.extent() == 0 || axis + 1 == graph.ty(v).dims.len() && halo(root).covers(&need)
 }
 
-/// True if a step computes the value in a place of its own choice, and no reader needs it dense.
+/// True if a step computes the value in memory of its own choice, and no reader needs it dense.
 fn is_computed(graph: &Graph, v: ValueId) -> bool {
     let class = |node: NodeId| graph.op(node).info().class;
     let dense =

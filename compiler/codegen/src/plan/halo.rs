@@ -6,8 +6,6 @@ use qcc_ir::ops::{Class, IntOp};
 use qcc_ir::window::Window;
 use qcc_ir::{Diag, Graph, NodeId, ValueId, attr, diag::Code};
 
-use super::is_windowed;
-
 /// Padding around height and width of an NHWC value, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Halo {
@@ -111,4 +109,42 @@ fn needed(graph: &Graph, node: NodeId, op: IntOp) -> Result<Halo, Diag> {
         Diag::new(Code::CODEGEN, format!("padding value {value} is not a byte")).at(graph.describe(node))
     })?;
     Ok(Halo { top: w.pads[0], left: w.pads[1], bottom: after(0), right: after(1), value })
+}
+
+/// True for integer operators that slide a window over their first operand.
+fn is_windowed(op: IntOp) -> bool {
+    match op {
+        IntOp::Conv2d | IntOp::QConv2d | IntOp::MaxPool | IntOp::AveragePool => true,
+        IntOp::Linear
+        | IntOp::Requant
+        | IntOp::QLinear
+        | IntOp::Add
+        | IntOp::Mul
+        | IntOp::Rescale
+        | IntOp::ScaleChannels
+        | IntOp::Lut
+        | IntOp::Clamp
+        | IntOp::Mean
+        | IntOp::MatMul
+        | IntOp::QMatMul
+        | IntOp::Lut2
+        | IntOp::LayerNorm
+        | IntOp::Softmax
+        | IntOp::Extrema
+        | IntOp::DynamicScale
+        | IntOp::DynamicRequant
+        | IntOp::AlignScales
+        | IntOp::DynamicAdd
+        | IntOp::Byte
+        | IntOp::Combine
+        | IntOp::WideMul
+        | IntOp::CommonScale
+        | IntOp::DynamicRescale
+        | IntOp::ProductScale
+        | IntOp::DynamicMul
+        | IntOp::DynamicNorm
+        | IntOp::DynamicTable
+        | IntOp::DynamicLut
+        | IntOp::ExpTable => false,
+    }
 }

@@ -3,7 +3,7 @@
 use qcc_ir::ops::{Class, IntOp};
 use qcc_ir::{Graph, NodeId};
 
-use super::{ALIGN, SLACK};
+use super::buffer::{ALIGN, SLACK};
 
 /// Rows from which on it pays to pack the other matrix: a packed column is used once for each of them.
 const PACKING_ROWS: usize = 4;

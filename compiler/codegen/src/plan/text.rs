@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{Buffer, Plan, StepKind, Storage};
+use super::buffer::{Buffer, Storage};
+use super::steps::{Plan, StepKind};
 
 /// Most columns of the chart; longer plans are shown in steps of several.
 const COLUMNS: usize = 100;

@@ -1,4 +1,4 @@
-//! Iteration spaces: several strided places of one shape, with as few loops as possible.
+//! Iteration spaces: several strided views of one shape, with as few loops as possible.
 
 /// One loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dense_places_become_one_run() {
+    fn dense_views_become_one_run() {
         let l = Loops::new(&[2, 3, 4], &[&[12, 4, 1], &[12, 4, 1]]);
         assert_eq!((l.outer.len(), l.run, l.units()), (0, 24, 1));
     }

@@ -1,16 +1,30 @@
 //! Steps that compute each element from the elements at the same position: 16 bytes at a time on every target.
 
-use cranelift_codegen::ir::{InstBuilder, Type, Value, types};
-use qcc_ir::Attrs;
-use qcc_ir::attr;
+use cranelift_codegen::ir::{InstBuilder, Value, types};
 use qcc_ir::ops::IntOp;
+use qcc_ir::{Attrs, Diags, attr};
 use qcc_num::affine::Affine;
 use qcc_num::requant::Epilogue;
 
+use super::builder::{Builder, Operation, TaskCost};
 use super::collapse::Loops;
 use super::task::Task;
 use crate::clif;
-use crate::plan::Place;
+use crate::plan::BufferView;
+
+impl Builder<'_> {
+    /// Records a task that goes through the elements of the result and of `views`.
+    pub(super) fn each(
+        &mut self,
+        o: &Operation<'_>,
+        views: &[BufferView],
+        kernel: &str,
+        emit: impl FnOnce(&mut Task<'_>),
+    ) -> Result<(), Diags> {
+        let units = loops(views, o.result).units();
+        self.task_of(o, units, TaskCost::of(kernel), emit)
+    }
+}
 
 /// The constants of equations (1) to (4), or (15), as a node has them.
 pub fn epilogue_of(attrs: &Attrs) -> Epilogue {
@@ -27,30 +41,30 @@ pub fn affine_of(attrs: &Attrs, offset: i64) -> Affine {
 }
 
 /// The common iteration space of the operands, broadcast to the result, and of the result.
-pub fn loops(operands: &[Place], result: &Place) -> Loops {
-    let operands: Vec<Place> = operands.iter().map(|p| p.broadcast(&result.dims)).collect();
+pub fn loops(operands: &[BufferView], result: &BufferView) -> Loops {
+    let operands: Vec<BufferView> = operands.iter().map(|p| p.broadcast(&result.dims)).collect();
     let strides: Vec<&[usize]> = operands.iter().chain([result]).map(|p| p.strides.as_slice()).collect();
     let elements: Vec<usize> = operands.iter().chain([result]).map(|p| p.element).collect();
     Loops::new(&result.dims, &strides).dense(&elements)
 }
 
-/// The operands of an elementwise operator in a form that [`Place::broadcast`] can stretch to the result: a table is not
+/// The operands of an elementwise operator in a form that [`BufferView::broadcast`] can stretch to the result: a table is not
 /// indexed by position, and a vector of one constant for each channel lies along the last dimension.
-pub fn broadcastable(op: IntOp, operands: &[Place], result: &Place) -> Vec<Place> {
-    let mut places = operands.to_vec();
+pub fn broadcastable(op: IntOp, operands: &[BufferView], result: &BufferView) -> Vec<BufferView> {
+    let mut views = operands.to_vec();
     let table = match op {
         IntOp::Lut => 1,
         IntOp::Lut2 => 2,
         _ => usize::MAX,
     };
-    if let Some(p) = places.get_mut(table) {
-        *p = Place { dims: Vec::new(), strides: Vec::new(), ..p.clone() };
+    if let Some(p) = views.get_mut(table) {
+        *p = BufferView { dims: Vec::new(), strides: Vec::new(), ..p.clone() };
     }
-    places.iter().map(|p| p.broadcast(&result.dims)).collect()
+    views.iter().map(|p| p.broadcast(&result.dims)).collect()
 }
 
 /// Emits the task of an elementwise operator; its units are [`Loops::units`].
-pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], result: &Place) {
+pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[BufferView], result: &BufferView) {
     let loops = loops(operands, result);
     let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
     bases.push(t.address(result));
@@ -102,7 +116,7 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
             IntOp::ScaleChannels => {
                 let x = load(t, 0)[0];
                 let (mult, offset) = (load(t, 1), load(t, 2));
-                let mult = widen_words(t, &mult);
+                let mult = widen_i16(t, &mult);
                 let mut sums = clif::widen_bytes(&mut t.b, x);
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let product = t.b.ins().imul(*sum, mult[i]);
@@ -151,23 +165,13 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[Place], resu
 
 /// Sixteen lanes of an operand: one vector of bytes, two of 16-bit, four of 32-bit or eight of 64-bit lanes.
 pub(super) fn operand(t: &mut Task<'_>, at: Value, element: usize, splat: bool, lanes: usize) -> Vec<Value> {
-    let lane = lane_type(element);
+    let lane = clif::lane_type(element);
     if splat {
         let value = t.b.ins().load(lane, clif::memory(), at, 0);
         let vector = t.b.ins().splat(lane.by((clif::VECTOR / element) as u32).unwrap_or(types::I8X16), value);
         return vec![vector; element];
     }
     clif::load_lanes(&mut t.b, lane, at, lanes)
-}
-
-/// The integer type of an element of this size.
-pub fn lane_type(bytes: usize) -> Type {
-    match bytes {
-        1 => types::I8,
-        2 => types::I16,
-        4 => types::I32,
-        _ => types::I64,
-    }
 }
 
 /// `x * mult + offset` in 32 bits.
@@ -187,9 +191,9 @@ fn scaled(t: &mut Task<'_>, x: Value, mult: i64, offset: i64) -> Value {
 }
 
 /// Two vectors of 16-bit lanes as four of 32-bit lanes.
-fn widen_words(t: &mut Task<'_>, words: &[Value]) -> Vec<Value> {
+fn widen_i16(t: &mut Task<'_>, i16s: &[Value]) -> Vec<Value> {
     let halves = |t: &mut Task<'_>, w: Value| [t.b.ins().swiden_low(w), t.b.ins().swiden_high(w)];
-    words.iter().flat_map(|&w| halves(t, w)).collect()
+    i16s.iter().flat_map(|&w| halves(t, w)).collect()
 }
 
 /// One table look-up a byte; there is no gather of bytes in 128-bit vectors.

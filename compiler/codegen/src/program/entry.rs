@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! run, run_mt            prepare, then every task
-//! run_f32, run_f32_mt    prepare, then the tasks among those of the float edge: see [`super::edge`]
+//! run_f32, run_f32_mt    prepare, then the tasks among those of the float interface: see [`super::float_interface`]
 //! info                   address of the description
 //! ```
 //! `prepare` checks pointers and, once per scratch, the CPU: asking the CPU takes microseconds on a virtual machine, so the
-//! answer is remembered by a word at the start of the scratch.
+//! answer is remembered at the start of the scratch.
 
 use std::collections::HashSet;
 
@@ -18,9 +18,11 @@ use qcc_runtime::abi::code;
 use qcc_runtime::manifest::Manifest;
 use qcc_runtime::{CpuFeatures, ModelInfo};
 
-use super::edge::{Call, Edge};
+use super::builder::{Builder, bug};
+use super::call::Call;
+use super::cpu_check;
+use super::float_interface::FloatInterface;
 use super::task::frame;
-use super::{Builder, TaskInfo, bug, cpu_check};
 use crate::clif::memory;
 use crate::plan;
 
@@ -61,7 +63,7 @@ pub mod name {
 pub(super) fn emit(
     b: &mut Builder<'_>,
     calls: &[Call],
-    edge: Option<Edge>,
+    interface: Option<FloatInterface>,
     info: &ModelInfo,
     manifest: &Manifest,
 ) -> Result<(Entries, HashSet<String>), Diags> {
@@ -72,15 +74,15 @@ pub(super) fn emit(
     let run_mt = run_mt(b, calls, prepare, run)?;
     let info = b.info(description)?;
     let mut entries = Entries { run, run_mt, run_f32: None, run_f32_mt: None, info, manifest };
-    let mut edge_names = HashSet::new();
-    if let Some(edge) = edge {
-        let alone = run_f32(b, name::RUN_F32, &edge, prepare, None)?;
+    let mut float_functions = HashSet::new();
+    if let Some(interface) = interface {
+        let alone = run_f32(b, name::RUN_F32, &interface, prepare, None)?;
         entries.run_f32 = Some(alone);
-        entries.run_f32_mt = Some(run_f32(b, name::RUN_F32_MT, &edge, prepare, Some(alone))?);
-        edge_names.extend([name::RUN_F32.to_string(), name::RUN_F32_MT.to_string()]);
-        edge_names.extend(edge.names);
+        entries.run_f32_mt = Some(run_f32(b, name::RUN_F32_MT, &interface, prepare, Some(alone))?);
+        float_functions.extend([name::RUN_F32.to_string(), name::RUN_F32_MT.to_string()]);
+        float_functions.extend(interface.names);
     }
-    Ok((entries, edge_names))
+    Ok((entries, float_functions))
 }
 
 /// A function body with its builder, and the few shapes of control flow that entry points have.
@@ -227,17 +229,6 @@ fn prepare(builder: &mut Builder<'_>, info: &ModelInfo) -> Result<FuncId, Diags>
     })
 }
 
-/// Multiply-accumulates and bytes that a task does in a nanosecond, roughly.
-const MACS_A_NANOSECOND: u64 = 150;
-/// See [`MACS_A_NANOSECOND`].
-pub(super) const BYTES_A_NANOSECOND: u64 = 8;
-
-/// The call of a task.
-pub(super) fn call(task: &TaskInfo) -> Call {
-    let estimate = task.macs / MACS_A_NANOSECOND + task.output_bytes / BYTES_A_NANOSECOND;
-    Call { function: task.function, units: task.units, estimate }
-}
-
 /// The host's `parallel_for` and its first argument.
 struct Pool {
     function: Value,
@@ -321,7 +312,7 @@ fn run_mt(builder: &mut Builder<'_>, calls: &[Call], prepare: FuncId, run: FuncI
 fn run_f32(
     builder: &mut Builder<'_>,
     name: &str,
-    edge: &Edge,
+    interface: &FloatInterface,
     prepare: FuncId,
     alone: Option<FuncId>,
 ) -> Result<FuncId, Diags> {
@@ -332,15 +323,15 @@ fn run_f32(
         for pointer in [input, output, scratch] {
             f.fail_if_null(pointer);
         }
-        for (array, n) in [input, output].into_iter().zip(edge.reals) {
+        for (array, n) in [input, output].into_iter().zip(interface.reals) {
             for i in 0..n {
                 let pointer = f.pointer_at(array, i);
                 f.fail_if_null(pointer);
             }
         }
-        let staged_inputs = f.b.ins().iadd_imm_s(scratch, edge.pointers as i64);
-        let staged_outputs = f.b.ins().iadd_imm_s(staged_inputs, 8 * edge.inputs.len() as i64);
-        for (array, offsets) in [(staged_inputs, &edge.inputs), (staged_outputs, &edge.outputs)] {
+        let staged_inputs = f.b.ins().iadd_imm_s(scratch, interface.pointers as i64);
+        let staged_outputs = f.b.ins().iadd_imm_s(staged_inputs, 8 * interface.inputs.len() as i64);
+        for (array, offsets) in [(staged_inputs, &interface.inputs), (staged_outputs, &interface.outputs)] {
             for (i, offset) in offsets.iter().enumerate() {
                 let staged = f.b.ins().iadd_imm_s(scratch, *offset as i64);
                 f.b.ins().store(memory(), staged, array, 8 * i as i32);
@@ -349,7 +340,7 @@ fn run_f32(
         f.call_or_fail(module, prepare, &[staged_inputs, staged_outputs, scratch]);
         f.b.ins().store(memory(), input, scratch, frame::REAL_INPUTS);
         f.b.ins().store(memory(), output, scratch, frame::REAL_OUTPUTS);
-        f.sequence(module, &edge.calls, scratch, pool.as_ref());
+        f.sequence(module, &interface.calls, scratch, pool.as_ref());
         f.return_code(code::OK);
     })
 }

@@ -3,16 +3,15 @@
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use qcc_ir::{Attrs, Elem, Int, Type, attr};
 
-use super::elementwise::lane_type;
 use super::task::Task;
 use crate::clif::{self, VECTOR};
-use crate::plan::Place;
+use crate::plan::BufferView;
 
 /// Slices of one value at positions that another holds.
 pub struct Lookup {
-    data: Place,
-    indices: Place,
-    result: Place,
+    data: BufferView,
+    indices: BufferView,
+    result: BufferView,
     axis: usize,
     wrap: bool,
     signed: bool,
@@ -20,7 +19,7 @@ pub struct Lookup {
 
 impl Lookup {
     /// What a node stands for; `positions` is the type of its indices.
-    pub fn new(attrs: &Attrs, positions: &Type, operands: &[Place], result: &Place) -> Lookup {
+    pub fn new(attrs: &Attrs, positions: &Type, operands: &[BufferView], result: &BufferView) -> Lookup {
         let signed = positions.elem.storage() != Some(Int::U8) && positions.elem != Elem::Bool;
         Lookup {
             data: operands[0].clone(),
@@ -57,7 +56,7 @@ impl Lookup {
     /// The position at an address, within the extent of the axis.
     fn position(&self, t: &mut Task<'_>, at: Value) -> Value {
         let extent = self.data.dims[self.axis] as i64;
-        let lane = lane_type(self.indices.element);
+        let lane = clif::lane_type(self.indices.element);
         let mut p = t.b.ins().load(lane, clif::memory(), at, 0);
         if lane != types::I64 {
             p = if self.signed { t.b.ins().sextend(types::I64, p) } else { t.b.ins().uextend(types::I64, p) };
@@ -76,10 +75,10 @@ impl Lookup {
     /// Copies the dimensions of the data from `d` on, which are those of the result from `e` on.
     fn slice(&self, t: &mut Task<'_>, from: Value, to: Value, d: usize, e: usize) {
         let element = self.data.element;
-        let dense = |place: &Place, from: usize| Place {
-            dims: place.dims[from..].to_vec(),
-            strides: place.strides[from..].to_vec(),
-            ..place.clone()
+        let dense = |view: &BufferView, from: usize| BufferView {
+            dims: view.dims[from..].to_vec(),
+            strides: view.strides[from..].to_vec(),
+            ..view.clone()
         };
         let (x, y) = (dense(&self.data, d), dense(&self.result, e));
         if x.is_dense() && y.is_dense() {

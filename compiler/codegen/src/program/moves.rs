@@ -5,19 +5,18 @@ use qcc_ir::ops::Move;
 use qcc_ir::{Diag, Graph, NodeId, attr, diag::Code};
 
 use super::collapse::Loops;
-use super::elementwise::lane_type;
 use super::task::Task;
 use super::transpose::{self, Exchange};
 use crate::clif::{self, VECTOR};
-use crate::plan::{Halo, Place, concat_windows};
+use crate::plan::{BufferView, Halo, concat_windows};
 
 /// A copy between two views of one shape.
 #[derive(Debug, Clone)]
 pub struct Copy {
     /// Source.
-    pub from: Place,
+    pub from: BufferView,
     /// Destination.
-    pub to: Place,
+    pub to: BufferView,
 }
 
 /// The copies that a movement operator consists of, and the value, if any, that the result is filled with before.
@@ -25,11 +24,11 @@ pub fn copies(
     graph: &Graph,
     node: NodeId,
     op: Move,
-    operands: &[Place],
-    to: &Place,
+    operands: &[BufferView],
+    to: &BufferView,
 ) -> Result<(Vec<Copy>, Option<i64>), Diag> {
     let attrs = &graph.node(node).attrs;
-    let one = |from: Place| (vec![Copy { from, to: to.clone() }], None);
+    let one = |from: BufferView| (vec![Copy { from, to: to.clone() }], None);
     Ok(match op {
         Move::Transpose => one(operands[0].permuted(&attrs.sizes(attr::PERM))),
         Move::Slice => one(operands[0].window(&attrs.sizes(attr::STARTS), &attrs.sizes(attr::STEPS), &to.dims)),
@@ -81,7 +80,7 @@ fn even_runs(positions: &[usize]) -> Vec<(usize, usize, usize)> {
 }
 
 /// One copy for each run of indices: a slice of the source to its place along the axis.
-fn gather(axis: usize, indices: &[i64], from: &Place, to: &Place) -> Vec<Copy> {
+fn gather(axis: usize, indices: &[i64], from: &BufferView, to: &BufferView) -> Vec<Copy> {
     let extent = from.dims[axis];
     let at = |index: i64| if index < 0 { (index + extent as i64) as usize } else { index as usize };
     // The index's own dimensions are merged into one, so that both sides have the source's rank.
@@ -90,11 +89,10 @@ fn gather(axis: usize, indices: &[i64], from: &Place, to: &Place) -> Vec<Copy> {
     merged.dims.splice(axis..axis + index_rank, [indices.len()]);
     let stride = if index_rank == 0 { 0 } else { to.strides[axis + index_rank - 1] };
     merged.strides.splice(axis..axis + index_rank, [stride]);
-    let slice = |place: &Place, i: usize, count: usize, step: usize| {
-        let (mut start, mut dims, mut steps) =
-            (vec![0; place.dims.len()], place.dims.clone(), vec![1; place.dims.len()]);
+    let slice = |view: &BufferView, i: usize, count: usize, step: usize| {
+        let (mut start, mut dims, mut steps) = (vec![0; view.dims.len()], view.dims.clone(), vec![1; view.dims.len()]);
         (start[axis], dims[axis], steps[axis]) = (i, count, step);
-        place.window(&start, &steps, &dims)
+        view.window(&start, &steps, &dims)
     };
     let indices: Vec<usize> = indices.iter().map(|&i| at(i)).collect();
     let runs = even_runs(&indices).into_iter();
@@ -135,7 +133,7 @@ impl Copy {
                 clif::store_bytes(&mut t.b, bytes, at[1], 0, lanes);
             });
         }
-        let (lane, inner) = (lane_type(self.to.element), loops.inner.clone());
+        let (lane, inner) = (clif::lane_type(self.to.element), loops.inner.clone());
         t.lanes(&loops, &[from, to], &mut |t, at, lanes| {
             for i in 0..lanes {
                 let value = t.b.ins().load(lane, clif::memory(), at[0], (i * inner[0]) as i32);
@@ -145,22 +143,22 @@ impl Copy {
     }
 }
 
-/// Units of [`fill_place`].
-pub fn fill_units(place: &Place) -> usize {
-    Loops::new(&place.dims, &[&place.strides]).dense(&[place.element]).units()
+/// Units of [`fill_view`].
+pub fn fill_units(view: &BufferView) -> usize {
+    Loops::new(&view.dims, &[&view.strides]).dense(&[view.element]).units()
 }
 
-/// Fills the elements of a place, and nothing between them.
-pub fn fill_place(t: &mut Task<'_>, place: &Place, value: i64) {
-    let loops = Loops::new(&place.dims, &[&place.strides]).dense(&[place.element]);
-    let to = t.address(place);
-    let lane = lane_type(place.element);
+/// Fills the elements of a view, and nothing between them.
+pub fn fill_view(t: &mut Task<'_>, view: &BufferView, value: i64) {
+    let loops = Loops::new(&view.dims, &[&view.strides]).dense(&[view.element]);
+    let to = t.address(view);
+    let lane = clif::lane_type(view.element);
     let bytes = cranelift_codegen::ir::types::I8X16;
     t.lanes(&loops, &[to], &mut |t, at, lanes| {
-        let vector = clif::splat(&mut t.b, lane.by((VECTOR / place.element) as u32).unwrap_or(bytes), value);
+        let vector = clif::splat(&mut t.b, lane.by((VECTOR / view.element) as u32).unwrap_or(bytes), value);
         let vector = clif::cast(&mut t.b, bytes, vector);
-        for first in (0..lanes * place.element).step_by(VECTOR) {
-            let used = (lanes * place.element - first).min(VECTOR);
+        for first in (0..lanes * view.element).step_by(VECTOR) {
+            let used = (lanes * view.element - first).min(VECTOR);
             clif::store_bytes(&mut t.b, vector, at[0], first as i32, used);
         }
     });
@@ -184,18 +182,18 @@ fn fill(t: &mut Task<'_>, to: Value, bytes: usize, value: u8) {
     }
 }
 
-/// Fills the halo around an NHWC place; one unit.
-pub fn fill_halo(t: &mut Task<'_>, place: &Place, halo: &Halo) {
-    let (h, w) = (place.dims[1], place.dims[2]);
-    let (image, row, pixel) = (place.strides[0], place.strides[1], place.strides[2]);
-    let outside = Place { offset: place.offset - halo.top * row - halo.left * pixel, ..place.clone() };
+/// Fills the halo around an NHWC view; one unit.
+pub fn fill_halo(t: &mut Task<'_>, view: &BufferView, halo: &Halo) {
+    let (h, w) = (view.dims[1], view.dims[2]);
+    let (image, row, pixel) = (view.strides[0], view.strides[1], view.strides[2]);
+    let outside = BufferView { offset: view.offset - halo.top * row - halo.left * pixel, ..view.clone() };
     let base = t.address(&outside);
     // A row's right side and the next row's left side follow each other, so the halo is a head, a gap a row, and a tail.
     let gap = (halo.left + halo.right) * pixel;
     let head = halo.top * row + halo.left * pixel;
     let tail = halo.right * pixel + halo.bottom * row;
     t.units(&mut |t, _| {
-        t.count(place.dims[0], &mut |t, n| {
+        t.count(view.dims[0], &mut |t, n| {
             let base = t.at(base, n, image);
             fill(t, base, head, halo.value);
             if gap > 0 {

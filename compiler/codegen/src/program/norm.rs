@@ -12,17 +12,17 @@ use super::collapse::Loops;
 use super::dynamic::norm::epsilon;
 use super::task::Task;
 use crate::clif;
-use crate::plan::Place;
+use crate::plan::BufferView;
 
 /// Bytes whose squares add up to less than 2^32.
 const CHUNK: usize = 1 << 15;
 
 /// A normalization over the dimensions from `axis` on; multipliers and offsets are broadcast to the operand.
 pub struct LayerNorm {
-    x: Place,
-    mult: Place,
-    offset: Place,
-    result: Place,
+    x: BufferView,
+    mult: BufferView,
+    offset: BufferView,
+    result: BufferView,
     axis: usize,
     attrs: Attrs,
     output: Output,
@@ -33,12 +33,12 @@ enum Output {
     /// Codes within bounds.
     Codes([u8; 2]),
     /// 32 bits before the rounding, of an operand with a scale of run time.
-    Raw { scale: Place },
+    Raw { scale: BufferView },
 }
 
 impl LayerNorm {
     /// The normalization that a node stands for.
-    pub fn new(op: IntOp, attrs: &Attrs, operands: &[Place], result: &Place) -> LayerNorm {
+    pub fn new(op: IntOp, attrs: &Attrs, operands: &[BufferView], result: &BufferView) -> LayerNorm {
         let (output, parameters) = match op {
             IntOp::DynamicNorm => (Output::Raw { scale: operands[1].clone() }, &operands[2..]),
             _ => (Output::Codes([attrs.get(attr::LO) as u8, attrs.get(attr::HI) as u8]), &operands[1..]),
@@ -61,8 +61,8 @@ impl LayerNorm {
 
     /// Emits the task.
     pub fn emit(&self, t: &mut Task<'_>) {
-        let places = [&self.x, &self.mult, &self.offset, &self.result];
-        let bases = places.map(|p| t.address(p));
+        let views = [&self.x, &self.mult, &self.offset, &self.result];
+        let bases = views.map(|p| t.address(p));
         let epsilon = match &self.output {
             Output::Codes(_) => t.b.ins().iconst(types::I64, self.attrs.get(attr::INT_EPSILON)),
             Output::Raw { scale } => {
@@ -95,26 +95,26 @@ impl LayerNorm {
             t.vectors(loops.run, at, &loops.inner, &mut |t, at, lanes| {
                 let [mults, offsets] = [1, 2].map(|i| factors(t, at[i], loops.inner[i], lanes));
                 let bytes = clif::load_bytes(&mut t.b, at[0], 0, lanes);
-                let mut words = clif::widen_bytes(&mut t.b, bytes);
-                for (i, word) in words.iter_mut().enumerate() {
-                    let scaled = t.b.ins().ishl_imm_s(*word, i64::from(MEAN_BITS));
+                let mut i32s = clif::widen_bytes(&mut t.b, bytes);
+                for (i, x) in i32s.iter_mut().enumerate() {
+                    let scaled = t.b.ins().ishl_imm_s(*x, i64::from(MEAN_BITS));
                     let distance = t.b.ins().isub(scaled, mean);
                     let normal = normalized(t, distance, reciprocal, row.shift);
                     let high = clif::mul_high(&mut t.b, normal, mults[i]);
-                    *word = t.b.ins().iadd(high, offsets[i]);
+                    *x = t.b.ins().iadd(high, offsets[i]);
                 }
-                self.store(t, words, at[3], lanes);
+                self.store(t, i32s, at[3], lanes);
             });
         });
     }
 
     /// Stores up to 16 values, before their rounding.
-    fn store(&self, t: &mut Task<'_>, words: [Value; 4], at: Value, lanes: usize) {
+    fn store(&self, t: &mut Task<'_>, i32s: [Value; 4], at: Value, lanes: usize) {
         let Output::Codes([lo, hi]) = self.output else {
-            return clif::store_lanes(&mut t.b, types::I32, &words, at, lanes);
+            return clif::store_lanes(&mut t.b, types::I32, &i32s, at, lanes);
         };
-        let words = words.map(|v| t.b.ins().sshr_imm_s(v, i64::from(FRACTION_BITS)));
-        let halves = [t.b.ins().snarrow(words[0], words[1]), t.b.ins().snarrow(words[2], words[3])];
+        let i32s = i32s.map(|v| t.b.ins().sshr_imm_s(v, i64::from(FRACTION_BITS)));
+        let halves = [t.b.ins().snarrow(i32s[0], i32s[1]), t.b.ins().snarrow(i32s[2], i32s[3])];
         let bytes = t.b.ins().unarrow(halves[0], halves[1]);
         let bytes = clif::clamp(&mut t.b, bytes, lo, hi);
         clif::store_bytes(&mut t.b, bytes, at, 0, lanes);
@@ -174,9 +174,9 @@ fn add_sums(t: &mut Task<'_>, x: Value, count: usize, totals: [Variable; 2]) {
     sums.iter().for_each(|&sum| t.b.def_var(sum, zero));
     t.vectors(count, &[x], &[1], &mut |t, at, lanes| {
         let bytes = clif::load_bytes(&mut t.b, at[0], 0, lanes);
-        for words in [t.b.ins().uwiden_low(bytes), t.b.ins().uwiden_high(bytes)] {
-            for (sum, factor) in sums.into_iter().zip([ones, words]) {
-                let terms = clif::dot_pairs(&mut t.b, words, factor);
+        for i16s in [t.b.ins().uwiden_low(bytes), t.b.ins().uwiden_high(bytes)] {
+            for (sum, factor) in sums.into_iter().zip([ones, i16s]) {
+                let terms = clif::dot_pairs(&mut t.b, i16s, factor);
                 let old = t.b.use_var(sum);
                 let new = t.b.ins().iadd(old, terms);
                 t.b.def_var(sum, new);

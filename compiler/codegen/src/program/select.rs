@@ -8,10 +8,10 @@ use qcc_ir::ops::Move;
 use super::collapse::Loops;
 use super::task::Task;
 use crate::clif;
-use crate::plan::Place;
+use crate::plan::BufferView;
 
 /// Emits a choice between bytes; its units are those of `loops`, over both operands, the condition and the result.
-pub fn choose(t: &mut Task<'_>, loops: &Loops, operands: &[Place], result: &Place) {
+pub fn choose(t: &mut Task<'_>, loops: &Loops, operands: &[BufferView], result: &BufferView) {
     let bases: Vec<Value> = operands.iter().chain([result]).map(|p| t.address(p)).collect();
     let inner = loops.inner.clone();
     t.lanes(loops, &bases, &mut |t, at, lanes| {
@@ -42,8 +42,8 @@ pub fn choose(t: &mut Task<'_>, loops: &Loops, operands: &[Place], result: &Plac
 
 /// Elements of bytes along an axis in order, or their positions.
 pub struct Order {
-    x: Place,
-    result: Place,
+    x: BufferView,
+    result: BufferView,
     axis: usize,
     k: usize,
     largest: bool,
@@ -53,7 +53,7 @@ pub struct Order {
 
 impl Order {
     /// What a node stands for.
-    pub fn new(op: Move, attrs: &Attrs, x: &Place, result: &Place) -> Order {
+    pub fn new(op: Move, attrs: &Attrs, x: &BufferView, result: &BufferView) -> Order {
         let axis = attrs.get(attr::AXIS) as usize;
         let mut result = result.clone();
         if op == Move::ArgMax && !attrs.get(attr::KEEPDIMS) {

@@ -5,10 +5,9 @@ use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Value, ty
 use qcc_ir::Attrs;
 use qcc_ir::attr;
 
-use super::elementwise::lane_type;
 use super::task::Task;
 use crate::clif::{self, VECTOR};
-use crate::plan::Place;
+use crate::plan::BufferView;
 
 /// Elements of a loop body.
 const UNROLL: usize = 4;
@@ -21,10 +20,10 @@ const LONGEST: usize = 2048;
 
 /// A softmax of codes of 8 or 16 bits.
 pub struct Softmax<'p> {
-    x: &'p Place,
+    x: &'p BufferView,
     /// Exponentials by the distance from the greatest code, i32.
-    table: &'p Place,
-    result: &'p Place,
+    table: &'p BufferView,
+    result: &'p BufferView,
     mult: i64,
     masked: bool,
 }
@@ -40,7 +39,7 @@ struct Row {
 
 impl<'p> Softmax<'p> {
     /// The softmax that a node stands for.
-    pub fn new(attrs: &Attrs, operands: &'p [Place], result: &'p Place) -> Softmax<'p> {
+    pub fn new(attrs: &Attrs, operands: &'p [BufferView], result: &'p BufferView) -> Softmax<'p> {
         Softmax {
             x: &operands[0],
             table: &operands[1],
@@ -65,7 +64,7 @@ impl<'p> Softmax<'p> {
 
     /// Bytes from element to element of operand and result.
     fn steps(&self) -> [usize; 2] {
-        [self.x, self.result].map(|place| place.strides[self.last()])
+        [self.x, self.result].map(|view| view.strides[self.last()])
     }
 
     /// Emits the task.
@@ -139,7 +138,7 @@ impl<'p> Softmax<'p> {
             let at = t.moved(&row, round, &steps);
             (0..UNROLL).for_each(|i| body(t, &at, i));
         });
-        let done = t.word(length / UNROLL);
+        let done = t.iconst_ptr(length / UNROLL);
         let at = t.moved(&row, done, &steps);
         (0..length % UNROLL).for_each(|i| body(t, &at, i));
     }
@@ -162,7 +161,7 @@ impl<'p> Softmax<'p> {
 
     /// A code; those of 16 bits count from the least.
     fn code(&self, t: &mut Task<'_>, at: Value, i: usize) -> Value {
-        let code = t.b.ins().load(lane_type(self.x.element), clif::memory(), at, (i * self.steps()[0]) as i32);
+        let code = t.b.ins().load(clif::lane_type(self.x.element), clif::memory(), at, (i * self.steps()[0]) as i32);
         let code = t.b.ins().uextend(types::I64, code);
         if self.x.element == 2 { t.b.ins().bxor_imm_s(code, 0x8000) } else { code }
     }
@@ -205,8 +204,8 @@ fn shares_of(t: &mut Task<'_>, kept: Value, to: Value, length: usize, reciprocal
     t.vectors(length, &[kept, to], &[4, 1], &mut |t, at, lanes| {
         let b = &mut t.b;
         let half = clif::splat(b, types::I64X2, 1 << (FRACTION - 1));
-        let words = clif::load_lanes(b, types::I32, at[0], VECTOR);
-        let words: Vec<Value> = words
+        let i32s = clif::load_lanes(b, types::I32, at[0], VECTOR);
+        let i32s: Vec<Value> = i32s
             .into_iter()
             .map(|e| {
                 let (x, y) = (b.ins().uwiden_low(e), b.ins().uwiden_low(reciprocal));
@@ -221,7 +220,7 @@ fn shares_of(t: &mut Task<'_>, kept: Value, to: Value, length: usize, reciprocal
                 clif::low_halves(b, shares)
             })
             .collect();
-        let halves = [b.ins().snarrow(words[0], words[1]), b.ins().snarrow(words[2], words[3])];
+        let halves = [b.ins().snarrow(i32s[0], i32s[1]), b.ins().snarrow(i32s[2], i32s[3])];
         let bytes = b.ins().unarrow(halves[0], halves[1]);
         clif::store_bytes(b, bytes, at[1], 0, lanes);
     });

@@ -1,27 +1,24 @@
 //! Which kernel a step becomes.
 
-use cranelift_codegen::ir::Function;
-use cranelift_module::{FuncId, Linkage};
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Class, IntOp, Move};
-use qcc_ir::{Attrs, Diag, Diags, Graph, NodeId, Opcode, attr};
+use qcc_ir::{Diag, Diags, Graph, NodeId, Opcode, attr};
 
+use super::builder::{Border, Builder, Operation, TaskCost, bug, symbol};
 use super::dynamic::parameters::dynamic_scale;
 use super::dynamic::{common, tables};
-use super::edge::Border;
 use super::lookup::Lookup;
+use super::mean::Mean;
 use super::moves::{self, Copy};
 use super::norm::LayerNorm;
-use super::reduce::Mean;
 use super::select::{self, Order};
 use super::softmax::Softmax;
 use super::task::Task;
-use super::wide;
-use super::wide_window::Factors;
+use super::vector_window::Factors;
 use super::window::{self, Reduction};
-use super::{Builder, Choice, TaskInfo, bug, elementwise, symbol};
-use crate::kernel::conv::MAX_CHANNELS;
-use crate::plan::{Place, Step, StepKind, Storage, halo_window};
+use super::{elementwise, int16};
+use crate::kernel::microkernel::MAX_CHANNELS;
+use crate::plan::{BufferView, Step, StepKind, Storage, halo_window};
 
 /// The operands that a product packs, weights, bias and factors; it reads the others as they are, as other operators do all.
 pub fn packed(op: Opcode) -> std::ops::Range<usize> {
@@ -36,43 +33,15 @@ fn not_bytes(graph: &Graph, node: NodeId) -> Diags {
     Diag::new(Code::NO_INTEGER_FORM, message).at(graph.describe(node)).into()
 }
 
-/// What is known of a task beside its code.
-pub(super) struct Cost {
-    pub kernel: String,
-    pub macs: u64,
-    pub weight_bytes: u64,
-    pub choices: Vec<Choice>,
-}
-
-impl Cost {
-    /// A task without multiplications.
-    pub fn of(kernel: impl Into<String>) -> Cost {
-        Cost { kernel: kernel.into(), macs: 0, weight_bytes: 0, choices: Vec::new() }
-    }
-}
-
-/// An operation of the graph with the places of its operands and its result.
-#[derive(Clone, Copy)]
-pub(super) struct Operation<'s> {
-    /// What its functions and data are named after.
-    pub name: &'s str,
-    /// Name of the value that it computes.
-    pub value: &'s str,
-    pub node: NodeId,
-    pub attrs: &'s Attrs,
-    pub operands: &'s [Place],
-    pub result: &'s Place,
-}
-
 impl Builder<'_> {
     /// Emits the tasks of a step.
     pub(super) fn step(&mut self, index: usize, step: &Step) -> Result<(), Diags> {
         self.step = index;
         let name = format!("step_{index:03}_{}", symbol(&step.name));
         match &step.kind {
-            StepKind::Fill { place, halo } => {
-                let bytes = place.strides[0] * place.dims[0] - place.elements();
-                self.task(&name, &step.name, 1, bytes, Cost::of("halo"), |t| moves::fill_halo(t, place, halo))
+            StepKind::Fill { view, halo } => {
+                let bytes = view.strides[0] * view.dims[0] - view.elements();
+                self.task(&name, &step.name, 1, bytes, TaskCost::of("halo"), |t| moves::fill_halo(t, view, halo))
             }
             StepKind::Copy { from, to } => {
                 let copy = Copy { from: from.clone(), to: to.clone() };
@@ -89,9 +58,10 @@ impl Builder<'_> {
     }
 
     /// Notes what the tasks of a node read: its operands, or, of a movement in several tasks, as much as each writes.
-    fn count_reads(&mut self, first: usize, operands: &[Place]) {
+    fn count_reads(&mut self, first: usize, operands: &[BufferView]) {
         let bytes = |constant: bool| {
-            let of_kind = |p: &&Place| matches!(self.plan.buffers[p.buffer].storage, Storage::Const(_)) == constant;
+            let of_kind =
+                |p: &&BufferView| matches!(self.plan.buffers[p.buffer].storage, Storage::Const(_)) == constant;
             operands.iter().filter(of_kind).map(|p| (p.elements() * p.element) as u64).sum::<u64>()
         };
         let (activations, constants) = (bytes(false), bytes(true));
@@ -116,12 +86,12 @@ impl Builder<'_> {
     }
 
     fn copy(&mut self, name: &str, value: &str, copy: &Copy, kernel: &str) -> Result<(), Diags> {
-        let storage = |p: &Place| self.plan.buffers[p.buffer].storage;
+        let storage = |p: &BufferView| self.plan.buffers[p.buffer].storage;
         if matches!(storage(&copy.from), Storage::Input(_)) || matches!(storage(&copy.to), Storage::Output(_)) {
             self.borders.push(Border { step: self.step, task: self.tasks.len(), copy: copy.clone() });
         }
         let bytes = copy.to.elements() * copy.to.element;
-        self.task(name, value, copy.units(), bytes, Cost::of(kernel), |t| copy.emit(t))?;
+        self.task(name, value, copy.units(), bytes, TaskCost::of(kernel), |t| copy.emit(t))?;
         if let Some(task) = self.tasks.last_mut() {
             task.input_bytes = bytes as u64;
         }
@@ -152,20 +122,22 @@ impl Builder<'_> {
                     return Err(not_bytes(graph, o.node));
                 }
                 let order = Order::new(op, o.attrs, &o.operands[0], o.result);
-                self.task_of(o, order.units(), Cost::of(kernel), |t| order.emit(t))
+                self.task_of(o, order.units(), TaskCost::of(kernel), |t| order.emit(t))
             }
             Move::Gather if graph.constant(graph.operands(o.node)[1]).is_none() => {
                 let positions = graph.ty(graph.operands(o.node)[1]);
                 let lookup = Lookup::new(o.attrs, positions, o.operands, o.result);
-                self.task_of(o, lookup.units(), Cost::of("lookup"), |t| lookup.emit(t))
+                self.task_of(o, lookup.units(), TaskCost::of("lookup"), |t| lookup.emit(t))
             }
             Move::Where => {
                 if o.operands.iter().any(|p| p.element != 1) {
                     return Err(not_bytes(graph, o.node));
                 }
-                let operands: Vec<Place> = o.operands.iter().map(|p| p.broadcast(&o.result.dims)).collect();
+                let operands: Vec<BufferView> = o.operands.iter().map(|p| p.broadcast(&o.result.dims)).collect();
                 let loops = elementwise::loops(&operands, o.result);
-                self.task_of(o, loops.units(), Cost::of("where"), |t| select::choose(t, &loops, &operands, o.result))
+                self.task_of(o, loops.units(), TaskCost::of("where"), |t| {
+                    select::choose(t, &loops, &operands, o.result)
+                })
             }
             Move::Reshape
             | Move::Transpose
@@ -179,8 +151,8 @@ impl Builder<'_> {
                 let (copies, fill) = moves::copies(graph, o.node, op, o.operands, o.result).map_err(Diags::from)?;
                 if let Some(fill) = fill {
                     let filled = Operation { name: &format!("{}_fill", o.name), ..*o };
-                    self.task_of(&filled, moves::fill_units(o.result), Cost::of("fill"), |t| {
-                        moves::fill_place(t, o.result, fill);
+                    self.task_of(&filled, moves::fill_units(o.result), TaskCost::of("fill"), |t| {
+                        moves::fill_view(t, o.result, fill);
                     })?;
                 }
                 for (i, copy) in copies.iter().enumerate() {
@@ -203,12 +175,12 @@ impl Builder<'_> {
             IntOp::Mean => self.mean(o),
             IntOp::LayerNorm | IntOp::DynamicNorm => {
                 let norm = LayerNorm::new(op, attrs, operands, result);
-                self.task_of(o, norm.units(), Cost::of("layer norm"), |t| norm.emit(t))
+                self.task_of(o, norm.units(), TaskCost::of("layer norm"), |t| norm.emit(t))
             }
             IntOp::MatMul | IntOp::QMatMul => self.matmul(o, op),
             IntOp::Softmax => {
                 let softmax = Softmax::new(attrs, operands, result);
-                self.task_of(o, softmax.units(), Cost::of("softmax"), |t| softmax.emit(t))
+                self.task_of(o, softmax.units(), TaskCost::of("softmax"), |t| softmax.emit(t))
             }
             IntOp::Extrema => self.extrema(o),
             IntOp::DynamicScale => self.once(o, "dynamic_scale", |t| dynamic_scale(t, attrs, operands, result)),
@@ -231,15 +203,15 @@ impl Builder<'_> {
             IntOp::ExpTable => self.once(o, "exp_table", |t| tables::exponentials(t, operands, result)),
             IntOp::DynamicLut => {
                 let loops = tables::look_up_loops(operands, result);
-                self.task_of(o, loops.units(), Cost::of("dynamic_lut"), |t| tables::look_up(t, operands, result))
+                self.task_of(o, loops.units(), TaskCost::of("dynamic_lut"), |t| tables::look_up(t, operands, result))
             }
             IntOp::Combine => self.combine(o),
             IntOp::Byte => {
-                self.each(o, operands, "int.byte", |t| wide::byte(t, attrs.get(attr::HIGH), operands, result))
+                self.each(o, operands, "int.byte", |t| int16::byte(t, attrs.get(attr::HIGH), operands, result))
             }
-            IntOp::WideMul => self.each(o, operands, "int.wide_mul", |t| wide::product(t, attrs, operands, result)),
+            IntOp::WideMul => self.each(o, operands, "int.wide_mul", |t| int16::product(t, attrs, operands, result)),
             IntOp::Lut if operands[0].element != 1 || result.element != 1 => {
-                self.each(o, &operands[..1], "int.lut", |t| wide::lut(t, &operands[..1], &operands[1], result))
+                self.each(o, &operands[..1], "int.lut", |t| int16::lut(t, &operands[..1], &operands[1], result))
             }
             IntOp::Requant
             | IntOp::Add
@@ -250,7 +222,7 @@ impl Builder<'_> {
             | IntOp::Lut2
             | IntOp::Clamp => {
                 let shaped = elementwise::broadcastable(op, operands, result);
-                if self.wide_lanes(o, op, &shaped)? {
+                if self.vector_elementwise(o, op, &shaped)? {
                     return Ok(());
                 }
                 let kernel = self.graph.op(o.node).name();
@@ -263,11 +235,11 @@ impl Builder<'_> {
         let graph = self.graph;
         let w = halo_window(graph, o.node);
         let [height, width] = w.kernel;
-        let mut cost = Cost::of(format!("{} {height}x{width} stride {}", graph.op(o.node).name(), w.strides[0]));
+        let mut cost = TaskCost::of(format!("{} {height}x{width} stride {}", graph.op(o.node).name(), w.strides[0]));
         if o.result.element == 1 {
             let mult = graph.operands(o.node).get(1).and_then(|&v| graph.constant(v)).and_then(|t| t.as_i32());
             let factors = mult.map(|mult| Factors::average(o.attrs, &w, mult));
-            match self.wide_window(o, (&o.operands[0], o.result), &w, factors.as_ref(), cost)? {
+            match self.vector_window(o, (&o.operands[0], o.result), &w, factors.as_ref(), cost)? {
                 Some(left) => cost = left,
                 None => return Ok(()),
             }
@@ -278,9 +250,9 @@ impl Builder<'_> {
 
     fn mean(&mut self, o: &Operation<'_>) -> Result<(), Diags> {
         let mean = Mean::new(o.attrs, &o.operands[0], o.result);
-        let mut cost = Cost::of("mean");
+        let mut cost = TaskCost::of("mean");
         if let Some((window, factors)) = mean.as_window() {
-            match self.wide_window(o, (&mean.x, &mean.result), &window, Some(&factors), cost)? {
+            match self.vector_window(o, (&mean.x, &mean.result), &window, Some(&factors), cost)? {
                 Some(left) => cost = left,
                 None => return Ok(()),
             }
@@ -290,68 +262,6 @@ impl Builder<'_> {
 
     /// Records a task of one unit.
     fn once(&mut self, o: &Operation<'_>, kernel: &str, emit: impl FnOnce(&mut Task<'_>)) -> Result<(), Diags> {
-        self.task_of(o, 1, Cost::of(kernel), emit)
-    }
-
-    /// Records a task that goes through the elements of the result and of `places`.
-    pub(super) fn each(
-        &mut self,
-        o: &Operation<'_>,
-        places: &[Place],
-        kernel: &str,
-        emit: impl FnOnce(&mut Task<'_>),
-    ) -> Result<(), Diags> {
-        let units = elementwise::loops(places, o.result).units();
-        self.task_of(o, units, Cost::of(kernel), emit)
-    }
-
-    /// Declares, emits and records a task that computes the result of an operation.
-    pub(super) fn task_of(
-        &mut self,
-        o: &Operation<'_>,
-        units: usize,
-        cost: Cost,
-        emit: impl FnOnce(&mut Task<'_>),
-    ) -> Result<(), Diags> {
-        self.task(o.name, o.value, units, o.result.elements() * o.result.element, cost, emit)
-    }
-
-    /// Declares and emits the function of a task.
-    pub(super) fn task_function(&mut self, name: &str, emit: impl FnOnce(&mut Task<'_>)) -> Result<FuncId, Diags> {
-        let signature = self.signature(3, false);
-        let function = self.declare(name, Linkage::Local, &signature)?;
-        let mut code = Function::with_name_signature(Default::default(), signature);
-        let constants = &self.constants;
-        let constant = |v| constants.get(&v).copied();
-        let mut t = Task::new(&mut code, &mut self.context, &mut *self.module, self.plan, &constant);
-        emit(&mut t);
-        t.finish();
-        self.define(function, name, code)?;
-        Ok(function)
-    }
-
-    /// Declares, emits and records a task.
-    pub(super) fn task(
-        &mut self,
-        name: &str,
-        value: &str,
-        units: usize,
-        output_bytes: usize,
-        cost: Cost,
-        emit: impl FnOnce(&mut Task<'_>),
-    ) -> Result<(), Diags> {
-        let function = self.task_function(name, emit)?;
-        self.tasks.push(TaskInfo {
-            name: value.to_string(),
-            kernel: cost.kernel,
-            function,
-            units,
-            macs: cost.macs,
-            input_bytes: 0,
-            output_bytes: output_bytes as u64,
-            weight_bytes: cost.weight_bytes,
-            choices: cost.choices,
-        });
-        Ok(())
+        self.task_of(o, 1, TaskCost::of(kernel), emit)
     }
 }

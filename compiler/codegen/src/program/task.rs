@@ -10,7 +10,7 @@ use cranelift_module::{DataId, FuncId, Module};
 
 use super::collapse::{Level, Loops};
 use crate::clif::{VECTOR, memory};
-use crate::plan::{Place, Plan, Storage};
+use crate::plan::{BufferView, Plan, Storage};
 
 /// Offsets in the frame.
 pub mod frame {
@@ -69,7 +69,7 @@ impl<'a> Task<'a> {
     }
 
     /// An address-sized constant.
-    pub fn word(&mut self, value: usize) -> Value {
+    pub fn iconst_ptr(&mut self, value: usize) -> Value {
         self.b.ins().iconst(self.pointer, value as i64)
     }
 
@@ -87,7 +87,7 @@ impl<'a> Task<'a> {
         self.b.ins().iadd(base, distance)
     }
 
-    /// Addresses, in places of the given strides, of the element with this number in row-major order of `dims`.
+    /// Addresses, in views of the given strides, of the element with this number in row-major order of `dims`.
     pub fn element<const N: usize>(
         &mut self,
         number: Value,
@@ -111,11 +111,11 @@ impl<'a> Task<'a> {
     pub fn divide(&mut self, value: Value, by: usize) -> (Value, Value) {
         match by {
             1 => {
-                let zero = self.word(0);
+                let zero = self.iconst_ptr(0);
                 (value, zero)
             }
             _ => {
-                let by = self.word(by);
+                let by = self.iconst_ptr(by);
                 (self.b.ins().udiv(value, by), self.b.ins().urem(value, by))
             }
         }
@@ -127,9 +127,9 @@ impl<'a> Task<'a> {
         self.b.ins().symbol_value(self.pointer, global)
     }
 
-    /// Address of the first element of a place.
-    pub fn address(&mut self, place: &Place) -> Value {
-        let base = match self.plan.buffers[place.buffer].storage {
+    /// Address of the first element of a view.
+    pub fn address(&mut self, view: &BufferView) -> Value {
+        let base = match self.plan.buffers[view.buffer].storage {
             Storage::Arena(offset) => self.plus(self.frame, frame::ARENA + offset),
             Storage::Input(i) => self.pointer_in(frame::INPUTS, i),
             Storage::Output(i) => self.pointer_in(frame::OUTPUTS, i),
@@ -138,7 +138,7 @@ impl<'a> Task<'a> {
                 None => unreachable!("constants that tasks read are defined before them"),
             },
         };
-        self.plus(base, place.offset)
+        self.plus(base, view.offset)
     }
 
     /// Address of a byte of the scratch.
@@ -185,12 +185,12 @@ impl<'a> Task<'a> {
 
     /// `for i in 0..count { body(i) }`; no loop where there is one round.
     pub fn count(&mut self, count: usize, body: &mut dyn FnMut(&mut Task<'a>, Value)) {
-        let zero = self.word(0);
+        let zero = self.iconst_ptr(0);
         match count {
             0 => {}
             1 => body(self, zero),
             _ => {
-                let end = self.word(count);
+                let end = self.iconst_ptr(count);
                 self.rounds(zero, end, body);
             }
         }
@@ -204,7 +204,7 @@ impl<'a> Task<'a> {
 
     /// Whether the last unit of the call is the last of `units`.
     pub fn ends_at(&mut self, units: usize) -> Value {
-        let units = self.word(units);
+        let units = self.iconst_ptr(units);
         self.b.ins().icmp(IntCC::Equal, self.end, units)
     }
 
@@ -216,7 +216,7 @@ impl<'a> Task<'a> {
 
     /// The task's units that lie in `lo..hi`, counted from `lo`.
     pub fn units_in(&mut self, lo: usize, hi: usize, body: &mut dyn FnMut(&mut Task<'a>, Value)) {
-        let (lo_value, hi_value) = (self.word(lo), self.word(hi));
+        let (lo_value, hi_value) = (self.iconst_ptr(lo), self.iconst_ptr(hi));
         let begin = self.b.ins().umax(self.begin, lo_value);
         let end = self.b.ins().umin(self.end, hi_value);
         self.range(begin, end, &mut |t, i| {
@@ -245,8 +245,8 @@ impl<'a> Task<'a> {
             // One dense run: units are chunks of it.
             let (chunk, tail) = (Loops::CHUNK, run % VECTOR);
             let vectors_per_chunk = chunk / VECTOR;
-            let vectors = self.word(run / VECTOR);
-            let last = self.word(run.div_ceil(chunk) - 1);
+            let vectors = self.iconst_ptr(run / VECTOR);
+            let last = self.iconst_ptr(run.div_ceil(chunk) - 1);
             self.units(&mut |t, unit| {
                 let first = t.b.ins().imul_imm_s(unit, vectors_per_chunk as i64);
                 let end = t.b.ins().iadd_imm_s(first, vectors_per_chunk as i64);
@@ -278,7 +278,7 @@ impl<'a> Task<'a> {
     ) {
         self.count(run / VECTOR, &mut |t, i| t.vector(strides, bases, i, VECTOR, body));
         if !run.is_multiple_of(VECTOR) {
-            let full = self.word(run / VECTOR);
+            let full = self.iconst_ptr(run / VECTOR);
             self.vector(strides, bases, full, run % VECTOR, body);
         }
     }

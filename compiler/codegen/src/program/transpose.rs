@@ -76,7 +76,7 @@ fn starts<'a>(t: &mut Task<'a>, extent: usize, body: &mut dyn FnMut(&mut Task<'a
         body(t, start);
     });
     if !extent.is_multiple_of(VECTOR) {
-        let start = t.word(extent - VECTOR);
+        let start = t.iconst_ptr(extent - VECTOR);
         body(t, start);
     }
 }

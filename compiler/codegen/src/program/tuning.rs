@@ -16,20 +16,20 @@ pub struct Choice {
     /// Vectors side by side in a register tile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub panel: Option<usize>,
-    /// Rows of a strip.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub strip: Option<usize>,
+    /// Rows of a row block.
+    #[serde(default, alias = "strip", skip_serializing_if = "Option::is_none")]
+    pub row_block: Option<usize>,
     /// The outer loop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outer: Option<Outer>,
 }
 
-/// Which of the loops over blocks of channels and over chunks of strips is the outer one.
+/// Which of the loops over blocks of channels and over chunks of row blocks is the outer one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outer {
     /// Blocks of channels: each block's weights pass once.
     Blocks,
-    /// Chunks of strips: activations pass once.
+    /// Chunks of row blocks: activations pass once.
     Chunks,
 }

@@ -1,4 +1,4 @@
-//! Steps in which a window slides over an NHWC place, every channel for itself: depthwise convolution, maximum, average.
+//! Steps in which a window slides over an NHWC view, every channel for itself: depthwise convolution, maximum, average.
 //!
 //! A unit is one output row. The window's border lies in the halo, so there are no borders here.
 
@@ -10,7 +10,7 @@ use qcc_num::requant::Epilogue;
 
 use super::task::Task;
 use crate::clif::{self, VECTOR};
-use crate::plan::Place;
+use crate::plan::BufferView;
 
 /// What is done with the elements under the window.
 pub enum Reduction {
@@ -21,7 +21,7 @@ pub enum Reduction {
         /// Zero point of the operand.
         zero: i64,
         /// Multipliers.
-        mult: Place,
+        mult: BufferView,
         /// The rule.
         epilogue: Epilogue,
     },
@@ -31,8 +31,8 @@ pub enum Reduction {
         data: DataId,
         /// The rule; without one the accumulators are the result.
         epilogue: Option<Epilogue>,
-        /// Residual: its place and multiplier.
-        residual: Option<(Place, u16)>,
+        /// Residual: its view and multiplier.
+        residual: Option<(BufferView, u16)>,
     },
 }
 
@@ -47,15 +47,15 @@ pub fn pack_depthwise(w: &[i8], bias: &[i32], mult: &[i32]) -> Vec<u8> {
     bytes
 }
 
-/// Emits the task. `x` is the interior of a place whose halo covers the window.
-pub fn emit(t: &mut Task<'_>, x: &Place, result: &Place, window: &Window, reduction: &Reduction) {
+/// Emits the task. `x` is the interior of a view whose halo covers the window.
+pub fn emit(t: &mut Task<'_>, x: &BufferView, result: &BufferView, window: &Window, reduction: &Reduction) {
     let [_, oh, ow, channels] = result.dims[..] else { unreachable!("windows slide over [N, H, W, C]") };
     let s = Sliding { x, window, reduction, channels: channels * x.element };
     let corner = x.offset - window.pads[0] * x.strides[1] - window.pads[1] * x.strides[2];
-    let source = t.address(&Place { offset: corner, ..x.clone() });
+    let source = t.address(&BufferView { offset: corner, ..x.clone() });
     let target = t.address(result);
     t.units(&mut |t, unit| {
-        let rows = t.word(oh);
+        let rows = t.iconst_ptr(oh);
         let image = t.b.ins().udiv(unit, rows);
         let row = t.b.ins().urem(unit, rows);
         let from = t.at(source, image, x.strides[0]);
@@ -71,7 +71,7 @@ pub fn emit(t: &mut Task<'_>, x: &Place, result: &Place, window: &Window, reduct
                 s.lanes(t, &pixel, first, VECTOR);
             });
             if !s.channels.is_multiple_of(VECTOR) {
-                let first = t.word(s.channels - s.channels % VECTOR);
+                let first = t.iconst_ptr(s.channels - s.channels % VECTOR);
                 s.lanes(t, &pixel, first, s.channels % VECTOR);
             }
         });
@@ -80,7 +80,7 @@ pub fn emit(t: &mut Task<'_>, x: &Place, result: &Place, window: &Window, reduct
 
 /// What is the same for every pixel.
 struct Sliding<'s> {
-    x: &'s Place,
+    x: &'s BufferView,
     window: &'s Window,
     reduction: &'s Reduction,
     /// In bytes of the operand, as lanes are.
@@ -144,11 +144,11 @@ impl Sliding<'_> {
                 let base = t.at(base, first, 4);
                 let base = t.plus(base, biases + 4 * self.channels);
                 let mult = clif::load_lanes(&mut t.b, types::I32, base, lanes);
-                let residual = residual.as_ref().map(|(place, mult)| {
-                    let base = t.address(place);
-                    let base = t.at(base, pixel.image, place.strides[0]);
-                    let base = t.at(base, pixel.row, place.strides[1]);
-                    let base = t.at(base, pixel.column, place.strides[2]);
+                let residual = residual.as_ref().map(|(view, mult)| {
+                    let base = t.address(view);
+                    let base = t.at(base, pixel.image, view.strides[0]);
+                    let base = t.at(base, pixel.row, view.strides[1]);
+                    let base = t.at(base, pixel.column, view.strides[2]);
                     let base = t.b.ins().iadd(base, first);
                     (clif::load_bytes(&mut t.b, base, 0, lanes), *mult)
                 });
@@ -212,8 +212,8 @@ impl Sliding<'_> {
                     }
                     None if acc.len() == 1 => raise(t, acc[0], bytes, x.element),
                     None => {
-                        let wide = clif::widen_bytes(&mut t.b, bytes);
-                        add(t, acc, wide);
+                        let i32s = clif::widen_bytes(&mut t.b, bytes);
+                        add(t, acc, i32s);
                     }
                 }
             });
@@ -226,8 +226,8 @@ fn raise(t: &mut Task<'_>, acc: Variable, bytes: Value, element: usize) {
     let greatest = t.b.use_var(acc);
     let greatest = if element == 2 {
         let [a, b] = [greatest, bytes].map(|v| clif::cast(&mut t.b, types::I16X8, v));
-        let words = t.b.ins().smax(a, b);
-        clif::cast(&mut t.b, types::I8X16, words)
+        let i16s = t.b.ins().smax(a, b);
+        clif::cast(&mut t.b, types::I8X16, i16s)
     } else {
         t.b.ins().umax(greatest, bytes)
     };
@@ -240,13 +240,13 @@ fn multiply(t: &mut Task<'_>, acc: &[Variable], bytes: Value, w: Value) {
     let low = t.b.ins().imul(x, w_low);
     let (x, w_high) = (t.b.ins().uwiden_high(bytes), t.b.ins().swiden_high(w));
     let high = t.b.ins().imul(x, w_high);
-    let wide = [
+    let i32s = [
         t.b.ins().swiden_low(low),
         t.b.ins().swiden_high(low),
         t.b.ins().swiden_low(high),
         t.b.ins().swiden_high(high),
     ];
-    add(t, acc, wide);
+    add(t, acc, i32s);
 }
 
 fn add(t: &mut Task<'_>, acc: &[Variable], terms: [Value; 4]) {

@@ -38,12 +38,12 @@ impl JITMemoryProvider for Separate {
                 *self.constants.insert(start)
             }
         };
-        let place = usize::try_from(align).ok().and_then(|align| self.used.checked_next_multiple_of(align));
-        let end = place.and_then(|place| place.checked_add(size));
-        match (place, end) {
-            (Some(place), Some(end)) if end <= self.size && align <= ALIGN as u64 => {
+        let view = usize::try_from(align).ok().and_then(|align| self.used.checked_next_multiple_of(align));
+        let end = view.and_then(|view| view.checked_add(size));
+        match (view, end) {
+            (Some(view), Some(end)) if end <= self.size && align <= ALIGN as u64 => {
                 self.used = end;
-                Ok(start.wrapping_add(place))
+                Ok(start.wrapping_add(view))
             }
             _ => Err(io::Error::other("constants take more memory than was reserved for them")),
         }

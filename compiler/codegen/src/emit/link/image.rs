@@ -1,8 +1,8 @@
 //! Writing the shared object. Addresses equal file offsets throughout.
 
+use super::error::LinkError;
 use super::input::{Home, Input, Machine, Symbol};
-use super::layout::Layout;
-use super::{EDGE_TEXT, LinkError, TEXT};
+use super::layout::{FLOAT_TEXT, Layout, TEXT};
 use object::write::StringId;
 use object::write::elf::{FileHeader, ProgramHeader, SectionHeader, SectionIndex, Sym, Writer};
 use object::{Endianness, elf};
@@ -18,7 +18,7 @@ const BLOOM_WORDS: u32 = 1;
 const BLOOM_SHIFT: u32 = 6;
 
 /// Output sections in the order in which they lie in the file.
-const HOMES: [(Home, &str); 3] = [(Home::Rodata, ".rodata"), (Home::Text, TEXT), (Home::Edge, EDGE_TEXT)];
+const HOMES: [(Home, &str); 3] = [(Home::Rodata, ".rodata"), (Home::Text, TEXT), (Home::FloatText, FLOAT_TEXT)];
 
 impl Machine {
     fn code(self) -> elf::Machine {
@@ -136,11 +136,11 @@ impl Places {
         let gnu_hash = w.reserve_gnu_hash(BLOOM_WORDS, bucket_count(exports), exports as u32);
         let dynsym = w.reserve_dynsym();
         let dynstr = w.reserve_dynstr().map_err(failed)?;
-        let [rodata, text, edge] = &mut layout.regions;
+        let [rodata, text, float_text] = &mut layout.regions;
         rodata.start = w.reserve(rodata.size, rodata.align);
         let constants_end = w.reserved_len();
         text.start = w.reserve(text.size, machine.page().max(text.align));
-        edge.start = w.reserve(edge.size, edge.align);
+        float_text.start = w.reserve(float_text.size, float_text.align);
         let code = text.start..w.reserved_len();
         w.reserve(0, machine.page());
         let dynamic = w.reserve_dynamic(DYNAMIC);
@@ -171,11 +171,11 @@ impl Image<'_, '_> {
         let Places { constants_end, code, dynamic, .. } = &self.places;
         let (read, write, execute) = (elf::PF_R, elf::PF_R | elf::PF_W, elf::PF_R | elf::PF_X);
         let page = machine.page();
-        let [rodata, text, edge] = self.layout.regions.map(|r| page.max(r.align));
+        let [rodata, text, float_text] = self.layout.regions.map(|r| page.max(r.align));
         // The writable segment has a whole page in memory: a loader rounds the end of what becomes read-only down to a page.
         for (p_type, p_flags, range, memory, p_align) in [
             (elf::PT_LOAD, read, 0..*constants_end, 0, rodata),
-            (elf::PT_LOAD, execute, code.clone(), 0, text.max(edge)),
+            (elf::PT_LOAD, execute, code.clone(), 0, text.max(float_text)),
             (elf::PT_LOAD, write, dynamic.clone(), page, page),
             (elf::PT_DYNAMIC, write, dynamic.clone(), 0, 8),
             (elf::PT_GNU_RELRO, read, dynamic.clone(), page, 1),

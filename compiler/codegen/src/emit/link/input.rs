@@ -1,6 +1,6 @@
 //! Reading the relocatable object: pieces to place, symbols, and references between them.
 
-use super::LinkError;
+use super::error::LinkError;
 use object::read::elf::ElfFile64;
 use object::read::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SymbolIndex};
 use object::{Endianness, RelocationFlags, SectionFlags, SymbolKind, elf};
@@ -18,7 +18,7 @@ pub(super) enum Machine {
 pub(super) enum Home {
     Rodata,
     Text,
-    Edge,
+    FloatText,
 }
 
 /// What is placed as one: a section of constants, or a function.
@@ -67,7 +67,7 @@ type File<'d> = ElfFile64<'d, Endianness>;
 /// Pieces of an input section by their start, in ascending order: (start, size, index of the piece).
 type Split = Vec<(u64, u64, usize)>;
 
-pub(super) fn read<'d>(object: &'d [u8], edge: &HashSet<String>) -> Result<Input<'d>, LinkError> {
+pub(super) fn read<'d>(object: &'d [u8], float_functions: &HashSet<String>) -> Result<Input<'d>, LinkError> {
     let file = File::parse(object).map_err(unreadable)?;
     if file.kind() != object::ObjectKind::Relocatable || !file.is_little_endian() {
         return Err(LinkError::Object("not a little-endian relocatable file".into()));
@@ -77,7 +77,8 @@ pub(super) fn read<'d>(object: &'d [u8], edge: &HashSet<String>) -> Result<Input
         object::Architecture::Aarch64 => Machine::Aarch64,
         other => return Err(LinkError::Machine(format!("{other:?}"))),
     };
-    let mut reader = Reader { functions: functions(&file)?, file, edge, pieces: Vec::new(), splits: HashMap::new() };
+    let mut reader =
+        Reader { functions: functions(&file)?, file, float_functions, pieces: Vec::new(), splits: HashMap::new() };
     reader.split_sections()?;
     let symbols = reader.symbols()?;
     let relocs = reader.relocs()?;
@@ -86,7 +87,7 @@ pub(super) fn read<'d>(object: &'d [u8], edge: &HashSet<String>) -> Result<Input
 
 struct Reader<'d, 'e> {
     file: File<'d>,
-    edge: &'e HashSet<String>,
+    float_functions: &'e HashSet<String>,
     functions: HashMap<SectionIndex, Vec<Function<'d>>>,
     pieces: Vec<Piece<'d>>,
     splits: HashMap<SectionIndex, Split>,
@@ -167,7 +168,7 @@ impl<'d> Reader<'d, '_> {
             let range = usize::try_from(start).ok().zip(start.checked_add(size).and_then(|e| usize::try_from(e).ok()));
             let data = range.and_then(|(begin, end)| data.get(begin..end));
             let data = data.ok_or_else(|| fail("reaches beyond its section"))?;
-            let home = if self.edge.contains(name) { Home::Edge } else { Home::Text };
+            let home = if self.float_functions.contains(name) { Home::FloatText } else { Home::Text };
             // As aligned as it was in its section.
             let align = if start == 0 { align } else { align.min(1 << start.trailing_zeros()) };
             split.push((start, size, self.pieces.len()));

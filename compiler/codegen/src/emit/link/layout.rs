@@ -2,6 +2,12 @@
 
 use super::input::{Home, Input};
 
+/// Section of the integer code.
+pub const TEXT: &str = ".text";
+
+/// Section of the float interface.
+pub const FLOAT_TEXT: &str = ".text.qcc_edge";
+
 /// Least alignment of an output section: a cache line, and the widest vector register.
 const SECTION_ALIGN: u64 = 64;
 
@@ -17,7 +23,7 @@ pub(super) struct Region {
 pub(super) struct Layout {
     homes: Vec<Home>,
     offsets: Vec<u64>,
-    /// Sizes of [`Home::Rodata`], [`Home::Text`] and [`Home::Edge`].
+    /// Sizes of [`Home::Rodata`], [`Home::Text`] and [`Home::FloatText`].
     pub regions: [Region; 3],
 }
 

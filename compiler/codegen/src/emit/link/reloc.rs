@@ -43,9 +43,11 @@ fn aarch64(kind: elf::RelocationType, field: &mut [u8], place: i64, target: i64)
     match kind {
         elf::R_AARCH64_PREL32 => put32(field, place, target),
         elf::R_AARCH64_PREL64 => put64(field, place, target),
-        elf::R_AARCH64_CALL26 | elf::R_AARCH64_JUMP26 => insert(field, words(distance, 26)?, 0, 26),
-        elf::R_AARCH64_CONDBR19 | elf::R_AARCH64_LD_PREL_LO19 => insert(field, words(distance, 19)?, 5, 19),
-        elf::R_AARCH64_TSTBR14 => insert(field, words(distance, 14)?, 5, 14),
+        elf::R_AARCH64_CALL26 | elf::R_AARCH64_JUMP26 => insert(field, instruction_offset(distance, 26)?, 0, 26),
+        elf::R_AARCH64_CONDBR19 | elf::R_AARCH64_LD_PREL_LO19 => {
+            insert(field, instruction_offset(distance, 19)?, 5, 19)
+        }
+        elf::R_AARCH64_TSTBR14 => insert(field, instruction_offset(distance, 14)?, 5, 14),
         elf::R_AARCH64_ADR_PREL_LO21 => adr(field, fits(distance, 21)?),
         elf::R_AARCH64_ADR_PREL_PG_HI21 => adr(field, fits(page(target) - page(place), 21)?),
         elf::R_AARCH64_ADD_ABS_LO12_NC | elf::R_AARCH64_LDST8_ABS_LO12_NC => insert(field, low, 10, 12),
@@ -75,7 +77,7 @@ fn fits(value: i64, bits: u32) -> Result<i64, &'static str> {
 }
 
 /// A distance in instructions, as a signed number of `bits` bits.
-fn words(distance: i64, bits: u32) -> Result<i64, &'static str> {
+fn instruction_offset(distance: i64, bits: u32) -> Result<i64, &'static str> {
     if distance % 4 == 0 { fits(distance / 4, bits) } else { Err("has a target between instructions") }
 }
 
@@ -88,8 +90,8 @@ fn scaled(low: i64, shift: u32) -> Result<i64, &'static str> {
 fn insert(field: &mut [u8], value: i64, at: u32, bits: u32) -> Result<(), &'static str> {
     let bytes = field.first_chunk_mut::<4>().ok_or(BEYOND)?;
     let mask = ((1u32 << bits) - 1) << at;
-    let word = u32::from_le_bytes(*bytes) & !mask | (value as u32) << at & mask;
-    *bytes = word.to_le_bytes();
+    let field = u32::from_le_bytes(*bytes) & !mask | (value as u32) << at & mask;
+    *bytes = field.to_le_bytes();
     Ok(())
 }
 
@@ -130,8 +132,8 @@ mod tests {
     /// Encodings from the Arm ARM, section C6: the field is set, the rest of the instruction stays.
     #[test]
     fn instruction_fields_are_filled_as_the_manual_says() {
-        let filled = |kind, word: u32, place, target| {
-            let mut bytes = word.to_le_bytes();
+        let filled = |kind, field: u32, place, target| {
+            let mut bytes = field.to_le_bytes();
             aarch64(kind, &mut bytes, place, target).map(|()| u32::from_le_bytes(bytes))
         };
         assert_eq!(filled(elf::R_AARCH64_CALL26, 0x9400_0000, 0x1000, 0x1008), Ok(0x9400_0002));

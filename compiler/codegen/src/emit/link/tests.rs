@@ -12,7 +12,7 @@ use std::process::Command;
 const X86_64: &str = "x86_64-unknown-linux-gnu";
 const AARCH64: &str = "aarch64-unknown-linux-gnu";
 
-/// `lookup(i) = twice(table[i]) + raw()`, where `table[i] = 3 * i`, `raw() = 42` is foreign code, and an edge function `scale`.
+/// `lookup(i) = twice(table[i]) + raw()`, where `table[i] = 3 * i`, `raw() = 42` is foreign code, and a function of floats `scale`.
 fn sample(triple: &str, sections: bool) -> Vec<u8> {
     let mut flags = settings::builder();
     flags.set("is_pic", "false").unwrap();
@@ -95,8 +95,8 @@ fn link(object: &[u8]) -> Result<Vec<u8>, LinkError> {
         ("table".to_owned(), vec!["qcc_table".to_owned()]),
         ("scale".to_owned(), vec!["qcc_scale".to_owned()]),
     ];
-    let edge = HashSet::from(["scale".to_owned()]);
-    link_shared(object, &LinkOptions { soname: "sample.so", exports: &exports, edge: &edge })
+    let float_functions = HashSet::from(["scale".to_owned()]);
+    link_shared(object, &LinkOptions { soname: "sample.so", exports: &exports, float_functions: &float_functions })
 }
 
 /// Runs a program; `None` with a visible note if this machine does not have it.
@@ -143,7 +143,7 @@ fn structure_is_as_promised_on_both_machines() {
             let section = file.section_by_index(symbol.section_index().unwrap()).unwrap();
             section.name().unwrap().to_owned()
         };
-        assert_eq!([home("lookup"), home("scale"), home("table")], [TEXT, EDGE_TEXT, ".rodata"]);
+        assert_eq!([home("lookup"), home("scale"), home("table")], [TEXT, FLOAT_TEXT, ".rodata"]);
         assert_eq!(file.section_by_name(".rodata").unwrap().address() % 64, 0);
     }
 }

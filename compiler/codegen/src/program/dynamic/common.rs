@@ -5,14 +5,14 @@ use qcc_ir::Attrs;
 use qcc_ir::attr;
 use qcc_num::dynamic::ALIGN_BITS;
 
-use super::number::{WORD, bits, leading, number, round_shift, scale, store_word};
+use super::number::{I32_BYTES, bits, leading, number, round_shift, scale, store_i32};
 use crate::clif::{self, memory};
-use crate::plan::Place;
+use crate::plan::BufferView;
 use crate::program::elementwise::{loops, operand};
 use crate::program::task::Task;
 
 /// `int.align_scales`, in one unit: equation (13).
-pub fn align_scales(t: &mut Task<'_>, operands: &[Place], result: &Place) {
+pub fn align_scales(t: &mut Task<'_>, operands: &[BufferView], result: &BufferView) {
     let (a, b, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
     t.units(&mut |t, _| {
         let ((ma, ea), (mb, eb)) = (scale(t, a), scale(t, b));
@@ -35,17 +35,17 @@ pub fn align_scales(t: &mut Task<'_>, operands: &[Place], result: &Place) {
         let (ka, kb) = (t.b.ins().select(swapped, factor, one), t.b.ins().select(swapped, one, factor));
         let exponent = t.b.ins().iadd_imm_s(great_exponent, -i64::from(ALIGN_BITS));
         for (i, x) in [great, exponent, ka, kb].into_iter().enumerate() {
-            store_word(t, x, out, i);
+            store_i32(t, x, out, i);
         }
     });
 }
 
 /// `int.dynamic_add`: `(a - Za) * ka + (b - Zb) * kb`.
-pub fn add(t: &mut Task<'_>, zeros: &[i64], operands: &[Place], result: &Place) {
+pub fn add(t: &mut Task<'_>, zeros: &[i64], operands: &[BufferView], result: &BufferView) {
     let loops = loops(&operands[..2], result);
     let factors = t.address(&operands[2]);
     let factor = |t: &mut Task<'_>, i: usize| {
-        let k = t.b.ins().load(types::I32, memory(), factors, ((2 + i) * WORD) as i32);
+        let k = t.b.ins().load(types::I32, memory(), factors, ((2 + i) * I32_BYTES) as i32);
         t.b.ins().splat(types::I32X4, k)
     };
     let factors = [factor(t, 0), factor(t, 1)];
@@ -61,7 +61,7 @@ pub fn add(t: &mut Task<'_>, zeros: &[i64], operands: &[Place], result: &Place) 
 }
 
 /// `int.common_scale`, in one unit: equation (16).
-pub fn common_scale(t: &mut Task<'_>, levels: &[i64], operands: &[Place], result: &Place) {
+pub fn common_scale(t: &mut Task<'_>, levels: &[i64], operands: &[BufferView], result: &BufferView) {
     let addresses: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
     let out = t.address(result);
     let result_levels = levels.last().copied().unwrap_or(1);
@@ -94,8 +94,8 @@ pub fn common_scale(t: &mut Task<'_>, levels: &[i64], operands: &[Place], result
         let mantissa = leading(t, quotient);
         let exponent = t.b.ins().iadd(exponent, length);
         let exponent = t.b.ins().iadd_imm_s(exponent, -62);
-        store_word(t, mantissa, out, 0);
-        store_word(t, exponent, out, 1);
+        store_i32(t, mantissa, out, 0);
+        store_i32(t, exponent, out, 1);
         for (i, &(m, e)) in scales.iter().enumerate() {
             let scaled = t.b.ins().ishl_imm_s(m, 16);
             let ratio = t.b.ins().udiv(scaled, mantissa);
@@ -105,16 +105,16 @@ pub fn common_scale(t: &mut Task<'_>, levels: &[i64], operands: &[Place], result
             let shift = t.b.ins().smax(shift, least);
             let shift = t.b.ins().smin(shift, most);
             let factor = round_shift(t, ratio, shift);
-            store_word(t, factor, out, 2 + i);
+            store_i32(t, factor, out, 2 + i);
         }
     });
 }
 
 /// `int.dynamic_rescale`.
-pub fn rescale(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
+pub fn rescale(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], result: &BufferView) {
     let loops = loops(&operands[..1], result);
     let (scales, index) = (t.address(&operands[1]), attrs.get(attr::INDEX) as i32);
-    let factor = t.b.ins().load(types::I32, memory(), scales, (2 + index) * WORD as i32);
+    let factor = t.b.ins().load(types::I32, memory(), scales, (2 + index) * I32_BYTES as i32);
     let factor = t.b.ins().splat(types::I32X4, factor);
     let bases = [t.address(&operands[0]), t.address(result)];
     let is_splat = loops.inner[0] == 0;
@@ -141,7 +141,7 @@ fn centred(t: &mut Task<'_>, at: Value, is_splat: bool, zero: i64, lanes: usize)
 }
 
 /// `int.product_scale`, in one unit.
-pub fn product_scale(t: &mut Task<'_>, operands: &[Place], result: &Place) {
+pub fn product_scale(t: &mut Task<'_>, operands: &[BufferView], result: &BufferView) {
     let (a, b, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
     t.units(&mut |t, _| {
         let ((ma, ea), (mb, eb)) = (scale(t, a), scale(t, b));
@@ -150,13 +150,13 @@ pub fn product_scale(t: &mut Task<'_>, operands: &[Place], result: &Place) {
         let exponent = t.b.ins().iadd(ea, eb);
         let exponent = t.b.ins().iadd(exponent, length);
         let exponent = t.b.ins().iadd_imm_s(exponent, -31);
-        store_word(t, mantissa, out, 0);
-        store_word(t, exponent, out, 1);
+        store_i32(t, mantissa, out, 0);
+        store_i32(t, exponent, out, 1);
     });
 }
 
 /// `int.dynamic_mul`.
-pub fn multiply(t: &mut Task<'_>, zeros: &[i64], operands: &[Place], result: &Place) {
+pub fn multiply(t: &mut Task<'_>, zeros: &[i64], operands: &[BufferView], result: &BufferView) {
     let loops = loops(operands, result);
     let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
     bases.push(t.address(result));

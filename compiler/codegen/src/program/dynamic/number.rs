@@ -7,18 +7,18 @@ use crate::clif::memory;
 use crate::program::task::Task;
 
 /// Bytes of a 32-bit number.
-pub const WORD: usize = 4;
+pub const I32_BYTES: usize = 4;
 
 /// A 32-bit number in memory, as 64 bits.
-pub fn word(t: &mut Task<'_>, base: Value, index: usize) -> Value {
-    let x = t.b.ins().load(types::I32, memory(), base, (index * WORD) as i32);
+pub fn load_i32(t: &mut Task<'_>, base: Value, index: usize) -> Value {
+    let x = t.b.ins().load(types::I32, memory(), base, (index * I32_BYTES) as i32);
     t.b.ins().sextend(types::I64, x)
 }
 
 /// Stores the low 32 bits.
-pub fn store_word(t: &mut Task<'_>, x: Value, base: Value, index: usize) {
+pub fn store_i32(t: &mut Task<'_>, x: Value, base: Value, index: usize) {
     let x = t.b.ins().ireduce(types::I32, x);
-    t.b.ins().store(memory(), x, base, (index * WORD) as i32);
+    t.b.ins().store(memory(), x, base, (index * I32_BYTES) as i32);
 }
 
 /// A constant.
@@ -28,7 +28,7 @@ pub fn number(t: &mut Task<'_>, x: i64) -> Value {
 
 /// Mantissa and exponent as [`qcc_num::dynamic::Scale::of`] reads them.
 pub fn scale(t: &mut Task<'_>, base: Value) -> (Value, Value) {
-    let (mantissa, exponent) = (word(t, base, 0), word(t, base, 1));
+    let (mantissa, exponent) = (load_i32(t, base, 0), load_i32(t, base, 1));
     let least = number(t, 1 << 30);
     let (low, high) = (number(t, -(1 << 24)), number(t, 1 << 24));
     let exponent = t.b.ins().smax(exponent, low);

@@ -6,17 +6,17 @@ use qcc_ir::Attrs;
 use qcc_ir::attr;
 use qcc_num::dynamic::{HEADER, Rule};
 
-use super::number::{WORD, bits, leading, number, raise, round_shift, scale, store_word, variable, word};
-use crate::plan::Place;
+use super::number::{I32_BYTES, bits, leading, load_i32, number, raise, round_shift, scale, store_i32, variable};
+use crate::plan::BufferView;
 use crate::program::task::Task;
 
 /// `int.dynamic_scale`, in one unit.
-pub fn dynamic_scale(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
+pub fn dynamic_scale(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], result: &BufferView) {
     let [parts, _, channels] = operands[0].dims[..] else { unreachable!("extrema are [parts, 2, C]") };
     let addresses: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
     let out = t.address(result);
     t.units(&mut |t, _| {
-        let biases_out = t.plus(out, HEADER * WORD);
+        let biases_out = t.plus(out, HEADER * I32_BYTES);
         let exponent = |key| attrs.get(key) as i32;
         let layer = Layer {
             rule: Rule {
@@ -31,7 +31,7 @@ pub fn dynamic_scale(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result
             ceilings: addresses.get(4).copied(),
             header: out,
             biases_out,
-            multipliers_out: t.plus(biases_out, channels * WORD),
+            multipliers_out: t.plus(biases_out, channels * I32_BYTES),
         };
         let greatest = layer.merge(t, addresses[0], parts);
         let input = scale(t, addresses[1]);
@@ -87,19 +87,19 @@ impl Layer {
     fn merge(&self, t: &mut Task<'_>, extrema: Value, parts: usize) -> Variable {
         let greatest = variable(t, 0);
         t.count(self.channels, &mut |t, c| {
-            let from = t.at(extrema, c, WORD);
+            let from = t.at(extrema, c, I32_BYTES);
             let (least, most) = (variable(t, i64::from(i32::MAX)), variable(t, i64::from(i32::MIN)));
             t.count(parts, &mut |t, part| {
-                let at = t.at(from, part, 2 * self.channels * WORD);
-                let (lo, hi) = (word(t, at, 0), word(t, at, self.channels));
+                let at = t.at(from, part, 2 * self.channels * I32_BYTES);
+                let (lo, hi) = (load_i32(t, at, 0), load_i32(t, at, self.channels));
                 let old = t.b.use_var(least);
                 let lo = t.b.ins().smin(old, lo);
                 t.b.def_var(least, lo);
                 raise(t, most, hi);
             });
             for (var, base) in [(least, self.biases_out), (most, self.multipliers_out)] {
-                let (x, to) = (t.b.use_var(var), t.at(base, c, WORD));
-                store_word(t, x, to, 0);
+                let (x, to) = (t.b.use_var(var), t.at(base, c, I32_BYTES));
+                store_i32(t, x, to, 0);
                 let size = t.b.ins().iabs(x);
                 raise(t, greatest, size);
             }
@@ -135,14 +135,14 @@ impl Layer {
     fn reach(&self, t: &mut Task<'_>, shifts: &Shifts) -> (Variable, Variable) {
         let (product, value) = (variable(t, 1), variable(t, 0));
         t.count(self.channels, &mut |t, c| {
-            let (low, high) = (t.at(self.biases_out, c, WORD), t.at(self.multipliers_out, c, WORD));
-            let (w, bias) = (t.at(self.weights, c, WORD), t.at(self.biases, c, WORD));
-            let (w, bias) = (word(t, w, 0), word(t, bias, 0));
+            let (low, high) = (t.at(self.biases_out, c, I32_BYTES), t.at(self.multipliers_out, c, I32_BYTES));
+            let (w, bias) = (t.at(self.weights, c, I32_BYTES), t.at(self.biases, c, I32_BYTES));
+            let (w, bias) = (load_i32(t, w, 0), load_i32(t, bias, 0));
             let bias = t.b.ins().imul(bias, shifts.inverse);
             let bias = round_shift(t, bias, shifts.bias);
             let ceiling = self.ceiling(t, shifts, c);
             for end in [low, high] {
-                let acc = word(t, end, 0);
+                let acc = load_i32(t, end, 0);
                 let acc = t.b.ins().ishl(acc, shifts.left);
                 let acc = t.b.ins().sshr(acc, shifts.right);
                 let v = t.b.ins().iadd(acc, bias);
@@ -157,15 +157,15 @@ impl Layer {
                 let real = t.b.ins().imul(v, w);
                 raise(t, product, real);
             }
-            store_word(t, bias, low, 0);
+            store_i32(t, bias, low, 0);
         });
         (product, value)
     }
 
     /// Stores the ceiling of a channel, if there are any; a shift below 1 means that it is beyond all values.
     fn ceiling(&self, t: &mut Task<'_>, shifts: &Shifts, c: Value) -> Option<Value> {
-        let from = t.at(self.ceilings?, c, WORD);
-        let top = word(t, from, 0);
+        let from = t.at(self.ceilings?, c, I32_BYTES);
+        let top = load_i32(t, from, 0);
         let top = t.b.ins().imul(top, shifts.inverse);
         let (one, last, most) = (number(t, 1), number(t, 63), number(t, i64::from(i32::MAX)));
         let counts = t.b.ins().icmp(IntCC::SignedGreaterThanOrEqual, shifts.ceiling, one);
@@ -174,8 +174,8 @@ impl Layer {
         let top = round_shift(t, top, down);
         let top = t.b.ins().smin(top, most);
         let top = t.b.ins().select(counts, top, most);
-        let to = t.at(self.multipliers_out, c, WORD);
-        store_word(t, top, to, self.channels);
+        let to = t.at(self.multipliers_out, c, I32_BYTES);
+        store_i32(t, top, to, self.channels);
         Some(top)
     }
 
@@ -205,7 +205,7 @@ impl Layer {
         let most = number(t, 30);
         let shl = t.b.ins().smin(shl, most);
         for (i, x) in [new_mantissa, new_exponent, shifts.left, shifts.right, shl].into_iter().enumerate() {
-            store_word(t, x, self.header, i);
+            store_i32(t, x, self.header, i);
         }
         let numerator = t.b.ins().ishl_imm_s(levels, 52);
         let ratio = t.b.ins().udiv(numerator, head);
@@ -217,13 +217,13 @@ impl Layer {
     fn multipliers(&self, t: &mut Task<'_>, r: &Ratio) {
         let most = number(t, i64::from(i32::MAX));
         t.count(self.channels, &mut |t, c| {
-            let w = t.at(self.weights, c, WORD);
-            let w = word(t, w, 0);
+            let w = t.at(self.weights, c, I32_BYTES);
+            let w = load_i32(t, w, 0);
             let mult = t.b.ins().imul(w, r.ratio);
             let mult = round_shift(t, mult, r.down);
             let mult = t.b.ins().smin(mult, most);
-            let to = t.at(self.multipliers_out, c, WORD);
-            store_word(t, mult, to, 0);
+            let to = t.at(self.multipliers_out, c, I32_BYTES);
+            store_i32(t, mult, to, 0);
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Accumulators to codes by the parameters of [`super::parameters`]: equations (8) and (12), as loops and as calls of leaves.
+//! Accumulators to codes by the parameters of [`super::parameters`]: equations (8) and (12), as loops and as calls of kernels.
 
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use cranelift_module::{FuncId, Linkage};
@@ -6,36 +6,36 @@ use qcc_ir::Diags;
 use qcc_ir::attr;
 use qcc_num::dynamic::{HEADER, epilogue};
 
-use super::number::WORD;
+use super::number::I32_BYTES;
 use crate::clif::{self, memory};
 use crate::kernel::dynamic::{BLOCK, DynamicSpec, emit_avx512, signature};
-use crate::plan::Place;
+use crate::plan::BufferView;
+use crate::program::builder::{Builder, Operation, TaskCost, bug};
 use crate::program::collapse::{Level, Loops};
 use crate::program::elementwise::{loops, operand};
-use crate::program::step::{Cost, Operation};
 use crate::program::task::Task;
-use crate::program::{Builder, bug};
 use crate::target::Backend;
 
 impl Builder<'_> {
     /// Emits an `int.dynamic_requant`.
     pub(in crate::program) fn dynamic_requant(&mut self, o: &Operation<'_>) -> Result<(), Diags> {
         let rectify = o.attrs.get(attr::RECTIFY);
-        if let Some(wide) = self.wide_requant(rectify, o.operands, o.result)? {
-            return self.task_of(o, wide.units(), Cost::of("dynamic_requant"), |t| wide.emit(t, o.operands, o.result));
+        if let Some(wide) = self.vector_requant(rectify, o.operands, o.result)? {
+            return self
+                .task_of(o, wide.units(), TaskCost::of("dynamic_requant"), |t| wide.emit(t, o.operands, o.result));
         }
         self.each(o, &requant_operands(o.operands, o.result), "dynamic_requant", |t| {
             emit(t, rectify, o.operands, o.result);
         })
     }
 
-    /// The leaves of `int.dynamic_requant`, if the target has them.
-    fn wide_requant(
+    /// The kernels of `int.dynamic_requant`, if the target has them.
+    fn vector_requant(
         &mut self,
         rectify: bool,
-        operands: &[Place],
-        result: &Place,
-    ) -> Result<Option<WideRequant>, Diags> {
+        operands: &[BufferView],
+        result: &BufferView,
+    ) -> Result<Option<VectorRequant>, Diags> {
         let Some((&all, outer)) = result.dims.split_last() else { return Ok(None) };
         let (acc, rows) = (&operands[0], outer.len());
         let dense = [acc, result].iter().all(|p| p.strides[rows] == p.element);
@@ -45,61 +45,61 @@ impl Builder<'_> {
         let mut loops = Loops::new(outer, &[&acc.strides[..rows], &result.strides[..rows]]);
         loops.outer.push(Level { extent: loops.run, strides: loops.inner.clone() });
         let steps = loops.inner.clone();
-        let mut leaves = Vec::new();
+        let mut kernels = Vec::new();
         for first in (0..all).step_by(BLOCK) {
             let channels = BLOCK.min(all - first);
-            let ceiling = has_ceilings(operands, result).then_some(2 * WORD * all);
+            let ceiling = has_ceilings(operands, result).then_some(2 * I32_BYTES * all);
             let spec = DynamicSpec { channels, acc_step: steps[0], out_step: steps[1], rectify, ceiling };
-            let id = match self.dynamic_leaves.get(&spec) {
+            let id = match self.dynamic_kernels.get(&spec) {
                 Some(&id) => id,
                 None => {
-                    let name = format!("dynamic_{:03}", self.dynamic_leaves.len());
+                    let name = format!("dynamic_{:03}", self.dynamic_kernels.len());
                     let id = self.declare(&name, Linkage::Local, &signature(self.module.target_config()))?;
                     self.define_bytes(id, &name, &emit_avx512(&spec).map_err(bug)?)?;
-                    self.dynamic_leaves.insert(spec, id);
+                    self.dynamic_kernels.insert(spec, id);
                     id
                 }
             };
-            leaves.push((id, first));
+            kernels.push((id, first));
         }
-        Ok(Some(WideRequant { leaves, loops, rows: (UNIT / all).max(1) }))
+        Ok(Some(VectorRequant { kernels, loops, rows: (UNIT / all).max(1) }))
     }
 }
 
 /// Whether parameters hold ceilings.
-fn has_ceilings(operands: &[Place], result: &Place) -> bool {
+fn has_ceilings(operands: &[BufferView], result: &BufferView) -> bool {
     let channels = result.dims.last().copied().unwrap_or(1);
     operands[1].elements() == HEADER + 3 * channels
 }
 
 /// The vectors of one constant for each channel behind the header of the parameters, and the accumulators.
-fn requant_operands(operands: &[Place], result: &Place) -> Vec<Place> {
+fn requant_operands(operands: &[BufferView], result: &BufferView) -> Vec<BufferView> {
     let channels = result.dims.last().copied().unwrap_or(1);
-    let vector = |first: usize| Place {
-        offset: operands[1].offset + (HEADER + first) * WORD,
+    let vector = |first: usize| BufferView {
+        offset: operands[1].offset + (HEADER + first) * I32_BYTES,
         dims: vec![channels],
-        strides: vec![WORD],
+        strides: vec![I32_BYTES],
         ..operands[1].clone()
     };
-    let mut places = vec![operands[0].clone(), vector(0), vector(channels)];
+    let mut views = vec![operands[0].clone(), vector(0), vector(channels)];
     if has_ceilings(operands, result) {
-        places.push(vector(2 * channels));
+        views.push(vector(2 * channels));
     }
-    places.iter().map(|p| p.broadcast(&result.dims)).collect()
+    views.iter().map(|p| p.broadcast(&result.dims)).collect()
 }
 
 /// `int.dynamic_requant` by loops.
-fn emit(t: &mut Task<'_>, rectify: bool, operands: &[Place], result: &Place) {
+fn emit(t: &mut Task<'_>, rectify: bool, operands: &[BufferView], result: &BufferView) {
     let params = t.address(&operands[1]);
-    let header = |t: &mut Task<'_>, i: usize| t.b.ins().load(types::I32, memory(), params, (i * WORD) as i32);
+    let header = |t: &mut Task<'_>, i: usize| t.b.ins().load(types::I32, memory(), params, (i * I32_BYTES) as i32);
     let (left, right, shl) = (header(t, 2), header(t, 3), header(t, 4));
-    let places = requant_operands(operands, result);
-    let loops = loops(&places, result);
-    let mut bases: Vec<Value> = places.iter().map(|p| t.address(p)).collect();
+    let views = requant_operands(operands, result);
+    let loops = loops(&views, result);
+    let mut bases: Vec<Value> = views.iter().map(|p| t.address(p)).collect();
     bases.push(t.address(result));
     let splats: Vec<bool> = loops.inner.iter().map(|&s| s == 0).collect();
     t.lanes(&loops, &bases, &mut |t, at, lanes| {
-        let mut load = |i: usize| operand(t, at[i], WORD, splats[i], lanes);
+        let mut load = |i: usize| operand(t, at[i], I32_BYTES, splats[i], lanes);
         let (acc, bias, mult) = (load(0), load(1), load(2));
         let ceilings = has_ceilings(operands, result).then(|| load(3));
         let values = [0, 1, 2, 3].map(|i| {
@@ -120,10 +120,10 @@ fn emit(t: &mut Task<'_>, rectify: bool, operands: &[Place], result: &Place) {
     });
 }
 
-/// `int.dynamic_requant` by leaves, each of which does a block of channels of every row.
-struct WideRequant {
-    /// The leaves, and the channel that each begins with.
-    leaves: Vec<(FuncId, usize)>,
+/// `int.dynamic_requant` by kernels, each of which does a block of channels of every row.
+struct VectorRequant {
+    /// The kernels, and the channel that each begins with.
+    kernels: Vec<(FuncId, usize)>,
     loops: Loops,
     /// Rows of a unit where rows are all there is.
     rows: usize,
@@ -132,7 +132,7 @@ struct WideRequant {
 /// Accumulators of a unit of a single run of rows.
 const UNIT: usize = 1 << 14;
 
-impl WideRequant {
+impl VectorRequant {
     /// Units of the task.
     pub fn units(&self) -> usize {
         match &self.loops.outer[..] {
@@ -142,22 +142,22 @@ impl WideRequant {
     }
 
     /// Emits the task.
-    pub fn emit(&self, t: &mut Task<'_>, operands: &[Place], result: &Place) {
+    pub fn emit(&self, t: &mut Task<'_>, operands: &[BufferView], result: &BufferView) {
         let (acc, params, to) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
         let channels = result.dims.last().copied().unwrap_or(1);
         let (last, levels) = self.loops.outer.split_last().expect("a loop over rows");
         let call = |t: &mut Task<'_>, at: &[Value], rows: Value| {
-            for &(leaf, first) in &self.leaves {
-                let (acc, to) = (t.plus(at[0], first * WORD), t.plus(at[1], first));
-                let bias = t.plus(params, (HEADER + first) * WORD);
-                let mult = t.plus(bias, channels * WORD);
-                t.call(leaf, &[acc, params, bias, mult, to, rows]);
+            for &(kernel, first) in &self.kernels {
+                let (acc, to) = (t.plus(at[0], first * I32_BYTES), t.plus(at[1], first));
+                let bias = t.plus(params, (HEADER + first) * I32_BYTES);
+                let mult = t.plus(bias, channels * I32_BYTES);
+                t.call(kernel, &[acc, params, bias, mult, to, rows]);
             }
         };
         let Some((first, rest)) = levels.split_first() else {
             return t.units(&mut |t, unit| {
                 let start = t.b.ins().imul_imm_s(unit, self.rows as i64);
-                let (all, most) = (t.word(last.extent), t.word(self.rows));
+                let (all, most) = (t.iconst_ptr(last.extent), t.iconst_ptr(self.rows));
                 let left = t.b.ins().isub(all, start);
                 let rows = t.b.ins().umin(left, most);
                 let at = t.moved(&[acc, to], start, &last.strides);
@@ -167,7 +167,7 @@ impl WideRequant {
         t.units(&mut |t, unit| {
             let at = t.moved(&[acc, to], unit, &first.strides);
             t.nest(rest, &at, &mut |t, at| {
-                let rows = t.word(last.extent);
+                let rows = t.iconst_ptr(last.extent);
                 call(t, at, rows);
             });
         });

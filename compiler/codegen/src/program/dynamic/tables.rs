@@ -5,9 +5,9 @@ use qcc_ir::Attrs;
 use qcc_ir::attr;
 use qcc_num::dynamic::{FINER, GRID, GRIDS, INTERVALS, LEAST, LOG2_E, ROW};
 
-use super::number::{WORD, bits, leading, number, raise, scale, store_word, variable, word};
+use super::number::{I32_BYTES, bits, leading, load_i32, number, raise, scale, store_i32, variable};
 use crate::clif::memory;
-use crate::plan::Place;
+use crate::plan::BufferView;
 use crate::program::collapse::Loops;
 use crate::program::elementwise::{self, loops};
 use crate::program::task::Task;
@@ -38,8 +38,8 @@ impl Function {
         let (none, last) = (number(t, 0), number(t, INTERVALS as i64 - 1));
         let interval = t.b.ins().smax(interval, none);
         let interval = t.b.ins().smin(interval, last);
-        let from = t.at(self.row, interval, WORD);
-        let (first, next) = (word(t, from, 0), word(t, from, 1));
+        let from = t.at(self.row, interval, I32_BYTES);
+        let (first, next) = (load_i32(t, from, 0), load_i32(t, from, 1));
         let begin = t.b.ins().iadd_imm_s(interval, -half);
         let begin = t.b.ins().ishl_imm_s(begin, 16);
         let beyond = t.b.ins().isub(x, begin);
@@ -51,7 +51,7 @@ impl Function {
 }
 
 /// `int.dynamic_table`, in one unit: equations (17) and (18).
-pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place) {
+pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], result: &BufferView) {
     let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
     let new_zero = attrs.get(attr::RESULT_ZERO);
     t.units(&mut |t, _| {
@@ -62,8 +62,8 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let grid = t.b.ins().sshr_imm_s(grid, i64::from(FINER.ilog2()));
         let grid = t.b.ins().smax(grid, none);
         let grid = t.b.ins().smin(grid, finest);
-        let row = t.at(samples, grid, ROW * WORD);
-        let middle = word(t, row, INTERVALS / 2);
+        let row = t.at(samples, grid, ROW * I32_BYTES);
+        let middle = load_i32(t, row, INTERVALS / 2);
         let least = number(t, LEAST.into());
         let raised = t.b.ins().smax(own_exponent, least);
         let is_none = t.b.ins().icmp_imm_s(IntCC::Equal, middle, 0);
@@ -85,12 +85,12 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[Place], result: &Place
         let quotient = t.b.ins().udiv(shifted, reach.levels);
         let (quotient_length, mantissa) = (bits(t, quotient), leading(t, quotient));
         let exponent = t.b.ins().iadd(length, quotient_length);
-        let unit = word(t, row, ROW - 1);
+        let unit = load_i32(t, row, ROW - 1);
         let unit = t.b.ins().isub(unit, lifted);
         let exponent = t.b.ins().iadd(exponent, unit);
         let exponent = t.b.ins().iadd_imm_s(exponent, -93);
-        store_word(t, mantissa, out, 0);
-        store_word(t, exponent, out, 1);
+        store_i32(t, mantissa, out, 0);
+        store_i32(t, exponent, out, 1);
         f.codes(t, &reach, new_zero, out);
     });
 }
@@ -147,7 +147,7 @@ impl Function {
         let shifted_zero = t.b.ins().iadd_imm_s(shifted_zero, new_zero);
         let twice_levels = t.b.ins().ishl_imm_s(levels, 1);
         let twice = t.b.ins().ishl_imm_s(divisor, 1);
-        let codes = t.plus(out, 2 * WORD);
+        let codes = t.plus(out, 2 * I32_BYTES);
         t.count(256, &mut |t, code| {
             let y = self.at(t, code);
             let y = t.b.ins().sshr(y, dropped);
@@ -169,7 +169,7 @@ impl Function {
 }
 
 /// `int.exp_table`, in one unit: equation (19).
-pub fn exponentials(t: &mut Task<'_>, operands: &[Place], result: &Place) {
+pub fn exponentials(t: &mut Task<'_>, operands: &[BufferView], result: &BufferView) {
     let (from, samples, out) = (t.address(&operands[0]), t.address(&operands[1]), t.address(result));
     t.units(&mut |t, _| {
         let (mantissa, exponent) = scale(t, from);
@@ -193,29 +193,29 @@ pub fn exponentials(t: &mut Task<'_>, operands: &[Place], result: &Place) {
             let j = t.b.ins().sshr_imm_s(y, 16);
             let j = t.b.ins().band_imm_s(j, INTERVALS as i64 - 1);
             let rest = t.b.ins().band_imm_s(y, 0xffff);
-            let at = t.at(samples, j, WORD);
-            let (first, next) = (word(t, at, 0), word(t, at, 1));
+            let at = t.at(samples, j, I32_BYTES);
+            let (first, next) = (load_i32(t, at, 0), load_i32(t, at, 1));
             let rise = t.b.ins().isub(next, first);
             let rise = t.b.ins().imul(rise, rest);
             let rise = t.b.ins().sshr_imm_s(rise, 16);
             let power = t.b.ins().iadd(first, rise);
             let power = t.b.ins().sshr(power, n);
-            let to = t.at(out, d, WORD);
-            store_word(t, power, to, 0);
+            let to = t.at(out, d, I32_BYTES);
+            store_i32(t, power, to, 0);
         });
     });
 }
 
 /// `int.dynamic_lut`.
-pub fn look_up(t: &mut Task<'_>, operands: &[Place], result: &Place) {
-    let codes = Place { offset: operands[1].offset + 2 * WORD, ..operands[1].clone() };
+pub fn look_up(t: &mut Task<'_>, operands: &[BufferView], result: &BufferView) {
+    let codes = BufferView { offset: operands[1].offset + 2 * I32_BYTES, ..operands[1].clone() };
     let loops = look_up_loops(operands, result);
     let bases = [t.address(&operands[0]), t.address(&codes), t.address(result)];
     elementwise::lut(t, &loops, &bases);
 }
 
 /// Iteration space of `int.dynamic_lut`.
-pub fn look_up_loops(operands: &[Place], result: &Place) -> Loops {
-    let table = Place { dims: Vec::new(), strides: Vec::new(), element: 1, ..operands[1].clone() };
+pub fn look_up_loops(operands: &[BufferView], result: &BufferView) -> Loops {
+    let table = BufferView { dims: Vec::new(), strides: Vec::new(), element: 1, ..operands[1].clone() };
     loops(&[operands[0].clone(), table], result)
 }

@@ -1,9 +1,9 @@
-//! Product of two computed matrices by the leaf of convolutions: the second matrix is packed as weights are, in a task of its own.
+//! Product of two computed matrices by the microkernels of convolutions: the second matrix is packed as weights are, in a task of its own.
 //!
 //! Activations are unsigned and weights signed, so that with `w = b - 128`, which fits a signed byte, and `c = 128 - zb`
 //! ```text
 //! sum over k of (a - za) * (b - zb)  =  sum a * w  +  c * sum a  -  za * (sum w + c * depth)
-//!                                       the leaf      of a row      of a column
+//!                                       the microkernel  of a row      of a column
 //! ```
 //! The term of a row is a pixel's, the term of a column is a channel's bias. Rows of weights beyond the depth are 0.
 //!
@@ -17,19 +17,17 @@ use cranelift_codegen::ir::{InstBuilder, Value, types};
 use cranelift_module::{DataId, FuncId, Linkage};
 use qcc_ir::Diags;
 
-use super::{Cost, MatMul, Operation};
+use super::product::MatMul;
 use crate::clif::{self, VECTOR};
-use crate::kernel::conv::{ConvSpec, MAX_CHANNELS};
-use crate::kernel::pack::{pack_multipliers, packed_weights};
-use crate::kernel::tiling::{self, Panel};
-use crate::machine::Shape;
-use crate::plan::{ALIGN, BufferId, Place};
-use crate::program::Builder;
+use crate::kernel::microkernel::{MAX_CHANNELS, Microkernel, Panel};
+use crate::machine::VectorShape;
+use crate::plan::{ALIGN, BufferId, BufferView};
+use crate::program::builder::{Builder, Operation, TaskCost};
 use crate::program::task::Task;
 
-/// Least number of leaf calls to aim at, so that a few threads have something to share.
+/// Least number of calls to aim at, so that a few threads have something to share.
 const CALLS: usize = 16;
-/// Least rows of a leaf call that is a part of a matrix.
+/// Least rows of a call that is a part of a matrix.
 const ROWS: usize = 12;
 /// Rows whose terms are a unit.
 const TERM_ROWS: usize = 32;
@@ -41,20 +39,19 @@ const SUM: usize = 4;
 /// A product and how its columns are packed.
 pub(super) struct Packed<'p> {
     product: &'p MatMul,
-    shape: &'static Shape,
+    shape: &'static VectorShape,
     /// Packed matrices: outer dimensions only.
-    packed: Place,
+    packed: BufferView,
     /// Terms of rows, `[outer, M]`.
-    terms: Place,
-    /// Parts of the rows, each a leaf call.
+    terms: BufferView,
+    /// Parts of the rows, each a call.
     parts: usize,
     sections: Vec<Section>,
 }
 
 /// Blocks of as many columns.
 struct Section {
-    spec: ConvSpec,
-    panels: Vec<Panel>,
+    kernel: Microkernel,
     blocks: usize,
     first_column: usize,
     /// From the start of a packed matrix to the first block.
@@ -67,9 +64,9 @@ struct Section {
 
 impl<'p> Packed<'p> {
     /// How a product is computed with packed columns, if it can be.
-    pub fn new(product: &'p MatMul, shape: &'static Shape, scratch: BufferId) -> Option<Packed<'p>> {
+    pub fn new(product: &'p MatMul, shape: &'static VectorShape, scratch: BufferId) -> Option<Packed<'p>> {
         let (rank, [m, n]) = (product.rank(), product.matrix());
-        let dense = |p: &Place| p.dims[rank - 1] == 1 || p.strides[rank - 1] == p.element;
+        let dense = |p: &BufferView| p.dims[rank - 1] == 1 || p.strides[rank - 1] == p.element;
         if ![&product.a, &product.b, &product.result].into_iter().all(dense) {
             return None;
         }
@@ -85,19 +82,18 @@ impl<'p> Packed<'p> {
             }
             let spec = product.spec(channels, m / parts);
             spec.validate().ok()?;
-            let panels = tiling::choose(&spec, shape);
-            if panels.iter().any(|panel| panel.stored_weight(shape) != shape.weight_bytes) {
+            let kernel = Microkernel::new(spec, shape);
+            if kernel.panels().iter().any(|panel| panel.weight_bytes != shape.weight_bytes) {
                 return None;
             }
-            let weights = packed_weights(&spec, shape);
-            let lanes: usize = panels.iter().map(|p| p.count * p.vectors * shape.lanes).sum();
-            let bytes = (weights + SUM * lanes).next_multiple_of(ALIGN);
-            sections.push(Section { spec, panels, blocks, first_column, at, weights, bytes });
+            let weights = kernel.packed_bytes();
+            let bytes = (weights + SUM * kernel.vectors() * shape.lanes).next_multiple_of(ALIGN);
+            sections.push(Section { kernel, blocks, first_column, at, weights, bytes });
             at += blocks * bytes;
             first_column += blocks * channels;
         }
-        let (packed, packed_bytes) = outer_place(&product.b, scratch, 0, at);
-        let (terms, _) = outer_place(&product.a, scratch, packed_bytes, SUM * m);
+        let (packed, packed_bytes) = outer_view(&product.b, scratch, 0, at);
+        let (terms, _) = outer_view(&product.a, scratch, packed_bytes, SUM * m);
         Some(Packed { product, shape, packed, terms, parts, sections })
     }
 
@@ -147,11 +143,10 @@ impl<'p> Packed<'p> {
 
     /// Packs the columns of a block.
     fn block(&self, t: &mut Task<'_>, section: &Section, from: Value, to: Value) {
-        let steps = section.spec.run_steps(self.shape);
         let mut biases = t.plus(to, section.weights);
         let (mut from, mut to) = (from, to);
-        for panel in &section.panels {
-            let bytes = steps * panel.vectors * panel.weight_vector(self.shape);
+        for panel in section.kernel.panels() {
+            let bytes = section.kernel.panel_bytes(panel, 1);
             let bias_bytes = SUM * panel.vectors * self.shape.lanes;
             t.count(panel.count, &mut |t, i| {
                 let from = t.at(from, i, panel.channels);
@@ -182,8 +177,7 @@ impl<'p> Packed<'p> {
             })
             .collect();
         let body = |t: &mut Task<'_>, index: Value, taps: usize| {
-            let (from, to) =
-                (t.at(from, index, step * row), t.at(to, index, panel.vectors * panel.weight_vector(self.shape)));
+            let (from, to) = (t.at(from, index, step * row), t.at(to, index, panel.vectors * panel.vector_bytes));
             let rows = (0..step).map(|tap| self.weights(t, (tap < taps).then_some((from, tap * row)), lanes)).collect();
             let pieces = interleaved(t, rows);
             for ((group, piece), &sum) in pieces.into_iter().enumerate().zip(&sums) {
@@ -198,7 +192,7 @@ impl<'p> Packed<'p> {
         };
         t.count(depth / step, &mut |t, i| body(t, i, step));
         if !depth.is_multiple_of(step) {
-            let last = t.word(depth / step);
+            let last = t.iconst_ptr(depth / step);
             body(t, last, depth % step);
         }
         let [za, c] = [self.product.zeros[0], self.product.row_factor()];
@@ -213,7 +207,7 @@ impl<'p> Packed<'p> {
         }
     }
 
-    /// From the start of a step's weights, or of a panel's biases, to the vector of a group: see [`Shape::channel`].
+    /// From the start of a step's weights, or of a panel's biases, to the vector of a group: see [`VectorShape::channel`].
     fn group_at(&self, panel: &Panel, group: usize) -> usize {
         let groups = self.shape.lanes / GROUP;
         let (vector, in_vector) = match self.product.requant {
@@ -236,8 +230,8 @@ impl<'p> Packed<'p> {
     fn tap_sums(&self, t: &mut Task<'_>, piece: Value) -> Value {
         let ones = clif::splat(&mut t.b, types::I16X8, 1);
         if self.shape.weight_bytes == 2 {
-            let words = clif::cast(&mut t.b, types::I16X8, piece);
-            return clif::dot_pairs(&mut t.b, words, ones);
+            let i16s = clif::cast(&mut t.b, types::I16X8, piece);
+            return clif::dot_pairs(&mut t.b, i16s, ones);
         }
         let (low, high) = (t.b.ins().swiden_low(piece), t.b.ins().swiden_high(piece));
         let pairs = t.b.ins().iadd_pairwise(low, high);
@@ -252,7 +246,7 @@ impl<'p> Packed<'p> {
         let strides = [&p.a.strides[..outer], &self.terms.strides];
         let [a, terms] = t.element(matrix, &self.terms.dims, [a, terms], strides);
         let first = t.b.ins().imul_imm_s(part, TERM_ROWS as i64);
-        let (end, all) = (t.b.ins().iadd_imm_s(first, TERM_ROWS as i64), t.word(m));
+        let (end, all) = (t.b.ins().iadd_imm_s(first, TERM_ROWS as i64), t.iconst_ptr(m));
         let end = t.b.ins().umin(end, all);
         let factor = clif::splat(&mut t.b, types::I16X8, p.row_factor());
         t.range(first, end, &mut |t, row| {
@@ -262,8 +256,8 @@ impl<'p> Packed<'p> {
             t.b.def_var(sum, zero);
             let add = |t: &mut Task<'_>, at: Value, lanes: usize| {
                 let bytes = clif::load_bytes(&mut t.b, at, 0, lanes);
-                for words in [t.b.ins().uwiden_low(bytes), t.b.ins().uwiden_high(bytes)] {
-                    let products = clif::dot_pairs(&mut t.b, words, factor);
+                for i16s in [t.b.ins().uwiden_low(bytes), t.b.ins().uwiden_high(bytes)] {
+                    let products = clif::dot_pairs(&mut t.b, i16s, factor);
                     let old = t.b.use_var(sum);
                     let new = t.b.ins().iadd(old, products);
                     t.b.def_var(sum, new);
@@ -284,15 +278,15 @@ impl<'p> Packed<'p> {
     }
 
     /// Emits the task that multiplies: a unit is a matrix, a block of columns and a part of the rows.
-    fn emit(&self, t: &mut Task<'_>, leaves: &[Leaf]) {
+    fn emit(&self, t: &mut Task<'_>, kernels: &[Kernel]) {
         let (p, outer) = (self.product, self.product.rank() - 2);
         let rows = p.matrix()[0] / self.parts;
         let bases = [t.address(&p.a), t.address(&self.packed), t.address(&self.terms), t.address(&p.result)];
         let dims = &p.result.dims[..outer];
-        let [packed, terms] = [&self.packed, &self.terms].map(|place| place.broadcast(dims));
+        let [packed, terms] = [&self.packed, &self.terms].map(|view| view.broadcast(dims));
         let matrices: usize = dims.iter().product();
         let mut first_unit = 0;
-        for (section, leaf) in self.sections.iter().zip(leaves) {
+        for (section, kernel) in self.sections.iter().zip(kernels) {
             let units = matrices * section.blocks * self.parts;
             t.units_in(first_unit, first_unit + units, &mut |t, unit| {
                 let (matrix, in_matrix) = t.divide(unit, section.blocks * self.parts);
@@ -307,8 +301,8 @@ impl<'p> Packed<'p> {
                 let result = t.at(result, part, rows * p.result.strides[outer]);
                 let result = t.plus(result, section.first_column * p.result.element);
                 let result = t.at(result, block, MAX_CHANNELS * p.result.element);
-                let (mult, one) = (t.data(leaf.mult), t.word(1));
-                t.call(leaf.function, &[a, weights, biases, mult, result, terms, one, weights]);
+                let (mult, one) = (t.data(kernel.mult), t.iconst_ptr(1));
+                t.call(kernel.function, &[a, weights, biases, mult, result, terms, one, weights]);
             });
             first_unit += units;
         }
@@ -316,31 +310,37 @@ impl<'p> Packed<'p> {
 }
 
 /// The function of a section, and its multipliers.
-struct Leaf {
+struct Kernel {
     function: FuncId,
     mult: DataId,
 }
 
 impl Builder<'_> {
-    /// Two tasks: packing, then the leaf calls.
-    pub(super) fn packed_matmul(&mut self, o: &Operation<'_>, packed: &Packed<'_>, cost: Cost) -> Result<(), Diags> {
-        let mut leaves = Vec::new();
+    /// Two tasks: packing, then the calls.
+    pub(super) fn packed_matmul(
+        &mut self,
+        o: &Operation<'_>,
+        packed: &Packed<'_>,
+        cost: TaskCost,
+    ) -> Result<(), Diags> {
+        let mut kernels = Vec::new();
         for (i, section) in packed.sections.iter().enumerate() {
-            let mult = vec![packed.product.requant.map_or(0, |(mult, _)| mult as i32); section.spec.channels];
-            let mult = pack_multipliers(&section.spec, packed.shape, &mult);
+            let channels = section.kernel.spec().channels;
+            let mult = vec![packed.product.requant.map_or(0, |(mult, _)| mult as i32); channels];
+            let mult = section.kernel.pack_multipliers(&mult);
             let bytes = mult.into_iter().flat_map(i32::to_le_bytes).collect();
             let mult = self.data(&format!("mult_{}_{i}", o.name), Linkage::Local, bytes)?;
-            leaves.push(Leaf { function: self.leaf(&section.spec)?, mult });
+            kernels.push(Kernel { function: self.microkernel(&section.kernel)?, mult });
         }
         let (name, units) = (format!("{}_pack", o.name), packed.packing_units());
-        self.task(&name, o.value, units, packed.packed_bytes(), Cost::of("pack"), |t| packed.emit_packing(t))?;
+        self.task(&name, o.value, units, packed.packed_bytes(), TaskCost::of("pack"), |t| packed.emit_packing(t))?;
         let units = packed.product.outer() * packed.blocks() * packed.parts;
-        self.task_of(o, units, cost, |t| packed.emit(t, &leaves))
+        self.task_of(o, units, cost, |t| packed.emit(t, &kernels))
     }
 }
 
-/// A place with an element of so many bytes for each distinct matrix of an operand, and where it ends.
-fn outer_place(operand: &Place, buffer: BufferId, offset: usize, bytes: usize) -> (Place, usize) {
+/// A view with an element of so many bytes for each distinct matrix of an operand, and where it ends.
+fn outer_view(operand: &BufferView, buffer: BufferId, offset: usize, bytes: usize) -> (BufferView, usize) {
     let outer = operand.dims.len() - 2;
     let distinct = |d: usize| if operand.strides[d] == 0 { 1 } else { operand.dims[d] };
     let dims: Vec<usize> = (0..outer).map(distinct).collect();
@@ -349,26 +349,26 @@ fn outer_place(operand: &Place, buffer: BufferId, offset: usize, bytes: usize) -
         strides[d - 1] = strides[d] * dims[d];
     }
     let end = offset + bytes * dims.iter().product::<usize>();
-    (Place { buffer, offset, dims, strides, element: bytes }, end)
+    (BufferView { buffer, offset, dims, strides, element: bytes }, end)
 }
 
-/// The bytes of two or four rows, those of a column side by side, as four vectors of four columns; those of two as words.
+/// The bytes of two or four rows, those of a column side by side, as four vectors of four columns; those of two as 16-bit numbers.
 fn interleaved(t: &mut Task<'_>, rows: Vec<Value>) -> Vec<Value> {
     let b = &mut t.b;
     let pairs: Vec<[Value; 2]> = rows.chunks(2).map(|pair| clif::interleave_bytes(b, pair[0], pair[1])).collect();
     match pairs[..] {
         [[low, high]] => {
-            let words = [
+            let i16s = [
                 b.ins().swiden_low(low),
                 b.ins().swiden_high(low),
                 b.ins().swiden_low(high),
                 b.ins().swiden_high(high),
             ];
-            words.map(|w| clif::cast(b, types::I8X16, w)).to_vec()
+            i16s.map(|w| clif::cast(b, types::I8X16, w)).to_vec()
         }
         _ => {
             let halves = pairs[0].into_iter().zip(pairs[1]);
-            halves.flat_map(|(first, second)| clif::interleave_words(b, first, second)).collect()
+            halves.flat_map(|(first, second)| clif::interleave_i16(b, first, second)).collect()
         }
     }
 }

@@ -1,0 +1,16 @@
+//! The microkernels of convolutions and matrix products.
+//!
+//! ```text
+//! spec (what is computed) --tiling (register tiles)--> plan (the microkernel) --pack, emit--> operands, code
+//! ```
+
+mod emit;
+mod pack;
+mod plan;
+mod spec;
+mod tiling;
+
+pub use emit::{emit_clif, machine_code, signature};
+pub use plan::Microkernel;
+pub use spec::{MAX_CHANNELS, MEASURED_STEP, MicrokernelSpec, Output, Residual};
+pub use tiling::{Panel, Tiles};

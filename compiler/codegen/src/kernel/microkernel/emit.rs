@@ -1,0 +1,396 @@
+//! The code of a microkernel: its loop nest on the vector machine.
+//!
+//! ```text
+//! row blocks { panels { tiles { bias; kernel rows { segments { run { dots } } }; requantize and store } } }
+//! ```
+//! Each loop moves the pointers on and takes back what its inner loops moved, by constants, so that the arguments are the
+//! only pointers.
+
+use cranelift_codegen::ir::{AbiParam, Function, Signature};
+use cranelift_codegen::isa::TargetFrontendConfig;
+use cranelift_frontend::FunctionBuilderContext;
+
+use super::plan::Microkernel;
+use super::spec::{MEASURED_STEP, MicrokernelSpec, Output};
+use super::tiling::{Panel, Tiles};
+use crate::kernel::assemble::{self, Emit, KernelError};
+use crate::machine::bytes::ByteMachine;
+use crate::machine::{At, Clif, Machine, Pixels, Requantize, VectorShape};
+use crate::target::Backend;
+
+/// Bytes of a 32-bit lane.
+const LANE: usize = 4;
+/// Bytes that a prefetch brings.
+const LINE: usize = 64;
+
+/// The microkernel as machine code, position-independent and without relocations or data; nothing where Cranelift makes it.
+pub fn machine_code(kernel: &Microkernel, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
+    kernel.spec().validate()?;
+    assemble::machine_code(kernel, backend)
+}
+
+/// The microkernel as CLIF, for any target.
+pub fn emit_clif(
+    kernel: &Microkernel,
+    config: TargetFrontendConfig,
+    context: &mut FunctionBuilderContext,
+) -> Result<Function, KernelError> {
+    kernel.spec().validate()?;
+    let mut function = Function::with_name_signature(Default::default(), signature(config));
+    let mut machine = Clif::new(&mut function, context, config);
+    kernel.emit_loops(&mut machine);
+    machine.finish();
+    Ok(function)
+}
+
+/// The signature of every microkernel.
+pub fn signature(config: TargetFrontendConfig) -> Signature {
+    let mut signature = Signature::new(config.default_call_conv);
+    signature.params = vec![AbiParam::new(config.pointer_type()); 8];
+    signature
+}
+
+impl Emit for Microkernel {
+    fn emit<M: ByteMachine>(&self, m: &mut M) {
+        self.emit_loops(m);
+    }
+}
+
+impl Microkernel {
+    fn emit_loops<M: Machine>(&self, m: &mut M) {
+        let spec = self.spec();
+        let pointers = Pointers {
+            input: m.argument(0),
+            weights: m.argument(1),
+            bias: m.argument(2),
+            mult: m.argument(3),
+            output: m.argument(4),
+            residual: m.argument(5),
+        };
+        let prefetched = (spec.prefetch_bytes > 0).then(|| m.argument(7));
+        if let Output::Requant { epilogue, residual, .. } = &spec.output {
+            m.prepare(epilogue, residual.map(|r| r.mult));
+        }
+        let prefetch = prefetched.map(|pointer| Prefetch::new(pointer, self));
+        let nest = LoopNest { kernel: self, spec, shape: self.shape(), pointers, prefetch };
+        if spec.output == Output::Measured {
+            nest.begin_extrema(m);
+        }
+        m.repeat_argument(6, &mut |m| nest.row_block(m));
+    }
+}
+
+struct Pointers<P> {
+    input: P,
+    weights: P,
+    bias: P,
+    mult: P,
+    output: P,
+    residual: P,
+}
+
+/// What is prefetched, and how many lines of it in each tile.
+struct Prefetch<P> {
+    pointer: P,
+    lines: usize,
+}
+
+impl<P> Prefetch<P> {
+    fn new(pointer: P, kernel: &Microkernel) -> Prefetch<P> {
+        let tiles: usize =
+            kernel.panels().iter().map(|p| p.count * p.tiles.iter().map(|t| t.count).sum::<usize>()).sum();
+        Prefetch { pointer, lines: kernel.spec().prefetch_bytes.div_ceil(LINE).div_ceil(tiles) }
+    }
+}
+
+/// The loops of a microkernel, with its arguments in registers.
+struct LoopNest<'a, P> {
+    kernel: &'a Microkernel,
+    spec: &'a MicrokernelSpec,
+    shape: &'static VectorShape,
+    pointers: Pointers<P>,
+    prefetch: Option<Prefetch<P>>,
+}
+
+/// Steps from pixel to pixel and from row to row in one of the tensors, in bytes.
+#[derive(Clone, Copy)]
+struct Steps {
+    pixel: usize,
+    row: usize,
+}
+
+impl Steps {
+    /// From the first pixel of a tile to its pixel `index`.
+    fn apart(self, width: usize, tiles: &Tiles, index: usize) -> usize {
+        match tiles.column {
+            None => index * self.pixel,
+            Some(column) => {
+                let at = column + index;
+                at / width * self.row + at % width * self.pixel - column * self.pixel
+            }
+        }
+    }
+
+    /// From the end of a row to the next.
+    fn gap(self, width: usize) -> i64 {
+        self.row as i64 - (width * self.pixel) as i64
+    }
+}
+
+impl<P: Copy> LoopNest<'_, P> {
+    fn input_steps(&self) -> Steps {
+        Steps { pixel: self.spec.pixel_step, row: self.spec.in_row_step }
+    }
+
+    /// What moves with the pixels: input, output, residual.
+    fn moving(&self) -> Vec<(P, Steps)> {
+        let output = Steps { pixel: self.spec.out_pixel_step, row: self.spec.out_row_step };
+        let mut moving = vec![(self.pointers.input, self.input_steps()), (self.pointers.output, output)];
+        if let Output::Requant { residual: Some(r), .. } = &self.spec.output {
+            moving.push((self.pointers.residual, Steps { pixel: r.pixel_step, row: r.row_step }));
+        } else if self.spec.pixel_terms {
+            moving.push((self.pointers.residual, Steps { pixel: LANE, row: LANE * self.spec.width }));
+        }
+        moving
+    }
+
+    /// Bytes that `channels` take in each of [`LoopNest::moving`].
+    fn channel_bytes(&self, channels: usize) -> [usize; 3] {
+        [0, channels * self.spec.stored_bytes(), if self.spec.pixel_terms { 0 } else { channels }]
+    }
+
+    /// Where the extrema of a panel are, and how far behind each other.
+    fn extrema(&self) -> [At<P>; 2] {
+        [At::new(self.pointers.mult), At::new(self.pointers.mult).plus(MEASURED_STEP)]
+    }
+
+    /// Extrema of no accumulators.
+    fn begin_extrema<M: Machine<Pointer = P>>(&self, m: &mut M) {
+        for (at, bound) in self.extrema().into_iter().zip([i32::MAX, i32::MIN]) {
+            let bound = m.splat(bound);
+            (0..self.kernel.vectors()).for_each(|v| m.store(bound, at.plus(v * LANE * self.shape.lanes)));
+            m.release(bound);
+        }
+    }
+
+    /// Bytes from one panel's operands at `mult` to the next's.
+    fn mult_step(&self, lanes: usize) -> i64 {
+        let copies = match self.spec.output {
+            Output::Requant { .. } => self.shape.multiplier_copies(),
+            Output::Measured => 1,
+            Output::Raw => 0,
+        };
+        (LANE * lanes * copies) as i64
+    }
+
+    /// One row block, all panels; then on to the next row block.
+    fn row_block<M: Machine<Pointer = P>>(&self, m: &mut M) {
+        let spec = self.spec;
+        let mut passed = 0;
+        let (mut lanes, mut weights) = (0, 0);
+        for panel in self.kernel.panels() {
+            m.repeat(panel.count, &mut |m| self.panel(m, panel));
+            passed += panel.count * panel.channels;
+            lanes += panel.count * panel.vectors * self.shape.lanes;
+            weights += panel.count * self.kernel.panel_bytes(panel, spec.packed_rows());
+        }
+        m.step(self.pointers.weights, -(weights as i64));
+        m.step(self.pointers.bias, -((LANE * lanes) as i64));
+        m.step(self.pointers.mult, -self.mult_step(lanes));
+        let channels = self.channel_bytes(passed);
+        for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
+            m.step(pointer, (spec.block_rows * steps.row) as i64 - channels as i64);
+        }
+    }
+
+    /// One panel over a row block; then back to the row block's first pixel and on to the next panel's channels.
+    fn panel<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel) {
+        let spec = self.spec;
+        let left_out = self.kernel.panel_bytes(panel, spec.left_out[0]);
+        m.step(self.pointers.weights, left_out as i64);
+        for tiles in &panel.tiles {
+            m.repeat(tiles.count, &mut |m| self.tile(m, panel, tiles));
+            if tiles.ends_row && tiles.column.is_none() {
+                self.moving().into_iter().for_each(|(pointer, steps)| m.step(pointer, steps.gap(spec.width)));
+            }
+        }
+        let lanes = panel.vectors * self.shape.lanes;
+        let all = self.kernel.panel_bytes(panel, spec.packed_rows());
+        m.step(self.pointers.weights, (all - left_out) as i64);
+        m.step(self.pointers.bias, (LANE * lanes) as i64);
+        m.step(self.pointers.mult, self.mult_step(lanes));
+        let channels = self.channel_bytes(panel.channels);
+        for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
+            m.step(pointer, channels as i64 - (spec.block_rows * steps.row) as i64);
+        }
+    }
+
+    /// One register tile; then on to its right neighbour.
+    fn tile<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel, tiles: &Tiles) {
+        let spec = self.spec;
+        let apart: Vec<Vec<usize>> = self
+            .moving()
+            .iter()
+            .map(|(_, steps)| (0..=tiles.height).map(|pixel| steps.apart(spec.width, tiles, pixel)).collect())
+            .collect();
+        let tile = self.accumulate(m, panel, tiles, &apart);
+        let output = Pixels { first: At::new(self.pointers.output), apart: &apart[1] };
+        match &spec.output {
+            Output::Raw => m.store_raw(&tile, output, panel.channels),
+            Output::Measured => {
+                let [least, greatest] = self.extrema();
+                m.extrema(&tile, least, greatest);
+                m.store_raw(&tile, output, panel.channels);
+            }
+            Output::Requant { epilogue, residual, acc_bound } => {
+                let pixels = |apart| Pixels { first: At::new(self.pointers.residual), apart };
+                let operands = Requantize {
+                    epilogue: *epilogue,
+                    fits_shift: acc_bound.is_some_and(|bound| u64::from(bound) << epilogue.shl <= i32::MAX as u64),
+                    mult: At::new(self.pointers.mult),
+                    output,
+                    residual: residual.as_ref().map(|r| (pixels(&apart[2]), r.mult)),
+                    channels: panel.channels,
+                };
+                m.requantize(&tile, &operands);
+            }
+        }
+        for ((pointer, _), apart) in self.moving().into_iter().zip(&apart) {
+            m.step(pointer, apart[tiles.height] as i64);
+        }
+    }
+
+    /// The accumulators of a tile, `[pixel][vector]`; `moving` tells how far its pixels are apart in each of [`LoopNest::moving`].
+    /// Input and weights end where they began.
+    fn accumulate<M: Machine<Pointer = P>>(
+        &self,
+        m: &mut M,
+        panel: &Panel,
+        tiles: &Tiles,
+        moving: &[Vec<usize>],
+    ) -> Vec<Vec<M::Vector>> {
+        let (spec, apart) = (self.spec, &moving[0]);
+        let bodies = spec.k_rows * spec.segments * self.bodies().1;
+        let lines = self.prefetch.as_ref().map_or(0, |prefetch| prefetch.lines);
+        let in_body = if 2 * lines > bodies { lines.div_ceil(bodies) } else { 0 };
+        if in_body == 0 {
+            self.prefetch(m, lines);
+        }
+        let vector = LANE * self.shape.lanes;
+        let mut chains: Vec<Vec<Vec<M::Vector>>> = Vec::new();
+        for chain in 0..tiles.chains {
+            let start = |m: &mut M, v: usize| match chain {
+                0 => m.load(At::new(self.pointers.bias).plus(v * vector)),
+                _ => m.splat(0),
+            };
+            chains.push((0..tiles.height).map(|_| (0..panel.vectors).map(|v| start(m, v)).collect()).collect());
+        }
+        if spec.pixel_terms {
+            for (pixel, &apart) in chains[0].iter().zip(&moving[2]) {
+                let term = m.splat_at(At::new(self.pointers.residual).plus(apart));
+                pixel.iter().for_each(|&acc| m.add(acc, term));
+                m.release(term);
+            }
+        }
+        m.repeat(spec.k_rows, &mut |m| {
+            m.repeat(spec.segments, &mut |m| {
+                self.run(m, panel, &chains, apart, in_body);
+                m.step(self.pointers.input, spec.segment_step as i64);
+            });
+            m.step(self.pointers.input, spec.k_row_step as i64 - (spec.segments * spec.segment_step) as i64);
+        });
+        m.step(self.pointers.input, -((spec.k_rows * spec.k_row_step) as i64));
+        m.step(self.pointers.weights, -(self.kernel.panel_bytes(panel, spec.k_rows) as i64));
+        let mut chains = chains.into_iter();
+        let tile = chains.next().expect("at least one chain");
+        for extra in chains {
+            for (&acc, &term) in tile.iter().flatten().zip(extra.iter().flatten()) {
+                m.add(acc, term);
+                m.release(term);
+            }
+        }
+        tile
+    }
+
+    /// The dots of one run. The weights pointer moves on behind the run, the input pointer ends where it began.
+    fn run<M: Machine<Pointer = P>>(
+        &self,
+        m: &mut M,
+        panel: &Panel,
+        chains: &[Vec<Vec<M::Vector>>],
+        apart: &[usize],
+        lines: usize,
+    ) {
+        let steps = self.kernel.run_steps();
+        let step_bytes = panel.vectors * panel.vector_bytes;
+        let (unroll, loops) = self.bodies();
+        let rest = steps - loops * unroll;
+        let taken = self.shape.step();
+        let stage = |m: &mut M, steps: usize| {
+            let pixels: Vec<_> =
+                apart[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
+            m.stage(&pixels, taken * steps);
+        };
+        m.repeat(loops, &mut |m| {
+            stage(m, unroll);
+            (0..unroll).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
+            m.step(self.pointers.input, (taken * unroll) as i64);
+            m.step(self.pointers.weights, (unroll * step_bytes) as i64);
+            self.prefetch(m, lines);
+        });
+        if rest > 0 {
+            stage(m, rest);
+        }
+        (0..rest).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
+        m.step(self.pointers.weights, (rest * step_bytes) as i64);
+        m.step(self.pointers.input, -((taken * loops * unroll) as i64));
+    }
+
+    /// Steps of a loop body, and how often it runs in a run.
+    fn bodies(&self) -> (usize, usize) {
+        let steps = self.kernel.run_steps();
+        let unroll = unroll(steps, self.shape.unroll);
+        (unroll, steps / unroll)
+    }
+
+    /// Hints at the next `lines` lines of what is wanted next.
+    fn prefetch<M: Machine<Pointer = P>>(&self, m: &mut M, lines: usize) {
+        if let Some(prefetch) = &self.prefetch {
+            (0..lines).for_each(|line| m.prefetch(At::new(prefetch.pointer).plus(line * LINE)));
+            m.step(prefetch.pointer, (lines * LINE) as i64);
+        }
+    }
+
+    /// A step's activations of each pixel against all vectors of weights, which are read once.
+    fn step<M: Machine<Pointer = P>>(
+        &self,
+        m: &mut M,
+        panel: &Panel,
+        tile: &[Vec<M::Vector>],
+        step: usize,
+        apart: &[usize],
+    ) {
+        let (vector, taken) = (panel.vector_bytes, self.shape.step());
+        let as_bytes = panel.weight_bytes == 1;
+        let first = At::new(self.pointers.weights).plus(step * panel.vectors * vector);
+        let load = |v: usize| first.plus(v * vector);
+        let weights: Vec<M::Vector> = match as_bytes {
+            true => (0..panel.vectors).map(|v| m.weights_of_bytes(load(v))).collect(),
+            false => (0..panel.vectors).map(|v| m.weights(load(v))).collect(),
+        };
+        for (pixel, apart) in tile.iter().zip(apart) {
+            let activations = m.broadcast(At::new(self.pointers.input).plus(apart + taken * step));
+            pixel.iter().zip(&weights).for_each(|(&acc, &weights)| m.dot(acc, activations, weights));
+            m.release(activations);
+        }
+        weights.into_iter().for_each(|weights| m.release(weights));
+    }
+}
+
+/// Steps of a loop body: all of a short run, else as many as divide it, from half of `most` up.
+fn unroll(steps: usize, most: usize) -> usize {
+    if steps <= most {
+        return steps;
+    }
+    (most.div_ceil(2)..=most).rev().find(|unroll| steps.is_multiple_of(*unroll)).unwrap_or(most)
+}

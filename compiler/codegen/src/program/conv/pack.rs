@@ -1,0 +1,61 @@
+//! The constants of a product in the order in which its calls read them.
+
+use super::plan::{ProductPlan, Section};
+use super::product::Product;
+use crate::plan::ALIGN;
+
+/// Where the packed constants of a section lie in its data object.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// Bytes of weights of one block.
+    pub weights: usize,
+    /// Bytes of biases of one block.
+    pub bias: usize,
+    /// Bytes of multipliers of one block.
+    pub mult: usize,
+    /// Offset of the biases of the first rows.
+    pub bias_start: usize,
+    /// Bytes of the biases of a range of rows.
+    pub range_biases: usize,
+    /// Offset of the multipliers.
+    pub mult_start: usize,
+    /// Bytes of it all.
+    pub bytes: usize,
+}
+
+/// Packs what the blocks of a section read: all weights, then all biases, range by range, then all multipliers.
+pub fn pack(p: &Product<'_>, plan: &ProductPlan, section: &Section) -> (Vec<u8>, Layout) {
+    let kernel = plan.interior_kernel(section);
+    let le = |v: Vec<i32>| v.into_iter().flat_map(i32::to_le_bytes).collect::<Vec<u8>>();
+    let (mut weights, mut bias, mut mult) = (Vec::new(), Vec::new(), Vec::new());
+    for channels in &section.channels {
+        weights.extend(kernel.pack_weights(p.weights_of(channels)));
+        if let Some((m, _)) = &p.requant {
+            mult.extend(le(kernel.pack_multipliers(&m[channels.clone()])));
+        }
+    }
+    for range in &plan.rows {
+        let biases = p.biases(range);
+        for channels in &section.channels {
+            bias.extend(le(kernel.pack_channels(&biases[channels.clone()])));
+        }
+    }
+    let bias_start = weights.len().next_multiple_of(ALIGN);
+    let mult_start = (bias_start + bias.len()).next_multiple_of(ALIGN);
+    let range_biases = bias.len() / plan.rows.len();
+    let layout = Layout {
+        weights: weights.len() / section.blocks(),
+        bias: range_biases / section.blocks(),
+        mult: mult.len() / section.blocks(),
+        bias_start,
+        range_biases,
+        mult_start,
+        bytes: mult_start + mult.len(),
+    };
+    let mut bytes = weights;
+    bytes.resize(bias_start, 0);
+    bytes.extend(bias);
+    bytes.resize(mult_start, 0);
+    bytes.extend(mult);
+    (bytes, layout)
+}

@@ -1,0 +1,295 @@
+//! How a product is computed on a machine: chosen once, then only read by those who pack its constants and emit its task.
+//!
+//! The output channels of each group are cut into blocks of at most [`MAX_CHANNELS`], the rows of an image into border rows and the
+//! interior, and the interior into row blocks. A unit is one call of a microkernel: image, block of channels and chunk of row blocks; with
+//! the first and the last chunk go the border rows beside them. Which of block and chunk is the outer loop depends on what is the
+//! greater burden on the caches, the layer's weights or its activations.
+
+use std::ops::Range;
+
+use super::border_rows::RowRange;
+use super::product::Product;
+use crate::kernel::microkernel::{MAX_CHANNELS, Microkernel, MicrokernelSpec};
+use crate::machine::VectorShape;
+use crate::program::tuning::{Choice, Outer};
+
+/// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
+const CACHED_WEIGHTS: usize = 384 << 10;
+
+/// Weights of the block that is computed and of the next, as far as these are prefetched: the second-level cache holds both.
+const PREFETCHED_WEIGHTS: usize = 896 << 10;
+
+/// Activation bytes of a chunk of row blocks where the chunk is the outer loop: half of a first-level cache.
+const CHUNK_BYTES: usize = 24 << 10;
+
+/// Least number of units to aim at, so that a few threads have something to share.
+const UNITS: usize = 16;
+
+/// Row blocks beside the chosen one that may be worth measuring.
+const OTHER_ROW_BLOCKS: usize = 3;
+
+/// A product with constant weights on a machine.
+pub struct ProductPlan {
+    /// Rows of the result, from the top.
+    pub rows: Vec<RowRange>,
+    /// Which of them is the interior: the one with the most rows, the only one in row blocks.
+    pub interior: usize,
+    /// Rows of a row block, a divisor of those of the interior.
+    pub row_block: usize,
+    /// Full blocks of channels, then the remainder of each group.
+    pub sections: Vec<Section>,
+    /// The units.
+    pub schedule: Schedule,
+    /// What may be worth measuring in place of the present choice: one thing changed in each.
+    pub alternatives: Vec<Choice>,
+}
+
+/// Blocks of as many channels, which share microkernels.
+pub struct Section {
+    /// The microkernel of each range of rows. All read the same packed weights.
+    pub kernels: Vec<Microkernel>,
+    /// The output channels of each block.
+    pub channels: Vec<Range<usize>>,
+    /// Blocks of one group.
+    pub per_group: usize,
+    /// First channel, in its group, of a group's first block.
+    pub first: usize,
+}
+
+impl Section {
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.channels.len()
+    }
+}
+
+/// How the units of a product are laid out.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    /// Images.
+    pub images: usize,
+    /// Blocks of channels, of all groups.
+    pub blocks: usize,
+    /// Row blocks of an image's interior.
+    pub row_blocks: usize,
+    /// Row blocks of a call.
+    pub chunk: usize,
+    /// Calls for the row blocks of an image.
+    pub chunks: usize,
+    /// Whether all blocks of a chunk come before the next chunk: the weights stay in the second-level cache. Else each block's weights
+    /// come from further away and pass once.
+    pub chunks_outside: bool,
+}
+
+impl Schedule {
+    fn new(p: &Product<'_>, choice: Choice, row_blocks: usize, block_rows: usize) -> Schedule {
+        let (images, blocks) = (p.result.dims[0], blocks(p));
+        let chunks_outside = match choice.outer {
+            Some(outer) => blocks > 1 && outer == Outer::Chunks,
+            None => blocks > 1 && p.weights.len() <= CACHED_WEIGHTS,
+        };
+        let block_bytes = block_rows * p.window.strides[0] * p.x.strides[1];
+        let by_cache = if chunks_outside { (CHUNK_BYTES / block_bytes.max(1)).max(1) } else { row_blocks };
+        let by_threads = row_blocks.div_ceil(UNITS.div_ceil(blocks * images));
+        let chunk = by_cache.min(by_threads).clamp(1, row_blocks);
+        Schedule { images, blocks, row_blocks, chunk, chunks: row_blocks.div_ceil(chunk), chunks_outside }
+    }
+
+    /// Units of the task.
+    pub fn units(&self) -> usize {
+        self.blocks * self.chunks * self.images
+    }
+
+    /// Bytes that a call prefetches in a row block: a share of the next block's weights, which are `block_bytes`, or behind the only
+    /// block of the `next_bytes` that the next product reads first.
+    fn prefetch_bytes(&self, block_bytes: usize, next_bytes: usize) -> usize {
+        match (self.blocks, self.chunks_outside) {
+            (1, _) => next_bytes.div_ceil(self.row_blocks * self.images),
+            (_, false) => {
+                let fitting = PREFETCHED_WEIGHTS.saturating_sub(block_bytes);
+                block_bytes.min(fitting).div_ceil(self.row_blocks)
+            }
+            // Each thread has its own second-level cache, into which its first chunk brings all blocks.
+            (_, true) => block_bytes.div_ceil(self.chunk),
+        }
+    }
+}
+
+/// Blocks of all groups.
+fn blocks(p: &Product<'_>) -> usize {
+    p.groups * p.group_channels().outputs.div_ceil(MAX_CHANNELS)
+}
+
+impl ProductPlan {
+    /// Plans a product, behind whose constants lie `next_bytes` that the next product of the network reads first: constants lie in the order in
+    /// which they are read. Fails where the tuning asks for what cannot be.
+    pub fn new(
+        product: &Product<'_>,
+        shape: &'static VectorShape,
+        choice: Choice,
+        next_bytes: usize,
+    ) -> Result<ProductPlan, String> {
+        if let Some(panel) = choice.panel.filter(|panel| !(1..=shape.vectors).contains(panel)) {
+            return Err(format!("a panel of {panel} vectors, expected 1 to {}", shape.vectors));
+        }
+        let planner = Planner { product, shape, choice };
+        let (mut best, mut known) = (None::<(Candidate, Vec<usize>)>, Vec::new());
+        for rows in product.row_ranges() {
+            let row_blocks = planner.row_blocks(&rows);
+            known.extend(row_blocks.iter().copied());
+            let row_block = match choice.row_block {
+                Some(wanted) => row_blocks.contains(&wanted).then_some(wanted),
+                None => Some(row_blocks.first().copied().unwrap_or(1)),
+            };
+            let Some(candidate) = row_block.and_then(|row_block| planner.candidate(&rows, row_block)) else { continue };
+            if best.as_ref().is_none_or(|(least, _)| candidate.cost < least.cost) {
+                best = Some((candidate, row_blocks));
+            }
+        }
+        let unknown = || {
+            let wanted = choice.row_block.unwrap_or(0);
+            format!("a row block of {wanted} rows, expected one of {known:?}")
+        };
+        let (best, row_blocks) = best.ok_or_else(unknown)?;
+        Ok(planner.finish(best, &row_blocks, next_bytes))
+    }
+
+    /// The microkernel of a section's interior.
+    pub fn interior_kernel<'s>(&self, section: &'s Section) -> &'s Microkernel {
+        &section.kernels[self.interior]
+    }
+}
+
+/// A choice of ranges and row block with its microkernels.
+struct Candidate {
+    rows: Vec<RowRange>,
+    interior: usize,
+    row_block: usize,
+    sections: Vec<Section>,
+    /// The estimate for an image.
+    cost: usize,
+}
+
+struct Planner<'p> {
+    product: &'p Product<'p>,
+    shape: &'static VectorShape,
+    choice: Choice,
+}
+
+/// The range with the most rows.
+fn interior(rows: &[RowRange]) -> usize {
+    (0..rows.len()).max_by_key(|&range| rows[range].rows).unwrap_or(0)
+}
+
+impl Planner<'_> {
+    /// Blocks of a group and their channels: full ones, then the remainder.
+    fn blocks_of_group(&self) -> impl Iterator<Item = (usize, usize)> {
+        let outputs = self.product.group_channels().outputs;
+        let (full, rest) = (outputs / MAX_CHANNELS, outputs % MAX_CHANNELS);
+        [(full, MAX_CHANNELS), (usize::from(rest > 0), rest)].into_iter().filter(|&(blocks, _)| blocks > 0)
+    }
+
+    /// Rows of a row block of the interior, the best first.
+    fn row_blocks(&self, rows: &[RowRange]) -> Vec<usize> {
+        let Some((_, channels)) = self.blocks_of_group().next() else { return Vec::new() };
+        let interior = &rows[interior(rows)];
+        let spec = self.spec(channels, interior, 1);
+        let calls = blocks(self.product) * self.product.result.dims[0];
+        let kernels = Microkernel::row_blocks(&spec, self.shape, interior.rows, calls);
+        kernels.iter().map(|kernel| kernel.spec().block_rows).collect()
+    }
+
+    /// The microkernels of all sections and ranges of rows, if those of a section agree on how weights are packed. Those of border rows
+    /// go row by row.
+    fn candidate(&self, rows: &[RowRange], row_block: usize) -> Option<Candidate> {
+        let groups = self.product.groups;
+        let interior = interior(rows);
+        let (mut sections, mut cost, mut first) = (Vec::new(), 0, 0);
+        for (per_group, channels) in self.blocks_of_group() {
+            let kernel = Microkernel::new(self.spec(channels, &rows[interior], row_block), self.shape);
+            let panel_vectors = kernel.panels().first().map_or(0, |panel| panel.vectors);
+            let kernels: Vec<Microkernel> = rows
+                .iter()
+                .enumerate()
+                .map(|(i, range)| match i == interior {
+                    true => kernel.clone(),
+                    false => {
+                        let spec = MicrokernelSpec { panel_vectors, ..self.spec(channels, range, 1) };
+                        Microkernel::new(spec, self.shape)
+                    }
+                })
+                .collect();
+            if kernels.iter().any(|other| !other.packs_like(&kernel)) {
+                return None;
+            }
+            let of_image = kernels.iter().zip(rows).map(|(k, range)| range.rows / k.spec().block_rows * k.cost());
+            cost += groups * per_group * of_image.sum::<usize>();
+            let outputs = self.product.group_channels().outputs;
+            let start = |block: usize| block / per_group * outputs + first + block % per_group * MAX_CHANNELS;
+            let channels = (0..groups * per_group).map(|block| start(block)..start(block) + channels).collect();
+            sections.push(Section { kernels, channels, per_group, first });
+            first += per_group * MAX_CHANNELS;
+        }
+        Some(Candidate { rows: rows.to_vec(), interior, row_block, sections, cost })
+    }
+
+    /// The microkernel of a block of channels in some rows, with nothing to prefetch.
+    fn spec(&self, channels: usize, range: &RowRange, block_rows: usize) -> MicrokernelSpec {
+        let p = self.product;
+        let inputs = p.group_channels().inputs;
+        let [_, row, pixel, _] = p.x.strides[..] else { unreachable!("activations are NHWC") };
+        let w = &p.window;
+        let dense = p.groups == 1 && w.dilations[1] == 1 && pixel == inputs;
+        MicrokernelSpec {
+            width: p.result.dims[2],
+            panel_vectors: self.choice.panel.unwrap_or(0),
+            block_rows,
+            channels,
+            k_rows: w.kernel[0] - range.left_out[0] - range.left_out[1],
+            left_out: range.left_out,
+            k_row_step: w.dilations[0] * row,
+            segments: if dense { 1 } else { w.kernel[1] },
+            segment_step: if dense { 0 } else { w.dilations[1] * pixel },
+            run: if dense { w.kernel[1] * inputs } else { inputs },
+            pixel_step: w.strides[1] * pixel,
+            in_row_step: w.strides[0] * row,
+            out_pixel_step: p.result.strides[2],
+            out_row_step: p.result.strides[1],
+            prefetch_bytes: 0,
+            pixel_terms: false,
+            output: p.output(),
+        }
+    }
+
+    fn finish(&self, best: Candidate, row_blocks: &[usize], next_bytes: usize) -> ProductPlan {
+        let Candidate { rows, interior, row_block, mut sections, .. } = best;
+        let schedule = Schedule::new(self.product, self.choice, rows[interior].rows / row_block, row_block);
+        let alternatives = self.alternatives(&schedule, &rows, row_block, row_blocks);
+        let stored = sections.first().and_then(|s| s.kernels[interior].panels().first()).map_or(1, |p| p.weight_bytes);
+        let [height, width] = self.product.window.kernel;
+        let channel_bytes = height * width * self.product.group_channels().inputs * stored;
+        for section in &mut sections {
+            let kernel = section.kernels[interior].clone();
+            let bytes = schedule.prefetch_bytes(kernel.spec().channels * channel_bytes, next_bytes);
+            section.kernels[interior] = kernel.with_prefetch(bytes);
+        }
+        ProductPlan { rows, interior, row_block, sections, schedule, alternatives }
+    }
+
+    fn alternatives(
+        &self,
+        schedule: &Schedule,
+        rows: &[RowRange],
+        row_block: usize,
+        row_blocks: &[usize],
+    ) -> Vec<Choice> {
+        let now = self.choice;
+        let outer = if schedule.chunks_outside { Outer::Blocks } else { Outer::Chunks };
+        let outer = (schedule.blocks > 1).then_some(Choice { outer: Some(outer), ..now });
+        let can_be = |&other: &usize| other != row_block && self.candidate(rows, other).is_some();
+        let others = row_blocks.iter().copied().filter(can_be).take(OTHER_ROW_BLOCKS);
+        let others = others.map(|other| Choice { row_block: Some(other), ..now });
+        let panels = (1..=self.shape.vectors).rev().map(|panel| Choice { panel: Some(panel), ..now });
+        outer.into_iter().chain(others).chain(panels).filter(|&choice| choice != now).collect()
+    }
+}
