@@ -235,7 +235,7 @@ fn engines_agree_where_scales_of_run_time_meet() {
     }
     for target in Target::all_runnable() {
         for mode in [Mode::Int8Dynamic, Mode::Int8Static] {
-            let what = format!("{} (wide: {}), {mode:?}", target.name(), target.has_wide_kernels());
+            let what = format!("{} (vector kernels: {}), {mode:?}", target.name(), target.has_vector_kernels());
             let options = Options { target, mode, ..Options::default() };
             let compiled = compile(path.as_path(), &options).unwrap_or_else(|e| panic!("{what}: {e}"));
             let jit = compiled.jit().unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -290,7 +290,13 @@ fn what_is_only_moved_passes_the_float_interface() {
             let (code, meaning) = (Engine::of_model(jit), Engine::of_graph(compiled.graph()));
             let run =
                 |engine: &Engine| engine.runner().run(&image, Io::Float).unwrap_or_else(|e| panic!("{node}: {e}"));
-            assert_eq!(run(&code), run(&meaning), "{node} for {} (wide: {})", target.name(), target.has_wide_kernels());
+            assert_eq!(
+                run(&code),
+                run(&meaning),
+                "{node} for {} (vector kernels: {})",
+                target.name(),
+                target.has_vector_kernels()
+            );
         }
     }
 }
@@ -318,7 +324,13 @@ fn parts_of_inputs_pass_the_float_interface() {
         let compiled = compile(path.as_path(), &Options { target, ..Options::default() }).expect("it compiles");
         let code = Engine::of_model(compiled.jit().expect("it loads"));
         let found = code.runner().run(&image, Io::Float).expect("it runs");
-        assert_eq!(found[0].as_f32(), Some(&swapped[..]), "{} (wide: {})", target.name(), target.has_wide_kernels());
+        assert_eq!(
+            found[0].as_f32(),
+            Some(&swapped[..]),
+            "{} (vector kernels: {})",
+            target.name(),
+            target.has_vector_kernels()
+        );
     }
 }
 
