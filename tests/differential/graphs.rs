@@ -60,12 +60,12 @@ impl Maker<'_> {
     /// Constants of equations (1) to (4), or (15), that neither vanish nor saturate on sums of `terms` products.
     fn epilogue(&mut self, op: Attrs, terms: usize) -> (Attrs, i64) {
         let shl = self.random.pick(&[0, 0, 0, 1, 3]);
-        let single = op.has(attr::SINGLE) && self.random.below(3) == 0;
-        let point = if single { self.random.within(33, 46) } else { 38 };
+        let as_f32 = op.has(attr::F32_FRACTION_BITS) && self.random.below(3) == 0;
+        let point = if as_f32 { self.random.within(33, 46) } else { 38 };
         let mult = ((1u64 << point >> shl) as f64 / (terms as f64).sqrt() / 120.0).min(f64::from(i32::MAX)) as i64;
         let zero = self.random.within(0, 255);
-        let attrs = op.with(attr::SHL, shl).with(attr::OFFSET, if single { zero } else { 32 + 64 * zero });
-        let attrs = if single { attrs.with(attr::SINGLE, point) } else { attrs };
+        let attrs = op.with(attr::SHL, shl).with(attr::OFFSET, if as_f32 { zero } else { 32 + 64 * zero });
+        let attrs = if as_f32 { attrs.with(attr::F32_FRACTION_BITS, point) } else { attrs };
         (self.clamps(attrs), mult)
     }
 
@@ -106,7 +106,8 @@ impl Maker<'_> {
         let partner = self.earlier.iter().copied().find(|&v| *self.edit.graph().ty(v) == ty);
         match partner.filter(|_| self.random.below(2) == 0) {
             Some(r) => {
-                let attrs = attrs.with(attr::RESIDUAL_MULT, self.random.within(1000, 32767)).with(attr::SINGLE, 0);
+                let attrs =
+                    attrs.with(attr::RESIDUAL_MULT, self.random.within(1000, 32767)).with(attr::F32_FRACTION_BITS, 0);
                 self.step(Opcode::QConv2d, &[self.now, w, bias, mult, r], attrs);
             }
             None => {
@@ -189,7 +190,7 @@ impl Maker<'_> {
         let (weights, bias) = (self.i8s(&[outputs, c]), self.i32s(outputs, -20000, 20000));
         let mut operands = vec![self.now, weights, bias, self.i32s(outputs, mult / 2, mult)];
         let same = |&v: &ValueId| self.edit.graph().ty(v).dims == [n, h, w, outputs];
-        let partner = self.earlier.iter().copied().find(same).filter(|_| attrs.get(attr::SINGLE) == 0);
+        let partner = self.earlier.iter().copied().find(same).filter(|_| attrs.get(attr::F32_FRACTION_BITS) == 0);
         let attrs = match partner {
             Some(residual) if self.edit.graph().ty(residual).elem == self.edit.graph().ty(self.now).elem => {
                 operands.push(residual);

@@ -65,15 +65,19 @@ pub fn mul_high(b: &mut FunctionBuilder<'_>, acc: Value, mult: Value) -> Value {
     high_halves(b, halves)
 }
 
-/// [`mul_high`] after the shift, or equation (15) of [`qcc_num::single`] without its clamp and zero point.
+/// [`mul_high`] after the shift, or equation (15) of [`qcc_num::requant_f32`] without its clamp and zero point.
 pub fn scaled(b: &mut FunctionBuilder<'_>, acc: Value, mult: Value, e: &Epilogue, fits: bool) -> Value {
     let shifted = shift_left(b, acc, e.shl, fits);
-    if e.single == 0 { mul_high(b, shifted, mult) } else { single(b, shifted, mult, e.single) }
+    if e.f32_fraction_bits == 0 {
+        mul_high(b, shifted, mult)
+    } else {
+        requant_f32(b, shifted, mult, e.f32_fraction_bits)
+    }
 }
 
 /// The integers `r` of equation (15). Of `d` only the bits are exact that matter between 1/2 and 2^15 units; beyond, results are
 /// 0 or saturate whatever it is.
-fn single(b: &mut FunctionBuilder<'_>, acc: Value, mult: Value, point: u32) -> Value {
+fn requant_f32(b: &mut FunctionBuilder<'_>, acc: Value, mult: Value, point: u32) -> Value {
     let point = i64::from(point);
     let (x, y) = (b.ins().swiden_low(acc), b.ins().swiden_low(mult));
     let low = b.ins().imul(x, y);
@@ -181,7 +185,7 @@ pub fn narrow(b: &mut FunctionBuilder<'_>, i16s: &[Value], e: &Epilogue) -> Valu
     let mut shifted = i16s.to_vec();
     for vector in &mut shifted {
         *vector = b.ins().sadd_sat(*vector, offset);
-        if e.single == 0 {
+        if e.f32_fraction_bits == 0 {
             *vector = b.ins().sshr_imm_s(*vector, i64::from(FRACTION_BITS));
         }
     }

@@ -68,9 +68,9 @@ impl RandomRequant {
         let shl = if r.chance(2) { 0 } else { r.within(1, 12) as u32 };
         let (lo, hi) = if r.chance(2) { (0, 255) } else { (r.within(0, 120) as u8, r.within(121, 255) as u8) };
         let offset = if r.chance(8) { i16::MIN } else { r.within(0, 16000) as i16 };
-        let single = if residual.is_none() && r.chance(3) { r.within(33, 61) as u32 } else { 0 };
-        let (shl, offset) = if single > 0 { (shl.min(3), offset % 256) } else { (shl, offset) };
-        RandomRequant { epilogue: Epilogue { shl, offset, single, lo, hi }, residual }
+        let f32_fraction_bits = if residual.is_none() && r.chance(3) { r.within(33, 61) as u32 } else { 0 };
+        let (shl, offset) = if f32_fraction_bits > 0 { (shl.min(3), offset % 256) } else { (shl, offset) };
+        RandomRequant { epilogue: Epilogue { shl, offset, f32_fraction_bits, lo, hi }, residual }
     }
 }
 
@@ -123,19 +123,20 @@ fn random_spec(r: &mut Random) -> (MicrokernelSpec, usize, RandomRequant) {
 
 /// Biases and multipliers that spread the results over some hundred units; wild ones reach every saturation.
 fn random_factors(r: &mut Random, s: &MicrokernelSpec, epilogue: &Epilogue) -> (Vec<i32>, Vec<i32>) {
-    let Epilogue { single, shl, .. } = *epilogue;
+    let Epilogue { f32_fraction_bits, shl, .. } = *epilogue;
     let wild = r.chance(4);
     let spread = 1i64 << if wild { 31 } else { 14 };
-    let point = if single > 0 { single } else { 38 };
+    let point = if f32_fraction_bits > 0 { f32_fraction_bits } else { 38 };
     let typical =
         ((1u64 << (point.min(56) + 7)) / (8_000 * ((s.k_rows * s.segments * s.run) as f64).sqrt() as u64)) >> shl;
     let greatest = if wild { 1 << 31 } else { typical.min(1 << 31) };
     let bias = (0..s.channels).map(|_| (r.0.bits() as i64 % spread) as i32).collect();
     // Next to the quotient by an even number every tie lies within one rounding to single precision.
-    let near_ties = single > 0 && r.chance(2);
+    let near_ties = f32_fraction_bits > 0 && r.chance(2);
     let mult = (0..s.channels)
         .map(|_| match near_ties {
-            true => ((1u64 << single) / (2 * r.within(1, 4000) as u64) + r.0.bits() % 3).min((1 << 31) - 1) as i32,
+            true => ((1u64 << f32_fraction_bits) / (2 * r.within(1, 4000) as u64) + r.0.bits() % 3).min((1 << 31) - 1)
+                as i32,
             false => (r.0.bits() % greatest) as i32,
         })
         .collect();

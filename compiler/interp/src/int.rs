@@ -133,7 +133,7 @@ impl<'a> Call<'a> {
         Epilogue {
             shl: number(attr::SHL) as u32,
             offset: number(attr::OFFSET) as i16,
-            single: number(attr::SINGLE) as u32,
+            f32_fraction_bits: number(attr::F32_FRACTION_BITS) as u32,
             lo,
             hi,
         }

@@ -207,8 +207,8 @@ keys! {
     MULTS: Vec<i64> = "mults";
     /// `a` of `qcc_num::requant` equation (1).
     SHL: i64 = "shl";
-    /// Fraction bits of `qcc_num::single`, which then is the rule, and `offset` the zero point; 0 for `qcc_num::requant`.
-    SINGLE: i64 = "single";
+    /// Fraction bits of `qcc_num::requant_f32`, which then is the rule, and `offset` the zero point; 0 for `qcc_num::requant`.
+    F32_FRACTION_BITS: i64 = "f32_fraction_bits";
     /// `C` of `qcc_num::requant` equation (3), `qcc_num::affine` equation (5), or `qcc_num::wide` equation (21).
     OFFSET: i64 = "offset";
     /// `n` of `qcc_num::affine` equation (5).

@@ -271,7 +271,7 @@ const GROUPS: AttrSchema = attr::GROUPS.or(1);
 const PAD_VALUE: AttrSchema = attr::PAD_VALUE.or(0);
 const KEEPDIMS: AttrSchema = attr::KEEPDIMS.or(true);
 const SHL: AttrSchema = attr::SHL.or(0);
-const SINGLE: AttrSchema = attr::SINGLE.or(0);
+const F32_FRACTION_BITS: AttrSchema = attr::F32_FRACTION_BITS.or(0);
 const OFFSET: AttrSchema = attr::OFFSET.required();
 const SHIFT: AttrSchema = attr::SHIFT.required();
 const RESIDUAL_MULT: AttrSchema = attr::RESIDUAL_MULT.or(0);
@@ -527,20 +527,20 @@ ops! {
     IConv2d = "int.conv2d" ("x", "w", "bias") { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE } Class::Int(IntOp::Conv2d);
     /// Accumulators `bias + x * w^T`: `x` u8 `[.., K]`, `w` i8 `[N, K]`, `bias` i32 `[N]`.
     ILinear = "int.linear" ("x", "w", "bias") {} Class::Int(IntOp::Linear);
-    /// 32-bit accumulators to u8 by `qcc_num::requant`, or by `qcc_num::single` where `single` is not 0; `mult` i32 has one element, or one for each of the last dimension.
-    Requant = "int.requant" ("acc", "mult") { SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::Requant);
+    /// 32-bit accumulators to u8 by `qcc_num::requant`, or by `qcc_num::requant_f32` where `f32_fraction_bits` is not 0; `mult` i32 has one element, or one for each of the last dimension.
+    Requant = "int.requant" ("acc", "mult") { SHL, OFFSET, F32_FRACTION_BITS, LO, HI } Class::Int(IntOp::Requant);
     /// `int.requant` of `int.conv2d`, with an optional `residual` of the result's shape added before the rounding.
     QConv2d = "int.qconv2d" ("x", "w", "bias", "mult", "residual?")
-        { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE, SHL, OFFSET, SINGLE, LO, HI, RESIDUAL_MULT } Class::Int(IntOp::QConv2d);
+        { STRIDES, PADS, DILATIONS, GROUPS, PAD_VALUE, SHL, OFFSET, F32_FRACTION_BITS, LO, HI, RESIDUAL_MULT } Class::Int(IntOp::QConv2d);
     /// `int.requant` of `int.linear`, with an optional `residual` of the result's shape added before the rounding.
-    QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, SINGLE, LO, HI, RESIDUAL_MULT }
+    QLinear = "int.qlinear" ("x", "w", "bias", "mult", "residual?") { SHL, OFFSET, F32_FRACTION_BITS, LO, HI, RESIDUAL_MULT }
         Class::Int(IntOp::QLinear);
     /// Accumulators `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])`: `a` and `b` u8, broadcast over the
     /// dimensions before the last two.
     IMatMul = "int.matmul" ("a", "b") { attr::ZEROS.required() } Class::Int(IntOp::MatMul);
     /// `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])` requantized by `qcc_num::requant` with `mult`: `a` and
     /// `b` u8, broadcast over the dimensions before the last two.
-    QMatMul = "int.qmatmul" ("a", "b") { attr::ZEROS.required(), attr::MULT.required(), SHL, OFFSET, SINGLE, LO, HI }
+    QMatMul = "int.qmatmul" ("a", "b") { attr::ZEROS.required(), attr::MULT.required(), SHL, OFFSET, F32_FRACTION_BITS, LO, HI }
         Class::Int(IntOp::QMatMul);
     /// `a * mults[0] + b * mults[1]` by `qcc_num::affine`, operands broadcast.
     IAdd = "int.add" ("a", "b") { attr::MULTS.required(), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Add);
@@ -561,9 +561,9 @@ ops! {
     /// Sum of `x - zero` over each window of u8 `[N, H, W, C]`, requantized by `qcc_num::requant`. `mult` i32 has one element,
     /// or one for each output position `[OH, OW]` where border windows have fewer elements.
     IAveragePool = "int.average_pool" ("x", "mult")
-        { KERNEL, STRIDES, PADS, DILATIONS, attr::ZERO.required(), SHL, OFFSET, SINGLE, LO, HI } Class::Int(IntOp::AveragePool);
+        { KERNEL, STRIDES, PADS, DILATIONS, attr::ZERO.required(), SHL, OFFSET, F32_FRACTION_BITS, LO, HI } Class::Int(IntOp::AveragePool);
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
-    IMean = "int.mean" ("x") { attr::AXES.required(), KEEPDIMS, attr::ZERO.required(), attr::MULT.required(), SHL, OFFSET, SINGLE, LO, HI }
+    IMean = "int.mean" ("x") { attr::AXES.required(), KEEPDIMS, attr::ZERO.required(), attr::MULT.required(), SHL, OFFSET, F32_FRACTION_BITS, LO, HI }
         Class::Int(IntOp::Mean);
     /// Normalization of u8 over the dimensions from `axis` on by `qcc_num::norm`, of which `epsilon` is the `E`; `mult` i32 and
     /// `offset` i32 broadcast to `x`.

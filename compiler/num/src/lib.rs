@@ -6,7 +6,7 @@
 //! | rule | used by | module |
 //! |---|---|---|
 //! | 32-bit accumulator to 8 bits, one multiplier per channel, optional residual term | convolution, matrix product, pooling, product | [`requant`] |
-//! | the same as floats of single precision give it, for models that were quantized elsewhere | as above | [`single`] |
+//! | the same as floats of single precision give it, for models that were quantized elsewhere | as above | [`f32_fraction_bits`] |
 //! | sum of 8-bit values times 16-bit multipliers | addition, change of scale, per-channel scale-and-shift | [`affine`] |
 //! | a row of 8-bit values to mean 0 and deviation 1, times and plus a constant each | layer, group and instance normalization | [`norm`] |
 //! | 32-bit accumulator to 8 bits in a scale that follows from the accumulators themselves | the mode `int8_dynamic` | [`dynamic`] |
@@ -18,10 +18,11 @@
 pub mod affine;
 pub mod dynamic;
 pub mod edge;
+pub mod fixed;
 pub mod norm;
 pub mod random;
 pub mod requant;
-pub mod single;
+pub mod requant_f32;
 pub mod wide;
 
 /// A real scale factor that has no integer representation under the rule it was asked for.

@@ -18,7 +18,8 @@
 //! `|d| < 2^18`, so that rows of up to 2^26 elements keep `w` below `2^63`; `|u| <= 2^30 + 1` fits 32 bits.
 
 use crate::ScaleError;
-use crate::requant::{FRACTION_BITS, mul_high};
+use crate::fixed::mul_high;
+use crate::requant::FRACTION_BITS;
 
 /// Longest row for which (24) fits 64 bits.
 pub const LONGEST_ROW: usize = 1 << 26;

@@ -20,6 +20,8 @@
 //! Every step is one vector instruction on all targets: `vpmuldq`, `vpackssdw`, `vpaddsw`, `vpsraw`, `vpackuswb` on x86-64.
 
 use crate::ScaleError;
+use crate::fixed::{mul_high, sat16, shl_sat};
+use crate::requant_f32;
 
 /// Fraction bits kept between (1) and (3).
 pub const FRACTION_BITS: u32 = 6;
@@ -32,10 +34,10 @@ pub const RESIDUAL_BITS: u32 = 14;
 pub struct Epilogue {
     /// Left shift `a` of (1).
     pub shl: u32,
-    /// Offset `C` of (3); the zero point where `single` is not 0.
+    /// Offset `C` of (3); the zero point where `f32_fraction_bits` is not 0.
     pub offset: i16,
-    /// Fraction bits `n` of equation (15) of [`crate::single`], which then takes the place of (1) to (3); 0 elsewhere.
-    pub single: u32,
+    /// Fraction bits `n` of equation (15) of [`crate::requant_f32`], which then takes the place of (1) to (3); 0 elsewhere.
+    pub f32_fraction_bits: u32,
     /// Least result.
     pub lo: u8,
     /// Greatest result.
@@ -45,9 +47,9 @@ pub struct Epilogue {
 impl Epilogue {
     /// Equations (1) to (4), or (15). `residual` is the value of [`residual_term`], 0 without a residual.
     pub fn apply(&self, acc: i32, mult: i32, residual: i16) -> u8 {
-        if self.single > 0 {
+        if self.f32_fraction_bits > 0 {
             debug_assert!(residual == 0, "equation (15) has no residual");
-            let v = crate::single::apply(acc, self.shl, mult, self.single, self.offset);
+            let v = requant_f32::apply(acc, self.shl, mult, self.f32_fraction_bits, self.offset);
             return v.clamp(i16::from(self.lo), i16::from(self.hi)) as u8;
         }
         let t = mul_high(shl_sat(acc, self.shl), mult);
@@ -91,21 +93,6 @@ pub fn multipliers(factors: &[f64]) -> Result<(u32, Vec<i32>), ScaleError> {
     Ok((shl, factors.iter().map(|&s| scaled(s, shl) as i32).collect()))
 }
 
-/// `acc * 2^shl`, saturated to 32 bits.
-pub fn shl_sat(acc: i32, shl: u32) -> i32 {
-    (i64::from(acc) << shl).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
-}
-
-/// High half of the signed 64-bit product.
-pub fn mul_high(a: i32, b: i32) -> i32 {
-    ((i64::from(a) * i64::from(b)) >> 32) as i32
-}
-
-/// Saturation to 16 bits.
-pub fn sat16(x: i32) -> i16 {
-    x.clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as i16
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,7 +102,7 @@ mod tests {
     fn stays_within_the_stated_error() {
         for (factor, zero_point) in [(0.0003, 0u8), (0.0077, 128), (0.0079, 3), (0.9, 10), (3.5, 255), (1e-6, 7)] {
             let (shl, mult) = multipliers(&[factor]).unwrap();
-            let e = Epilogue { shl, offset: offset(zero_point, None), single: 0, lo: 0, hi: 255 };
+            let e = Epilogue { shl, offset: offset(zero_point, None), f32_fraction_bits: 0, lo: 0, hi: 255 };
             for acc in -70_000..70_000 {
                 let real = f64::from(acc) * factor + f64::from(zero_point);
                 let got = f64::from(e.apply(acc, mult[0], 0));
@@ -131,7 +118,7 @@ mod tests {
         for ratio in [0.01, 0.5, 1.0, 1.99] {
             let r = residual_multiplier(ratio).unwrap();
             for zr in [0u8, 7, 128, 255] {
-                let e = Epilogue { shl: 0, offset: offset(100, Some((zr, r))), single: 0, lo: 0, hi: 255 };
+                let e = Epilogue { shl: 0, offset: offset(100, Some((zr, r))), f32_fraction_bits: 0, lo: 0, hi: 255 };
                 for res in 0..=255u8 {
                     let want = (100.0 + ratio * (f64::from(res) - f64::from(zr))).clamp(0.0, 255.0);
                     let got = f64::from(e.apply(0, 1, residual_term(res, r)));
@@ -156,7 +143,7 @@ mod tests {
 
     #[test]
     fn extremes_saturate() {
-        let e = Epilogue { shl: 31, offset: offset(255, None), single: 0, lo: 0, hi: 255 };
+        let e = Epilogue { shl: 31, offset: offset(255, None), f32_fraction_bits: 0, lo: 0, hi: 255 };
         assert_eq!(e.apply(i32::MAX, i32::MAX, i16::MAX), 255);
         assert_eq!(e.apply(i32::MIN, i32::MAX, 0), 0);
         assert_eq!(Epilogue { lo: 10, hi: 20, ..e }.apply(i32::MIN, i32::MAX, 0), 10);

@@ -29,9 +29,10 @@ impl Builder<'_> {
 /// The constants of equations (1) to (4), or (15), as a node has them.
 pub fn epilogue_of(attrs: &Attrs) -> Epilogue {
     let byte = |key: attr::Key<i64>| attrs.get(key).clamp(0, 255) as u8;
-    let single = if attrs.has(attr::SINGLE) { attrs.get(attr::SINGLE) as u32 } else { 0 };
+    let f32_fraction_bits =
+        if attrs.has(attr::F32_FRACTION_BITS) { attrs.get(attr::F32_FRACTION_BITS) as u32 } else { 0 };
     let (shl, offset) = (attrs.get(attr::SHL) as u32, attrs.get(attr::OFFSET) as i16);
-    Epilogue { shl, offset, single, lo: byte(attr::LO), hi: byte(attr::HI) }
+    Epilogue { shl, offset, f32_fraction_bits, lo: byte(attr::LO), hi: byte(attr::HI) }
 }
 
 /// The constants of equation (5) as a node has them; `offset` is 0 where it comes per channel.

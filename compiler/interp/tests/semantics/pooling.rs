@@ -125,7 +125,7 @@ fn integer_pools_equal_their_definition() {
                     *seen.iter().max().unwrap() as u8
                 } else {
                     let offset = case.attrs.get(attr::OFFSET) as i16;
-                    let rule = Epilogue { shl: 7, offset, single: 0, lo: 3, hi: 255 };
+                    let rule = Epilogue { shl: 7, offset, f32_fraction_bits: 0, lo: 3, hi: 255 };
                     let m = mult.as_i32().unwrap()[if per_position { oy * ow + ox } else { 0 }];
                     rule.apply(seen.iter().map(|x| x - zero as i32).sum(), m, 0)
                 });

@@ -3,7 +3,7 @@
 mod dynamic;
 
 use crate::attr;
-use qcc_num::single::{GREATEST_POINT, LEAST_POINT};
+use qcc_num::requant_f32::{GREATEST_FRACTION_BITS, LEAST_FRACTION_BITS};
 
 use super::{Call, broadcast, linear, matmul};
 use crate::attrs::{Attr, Attrs};
@@ -208,8 +208,8 @@ fn conv2d(call: &Call) -> Result<Vec<usize>, String> {
 fn with_epilogue(call: &Call, dims: Vec<usize>) -> Result<Vec<usize>, String> {
     check_mult(call, 3, &dims)?;
     call.expect_optional(4, &dims)?;
-    if call.attrs.get(attr::SINGLE) > 0 && call.operands.len() > 4 {
-        return Err("expected no residual beside `single`".to_string());
+    if call.attrs.get(attr::F32_FRACTION_BITS) > 0 && call.operands.len() > 4 {
+        return Err("expected no residual beside `f32_fraction_bits`".to_string());
     }
     Ok(dims)
 }
@@ -239,7 +239,7 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             }
             "lo" | "hi" | "zero" | "zeros" | "result_zero" | "pad_value" => (0, 255),
             "shl" => (0, 31),
-            "single" => (0, i64::from(GREATEST_POINT)),
+            "f32_fraction_bits" => (0, i64::from(GREATEST_FRACTION_BITS)),
             "shift" => (0, i64::from(qcc_num::affine::MAX_SHIFT)),
             "residual_mult" => (0, (1 << 15) - 1),
             "mults" => (-(1 << 23), 1 << 23),
@@ -277,9 +277,13 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
         let (lo, hi) = (call.attrs.get(attr::LO), call.attrs.get(attr::HI));
         return Err(format!("expected `lo` not above `hi`, found {lo} and {hi}"));
     }
-    if call.attrs.has(attr::SINGLE) && (1..i64::from(LEAST_POINT)).contains(&call.attrs.get(attr::SINGLE)) {
-        let found = call.attrs.get(attr::SINGLE);
-        return Err(format!("expected `single` of 0 or in {LEAST_POINT}..={GREATEST_POINT}, found {found}"));
+    if call.attrs.has(attr::F32_FRACTION_BITS)
+        && (1..i64::from(LEAST_FRACTION_BITS)).contains(&call.attrs.get(attr::F32_FRACTION_BITS))
+    {
+        let found = call.attrs.get(attr::F32_FRACTION_BITS);
+        return Err(format!(
+            "expected `f32_fraction_bits` of 0 or in {LEAST_FRACTION_BITS}..={GREATEST_FRACTION_BITS}, found {found}"
+        ));
     }
     if kind == IntOp::Add {
         let products: i64 = call.attrs.get(attr::MULTS).iter().map(|m| 255 * m.abs()).sum();

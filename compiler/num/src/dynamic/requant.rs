@@ -83,7 +83,7 @@ impl Rule {
 /// The epilogue of (12).
 pub fn epilogue(rectify: bool) -> Epilogue {
     let zero = if rectify { 0 } else { SIGNED_ZERO };
-    Epilogue { shl: 0, offset: crate::requant::offset(zero, None), single: 0, lo: 0, hi: 255 }
+    Epilogue { shl: 0, offset: crate::requant::offset(zero, None), f32_fraction_bits: 0, lo: 0, hi: 255 }
 }
 
 /// Equations (8) and (12) for one accumulator of channel `c`, with the parameters of [`Rule::parameters`].

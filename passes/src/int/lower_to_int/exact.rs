@@ -1,7 +1,7 @@
 //! Operators of models that were quantized elsewhere, to the bit: what a runtime computes with floats of single precision, in
 //! integers.
 //!
-//! Accumulators are requantized by `qcc_num::single`. A sum or product of two bytes has 65536 results, which are computed here as
+//! Accumulators are requantized by `qcc_num::requant_f32`. A sum or product of two bytes has 65536 results, which are computed here as
 //! the runtime computes them (ONNX Runtime's kernels for x86-64; `fma` rounds once):
 //!
 //! ```text
@@ -17,7 +17,7 @@ use qcc_ir::ops::Binary;
 use qcc_ir::{Attrs, Data, Diag, Opcode, Tensor, ValueId, attr};
 use qcc_num::affine::{self, Affine};
 use qcc_num::requant::{self, Epilogue};
-use qcc_num::single;
+use qcc_num::requant_f32;
 
 use super::{Bytes, Lower};
 
@@ -36,19 +36,19 @@ const FAR: f32 = 32767.0;
 /// Results of a function of two bytes, the second counting fastest.
 type Table = Vec<u8>;
 
-/// Constants of a requantization: `mult`, and the attributes `shl`, `offset` and `single`.
+/// Constants of a requantization: `mult`, and the attributes `shl`, `offset` and `f32_fraction_bits`.
 pub(super) struct Requantization {
     pub(super) mult: Vec<i32>,
     pub(super) shl: u32,
     pub(super) offset: i16,
-    pub(super) single: u32,
+    pub(super) f32_fraction_bits: u32,
 }
 
 impl Requantization {
     /// Sets the attributes.
     pub(super) fn set(&self, attrs: Attrs) -> Attrs {
         let attrs = attrs.with(attr::SHL, i64::from(self.shl)).with(attr::OFFSET, i64::from(self.offset));
-        attrs.with(attr::SINGLE, i64::from(self.single))
+        attrs.with(attr::F32_FRACTION_BITS, i64::from(self.f32_fraction_bits))
     }
 }
 
@@ -62,11 +62,11 @@ impl Lower<'_, '_> {
     ) -> Result<Requantization, Diag> {
         if !self.exact {
             let (shl, mult) = requant::multipliers(factors).map_err(|e| self.scale_error(e))?;
-            return Ok(Requantization { mult, shl, offset: requant::offset(zero, None), single: 0 });
+            return Ok(Requantization { mult, shl, offset: requant::offset(zero, None), f32_fraction_bits: 0 });
         }
         // They are numbers of single precision: see `Lower::factor`.
         let factors: Vec<f32> = factors.iter().map(|&f| f as f32).collect();
-        let found = single::multipliers(&factors).map_err(|e| self.scale_error(e))?;
+        let found = requant_f32::multipliers(&factors).map_err(|e| self.scale_error(e))?;
         let matters = |&c: &usize| reach(c) as f64 * f64::from(factors[c]) >= 0.5;
         let rounded = found.rounded.iter().copied().filter(matters).count();
         if rounded > 0 {
@@ -75,7 +75,12 @@ impl Lower<'_, '_> {
         }
         let greatest = (0..factors.len()).map(reach).max().unwrap_or(0).unsigned_abs();
         let found = found.refine(greatest, POINT);
-        Ok(Requantization { mult: found.mult, shl: found.shl, offset: i16::from(zero), single: found.point })
+        Ok(Requantization {
+            mult: found.mult,
+            shl: found.shl,
+            offset: i16::from(zero),
+            f32_fraction_bits: found.fraction_bits,
+        })
     }
 
     /// Sum, difference or product of two bytes.
@@ -172,7 +177,7 @@ impl Types<'_> {
     /// Constants of `qcc_num::requant` that give the table.
     fn fit_product(&self, table: &[u8]) -> Option<(Epilogue, i32)> {
         let (shl, mult) = requant::multipliers(&[f64::from(self.factor())]).ok()?;
-        let rule = Epilogue { shl, offset: requant::offset(self.y.zero, None), single: 0, lo: 0, hi: 255 };
+        let rule = Epilogue { shl, offset: requant::offset(self.y.zero, None), f32_fraction_bits: 0, lo: 0, hi: 255 };
         let centred = |q: usize, t: &Bytes| q as i32 - i32::from(t.zero);
         let gives = |mult: i32| {
             let mut results = table.iter().enumerate();

@@ -63,7 +63,7 @@ fn i16s(m: &mut Avx2, pixel: &[Vector], operands: &Requantize<'_, AsmRegister64>
         let acc = acc.register();
         shift_left(m, acc, &operands.epilogue, operands.fits_shift);
         let mult = operands.mult.plus(2 * BYTES * vector);
-        highs.push(match operands.epilogue.single {
+        highs.push(match operands.epilogue.f32_fraction_bits {
             0 => mul_high(m, acc, mult),
             point => super::single_precision::round(m, acc, mult, point as i32),
         });
@@ -83,7 +83,7 @@ fn i16s(m: &mut Avx2, pixel: &[Vector], operands: &Requantize<'_, AsmRegister64>
 fn bytes(m: &mut Avx2, i16s: Vec<Ymm>, rule: &Epilogue) -> Ymm {
     for vector in &i16s {
         emit!(m, vpaddsw, vector.ymm(), vector.ymm(), ymmword_ptr(frame(OFFSET, 0)));
-        if rule.single == 0 {
+        if rule.f32_fraction_bits == 0 {
             emit!(m, vpsraw, vector.ymm(), vector.ymm(), qcc_num::requant::FRACTION_BITS as i32);
         }
     }

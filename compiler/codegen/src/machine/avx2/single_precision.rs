@@ -1,4 +1,4 @@
-//! Equation (15) of [`qcc_num::single`] in AVX2, before its clamp and zero point.
+//! Equation (15) of [`qcc_num::requant_f32`] in AVX2, before its clamp and zero point.
 //!
 //! Four products of 64 bits a vector. Of `d` only the bits are exact that matter between 1/2 and 2^15 units; beyond, results
 //! are 0 or saturate whatever it is. The greatest bit is what is left of a number whose bits have been smeared downwards when

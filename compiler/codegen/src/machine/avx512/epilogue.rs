@@ -63,9 +63,9 @@ pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantiz
         emit!(m, mov, rax, ((1u64 << operands.channels) - 1) as i64);
         emit!(m, kmovq, k2, rax);
     }
-    let single = operands.epilogue.single;
-    if single > 0 {
-        single_precision::begin(m, single);
+    let as_f32 = operands.epilogue.f32_fraction_bits;
+    if f32_fraction_bits > 0 {
+        single_precision::begin(m, f32_fraction_bits);
     }
     for (index, pixels) in tile.chunks(group).enumerate() {
         let narrow = Narrow { operands, vectors, first: index * group, pixels: pixels.len() };
@@ -75,7 +75,7 @@ pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantiz
         m.release(bytes);
     }
     constants.release(m);
-    if single > 0 {
+    if f32_fraction_bits > 0 {
         single_precision::end(m);
     }
 }
@@ -98,7 +98,7 @@ impl Narrow<'_> {
             for (vector, &acc) in pixel.iter().enumerate() {
                 shift_left(m, acc, &self.operands.epilogue, self.operands.fits_shift);
                 let mult = self.operands.mult.plus(2 * BYTES * vector);
-                highs.push(match self.operands.epilogue.single {
+                highs.push(match self.operands.epilogue.f32_fraction_bits {
                     0 => mul_high(m, acc, mult),
                     point => single_precision::round(m, acc, mult, point),
                 });
@@ -118,7 +118,7 @@ impl Narrow<'_> {
 
     /// Equations (2) to (4) on the 16-bit lanes of a group: one vector of bytes in memory order.
     fn bytes(&self, m: &mut Avx512, constants: &mut Constants, i16s: Vec<Zmm>) -> Zmm {
-        let Epilogue { offset, single, lo, hi, .. } = self.operands.epilogue;
+        let Epilogue { offset, f32_fraction_bits, lo, hi, .. } = self.operands.epilogue;
         if let Some((residual, mult)) = self.operands.residual {
             let terms = self.residual_terms(m, constants, residual, mult, i16s.len());
             for (&vector, &term) in i16s.iter().zip(&terms) {
@@ -129,7 +129,7 @@ impl Narrow<'_> {
         let offset = constant(m, &mut constants.offset, |m| splat_i16(m, offset as u16));
         for &vector in &i16s {
             emit!(m, vpaddsw, vector.zmm(), vector.zmm(), offset);
-            if single == 0 {
+            if f32_fraction_bits == 0 {
                 emit!(m, vpsraw, vector.zmm(), vector.zmm(), qcc_num::requant::FRACTION_BITS as i32);
             }
         }

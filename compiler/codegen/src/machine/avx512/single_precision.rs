@@ -1,4 +1,4 @@
-//! Equation (15) of [`qcc_num::single`] in AVX-512, before its clamp and zero point.
+//! Equation (15) of [`qcc_num::requant_f32`] in AVX-512, before its clamp and zero point.
 //!
 //! Only next to a tie do its two roundings differ from one: at most `2^-17` units from it, for results below 256. So a vector of
 //! accumulators is rounded once, half up, and where a lane is that near, a routine behind the function computes the

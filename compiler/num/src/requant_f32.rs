@@ -16,31 +16,31 @@
 //! `n` is at least 33, so that `2^(n-1)` can be added to the high halves of products alone.
 
 use crate::ScaleError;
-use crate::requant::{sat16, shl_sat};
+use crate::fixed::{sat16, shl_sat};
 
 /// Bits of a significand.
 const SIGNIFICAND: u32 = 24;
 
 /// Least number `n` of fraction bits.
-pub const LEAST_POINT: u32 = 33;
+pub const LEAST_FRACTION_BITS: u32 = 33;
 
 /// Greatest number `n` of fraction bits.
-pub const GREATEST_POINT: u32 = 61;
+pub const GREATEST_FRACTION_BITS: u32 = 61;
 
 /// The integer `r` of (15).
-pub fn round(acc: i32, shl: u32, mult: i32, point: u32) -> i64 {
+pub fn round(acc: i32, shl: u32, mult: i32, fraction_bits: u32) -> i64 {
     let p = i64::from(shl_sat(acc, shl)) * i64::from(mult);
     let d = match p.unsigned_abs().checked_ilog2() {
         Some(log) => (1i64 << log) >> SIGNIFICAND,
         None => 0,
     };
-    let odd = (p >> point) & 1 == 1;
-    (p + (1i64 << (point - 1)) + if odd { d } else { -1 - d }) >> point
+    let odd = (p >> fraction_bits) & 1 == 1;
+    (p + (1i64 << (fraction_bits - 1)) + if odd { d } else { -1 - d }) >> fraction_bits
 }
 
 /// Equation (15) without the last clamp.
-pub fn apply(acc: i32, shl: u32, mult: i32, point: u32, zero_point: i16) -> i16 {
-    let r = round(acc, shl, mult, point).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
+pub fn apply(acc: i32, shl: u32, mult: i32, fraction_bits: u32, zero_point: i16) -> i16 {
+    let r = round(acc, shl, mult, fraction_bits).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
     sat16(r).saturating_add(zero_point)
 }
 
@@ -50,7 +50,7 @@ pub struct Multipliers {
     /// Left shift `a`.
     pub shl: u32,
     /// Fraction bits `n`.
-    pub point: u32,
+    pub fraction_bits: u32,
     /// `M` of each factor.
     pub mult: Vec<i32>,
     /// Positions of factors that `M` stands for with fewer than 24 bits, because they are too small beside the greatest.
@@ -68,8 +68,8 @@ pub fn multipliers(factors: &[f32]) -> Result<Multipliers, ScaleError> {
     // A factor is `significand * 2^exponent`.
     let parts = |s: f32| (i64::from(s.to_bits() & 0x7f_ffff | 0x80_0000), (s.to_bits() >> 23) as i32 - 150);
     let greatest = factors.iter().map(|&s| parts(s).1).max().unwrap_or(0);
-    let bits = (7 - greatest).min(GREATEST_POINT as i32);
-    let point = bits.max(LEAST_POINT as i32);
+    let bits = (7 - greatest).min(GREATEST_FRACTION_BITS as i32);
+    let fraction_bits = bits.max(LEAST_FRACTION_BITS as i32);
     let mut rounded = Vec::new();
     let mut multiplier = |(i, &s): (usize, &f32)| {
         let (significand, exponent) = parts(s);
@@ -90,7 +90,7 @@ pub fn multipliers(factors: &[f32]) -> Result<Multipliers, ScaleError> {
         }
     };
     let mult = factors.iter().enumerate().map(&mut multiplier).collect();
-    Ok(Multipliers { shl: (point - bits) as u32, point: point as u32, mult, rounded })
+    Ok(Multipliers { shl: (fraction_bits - bits) as u32, fraction_bits: fraction_bits as u32, mult, rounded })
 }
 
 impl Multipliers {
@@ -98,9 +98,9 @@ impl Multipliers {
     /// Results are the same; a kernel sees ties in more bits of the high halves of products.
     pub fn refine(mut self, reach: u64, most: u32) -> Multipliers {
         let room = reach.leading_zeros().saturating_sub(33 + self.shl);
-        let more = room.min(most.saturating_sub(self.point));
+        let more = room.min(most.saturating_sub(self.fraction_bits));
         self.shl += more;
-        self.point += more;
+        self.fraction_bits += more;
         self
     }
 }
@@ -119,7 +119,7 @@ mod tests {
         assert!(m.rounded.is_empty(), "{factor}");
         for acc in accs {
             let wanted = float(acc, factor).clamp(-32768, 32767);
-            let got = round(acc, m.shl, m.mult[0], m.point).clamp(-32768, 32767);
+            let got = round(acc, m.shl, m.mult[0], m.fraction_bits).clamp(-32768, 32767);
             assert_eq!(got, wanted, "{acc} * {factor:?}, {m:?}");
         }
     }
@@ -152,7 +152,7 @@ mod tests {
     fn small_factors_beside_great_ones_are_told() {
         let m = multipliers(&[0.5, 0.5 / 100.0, 0.3e-3, 1e-30]).unwrap();
         assert_eq!(m.rounded, vec![2, 3]);
-        assert_eq!((m.shl, m.point, m.mult[0], m.mult[3]), (2, 33, 1 << 30, 0));
+        assert_eq!((m.shl, m.fraction_bits, m.mult[0], m.mult[3]), (2, 33, 1 << 30, 0));
         for bad in [0.0, -1.0, f32::NAN, f32::INFINITY, 16_777_216.0, 1e-40] {
             assert!(multipliers(&[0.1, bad]).is_err(), "{bad}");
         }
@@ -162,21 +162,21 @@ mod tests {
     fn refined_constants_mean_the_same() {
         let (plain, reach) = (multipliers(&[0.001_234_5]).unwrap(), 1u64 << 20);
         let fine = plain.clone().refine(reach, 48);
-        assert_eq!((fine.shl - plain.shl, fine.point), (48 - plain.point, 48));
+        assert_eq!((fine.shl - plain.shl, fine.fraction_bits), (48 - plain.fraction_bits, 48));
         assert!(reach << fine.shl <= i32::MAX as u64);
         let tight = plain.clone().refine(1 << 30, 48);
         assert_eq!(tight, plain);
         for acc in -(1 << 20)..1 << 20 {
             let (a, b) = (&plain, &fine);
-            assert_eq!(round(acc, a.shl, a.mult[0], a.point), round(acc, b.shl, b.mult[0], b.point));
+            assert_eq!(round(acc, a.shl, a.mult[0], a.fraction_bits), round(acc, b.shl, b.mult[0], b.fraction_bits));
         }
     }
 
     #[test]
     fn extremes_saturate() {
         let m = multipliers(&[1000.0]).unwrap();
-        assert_eq!(apply(i32::MAX, m.shl, m.mult[0], m.point, 255), i16::MAX);
-        assert_eq!(apply(i32::MIN, m.shl, m.mult[0], m.point, 0), i16::MIN);
-        assert_eq!(apply(0, m.shl, m.mult[0], m.point, 7), 7);
+        assert_eq!(apply(i32::MAX, m.shl, m.mult[0], m.fraction_bits, 255), i16::MAX);
+        assert_eq!(apply(i32::MIN, m.shl, m.mult[0], m.fraction_bits, 0), i16::MIN);
+        assert_eq!(apply(0, m.shl, m.mult[0], m.fraction_bits, 7), 7);
     }
 }
