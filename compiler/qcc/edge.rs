@@ -23,7 +23,7 @@ impl Boundary {
     /// Of a value of a graph. Only inputs and outputs are asked for, whose scale is the same for all elements.
     pub fn of_type(ty: &Type) -> Boundary {
         let (quant, bounds) = match ty.uniform() {
-            Some(u) => (Some((u.scale(), u.zero_point() as i32)), (u.min as i32, u.max as i32)),
+            Some(u) => (Some((u.scale(), u.zero_point() as i32)), (u.min() as i32, u.max() as i32)),
             None => (None, (0, 0)),
         };
         let elem = ty.elem.storage().map_or(ty.elem.clone(), Elem::Int);

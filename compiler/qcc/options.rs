@@ -147,7 +147,7 @@ impl Options {
         let dims = |d: &[usize]| d.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
         list("shape", self.shapes.shapes.iter().map(|(n, d)| format!("{n}={}", dims(d))).collect());
         list("dim", self.shapes.dims.iter().map(|(n, d)| format!("{n}={d}")).collect());
-        list("precision", self.precision.iter().map(|(n, p)| format!("{n}={}", p.bits())).collect());
+        list("precision", self.precision.iter().map(|(n, p)| format!("{n}={}", p.name())).collect());
         list("input-range", self.input_ranges.iter().map(|(n, r)| format!("{n}={:?}:{:?}", r.min, r.max)).collect());
         record
     }

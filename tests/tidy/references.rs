@@ -38,6 +38,7 @@ fn attribute(schema: &AttrSchema) -> String {
                 AttrKind::Ints => "integers",
                 AttrKind::Float => "float",
                 AttrKind::Bool => "truth value",
+                AttrKind::Format => "format",
             };
             format!("`{}`: {kind}", schema.name)
         }
@@ -50,6 +51,7 @@ fn value(attr: &qcc_ir::Attr) -> String {
         qcc_ir::Attr::Ints(v) => format!("{v:?}"),
         qcc_ir::Attr::Float(v) => format!("{v:?}"),
         qcc_ir::Attr::Bool(v) => v.to_string(),
+        qcc_ir::Attr::Format(v) => v.to_string(),
     }
 }
 

@@ -2,8 +2,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::Cast;
-use qcc_ir::{Data, Diag, Elem, Tensor, Type, Uniform};
-use qcc_num::edge;
+use qcc_ir::{Data, Diag, Elem, Format, Tensor, Type, Uniform};
 
 use crate::element::{narrow, widen};
 use crate::layout::around;
@@ -28,20 +27,14 @@ fn for_runs(dims: &[usize], u: &Uniform, mut f: impl FnMut(std::ops::Range<usize
     }
 }
 
-fn to_i32(x: i64) -> i32 {
-    x.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
-}
-
 /// Real numbers to the quantized type `result`, by equation (6).
 pub(crate) fn quantize(x: &Tensor, result: &Type) -> Result<Tensor, Diag> {
     let (Some(values), Some(u)) = (x.as_f32(), result.uniform()) else {
         return Err(Diag::new(Code::VERIFY, format!("cannot quantize {} to {result}", x.data.kind())));
     };
-    let (lo, hi) = (to_i32(u.min), to_i32(u.max));
     let mut codes = Vec::with_capacity(values.len());
     for_runs(&x.dims, u, |run, scale, zero_point| {
-        let code = |&v: &f32| i64::from(edge::quantize(v, scale, to_i32(zero_point), lo, hi));
-        codes.extend(values[run].iter().map(code));
+        codes.extend(values[run].iter().map(|&v| u.format.quantize(v, scale, zero_point)));
     });
     let data = narrow(codes, &Elem::Uniform(u.clone()));
     data.map(|data| Tensor { dims: x.dims.clone(), data })
@@ -55,9 +48,7 @@ pub(crate) fn dequantize(x: &Tensor, ty: &Type) -> Result<Tensor, Diag> {
     };
     let mut values = Vec::with_capacity(codes.len());
     for_runs(&x.dims, u, |run, scale, zero_point| {
-        // The difference is taken in 64 bits: a zero point may be far from a 32-bit code, and a bias may have more bits.
-        let value = |&q: &i64| q.saturating_sub(zero_point) as f32 * scale;
-        values.extend(codes[run].iter().map(value));
+        values.extend(codes[run].iter().map(|&q| Format::dequantize(q, scale, zero_point)));
     });
     Ok(Tensor { dims: x.dims.clone(), data: Data::F32(values) })
 }

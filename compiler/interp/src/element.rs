@@ -65,13 +65,7 @@ pub(crate) fn narrow(values: Vec<i64>, elem: &Elem) -> Option<Data> {
         Elem::F32 | Elem::Calibrated(_) => return None,
         Elem::Bool => Int::U8,
         Elem::Int(i) => *i,
-        Elem::Uniform(u) => u.storage,
+        Elem::Uniform(u) => u.storage(),
     };
-    Some(match storage {
-        Int::I4 | Int::I8 => Data::I8(values.into_iter().map(|x| x as i8).collect()),
-        Int::U4 | Int::U8 => Data::U8(values.into_iter().map(|x| x as u8).collect()),
-        Int::I16 => Data::I16(values.into_iter().map(|x| x as i16).collect()),
-        Int::I32 => Data::I32(values.into_iter().map(|x| x as i32).collect()),
-        Int::I64 => Data::I64(values),
-    })
+    Some(Data::integers(storage, values))
 }

@@ -6,6 +6,7 @@
 use std::marker::PhantomData;
 
 use crate::attrs::{Attr, AttrKind, AttrSchema, Default};
+use crate::types::Format;
 
 /// An attribute: its spelling, and in its type the kind of its values.
 pub struct Key<T> {
@@ -99,6 +100,7 @@ kinds! {
     Ints: Vec<i64>, default &'static [i64];
     Float: f32, default f32;
     Bool: bool, default bool;
+    Format: Format, default &'static Format;
 }
 
 impl AttrInput<Vec<i64>> for &[usize] {
@@ -130,6 +132,8 @@ keys! {
     DILATIONS: Vec<i64> = "dilations";
     /// Groups of channels that a convolution keeps apart.
     GROUPS: i64 = "groups";
+    /// The format that real weights are to have once they are quantized.
+    WEIGHTS: Format = "weights";
     /// What an integer convolution reads outside its input: the input's zero point.
     PAD_VALUE: i64 = "pad_value";
     /// Whether padding counts as elements of a mean.

@@ -3,6 +3,7 @@
 
 use crate::attr::{AttrInput, AttrValue, Key};
 use crate::ops::Opcode;
+use crate::types::Format;
 
 /// Value of an attribute.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +16,8 @@ pub enum Attr {
     Float(f32),
     /// A truth value.
     Bool(bool),
+    /// A number format.
+    Format(Format),
 }
 
 /// Kind of an attribute.
@@ -28,6 +31,8 @@ pub enum AttrKind {
     Float,
     /// [`Attr::Bool`].
     Bool,
+    /// [`Attr::Format`].
+    Format,
 }
 
 /// Name, kind and default of an attribute of an operator.
@@ -52,6 +57,8 @@ pub enum Default {
     Float(f32),
     /// A truth value.
     Bool(bool),
+    /// A number format.
+    Format(&'static Format),
 }
 
 impl Default {
@@ -62,6 +69,7 @@ impl Default {
             Default::Ints(v) => Attr::Ints(v.to_vec()),
             Default::Float(v) => Attr::Float(v),
             Default::Bool(v) => Attr::Bool(v),
+            Default::Format(v) => Attr::Format(v.clone()),
         }
     }
 }
@@ -74,6 +82,7 @@ impl Attr {
             Attr::Ints(_) => AttrKind::Ints,
             Attr::Float(_) => AttrKind::Float,
             Attr::Bool(_) => AttrKind::Bool,
+            Attr::Format(_) => AttrKind::Format,
         }
     }
 }

@@ -268,6 +268,7 @@ const STRIDES: AttrSchema = attr::STRIDES.or(&[1, 1]);
 const PADS: AttrSchema = attr::PADS.or(&[0, 0, 0, 0]);
 const DILATIONS: AttrSchema = attr::DILATIONS.or(&[1, 1]);
 const GROUPS: AttrSchema = attr::GROUPS.or(1);
+const WEIGHTS: AttrSchema = attr::WEIGHTS.or(&qcc_num::format::I8);
 const PAD_VALUE: AttrSchema = attr::PAD_VALUE.or(0);
 const KEEPDIMS: AttrSchema = attr::KEEPDIMS.or(true);
 const SHL: AttrSchema = attr::SHL.or(0);
@@ -455,9 +456,9 @@ ops! {
     PRelu = "nn.prelu" ("x", "slope") {} Class::Binary(Binary::PRelu);
 
     /// Convolution: `x` `[N, C, H, W]`, `w` `[O, C / groups, KH, KW]`, `bias` `[O]`. `pads` are top, left, bottom, right.
-    Conv2d = "nn.conv2d" ("x", "w", "bias?") { STRIDES, PADS, DILATIONS, GROUPS } Class::Contract(Contract::Conv2d);
+    Conv2d = "nn.conv2d" ("x", "w", "bias?") { STRIDES, PADS, DILATIONS, GROUPS, WEIGHTS } Class::Contract(Contract::Conv2d);
     /// `x * w^T + bias`: `x` `[.., K]`, `w` `[N, K]`, `bias` `[N]`.
-    Linear = "nn.linear" ("x", "w", "bias?") {} Class::Contract(Contract::Linear);
+    Linear = "nn.linear" ("x", "w", "bias?") { WEIGHTS } Class::Contract(Contract::Linear);
     /// `alpha` times the matrix product of the last two dimensions, broadcast over the others.
     MatMul = "nn.matmul" ("a", "b") { attr::ALPHA.or(1.0) } Class::Contract(Contract::MatMul);
 

@@ -15,8 +15,9 @@
 //! type    ::= 'tensor' '<' (NUMBER 'x')* elem '>'                  without blanks between extents
 //! elem    ::= 'f32' | 'bool' | integer | uniform | '!' NAME
 //!           | '!quant.calibrated' '<' 'f32' '<' NUMBER ':' NUMBER '>' '>'
-//! uniform ::= '!quant.uniform' '<' integer ('<' NUMBER ':' NUMBER '>')? ':' 'f32'
+//! uniform ::= '!quant.uniform' '<' integer ('<' grid '>')? ':' 'f32'
 //!             (',' scale | ':' NUMBER ',' '{' (scale (',' scale)*)? '}') '>'
+//! grid    ::= NUMBER ':' NUMBER | '[' NUMBER (',' NUMBER)+ ']'     least and greatest integer, or each of them
 //! scale   ::= NUMBER (':' NUMBER)?                                 scale, zero point
 //! integer ::= 'i4' | 'u4' | 'i8' | 'u8' | 'i16' | 'i32' | 'i64'
 //! ```

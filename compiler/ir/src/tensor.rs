@@ -107,6 +107,19 @@ impl Data {
         })
     }
 
+    /// Integers in this storage, which holds them: of others the low bits are kept.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the caller vouches for the range")]
+    pub fn integers(storage: Int, integers: impl IntoIterator<Item = i64>) -> Data {
+        let integers = integers.into_iter();
+        match storage {
+            Int::I4 | Int::I8 => Data::I8(integers.map(|q| q as i8).collect()),
+            Int::U4 | Int::U8 => Data::U8(integers.map(|q| q as u8).collect()),
+            Int::I16 => Data::I16(integers.map(|q| q as i16).collect()),
+            Int::I32 => Data::I32(integers.map(|q| q as i32).collect()),
+            Int::I64 => Data::I64(integers.collect()),
+        }
+    }
+
     /// Appends the elements, if they are of the same variant; says whether they are.
     pub fn append(&mut self, more: Data) -> bool {
         match (self, more) {

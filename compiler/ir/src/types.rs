@@ -5,11 +5,14 @@
 //! tensor<1x3x32x32x!quant.calibrated<f32<-2.1:2.6>>>           real numbers whose range is known
 //! tensor<1x3x32x32x!quant.uniform<u8:f32, 0.0186:114>>         r = 0.0186 * (q - 114)
 //! tensor<8x3x3x3x!quant.uniform<i8<-127:127>:f32:0, {0.1, 0.2:3}>>   one scale (and zero point) per index of axis 0
+//! tensor<1x8x!quant.uniform<i8<[-2, -1, 0, 1, 2]>:f32, 0.1>>   integers of a list, which MLIR has no spelling for
 //! tensor<1x32x32x3xu8>                                         plain integers
 //! ```
 
 use std::fmt;
 use std::sync::Arc;
+
+pub use qcc_num::format::{self, Format, Int};
 
 /// Shape and element type of a value. All dimensions are static and in the order of the ONNX model (NCHW) for `nn.*`
 /// operators; `int.*` operators with a spatial meaning are NHWC.
@@ -36,25 +39,6 @@ pub enum Elem {
     Uniform(Arc<Uniform>),
 }
 
-/// Integer storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Int {
-    /// 4 bits, signed; two to a byte where stored.
-    I4,
-    /// 4 bits, unsigned.
-    U4,
-    /// 8 bits, signed.
-    I8,
-    /// 8 bits, unsigned.
-    U8,
-    /// 16 bits, signed.
-    I16,
-    /// 32 bits, signed.
-    I32,
-    /// 64 bits, signed: indices and shapes.
-    I64,
-}
-
 /// Closed interval of real numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Range {
@@ -64,81 +48,18 @@ pub struct Range {
     pub max: f32,
 }
 
-/// Affine quantization `r = scale * (q - zero_point)`, `q` in `[min, max]`, per tensor or per index of one axis
+/// Affine quantization `r = scale * (q - zero_point)`, `q` an integer of the format, per tensor or per index of one axis
 /// (Jacob et al. 2018, equation 1).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Uniform {
-    /// How the integer is stored.
-    pub storage: Int,
-    /// Least and greatest integer used; a part of what the storage holds.
-    pub min: i64,
-    /// Greatest integer used.
-    pub max: i64,
+    /// Which integers are used, and how they are stored.
+    pub format: Format,
     /// The axis along which scales differ; `None` for one scale.
     pub axis: Option<usize>,
     /// Scales, finite and positive: one, or one per index of the axis.
     pub scales: Vec<f32>,
     /// Zero points, as many as scales.
     pub zero_points: Vec<i64>,
-}
-
-impl Int {
-    /// All storages, in the order of their width.
-    pub const ALL: [Int; 7] = [Int::I4, Int::U4, Int::I8, Int::U8, Int::I16, Int::I32, Int::I64];
-
-    /// Spelling in text.
-    pub fn name(self) -> &'static str {
-        match self {
-            Int::I4 => "i4",
-            Int::U4 => "u4",
-            Int::I8 => "i8",
-            Int::U8 => "u8",
-            Int::I16 => "i16",
-            Int::I32 => "i32",
-            Int::I64 => "i64",
-        }
-    }
-
-    /// The storage spelled `name`.
-    pub fn from_name(name: &str) -> Option<Int> {
-        Int::ALL.into_iter().find(|i| i.name() == name)
-    }
-
-    /// Least storable value.
-    pub fn min(self) -> i64 {
-        match self {
-            Int::U4 | Int::U8 => 0,
-            Int::I4 => -8,
-            Int::I8 => i64::from(i8::MIN),
-            Int::I16 => i64::from(i16::MIN),
-            Int::I32 => i64::from(i32::MIN),
-            Int::I64 => i64::MIN,
-        }
-    }
-
-    /// Greatest storable value.
-    pub fn max(self) -> i64 {
-        match self {
-            Int::I4 => 7,
-            Int::U4 => 15,
-            Int::I8 => i64::from(i8::MAX),
-            Int::U8 => i64::from(u8::MAX),
-            Int::I16 => i64::from(i16::MAX),
-            Int::I32 => i64::from(i32::MAX),
-            Int::I64 => i64::MAX,
-        }
-    }
-
-    /// Bits of storage.
-    pub fn bits(self) -> u32 {
-        match self {
-            Int::I4 | Int::U4 => 4,
-            Int::I8 | Int::U8 => 8,
-            Int::I16 => 16,
-            Int::I32 => 32,
-            Int::I64 => 64,
-        }
-    }
 }
 
 impl Range {
@@ -159,41 +80,48 @@ impl Range {
 }
 
 impl Uniform {
-    /// One scale and zero point over the whole range of `storage`.
-    pub fn per_tensor(storage: Int, scale: f32, zero_point: i64) -> Uniform {
-        Uniform {
-            storage,
-            min: storage.min(),
-            max: storage.max(),
-            axis: None,
-            scales: vec![scale],
-            zero_points: vec![zero_point],
-        }
+    /// One scale and zero point.
+    pub fn per_tensor(format: impl Into<Format>, scale: f32, zero_point: i64) -> Uniform {
+        Uniform { format: format.into(), axis: None, scales: vec![scale], zero_points: vec![zero_point] }
     }
 
-    /// Asymmetric `u8` that covers `range`, which is widened to contain zero; zero is represented exactly.
-    pub fn u8_for(range: Range) -> Uniform {
-        let range = range.with_zero();
-        // A value that is always zero still needs a positive scale.
-        let span = (f64::from(range.max) - f64::from(range.min)).max(1e-30);
-        let scale = ((span / 255.0) as f32).max(f32::MIN_POSITIVE);
-        let zero_point = (-f64::from(range.min) / f64::from(scale)).round().clamp(0.0, 255.0) as i64;
-        Uniform::per_tensor(Int::U8, scale, zero_point)
+    /// A scale for each index of `axis`, with zero point 0.
+    pub fn per_axis(format: impl Into<Format>, axis: usize, scales: Vec<f32>) -> Uniform {
+        Uniform { format: format.into(), axis: Some(axis), zero_points: vec![0; scales.len()], scales }
     }
 
-    /// Asymmetric `i16` that covers `range`, which is widened to contain zero; zero is represented exactly.
-    pub fn i16_for(range: Range) -> Uniform {
-        let range = range.with_zero();
-        let span = (f64::from(range.max) - f64::from(range.min)).max(1e-30);
-        let scale = ((span / 65535.0) as f32).max(f32::MIN_POSITIVE);
-        let zero_point = (-f64::from(range.min) / f64::from(scale)).round().clamp(0.0, 65535.0) as i64 - 32768;
-        Uniform::per_tensor(Int::I16, scale, zero_point)
+    /// One scale and zero point with which the integers cover `range`, widened to contain zero; zero is represented exactly.
+    pub fn covering(format: impl Into<Format>, range: Range) -> Uniform {
+        let (format, range) = (format.into(), range.with_zero());
+        let (scale, zero_point) = format.cover(range.min, range.max);
+        Uniform::per_tensor(format, scale, zero_point)
+    }
+
+    /// How an integer is stored.
+    pub fn storage(&self) -> Int {
+        self.format.storage()
+    }
+
+    /// Least integer.
+    pub fn min(&self) -> i64 {
+        self.format.min()
+    }
+
+    /// Greatest integer.
+    pub fn max(&self) -> i64 {
+        self.format.max()
     }
 
     /// The real interval that the integers cover, per tensor.
     pub fn range(&self) -> Range {
-        let (s, z) = (f64::from(self.scales[0]), self.zero_points[0]);
-        Range { min: (s * (self.min - z) as f64) as f32, max: (s * (self.max - z) as f64) as f32 }
+        self.range_at(0)
+    }
+
+    /// The real interval that the integers cover at index `i` of the axis.
+    pub fn range_at(&self, i: usize) -> Range {
+        let (s, z) = (f64::from(self.scales[i]), self.zero_points[i]);
+        let end = |q: i64| narrowed(s * (q - z) as f64);
+        Range { min: end(self.min()), max: end(self.max()) }
     }
 
     /// The scale if there is only one.
@@ -265,7 +193,7 @@ impl Elem {
     pub fn storage(&self) -> Option<Int> {
         match self {
             Elem::Int(i) => Some(*i),
-            Elem::Uniform(u) => Some(u.storage),
+            Elem::Uniform(u) => Some(u.storage()),
             Elem::F32 | Elem::Bool | Elem::Calibrated(_) => None,
         }
     }
@@ -295,11 +223,7 @@ impl fmt::Display for Elem {
 
 impl fmt::Display for Uniform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "!quant.uniform<{}", self.storage.name())?;
-        if (self.min, self.max) != (self.storage.min(), self.storage.max()) {
-            write!(f, "<{}:{}>", self.min, self.max)?;
-        }
-        f.write_str(":f32")?;
+        write!(f, "!quant.uniform<{}:f32", self.format)?;
         if let Some(axis) = self.axis {
             write!(f, ":{axis}, {{")?;
         } else {
@@ -318,6 +242,12 @@ impl fmt::Display for Uniform {
     }
 }
 
+/// The nearest single-precision number.
+#[expect(clippy::cast_possible_truncation, reason = "what a type covers is told in f32; beyond it is infinite")]
+fn narrowed(x: f64) -> f32 {
+    x as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,23 +256,20 @@ mod tests {
     fn spelling_follows_mlir() {
         let u = Uniform::per_tensor(Int::I8, 0.0186, -14);
         assert_eq!(u.to_string(), "!quant.uniform<i8:f32, 0.0186:-14>");
-        let axis = Uniform { axis: Some(0), min: -127, scales: vec![0.1, 0.2], zero_points: vec![0, 3], ..u };
+        let axis = Uniform { zero_points: vec![0, 3], ..Uniform::per_axis(&format::I8, 0, vec![0.1, 0.2]) };
         assert_eq!(axis.to_string(), "!quant.uniform<i8<-127:127>:f32:0, {0.1, 0.2:3}>");
+        let levels = Format::levels(Int::I8, vec![-2, 0, 2]).expect("levels ascend");
+        assert_eq!(Uniform::per_tensor(levels, 0.5, 0).to_string(), "!quant.uniform<i8<[-2, 0, 2]>:f32, 0.5>");
         assert_eq!(Type::f32(&[1, 3]).to_string(), "tensor<1x3xf32>");
     }
 
     #[test]
-    fn zero_is_exact_whatever_the_range() {
-        for (min, max) in [(-1.0, 1.0), (0.2, 3.0), (-7.0, -2.0), (0.0, 0.0), (-1e30, 1e30)] {
-            let u = Uniform::u8_for(Range { min, max });
-            assert!(
-                u.scale() > 0.0 && u.scale().is_finite() && (0..=255).contains(&u.zero_point()),
-                "{min} {max}: {u}"
-            );
-        }
-        assert_eq!(Uniform::i16_for(Range { min: 1.0, max: 3.0 }).zero_point(), -32768);
-        assert_eq!(Uniform::i16_for(Range { min: -1.0, max: 1.0 }).zero_point().abs(), 0);
-        assert_eq!(Uniform::u8_for(Range { min: 1.0, max: 3.0 }).zero_point(), 0);
-        assert_eq!(Uniform::u8_for(Range { min: -3.0, max: -1.0 }).zero_point(), 255);
+    fn ranges_are_widened_to_contain_zero() {
+        let zero = |format: &Format, min, max| Uniform::covering(format, Range { min, max }).zero_point();
+        assert_eq!(zero(&format::I16, 1.0, 3.0), -32768);
+        assert_eq!(zero(&format::I16, -1.0, 1.0).abs(), 0);
+        assert_eq!(zero(&format::U8, 1.0, 3.0), 0);
+        assert_eq!(zero(&format::U8, -3.0, -1.0), 255);
+        assert_eq!(Uniform::per_tensor(&format::U8, 0.5, 2).range(), Range { min: -1.0, max: 126.5 });
     }
 }

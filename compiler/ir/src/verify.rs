@@ -21,6 +21,7 @@ use crate::shape::int::AFFINE_OFFSET;
 use crate::shape::{check_elems, elem_fits, infer_dims, infer_elem};
 use crate::tensor::{Data, Tensor};
 use crate::types::{Elem, Int, Type, Uniform};
+use qcc_num::format::Grid;
 
 /// What a graph may consist of at a stage of the compiler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,9 +264,8 @@ fn check_type(ty: &Type) -> Result<(), String> {
 }
 
 fn check_uniform(u: &Uniform, dims: &[usize]) -> Result<(), String> {
-    let (least, greatest) = (u.storage.min(), u.storage.max());
-    if !(least <= u.min && u.min < u.max && u.max <= greatest) {
-        return Err(format!("integers {}:{} are no part of {}", u.min, u.max, u.storage.name()));
+    if !u.format.is_valid() {
+        return Err(format!("integers {}:{} are no part of {}", u.min(), u.max(), u.storage().name()));
     }
     let wanted = match u.axis {
         None => 1,
@@ -278,8 +278,8 @@ fn check_uniform(u: &Uniform, dims: &[usize]) -> Result<(), String> {
     if let Some(scale) = u.scales.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
         return Err(format!("scale {scale:?} is not finite and positive"));
     }
-    match u.zero_points.iter().find(|z| !(u.min..=u.max).contains(z)) {
-        Some(zero) => Err(format!("zero point {zero} is not in {}:{}", u.min, u.max)),
+    match u.zero_points.iter().find(|z| !(u.min()..=u.max()).contains(z)) {
+        Some(zero) => Err(format!("zero point {zero} is not in {}:{}", u.min(), u.max())),
         None => Ok(()),
     }
 }
@@ -296,20 +296,23 @@ fn check_contents(ty: &Type, tensor: &Tensor) -> Result<(), String> {
         Elem::F32 | Elem::Calibrated(_) => return Ok(()),
         Elem::Bool => (0, 1),
         Elem::Int(int) => (Int::min(*int), Int::max(*int)),
-        Elem::Uniform(u) => (u.min, u.max),
+        Elem::Uniform(u) => (u.min(), u.max()),
     };
-    fn outside<T: Copy + Into<i64>>(data: &[T], min: i64, max: i64) -> Option<i64> {
-        data.iter().map(|&x| x.into()).find(|x| !(min..=max).contains(x))
+    let levels = ty.uniform().map(|u| &u.format).filter(|f| matches!(f.grid(), Grid::Levels(_)));
+    let is_outside = |q: i64| !(min..=max).contains(&q) || levels.is_some_and(|format| !format.contains(q));
+    fn outside<T: Copy + Into<i64>>(data: &[T], is_outside: impl Fn(i64) -> bool) -> Option<i64> {
+        data.iter().map(|&x| x.into()).find(|&x| is_outside(x))
     }
     let found = match &tensor.data {
         Data::F32(_) => None,
-        Data::I8(v) => outside(v, min, max),
-        Data::U8(v) => outside(v, min, max),
-        Data::I16(v) => outside(v, min, max),
-        Data::I32(v) => outside(v, min, max),
-        Data::I64(v) => outside(v, min, max),
+        Data::I8(v) => outside(v, is_outside),
+        Data::U8(v) => outside(v, is_outside),
+        Data::I16(v) => outside(v, is_outside),
+        Data::I32(v) => outside(v, is_outside),
+        Data::I64(v) => outside(v, is_outside),
     };
     match found {
+        Some(x) if levels.is_some() => Err(format!("element {x} is not one of the levels")),
         Some(x) => Err(format!("element {x} is not in {min}:{max}")),
         None => Ok(()),
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use qcc_ir::parse::{no_files, parse, parse_located};
 use qcc_ir::print::{INLINE, Large, Options, print, print_with};
-use qcc_ir::{Attr, AttrKind, Attrs, Data, Edit, Elem, Graph, Int, Opcode, Range, Tensor, Type, Uniform, ValueId};
+use qcc_ir::{
+    Attr, AttrKind, Attrs, Data, Edit, Elem, Format, Graph, Int, Opcode, Range, Tensor, Type, Uniform, ValueId,
+};
 
 /// What the random graphs are made of.
 struct Random(qcc_num::random::Random);
@@ -32,6 +34,15 @@ impl Random {
         (0..self.0.below(4)).map(|_| self.0.below(5)).collect()
     }
 
+    fn format(&mut self) -> Format {
+        let storage = self.0.pick(&Int::ALL);
+        match self.0.below(3) {
+            0 => Format::all(storage),
+            1 => Format::linear(storage, storage.min() / 2, storage.max()),
+            _ => Format::levels(storage, vec![storage.min(), 1, storage.max()]).unwrap_or(storage.into()),
+        }
+    }
+
     fn ty(&mut self) -> Type {
         let dims = self.dims();
         let storage = self.0.pick(&Int::ALL);
@@ -47,11 +58,9 @@ impl Random {
             n => {
                 let axis = Some(self.0.below(4)).filter(|_| n == 4);
                 let count = if axis.is_some() { self.0.below(7) } else { 1 };
-                let min = if self.0.below(2) == 0 { storage.min() } else { storage.min() / 2 };
+                let format = self.format();
                 Elem::Uniform(Arc::new(Uniform {
-                    storage,
-                    min,
-                    max: storage.max(),
+                    format,
                     axis,
                     scales: (0..count).map(|_| scale(self)).collect(),
                     zero_points: (0..count).map(|_| self.0.below(3) as i64 - 1).collect(),
@@ -69,6 +78,7 @@ impl Random {
                 AttrKind::Ints => Attr::Ints((0..self.0.below(5)).map(|_| self.0.below(9) as i64 - 4).collect()),
                 AttrKind::Float => Attr::Float(self.float()),
                 AttrKind::Bool => Attr::Bool(self.0.below(2) == 0),
+                AttrKind::Format => Attr::Format(self.format()),
             };
             if self.0.below(3) > 0 {
                 attrs.try_set(schema.name, value).unwrap();

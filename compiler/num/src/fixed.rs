@@ -14,3 +14,13 @@ pub fn mul_high(a: i32, b: i32) -> i32 {
 pub fn sat16(x: i32) -> i16 {
     x.clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as i16
 }
+
+/// Saturation to 32 bits.
+pub fn sat32(x: i64) -> i32 {
+    x.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
+}
+
+/// A whole number as an integer; it saturates, and what is not a number is 0.
+pub fn whole(x: f64) -> i64 {
+    x as i64
+}

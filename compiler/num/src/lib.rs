@@ -19,10 +19,12 @@ pub mod affine;
 pub mod dynamic;
 pub mod edge;
 pub mod fixed;
+pub mod format;
 pub mod norm;
 pub mod random;
 pub mod requant;
 pub mod requant_f32;
+pub mod storage;
 pub mod wide;
 
 /// A real scale factor that has no integer representation under the rule it was asked for.

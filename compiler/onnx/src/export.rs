@@ -26,7 +26,7 @@ const OPSET_INT16: i64 = 21;
 
 /// Operator set of a file and version of the format that belongs to it.
 fn versions(graph: &Graph) -> (i64, i64) {
-    let int16 = graph.values().any(|v| graph.ty(v).uniform().is_some_and(|u| u.storage == Int::I16));
+    let int16 = graph.values().any(|v| graph.ty(v).uniform().is_some_and(|u| u.storage() == Int::I16));
     if int16 { (OPSET_INT16, 10) } else { (OPSET, 9) }
 }
 

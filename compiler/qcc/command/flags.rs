@@ -39,8 +39,8 @@ pub struct ModelFlags {
     /// Without --round-weights or samples: correct biases by what quantization shifts the means of layers
     #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
     correct_bias: Switch,
-    /// Bits of a value, of a layer's weights (NAME.weights), or of all: 16 instead of 8
-    #[arg(long, value_name = "NAME=16[,NAME=16..]")]
+    /// Format of a value, of a layer's weights (NAME.weights), or of all: i16 for u8, i16 for weights of i8; 16 and 8 stand for both
+    #[arg(long, value_name = "NAME=FORMAT[,NAME=FORMAT..]")]
     precision: Vec<String>,
     /// Declared range of an input, or of all of them
     #[arg(long, value_name = "[INPUT=]MIN:MAX", allow_hyphen_values = true)]

@@ -83,7 +83,8 @@ pub fn within(
     for raised in &outcome.raised {
         terminal::note(&format!("raised to 16 bits: {} ({:.1} % of the noise)", raised.name, 100.0 * raised.share));
     }
-    let names: Vec<String> = outcome.raised.iter().map(|r| format!("{}=16", r.name)).collect();
+    let names: Vec<String> =
+        outcome.raised.iter().map(|r| format!("{}={}", r.name, qcc::Precision::FINER.name())).collect();
     terminal::note(&format!("cost: {:.1} % of the multiply-accumulates have 16-bit operands", 100.0 * outcome.work));
     terminal::note(&format!("the same without a search: --precision {}", names.join(",")));
     Ok(outcome)

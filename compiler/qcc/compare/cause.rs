@@ -73,7 +73,7 @@ pub(crate) fn of_value(seen: &Seen, ty: &Type) -> Cause {
     }
     let span = |lo: f32, hi: f32| f64::from(hi.max(0.0)) - f64::from(lo.min(0.0));
     let used = span(seen.least, seen.greatest) / span(range.min, range.max).max(f64::MIN_POSITIVE);
-    let codes = (u.max - u.min + 1) as f64;
+    let codes = (u.max() - u.min() + 1) as f64;
     if used < USED {
         let text = format!(
             "range too wide: {:.4} .. {:.4} of {:.4} .. {:.4} is used, {:.0} of {codes:.0} codes",
@@ -146,12 +146,12 @@ fn percent(share: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use qcc_ir::{Elem, Range, Tensor, Uniform};
+    use qcc_ir::{Elem, Range, Tensor, Uniform, format};
 
     use super::*;
 
     fn seen(values: &[f32], dims: &[usize], range: (f32, f32)) -> Cause {
-        let uniform = Uniform::u8_for(Range { min: range.0, max: range.1 });
+        let uniform = Uniform::covering(&format::U8, Range { min: range.0, max: range.1 });
         let ty = Type { dims: dims.to_vec(), elem: Elem::Uniform(uniform.into()) };
         let mut seen = Seen::default();
         seen.observe(&Tensor::f32(dims, values.to_vec()), &ty);

@@ -118,7 +118,7 @@ impl Sums {
             let pairs = || float_values.iter().enumerate().map(|(i, &f)| (f, codes[order.position(i, &float.dims)]));
             let scale = if is_fixed { f64::from(u.scale()) } else { nearest_scale(pairs()) };
             pairs().for_each(|(f, q)| sums.add(f, scale * q));
-            sums.int_range = (scale * (u.min as f64 - zero), scale * (u.max as f64 - zero));
+            sums.int_range = (scale * (u.min() as f64 - zero), scale * (u.max() as f64 - zero));
             if best.is_none_or(|b| sums.noise.noise < b.noise.noise) {
                 best = Some(sums);
             }

@@ -179,10 +179,10 @@ impl Mixed {
     /// Whether one side of the part that a value belongs to has more than 8 bits.
     pub fn is_finer(&self, value: &str, side: Side) -> bool {
         let of = |p: usize| match side {
-            Side::Value => self.parts[p].ty.uniform().is_some_and(|u| u.storage.bits() > 8),
+            Side::Value => self.parts[p].ty.uniform().is_some_and(|u| !u.format.fits_byte()),
             // The bias, which has 32 bits in any case, is not asked.
             Side::Weights => {
-                self.layer(p).is_some_and(|(_, all)| all.first().is_some_and(|w| w.uniform.storage.bits() > 8))
+                self.layer(p).is_some_and(|(_, all)| all.first().is_some_and(|w| !w.uniform.format.fits_byte()))
             }
         };
         self.part_of(value).is_some_and(of)

@@ -214,7 +214,7 @@ struct Search<'a> {
 impl Search<'_> {
     fn attempt(&self, raised: &[Candidate]) -> Result<Outcome, Error> {
         let mut options = self.options.clone();
-        options.precision.extend(raised.iter().map(|c| (c.name.clone(), Precision::Bits16)));
+        options.precision.extend(raised.iter().map(|c| (c.name.clone(), Precision::FINER)));
         let mut stages = Stages::default();
         let compiled = compile_observed(self.source.clone(), &options, &mut |event| stages.observe(event))?;
         let result = compare(&compiled, &Engine::measuring(&compiled)?, self.data, self.how)?;

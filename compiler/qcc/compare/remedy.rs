@@ -32,7 +32,9 @@ impl Remedy {
             Remedy::Method(method) => format!("--method {method}"),
             Remedy::Equalize => "--equalize on".to_string(),
             Remedy::RoundWeights => "--round-weights on".to_string(),
-            Remedy::Precision(name, side) => format!("--precision {}", quoted(&format!("{}=16", item(name, *side)))),
+            Remedy::Precision(name, side) => {
+                format!("--precision {}", quoted(&format!("{}={}", item(name, *side), Precision::FINER.name())))
+            }
         }
     }
 
@@ -45,7 +47,7 @@ impl Remedy {
             Remedy::Equalize => options.corrections.equalize = true,
             Remedy::RoundWeights => options.corrections.round_weights = true,
             Remedy::Precision(name, side) => {
-                options.precision.insert(item(name, *side), Precision::Bits16);
+                options.precision.insert(item(name, *side), Precision::FINER);
             }
         }
         options

@@ -56,7 +56,7 @@ impl Seen {
             let (lo, hi) = ends[k];
             let inside = v.clamp(lo, hi);
             let (scale, zero) = (u.scales[k], i32::try_from(u.zero_points[k]).unwrap_or(0));
-            let (min, max) = (i32::try_from(u.min).unwrap_or(i32::MIN), i32::try_from(u.max).unwrap_or(i32::MAX));
+            let (min, max) = (i32::try_from(u.min()).unwrap_or(i32::MIN), i32::try_from(u.max()).unwrap_or(i32::MAX));
             let q = edge::quantize(inside, scale, zero, min, max);
             let off = f64::from(edge::dequantize(q, scale, zero) - inside);
             let cut = f64::from(v - inside);
@@ -93,7 +93,7 @@ impl Seen {
 fn ends(u: &Uniform, i: usize) -> (f32, f32) {
     let (scale, zero) = (f64::from(u.scales[i]), u.zero_points[i]);
     let end = |code: i64| (scale * (code - zero) as f64) as f32;
-    (end(u.min), end(u.max))
+    (end(u.min()), end(u.max()))
 }
 
 /// Number of channels, and elements behind one another in one: axis 1 of images and of rows, the last of everything else.
@@ -170,7 +170,7 @@ impl WeightFacts {
             if noise > worst.2 && rms > 0.0 {
                 worst = (c, greatest / rms, noise);
             }
-            let times = f64::from(u.scales[c]) * u.max as f64 / greatest.max(f64::MIN_POSITIVE);
+            let times = f64::from(u.scales[c]) * u.max() as f64 / greatest.max(f64::MIN_POSITIVE);
             // A channel that all but vanishes has a scale that is too coarse for it, and does no harm.
             if greatest > 0.0 && times > coarse.1 && noise >= mean {
                 coarse = (c, times);

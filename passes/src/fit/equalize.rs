@@ -20,15 +20,17 @@
 //!
 //! ```text
 //! sum_o sum_ck (w[o,c,k] / s[c])^2 Dx^2 / 12  +  sum_o Dw[o]^2 / 12 sum_ck s[c]^2 E x[c]^2                           (1)
-//! Dx = max_c s[c] m[c] / 255,    Dw[o] = max_ck |w[o,c,k]| / s[c] / 127
+//! Dx = max_c s[c] m[c] / X,    Dw[o] = max_ck |w[o,c,k]| / s[c] / W        X, W: extent and greatest of the formats, 255 and 127
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
 
 use qcc_interp::{Statistics, Survey, Threads};
+use qcc_ir::format::{self, Role};
 use qcc_ir::ops::{Pool, Reduce};
-use qcc_ir::{Class, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_ir::{Class, Diags, Edit, Format, Graph, NodeId, Opcode, Tensor, ValueId, attr};
 
+use crate::quant::precision::Wanted;
 use crate::rewrite::floats;
 use crate::{Context, Pass};
 
@@ -59,6 +61,7 @@ impl Pass for Equalize {
             return Ok(());
         }
         let seen = if known.is_none() { observe(g, &pairs, cx)? } else { HashMap::new() };
+        let wanted = Wanted::find(g, &cx.precision)?;
         for pair in pairs {
             let g = edit.graph();
             let name = g.name_of(pair.value).to_string();
@@ -73,7 +76,7 @@ impl Pass for Equalize {
                     }
                     None => continue,
                 },
-                (None, Some(seen)) => match pair.choose(g, seen) {
+                (None, Some(seen)) => match pair.choose(g, seen, &wanted) {
                     Some((exponent, s)) => (s.iter().map(|&s| s as f32).collect(), format!("exponent {exponent}")),
                     None => continue,
                 },
@@ -131,7 +134,7 @@ impl Between {
     }
 
     /// The exponent and the factors with the least noise expected, if there is anything to scale.
-    fn choose(&self, g: &Graph, seen: &[Channel]) -> Option<(f64, Vec<f64>)> {
+    fn choose(&self, g: &Graph, seen: &[Channel], wanted: &Wanted) -> Option<(f64, Vec<f64>)> {
         let greatest = seen.iter().fold(0.0f64, |m, c| m.max(c.0));
         if greatest <= 0.0 || !greatest.is_finite() {
             return None;
@@ -141,7 +144,13 @@ impl Between {
                 |c: &Channel| (MARGIN * greatest / c.0.max(MARGIN * greatest / GREATEST)).powf(exponent).max(1.0);
             seen.iter().map(factor).collect()
         };
-        let noise = |s: &[f64]| self.readers.iter().map(|&n| expected_noise(g, n, seen, s)).sum::<f64>();
+        // What has more bits is no reason for other factors.
+        let of_byte = |format: Option<&'static Format>, role| {
+            format.filter(|format| format.fits_byte()).unwrap_or_else(|| format::usual(role))
+        };
+        let extent = of_byte(wanted.value(self.value), Role::Values).extent() as f64;
+        let codes = |n: NodeId| (extent, of_byte(Some(wanted.weights(n)), Role::Weights).magnitude() as f64);
+        let noise = |s: &[f64]| self.readers.iter().map(|&n| expected_noise(g, n, seen, s, codes(n))).sum::<f64>();
         let tried = EXPONENTS.iter().map(|&e| (e, factors(e)));
         tried.min_by(|(_, a), (_, b)| noise(a).total_cmp(&noise(b))).filter(|(_, s)| s.iter().any(|&s| s > 1.01))
     }
@@ -193,12 +202,12 @@ fn multiply(edit: &mut Edit, n: NodeId, operand: usize, factor: impl Fn(usize, u
     edit.set_operand(n, operand, v);
 }
 
-/// Equation (1).
-fn expected_noise(g: &Graph, n: NodeId, seen: &[Channel], s: &[f64]) -> f64 {
+/// Equation (1) with these `X` and `W`.
+fn expected_noise(g: &Graph, n: NodeId, seen: &[Channel], s: &[f64], (extent, greatest_code): (f64, f64)) -> f64 {
     let Some((tensor, w)) = layer(g, n) else { return 0.0 };
     let channel = channels_of(g, n);
     let row = (w.len() / tensor.dims[0].max(1)).max(1);
-    let step = seen.iter().zip(s).fold(0.0f64, |m, (c, s)| m.max(s * c.0)) / 255.0;
+    let step = seen.iter().zip(s).fold(0.0f64, |m, (c, s)| m.max(s * c.0)) / extent;
     let mut noise = 0.0;
     for (o, w) in w.chunks(row).enumerate() {
         let (mut input, mut greatest, mut power) = (0.0f64, 0.0f64, 0.0f64);
@@ -209,7 +218,7 @@ fn expected_noise(g: &Graph, n: NodeId, seen: &[Channel], s: &[f64]) -> f64 {
             greatest = greatest.max(scaled.abs());
             power += s[c] * s[c] * seen[c].1;
         }
-        noise += input * step * step + (greatest / 127.0).powi(2) * power;
+        noise += input * step * step + (greatest / greatest_code).powi(2) * power;
     }
     noise
 }

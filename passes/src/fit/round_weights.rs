@@ -29,7 +29,7 @@
 //! gains raise the signal-to-noise ratio of the outputs by `gains` decibels.
 
 use qcc_interp::eval_node;
-use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Opcode, Tensor, Type, Window, attr};
+use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Format, Opcode, Tensor, Type, Window, attr};
 use rayon::prelude::*;
 
 use crate::fit::correct_bias::set_bias;
@@ -63,8 +63,8 @@ const MOST_WEIGHTS: usize = 8192;
 /// Times that the descent passes over all integers.
 const SWEEPS: usize = 4;
 
-/// Most steps by which an integer moves away from rounding to the nearest.
-const REACH: i32 = 2;
+/// Most steps on the grid of a format by which an integer moves away from rounding to the nearest.
+const REACH: usize = 2;
 
 /// The pass `round-weights`.
 pub struct RoundWeights {
@@ -113,6 +113,7 @@ impl RoundWeights {
         let outputs = scales.len();
         let depth = w.len() / outputs.max(1);
         let groups = groups(layer);
+        let format = &layer.rounded.uniform.format;
         // Weights of 16 bits are rounded to the nearest.
         let Some(start) = layer.rounded.codes.as_i8() else { return Ok(layer.rounded.clone()) };
         if depth == 0 || groups == 0 || !outputs.is_multiple_of(groups) {
@@ -134,7 +135,7 @@ impl RoundWeights {
                 .into_par_iter()
                 .map(|o| {
                     let row = o * depth..(o + 1) * depth;
-                    descend(&h, &w[row.clone()], &start[row], scales[o], damp)
+                    descend(&h, &w[row.clone()], &start[row], (format, scales[o]), damp)
                 })
                 .collect();
             Ok(parts.concat())
@@ -151,7 +152,7 @@ fn groups(layer: &LayerSamples) -> usize {
 }
 
 /// Coordinate descent on one channel; `h` is `[depth, depth]`.
-fn descend(h: &[f32], w: &[f32], start: &[i8], scale: f32, damp: f32) -> Vec<i8> {
+fn descend(h: &[f32], w: &[f32], start: &[i8], (format, scale): (&Format, f32), damp: f32) -> Vec<i8> {
     let depth = w.len();
     let mut codes: Vec<i32> = start.iter().map(|&q| i32::from(q)).collect();
     // Half the slope of (1), downwards.
@@ -166,8 +167,8 @@ fn descend(h: &[f32], w: &[f32], start: &[i8], scale: f32, damp: f32) -> Vec<i8>
         for k in 0..depth {
             let curvature = (h[k * depth + k] + damp) * scale;
             let best = if curvature > 0.0 { (slope[k] / curvature).round() as i32 } else { 0 };
-            let near = (i32::from(start[k]) - REACH).max(-127)..=(i32::from(start[k]) + REACH).min(127);
-            let to = codes[k].saturating_add(best).clamp(*near.start(), *near.end());
+            let (near, to) = (format.around(i64::from(start[k]), REACH), i64::from(codes[k].saturating_add(best)));
+            let to = format.nearest(to).clamp(*near.start(), *near.end()) as i32;
             if to == codes[k] {
                 continue;
             }

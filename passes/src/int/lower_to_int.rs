@@ -179,7 +179,7 @@ impl Lower<'_, '_> {
     /// The 8-bit type of a value.
     fn bytes(&self, v: ValueId) -> Result<Bytes, Diag> {
         match self.g().ty(v).uniform() {
-            Some(u) if u.storage == Int::U8 && u.axis.is_none() => Ok(Bytes {
+            Some(u) if u.storage() == Int::U8 && u.axis.is_none() => Ok(Bytes {
                 uniform: u.clone(),
                 scale: f64::from(u.scale()),
                 zero: u8::try_from(u.zero_point()).unwrap_or(0),
@@ -217,9 +217,9 @@ impl Lower<'_, '_> {
         let elem = self.g().ty(self.y).elem.clone();
         // A type of fewer bits, or one that keeps to a part of its storage, bounds the result.
         let attrs = match &elem {
-            Elem::Uniform(u) if attrs.has(attr::LO) && (u.min, u.max) != (0, 255) && u.storage == Int::U8 => {
+            Elem::Uniform(u) if attrs.has(attr::LO) && (u.min(), u.max()) != (0, 255) && u.storage() == Int::U8 => {
                 let (lo, hi) = (attrs.get(attr::LO), attrs.get(attr::HI));
-                attrs.with(attr::LO, lo.clamp(u.min, u.max)).with(attr::HI, hi.clamp(u.min, u.max))
+                attrs.with(attr::LO, lo.clamp(u.min(), u.max())).with(attr::HI, hi.clamp(u.min(), u.max()))
             }
             _ => attrs,
         };

@@ -12,7 +12,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::IntOp;
-use qcc_ir::{Class, Diags, Edit, Graph, NodeId, attr};
+use qcc_ir::{Class, Diags, Edit, Graph, Int, NodeId, attr};
 
 use crate::layer::QuantLayer;
 use crate::{Context, Pass, diag_at};
@@ -83,7 +83,7 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
         IntOp::MatMul | IntOp::QMatMul => {
             let zeros = attrs.get(attr::ZEROS);
             let depth = i64::try_from(*g.ty(operands[0]).dims.last()?).ok()?;
-            let [a, b] = [zeros[0], zeros[1]].map(|z| [-z, 255 - z]);
+            let [a, b] = [zeros[0], zeros[1]].map(|z| [-z, Int::U8.max() - z]);
             let products = a.iter().flat_map(|x| b.iter().map(move |y| x * y));
             let (lo, hi) = products.fold((0, 0), |(lo, hi), p| (p.min(lo), p.max(hi)));
             Some(vec![(lo.saturating_mul(depth), hi.saturating_mul(depth))])
@@ -130,7 +130,7 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
 
 /// Bounds of a sum of `count` codes less the zero point.
 fn around(zero: i64, count: i64) -> (i64, i64) {
-    ((-zero).saturating_mul(count), (255 - zero).saturating_mul(count))
+    ((-zero).saturating_mul(count), (Int::U8.max() - zero).saturating_mul(count))
 }
 
 #[cfg(test)]

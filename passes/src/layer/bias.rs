@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Data, Elem, Int, Tensor, Uniform};
+use qcc_ir::{Data, Elem, Tensor, Uniform, format};
 use qcc_num::wide;
 
 /// Greatest accumulator that a bias may take up by itself.
@@ -15,8 +15,7 @@ pub(crate) fn bias_32(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
         (f64::from(b) / f64::from(s)).round().clamp(-2.0 * GREATEST_BIAS, 2.0 * GREATEST_BIAS) as i32
     };
     let codes = bias.iter().zip(&steps).map(code).collect();
-    let zero_points = vec![0; steps.len()];
-    let uniform = Uniform { axis: Some(0), scales: steps, zero_points, ..Uniform::per_tensor(Int::I32, 1.0, 0) };
+    let uniform = Uniform::per_axis(&format::I32, 0, steps);
     (Tensor::new(&[bias.len()], Data::I32(codes)), Elem::Uniform(Arc::new(uniform)))
 }
 
@@ -27,6 +26,6 @@ pub(crate) fn bias_64(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
     let bound = wide::GREATEST_BIAS as f64 / 2.0;
     let code = |(&b, &s): (&f32, &f32)| (f64::from(b) / f64::from(s)).round().clamp(-bound, bound) as i64;
     let codes = bias.iter().zip(&uniform.scales).map(code).collect();
-    let uniform = Uniform { storage: Int::I64, min: i64::MIN, max: i64::MAX, ..(*uniform).clone() };
+    let uniform = Uniform { format: format::I64.clone(), ..(*uniform).clone() };
     (Tensor::new(&[bias.len()], Data::I64(codes)), Elem::Uniform(Arc::new(uniform)))
 }

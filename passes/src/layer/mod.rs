@@ -12,14 +12,14 @@ mod weights;
 use std::sync::Arc;
 
 use qcc_ir::ops::{Contract, IntOp};
-use qcc_ir::{Class, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Uniform, ValueId, Window, attr};
+use qcc_ir::{Class, Edit, Elem, Format, Graph, Int, NodeId, Opcode, Tensor, Uniform, ValueId, Window, attr, format};
 
 use crate::constants::dequantized;
 use crate::rewrite::add_cast;
 
 pub(crate) use bias::{GREATEST_BIAS, bias_32, bias_64};
 pub(crate) use receptive_field::ReceptiveField;
-pub(crate) use weights::{WeightCodes, int16_weights, quantized_weights, weight_scales};
+pub(crate) use weights::{WeightCodes, quantized_weights, weight_scales, wide_scales};
 
 /// A layer with constant parameters.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub(crate) struct QuantLayer {
     pub(crate) output: Activation,
     pub(crate) weights: Parameter,
     pub(crate) bias: Option<Parameter>,
+    /// The format that weights of real numbers are to have.
+    pub(crate) weights_format: Format,
     /// Groups of a convolution; 1 for linear layers.
     pub(crate) groups: usize,
     /// The window of a convolution.
@@ -97,8 +99,8 @@ impl Activation {
         self.quantization.as_ref().map_or(1.0, |u| f64::from(u.scale()))
     }
 
-    fn is_16(&self) -> bool {
-        self.quantization.as_ref().is_some_and(|u| u.storage == Int::I16)
+    fn is_wide(&self) -> bool {
+        self.quantization.as_ref().is_some_and(|u| !u.format.fits_byte())
     }
 
     /// What the layer reads, behind a cast or not.
@@ -170,6 +172,7 @@ impl QuantLayer {
             op,
             input: Activation::read(g, x),
             output: Activation::given(g, g.result(n)),
+            weights_format: attrs.try_get(attr::WEIGHTS).unwrap_or_else(|| format::I8.clone()),
             groups,
             window: kernel.map(|kernel| Window::conv(attrs, kernel)),
             explicit: g.producer(x).is_some_and(|p| g.op(p) == Opcode::DCast),
@@ -218,10 +221,10 @@ impl QuantLayer {
         self.bias.as_ref().map_or_else(|| Some(vec![0.0; self.outputs()]), |b| b.reals().map(<[f32]>::to_vec))
     }
 
-    /// Whether products have more than 16 bits, so that their sums take 64: an operand or the result has 16.
+    /// Whether products have more than 16 bits, so that their sums take 64: an operand or the result has more than 8.
     pub(crate) fn sums_in_64_bits(&self) -> bool {
-        let weights = self.weights.quantization.as_ref().is_some_and(|u| u.storage == Int::I16);
-        self.input.is_16() || self.output.is_16() || weights
+        let weights = self.weights.quantization.as_ref().is_some_and(|u| !u.format.fits_byte());
+        self.input.is_wide() || self.output.is_wide() || weights
     }
 
     /// The weights as integers: their own, or each rounded to the nearest.
@@ -240,8 +243,8 @@ impl QuantLayer {
         let bound = |(c, &b): (usize, &i32)| {
             let (mut lo, mut hi) = (i64::from(b), i64::from(b));
             for &w in &w[c * row..(c + 1) * row] {
-                lo += 255 * i64::from(w.min(0));
-                hi += 255 * i64::from(w.max(0));
+                lo += Int::U8.max() * i64::from(w.min(0));
+                hi += Int::U8.max() * i64::from(w.max(0));
             }
             (lo, hi)
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Data, Elem, Graph, Int, NodeId, Tensor, Uniform};
+use qcc_ir::{Data, Elem, Format, Graph, NodeId, Tensor, Uniform};
 use qcc_num::wide;
 
 use super::bias::GREATEST_BIAS;
@@ -10,9 +10,6 @@ use super::{NewParameter, Parameter, QuantLayer};
 
 /// Least requantization factor: its multiplier keeps at least 18 bits before a common shift.
 const LEAST_FACTOR: f64 = 1.0 / (1u32 << 20) as f64;
-
-/// Greatest weight of 16 bits: two signed bytes.
-const GREATEST_INT16: f64 = 127.0 * 256.0;
 
 /// The weights of a layer as integers.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,12 +33,12 @@ impl WeightCodes {
             None => None,
         };
         let (sx, sy) = (layer.input.scale(), layer.output.scale());
+        let format = &layer.weights_format;
         let scales = match layer.sums_in_64_bits() {
-            // Sums of 64 bits: any bias fits.
-            true => scales_of(tensor, w, None, 127.0, wide::LEAST_FACTOR * sy / sx)?,
-            false => weight_scales(tensor, w, bias, sx, sy)?,
+            true => wide_scales(tensor, w, sx, sy, format)?,
+            false => weight_scales(tensor, w, bias, sx, sy, format)?,
         };
-        Ok(quantized_weights(tensor, w, scales))
+        Ok(quantized_weights(tensor, w, scales, format))
     }
 
     /// The same integers with scales that are multiplied, one factor for each output channel.
@@ -79,7 +76,7 @@ impl WeightCodes {
     }
 }
 
-/// One scale for each output channel, between scales of the operand and the result: the greatest weight has the code 127, unless
+/// One scale for each output channel, between scales of the operand and the result: the greatest weight has the greatest code, unless
 /// the bias or the requantization need a greater scale.
 pub(crate) fn weight_scales(
     tensor: &Tensor,
@@ -87,17 +84,23 @@ pub(crate) fn weight_scales(
     bias: Option<&[f32]>,
     sx: f64,
     sy: f64,
+    format: &Format,
 ) -> Result<Vec<f32>, String> {
-    scales_of(tensor, w, bias.map(|b| (b, sx)), 127.0, LEAST_FACTOR * sy / sx)
+    scales_of(tensor, w, bias.map(|b| (b, sx)), format, LEAST_FACTOR * sy / sx)
 }
 
-/// Scales that give the greatest weight of each channel the code `greatest`, but none below `least` or one for which its bias, in
+/// The same where products are summed in 64 bits: any bias fits.
+pub(crate) fn wide_scales(tensor: &Tensor, w: &[f32], sx: f64, sy: f64, format: &Format) -> Result<Vec<f32>, String> {
+    scales_of(tensor, w, None, format, wide::LEAST_FACTOR * sy / sx)
+}
+
+/// Scales that give the greatest weight of each channel the greatest code, but none below `least` or one for which its bias, in
 /// units of a scale `sx` of the operand, exceeds the accumulators.
 fn scales_of(
     tensor: &Tensor,
     w: &[f32],
     bias: Option<(&[f32], f64)>,
-    greatest: f64,
+    format: &Format,
     least: f64,
 ) -> Result<Vec<f32>, String> {
     let channels = tensor.dims.first().copied().unwrap_or(0);
@@ -112,29 +115,15 @@ fn scales_of(
             return Err(format!("the parameters of output channel {c} are not finite"));
         }
         let least = least.max(b / GREATEST_BIAS);
-        scales.push(((largest / greatest).max(least) as f32).max(f32::MIN_POSITIVE));
+        scales.push(format.symmetric_scale(largest, least));
     }
     Ok(scales)
 }
 
-/// Weights with one scale an output channel.
-pub(crate) fn quantized_weights(tensor: &Tensor, w: &[f32], scales: Vec<f32>) -> WeightCodes {
-    let row = w.len() / scales.len().max(1);
-    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, scales[i / row], 0, -127, 127) as i8;
-    let codes = Tensor::new(&tensor.dims, Data::I8(w.iter().enumerate().map(code).collect()));
-    let zero_points = vec![0; scales.len()];
-    let uniform = Uniform { storage: Int::I8, min: -127, max: 127, axis: Some(0), scales, zero_points };
-    WeightCodes { codes, uniform: Arc::new(uniform) }
-}
-
-/// Weights of 16 bits with one scale an output channel, between scales of the operand and the result.
-pub(crate) fn int16_weights(tensor: &Tensor, w: &[f32], sx: f64, sy: f64) -> Result<WeightCodes, String> {
-    let scales = scales_of(tensor, w, None, GREATEST_INT16, wide::LEAST_FACTOR * sy / sx)?;
+/// Weights in a format, with one scale an output channel, each rounded to the nearest.
+pub(crate) fn quantized_weights(tensor: &Tensor, w: &[f32], scales: Vec<f32>, format: &Format) -> WeightCodes {
     let row = (w.len() / scales.len().max(1)).max(1);
-    let (least, greatest) = (-GREATEST_INT16 as i32, GREATEST_INT16 as i32);
-    let code = |(i, &x): (usize, &f32)| qcc_num::edge::quantize(x, scales[i / row], 0, least, greatest) as i16;
-    let codes = Tensor::new(&tensor.dims, Data::I16(w.iter().enumerate().map(code).collect()));
-    let (min, max, zero_points) = (i64::from(least), i64::from(greatest), vec![0; scales.len()]);
-    let uniform = Uniform { storage: Int::I16, min, max, axis: Some(0), scales, zero_points };
-    Ok(WeightCodes { codes, uniform: Arc::new(uniform) })
+    let codes = w.iter().enumerate().map(|(i, &x)| format.quantize(x, scales[i / row], 0));
+    let codes = Tensor::new(&tensor.dims, Data::integers(format.storage(), codes));
+    WeightCodes { codes, uniform: Arc::new(Uniform::per_axis(format.clone(), 0, scales)) }
 }

@@ -30,7 +30,8 @@ mod dynamic;
 
 use qcc_ir::diag::Code;
 use qcc_ir::{
-    Attrs, Data, Def, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Range, Tensor, Uniform, ValueId, attr,
+    Attrs, Data, Def, Diag, Diags, Edit, Elem, Format, Graph, Int, NodeId, Opcode, Range, Tensor, Uniform, ValueId,
+    attr, format,
 };
 
 use crate::{Context, Pass, diag_at};
@@ -74,18 +75,18 @@ fn computed_in(u: &Uniform) -> Result<(Uniform, i64), String> {
     if !alike {
         return Err(format!("an activation of {} scales has no integer form", u.scales.len()));
     }
-    let (storage, shift) = match (u.storage, u.max - u.min) {
+    let (storage, shift) = match (u.storage(), u.max() - u.min()) {
         (Int::U8 | Int::U4, _) => (Int::U8, 0),
         (Int::I8, _) => (Int::U8, 128),
         (Int::I4, _) => (Int::U8, 8),
         (Int::I16, _) => (Int::I16, 0),
         (Int::I32, 65535) => (Int::I16, -32768),
         (Int::I32 | Int::I64, _) => {
-            return Err(format!("an activation of {} bits has no integer form", u.storage.bits()));
+            return Err(format!("an activation of {} bits has no integer form", u.storage().bits()));
         }
     };
-    let one = Uniform::per_tensor(storage, u.scale(), u.zero_point() + shift);
-    Ok((Uniform { min: u.min + shift, max: u.max + shift, ..one }, shift))
+    let format = Format::linear(storage, u.min() + shift, u.max() + shift);
+    Ok((Uniform::per_tensor(format, u.scale(), u.zero_point() + shift), shift))
 }
 
 /// A type of 16 bits for what is quantized by a scale for each channel, as NNCF does before depthwise convolutions: its steps are finer
@@ -93,9 +94,9 @@ fn computed_in(u: &Uniform) -> Result<(Uniform, i64), String> {
 fn one_scale(g: &Graph, v: ValueId, u: &Uniform) -> Option<Uniform> {
     let is_cast = g.producer(v).is_some_and(|n| g.op(n) == Opcode::QCast);
     let is_real = g.uses(v).iter().all(|&(n, _)| g.op(n) == Opcode::DCast) && !g.is_output(v);
-    let ends = |(&s, &z): (&f32, &i64)| Range { min: s * (u.min - z) as f32, max: s * (u.max - z) as f32 };
+    let ends = |(&s, &z): (&f32, &i64)| Range { min: s * (u.min() - z) as f32, max: s * (u.max() - z) as f32 };
     let range = u.scales.iter().zip(&u.zero_points).map(ends).reduce(Range::union)?;
-    (is_cast && is_real && computed_in(u).is_err() && u.axis.is_some()).then(|| Uniform::i16_for(range))
+    (is_cast && is_real && computed_in(u).is_err() && u.axis.is_some()).then(|| Uniform::covering(&format::I16, range))
 }
 
 /// Gives every activation the type in which it is computed.
@@ -123,7 +124,8 @@ fn activations(edit: &mut Edit) -> Result<(), Diags> {
                 continue;
             }
         };
-        if *uniform == to || !edit.begin(format!("adopt-qdq: %{} as {}", edit.graph().name_of(v), to.storage.name())) {
+        if *uniform == to || !edit.begin(format!("adopt-qdq: %{} as {}", edit.graph().name_of(v), to.storage().name()))
+        {
             continue;
         }
         retype(edit, v, &to, shift);
@@ -145,12 +147,9 @@ fn retype(edit: &mut Edit, v: ValueId, to: &Uniform, shift: i64) {
     let g = edit.graph();
     if let Some(tensor) = g.constant(v).cloned() {
         let Some(codes) = crate::constants::codes(&tensor) else { return };
-        let codes = codes.into_iter().map(|q| (q + shift).clamp(to.min, to.max));
-        let name = format!("{}.{}", g.name_of(v), to.storage.name());
-        let data = match to.storage {
-            Int::I16 => Data::I16(codes.map(|q| q as i16).collect()),
-            _ => Data::U8(codes.map(|q| q as u8).collect()),
-        };
+        let codes = codes.into_iter().map(|q| (q + shift).clamp(to.min(), to.max()));
+        let name = format!("{}.{}", g.name_of(v), to.storage().name());
+        let data = Data::integers(to.storage(), codes);
         let tensor = Tensor::new(&tensor.dims, data);
         let new = edit.add_typed_const(&name, tensor, Elem::Uniform(to.clone().into()));
         edit.replace_uses(v, new);

@@ -1,5 +1,5 @@
-//! Turns ranges into scales and zero points: `u8`, asymmetric, per tensor (Jacob et al. 2018, section 2.1), or `i16` for what is
-//! to have 16 bits (`precision`).
+//! Turns ranges into scales and zero points: `u8`, asymmetric, per tensor (Jacob et al. 2018, section 2.1), or another format for what is
+//! to have it (`precision`).
 //!
 //! ```text
 //! %conv = nn.conv2d(%x, @w, @b) : tensor<1x8x4x4x!quant.calibrated<f32<-2.0:3.0>>>
@@ -30,12 +30,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr};
+use qcc_ir::format::Role;
+use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Format, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr, format};
 
-use crate::layer::{QuantLayer, int16_weights, is_layer};
+use crate::layer::{QuantLayer, is_layer, quantized_weights, wide_scales};
 use crate::op_traits::{clamps, natural_range, selects};
+use crate::quant::forms::{Side, form, refused};
 use crate::quant::mixed::mixed;
-use crate::quant::precision::{Wanted, gives_16, is_16, reads_16};
+use crate::quant::precision::Wanted;
 use crate::quant::quantize;
 use crate::quant::sensitive_range::telling;
 use crate::ranges::activations::activations;
@@ -71,8 +73,7 @@ impl Pass for AssignScales {
         for n in edit.graph().order() {
             narrow_operands(edit, n, &narrow);
             if is_layer(edit.graph().op(n))
-                && wanted.weights_16(n)
-                && let Err(message) = int16_parameters(edit, n)
+                && let Err(message) = weights(edit, n, wanted.weights(n))
             {
                 faults.0.push(diag_at(edit.graph(), n, Code::NO_INTEGER_FORM, message));
             }
@@ -83,12 +84,13 @@ impl Pass for AssignScales {
     }
 }
 
-/// What an operation cannot read in 16 bits it gets in 8, in the type that the value would have if it were not to have more.
+/// What has more bits than an operation can read it gets in 8, in the type that the value would have if it were not to have more.
 fn narrow_operands(edit: &mut Edit, n: NodeId, types: &HashMap<ValueId, Arc<Uniform>>) {
     for (i, v) in edit.graph().operands(n).into_iter().enumerate() {
         let g = edit.graph();
-        let Some(narrow) = types.get(&v).filter(|_| is_16(g, v) && !reads_16(g, n, i)) else { continue };
-        let remark = format!("%{} is read in 8 bits: `{}` has no form of 16", g.name_of(v), g.op(n).name());
+        let (Some(narrow), Some(own)) = (types.get(&v), refused(g, v, n, Side::Reads(i))) else { continue };
+        let (op, bits) = (g.op(n).name(), own.bits());
+        let remark = format!("%{} is read in 8 bits: `{op}` has no form of {bits}", g.name_of(v));
         let (name, ty, origin) =
             (format!("{}.s", g.name_of(v)), g.ty(v).with_elem(Elem::Uniform(narrow.clone())), origin_of(g, v));
         edit.remark(remark);
@@ -97,11 +99,20 @@ fn narrow_operands(edit: &mut Edit, n: NodeId, types: &HashMap<ValueId, Arc<Unif
     }
 }
 
-/// The weights of a layer in 16 bits.
-fn int16_parameters(edit: &mut Edit, n: NodeId) -> Result<(), String> {
+/// Weights of more than 8 bits are quantized here: nothing is gained by fitting them. For others the layer says the format.
+fn weights(edit: &mut Edit, n: NodeId, format: &Format) -> Result<(), String> {
+    if format.fits_byte() {
+        let attrs = edit.graph().node(n).attrs.clone();
+        if attrs.get(attr::WEIGHTS) != *format {
+            edit.set_op(n, attrs.op(), attrs.with(attr::WEIGHTS, format.clone()));
+        }
+        return Ok(());
+    }
     let Ok(layer) = QuantLayer::read(edit.graph(), n) else { return Ok(()) };
     let Some(w) = layer.weights.reals() else { return Ok(()) };
-    let weights = int16_weights(&layer.weights.tensor, w, layer.input.scale(), layer.output.scale())?;
+    let tensor = &layer.weights.tensor;
+    let scales = wide_scales(tensor, w, layer.input.scale(), layer.output.scale(), format)?;
+    let weights = quantized_weights(tensor, w, scales, format);
     layer.write(edit, Some(weights.named(layer.weights_name(".q"))), None);
     Ok(())
 }
@@ -144,12 +155,12 @@ struct Ties<'g> {
     values: Vec<ValueId>,
     place: HashMap<ValueId, usize>,
     parent: Vec<usize>,
-    /// Of the values: which are to have 16 bits, as far as can be seen from them alone.
-    wanted: Vec<bool>,
-    /// Of the values: which are to have them only because an output mixes magnitudes. They have no codes to spare.
+    /// Of the values: the format that each is to have, as far as can be seen from it alone, if not the usual one.
+    wanted: Vec<Option<&'static Format>>,
+    /// Of the values: which are to have 16 bits only because an output mixes magnitudes. They have no codes to spare.
     mixed: Vec<bool>,
     /// Of the roots: what its set has.
-    wide: Vec<bool>,
+    formats: Vec<&'static Format>,
     seen: Option<&'g RangeTable>,
 }
 
@@ -159,49 +170,59 @@ impl<'g> Ties<'g> {
         let place = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
         let parent = (0..values.len()).collect();
         let of_mixed = mixed(g);
-        let mixed: Vec<bool> = values.iter().map(|v| of_mixed.contains(v) && !wanted.says(*v)).collect();
-        let wanted = values.iter().zip(&mixed).map(|(&v, &mixed)| wanted.value_16(v) || mixed).collect();
-        let mut ties = Ties { g, values, place, parent, wanted, mixed, wide: Vec::new(), seen };
+        let mixed: Vec<bool> = values.iter().map(|v| of_mixed.contains(v) && wanted.value(*v).is_none()).collect();
+        let of = |(&v, &mixed): (&ValueId, &bool)| wanted.value(v).or(mixed.then_some(&format::I16));
+        let wanted = values.iter().zip(&mixed).map(of).collect();
+        let mut ties = Ties { g, values, place, parent, wanted, mixed, formats: Vec::new(), seen };
         // What would bring different precisions together comes when they are known.
         let mut loose = Vec::new();
         for n in g.order() {
             ties.tie_node(n, &mut loose);
         }
-        ties.wide = vec![false; ties.values.len()];
-        for i in 0..ties.values.len() {
-            let root = ties.root(i);
-            ties.wide[root] |= ties.wanted[i];
-        }
-        for i in 0..ties.values.len() {
-            if ties.cannot(i) {
-                let root = ties.root(i);
-                ties.wide[root] = false;
-            }
-        }
+        ties.choose();
         for (a, b) in loose {
             let [i, j] = [a, b].map(|v| ties.place.get(&v).copied().map(|i| ties.root(i)));
-            if i.zip(j).is_some_and(|(i, j)| ties.wide[i] == ties.wide[j]) {
+            if i.zip(j).is_some_and(|(i, j)| ties.formats[i] == ties.formats[j]) {
                 ties.tie(a, b);
             }
         }
         ties
     }
 
-    /// True if value `i` comes from an operation that has no result of 16 bits.
-    fn cannot(&self, i: usize) -> bool {
-        self.g.producer(self.values[i]).is_some_and(|n| !gives_16(self.g, n))
+    /// What each set has: the finest format that one of its values is to have, if all can.
+    fn choose(&mut self) {
+        let mut found: Vec<Option<&'static Format>> = vec![None; self.values.len()];
+        for i in 0..self.values.len() {
+            let root = self.root(i);
+            found[root] = found[root].into_iter().chain(self.wanted[i]).max_by_key(|format| format.bits());
+        }
+        let usual = format::usual(Role::Values);
+        self.formats = found.into_iter().map(|format| format.unwrap_or(usual)).collect();
+        for i in 0..self.values.len() {
+            let root = self.root(i);
+            if self.cannot(i, self.formats[root]) {
+                self.formats[root] = usual;
+            }
+        }
     }
 
-    /// Remarks on what was to have 16 bits and has 8.
+    /// True if value `i` comes from an operation that has no result of this format.
+    fn cannot(&self, i: usize, format: &Format) -> bool {
+        self.g.producer(self.values[i]).is_some_and(|n| !form(self.g, n, Side::Gives).take(format))
+    }
+
+    /// Remarks on what was to have more bits and has 8.
     fn refused(&mut self) -> Vec<String> {
         let mut remarks = Vec::new();
         for i in 0..self.values.len() {
             let root = self.root(i);
-            if self.wanted[i] && !self.wide[root] {
-                let because = (0..self.values.len()).find(|&j| self.cannot(j) && self.root(j) == root);
+            let own = self.formats[root];
+            if let Some(wanted) = self.wanted[i].filter(|wanted| wanted.bits() > own.bits()) {
+                let because = (0..self.values.len()).find(|&j| self.cannot(j, wanted) && self.root(j) == root);
                 let op = because.and_then(|j| self.g.producer(self.values[j])).map_or("", |n| self.g.op(n).name());
                 let name = self.g.name_of(self.values[i]);
-                remarks.push(format!("%{name} keeps 8 bits: `{op}` has no result of 16"));
+                let (bits, own) = (wanted.bits(), own.bits());
+                remarks.push(format!("%{name} keeps {own} bits: `{op}` has no result of {bits}"));
             }
         }
         remarks
@@ -213,7 +234,7 @@ impl<'g> Ties<'g> {
         for &y in self.g.outputs() {
             let Some(&i) = self.place.get(&y) else { continue };
             let root = self.root(i);
-            if self.mixed[i] && self.wide[root] {
+            if self.mixed[i] && !self.formats[root].fits_byte() {
                 let name = self.g.name_of(y);
                 remarks.push(format!("%{name} has 16 bits: the extents of its parts differ too much for 8"));
             }
@@ -245,7 +266,7 @@ impl<'g> Ties<'g> {
                 Opcode::Concat => loose.extend(operands.into_iter().filter(|&v| into_concat(g, v, y)).map(|v| (v, y))),
                 // What is chosen from may be a constant, which takes any type.
                 Opcode::Where => loose.extend(operands[..2].iter().map(|&v| (v, y))),
-                _ if !gives_16(g, n) => loose.push((operands[0], y)),
+                _ if !form(g, n, Side::Gives).take(&format::I16) => loose.push((operands[0], y)),
                 _ => self.tie(operands[0], y),
             }
         } else if clamps(g.op(n)) && operands.iter().all(|&v| g.only_user(v).is_some() && is_free(g, v)) {
@@ -258,15 +279,18 @@ impl<'g> Ties<'g> {
         let mut ranges: HashMap<usize, Range> = HashMap::new();
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
-            let wide = precise && self.wide[root];
-            let wanted = Extent { seen: self.seen, wide, room: wide && !self.mixed[i] };
+            let own = self.formats[root];
+            let (wide, narrow) = (precise && !own.fits_byte(), if own.fits_byte() { own } else { &format::U8 });
+            let (seen, codes) = (self.seen, narrow.extent() as f64);
+            let wanted = Extent { seen, wide, codes, room: wide && !self.mixed[i] };
             if let Some(range) = needed(self.g, v, wanted) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
         }
-        let uniform = |root: usize, range: Range| match precise && self.wide[root] {
-            true => Uniform::i16_for(workable(range)),
-            false => Uniform::u8_for(workable(range)),
+        let uniform = |root: usize, range: Range| {
+            let own = self.formats[root];
+            let format = if precise || own.fits_byte() { own } else { &format::U8 };
+            Uniform::covering(format, workable(range))
         };
         let types: HashMap<usize, Arc<Uniform>> =
             ranges.into_iter().map(|(root, range)| (root, Arc::new(uniform(root, range)))).collect();
@@ -325,8 +349,10 @@ fn roomy(g: &Graph, v: ValueId, range: Range, table: Option<&RangeTable>) -> Ran
 struct Extent<'t> {
     /// What was seen of values, if there is a table.
     seen: Option<&'t RangeTable>,
-    /// Whether the type has 16 bits.
+    /// Whether the type has more than 8 bits.
     wide: bool,
+    /// Distance of its greatest from its least code, if it has no more than 8 bits.
+    codes: f64,
     /// Whether these are to cover more than was seen.
     room: bool,
 }
@@ -360,8 +386,8 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
 /// The same less what nothing depends on that reads `v`, which 16 bits can afford.
 fn needed(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
     let range = demand(g, v, wanted)?;
-    let step =
-        |y: ValueId| demand(g, y, Extent { wide: false, room: false, ..wanted }).map(|r| f64::from(span_of(r)) / 255.0);
+    let narrow = Extent { wide: false, room: false, ..wanted };
+    let step = |y: ValueId| demand(g, y, narrow).map(|r| f64::from(span_of(r)) / wanted.codes);
     Some(if wanted.wide { range } else { telling(g, v, range, &step) })
 }
 

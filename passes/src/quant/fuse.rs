@@ -137,7 +137,7 @@ fn saturation_clamps(egraph: &mut Terms, class: Id) -> Option<Id> {
         if from.axis.is_some() {
             return None;
         }
-        match from.storage {
+        match from.storage() {
             Int::U8 => {}
             // What keeps the order of numbers and the ends of the range keeps all in between.
             Int::I16 if clamps(operation.op) => {
@@ -145,7 +145,7 @@ fn saturation_clamps(egraph: &mut Terms, class: Id) -> Option<Id> {
                     let q = q as i32;
                     quantize::code(f(&operation.attrs, quantize::real(q, from)), to) == q
                 };
-                return (keeps(from.min) && keeps(from.max)).then_some(x);
+                return (keeps(from.min()) && keeps(from.max())).then_some(x);
             }
             _ => return None,
         }

@@ -20,7 +20,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::Dialect;
-use qcc_ir::{Attrs, Diags, Edit, Elem, NodeId, Opcode, ValueId};
+use qcc_ir::{Attrs, Diags, Edit, Elem, NodeId, Opcode, ValueId, attr, format};
 
 use crate::layer::{NewParameter, QuantLayer, bias_32, bias_64, is_layer};
 use crate::{Context, Pass, diag_at};
@@ -132,5 +132,10 @@ fn parameters(edit: &mut Edit, n: NodeId) -> Result<(), String> {
     let bias = bias.map(|(tensor, elem)| NewParameter { name: layer.bias_name(g, ".q"), tensor, elem });
     let weights = layer.weights.reals().map(|_| weights.named(layer.weights_name(".q")));
     layer.write(edit, weights, bias);
+    // From here on the type of the weights says it.
+    let attrs = edit.graph().node(n).attrs.clone();
+    if attrs.get(attr::WEIGHTS) != format::I8 {
+        edit.set_op(n, attrs.op(), attrs.with(attr::WEIGHTS, format::I8.clone()));
+    }
     Ok(())
 }

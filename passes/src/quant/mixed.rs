@@ -13,9 +13,9 @@
 use std::collections::HashSet;
 
 use qcc_ir::ops::{Binary, Class};
-use qcc_ir::{Graph, NodeId, ValueId};
+use qcc_ir::{Graph, NodeId, ValueId, format};
 
-use crate::quant::precision::{gives_16, moves_16};
+use crate::quant::forms::{Side, form, moves_any};
 use crate::ranges::extent::span;
 
 /// How many times the extent of one part of an output that of another is, before 8 bits are too few for both: the lesser one
@@ -28,12 +28,12 @@ pub(crate) fn mixed(g: &Graph) -> HashSet<ValueId> {
     let mut found = HashSet::new();
     // What is read as well, as features are, stays as narrow as its readers want it.
     for &y in g.outputs().iter().filter(|&&y| g.uses(y).is_empty()) {
-        let moved = behind(g, HashSet::from([y]), moves);
-        if g.producer(y).is_some_and(|n| moves(g, n)) && unlike(g, &moved) {
+        let moved = behind(g, HashSet::from([y]), moves_any);
+        if g.producer(y).is_some_and(|n| moves_any(g, n)) && unlike(g, &moved) {
             found.extend(moved);
         }
     }
-    behind(g, found, |g, n| moves(g, n) || is_simple(g, n))
+    behind(g, found, |g, n| moves_any(g, n) || is_simple(g, n))
 }
 
 /// Values and what stands behind them: results of such operations that nothing else reads.
@@ -57,11 +57,8 @@ fn unlike(g: &Graph, moved: &HashSet<ValueId>) -> bool {
     least * UNLIKE <= greatest
 }
 
-fn moves(g: &Graph, n: NodeId) -> bool {
-    matches!(g.op(n).info().class, Class::Move(kind) if moves_16(kind))
-}
-
 fn is_simple(g: &Graph, n: NodeId) -> bool {
     let class = g.op(n).info().class;
-    matches!(class, Class::Binary(Binary::Add | Binary::Sub | Binary::Mul | Binary::Div)) && gives_16(g, n)
+    matches!(class, Class::Binary(Binary::Add | Binary::Sub | Binary::Mul | Binary::Div))
+        && form(g, n, Side::Gives).take(&format::I16)
 }

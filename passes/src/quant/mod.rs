@@ -9,6 +9,7 @@ pub mod precision;
 pub mod scale_rest;
 pub mod sensitive_range;
 
+pub(crate) mod forms;
 pub(crate) mod mixed;
 pub(crate) mod quantize;
 pub(crate) mod terms;

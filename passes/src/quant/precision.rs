@@ -1,36 +1,31 @@
-//! Precision by name: which values have 16 bits instead of 8, and which layers have weights of 16 bits.
+//! Precision by name: which format values have instead of u8, and which the weights of layers instead of i8.
 //!
 //! ```text
-//! conv1=16              the value conv1
-//! conv1.weights=16      the weights of the layer that computes conv1
-//! all=16, all.weights=16    every value, all weights; what is named itself comes first: all=16,logits=8
+//! conv1=i16                   the value conv1
+//! conv1.weights=i16           the weights of the layer that computes conv1
+//! all=i16, all.weights=i16    every value, all weights; what is named itself comes first: all=i16,logits=u8
 //! ```
+//!
+//! Formats are rows of `qcc_num::format`; 8 and 16 stand for those of so many bits.
 //!
 //! Names are those of values, or of the ONNX nodes that compute them. A name that passes have given a suffix, as `qcc compare
 //! --layers` prints it (`conv1.nhwc`), stands for the value without it.
 //!
-//! Which operators read and give 16 bits is said by `reads_16` and `gives_16`; before the others a value is rounded to 8.
+//! Before operators that read or give fewer bits (`forms`) a value is rounded to 8.
 
 use std::collections::{BTreeMap, HashMap};
 
 use qcc_ir::diag::Code;
-use qcc_ir::ops::{Binary, Class, Contract, Move, Norm, Reduce};
-use qcc_ir::{Diag, Diags, Elem, Graph, Int, NodeId, Opcode, Uniform, ValueId};
+use qcc_ir::format::{self, Role};
+use qcc_ir::{Diag, Diags, Format, Graph, NodeId, Opcode, ValueId};
 
 use crate::op_traits::clamps;
-use crate::rewrite::scalar;
 
-/// Bits of the integers that stand for real numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum Precision {
-    /// 8 bits.
-    #[default]
-    Bits8,
-    /// 16 bits.
-    Bits16,
-}
+/// The name of a format, or its bits where a row says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Precision(&'static str);
 
-/// Precision by name, as said in the header; what is not named has 8 bits.
+/// Precision by name, as said in the header; what is not named has the usual format of its role.
 pub type Precisions = BTreeMap<String, Precision>;
 
 /// Behind the name of a value: the weights of the layer that computes it.
@@ -40,26 +35,40 @@ pub const WEIGHTS: &str = ".weights";
 pub const ALL: &str = "all";
 
 impl Precision {
-    /// The number of bits.
-    pub fn bits(self) -> u32 {
-        match self {
-            Precision::Bits8 => 8,
-            Precision::Bits16 => 16,
-        }
+    /// What is finer than the usual: 16 bits.
+    pub const FINER: Precision = Precision("16");
+
+    /// The precision that is spelled so; `None` unless values or weights can have it.
+    pub fn named(name: &str) -> Option<Precision> {
+        let rows = [Role::Values, Role::Weights].into_iter().flat_map(format::rows);
+        rows.flat_map(|row| row.alias.into_iter().chain([row.name])).find(|n| *n == name).map(Precision)
     }
 
-    /// The precision with this number of bits.
-    pub fn from_bits(bits: u32) -> Option<Precision> {
-        [Precision::Bits8, Precision::Bits16].into_iter().find(|p| p.bits() == bits)
+    /// Its spelling.
+    pub fn name(self) -> &'static str {
+        self.0
+    }
+
+    /// The format in a role.
+    pub fn format(self, role: Role) -> Option<&'static Format> {
+        format::named(self.0, role).map(|row| row.format)
     }
 }
 
-/// Adds what a text says, `NAME=16,NAME=8`, or says what is wrong with it.
+/// The names of the formats of a role.
+fn names(role: Role) -> String {
+    format::rows(role).map(|row| row.name).collect::<Vec<_>>().join(", ")
+}
+
+/// Adds what a text says, `NAME=i16,NAME=u8`, or says what is wrong with it.
 pub fn parse(text: &str, into: &mut Precisions) -> Result<(), String> {
     for part in text.split(',') {
-        let fault = || format!("expected NAME=16 or NAME=8, found `{part}`");
-        let (name, bits) = part.rsplit_once('=').ok_or_else(fault)?;
-        let precision = bits.trim().parse().ok().and_then(Precision::from_bits).ok_or_else(fault)?;
+        let fault = || {
+            let (values, weights) = (names(Role::Values), names(Role::Weights));
+            format!("expected NAME=FORMAT, of values {values}, of weights {weights}, found `{part}`")
+        };
+        let (name, format) = part.rsplit_once('=').ok_or_else(fault)?;
+        let precision = Precision::named(format.trim()).ok_or_else(fault)?;
         match name.trim() {
             "" => return Err(fault()),
             name => into.insert(name.to_string(), precision),
@@ -68,55 +77,74 @@ pub fn parse(text: &str, into: &mut Precisions) -> Result<(), String> {
     Ok(())
 }
 
+/// A format that a name is given, or what is wrong with it.
+fn chosen(name: &str, precision: Precision, role: Role) -> Result<&'static Format, Diag> {
+    precision.format(role).ok_or_else(|| {
+        let what = if role == Role::Weights { "weights" } else { "values" };
+        let message = format!("`{name}={}` is no format of {what}", precision.name());
+        Diag::new(Code::FLAGS, message).help(format!("formats of {what}: {}", names(role)))
+    })
+}
+
 /// What a graph's values and layers are to have.
 pub(crate) struct Wanted {
-    values: HashMap<ValueId, Precision>,
+    values: HashMap<ValueId, &'static Format>,
     /// By layer.
-    weights: HashMap<NodeId, Precision>,
+    weights: HashMap<NodeId, &'static Format>,
     /// Of all other values, if it is said.
-    all: Option<Precision>,
-    all_weights: Precision,
+    all: Option<&'static Format>,
+    all_weights: &'static Format,
 }
 
 impl Wanted {
     /// Finds what the names stand for; those that stand for nothing are reported.
     pub(crate) fn find(g: &Graph, by_name: &Precisions) -> Result<Wanted, Diags> {
-        let all_weights = format!("{ALL}{WEIGHTS}");
         let mut wanted = Wanted {
             values: HashMap::new(),
             weights: HashMap::new(),
-            all: by_name.get(ALL).copied(),
-            all_weights: by_name.get(&all_weights).copied().unwrap_or_default(),
+            all: None,
+            all_weights: format::usual(Role::Weights),
         };
         let mut faults = Diags::default();
-        for (name, &precision) in by_name.iter().filter(|(n, _)| n.as_str() != ALL && **n != all_weights) {
-            let of_layer = name.strip_suffix(WEIGHTS).and_then(|n| value(g, n)).and_then(|v| layer(g, v));
-            match (exact(g, name), of_layer) {
-                (Some(v), _) => _ = wanted.values.insert(v, precision),
-                (None, Some(n)) => _ = wanted.weights.insert(n, precision),
-                (None, None) => match value(g, name).filter(|_| !name.ends_with(WEIGHTS)) {
-                    Some(v) => _ = wanted.values.insert(v, precision),
-                    None => faults.0.push(unknown(name)),
-                },
+        for (name, &precision) in by_name {
+            if let Err(fault) = wanted.add(g, name, precision) {
+                faults.0.push(fault);
             }
         }
         faults.into_result()?;
         Ok(wanted)
     }
 
-    /// True if the value is to have 16 bits.
-    pub(crate) fn value_16(&self, v: ValueId) -> bool {
-        self.values.get(&v).copied().or(self.all).unwrap_or_default() == Precision::Bits16
+    fn add(&mut self, g: &Graph, name: &str, precision: Precision) -> Result<(), Diag> {
+        let format = |role: Role| chosen(name, precision, role);
+        let prefix = name.strip_suffix(WEIGHTS);
+        if name == ALL {
+            self.all = Some(format(Role::Values)?);
+            return Ok(());
+        } else if prefix == Some(ALL) {
+            self.all_weights = format(Role::Weights)?;
+            return Ok(());
+        }
+        let of_layer = prefix.and_then(|n| value(g, n)).and_then(|v| layer(g, v));
+        match (exact(g, name), of_layer) {
+            (Some(v), _) => _ = self.values.insert(v, format(Role::Values)?),
+            (None, Some(n)) => _ = self.weights.insert(n, format(Role::Weights)?),
+            (None, None) => {
+                let v = value(g, name).filter(|_| prefix.is_none()).ok_or_else(|| unknown(name))?;
+                self.values.insert(v, format(Role::Values)?);
+            }
+        }
+        Ok(())
     }
 
-    /// True if something is said of the value, or of all values.
-    pub(crate) fn says(&self, v: ValueId) -> bool {
-        self.values.contains_key(&v) || self.all.is_some()
+    /// The format that the value is to have, if anything is said of it or of all values.
+    pub(crate) fn value(&self, v: ValueId) -> Option<&'static Format> {
+        self.values.get(&v).copied().or(self.all)
     }
 
-    /// True if the weights of the layer are to have 16 bits.
-    pub(crate) fn weights_16(&self, layer: NodeId) -> bool {
-        *self.weights.get(&layer).unwrap_or(&self.all_weights) == Precision::Bits16
+    /// The format that the weights of the layer are to have.
+    pub(crate) fn weights(&self, layer: NodeId) -> &'static Format {
+        self.weights.get(&layer).copied().unwrap_or(self.all_weights)
     }
 }
 
@@ -154,44 +182,6 @@ fn layer(g: &Graph, v: ValueId) -> Option<NodeId> {
     }
 }
 
-/// True if the operation takes 16 bits as operand `i`.
-pub(crate) fn reads_16(g: &Graph, n: NodeId, i: usize) -> bool {
-    let constant = |i: usize| g.operands(n).get(i).is_some_and(|&v| scalar(g, v).is_some());
-    match g.op(n).info().class {
-        Class::Contract(Contract::Conv2d | Contract::Linear) => i == 0,
-        Class::Binary(Binary::Add | Binary::Sub | Binary::Mul) => true,
-        Class::Binary(_) => constant(0) || constant(1),
-        Class::Reduce(kind) => kind != Reduce::Min,
-        Class::Norm(kind) => kind != Norm::Layer,
-        Class::Unary(_) | Class::Pool(_) | Class::Cast(_) => true,
-        Class::Move(kind) => moves_16(kind),
-        Class::Contract(Contract::MatMul) | Class::Int(_) => false,
-    }
-}
-
-/// True if the operation can give 16 bits.
-pub(crate) fn gives_16(g: &Graph, n: NodeId) -> bool {
-    reads_16(g, n, 0)
-}
-
-/// True if this data movement has a form of 16 bits.
-pub(crate) fn moves_16(kind: Move) -> bool {
-    match kind {
-        Move::Reshape | Move::Transpose | Move::Concat | Move::Slice | Move::Pad | Move::Gather | Move::Expand => true,
-        Move::Cast | Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex => false,
-    }
-}
-
-/// Whether a value has 16 bits.
-pub(crate) fn is_16(g: &Graph, v: ValueId) -> bool {
-    g.ty(v).uniform().is_some_and(|u| u.storage == Int::I16)
-}
-
-/// The type of 8 bits that covers what one of 16 does.
-pub(crate) fn narrowed(of: &Uniform) -> Elem {
-    Elem::Uniform(Uniform::u8_for(of.range()).into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,10 +189,14 @@ mod tests {
     #[test]
     fn texts() {
         let mut found = Precisions::new();
-        parse("a/b:0=16, all.weights=16,c=d=8", &mut found).unwrap();
-        let wanted = [("a/b:0", Precision::Bits16), ("all.weights", Precision::Bits16), ("c=d", Precision::Bits8)];
-        assert_eq!(found, wanted.into_iter().map(|(n, p)| (n.to_string(), p)).collect());
-        for bad in ["", "a", "a=", "a=12", "=16", "a=16,", "a=float"] {
+        parse("a/b:0=16, all.weights=i16,c=d=8", &mut found).unwrap();
+        let wanted = [("a/b:0", "16"), ("all.weights", "i16"), ("c=d", "8")];
+        let wanted = wanted.into_iter().map(|(n, p)| (n.to_string(), Precision::named(p).unwrap()));
+        assert_eq!(found, wanted.collect());
+        assert_eq!(found["c=d"].format(Role::Values), Some(&format::U8));
+        assert_eq!(found["c=d"].format(Role::Weights), Some(&format::I8));
+        assert_eq!(found["all.weights"].format(Role::Weights), Some(&format::I16_WEIGHTS));
+        for bad in ["", "a", "a=", "a=12", "=16", "a=16,", "a=float", "a=i32"] {
             assert!(parse(bad, &mut Precisions::new()).is_err(), "{bad}");
         }
     }

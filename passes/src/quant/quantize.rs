@@ -1,30 +1,22 @@
 //! Constants in quantized form.
 
-use qcc_ir::{Data, Int, Tensor, Uniform};
-use qcc_num::edge;
+use qcc_ir::{Data, Format, Tensor, Uniform};
+use qcc_num::fixed;
 
 /// Floats quantized by `qcc_num::edge` equation (6), per tensor.
 pub(crate) fn tensor(dims: &[usize], data: &[f32], to: &Uniform) -> Tensor {
-    let codes = data.iter().map(|&x| code(x, to));
-    let data = match to.storage {
-        Int::U8 | Int::U4 => Data::U8(codes.map(|q| q as u8).collect()),
-        Int::I8 | Int::I4 => Data::I8(codes.map(|q| q as i8).collect()),
-        Int::I16 => Data::I16(codes.map(|q| q as i16).collect()),
-        Int::I32 => Data::I32(codes.collect()),
-        Int::I64 => Data::I64(codes.map(i64::from).collect()),
-    };
-    Tensor::new(dims, data)
+    let codes = data.iter().map(|&x| to.format.quantize(x, to.scale(), to.zero_point()));
+    Tensor::new(dims, Data::integers(to.storage(), codes))
 }
 
 /// One float quantized, per tensor.
 pub(crate) fn code(x: f32, to: &Uniform) -> i32 {
-    let bound = |b: i64| b.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
-    edge::quantize(x, to.scale(), bound(to.zero_point()), bound(to.min), bound(to.max))
+    fixed::sat32(to.format.quantize(x, to.scale(), to.zero_point()))
 }
 
 /// What a code stands for, per tensor.
 pub(crate) fn real(q: i32, of: &Uniform) -> f32 {
-    edge::dequantize(q, of.scale(), of.zero_point() as i32)
+    Format::dequantize(i64::from(q), of.scale(), of.zero_point())
 }
 
 /// The table of a real function from one 8-bit type to another.

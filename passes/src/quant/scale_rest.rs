@@ -20,12 +20,13 @@ use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Dialect, Move};
-use qcc_ir::{Class, Def, Diag, Diags, Edit, Elem, Graph, NodeId, Opcode, Uniform, ValueId};
+use qcc_ir::{Class, Def, Diag, Diags, Edit, Elem, Format, Graph, NodeId, Opcode, Uniform, ValueId, format};
 
 use crate::layer::is_layer;
 use crate::op_traits::{clamps, natural_range, selects};
 use crate::quant::adopt_qdq::chains;
-use crate::quant::precision::{Wanted, gives_16, is_16, narrowed, reads_16};
+use crate::quant::forms::{Side, refused};
+use crate::quant::precision::Wanted;
 use crate::ranges::extent::workable;
 use crate::rewrite::add_cast;
 use crate::{Context, Pass, diag_at};
@@ -43,7 +44,7 @@ impl Pass for ScaleRest {
         let values: Vec<ValueId> = computed.chain(edit.graph().inputs().to_vec()).collect();
         let wanted = Wanted::find(edit.graph(), &cx.precision)?;
         for v in values {
-            if let Err(diag) = value(edit, v, wanted.value_16(v)) {
+            if let Err(diag) = value(edit, v, wanted.value(v)) {
                 faults.0.push(diag);
             }
         }
@@ -70,7 +71,7 @@ impl Pass for ScaleRest {
     }
 }
 
-/// What an operation cannot read or give in 16 bits it reads or gives in 8 of the same range.
+/// What has more bits than an operation can read or give it reads or gives in 8 of the same range.
 fn narrow(edit: &mut Edit, n: NodeId) {
     let g = edit.graph();
     if g.op(n).info().dialect() == Dialect::Quant {
@@ -79,32 +80,30 @@ fn narrow(edit: &mut Edit, n: NodeId) {
     for (i, v) in g.operands(n).into_iter().enumerate() {
         let g = edit.graph();
         let cast = g.producer(v).filter(|&p| g.op(p) == Opcode::DCast).map(|p| g.operands(p)[0]);
-        let is_parameter = i > 0 && is_layer(g.op(n));
-        if let Some(q) = cast.filter(|&q| is_16(g, q) && !is_parameter && !reads_16(g, n, i)) {
+        if let Some(q) = cast.filter(|&q| refused(g, q, n, Side::Reads(i)).is_some()) {
             let in_8_bits = rounded(edit, n, v, q);
             edit.set_operand(n, i, in_8_bits);
         }
     }
     let g = edit.graph();
     let y = g.result(n);
-    if gives_16(g, n) {
-        return;
-    }
     for (caster, _) in g.uses(y) {
         let g = edit.graph();
         let q = g.result(caster);
-        if g.op(caster) == Opcode::QCast && is_16(g, q) {
+        if g.op(caster) == Opcode::QCast && refused(g, q, n, Side::Gives).is_some() {
             let in_8_bits = rounded(edit, n, y, q);
             edit.set_operand(caster, 0, in_8_bits);
         }
     }
 }
 
-/// A real value behind casts to 8 bits and back, of the range of a type of 16.
+/// A real value behind casts to 8 bits and back, of the range of a type of more.
 fn rounded(edit: &mut Edit, n: NodeId, v: ValueId, like: ValueId) -> ValueId {
     let g = edit.graph();
-    let Some(narrow) = g.ty(like).uniform().map(|u| narrowed(u)) else { return v };
-    edit.remark(format!("%{} is rounded to 8 bits: `{}` has no form of 16", g.name_of(v), g.op(n).name()));
+    let Some(of) = g.ty(like).uniform().cloned() else { return v };
+    let (name, op, bits) = (g.name_of(v), g.op(n).name(), of.format.bits());
+    let narrow = Elem::Uniform(Uniform::covering(&format::U8, of.range()).into());
+    edit.remark(format!("%{name} is rounded to 8 bits: `{op}` has no form of {bits}"));
     let q = add_cast(edit, Opcode::QCast, v, narrow);
     add_cast(edit, Opcode::DCast, q, Elem::F32)
 }
@@ -122,7 +121,7 @@ fn is_argument(g: &Graph, v: ValueId, readers: &[(NodeId, usize)]) -> bool {
 }
 
 /// Casts a real value there and back for all readers that do not quantize it themselves.
-fn value(edit: &mut Edit, v: ValueId, wide: bool) -> Result<(), Diag> {
+fn value(edit: &mut Edit, v: ValueId, wanted: Option<&Format>) -> Result<(), Diag> {
     let g = edit.graph();
     let is_cast = g.producer(v).is_some_and(|n| g.op(n) == Opcode::DCast);
     if !g.ty(v).is_float() || is_cast || matches!(g.def(v), Def::Const(_)) {
@@ -135,12 +134,14 @@ fn value(edit: &mut Edit, v: ValueId, wide: bool) -> Result<(), Diag> {
     let known = casts.first().map(|&(n, _)| g.result(n));
     let observed = if let Elem::Calibrated(range) = g.ty(v).elem { Some(workable(range)) } else { None };
     let natural = g.producer(v).and_then(|n| natural_range(g.op(n)));
-    let wide = wide || is_argument(g, v, &readers);
+    let format = match wanted {
+        Some(format) if !format.fits_byte() => format,
+        _ if is_argument(g, v, &readers) => &format::I16,
+        _ => wanted.unwrap_or(&format::U8),
+    };
     let uniform = match known {
         Some(q) => g.ty(q).uniform().cloned(),
-        None => {
-            natural.or(observed).map(|range| Arc::new(if wide { Uniform::i16_for } else { Uniform::u8_for }(range)))
-        }
+        None => natural.or(observed).map(|range| Arc::new(Uniform::covering(format, range))),
     };
     let uniform = uniform.ok_or_else(|| Diag::new(Code::RANGE, format!("%{} has no range", g.name_of(v))))?;
     if let Some(q) = settle(edit, v, known, uniform, readers) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use qcc_interp::eval_node;
-use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, Type, Uniform, attr};
+use qcc_ir::{Attrs, Data, Elem, Format, Int, Opcode, Tensor, Type, Uniform, attr, format};
 
 use crate::support::Random;
 
@@ -31,9 +31,7 @@ fn casts_round_to_even_and_saturate() {
 #[test]
 fn an_axis_has_scales_and_zero_points_of_its_own() {
     let u = Uniform {
-        storage: Int::I4,
-        min: -7,
-        max: 7,
+        format: Format::symmetric(Int::I4, 7),
         axis: Some(1),
         scales: vec![1.0, 0.5, 0.25],
         zero_points: vec![0, 1, -1],
@@ -52,28 +50,8 @@ fn real_operators_see_the_numbers_that_integers_stand_for() {
     let r = Random::new(3);
     let x_type = typed(&[1, 4, 5, 5], &Uniform::per_tensor(Int::U8, 0.02, 117));
     let w_scales: Vec<f32> = (1..=6).map(|i| 0.003 * i as f32).collect();
-    let w_type = typed(
-        &[6, 4, 3, 3],
-        &Uniform {
-            storage: Int::I8,
-            min: -127,
-            max: 127,
-            axis: Some(0),
-            scales: w_scales.clone(),
-            zero_points: vec![0; 6],
-        },
-    );
-    let b_type = typed(
-        &[6],
-        &Uniform {
-            storage: Int::I32,
-            min: Int::I32.min(),
-            max: Int::I32.max(),
-            axis: Some(0),
-            scales: w_scales.iter().map(|s| s * 0.02).collect(),
-            zero_points: vec![0; 6],
-        },
-    );
+    let w_type = typed(&[6, 4, 3, 3], &Uniform::per_axis(&format::I8, 0, w_scales.clone()));
+    let b_type = typed(&[6], &Uniform::per_axis(&format::I32, 0, w_scales.iter().map(|s| s * 0.02).collect()));
     let (x, w, b) = (r.u8s(&x_type.dims), r.i8s(&w_type.dims), r.i32s(&[6], -20_000, 20_000));
     let y_type = typed(&[1, 6, 3, 3], &Uniform::per_tensor(Int::U8, 0.05, 120));
     let y = run(Opcode::Conv2d, &[(&x, &x_type), (&w, &w_type), (&b, &b_type)], &y_type);

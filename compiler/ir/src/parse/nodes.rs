@@ -58,6 +58,7 @@ impl Parser<'_, '_> {
             AttrKind::Int => Attr::Int(self.cursor.integer()?),
             AttrKind::Float => Attr::Float(self.cursor.float()?),
             AttrKind::Bool => Attr::Bool(self.cursor.word("`true` or `false`", |w| w.parse().ok())?),
+            AttrKind::Format => Attr::Format(self.format()?),
             AttrKind::Ints => {
                 self.cursor.expect("[")?;
                 Attr::Ints(self.list("]", |p| p.cursor.integer())?)

@@ -6,7 +6,7 @@ use super::Parser;
 use super::cursor::{Parsed, read_float};
 use crate::diag::Code;
 use crate::lex::Token;
-use crate::types::{Elem, Int, Range, Type, Uniform};
+use crate::types::{Elem, Format, Int, Range, Type, Uniform};
 
 impl Parser<'_, '_> {
     pub(super) fn ty(&mut self) -> Parsed<Type> {
@@ -75,14 +75,7 @@ impl Parser<'_, '_> {
     /// From the `<` after `!quant.uniform` on.
     pub(super) fn uniform(&mut self) -> Parsed<Uniform> {
         self.cursor.expect("<")?;
-        let storage = self.cursor.word("an integer type", Int::from_name)?;
-        let (mut min, mut max) = (storage.min(), storage.max());
-        if self.cursor.eat("<") {
-            min = self.cursor.integer()?;
-            self.cursor.expect(":")?;
-            max = self.cursor.integer()?;
-            self.cursor.expect(">")?;
-        }
+        let format = self.format()?;
         self.cursor.expect(":")?;
         self.cursor.expect_word("f32")?;
         let axis = if self.cursor.eat(":") { Some(self.cursor.integer()?) } else { None };
@@ -96,7 +89,28 @@ impl Parser<'_, '_> {
         };
         self.cursor.expect(">")?;
         let (scales, zero_points) = pairs.into_iter().unzip();
-        Ok(Uniform { storage, min, max, axis, scales, zero_points })
+        Ok(Uniform { format, axis, scales, zero_points })
+    }
+
+    /// A storage, and the integers of it that are used if these are not all.
+    pub(super) fn format(&mut self) -> Parsed<Format> {
+        let storage = self.cursor.word("an integer type", Int::from_name)?;
+        if !self.cursor.eat("<") {
+            return Ok(Format::all(storage));
+        }
+        let at = self.cursor.at;
+        let format = if self.cursor.eat("[") {
+            Format::levels(storage, self.list("]", |p| p.cursor.integer())?)
+        } else {
+            let min = self.cursor.integer()?;
+            self.cursor.expect(":")?;
+            Some(Format::linear(storage, min, self.cursor.integer()?))
+        };
+        let format = format.ok_or_else(|| {
+            self.cursor.fault_at(at, Code::SYNTAX, "expected two integers or more, in ascending order".to_string())
+        })?;
+        self.cursor.expect(">")?;
+        Ok(format)
     }
 
     fn scale(&mut self) -> Parsed<(f32, i64)> {

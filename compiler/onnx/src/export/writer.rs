@@ -47,7 +47,7 @@ impl<'g> Writer<'g> {
         let real = format!("{name}.dq");
         match (g.def(v), &g.ty(v).elem) {
             // A bias of 64 bits has no type to be dequantized from, unless it fits 32.
-            (Def::Const(tensor), Elem::Uniform(u)) if u.storage == Int::I64 => {
+            (Def::Const(tensor), Elem::Uniform(u)) if u.storage() == Int::I64 => {
                 let codes = tensor.as_i64().unwrap_or_default();
                 let fits: Option<Vec<i32>> = codes.iter().map(|&q| i32::try_from(q).ok()).collect();
                 let new = self.written.insert(real.clone());
@@ -135,7 +135,7 @@ impl<'g> Writer<'g> {
     /// Scale and zero point of a value's type as constants, and the axis along which they differ.
     fn parameters(&mut self, name: &str, u: &Uniform) -> (Vec<String>, Vec<(&'static str, Value)>) {
         let dims: &[usize] = if u.axis.is_some() { &[u.scales.len()] } else { &[] };
-        let zeros = match u.storage {
+        let zeros = match u.storage() {
             Int::U8 | Int::U4 => Data::U8(stored(&u.zero_points)),
             Int::I8 | Int::I4 => Data::I8(stored(&u.zero_points)),
             Int::I16 => Data::I16(stored(&u.zero_points)),
@@ -152,9 +152,9 @@ impl<'g> Writer<'g> {
     pub(super) fn quantize(&mut self, from: &str, to: &str, v: ValueId) {
         let Some(u) = self.g.ty(v).uniform().cloned() else { return };
         let mut from = from.to_string();
-        if (u.min, u.max) != (u.storage.min(), u.storage.max()) {
+        if (u.min(), u.max()) != (u.storage().min(), u.storage().max()) {
             let bound = |q: i64| Data::F32(vec![(q - u.zero_point()) as f32 * u.scale()]);
-            let (lo, hi) = (bound(u.min), bound(u.max));
+            let (lo, hi) = (bound(u.min()), bound(u.max()));
             let ends = [self.constant(format!("{to}.lo"), &[], lo), self.constant(format!("{to}.hi"), &[], hi)];
             let clipped = format!("{to}.clipped");
             self.emit("Clip", &[from, ends[0].clone(), ends[1].clone()], &clipped, vec![]);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use qcc_ir::ops::Move;
-use qcc_ir::{Attrs, Class, Def, Elem, Int, Opcode, Type, Uniform, ValueId};
+use qcc_ir::{Attrs, Class, Def, Elem, Format, Int, Opcode, Type, Uniform, ValueId, format};
 
 use super::layout::{self, apply};
 use super::numbers::Numbers;
@@ -12,18 +12,10 @@ use super::site::Site;
 use crate::element::DataType;
 use crate::fault::{Fault, Outcome};
 
-/// Storage of a quantized type, and its least and greatest integer.
-pub(super) type Storage = (Int, i64, i64);
-
-fn storage(int: Int) -> Storage {
-    (int, int.min(), int.max())
-}
-
 /// Scale and zero point from the operands `scale` and `scale + 1`, along `axis` if there are several.
-pub(super) fn uniform(site: &mut Site, scale: usize, storage: Storage, dims: &[usize], axis: i64) -> Outcome<Uniform> {
+pub(super) fn uniform(site: &mut Site, scale: usize, format: Format, dims: &[usize], axis: i64) -> Outcome<Uniform> {
     let scales = site.float_list(scale, "scales")?.ok_or_else(|| Fault::shape("the scale is missing"))?;
     let zero_points = site.int_list(scale + 1, "zero points")?.unwrap_or_else(|| vec![0; scales.len()]);
-    let (int, min, max) = storage;
     if let Some(scale) = scales.iter().find(|s| !s.is_finite() || **s <= 0.0) {
         let fault = Fault::shape(format!("a scale of {scale:?}"));
         return Err(match scale.is_infinite() {
@@ -31,8 +23,8 @@ pub(super) fn uniform(site: &mut Site, scale: usize, storage: Storage, dims: &[u
             false => fault,
         });
     }
-    if let Some(zero) = zero_points.iter().find(|z| **z < min || **z > max) {
-        return Err(Fault::shape(format!("a zero point of {zero} outside {min}..={max}")));
+    if let Some(zero) = zero_points.iter().find(|z| !(format.min()..=format.max()).contains(z)) {
+        return Err(zero_point_outside(*zero, &format));
     }
     if scales.is_empty() || scales.len() != zero_points.len() {
         return Err(Fault::shape(format!("{} scales and {} zero points", scales.len(), zero_points.len())));
@@ -41,31 +33,35 @@ pub(super) fn uniform(site: &mut Site, scale: usize, storage: Storage, dims: &[u
     if let Some(axis) = axis.filter(|&a| dims[a] != scales.len()) {
         return Err(Fault::shape(format!("{} scales along dimension {axis} of {dims:?}", scales.len())));
     }
-    Ok(Uniform { storage: int, min, max, axis, scales, zero_points })
+    Ok(Uniform { format, axis, scales, zero_points })
 }
 
-/// How quantized elements of a type of the model are stored: `u16` in 32 bits.
-pub(super) fn storage_of_type(data_type: DataType) -> Outcome<Storage> {
+pub(super) fn zero_point_outside(zero: i64, format: &Format) -> Fault {
+    Fault::shape(format!("a zero point of {zero} outside {}..={}", format.min(), format.max()))
+}
+
+/// The format of quantized elements of a type of the model: `u16` is stored in 32 bits.
+pub(super) fn format_of_type(data_type: DataType) -> Outcome<Format> {
     match (data_type.elem(), data_type.range()) {
-        (Elem::Int(int), Some((min, max))) if int.bits() <= 32 => Ok((int, min, max)),
+        (Elem::Int(int), Some((min, max))) if int.bits() <= 32 => Ok(Format::linear(int, min, max)),
         _ => Err(Fault::unsupported(format!("quantization to {data_type:?}"))),
     }
 }
 
-fn int_storage(elem: &Elem) -> Outcome<Storage> {
+fn format_of_zero_point(elem: &Elem) -> Outcome<Format> {
     match elem {
-        Elem::Int(int) if int.bits() <= 32 => Ok(storage(*int)),
+        Elem::Int(int) if int.bits() <= 32 => Ok(Format::all(*int)),
         Elem::Int(_) | Elem::F32 | Elem::Bool | Elem::Calibrated(_) | Elem::Uniform(_) => {
             Err(Fault::unsupported(format!("a zero point of type {elem}")))
         }
     }
 }
 
-/// How elements are stored, and their least and greatest integer.
-pub(super) fn storage_of(elem: &Elem) -> Outcome<Storage> {
+/// The format of integers, which as such are all that their storage holds.
+pub(super) fn format_of(elem: &Elem) -> Outcome<Format> {
     match elem {
-        Elem::Int(int) if int.bits() <= 32 => Ok(storage(*int)),
-        Elem::Uniform(u) => Ok((u.storage, u.min, u.max)),
+        Elem::Int(int) if int.bits() <= 32 => Ok(Format::all(*int)),
+        Elem::Uniform(u) => Ok(u.format.clone()),
         other => Err(Fault::shape(format!("real numbers from {other}"))),
     }
 }
@@ -82,8 +78,8 @@ pub(super) fn quantize(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) ->
 /// Real numbers from integers with the scale and zero point in operands `scale` and `scale + 1`.
 pub(super) fn dequantize(site: &mut Site, x: ValueId, scale: usize, axis: i64, suffix: &str) -> Outcome<ValueId> {
     let own = match (site.ty(x).uniform(), site.data_type(x)) {
-        (None, Some(data_type)) => storage_of_type(data_type)?,
-        (Some(_), _) | (None, None) => storage_of(&site.elem(x))?,
+        (None, Some(data_type)) => format_of_type(data_type)?,
+        (Some(_), _) | (None, None) => format_of(&site.elem(x))?,
     };
     let dims = site.dims(x);
     let u = uniform(site, scale, own, &dims, axis)?;
@@ -105,12 +101,8 @@ pub(super) fn as_real(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> 
 
 /// Integers as real numbers of the same value, whatever else they stand for.
 pub(super) fn in_units(site: &mut Site, x: ValueId, suffix: &str) -> Outcome<ValueId> {
-    let storage = storage_of(&site.elem(x))?;
-    as_real(site, x, plain(storage), suffix)
-}
-
-pub(super) fn plain((int, min, max): Storage) -> Uniform {
-    Uniform { min, max, ..Uniform::per_tensor(int, 1.0, 0) }
+    let format = format_of(&site.elem(x))?;
+    as_real(site, x, Uniform::per_tensor(format, 1.0, 0), suffix)
 }
 
 /// Gives a computed value of plain integers, and the values from which data movement makes it, a quantized type of the same
@@ -160,17 +152,17 @@ pub(super) fn bias_in_units(site: &mut Site, b: ValueId, alpha: f32) -> Outcome<
         return Err(Fault::shape(format!("a bias of {} beside {} scales", site.ty(b), scales.len())));
     }
     let zero_points = vec![0; scales.len()];
-    let u = Uniform { axis, scales, zero_points, ..Uniform::per_tensor(Int::I32, 1.0, 0) };
+    let u = Uniform { format: format::I32.clone(), axis, scales, zero_points };
     as_real(site, b, u, "bias")
 }
 
 /// Quantizes a result with the scale and zero point in operands `scale` and `scale + 1`; without a zero point, as `own`.
-pub(super) fn requantize(site: &mut Site, y: ValueId, scale: usize, own: Storage) -> Outcome<ValueId> {
+pub(super) fn requantize(site: &mut Site, y: ValueId, scale: usize, own: Format) -> Outcome<ValueId> {
     let own = match site.optional(scale + 1) {
         Some(zero) if !matches!(site.constant(zero).as_deref().map(Numbers::of), Some(Numbers::Int(_))) => {
             return Err(Fault::unsupported("a zero point known only at run time"));
         }
-        Some(zero) => int_storage(&site.elem(zero))?,
+        Some(zero) => format_of_zero_point(&site.elem(zero))?,
         None => own,
     };
     let dims = site.dims(y);
@@ -184,7 +176,7 @@ pub(super) fn by_computed_scale(
     x: ValueId,
     scale: ValueId,
     zero: Option<ValueId>,
-    storage: Storage,
+    format: Format,
     suffix: &str,
 ) -> Outcome<ValueId> {
     let mut y = apply(site, Opcode::Div, &[x, scale], "ratio")?;
@@ -193,7 +185,7 @@ pub(super) fn by_computed_scale(
         let rounded = apply(site, Opcode::Round, &[y], "rounded")?;
         y = apply(site, Opcode::Add, &[rounded, zero], "shifted")?;
     }
-    quantize(site, y, plain(storage), suffix)
+    quantize(site, y, Uniform::per_tensor(format, 1.0, 0), suffix)
 }
 
 /// `(x - zero point) * scale` likewise.

@@ -1,6 +1,6 @@
 //! Elementwise operators whose attributes or operands need more than a row of the table.
 
-use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, Uniform, ValueId, attr};
+use qcc_ir::{Attrs, Data, Elem, Format, Int, Opcode, Tensor, Uniform, ValueId, attr};
 
 use super::affine;
 use super::layout::apply;
@@ -46,11 +46,11 @@ pub(super) fn clip(site: &mut Site) -> Outcome<ValueId> {
 
 /// Codes of fewer bits than they are stored in, as Brevitas writes them: what saturates has the bounds.
 fn clip_codes(site: &mut Site, x: ValueId, u: &Uniform) -> Outcome<ValueId> {
-    let mut bounds = [u.min, u.max];
+    let mut bounds = [u.min(), u.max()];
     for (i, bound) in bounds.iter_mut().enumerate() {
         match site.int_list(i + 1, "bounds")?.as_deref() {
             None => {}
-            Some(&[v]) => *bound = v.clamp(u.min, u.max),
+            Some(&[v]) => *bound = v.clamp(u.min(), u.max()),
             Some(_) => return Err(Fault::shape("a bound is no scalar")),
         }
     }
@@ -61,7 +61,7 @@ fn clip_codes(site: &mut Site, x: ValueId, u: &Uniform) -> Outcome<ValueId> {
     let graph = site.edit().graph();
     let cast = graph.producer(x).filter(|&n| graph.op(n) == Opcode::QCast).map(|n| graph.operands(n)[0]);
     let real = cast.ok_or_else(|| Fault::unsupported("bounds of quantized values that are not just quantized"))?;
-    affine::quantize(site, real, Uniform { min, max, ..u.clone() }, "")
+    affine::quantize(site, real, Uniform { format: Format::linear(u.storage(), min, max), ..u.clone() }, "")
 }
 
 /// The least of the upper bound and the greatest of the lower bound and the value.

@@ -4,9 +4,11 @@
 //!
 //! An integer product has results in units of 1: real numbers hold these exactly below 2^24.
 
-use qcc_ir::{Attrs, Int, Opcode, Uniform, ValueId, attr};
+use qcc_ir::{Attrs, Format, Int, Opcode, Uniform, ValueId, attr};
 
-use super::affine::{Storage, as_real, bias_in_units, dequantize, in_units, plain, quantize, requantize, storage_of};
+use super::affine::{
+    as_real, bias_in_units, dequantize, format_of, in_units, quantize, requantize, zero_point_outside,
+};
 use super::layout::{self, apply};
 use super::reduce::over;
 use super::select::selected;
@@ -15,10 +17,10 @@ use super::window::{Window, spatial, with_height, without_height};
 use super::{gemm, pool};
 use crate::fault::{Fault, Outcome};
 
-/// Storage of the result where its zero point is left out: that of operand `i`.
-fn like(site: &mut Site, i: usize) -> Outcome<Storage> {
+/// Format of the result where its zero point is left out: that of operand `i`.
+fn like(site: &mut Site, i: usize) -> Outcome<Format> {
     let x = site.operand(i)?;
-    storage_of(&site.elem(x))
+    format_of(&site.elem(x))
 }
 
 /// `QLinearConv`: operands x, its scale and zero point, w, its scale and zero point, scale and zero point of the result,
@@ -44,7 +46,7 @@ pub(super) fn qlinear_conv(site: &mut Site) -> Outcome<ValueId> {
     let attrs = window.set(Attrs::new(Opcode::Conv2d))?.with(attr::GROUPS, groups);
     let y = site.emit(Opcode::Conv2d, &operands, attrs, "real")?;
     let y = without_height(site, y, rank)?;
-    let own = storage_of(&site.elem(own))?;
+    let own = format_of(&site.elem(own))?;
     requantize(site, y, 6, own)
 }
 
@@ -55,19 +57,19 @@ pub(super) fn qlinear_matmul(site: &mut Site) -> Outcome<ValueId> {
     let real_a = dequantize(site, a, 1, -2, "a")?;
     let real_b = dequantize(site, b, 4, -1, "b")?;
     let y = apply(site, Opcode::MatMul, &[real_a, real_b], "real")?;
-    let own = storage_of(&site.elem(own))?;
+    let own = format_of(&site.elem(own))?;
     requantize(site, y, 6, own)
 }
 
 /// Operands a, its scale and zero point, b, its scale and zero point, scale and zero point of the result.
 fn binary(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
-    let storage = like(site, 0)?;
+    let format = like(site, 0)?;
     let (a, b) = (site.operand(0)?, site.operand(3)?);
     let a = dequantize(site, a, 1, 1, "a")?;
     let b = dequantize(site, b, 4, 1, "b")?;
-    let attrs = Attrs::new(op).with(attr::SIGNED, storage.0 == Int::I8);
+    let attrs = Attrs::new(op).with(attr::SIGNED, format.storage() == Int::I8);
     let y = site.emit(op, &[a, b], attrs, "real")?;
-    requantize(site, y, 6, storage)
+    requantize(site, y, 6, format)
 }
 
 pub(super) fn add(site: &mut Site) -> Outcome<ValueId> {
@@ -80,11 +82,11 @@ pub(super) fn mul(site: &mut Site) -> Outcome<ValueId> {
 
 /// Operands x, its scale and zero point, scale and zero point of the result; `body` computes with real numbers.
 fn unary(site: &mut Site, body: impl FnOnce(&mut Site, ValueId) -> Outcome<ValueId>) -> Outcome<ValueId> {
-    let storage = like(site, 0)?;
+    let format = like(site, 0)?;
     let x = site.operand(0)?;
     let x = dequantize(site, x, 1, 1, "x")?;
     let y = body(site, x)?;
-    requantize(site, y, 3, storage)
+    requantize(site, y, 3, format)
 }
 
 pub(super) fn sigmoid(site: &mut Site) -> Outcome<ValueId> {
@@ -148,18 +150,18 @@ pub(super) fn reduce_mean(site: &mut Site) -> Outcome<ValueId> {
 
 /// Operands condition, x and y (each with scale and zero point), scale and zero point of the result.
 pub(super) fn select(site: &mut Site) -> Outcome<ValueId> {
-    let storage = like(site, 1)?;
+    let format = like(site, 1)?;
     let (c, x, y) = (site.operand(0)?, site.operand(1)?, site.operand(4)?);
     let x = dequantize(site, x, 2, 1, "x")?;
     let y = dequantize(site, y, 5, 1, "y")?;
     let chosen = selected(site, c, x, y, "real")?;
-    requantize(site, chosen, 7, storage)
+    requantize(site, chosen, 7, format)
 }
 
 /// Operands scale and zero point of the result, then each part with its scale and zero point.
 pub(super) fn concat(site: &mut Site) -> Outcome<ValueId> {
     let axis = site.attrs.int("axis")?.ok_or_else(|| Fault::shape("attribute `axis` is missing"))?;
-    let storage = like(site, 2)?;
+    let format = like(site, 2)?;
     let mut parts = Vec::new();
     for i in (2..site.operand_count()).step_by(3) {
         let part = site.operand(i)?;
@@ -168,13 +170,13 @@ pub(super) fn concat(site: &mut Site) -> Outcome<ValueId> {
     let Some(&first) = parts.first() else { return Err(Fault::shape("there is no operand")) };
     let axis = layout::extent(Site::axis(axis, site.ty(first).rank())?)?;
     let y = site.emit(Opcode::Concat, &parts, Attrs::new(Opcode::Concat).with(attr::AXIS, axis), "real")?;
-    requantize(site, y, 0, storage)
+    requantize(site, y, 0, format)
 }
 
 /// Operands a, b (each with scale and zero point), c in units of their product, scale and zero point of the result; without
 /// these the result is real.
 pub(super) fn gemm(site: &mut Site) -> Outcome<ValueId> {
-    let storage = like(site, 0)?;
+    let format = like(site, 0)?;
     let (a, b) = (site.operand(0)?, site.operand(3)?);
     let real_a = dequantize(site, a, 1, 1, "a")?;
     let columns = if site.attrs.flag("transB", false)? { 0 } else { 1 };
@@ -185,12 +187,12 @@ pub(super) fn gemm(site: &mut Site) -> Outcome<ValueId> {
         None => None,
     };
     let y = gemm::product(site, real_a, real_b, c, 1.0)?;
-    if site.optional(7).is_some() { requantize(site, y, 7, storage) } else { Ok(y) }
+    if site.optional(7).is_some() { requantize(site, y, 7, format) } else { Ok(y) }
 }
 
 /// Integers less a zero point, which is operand `zero` or 0, as real numbers; `axis` for several zero points.
 fn centred(site: &mut Site, x: ValueId, zero: usize, axis: i64, suffix: &str) -> Outcome<ValueId> {
-    let storage = storage_of(&site.elem(x))?;
+    let format = format_of(&site.elem(x))?;
     let zeros = match site.optional(zero) {
         Some(z) if site.constant(z).is_none() => {
             let (x, z) = (in_units(site, x, suffix)?, in_units(site, z, "zero")?);
@@ -198,15 +200,15 @@ fn centred(site: &mut Site, x: ValueId, zero: usize, axis: i64, suffix: &str) ->
         }
         _ => site.int_list(zero, "zero points")?.unwrap_or_else(|| vec![0]),
     };
-    if let Some(z) = zeros.iter().find(|z| **z < storage.1 || **z > storage.2) {
-        return Err(Fault::shape(format!("a zero point of {z} outside {}..={}", storage.1, storage.2)));
+    if let Some(z) = zeros.iter().find(|z| !(format.min()..=format.max()).contains(z)) {
+        return Err(zero_point_outside(*z, &format));
     }
     let dims = site.dims(x);
     let axis = if zeros.len() == 1 { None } else { Some(Site::axis(axis, dims.len())?) };
     if axis.is_some_and(|a| dims[a] != zeros.len()) || zeros.is_empty() {
         return Err(Fault::shape(format!("{} zero points of {dims:?}", zeros.len())));
     }
-    let u = Uniform { axis, scales: vec![1.0; zeros.len()], zero_points: zeros, ..plain(storage) };
+    let u = Uniform { format, axis, scales: vec![1.0; zeros.len()], zero_points: zeros };
     as_real(site, x, u, suffix)
 }
 

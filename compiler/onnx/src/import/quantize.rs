@@ -1,10 +1,8 @@
 //! `QuantizeLinear`, `DequantizeLinear` and `DynamicQuantizeLinear`.
 
-use qcc_ir::{Elem, Int, Opcode, Uniform, ValueId};
+use qcc_ir::{Elem, Opcode, Uniform, ValueId, format};
 
-use super::affine::{
-    by_computed_scale, dequantize, quantize, real_by_computed_scale, spread, storage_of_type, uniform,
-};
+use super::affine::{by_computed_scale, dequantize, format_of_type, quantize, real_by_computed_scale, spread, uniform};
 use super::layout::apply;
 use super::reduce::over;
 use super::site::Site;
@@ -48,7 +46,7 @@ pub(super) fn quantize_linear(site: &mut Site) -> Outcome<ValueId> {
         let ratio = apply(site, Opcode::Div, &[x, scale], "ratio")?;
         return site.emit(Opcode::RoundFloat, &[ratio], attrs, "");
     }
-    let storage = storage_of_type(to)?;
+    let format = format_of_type(to)?;
     if block != 0 || is_computed(site) {
         let scale = site.operand(1)?;
         let scale = spread(site, scale, &dims, axis, block)?;
@@ -56,9 +54,9 @@ pub(super) fn quantize_linear(site: &mut Site) -> Outcome<ValueId> {
             Some(z) => Some(spread(site, z, &dims, axis, block)?),
             None => None,
         };
-        return by_computed_scale(site, x, scale, zero, storage, "");
+        return by_computed_scale(site, x, scale, zero, format, "");
     }
-    let u = uniform(site, 1, storage, &dims, axis)?;
+    let u = uniform(site, 1, format, &dims, axis)?;
     quantize(site, x, u, "")
 }
 
@@ -116,7 +114,7 @@ pub(super) fn dynamic(site: &mut Site) -> Outcome<Vec<ValueId>> {
     let scale = apply(site, Opcode::Div, &[span, steps], "scale")?;
     let negative = apply(site, Opcode::Sub, &[zero, ends[0]], "negative")?;
     let z = apply(site, Opcode::Div, &[negative, scale], "zero_point")?;
-    let z = quantize(site, z, Uniform::per_tensor(Int::U8, 1.0, 0), "zero_point")?;
-    let y = by_computed_scale(site, x, scale, Some(z), (Int::U8, 0, 255), "")?;
+    let z = quantize(site, z, Uniform::per_tensor(&format::U8, 1.0, 0), "zero_point")?;
+    let y = by_computed_scale(site, x, scale, Some(z), format::U8.clone(), "")?;
     Ok(vec![y, scale, z])
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use qcc_interp::{Domain, SampleState, UNWATCHED, eval_node, execute};
 use qcc_ir::{Attrs, Diag, Elem, Opcode, Tensor, Type};
-use qcc_num::edge;
 
 use super::{Action, Mixed, Operand, Step, Switches};
 
@@ -147,9 +146,7 @@ impl Changed<'_> {
 fn rounded(x: &Tensor, to: &Type) -> Result<Tensor, Diag> {
     let (real, plain) = (to.with_elem(Elem::F32), Attrs::new(Opcode::QCast));
     if let (Some(values), Some(u)) = (x.as_f32(), to.uniform().filter(|u| u.axis.is_none())) {
-        let bound = |b: i64| b.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
-        let (scale, zero, lo, hi) = (u.scale(), bound(u.zero_point()), bound(u.min), bound(u.max));
-        let one = |&x: &f32| edge::dequantize(edge::quantize(x, scale, zero, lo, hi), scale, zero);
+        let one = |&x: &f32| u.format.fake(x, u.scale(), u.zero_point());
         return Ok(Tensor::f32(&x.dims, values.iter().map(one).collect()));
     }
     let codes = eval_node(Opcode::QCast, &plain, &[(x, &real)], to)?;

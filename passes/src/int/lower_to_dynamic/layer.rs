@@ -1,7 +1,7 @@
 //! Sums: accumulators, their extrema, and the requantization that follows from them.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, attr};
+use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, attr, format};
 use qcc_num::dynamic::{SIGNED_ZERO, mantissas, weight_scales};
 
 use super::{Dynamic, Lower, MOST, codes};
@@ -26,13 +26,14 @@ pub(super) struct IntWeights {
 }
 
 impl IntWeights {
-    /// Symmetric weights in [-127, 127] of each output channel.
+    /// Symmetric weights of each output channel in the usual format.
     fn new(dims: &[usize], weights: &[f64], bias: Vec<f64>) -> IntWeights {
         let row = weights.len() / bias.len().max(1);
-        let greatest = |w: &[f64]| w.iter().fold(0.0f64, |m, x| m.max(x.abs())) / 127.0;
+        let bound = format::I8.magnitude() as f64;
+        let greatest = |w: &[f64]| w.iter().fold(0.0f64, |m, x| m.max(x.abs())) / bound;
         let mut scales: Vec<f64> = weights.chunks(row.max(1)).map(greatest).collect();
         weight_scales(&mut scales);
-        let code = |(i, &w): (usize, &f64)| (w / scales[i / row]).round().clamp(-127.0, 127.0) as i8;
+        let code = |(i, &w): (usize, &f64)| (w / scales[i / row]).round().clamp(-bound, bound) as i8;
         let weights = weights.iter().enumerate().map(code).collect();
         IntWeights { dims: dims.to_vec(), weights, scales, bias }
     }

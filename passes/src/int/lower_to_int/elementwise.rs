@@ -1,7 +1,7 @@
 //! Functions of one value as tables; sums and products; affine maps per channel.
 
 use qcc_ir::ops::Binary;
-use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr};
+use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr, format};
 use qcc_num::{affine, requant};
 
 use super::{Bytes, Lower};
@@ -106,7 +106,7 @@ impl Lower<'_, '_> {
             return Err(self.no_form("a constant is not finite"));
         }
         let (min, max) = data.iter().fold((0.0f32, 0.0f32), |(lo, hi), &x| (lo.min(x), hi.max(x)));
-        let uniform = Uniform::u8_for(qcc_ir::Range { min, max });
+        let uniform = Uniform::covering(&format::U8, qcc_ir::Range { min, max });
         let codes = quantize::tensor(&tensor.dims, data, &uniform);
         let name = format!("{}.q", self.g().name_of(v));
         Ok(self.edit.add_typed_const(&name, codes, Elem::Uniform(uniform.into())))

@@ -44,7 +44,7 @@ fn one(x: i64) -> Tensor {
 impl Lower<'_, '_> {
     /// True if an operand or the result has 16 bits.
     pub(super) fn is_wide(&self) -> bool {
-        let wide = |v: ValueId| self.g().ty(v).uniform().is_some_and(|u| u.storage == Int::I16);
+        let wide = |v: ValueId| self.g().ty(v).uniform().is_some_and(|u| u.storage() == Int::I16);
         wide(self.y) || self.g().operands(self.n).into_iter().any(wide)
     }
 
@@ -80,7 +80,7 @@ impl Lower<'_, '_> {
     /// The quantization of a value of 8 or 16 bits.
     fn quantization(&self, v: ValueId) -> Result<Arc<Uniform>, Diag> {
         match self.g().ty(v).uniform() {
-            Some(u) if matches!(u.storage, Int::U8 | Int::I16) && u.axis.is_none() => Ok(u.clone()),
+            Some(u) if matches!(u.storage(), Int::U8 | Int::I16) && u.axis.is_none() => Ok(u.clone()),
             Some(_) | None => {
                 Err(self.no_form(format_args!("%{} is no u8 or i16 with one scale", self.g().name_of(v))))
             }
@@ -90,7 +90,7 @@ impl Lower<'_, '_> {
     /// The bytes of a value. Operations that read the same value share them.
     fn pieces(&mut self, v: ValueId) -> Result<Vec<Piece>, Diag> {
         let u = self.quantization(v)?;
-        if u.storage == Int::U8 {
+        if u.storage() == Int::U8 {
             return Ok(vec![Piece { value: v, factor: 1, zero: u.zero_point() }]);
         }
         let zero = u.zero_point() + 32768;
@@ -127,13 +127,13 @@ impl Lower<'_, '_> {
         dims: &[usize],
     ) -> Result<ValueId, Diag> {
         let to = self.quantization(self.y)?;
-        let (least, greatest) = bounds.unwrap_or((to.min, to.max));
-        let clamped = |x: i64| x.clamp(to.min, to.max);
+        let (least, greatest) = bounds.unwrap_or((to.min(), to.max()));
+        let clamped = |x: i64| x.clamp(to.min(), to.max());
         let attrs = Attrs::new(Opcode::Combine)
             .with(attr::FACTORS, xs.iter().map(|x| x.1).collect::<Vec<_>>())
             .with(attr::LO, clamped(least))
             .with(attr::HI, clamped(greatest))
-            .with(attr::BITS, i64::from(to.storage.bits()));
+            .with(attr::BITS, i64::from(to.storage().bits()));
         let bias = self.constant("bias", rule.bias);
         let mult = self.constant("mult", rule.mult);
         let offset = self.constant("offset", rule.offset);

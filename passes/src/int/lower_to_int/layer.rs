@@ -60,7 +60,7 @@ impl Lower<'_, '_> {
         let row = layer.weights.len() / layer.bias.len().max(1);
         let reach = |c: usize| {
             let weights = layer.weights[c * row..(c + 1) * row].iter().map(|w| i64::from(w.unsigned_abs()));
-            i64::from(layer.bias[c]).abs() + 255 * weights.sum::<i64>()
+            i64::from(layer.bias[c]).abs() + layer.input.uniform.storage().max() * weights.sum::<i64>()
         };
         let requant = self.requantization(&layer.factors, layer.output.zero, reach)?;
         let attrs = requant.set(Attrs::new(Opcode::Requant));
@@ -114,7 +114,8 @@ impl Lower<'_, '_> {
         let scales = [self.attrs().get(attr::ALPHA), ta.uniform.scale(), tb.uniform.scale()];
         let factor = self.factor(&scales, to.uniform.scale());
         let depth = self.dims(a).last().map_or(0, |&k| k as i64);
-        let requant = self.requantization(&[factor], to.zero, |_| depth.saturating_mul(255 * 255))?;
+        let product = ta.uniform.storage().max() * tb.uniform.storage().max();
+        let requant = self.requantization(&[factor], to.zero, |_| depth.saturating_mul(product))?;
         let attrs = requant
             .set(Attrs::new(Opcode::QMatMul))
             .with(attr::ZEROS, vec![i64::from(ta.zero), i64::from(tb.zero)])

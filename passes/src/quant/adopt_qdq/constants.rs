@@ -90,7 +90,7 @@ fn moved(edit: &mut Edit, n: NodeId) -> bool {
     };
     let Some(scaled) = scaled else { return false };
     // Movement does not look at scales: per tensor its type always has a rule.
-    let plain = Elem::Int(uniform.storage);
+    let plain = Elem::Int(uniform.storage());
     let operand = Type { dims: tensor.dims.clone(), elem: plain.clone() };
     let mut given: Vec<(&Tensor, &Type)> = vec![(&tensor, &operand)];
     given.extend(indices.iter().map(|(t, ty)| (t.as_ref(), ty)));
@@ -149,7 +149,7 @@ fn linear(edit: &mut Edit, n: NodeId) -> bool {
     if reals(g, a).is_some() {
         return false;
     }
-    let plain = |dims: [usize; 2]| Type { dims: dims.to_vec(), elem: Elem::Int(uniform.storage) };
+    let plain = |dims: [usize; 2]| Type { dims: dims.to_vec(), elem: Elem::Int(uniform.storage()) };
     let swap = Attrs::new(Opcode::Transpose).with(attr::PERM, vec![1, 0]);
     let swapped = eval_node(Opcode::Transpose, &swap, &[(&tensor, &plain([k, width]))], &plain([width, k]));
     let (Ok(swapped), name) = (swapped, format!("{}.t", g.name_of(c))) else { return false };

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Data, Edit, Elem, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
+use qcc_ir::{Attrs, Data, Edit, Elem, Format, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
 
 use crate::constants::{codes, reals};
 use crate::layer::{
@@ -22,23 +22,15 @@ struct CenteredWeights {
     codes: Vec<i64>,
     /// One scale an output channel.
     scales: Vec<f32>,
-    /// How they are stored: i8, or i16.
-    storage: Int,
+    /// All of i8, or of i16: the model has chosen the codes.
+    format: Format,
 }
 
 impl CenteredWeights {
     /// The weights as a constant.
     fn constant(self) -> NewParameter {
-        let uniform = Uniform {
-            axis: Some(0),
-            zero_points: vec![0; self.scales.len()],
-            scales: self.scales,
-            ..Uniform::per_tensor(self.storage, 1.0, 0)
-        };
-        let data = match self.storage {
-            Int::I16 => Data::I16(self.codes.iter().map(|&v| v as i16).collect()),
-            _ => Data::I8(self.codes.iter().map(|&v| v as i8).collect()),
-        };
+        let data = Data::integers(self.format.storage(), self.codes);
+        let uniform = Uniform::per_axis(self.format, 0, self.scales);
         let name = format!("{}.q", self.name.strip_suffix(".q").unwrap_or(&self.name));
         NewParameter { name, tensor: Tensor::new(&self.dims, data), elem: Elem::Uniform(Arc::new(uniform)) }
     }
@@ -66,17 +58,17 @@ pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
     let mut weights = match (&layer.weights.quantization, layer.weights.reals()) {
         (None, Some(w)) => {
             let tensor = &layer.weights.tensor;
-            let scales = weight_scales(tensor, w, bias, sx, sy)?;
-            let tensor = quantized_weights(tensor, w, scales.clone()).codes;
+            let scales = weight_scales(tensor, w, bias, sx, sy, &layer.weights_format)?;
+            let tensor = quantized_weights(tensor, w, scales.clone(), &layer.weights_format).codes;
             let (name, codes) = (layer.weights.name.clone(), codes(&tensor).unwrap_or_default());
-            CenteredWeights { name, dims: tensor.dims.clone(), codes, scales, storage: Int::I8 }
+            CenteredWeights { name, dims: tensor.dims.clone(), codes, scales, format: Int::I8.into() }
         }
         (Some(uniform), _) => given(&layer.weights.name, &layer.weights.tensor, uniform)?,
         (None, None) => return Err(format!("its weights @{} are not real numbers", layer.weights.name)),
     };
-    let sums_in_64_bits = layer.sums_in_64_bits() || weights.storage == Int::I16;
+    let sums_in_64_bits = layer.sums_in_64_bits() || !weights.format.fits_byte();
     if sums_in_64_bits {
-        weights.storage = Int::I16;
+        weights.format = Int::I16.into();
     } else if let Some(b) = bias {
         fit_bias(&mut weights, b, sx);
     }
@@ -111,13 +103,12 @@ fn given(name: &str, tensor: &Tensor, u: &Uniform) -> Result<CenteredWeights, St
     let codes = codes(tensor).ok_or_else(|| format!("its weights @{name} are not integers"))?;
     let codes: Vec<i64> = codes.iter().enumerate().map(|(i, &q)| q - u.zero_points[of(i / row.max(1))]).collect();
     let scales = (0..channels).map(|c| u.scales[of(c)]).collect();
-    let exceeds = |storage: Int| codes.iter().any(|v| !(storage.min()..=storage.max()).contains(v));
-    // The difference of two codes of 8 bits has 9.
-    let storage = if matches!(tensor.data, Data::I8(_) | Data::U8(_)) { Int::I8 } else { Int::I16 };
-    if storage == Int::I16 && exceeds(Int::I16) {
+    // The difference of two codes of 8 bits has 9: see `parts`.
+    let format = Format::all(if u.format.fits_byte() { Int::I8 } else { Int::I16 });
+    if !format.fits_byte() && codes.iter().any(|&v| !format.contains(v)) {
         return Err(format!("its weights @{name} have more than 16 bits"));
     }
-    Ok(CenteredWeights { name: name.to_string(), dims: tensor.dims.clone(), codes, scales, storage })
+    Ok(CenteredWeights { name: name.to_string(), dims: tensor.dims.clone(), codes, scales, format })
 }
 
 /// A channel whose bias exceeds the accumulators gets a greater scale: its weights count little beside such a bias.
@@ -180,7 +171,7 @@ fn split_outputs(
             .flat_map(|&c| parts.iter().flat_map(move |p| p[c * kernel..(c + 1) * kernel].to_vec()))
             .collect(),
         scales: wide.iter().map(|&c| weights.scales[c]).collect(),
-        storage: Int::I8,
+        format: Int::I8.into(),
     };
     let reads: Vec<i64> = wide.iter().flat_map(|&c| parts.iter().map(move |_| c as i64)).collect();
     let x = gather(edit, x, 1, reads, &format!("{x_name}.wide"), x_ty.elem);

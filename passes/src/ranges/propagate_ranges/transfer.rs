@@ -212,7 +212,7 @@ impl Analysis<'_> {
 
 /// All numbers that a quantized type stands for.
 fn representable(u: &Uniform) -> Option<Stats> {
-    let ends = |s: f32, z: i64| Interval::new(f64::from(s) * (u.min - z) as f64, f64::from(s) * (u.max - z) as f64);
+    let ends = |s: f32, z: i64| Interval::new(f64::from(s) * (u.min() - z) as f64, f64::from(s) * (u.max() - z) as f64);
     let all = u.scales.iter().zip(&u.zero_points).map(|(&s, &z)| ends(s, z)).reduce(Interval::union)?;
     Some(Stats::of_interval(all))
 }

@@ -40,13 +40,7 @@ pub(super) fn synthesize(g: &Graph, v: ValueId, declared: Option<&Range>, index:
             let rows = rows(g, v).map(|rows| rows.min(storage.max().unsigned_abs()));
             let numbers = (0..count).map(|_| rows.map_or(1, |rows| random.bits() % rows));
             // By the minimum above all of them fit.
-            match storage {
-                Int::I4 | Int::I8 => Data::I8(numbers.map(|x| x as i8).collect()),
-                Int::U4 | Int::U8 => Data::U8(numbers.map(|x| x as u8).collect()),
-                Int::I16 => Data::I16(numbers.map(|x| x as i16).collect()),
-                Int::I32 => Data::I32(numbers.map(|x| x as i32).collect()),
-                Int::I64 => Data::I64(numbers.map(|x| x as i64).collect()),
-            }
+            Data::integers(storage, numbers.map(|x| x as i64))
         }
     };
     Tensor::new(&ty.dims, data)

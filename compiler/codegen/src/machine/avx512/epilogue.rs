@@ -63,7 +63,7 @@ pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantiz
         emit!(m, mov, rax, ((1u64 << operands.channels) - 1) as i64);
         emit!(m, kmovq, k2, rax);
     }
-    let as_f32 = operands.epilogue.f32_fraction_bits;
+    let f32_fraction_bits = operands.epilogue.f32_fraction_bits;
     if f32_fraction_bits > 0 {
         single_precision::begin(m, f32_fraction_bits);
     }

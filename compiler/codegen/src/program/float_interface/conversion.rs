@@ -71,7 +71,7 @@ impl Conversion {
             }
         };
         let way = match self.quantize {
-            true => Way::Quantize { lo: byte(self.uniform.min), hi: byte(self.uniform.max) },
+            true => Way::Quantize { lo: byte(self.uniform.min()), hi: byte(self.uniform.max()) },
             false => Way::Dequantize,
         };
         ConversionSpec { way, layout, zero: byte(self.uniform.zero_point()), zmm, far: self.float_bytes() >= FAR }
@@ -167,7 +167,7 @@ impl Conversion {
 
 /// Bytes of a code: u8, or i16.
 pub(super) fn code_bytes(u: &Uniform) -> usize {
-    if u.storage == Int::I16 { 2 } else { 1 }
+    if u.storage() == Int::I16 { 2 } else { 1 }
 }
 
 /// Equation (6) on up to 16 floats.
@@ -189,8 +189,8 @@ fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uni
         })
         .collect();
     let (low, high) = (b.ins().snarrow(codes[0], codes[1]), b.ins().snarrow(codes[2], codes[3]));
-    if u.storage == Int::I16 {
-        let (least, greatest) = (clif::splat(b, types::I16X8, u.min), clif::splat(b, types::I16X8, u.max));
+    if u.storage() == Int::I16 {
+        let (least, greatest) = (clif::splat(b, types::I16X8, u.min()), clif::splat(b, types::I16X8, u.max()));
         let codes = [low, high].map(|codes| {
             let codes = b.ins().smax(codes, least);
             b.ins().smin(codes, greatest)
@@ -198,7 +198,7 @@ fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uni
         return clif::store_lanes(b, types::I16, &codes, bytes, lanes);
     }
     let packed = b.ins().unarrow(low, high);
-    let packed = clif::clamp(b, packed, u.min.clamp(0, 255) as u8, u.max.clamp(0, 255) as u8);
+    let packed = clif::clamp(b, packed, u.min().clamp(0, 255) as u8, u.max().clamp(0, 255) as u8);
     clif::store_bytes(b, packed, bytes, 0, lanes);
 }
 
@@ -206,7 +206,7 @@ fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uni
 fn dequantize(t: &mut Task<'_>, bytes: Value, floats: Value, lanes: usize, u: &Uniform, scale: Value) {
     let b = &mut t.b;
     let zero_point = clif::splat(b, types::I32X4, u.zero_point());
-    let codes = if u.storage == Int::I16 {
+    let codes = if u.storage() == Int::I16 {
         let x = clif::load_lanes(b, types::I16, bytes, lanes);
         [b.ins().swiden_low(x[0]), b.ins().swiden_high(x[0]), b.ins().swiden_low(x[1]), b.ins().swiden_high(x[1])]
     } else {

@@ -1,7 +1,7 @@
 //! Functions of one value and of two at the same position.
 
 use qcc_ir::ops::Binary;
-use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr};
+use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr, format};
 use qcc_num::wide;
 
 use super::{Rule, one};
@@ -28,8 +28,8 @@ impl Lower<'_, '_> {
     /// Any function of one value.
     pub(super) fn wide_table(&mut self, x: ValueId, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
         let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
-        let least = from.storage.min() as i32;
-        let codes: Vec<f32> = (0..1i32 << from.storage.bits()).map(|q| f(quantize::real(q + least, &from))).collect();
+        let least = from.storage().min() as i32;
+        let codes: Vec<f32> = (0..1i32 << from.storage().bits()).map(|q| f(quantize::real(q + least, &from))).collect();
         let table = quantize::tensor(&[codes.len()], &codes, &to);
         let table = self.constant("table", table);
         let dims = self.dims(x);
@@ -94,7 +94,7 @@ impl Lower<'_, '_> {
         let v = self.operand(i);
         let Some((tensor, data)) = floats(self.g(), v) else { return Ok(v) };
         let (min, max) = data.iter().fold((0.0f32, 0.0f32), |(lo, hi), &x| (lo.min(x), hi.max(x)));
-        let uniform = Uniform::i16_for(qcc_ir::Range { min, max });
+        let uniform = Uniform::covering(&format::I16, qcc_ir::Range { min, max });
         let codes = quantize::tensor(&tensor.dims, data, &uniform);
         let name = format!("{}.q", self.g().name_of(v));
         Ok(self.edit.add_typed_const(&name, codes, Elem::Uniform(uniform.into())))
@@ -122,9 +122,9 @@ impl Lower<'_, '_> {
             .with(attr::ZEROS, vec![ta.zero_point(), tb.zero_point()])
             .with(attr::MULT, self.multiplier(self.factor(&[ta.scale(), tb.scale()], to.scale()))?)
             .with(attr::OFFSET, wide::offset(to.zero_point(), 0.0))
-            .with(attr::LO, to.min)
-            .with(attr::HI, to.max)
-            .with(attr::BITS, i64::from(to.storage.bits()));
+            .with(attr::LO, to.min())
+            .with(attr::HI, to.max())
+            .with(attr::BITS, i64::from(to.storage().bits()));
         let elem = self.g().ty(self.y).elem.clone();
         Ok(self.emit(Opcode::WideMul, &[a, b], attrs, "", &dims, elem))
     }

@@ -25,7 +25,7 @@ struct Mean<'m> {
 impl Lower<'_, '_> {
     pub(super) fn wide_max_pool(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
-        if self.quantization(x)?.storage == Int::U8 {
+        if self.quantization(x)?.storage() == Int::U8 {
             let [n, c, h, w] = self.rank_4(self.y)?;
             let pooled = self.pooled_maximum(x, self.attrs().get(attr::PADS), [n, h, w, c]);
             let pooled = self.nchw(pooled);
@@ -130,15 +130,15 @@ impl Lower<'_, '_> {
         let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
         let axis = usize::try_from(self.attrs().get(attr::AXIS)).unwrap_or(0);
         let term = |d: u32| (SOFTMAX_ONE * (-f64::from(d) * f64::from(from.scale())).exp()).round() as i32;
-        let table: Vec<i32> = (0..1u32 << from.storage.bits()).map(term).collect();
+        let table: Vec<i32> = (0..1u32 << from.storage().bits()).map(term).collect();
         let table = self.constant("table", Tensor::new(&[table.len()], Data::I32(table)));
         let perm: Vec<usize> = (0..self.dims(x).len()).filter(|&i| i != axis).chain([axis]).collect();
         let x = self.transpose(x, &perm, ".t");
         let dims = self.dims(x);
         // The rule's factor has 8 fraction bits and 31 in all.
         let scales = 1.0 / f64::from(1 << 22)..=1.0;
-        let fits = to.zero_point() == to.storage.min() && scales.contains(&f64::from(to.scale()));
-        let own = match to.storage {
+        let fits = to.zero_point() == to.storage().min() && scales.contains(&f64::from(to.scale()));
+        let own = match to.storage() {
             _ if fits => (*to).clone(),
             Int::I16 => Uniform::per_tensor(Int::I16, 1.0 / 65535.0, -32768),
             _ => Uniform::per_tensor(Int::U8, 1.0 / 255.0, 0),
@@ -146,7 +146,7 @@ impl Lower<'_, '_> {
         let suffix = if perm.is_sorted() { "" } else { ".t" };
         let attrs = Attrs::new(Opcode::ISoftmax)
             .with(attr::MULT, (256.0 / f64::from(own.scale())).round() as i64)
-            .with(attr::BITS, i64::from(own.storage.bits()));
+            .with(attr::BITS, i64::from(own.storage().bits()));
         let elem = Elem::Uniform(own.into());
         let y = self.emit(Opcode::ISoftmax, &[x, table], attrs, suffix, &dims, elem);
         let y = self.transpose(y, &inverse(&perm), "");

@@ -1,0 +1,385 @@
+//! Number formats: which integers stand for real numbers, `r = scale * (q - zero_point)`.
+//!
+//! A [`Format`] is a storage and a grid, the integers of that storage that are used. [`FORMATS`] has a row for every format that qcc chooses
+//! by itself or a user can name (`--precision NAME=i16`); a model that is quantized already may bring others ([`Format::linear`]).
+//! Whatever quantizes, rounds, lowers or packs asks the format, so that another one of at most 8 bits is a row of this table:
+//!
+//! ```text
+//! Row { name: "i6", alias: None, role: Role::Weights, format: Format::symmetric(Int::I8, 31), summary: "6 bits" }
+//! ```
+//!
+//! Constants of a graph hold the integers `q` themselves, also where the grid is a list of levels: an operator multiplies what it
+//! finds. [`Format::encode`] gives the code of `ceil(log2(levels))` bits in which a file can store one, [`Format::decode`] the integer of a code.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use crate::edge;
+use crate::fixed::{sat32, whole};
+pub use crate::storage::Int;
+
+/// Integers that stand for real numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Grid {
+    /// All from `min` to `max`.
+    Linear {
+        /// Least.
+        min: i64,
+        /// Greatest.
+        max: i64,
+    },
+    /// These, in ascending order; two at least.
+    Levels(Cow<'static, [i64]>),
+}
+
+/// A storage and the integers of it that are used.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Format {
+    storage: Int,
+    grid: Grid,
+}
+
+/// What numbers of a format are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Values of run time: any zero point of the grid.
+    Values,
+    /// Constant weights of a layer: symmetric, zero point 0, a scale for each output channel.
+    Weights,
+    /// The bias of a layer, in units of its accumulators.
+    Bias,
+}
+
+/// A format with a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Spelling after `--precision NAME=`; unique within a role.
+    pub name: &'static str,
+    /// Another spelling: bits.
+    pub alias: Option<&'static str>,
+    /// What has this format.
+    pub role: Role,
+    /// The format.
+    pub format: &'static Format,
+    /// What it is, in one line.
+    pub summary: &'static str,
+}
+
+/// Values of 8 bits.
+pub static U8: Format = Format::all(Int::U8);
+/// Weights of 8 bits.
+pub static I8: Format = Format::symmetric(Int::I8, 127);
+/// Values of 16 bits.
+pub static I16: Format = Format::all(Int::I16);
+/// Weights of 16 bits: the high byte is signed, and so is what remains for the low one.
+pub static I16_WEIGHTS: Format = Format::symmetric(Int::I16, 127 * 256);
+/// Biases beside accumulators of 32 bits.
+pub static I32: Format = Format::all(Int::I32);
+/// Biases beside sums of 64 bits.
+pub static I64: Format = Format::all(Int::I64);
+
+/// The formats that qcc chooses and a user can name. The first of a role is what it has where nothing else is said.
+pub static FORMATS: &[Row] = &[
+    Row { name: "u8", alias: Some("8"), role: Role::Values, format: &U8, summary: "values of 8 bits" },
+    Row { name: "i16", alias: Some("16"), role: Role::Values, format: &I16, summary: "values of 16 bits" },
+    Row { name: "i8", alias: Some("8"), role: Role::Weights, format: &I8, summary: "weights of 8 bits" },
+    Row { name: "i16", alias: Some("16"), role: Role::Weights, format: &I16_WEIGHTS, summary: "weights of 16 bits" },
+    Row { name: "i32", alias: None, role: Role::Bias, format: &I32, summary: "biases in units of 32-bit accumulators" },
+    Row { name: "i64", alias: None, role: Role::Bias, format: &I64, summary: "biases in units of sums of 64 bits" },
+];
+
+/// The row of a role with this name or alias.
+pub fn named(name: &str, role: Role) -> Option<&'static Row> {
+    rows(role).find(|row| row.name == name || row.alias == Some(name))
+}
+
+/// What a role has where nothing else is said.
+pub fn usual(role: Role) -> &'static Format {
+    rows(role).next().map_or(&U8, |row| row.format)
+}
+
+/// The rows of a role.
+pub fn rows(role: Role) -> impl Iterator<Item = &'static Row> {
+    FORMATS.iter().filter(move |row| row.role == role)
+}
+
+impl Format {
+    /// The integers from `min` to `max`. The verifier of a graph refuses those that `storage` does not hold.
+    pub const fn linear(storage: Int, min: i64, max: i64) -> Format {
+        Format { storage, grid: Grid::Linear { min, max } }
+    }
+
+    /// The integers of a magnitude up to `greatest`.
+    pub const fn symmetric(storage: Int, greatest: i64) -> Format {
+        Format::linear(storage, -greatest, greatest)
+    }
+
+    /// All that the storage holds.
+    pub const fn all(storage: Int) -> Format {
+        Format::linear(storage, storage.min(), storage.max())
+    }
+
+    /// These integers alone; `None` if there are fewer than two or they do not ascend.
+    pub fn levels(storage: Int, levels: Vec<i64>) -> Option<Format> {
+        let ascends = levels.len() > 1 && levels.windows(2).all(|pair| pair[0] < pair[1]);
+        ascends.then_some(Format { storage, grid: Grid::Levels(Cow::Owned(levels)) })
+    }
+
+    /// How an integer is stored.
+    pub fn storage(&self) -> Int {
+        self.storage
+    }
+
+    /// Which integers are used.
+    pub fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
+    /// The row that has this format.
+    pub fn row(&self) -> Option<&'static Row> {
+        FORMATS.iter().find(|row| *row.format == *self)
+    }
+
+    /// Least integer.
+    pub fn min(&self) -> i64 {
+        match &self.grid {
+            Grid::Linear { min, .. } => *min,
+            Grid::Levels(levels) => levels.first().copied().unwrap_or(0),
+        }
+    }
+
+    /// Greatest integer.
+    pub fn max(&self) -> i64 {
+        match &self.grid {
+            Grid::Linear { max, .. } => *max,
+            Grid::Levels(levels) => levels.last().copied().unwrap_or(0),
+        }
+    }
+
+    /// Greatest magnitude of an integer.
+    pub fn magnitude(&self) -> u64 {
+        self.min().unsigned_abs().max(self.max().unsigned_abs())
+    }
+
+    /// Distance of the greatest from the least integer.
+    pub fn extent(&self) -> u64 {
+        self.max().abs_diff(self.min())
+    }
+
+    /// Bits of a code: the least number that tells all integers of the grid apart.
+    pub fn bits(&self) -> u32 {
+        let last = match &self.grid {
+            Grid::Linear { .. } => self.extent(),
+            Grid::Levels(levels) => levels.len() as u64 - 1,
+        };
+        u64::BITS - last.leading_zeros()
+    }
+
+    /// True if a byte stores an integer: one byte product multiplies it. What does not fit is taken apart into bytes.
+    pub fn fits_byte(&self) -> bool {
+        self.storage.bits() <= 8
+    }
+
+    /// True if the storage holds all integers and there are two at least.
+    pub fn is_valid(&self) -> bool {
+        self.storage.min() <= self.min() && self.min() < self.max() && self.max() <= self.storage.max()
+    }
+
+    /// True if `q` is one of the integers.
+    pub fn contains(&self, q: i64) -> bool {
+        match &self.grid {
+            Grid::Linear { min, max } => (*min..=*max).contains(&q),
+            Grid::Levels(levels) => levels.binary_search(&q).is_ok(),
+        }
+    }
+
+    /// The integer of the grid that is nearest to `q`; of two the lesser.
+    pub fn nearest(&self, q: i64) -> i64 {
+        match &self.grid {
+            Grid::Linear { min, max } => q.clamp(*min, *max),
+            Grid::Levels(levels) => levels.iter().copied().min_by_key(|level| level.abs_diff(q)).unwrap_or(0),
+        }
+    }
+
+    /// The integers that are at most `steps` away on the grid: their least and greatest.
+    pub fn around(&self, q: i64, steps: usize) -> RangeInclusive<i64> {
+        match &self.grid {
+            Grid::Linear { min, max } => {
+                let steps = i64::try_from(steps).unwrap_or(i64::MAX);
+                q.saturating_sub(steps).max(*min)..=q.saturating_add(steps).min(*max)
+            }
+            Grid::Levels(levels) => {
+                let at = levels.partition_point(|&level| level < q).min(levels.len() - 1);
+                levels[at.saturating_sub(steps)]..=levels[(at + steps).min(levels.len() - 1)]
+            }
+        }
+    }
+
+    /// The integer for a real number: equation (6) of [`edge`], and the nearest level where there are levels.
+    pub fn quantize(&self, x: f32, scale: f32, zero_point: i64) -> i64 {
+        match &self.grid {
+            Grid::Linear { min, max } => {
+                i64::from(edge::quantize(x, scale, sat32(zero_point), sat32(*min), sat32(*max)))
+            }
+            Grid::Levels(levels) => {
+                let wanted = f64::from(x) / f64::from(scale) + zero_point as f64;
+                let distance = |level: &i64| if wanted.is_nan() { 0.0 } else { (*level as f64 - wanted).abs() };
+                levels.iter().copied().min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
+            }
+        }
+    }
+
+    /// The real number for which an integer stands: equation (7) of [`edge`], with the difference in 64 bits, since a zero point may
+    /// be far from a 32-bit integer, and a bias may have more bits.
+    pub fn dequantize(q: i64, scale: f32, zero_point: i64) -> f32 {
+        q.saturating_sub(zero_point) as f32 * scale
+    }
+
+    /// Fake quantization: the real number that takes the place of `x`.
+    pub fn fake(&self, x: f32, scale: f32, zero_point: i64) -> f32 {
+        Format::dequantize(self.quantize(x, scale, zero_point), scale, zero_point)
+    }
+
+    /// Scale and zero point with which the grid covers the reals from `min` to `max`, between which 0 lies: that is represented exactly
+    /// (Jacob et al. 2018, section 2.1).
+    pub fn cover(&self, min: f32, max: f32) -> (f32, i64) {
+        // A value that is always zero still needs a positive scale.
+        let (span, extent) = ((f64::from(max) - f64::from(min)).max(1e-30), self.extent() as f64);
+        let scale = narrowed(span / extent).max(f32::MIN_POSITIVE);
+        let zero = whole((-f64::from(min) / f64::from(scale)).round().clamp(0.0, extent));
+        (scale, self.min() + zero)
+    }
+
+    /// The scale, with zero point 0, that gives `greatest` the greatest integer; at least `least`.
+    pub fn symmetric_scale(&self, greatest: f64, least: f64) -> f32 {
+        narrowed((greatest / self.magnitude() as f64).max(least)).max(f32::MIN_POSITIVE)
+    }
+
+    /// The code of an integer of the grid: its distance from the least, or its position among the levels.
+    pub fn encode(&self, q: i64) -> Option<u64> {
+        match &self.grid {
+            Grid::Linear { min, .. } => self.contains(q).then(|| q.abs_diff(*min)),
+            Grid::Levels(levels) => levels.binary_search(&q).ok().map(|at| at as u64),
+        }
+    }
+
+    /// The integer of a code.
+    pub fn decode(&self, code: u64) -> Option<i64> {
+        match &self.grid {
+            Grid::Linear { min, .. } => (code <= self.extent()).then(|| min.wrapping_add_unsigned(code)),
+            Grid::Levels(levels) => levels.get(usize::try_from(code).ok()?).copied(),
+        }
+    }
+}
+
+/// As MLIR's Quant dialect spells the integers of a type; levels, which it does not know, as a list.
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.storage.name())?;
+        match &self.grid {
+            Grid::Linear { min, max } if (*min, *max) == (self.storage.min(), self.storage.max()) => Ok(()),
+            Grid::Linear { min, max } => write!(f, "<{min}:{max}>"),
+            Grid::Levels(levels) => write!(f, "<{levels:?}>"),
+        }
+    }
+}
+
+impl From<&Format> for Format {
+    fn from(format: &Format) -> Format {
+        format.clone()
+    }
+}
+
+impl From<Int> for Format {
+    fn from(storage: Int) -> Format {
+        Format::all(storage)
+    }
+}
+
+/// The nearest single-precision number.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a scale is rounded to f32; beyond it is infinite, which types refuse"
+)]
+fn narrowed(x: f64) -> f32 {
+    x as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn levels() -> Format {
+        Format::levels(Int::I8, vec![-8, -4, -2, -1, 0, 1, 2, 4, 8]).expect("levels ascend")
+    }
+
+    #[test]
+    fn rows_are_valid_and_names_unique() {
+        for row in FORMATS {
+            assert!(row.format.is_valid() && row.format.contains(0), "{}", row.name);
+            assert_eq!(named(row.name, row.role), Some(row), "{}", row.name);
+            assert!(row.alias.is_none_or(|a| a.parse() == Ok(row.format.storage().bits())), "{}", row.name);
+            assert_eq!(row.format.row().map(|r| r.format), Some(row.format), "{}", row.name);
+            let symmetric = row.format.min() == -row.format.max();
+            assert!(row.role != Role::Weights || symmetric, "{}", row.name);
+        }
+        for role in [Role::Values, Role::Weights, Role::Bias] {
+            let names: Vec<_> = rows(role).flat_map(|row| std::iter::once(row.name).chain(row.alias)).collect();
+            assert!(names.iter().all(|n| names.iter().filter(|m| m == &n).count() == 1), "{names:?}");
+        }
+        assert!(named("i32", Role::Values).is_none() && named("", Role::Values).is_none());
+    }
+
+    #[test]
+    fn every_integer_survives_quantization_and_coding() {
+        let grids = FORMATS.iter().map(|row| row.format.clone()).filter(|f| f.bits() <= 16);
+        for format in grids.chain([levels(), Format::symmetric(Int::I8, 31), Format::linear(Int::U8, 1, 15)]) {
+            let integers: Vec<i64> = (format.min()..=format.max()).filter(|&q| format.contains(q)).collect();
+            assert!(1 << format.bits() >= integers.len() && 1 << (format.bits() - 1) < integers.len(), "{format:?}");
+            for (scale, zero) in [(0.0039f32, format.min()), (3.7, format.max()), (0.1, integers[integers.len() / 2])] {
+                for &q in &integers {
+                    let real = Format::dequantize(q, scale, zero);
+                    assert_eq!(format.quantize(real, scale, zero), q, "{format:?}");
+                    assert_eq!(format.fake(real, scale, zero), real);
+                }
+            }
+            for (code, &q) in (0u64..).zip(&integers) {
+                assert_eq!((format.encode(q), format.decode(code)), (Some(code), Some(q)), "{format:?}");
+                assert_eq!(format.nearest(q), q);
+            }
+            let behind = integers.len() as u64;
+            assert_eq!((format.encode(format.max() + 1), format.decode(behind)), (None, None), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_between_goes_to_the_nearest() {
+        let format = levels();
+        let found = [-9.0f32, -6.1, -3.1, 0.4, 2.9, 3.1, 100.0].map(|x| format.quantize(x, 1.0, 0));
+        assert_eq!(found, [-8, -8, -4, 0, 2, 4, 8]);
+        assert_eq!((format.bits(), format.magnitude(), format.nearest(6), format.nearest(-100)), (4, 8, 4, -8));
+        assert_eq!((format.around(1, 2), format.around(8, 1)), (-1..=4, 4..=8));
+        assert_eq!((I8.around(126, 2), I8.around(-127, 2)), (124..=127, -127..=-125));
+        assert!(Format::levels(Int::I8, vec![1, 1]).is_none() && Format::levels(Int::I8, vec![0]).is_none());
+        assert_eq!(I16.quantize(1e9, 1.0, 5), 32767);
+    }
+
+    #[test]
+    fn zero_is_exact_whatever_the_range() {
+        for row in rows(Role::Values) {
+            let format = row.format;
+            for (min, max) in [(-1.0, 1.0), (0.0, 3.0), (-7.0, 0.0), (0.0, 0.0), (-1e30, 1e30)] {
+                let (scale, zero) = format.cover(min, max);
+                assert!(scale > 0.0 && scale.is_finite() && format.contains(zero), "{} {min} {max}", row.name);
+                let reach =
+                    Format::dequantize(format.max(), scale, zero) - Format::dequantize(format.min(), scale, zero);
+                assert!((f64::from(reach) / (f64::from(max) - f64::from(min)).max(1e-30) - 1.0).abs() < 1e-5);
+            }
+            assert_eq!(format.cover(0.0, 3.0).1, format.min());
+            assert_eq!(format.cover(-3.0, 0.0).1, format.max());
+        }
+        assert_eq!(I8.symmetric_scale(254.0, 0.0), 2.0);
+        assert_eq!(I8.symmetric_scale(0.0, 0.5), 0.5);
+    }
+}
