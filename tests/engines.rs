@@ -129,7 +129,7 @@ fn weights(name: &str, dims: &[usize], seed: u64) -> String {
     format!("  const @{name} : tensor<{}xf32> = dense<[{}]>\n", dims.join("x"), values.join(", "))
 }
 
-/// A network in which all forms with scales of run time meet: bounded rectifiers, concatenations of concatenations, gates,
+/// A network in which all forms with dynamic scales meet: bounded rectifiers, concatenations of concatenations, gates,
 /// functions, maxima, means; a map of 24 channels and some numbers come out of it.
 fn meeting() -> String {
     let constants = [

@@ -8,7 +8,7 @@ use cranelift_codegen::settings;
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Linkage, Module, default_libcall_names};
 use qcc_codegen::Target;
-use qcc_codegen::kernel::float_conversion::{ConversionSpec, Layout, Way, emit};
+use qcc_codegen::kernel::float_conversion::{ConversionKind, ConversionSpec, Layout, emit};
 use qcc_codegen::target::Backend;
 
 /// From, to, the bits of a factor, blocks.
@@ -63,7 +63,7 @@ fn far_kernels_equal_near_ones_wherever_floats_lie() {
             continue;
         }
         for (layout, floats) in layouts {
-            let near = ConversionSpec { way: Way::Dequantize, layout, zero: 3, zmm, far: false };
+            let near = ConversionSpec { kind: ConversionKind::Dequantize, layout, zero: 3, zmm, far: false };
             let expected = written(&near, &bytes, floats, 0);
             for skip in [0, 8, 16, 5] {
                 let found = written(&ConversionSpec { far: true, ..near }, &bytes, floats + skip, skip);

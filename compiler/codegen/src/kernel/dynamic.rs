@@ -92,8 +92,8 @@ pub fn emit_avx512(spec: &DynamicSpec) -> Result<Vec<u8>, KernelError> {
         }
         let bytes = m.narrow_natural(&highs, offset, order);
         m.store_bytes(bytes, At::new(output), if spec.channels < BLOCK { Span::Tail } else { Span::Full });
-        m.step(acc, spec.acc_step as i64);
-        m.step(output, spec.out_step as i64);
+        m.advance(acc, spec.acc_step as i64);
+        m.advance(output, spec.out_step as i64);
     });
     Ok(m.finish()?)
 }

@@ -160,22 +160,22 @@ impl<M: ByteMachine> Kernel<'_, M> {
         if full > 0 {
             m.repeat(full, &mut |m| {
                 self.block(m, Span::Full, vector);
-                self.step(m, vector as i64, vector as i64, vector as i64, 1);
+                self.advance(m, vector as i64, vector as i64, vector as i64, 1);
             });
         }
         if tail > 0 {
             self.block(m, Span::Tail, tail);
         }
         let back = |step: usize| step as i64 - (full * vector) as i64;
-        self.step(m, back(spec.a_step), back(spec.b_step), back(spec.out_step), -(full as i64));
+        self.advance(m, back(spec.a_step), back(spec.b_step), back(spec.out_step), -(full as i64));
     }
 
-    fn step(&self, m: &mut M, a: i64, b: i64, output: i64, blocks: i64) {
-        m.step(self.a, a);
-        m.step(self.output, output);
+    fn advance(&self, m: &mut M, a: i64, b: i64, output: i64, blocks: i64) {
+        m.advance(self.a, a);
+        m.advance(self.output, output);
         match self.spec.function {
-            Function::Add(_) | Function::Mul { .. } => m.step(self.b, b),
-            Function::ScaleChannels(_) => m.step(self.data, blocks * 32 * m.shape().lanes as i64),
+            Function::Add(_) | Function::Mul { .. } => m.advance(self.b, b),
+            Function::ScaleChannels(_) => m.advance(self.data, blocks * 32 * m.shape().lanes as i64),
             Function::Clamp { .. } | Function::Lut | Function::Rescale(_) => {}
         }
     }

@@ -27,9 +27,9 @@ pub const FEW: usize = 4;
 /// Codes this far from the zero point and farther saturate, whatever the zero point is.
 const MOST: f32 = 16384.0;
 
-/// Which way.
+/// What is converted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Way {
+pub enum ConversionKind {
     /// Floats to bytes, limited.
     Quantize {
         /// Least code.
@@ -62,8 +62,8 @@ pub enum Layout {
 /// A kernel. Equal descriptions give equal code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConversionSpec {
-    /// Which way.
-    pub way: Way,
+    /// What is converted.
+    pub kind: ConversionKind,
     /// Where.
     pub layout: Layout,
     /// Zero point.
@@ -78,11 +78,11 @@ impl ConversionSpec {
     /// Whether every store of floats can go past the caches: vectors are whole cache lines, or follow one another, and are
     /// aligned wherever the first one is.
     fn streams(&self) -> bool {
-        let line = match self.layout {
+        let whole_lines = match self.layout {
             Layout::Run => true,
             Layout::Planes { plane, .. } => self.zmm && plane.is_multiple_of(64),
         };
-        self.far && line && self.way == Way::Dequantize
+        self.far && whole_lines && self.kind == ConversionKind::Dequantize
     }
 
     /// Floats of a block of a run, pixels of a block of planes.
@@ -99,17 +99,17 @@ impl ConversionSpec {
 /// The kernel as machine code, without relocations or data.
 pub fn emit(spec: &ConversionSpec) -> Result<Vec<u8>, KernelError> {
     if let Layout::Planes { channels, plane, pixel } = spec.layout {
-        let few = channels <= FEW && pixel == channels && matches!(spec.way, Way::Quantize { .. });
-        if !(few || channels == GROUP) || plane >= 1 << 26 || pixel >= 1 << 26 || spec.way == Way::Measure {
+        let few = channels <= FEW && pixel == channels && matches!(spec.kind, ConversionKind::Quantize { .. });
+        if !(few || channels == GROUP) || plane >= 1 << 26 || pixel >= 1 << 26 || spec.kind == ConversionKind::Measure {
             return Err(KernelError::Spec(format!("{channels} planes, {plane} and {pixel} bytes apart")));
         }
     }
     let mut m = Float::new(spec.zmm)?;
     let kernel = Kernel { spec, from: At::new(m.argument(0)), to: At::new(m.argument(1)) };
-    match (spec.way, spec.layout) {
-        (Way::Quantize { lo, hi }, layout) => kernel.quantize(&mut m, layout, (lo, hi)),
-        (Way::Dequantize, layout) => kernel.dequantize(&mut m, layout),
-        (Way::Measure, _) => kernel.measure(&mut m),
+    match (spec.kind, spec.layout) {
+        (ConversionKind::Quantize { lo, hi }, layout) => kernel.quantize(&mut m, layout, (lo, hi)),
+        (ConversionKind::Dequantize, layout) => kernel.dequantize(&mut m, layout),
+        (ConversionKind::Measure, _) => kernel.measure(&mut m),
     }
     Ok(m.finish()?)
 }
@@ -129,8 +129,8 @@ struct Quantizer {
     hi: Option<Vector>,
 }
 
-/// Constants of the other way.
-struct Real {
+/// Constants of a dequantization.
+struct Dequantizer {
     factor: Vector,
     zero: Option<Vector>,
 }
@@ -191,7 +191,7 @@ impl Kernel<'_> {
                     m.permute(bytes, order);
                     m.store(bytes, self.to);
                     m.release(bytes);
-                    self.step(m, 4 * block, block);
+                    self.advance(m, 4 * block, block);
                 });
             }
             Layout::Planes { channels, plane, pixel } if channels <= FEW => {
@@ -209,7 +209,7 @@ impl Kernel<'_> {
                     }
                     m.store_first(pixels, 4 * parts * channels, self.to);
                     m.release(pixels);
-                    self.step(m, 4 * block, pixel * block);
+                    self.advance(m, 4 * block, pixel * block);
                 });
             }
             Layout::Planes { plane, pixel, .. } => {
@@ -227,7 +227,7 @@ impl Kernel<'_> {
                         }
                         m.release(pixels);
                     }
-                    self.step(m, 4 * block, pixel * block);
+                    self.advance(m, 4 * block, pixel * block);
                 });
             }
         }
@@ -236,7 +236,7 @@ impl Kernel<'_> {
     fn dequantize(&self, m: &mut Float, layout: Layout) {
         let factor = m.argument(2);
         let factor = m.splat_register(factor);
-        let real = Real { factor, zero: (self.spec.zero > 0).then(|| m.splat(u32::from(self.spec.zero))) };
+        let real = Dequantizer { factor, zero: (self.spec.zero > 0).then(|| m.splat(u32::from(self.spec.zero))) };
         // Byte `c` of each 32-bit lane, alone in its lane.
         let one = |c: usize| std::array::from_fn(|i| if i % 4 == 0 { (i + c) as u8 } else { 0x80 });
         let orders = (layout != Layout::Run).then(|| [0, 1, 2, 3].map(|c| m.splat_part(one(c))));
@@ -252,7 +252,7 @@ impl Kernel<'_> {
         m.if_aligned(self.to.base, &mut |m| blocks(m, Float::stream), &mut |m| blocks(m, Float::store));
     }
 
-    fn dequantize_run(&self, m: &mut Float, real: &Real, store: Store) {
+    fn dequantize_run(&self, m: &mut Float, real: &Dequantizer, store: Store) {
         let (parts, block) = (m.parts(), self.spec.block());
         m.repeat_argument(3, &mut |m| {
             for v in 0..4 {
@@ -261,14 +261,14 @@ impl Kernel<'_> {
                 store(m, x, self.to.plus(16 * parts * v));
                 m.release(x);
             }
-            self.step(m, block, 4 * block);
+            self.advance(m, block, 4 * block);
         });
     }
 
     fn dequantize_planes(
         &self,
         m: &mut Float,
-        real: &Real,
+        real: &Dequantizer,
         (plane, pixel): (usize, usize),
         orders: [Vector; 4],
         store: Store,
@@ -288,7 +288,7 @@ impl Kernel<'_> {
                 }
                 m.release(channels);
             }
-            self.step(m, pixel * block, 4 * block);
+            self.advance(m, pixel * block, 4 * block);
         });
     }
 
@@ -300,15 +300,15 @@ impl Kernel<'_> {
             for (v, &greatest) in greatest.iter().enumerate() {
                 m.raise_magnitude(greatest, mask, self.from.plus(16 * parts * v));
             }
-            self.step(m, 4 * block, 0);
+            self.advance(m, 4 * block, 0);
         });
         let [first, rest @ ..] = greatest;
         rest.into_iter().for_each(|vector| m.raise(first, vector));
         m.raise_memory(first, self.to);
     }
 
-    fn step(&self, m: &mut Float, from: usize, to: usize) {
-        m.step(self.from.base, from as i64);
-        m.step(self.to.base, to as i64);
+    fn advance(&self, m: &mut Float, from: usize, to: usize) {
+        m.advance(self.from.base, from as i64);
+        m.advance(self.to.base, to as i64);
     }
 }

@@ -16,7 +16,7 @@ const ROUNDS: usize = 4;
 
 /// Multiplications of one iteration.
 pub const fn macs_per_iteration(shape: &VectorShape) -> u64 {
-    (ROUNDS * shape.accumulators * shape.lanes * shape.step()) as u64
+    (ROUNDS * shape.accumulators * shape.lanes * shape.dot_depth()) as u64
 }
 
 /// The loop as machine code; nothing where Cranelift makes it.

@@ -10,7 +10,7 @@
 //! one sequence of bytes, and a position is as many of them as bring the channels back to the start of a vector: no lane is
 //! lost to a number of channels that does not fill vectors. An average is a dot with ones.
 //!
-//! As many taps as a dot multiplies ([`VectorShape::step`]), a *group*, are interleaved so that one dot adds all their products to
+//! As many taps as a dot multiplies ([`VectorShape::dot_depth`]), a *group*, are interleaved so that one dot adds all their products to
 //! a lane. Where neighbouring positions see the
 //! same column of the window's elements, a group is a column and is interleaved once for all of them. The bytes come out of that in the order of
 //! [`crate::machine::bytes`], in which the constants are packed:
@@ -73,7 +73,7 @@ pub struct WindowSpec {
     pub runs: usize,
     /// From one repetition of the taps to the next.
     pub run_step: usize,
-    /// The taps of a run, at most [`VectorShape::step`] in a group.
+    /// The taps of a run, at most [`VectorShape::dot_depth`] in a group.
     pub groups: Vec<Vec<Tap>>,
     /// What is done with the elements under the window.
     pub reduction: Reduction,
@@ -153,7 +153,7 @@ impl WindowSpec {
                 for group in &self.groups {
                     for lane in &lanes {
                         let at = |i: usize| Some((group.get(i)?.weight + run * self.taps(), (*lane)?));
-                        for weight in (0..shape.step()).map(|i| at(i).map_or(0, |(tap, c)| weight(tap, c))) {
+                        for weight in (0..shape.dot_depth()).map(|i| at(i).map_or(0, |(tap, c)| weight(tap, c))) {
                             match shape.weight_bytes {
                                 1 => packed.push(weight as u8),
                                 _ => packed.extend(i16::from(weight).to_le_bytes()),
@@ -201,9 +201,9 @@ const fn dot_height(shape: &VectorShape) -> usize {
 pub fn group(columns: &[Vec<Tap>], in_step: usize, shape: &VectorShape) -> Vec<Vec<Tap>> {
     let mut taps: Vec<Tap> = columns.iter().flatten().copied().collect();
     taps.sort_by_key(|tap| tap.weight);
-    let in_order: Vec<Vec<Tap>> = taps.chunks(shape.step()).map(<[Tap]>::to_vec).collect();
+    let in_order: Vec<Vec<Tap>> = taps.chunks(shape.dot_depth()).map(<[Tap]>::to_vec).collect();
     let by_column: Vec<Vec<Tap>> =
-        columns.iter().flat_map(|column| column.chunks(shape.step())).map(<[Tap]>::to_vec).collect();
+        columns.iter().flat_map(|column| column.chunks(shape.dot_depth())).map(<[Tap]>::to_vec).collect();
     let cost = |groups: &[Vec<Tap>]| {
         let shuffles = |offsets: &Vec<usize>| if offsets.len() > 2 { 8 } else { 6 };
         let interleaved: usize = interleavings(groups, in_step, dot_height(shape)).keys().map(shuffles).sum();
@@ -247,10 +247,10 @@ impl<P: Copy> Kernel<'_, P> {
         }
         let wide = spec.positions + usize::from(spec.rest > 0);
         let back = |row_step: usize, step: usize| row_step as i64 - (wide * step) as i64;
-        m.step(self.input, back(spec.in_row_step, spec.in_step));
-        m.step(self.output, back(spec.out_row_step, spec.out_step));
+        m.advance(self.input, back(spec.in_row_step, spec.in_step));
+        m.advance(self.output, back(spec.out_row_step, spec.out_step));
         if let Some(residual) = self.residual() {
-            m.step(self.residual, back(residual.row_step, residual.pixel_step));
+            m.advance(self.residual, back(residual.row_step, residual.pixel_step));
         }
     }
 
@@ -274,7 +274,7 @@ impl<P: Copy> Kernel<'_, P> {
         }
         let blocks = full + usize::from(tail > 0);
         if self.data_step(m) > 0 {
-            m.step(self.data, -((blocks * self.data_step(m)) as i64));
+            m.advance(self.data, -((blocks * self.data_step(m)) as i64));
         }
         self.all_step(m, count as i64, -((blocks * vector) as i64));
     }
@@ -288,10 +288,10 @@ impl<P: Copy> Kernel<'_, P> {
 
     /// Moves input, output and residual by positions and bytes.
     fn all_step<M: ByteMachine<Pointer = P>>(&self, m: &mut M, positions: i64, bytes: i64) {
-        m.step(self.input, positions * self.spec.in_step as i64 + bytes);
-        m.step(self.output, positions * self.spec.out_step as i64 + bytes);
+        m.advance(self.input, positions * self.spec.in_step as i64 + bytes);
+        m.advance(self.output, positions * self.spec.out_step as i64 + bytes);
         if let Some(residual) = self.residual() {
-            m.step(self.residual, positions * residual.pixel_step as i64 + bytes);
+            m.advance(self.residual, positions * residual.pixel_step as i64 + bytes);
         }
     }
 
@@ -312,7 +312,7 @@ impl<P: Copy> Kernel<'_, P> {
             }
         }
         let vector = 4 * m.shape().lanes;
-        m.step(self.data, self.data_step(m) as i64);
+        m.advance(self.data, self.data_step(m) as i64);
         self.all_step(m, -(positions as i64), vector as i64);
     }
 
@@ -335,9 +335,9 @@ impl<P: Copy> Kernel<'_, P> {
                     m.release(term);
                 }
             }
-            m.step(self.input, spec.run_step as i64);
+            m.advance(self.input, spec.run_step as i64);
         });
-        m.step(self.input, -((spec.runs * spec.run_step) as i64));
+        m.advance(self.input, -((spec.runs * spec.run_step) as i64));
         for (p, greatest) in greatest.into_iter().enumerate() {
             m.store_bytes(greatest, At::new(self.output).plus(p * spec.out_step), span);
         }
@@ -364,11 +364,11 @@ impl<P: Copy> Kernel<'_, P> {
                     m.release(activations);
                 }
             }
-            m.step(self.input, spec.run_step as i64);
-            m.step(self.data, (spec.groups.len() * lanes) as i64);
+            m.advance(self.input, spec.run_step as i64);
+            m.advance(self.data, (spec.groups.len() * lanes) as i64);
         });
-        m.step(self.input, -((spec.runs * spec.run_step) as i64));
-        m.step(self.data, -((spec.runs * spec.groups.len() * lanes) as i64));
+        m.advance(self.input, -((spec.runs * spec.run_step) as i64));
+        m.advance(self.data, -((spec.runs * spec.groups.len() * lanes) as i64));
         let apart = |step: usize| (0..height).map(|pixel| pixel * step).collect::<Vec<_>>();
         let (output, added) = (apart(spec.out_step), residual.map_or(Vec::new(), |r| apart(r.pixel_step)));
         let operands = Requantize {

@@ -52,8 +52,8 @@ impl Machine for Avx2 {
         self.code.prefetch(at);
     }
 
-    fn step(&mut self, pointer: AsmRegister64, bytes: i64) {
-        self.code.step(pointer, bytes);
+    fn advance(&mut self, pointer: AsmRegister64, bytes: i64) {
+        self.code.advance(pointer, bytes);
     }
 
     fn repeat(&mut self, count: usize, body: Body<'_, Self>) {
@@ -127,7 +127,7 @@ impl Machine for Avx2 {
             return self.splat_at(at);
         }
         let to = self.take();
-        let last = at.disp + VectorShape::AVX2.step() as i32;
+        let last = at.disp + VectorShape::AVX2.dot_depth() as i32;
         let holds = |(address, bytes, _): &&(At<AsmRegister64>, usize, usize)| {
             address.base == at.base && address.disp <= at.disp && last <= address.disp + *bytes as i32
         };

@@ -44,8 +44,8 @@ impl Machine for Avx512 {
         self.code.prefetch(at);
     }
 
-    fn step(&mut self, pointer: AsmRegister64, bytes: i64) {
-        self.code.step(pointer, bytes);
+    fn advance(&mut self, pointer: AsmRegister64, bytes: i64) {
+        self.code.advance(pointer, bytes);
     }
 
     fn repeat(&mut self, count: usize, body: Body<'_, Self>) {

@@ -37,7 +37,7 @@ pub trait ByteMachine: Machine {
     /// `acc := min(acc, term)` of unsigned bytes.
     fn min_bytes(&mut self, acc: Self::Vector, term: Self::Vector);
 
-    /// Up to [`VectorShape::step`](super::VectorShape::step) vectors of bytes as four vectors of lanes, each a factor of a dot: a lane
+    /// Up to [`VectorShape::dot_depth`](super::VectorShape::dot_depth) vectors of bytes as four vectors of lanes, each a factor of a dot: a lane
     /// holds one byte of each operand in turn, zero for absent ones, in the order of widened bytes. Releases the operands.
     fn interleave(&mut self, operands: &[Self::Vector]) -> [Self::Vector; 4];
     /// Up to two vectors of bytes as four vectors of pairs of 16-bit numbers, less a constant each, in the order of

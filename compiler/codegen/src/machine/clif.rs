@@ -33,7 +33,7 @@ impl Machine for Clif<'_> {
 
     fn prefetch(&mut self, _at: At<Variable>) {}
 
-    fn step(&mut self, pointer: Variable, bytes: i64) {
+    fn advance(&mut self, pointer: Variable, bytes: i64) {
         if bytes != 0 {
             let value = self.b.use_var(pointer);
             let value = self.b.ins().iadd_imm_s(value, bytes);

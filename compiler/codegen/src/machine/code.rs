@@ -132,8 +132,8 @@ impl Code {
         self.note(result);
     }
 
-    /// See [`super::Machine::step`].
-    pub(super) fn step(&mut self, pointer: AsmRegister64, bytes: i64) {
+    /// See [`super::Machine::advance`].
+    pub(super) fn advance(&mut self, pointer: AsmRegister64, bytes: i64) {
         let result = match i32::try_from(bytes) {
             Ok(0) => Ok(()),
             Ok(bytes) => self.asm.add(pointer, bytes),

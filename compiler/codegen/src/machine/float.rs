@@ -77,8 +77,8 @@ impl Float {
     }
 
     /// Adds `bytes` to a pointer.
-    pub fn step(&mut self, pointer: AsmRegister64, bytes: i64) {
-        self.code.step(pointer, bytes);
+    pub fn advance(&mut self, pointer: AsmRegister64, bytes: i64) {
+        self.code.advance(pointer, bytes);
     }
 
     /// Runs `body` as often as argument `index` of the function says.

@@ -9,13 +9,13 @@ pub struct VectorShape {
     pub registers: usize,
     /// Most accumulators of a tile: what [`Machine::requantize`](super::Machine::requantize) leaves itself to work with.
     pub accumulators: usize,
-    /// The same for tiles of fewer than [`VectorShape::vectors`].
+    /// The same for tiles of fewer than [`VectorShape::max_vectors`].
     pub accumulators_of_fewer: usize,
-    /// Bytes of a packed weight, and of an activation when it is multiplied: see [`VectorShape::step`].
+    /// Bytes of a packed weight, and of an activation when it is multiplied: see [`VectorShape::dot_depth`].
     pub weight_bytes: usize,
-    /// Registers that a step needs beside its accumulators, and whether it holds its weights in registers as well.
+    /// Registers that a step needs beside accumulators and weights: for a broadcast, and for products.
     pub scratch_registers: usize,
-    /// See [`VectorShape::scratch_registers`].
+    /// Whether the weights of a step have registers of their own beside the accumulators.
     pub weights_in_registers: bool,
     /// Dots that must be independent of each other to keep the multipliers busy: latency times dots a cycle.
     pub independent_dots: usize,
@@ -24,7 +24,7 @@ pub struct VectorShape {
     /// Time to requantize and store one vector of accumulators, in that of a dot, where a pixel has one to four of them.
     pub epilogue: [usize; 4],
     /// Most vectors side by side in a tile: what one group of [`Machine::requantize`](super::Machine::requantize) narrows at once.
-    pub vectors: usize,
+    pub max_vectors: usize,
     /// Steps of the reduction in one loop body.
     pub unroll: usize,
     /// Whether multipliers are stored twice, see [`VectorShape::multiplier_copies`].
@@ -44,7 +44,7 @@ impl VectorShape {
         independent_dots: 10,
         broadcast: 1,
         epilogue: [8, 8, 8, 6],
-        vectors: 4,
+        max_vectors: 4,
         unroll: 8,
         paired_multipliers: true,
     };
@@ -62,7 +62,7 @@ impl VectorShape {
         independent_dots: 2,
         broadcast: 1,
         epilogue: [8, 8, 9, 6],
-        vectors: 4,
+        max_vectors: 4,
         unroll: 16,
         paired_multipliers: true,
     };
@@ -79,7 +79,7 @@ impl VectorShape {
         independent_dots: 10,
         broadcast: 1,
         epilogue: [8, 8, 9, 6],
-        vectors: 4,
+        max_vectors: 4,
         unroll: 8,
         paired_multipliers: true,
     };
@@ -97,13 +97,13 @@ impl VectorShape {
         independent_dots: 10,
         broadcast: 4,
         epilogue: [8, 8, 8, 6],
-        vectors: 4,
+        max_vectors: 4,
         unroll: 1,
         paired_multipliers: false,
     };
 
     /// Activations of a pixel that one dot takes, and weights of a lane: four bytes or two 16-bit numbers.
-    pub const fn step(&self) -> usize {
+    pub const fn dot_depth(&self) -> usize {
         4 / self.weight_bytes
     }
 
@@ -111,7 +111,7 @@ impl VectorShape {
     pub const fn most_accumulators(&self, vectors: usize) -> usize {
         let weights = if self.weights_in_registers { vectors } else { 0 };
         let left = self.registers - self.scratch_registers - weights;
-        let most = if vectors == self.vectors { self.accumulators } else { self.accumulators_of_fewer };
+        let most = if vectors == self.max_vectors { self.accumulators } else { self.accumulators_of_fewer };
         if left < most { left } else { most }
     }
 

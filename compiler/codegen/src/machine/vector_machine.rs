@@ -79,7 +79,7 @@ pub trait Machine {
     /// Hints that the cache line at `at`, where nothing need be, is wanted in the second-level cache soon.
     fn prefetch(&mut self, at: At<Self::Pointer>);
     /// Adds `bytes` to a pointer.
-    fn step(&mut self, pointer: Self::Pointer, bytes: i64);
+    fn advance(&mut self, pointer: Self::Pointer, bytes: i64);
 
     /// Runs `body` `count` times, `count >= 1`; once means no loop at all.
     fn repeat(&mut self, count: usize, body: Body<'_, Self>);
@@ -105,7 +105,7 @@ pub trait Machine {
     fn splat(&mut self, value: i32) -> Self::Vector;
     /// The 32-bit number in memory in every lane.
     fn splat_at(&mut self, at: At<Self::Pointer>) -> Self::Vector;
-    /// `acc += unsigned activations . signed weights`, [`VectorShape::step`] products a lane, wrapping.
+    /// `acc += unsigned activations . signed weights`, [`VectorShape::dot_depth`] products a lane, wrapping.
     fn dot(&mut self, acc: Self::Vector, activations: Self::Vector, weights: Self::Vector);
     /// `acc += term`, wrapping.
     fn add(&mut self, acc: Self::Vector, term: Self::Vector);

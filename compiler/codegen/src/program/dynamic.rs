@@ -1,4 +1,4 @@
-//! Steps of values whose scale is found at run time: equations (8) to (13) and (16) to (19), (22) of [`qcc_num::dynamic`].
+//! Steps of values with dynamic scales: equations (8) to (13) and (16) to (19), (22) of [`qcc_num::dynamic`].
 //!
 //! | module | steps |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! The float interface: `run_f32` takes and gives floats where the integer model has bytes.
 //!
 //! ```text
-//! measure, scale      of an input whose scale is found at run time
+//! measure, scale      of an input with a dynamic scale
 //! quantize            all of an input into the staging area; or
 //!   in place of a copy  of an input into the arena, such as the transposition of its channels: floats go where the bytes would
 //! the integer tasks
@@ -14,7 +14,7 @@
 
 mod conversion;
 mod fused;
-mod line;
+mod inner_loop;
 mod measure;
 mod scale;
 mod values;
@@ -27,12 +27,12 @@ use qcc_ir::{Diags, ValueId};
 use super::builder::{Border, Builder, bug};
 use super::call::Call;
 use super::task::{Task, frame};
-use crate::kernel::float_conversion::{ConversionSpec, Layout, Way, emit as emit_kernel};
+use crate::kernel::float_conversion::{ConversionKind, ConversionSpec, Layout, emit as emit_kernel};
 use crate::kernel::window::signature;
 use crate::plan::{ALIGN, element_bytes};
 use conversion::{Bytes, Conversion, Scale, code_bytes};
 use fused::{Fused, early_scale, fused, zmm};
-use line::Line;
+use inner_loop::InnerLoop;
 use measure::Measure;
 pub use values::refusal;
 use values::{FLOAT, boundary, real_values};
@@ -59,19 +59,19 @@ pub(super) struct FloatInterface {
 type Staged = [Vec<Option<usize>>; 2];
 
 /// A real input or output.
-struct Real {
+struct RealTensor {
     quantize: bool,
     /// Position among the real inputs or outputs.
     index: usize,
     v: ValueId,
-    /// Position of its run-time scale.
+    /// Position of its dynamic scale.
     scale: Option<usize>,
     /// The copies that conversions take the place of.
     fused: Fused,
 }
 
 /// A conversion in the making: where its kernel is, and what belongs to its function.
-struct Maker<'b, 'a> {
+struct InterfaceBuilder<'b, 'a> {
     builder: &'b mut Builder<'a>,
     kernels: HashMap<ConversionSpec, FuncId>,
     names: Vec<String>,
@@ -79,7 +79,7 @@ struct Maker<'b, 'a> {
     bytes: usize,
 }
 
-impl Maker<'_, '_> {
+impl InterfaceBuilder<'_, '_> {
     /// Takes so many bytes of the scratch.
     fn stage(&mut self, bytes: usize) -> usize {
         let here = self.bytes;
@@ -87,7 +87,7 @@ impl Maker<'_, '_> {
         here
     }
 
-    /// The kernel and the length of its blocks, for a line that is not shorter.
+    /// The kernel and the length of its blocks, for an inner loop that is not shorter.
     fn kernel(&mut self, spec: ConversionSpec, length: usize) -> Result<Option<(FuncId, usize)>, Diags> {
         if length < spec.block() {
             return Ok(None);
@@ -118,7 +118,11 @@ impl Maker<'_, '_> {
 
     /// Takes room in the scratch for what stands for the inputs and outputs of the integer model: integers that are not converted,
     /// scales among them, and what nothing else takes the place of.
-    fn stage_boundary(&mut self, sides: [&[(ValueId, Option<usize>)]; 2], borders: &[Border]) -> (Staged, Vec<Real>) {
+    fn stage_boundary(
+        &mut self,
+        sides: [&[(ValueId, Option<usize>)]; 2],
+        borders: &[Border],
+    ) -> (Staged, Vec<RealTensor>) {
         let graph = self.builder.graph;
         let mut staged = [vec![None; graph.inputs().len()], vec![None; graph.outputs().len()]];
         let mut all = Vec::new();
@@ -130,7 +134,7 @@ impl Maker<'_, '_> {
                     let ty = graph.ty(v);
                     staged[side][index] = Some(self.stage(ty.elements() * element_bytes(ty)));
                 }
-                all.push(Real { quantize, index, v, scale, fused });
+                all.push(RealTensor { quantize, index, v, scale, fused });
             }
             for (i, offset) in staged[side].iter_mut().enumerate() {
                 let is_scale = reals.iter().any(|(_, scale)| *scale == Some(i));
@@ -146,7 +150,8 @@ impl Maker<'_, '_> {
     fn measure(&mut self, index: usize, elements: usize, scale: usize) -> Result<[Call; 2], Diags> {
         let mut measure = Measure { index, elements, partial: 0, scale };
         measure.partial = self.stage(FLOAT * measure.units());
-        let spec = |zmm| ConversionSpec { way: Way::Measure, layout: Layout::Run, zero: 0, zmm, far: false };
+        let spec =
+            |zmm| ConversionSpec { kind: ConversionKind::Measure, layout: Layout::Run, zero: 0, zmm, far: false };
         let kernel = zmm(self.builder).map(|zmm| self.kernel(spec(zmm), elements)).transpose()?.flatten();
         let name = |what: &str| format!("float_{what}_{index}");
         let units = measure.units();
@@ -159,11 +164,11 @@ impl Maker<'_, '_> {
     fn convert(&mut self, c: &Conversion) -> Result<Call, Diags> {
         let kernel = match zmm(self.builder) {
             // Kernels convert bytes.
-            Some(zmm) if code_bytes(&c.uniform) == 1 => self.kernel(c.spec(zmm), c.line.length())?,
+            Some(zmm) if code_bytes(&c.uniform) == 1 => self.kernel(c.spec(zmm), c.inner.length())?,
             Some(_) | None => None,
         };
-        let way = if c.quantize { "quantize" } else { "dequantize" };
-        let name = format!("float_{way}_{}_{}", c.index, self.names.len());
+        let kind = if c.quantize { "quantize" } else { "dequantize" };
+        let name = format!("float_{kind}_{}_{}", c.index, self.names.len());
         self.task(name, c.units(), c.float_bytes(), |t| c.emit(t, kernel))
     }
 }
@@ -174,12 +179,12 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<FloatInt
     let (inputs, outputs) = (real_values(graph, graph.inputs()), real_values(graph, graph.outputs()));
     let borders = std::mem::take(&mut builder.borders);
     let bytes = (frame::ARENA + builder.plan.arena_bytes).next_multiple_of(ALIGN);
-    let mut m = Maker { builder, kernels: HashMap::new(), names: Vec::new(), bytes };
+    let mut m = InterfaceBuilder { builder, kernels: HashMap::new(), names: Vec::new(), bytes };
     let (staged, reals) = m.stage_boundary([&inputs, &outputs], &borders);
     let [staged_inputs, staged_outputs] = &staged;
     let mut instead: HashMap<usize, Conversion> = HashMap::new();
     let (mut before, mut after) = (Vec::new(), Vec::new());
-    for Real { quantize, index, v, scale, fused } in reals {
+    for RealTensor { quantize, index, v, scale, fused } in reals {
         let uniform = boundary(graph, v)?;
         let staged = if quantize { staged_inputs } else { staged_outputs };
         let missing = || bug(format!("%{} has no room at the interface", graph.name_of(v)));
@@ -192,9 +197,9 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<FloatInt
         }
         if fused.is_empty() {
             let bytes = Bytes::Scratch(staged[index].ok_or_else(missing)?);
-            let line = Line::Run(graph.ty(v).elements());
+            let inner = InnerLoop::Run(graph.ty(v).elements());
             let c =
-                Conversion { quantize, index, uniform, scale: scale_at, bytes, skipped: 0, outer: Vec::new(), line };
+                Conversion { quantize, index, uniform, scale: scale_at, bytes, skipped: 0, outer: Vec::new(), inner };
             let call = m.convert(&c)?;
             if quantize {
                 before.push(call)
@@ -203,7 +208,7 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<FloatInt
             }
             continue;
         }
-        for (border, outer, line) in fused {
+        for (border, outer, inner) in fused {
             let copy = &borders[border].copy;
             let (ours, callers) = if quantize { (&copy.to, &copy.from) } else { (&copy.from, &copy.to) };
             let (bytes, skipped) = (Bytes::View(ours.clone()), callers.offset);
@@ -214,7 +219,7 @@ pub(super) fn emit(builder: &mut Builder<'_>, tasks: &[Call]) -> Result<FloatInt
                 _ => scale_at.clone(),
             };
             let uniform = uniform.clone();
-            let conversion = Conversion { quantize, index, uniform, scale, bytes, skipped, outer, line };
+            let conversion = Conversion { quantize, index, uniform, scale, bytes, skipped, outer, inner };
             instead.insert(borders[border].task, conversion);
         }
     }

@@ -32,7 +32,7 @@ pub struct LayerNorm {
 enum Output {
     /// Codes within bounds.
     Codes([u8; 2]),
-    /// 32 bits before the rounding, of an operand with a scale of run time.
+    /// 32 bits before the rounding, of an operand with a dynamic scale.
     Raw { scale: BufferView },
 }
 

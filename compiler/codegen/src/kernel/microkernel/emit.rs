@@ -194,12 +194,12 @@ impl<P: Copy> LoopNest<'_, P> {
             lanes += panel.count * panel.vectors * self.shape.lanes;
             weights += panel.count * self.kernel.panel_bytes(panel, spec.packed_rows());
         }
-        m.step(self.pointers.weights, -(weights as i64));
-        m.step(self.pointers.bias, -((LANE * lanes) as i64));
-        m.step(self.pointers.mult, -self.mult_step(lanes));
+        m.advance(self.pointers.weights, -(weights as i64));
+        m.advance(self.pointers.bias, -((LANE * lanes) as i64));
+        m.advance(self.pointers.mult, -self.mult_step(lanes));
         let channels = self.channel_bytes(passed);
         for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
-            m.step(pointer, (spec.block_rows * steps.row) as i64 - channels as i64);
+            m.advance(pointer, (spec.block_rows * steps.row) as i64 - channels as i64);
         }
     }
 
@@ -207,21 +207,21 @@ impl<P: Copy> LoopNest<'_, P> {
     fn panel<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel) {
         let spec = self.spec;
         let left_out = self.kernel.panel_bytes(panel, spec.left_out[0]);
-        m.step(self.pointers.weights, left_out as i64);
+        m.advance(self.pointers.weights, left_out as i64);
         for tiles in &panel.tiles {
             m.repeat(tiles.count, &mut |m| self.tile(m, panel, tiles));
             if tiles.ends_row && tiles.column.is_none() {
-                self.moving().into_iter().for_each(|(pointer, steps)| m.step(pointer, steps.gap(spec.width)));
+                self.moving().into_iter().for_each(|(pointer, steps)| m.advance(pointer, steps.gap(spec.width)));
             }
         }
         let lanes = panel.vectors * self.shape.lanes;
         let all = self.kernel.panel_bytes(panel, spec.packed_rows());
-        m.step(self.pointers.weights, (all - left_out) as i64);
-        m.step(self.pointers.bias, (LANE * lanes) as i64);
-        m.step(self.pointers.mult, self.mult_step(lanes));
+        m.advance(self.pointers.weights, (all - left_out) as i64);
+        m.advance(self.pointers.bias, (LANE * lanes) as i64);
+        m.advance(self.pointers.mult, self.mult_step(lanes));
         let channels = self.channel_bytes(panel.channels);
         for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
-            m.step(pointer, channels as i64 - (spec.block_rows * steps.row) as i64);
+            m.advance(pointer, channels as i64 - (spec.block_rows * steps.row) as i64);
         }
     }
 
@@ -256,7 +256,7 @@ impl<P: Copy> LoopNest<'_, P> {
             }
         }
         for ((pointer, _), apart) in self.moving().into_iter().zip(&apart) {
-            m.step(pointer, apart[tiles.height] as i64);
+            m.advance(pointer, apart[tiles.height] as i64);
         }
     }
 
@@ -295,12 +295,12 @@ impl<P: Copy> LoopNest<'_, P> {
         m.repeat(spec.k_rows, &mut |m| {
             m.repeat(spec.segments, &mut |m| {
                 self.run(m, panel, &chains, apart, in_body);
-                m.step(self.pointers.input, spec.segment_step as i64);
+                m.advance(self.pointers.input, spec.segment_step as i64);
             });
-            m.step(self.pointers.input, spec.k_row_step as i64 - (spec.segments * spec.segment_step) as i64);
+            m.advance(self.pointers.input, spec.k_row_step as i64 - (spec.segments * spec.segment_step) as i64);
         });
-        m.step(self.pointers.input, -((spec.k_rows * spec.k_row_step) as i64));
-        m.step(self.pointers.weights, -(self.kernel.panel_bytes(panel, spec.k_rows) as i64));
+        m.advance(self.pointers.input, -((spec.k_rows * spec.k_row_step) as i64));
+        m.advance(self.pointers.weights, -(self.kernel.panel_bytes(panel, spec.k_rows) as i64));
         let mut chains = chains.into_iter();
         let tile = chains.next().expect("at least one chain");
         for extra in chains {
@@ -325,7 +325,7 @@ impl<P: Copy> LoopNest<'_, P> {
         let step_bytes = panel.vectors * panel.vector_bytes;
         let (unroll, loops) = self.bodies();
         let rest = steps - loops * unroll;
-        let taken = self.shape.step();
+        let taken = self.shape.dot_depth();
         let stage = |m: &mut M, steps: usize| {
             let pixels: Vec<_> =
                 apart[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
@@ -334,16 +334,16 @@ impl<P: Copy> LoopNest<'_, P> {
         m.repeat(loops, &mut |m| {
             stage(m, unroll);
             (0..unroll).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
-            m.step(self.pointers.input, (taken * unroll) as i64);
-            m.step(self.pointers.weights, (unroll * step_bytes) as i64);
+            m.advance(self.pointers.input, (taken * unroll) as i64);
+            m.advance(self.pointers.weights, (unroll * step_bytes) as i64);
             self.prefetch(m, lines);
         });
         if rest > 0 {
             stage(m, rest);
         }
         (0..rest).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
-        m.step(self.pointers.weights, (rest * step_bytes) as i64);
-        m.step(self.pointers.input, -((taken * loops * unroll) as i64));
+        m.advance(self.pointers.weights, (rest * step_bytes) as i64);
+        m.advance(self.pointers.input, -((taken * loops * unroll) as i64));
     }
 
     /// Steps of a loop body, and how often it runs in a run.
@@ -357,7 +357,7 @@ impl<P: Copy> LoopNest<'_, P> {
     fn prefetch<M: Machine<Pointer = P>>(&self, m: &mut M, lines: usize) {
         if let Some(prefetch) = &self.prefetch {
             (0..lines).for_each(|line| m.prefetch(At::new(prefetch.pointer).plus(line * LINE)));
-            m.step(prefetch.pointer, (lines * LINE) as i64);
+            m.advance(prefetch.pointer, (lines * LINE) as i64);
         }
     }
 
@@ -370,7 +370,7 @@ impl<P: Copy> LoopNest<'_, P> {
         step: usize,
         apart: &[usize],
     ) {
-        let (vector, taken) = (panel.vector_bytes, self.shape.step());
+        let (vector, taken) = (panel.vector_bytes, self.shape.dot_depth());
         let as_bytes = panel.weight_bytes == 1;
         let first = At::new(self.pointers.weights).plus(step * panel.vectors * vector);
         let load = |v: usize| first.plus(v * vector);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! weights      [panel][kernel row][segment][step of 4][vector][lane][4]      i8, or
-//!              [panel][kernel row][segment][step of 2][vector][lane][2]      i16 ([`VectorShape::step`]), in some panels i8
+//!              [panel][kernel row][segment][step of 2][vector][lane][2]      i16 ([`VectorShape::dot_depth`]), in some panels i8
 //!                                                                              ([`Panel::weight_bytes`](super::Panel))
 //! biases       [panel][vector][lane]                                         i32
 //! multipliers  [panel][vector][copy][lane]                                   i32
@@ -32,7 +32,7 @@ impl Microkernel {
     /// # Panics
     /// If `weights` has another length.
     pub fn pack_weights(&self, weights: &[i8]) -> Vec<u8> {
-        let (spec, step_weights) = (self.spec(), self.shape().step());
+        let (spec, step_weights) = (self.spec(), self.shape().dot_depth());
         let runs = spec.packed_rows() * spec.segments;
         assert_eq!(
             weights.len(),

@@ -170,7 +170,7 @@ impl MicrokernelSpec {
 
     /// Steps in a run.
     pub(crate) fn run_steps(&self, shape: &VectorShape) -> usize {
-        self.run.div_ceil(shape.step())
+        self.run.div_ceil(shape.dot_depth())
     }
 
     /// Bytes stored for a channel.

@@ -58,7 +58,7 @@ pub struct Tiles {
 
 /// The panels of a block, in channel order, and the estimate for a row block in eighths of a slot.
 pub fn choose(spec: &MicrokernelSpec, shape: &VectorShape) -> (Vec<Panel>, usize) {
-    (1..=shape.vectors)
+    (1..=shape.max_vectors)
         .rev()
         .filter(|&vectors| spec.panel_vectors == 0 || spec.panel_vectors == vectors)
         .map(|vectors| panels(spec, shape, vectors))
@@ -78,7 +78,14 @@ fn panels(spec: &MicrokernelSpec, shape: &VectorShape, vectors: usize) -> Vec<Pa
         let vectors = channels.div_ceil(shape.lanes);
         let tiles = tiles(spec, shape, vectors);
         let weight_bytes = stored_weight(shape, vectors, &tiles);
-        Panel { count, vectors, channels, tiles, weight_bytes, vector_bytes: shape.lanes * shape.step() * weight_bytes }
+        Panel {
+            count,
+            vectors,
+            channels,
+            tiles,
+            weight_bytes,
+            vector_bytes: shape.lanes * shape.dot_depth() * weight_bytes,
+        }
     };
     let whole = (count > 0).then(|| panel(count, whole));
     let rest = (rest > 0).then(|| panel(1, rest));

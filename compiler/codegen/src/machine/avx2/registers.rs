@@ -14,7 +14,7 @@ pub(super) const BYTES: usize = 32;
 /// Vectors of the frame that hold constants: see [`super::epilogue`].
 pub(super) const CONSTANTS: usize = 4;
 /// Vectors of the frame for a pixel's 16-bit activations of one loop body.
-pub(super) const STAGED: usize = 2 * VectorShape::AVX2.step() * VectorShape::AVX2.unroll / BYTES;
+pub(super) const STAGED: usize = 2 * VectorShape::AVX2.dot_depth() * VectorShape::AVX2.unroll / BYTES;
 /// Bytes of the frame: constants, and the 16-bit activations of each pixel of a tile.
 const FRAME: usize = (CONSTANTS + STAGED * VectorShape::AVX2.accumulators) * BYTES;
 /// Registers that a dot of 16-bit pairs needs beside accumulators and weights: a broadcast and the products.

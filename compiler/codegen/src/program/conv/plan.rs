@@ -129,8 +129,8 @@ impl ProductPlan {
         choice: Choice,
         next_bytes: usize,
     ) -> Result<ProductPlan, String> {
-        if let Some(panel) = choice.panel.filter(|panel| !(1..=shape.vectors).contains(panel)) {
-            return Err(format!("a panel of {panel} vectors, expected 1 to {}", shape.vectors));
+        if let Some(panel) = choice.panel.filter(|panel| !(1..=shape.max_vectors).contains(panel)) {
+            return Err(format!("a panel of {panel} vectors, expected 1 to {}", shape.max_vectors));
         }
         let planner = Planner { product, shape, choice };
         let (mut best, mut known) = (None::<(Candidate, Vec<usize>)>, Vec::new());
@@ -289,7 +289,7 @@ impl Planner<'_> {
         let can_be = |&other: &usize| other != row_block && self.candidate(rows, other).is_some();
         let others = row_blocks.iter().copied().filter(can_be).take(OTHER_ROW_BLOCKS);
         let others = others.map(|other| Choice { row_block: Some(other), ..now });
-        let panels = (1..=self.shape.vectors).rev().map(|panel| Choice { panel: Some(panel), ..now });
+        let panels = (1..=self.shape.max_vectors).rev().map(|panel| Choice { panel: Some(panel), ..now });
         outer.into_iter().chain(others).chain(panels).filter(|&choice| choice != now).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Functions of codes whose scale is found at run time: tables of 256 entries from samples, equations (17) to (19).
+//! Functions of codes with dynamic scales: tables of 256 entries from samples, equations (17) to (19).
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use qcc_ir::Attrs;

@@ -4,11 +4,11 @@ use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
 use cranelift_module::FuncId;
 use qcc_ir::{Int, Uniform};
 
-use super::line::{Line, whole};
+use super::inner_loop::{InnerLoop, whole};
 use super::scale::real_scale;
 use super::values::FLOAT;
 use crate::clif;
-use crate::kernel::float_conversion::{ConversionSpec, FEW, GROUP, Layout, Way};
+use crate::kernel::float_conversion::{ConversionKind, ConversionSpec, FEW, GROUP, Layout};
 use crate::plan::BufferView;
 use crate::program::collapse::{Level, Loops};
 use crate::program::task::{Task, frame};
@@ -38,7 +38,7 @@ pub(super) struct Conversion {
     pub skipped: usize,
     /// Strides of the bytes, then of the floats.
     pub outer: Vec<Level>,
-    pub line: Line,
+    pub inner: InnerLoop,
 }
 
 /// Where the bytes are.
@@ -53,28 +53,28 @@ impl Conversion {
     pub fn units(&self) -> usize {
         match self.outer.first() {
             Some(level) => level.extent,
-            None => self.line.length().div_ceil(self.line.chunk()),
+            None => self.inner.length().div_ceil(self.inner.chunk()),
         }
     }
 
     pub fn float_bytes(&self) -> usize {
-        let channels = if let Line::Planes { channels, .. } = self.line { channels } else { 1 };
-        FLOAT * self.line.length() * channels * self.outer.iter().map(|level| level.extent).product::<usize>()
+        let channels = if let InnerLoop::Planes { channels, .. } = self.inner { channels } else { 1 };
+        FLOAT * self.inner.length() * channels * self.outer.iter().map(|level| level.extent).product::<usize>()
     }
 
     pub fn spec(&self, zmm: bool) -> ConversionSpec {
         let byte = |x: i64| x.clamp(0, 255) as u8;
-        let layout = match self.line {
-            Line::Run(_) => Layout::Run,
-            Line::Planes { channels, plane, pixel, .. } => {
+        let layout = match self.inner {
+            InnerLoop::Run(_) => Layout::Run,
+            InnerLoop::Planes { channels, plane, pixel, .. } => {
                 Layout::Planes { channels: if channels > FEW { GROUP } else { channels }, plane, pixel }
             }
         };
-        let way = match self.quantize {
-            true => Way::Quantize { lo: byte(self.uniform.min()), hi: byte(self.uniform.max()) },
-            false => Way::Dequantize,
+        let kind = match self.quantize {
+            true => ConversionKind::Quantize { lo: byte(self.uniform.min()), hi: byte(self.uniform.max()) },
+            false => ConversionKind::Dequantize,
         };
-        ConversionSpec { way, layout, zero: byte(self.uniform.zero_point()), zmm, far: self.float_bytes() >= FAR }
+        ConversionSpec { kind, layout, zero: byte(self.uniform.zero_point()), zmm, far: self.float_bytes() >= FAR }
     }
 
     /// Emits the task, with a kernel of blocks of so many, or without one for a run.
@@ -97,12 +97,12 @@ impl Conversion {
                 let [from, to] = if self.quantize { [floats, bytes] } else { [bytes, floats] };
                 t.call(kernel, &[from, to, factor, blocks, factor]);
             };
-            match self.line {
-                Line::Run(_) => {
+            match self.inner {
+                InnerLoop::Run(_) => {
                     let bytes = t.at(bytes, start, 1);
                     call(t, bytes, floats);
                 }
-                Line::Planes { channels, plane, pixel, .. } => {
+                InnerLoop::Planes { channels, plane, pixel, .. } => {
                     let bytes = t.at(bytes, start, pixel);
                     if channels <= FEW {
                         return call(t, bytes, floats);
@@ -119,7 +119,7 @@ impl Conversion {
                 }
             }
         };
-        let (length, chunk) = (self.line.length(), self.line.chunk());
+        let (length, chunk) = (self.inner.length(), self.inner.chunk());
         let Some((first, rest)) = self.outer.split_first() else {
             return t.units(&mut |t, unit| {
                 if length < chunk {
@@ -155,7 +155,7 @@ impl Conversion {
 
     /// A run with Cranelift's vectors.
     fn emit_run(&self, t: &mut Task<'_>, floats: Value, bytes: Value, factor: Value) {
-        let (length, u) = (self.line.length(), &self.uniform);
+        let (length, u) = (self.inner.length(), &self.uniform);
         let loops = Loops { outer: Vec::new(), run: length, inner: vec![code_bytes(u), FLOAT] };
         let factor = t.b.ins().splat(types::F32X4, factor);
         t.lanes(&loops, &[bytes, floats], &mut |t, at, lanes| match self.quantize {

@@ -1,8 +1,8 @@
 //! Copies between the caller's memory and the arena that conversions take the place of.
 
-use super::line::{Line, line};
+use super::inner_loop::{InnerLoop, inner_loop};
 use super::values::{FLOAT, real_values};
-use crate::kernel::float_conversion::{ConversionSpec, Way};
+use crate::kernel::float_conversion::{ConversionKind, ConversionSpec};
 use crate::plan::{BufferView, Plan, StepKind, Storage};
 use crate::program::builder::{Border, Builder};
 use crate::program::collapse::Level;
@@ -18,7 +18,7 @@ fn touches(kind: &StepKind, buffer: usize) -> bool {
 }
 
 /// A border with the loops of the conversion that takes its place.
-pub(super) type Fused = Vec<(usize, Vec<Level>, Line)>;
+pub(super) type Fused = Vec<(usize, Vec<Level>, InnerLoop)>;
 
 /// Whether the target has kernels for conversions, and whether their vectors are the wider ones.
 pub(super) fn zmm(b: &Builder<'_>) -> Option<bool> {
@@ -46,16 +46,17 @@ pub(super) fn fused(b: &Builder<'_>, quantize: bool, index: usize, borders: &[Bo
             if !matches!(plan.buffers[other.buffer].storage, Storage::Arena(_)) {
                 return Vec::new();
             }
-            let block = |layout| ConversionSpec { way: Way::Dequantize, layout, zero: 0, zmm, far: false }.block();
-            match line(&border.copy, quantize, block) {
-                Some((outer, line)) => fused.push((i, outer, line)),
+            let block =
+                |layout| ConversionSpec { kind: ConversionKind::Dequantize, layout, zero: 0, zmm, far: false }.block();
+            match inner_loop(&border.copy, quantize, block) {
+                Some((outer, inner)) => fused.push((i, outer, inner)),
                 None => return Vec::new(),
             }
         }
         let copied = |step: usize| borders.iter().any(|border| border.step == step && ours(border));
         let others = plan.steps.iter().enumerate().any(|(i, step)| touches(&step.kind, buffer) && !copied(i));
         // An output must be written by one copy alone, and not be read.
-        let whole = |(i, ..): &(usize, Vec<Level>, Line)| {
+        let whole = |(i, ..): &(usize, Vec<Level>, InnerLoop)| {
             let elements = borders[*i].copy.to.elements();
             elements == b.graph.ty(b.graph.outputs()[index]).elements()
         };
@@ -72,7 +73,7 @@ pub(super) fn fused(b: &Builder<'_>, quantize: bool, index: usize, borders: &[Bo
     fused
 }
 
-/// Where the run-time scale of an output is already before a step, from which it is copied to the output behind it.
+/// Where the dynamic scale of an output is already before a step, from which it is copied to the output behind it.
 pub(super) fn early_scale(plan: &Plan, output: usize, step: usize) -> Option<BufferView> {
     plan.steps[step..].iter().find_map(|s| {
         let (from, to) = match &s.kind {

@@ -4,7 +4,7 @@ use cranelift_codegen::ir::{InstBuilder, Value, types};
 use cranelift_frontend::Variable;
 use cranelift_module::FuncId;
 
-use super::line::whole;
+use super::inner_loop::whole;
 use super::scale::store_scale;
 use super::values::FLOAT;
 use crate::clif::memory;

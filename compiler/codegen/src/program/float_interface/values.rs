@@ -8,7 +8,7 @@ use qcc_num::dynamic::SCALE_SUFFIX;
 /// Bytes of a float.
 pub const FLOAT: usize = 4;
 
-/// Inputs or outputs that are real numbers at the interface, and for each the position of its run-time scale, if it has one.
+/// Inputs or outputs that are real numbers at the interface, and for each the position of its dynamic scale, if it has one.
 /// Scales follow all other values.
 pub fn real_values(graph: &Graph, values: &[ValueId]) -> Vec<(ValueId, Option<usize>)> {
     let scale_of = |v: ValueId| {

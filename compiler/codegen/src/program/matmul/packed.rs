@@ -163,7 +163,7 @@ impl<'p> Packed<'p> {
 
     /// Packs up to 16 columns of a panel, the first of which is a multiple of 16, and their biases.
     fn columns(&self, t: &mut Task<'_>, panel: &Panel, first: usize, [from, to, biases]: [Value; 3]) {
-        let (depth, step) = (self.product.depth(), self.shape.step());
+        let (depth, step) = (self.product.depth(), self.shape.dot_depth());
         let lanes = VECTOR.min(panel.channels - first);
         let row = self.product.b.strides[self.product.rank() - 2];
         let from = t.plus(from, first);

@@ -16,50 +16,54 @@ const PIXELS: usize = 256;
 
 /// What the innermost loops go along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum InnerLoop {
     /// So many numbers, side by side.
     Run(usize),
     /// Channels in planes of floats and in pixels of bytes, so many bytes apart.
     Planes { pixels: usize, channels: usize, plane: usize, pixel: usize },
 }
 
-impl Line {
+impl InnerLoop {
     pub fn length(self) -> usize {
         match self {
-            Line::Run(length) => length,
-            Line::Planes { pixels, .. } => pixels,
+            InnerLoop::Run(length) => length,
+            InnerLoop::Planes { pixels, .. } => pixels,
         }
     }
 
     pub fn chunk(self) -> usize {
         match self {
-            Line::Run(_) => RUN,
-            Line::Planes { .. } => PIXELS,
+            InnerLoop::Run(_) => RUN,
+            InnerLoop::Planes { .. } => PIXELS,
         }
     }
 }
 
 /// How a copy's innermost loops go, if a kernel does them. `quantize` tells whether the source becomes floats.
-pub(super) fn line(copy: &Copy, quantize: bool, block: impl Fn(Layout) -> usize) -> Option<(Vec<Level>, Line)> {
+pub(super) fn inner_loop(
+    copy: &Copy,
+    quantize: bool,
+    block: impl Fn(Layout) -> usize,
+) -> Option<(Vec<Level>, InnerLoop)> {
     if copy.to.element != 1 || copy.from.element != 1 {
         return None;
     }
     let mut loops = Loops::new(&copy.to.dims, &[&copy.from.strides, &copy.to.strides]);
-    let line = match loops.inner[..] {
-        [1, 1] => Line::Run(loops.run),
+    let inner = match loops.inner[..] {
+        [1, 1] => InnerLoop::Run(loops.run),
         [step, 1] => {
             let across = loops.outer.pop().filter(|level| level.strides[0] == 1)?;
             let (pixels, channels, plane, pixel) = match quantize {
                 true => (across.extent, loops.run, step, across.strides[1]),
                 false => (loops.run, across.extent, across.strides[1], step),
             };
-            Line::Planes { pixels, channels, plane: FLOAT * plane, pixel }
+            InnerLoop::Planes { pixels, channels, plane: FLOAT * plane, pixel }
         }
         _ => return None,
     };
-    let fits = match line {
-        Line::Run(length) => length >= block(Layout::Run),
-        Line::Planes { pixels, channels, plane, pixel } => {
+    let fits = match inner {
+        InnerLoop::Run(length) => length >= block(Layout::Run),
+        InnerLoop::Planes { pixels, channels, plane, pixel } => {
             let few = quantize && channels <= FEW && pixel == channels;
             let layout = Layout::Planes { channels, plane, pixel };
             (few || channels >= GROUP) && pixels >= block(layout) && plane < 1 << 26 && pixel < 1 << 26
@@ -72,10 +76,10 @@ pub(super) fn line(copy: &Copy, quantize: bool, block: impl Fn(Layout) -> usize)
         }
         level.strides[1] *= FLOAT;
     }
-    fits.then_some((loops.outer, line))
+    fits.then_some((loops.outer, inner))
 }
 
-/// All of a line: chunks, what is left of them, and a last block that overlaps others.
+/// All of an inner loop: chunks, what is left of them, and a last block that overlaps others.
 pub(super) fn whole<'a>(
     t: &mut Task<'a>,
     length: usize,
