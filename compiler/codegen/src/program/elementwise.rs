@@ -64,57 +64,77 @@ pub fn broadcastable(op: IntOp, operands: &[BufferView], result: &BufferView) ->
     views.iter().map(|p| p.broadcast(&result.dims)).collect()
 }
 
-/// Emits the task of an elementwise operator; its units are [`Loops::units`].
-pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[BufferView], result: &BufferView) {
-    let loops = loops(operands, result);
-    let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
-    bases.push(t.address(result));
-    match op {
-        IntOp::Lut => return lut(t, &loops, &bases),
-        IntOp::Lut2 => return lut2(t, &loops, &bases),
-        _ => {}
-    }
-    let elements: Vec<usize> = operands.iter().map(|p| p.element).collect();
-    let splats: Vec<bool> = loops.inner.iter().map(|&s| s == 0).collect();
-    t.lanes(&loops, &bases, &mut |t, at, lanes| {
-        let load = |t: &mut Task<'_>, i: usize| operand(t, at[i], elements[i], splats[i], lanes);
-        let bytes = match op {
-            IntOp::Clamp => {
-                let x = load(t, 0)[0];
-                clif::clamp(&mut t.b, x, attrs.get(attr::LO) as u8, attrs.get(attr::HI) as u8)
-            }
+/// What an elementwise operator computes of sixteen elements, with its constants.
+enum Function {
+    Clamp { lo: u8, hi: u8 },
+    Rescale { mult: i64, rule: Affine },
+    Add { mults: [i64; 2], rule: Affine },
+    Mul { zeros: [i64; 2], mult: i64, rule: Epilogue },
+    ScaleChannels(Affine),
+    Requant(Epilogue),
+    Lut,
+    Lut2,
+}
+
+impl Function {
+    /// That of an operator, if it is elementwise.
+    fn of(op: IntOp, attrs: &Attrs) -> Option<Function> {
+        let pair = |key| {
+            let values = attrs.get(key);
+            [values[0], values[1]]
+        };
+        Some(match op {
+            IntOp::Clamp => Function::Clamp { lo: attrs.get(attr::LO) as u8, hi: attrs.get(attr::HI) as u8 },
             IntOp::Rescale => {
-                let x = load(t, 0)[0];
-                let rule = affine_of(attrs, attrs.get(attr::OFFSET));
-                let x = clif::widen_bytes(&mut t.b, x);
-                let sums = x.map(|x| scaled(t, x, attrs.get(attr::MULT), i64::from(rule.offset)));
-                clif::affine(&mut t.b, sums, &rule)
+                Function::Rescale { mult: attrs.get(attr::MULT), rule: affine_of(attrs, attrs.get(attr::OFFSET)) }
             }
-            IntOp::Add => {
+            IntOp::Add => Function::Add { mults: pair(attr::MULTS), rule: affine_of(attrs, attrs.get(attr::OFFSET)) },
+            IntOp::Mul => {
+                Function::Mul { zeros: pair(attr::ZEROS), mult: attrs.get(attr::MULT), rule: epilogue_of(attrs) }
+            }
+            IntOp::ScaleChannels => Function::ScaleChannels(affine_of(attrs, 0)),
+            IntOp::Requant => Function::Requant(epilogue_of(attrs)),
+            IntOp::Lut => Function::Lut,
+            IntOp::Lut2 => Function::Lut2,
+            _ => return None,
+        })
+    }
+
+    /// Its results as bytes; `load` gives an operand. Tables are looked up elsewhere.
+    fn bytes(&self, t: &mut Task<'_>, load: impl Fn(&mut Task<'_>, usize) -> Vec<Value>) -> Value {
+        match self {
+            Function::Clamp { lo, hi } => {
+                let x = load(t, 0)[0];
+                clif::clamp(&mut t.b, x, *lo, *hi)
+            }
+            Function::Rescale { mult, rule } => {
+                let x = load(t, 0)[0];
+                let x = clif::widen_bytes(&mut t.b, x);
+                let sums = x.map(|x| scaled(t, x, *mult, i64::from(rule.offset)));
+                clif::affine(&mut t.b, sums, rule)
+            }
+            Function::Add { mults, rule } => {
                 let (x, y) = (load(t, 0)[0], load(t, 1)[0]);
-                let rule = affine_of(attrs, attrs.get(attr::OFFSET));
-                let mults = attrs.get(attr::MULTS);
                 let (x, y) = (clif::widen_bytes(&mut t.b, x), clif::widen_bytes(&mut t.b, y));
                 let mut sums = x.map(|x| scaled(t, x, mults[0], i64::from(rule.offset)));
                 for (sum, y) in sums.iter_mut().zip(y) {
                     let y = scaled(t, y, mults[1], 0);
                     *sum = t.b.ins().iadd(*sum, y);
                 }
-                clif::affine(&mut t.b, sums, &rule)
+                clif::affine(&mut t.b, sums, rule)
             }
-            IntOp::Mul => {
+            Function::Mul { zeros, mult, rule } => {
                 let (x, y) = (load(t, 0)[0], load(t, 1)[0]);
-                let zeros = attrs.get(attr::ZEROS);
-                let mult = clif::splat(&mut t.b, types::I32X4, attrs.get(attr::MULT));
+                let mult = clif::splat(&mut t.b, types::I32X4, *mult);
                 let (x, y) = (clif::widen_bytes(&mut t.b, x), clif::widen_bytes(&mut t.b, y));
                 let mut products = x.map(|x| scaled(t, x, 1, -zeros[0]));
                 for (product, y) in products.iter_mut().zip(y) {
                     let y = scaled(t, y, 1, -zeros[1]);
                     *product = t.b.ins().imul(*product, y);
                 }
-                clif::requantize(&mut t.b, products, [mult; 4], &epilogue_of(attrs))
+                clif::requantize(&mut t.b, products, [mult; 4], rule)
             }
-            IntOp::ScaleChannels => {
+            Function::ScaleChannels(rule) => {
                 let x = load(t, 0)[0];
                 let (mult, offset) = (load(t, 1), load(t, 2));
                 let mult = widen_i16(t, &mult);
@@ -123,43 +143,33 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[BufferView],
                     let product = t.b.ins().imul(*sum, mult[i]);
                     *sum = t.b.ins().iadd(product, offset[i]);
                 }
-                clif::affine(&mut t.b, sums, &affine_of(attrs, 0))
+                clif::affine(&mut t.b, sums, rule)
             }
-            IntOp::Requant => {
+            Function::Requant(rule) => {
                 let (acc, mult) = (load(t, 0), load(t, 1));
                 let four = |v: &[Value]| [v[0], v[1], v[2], v[3]];
-                clif::requantize(&mut t.b, four(&acc), four(&mult), &epilogue_of(attrs))
+                clif::requantize(&mut t.b, four(&acc), four(&mult), rule)
             }
-            IntOp::Lut
-            | IntOp::Lut2
-            | IntOp::MatMul
-            | IntOp::QMatMul
-            | IntOp::LayerNorm
-            | IntOp::Conv2d
-            | IntOp::Linear
-            | IntOp::QConv2d
-            | IntOp::QLinear
-            | IntOp::MaxPool
-            | IntOp::AveragePool
-            | IntOp::Mean
-            | IntOp::Softmax
-            | IntOp::Extrema
-            | IntOp::DynamicScale
-            | IntOp::DynamicRequant
-            | IntOp::AlignScales
-            | IntOp::DynamicAdd
-            | IntOp::Byte
-            | IntOp::Combine
-            | IntOp::WideMul
-            | IntOp::CommonScale
-            | IntOp::DynamicRescale
-            | IntOp::ProductScale
-            | IntOp::DynamicMul
-            | IntOp::DynamicNorm
-            | IntOp::DynamicTable
-            | IntOp::DynamicLut
-            | IntOp::ExpTable => unreachable!("not elementwise, or done above"),
-        };
+            Function::Lut | Function::Lut2 => unreachable!("a table is looked up element by element"),
+        }
+    }
+}
+
+/// Emits the task of an elementwise operator; its units are [`Loops::units`].
+pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[BufferView], result: &BufferView) {
+    let Some(function) = Function::of(op, attrs) else { unreachable!("{op:?} is not elementwise") };
+    let loops = loops(operands, result);
+    let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
+    bases.push(t.address(result));
+    match function {
+        Function::Lut => return lut(t, &loops, &bases),
+        Function::Lut2 => return lut2(t, &loops, &bases),
+        _ => {}
+    }
+    let elements: Vec<usize> = operands.iter().map(|p| p.element).collect();
+    let splats: Vec<bool> = loops.inner.iter().map(|&s| s == 0).collect();
+    t.lanes(&loops, &bases, &mut |t, at, lanes| {
+        let bytes = function.bytes(t, |t, i| operand(t, at[i], elements[i], splats[i], lanes));
         clif::store_bytes(&mut t.b, bytes, at[at.len() - 1], 0, lanes);
     });
 }
