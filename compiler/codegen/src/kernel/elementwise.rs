@@ -217,7 +217,7 @@ impl<M: ByteMachine> Kernel<'_, M> {
                     epilogue: *epilogue,
                     fits_shift: (255 * 255) << u64::from(epilogue.shl) <= i64::from(i32::MAX),
                     mult: data(0),
-                    output: Pixels { first: At::new(self.output), apart: &[0] },
+                    output: Pixels { first: At::new(self.output), offsets: &[0] },
                     residual: None,
                     channels: bytes,
                 };

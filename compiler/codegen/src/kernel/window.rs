@@ -1,4 +1,4 @@
-//! The kernel of every step in which a window slides over channels that stay apart: depthwise convolution, maximum, average.
+//! The kernel of every step in which a window slides over channels that stay offsets: depthwise convolution, maximum, average.
 //!
 //! ```text
 //! for row in 0..rows, p in 0..positions, j in 0..bytes:          (and a last position of `rest` bytes)
@@ -35,11 +35,11 @@ use crate::machine::{At, Pixels, Requantize, VectorShape};
 use crate::target::Backend;
 
 /// Registers that interleaving wants beside the accumulators.
-const BESIDE: usize = 6;
+const SCRATCH_REGISTERS: usize = 6;
 /// Positions whose maxima are in registers at once.
 const MAX_HEIGHT: usize = 8;
 /// Most positions of any tile.
-pub const HIGHEST: usize = MAX_HEIGHT;
+pub const MAX_POSITIONS: usize = MAX_HEIGHT;
 /// Most taps of a run: they are unrolled.
 pub const MAX_TAPS: usize = 64;
 
@@ -193,7 +193,7 @@ fn interleavings(groups: &[Vec<Tap>], in_step: usize, height: usize) -> BTreeMap
 
 /// Positions whose accumulators are in registers at once.
 const fn dot_height(shape: &VectorShape) -> usize {
-    (shape.registers - BESIDE) / 4
+    (shape.registers - SCRATCH_REGISTERS) / 4
 }
 
 /// The cheaper of two ways to group taps, `columns` being those of each column of the window: as they come in order, or by
@@ -369,14 +369,14 @@ impl<P: Copy> Kernel<'_, P> {
         });
         m.advance(self.input, -((spec.runs * spec.run_step) as i64));
         m.advance(self.data, -((spec.runs * spec.groups.len() * lanes) as i64));
-        let apart = |step: usize| (0..height).map(|pixel| pixel * step).collect::<Vec<_>>();
-        let (output, added) = (apart(spec.out_step), residual.map_or(Vec::new(), |r| apart(r.pixel_step)));
+        let offsets = |step: usize| (0..height).map(|pixel| pixel * step).collect::<Vec<_>>();
+        let (output, added) = (offsets(spec.out_step), residual.map_or(Vec::new(), |r| offsets(r.pixel_step)));
         let operands = Requantize {
             epilogue: *epilogue,
             fits_shift: u64::from(*acc_bound) << epilogue.shl <= i32::MAX as u64,
             mult: data(4),
-            output: Pixels { first: At::new(self.output), apart: &output },
-            residual: residual.map(|r| (Pixels { first: At::new(self.residual), apart: &added }, r.mult)),
+            output: Pixels { first: At::new(self.output), offsets: &output },
+            residual: residual.map(|r| (Pixels { first: At::new(self.residual), offsets: &added }, r.mult)),
             channels: bytes,
         };
         m.requantize(&tile, &operands);

@@ -31,13 +31,13 @@ pub struct Pixels<'a, P> {
     /// The first pixel's first channel.
     pub first: At<P>,
     /// Bytes from the first pixel to each.
-    pub apart: &'a [usize],
+    pub offsets: &'a [usize],
 }
 
 impl<P: Copy> Pixels<'_, P> {
     /// Pixel `index`.
     pub fn at(&self, index: usize) -> At<P> {
-        self.first.plus(self.apart[index])
+        self.first.plus(self.offsets[index])
     }
 }
 

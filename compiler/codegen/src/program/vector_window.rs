@@ -145,7 +145,8 @@ fn describe(
     let in_step = steps(w.strides[1] * pixel);
     // Displacements of instructions have 32 bits.
     let reach = columns.iter().flatten().map(|tap| tap.offset).max().unwrap_or(0);
-    if reach + window::HIGHEST * in_step >= 1 << 30 || window::HIGHEST * steps(result.strides[2]) >= 1 << 30 {
+    if reach + window::MAX_POSITIONS * in_step >= 1 << 30 || window::MAX_POSITIONS * steps(result.strides[2]) >= 1 << 30
+    {
         return None;
     }
     let (bytes, positions, rest) = match flat {

@@ -112,16 +112,16 @@ struct LoopNest<'a, P> {
     prefetch: Option<Prefetch<P>>,
 }
 
-/// Steps from pixel to pixel and from row to row in one of the tensors, in bytes.
+/// Strides from pixel to pixel and from row to row in one of the tensors, in bytes.
 #[derive(Clone, Copy)]
-struct Steps {
+struct Strides {
     pixel: usize,
     row: usize,
 }
 
-impl Steps {
+impl Strides {
     /// From the first pixel of a tile to its pixel `index`.
-    fn apart(self, width: usize, tiles: &Tiles, index: usize) -> usize {
+    fn pixel_offset(self, width: usize, tiles: &Tiles, index: usize) -> usize {
         match tiles.column {
             None => index * self.pixel,
             Some(column) => {
@@ -138,23 +138,23 @@ impl Steps {
 }
 
 impl<P: Copy> LoopNest<'_, P> {
-    fn input_steps(&self) -> Steps {
-        Steps { pixel: self.spec.pixel_step, row: self.spec.in_row_step }
+    fn input_strides(&self) -> Strides {
+        Strides { pixel: self.spec.pixel_step, row: self.spec.in_row_step }
     }
 
     /// What moves with the pixels: input, output, residual.
-    fn moving(&self) -> Vec<(P, Steps)> {
-        let output = Steps { pixel: self.spec.out_pixel_step, row: self.spec.out_row_step };
-        let mut moving = vec![(self.pointers.input, self.input_steps()), (self.pointers.output, output)];
+    fn pixel_pointers(&self) -> Vec<(P, Strides)> {
+        let output = Strides { pixel: self.spec.out_pixel_step, row: self.spec.out_row_step };
+        let mut pointers = vec![(self.pointers.input, self.input_strides()), (self.pointers.output, output)];
         if let Output::Requant { residual: Some(r), .. } = &self.spec.output {
-            moving.push((self.pointers.residual, Steps { pixel: r.pixel_step, row: r.row_step }));
+            pointers.push((self.pointers.residual, Strides { pixel: r.pixel_step, row: r.row_step }));
         } else if self.spec.pixel_terms {
-            moving.push((self.pointers.residual, Steps { pixel: LANE, row: LANE * self.spec.width }));
+            pointers.push((self.pointers.residual, Strides { pixel: LANE, row: LANE * self.spec.width }));
         }
-        moving
+        pointers
     }
 
-    /// Bytes that `channels` take in each of [`LoopNest::moving`].
+    /// Bytes that `channels` take in each of [`LoopNest::pixel_pointers`].
     fn channel_bytes(&self, channels: usize) -> [usize; 3] {
         [0, channels * self.spec.stored_bytes(), if self.spec.pixel_terms { 0 } else { channels }]
     }
@@ -198,8 +198,8 @@ impl<P: Copy> LoopNest<'_, P> {
         m.advance(self.pointers.bias, -((LANE * lanes) as i64));
         m.advance(self.pointers.mult, -self.mult_step(lanes));
         let channels = self.channel_bytes(passed);
-        for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
-            m.advance(pointer, (spec.block_rows * steps.row) as i64 - channels as i64);
+        for ((pointer, strides), channels) in self.pixel_pointers().into_iter().zip(channels) {
+            m.advance(pointer, (spec.block_rows * strides.row) as i64 - channels as i64);
         }
     }
 
@@ -211,7 +211,9 @@ impl<P: Copy> LoopNest<'_, P> {
         for tiles in &panel.tiles {
             m.repeat(tiles.count, &mut |m| self.tile(m, panel, tiles));
             if tiles.ends_row && tiles.column.is_none() {
-                self.moving().into_iter().for_each(|(pointer, steps)| m.advance(pointer, steps.gap(spec.width)));
+                self.pixel_pointers()
+                    .into_iter()
+                    .for_each(|(pointer, strides)| m.advance(pointer, strides.gap(spec.width)));
             }
         }
         let lanes = panel.vectors * self.shape.lanes;
@@ -220,21 +222,23 @@ impl<P: Copy> LoopNest<'_, P> {
         m.advance(self.pointers.bias, (LANE * lanes) as i64);
         m.advance(self.pointers.mult, self.mult_step(lanes));
         let channels = self.channel_bytes(panel.channels);
-        for ((pointer, steps), channels) in self.moving().into_iter().zip(channels) {
-            m.advance(pointer, channels as i64 - (spec.block_rows * steps.row) as i64);
+        for ((pointer, strides), channels) in self.pixel_pointers().into_iter().zip(channels) {
+            m.advance(pointer, channels as i64 - (spec.block_rows * strides.row) as i64);
         }
     }
 
     /// One register tile; then on to its right neighbour.
     fn tile<M: Machine<Pointer = P>>(&self, m: &mut M, panel: &Panel, tiles: &Tiles) {
         let spec = self.spec;
-        let apart: Vec<Vec<usize>> = self
-            .moving()
+        let offsets: Vec<Vec<usize>> = self
+            .pixel_pointers()
             .iter()
-            .map(|(_, steps)| (0..=tiles.height).map(|pixel| steps.apart(spec.width, tiles, pixel)).collect())
+            .map(|(_, strides)| {
+                (0..=tiles.height).map(|pixel| strides.pixel_offset(spec.width, tiles, pixel)).collect()
+            })
             .collect();
-        let tile = self.accumulate(m, panel, tiles, &apart);
-        let output = Pixels { first: At::new(self.pointers.output), apart: &apart[1] };
+        let tile = self.accumulate(m, panel, tiles, &offsets);
+        let output = Pixels { first: At::new(self.pointers.output), offsets: &offsets[1] };
         match &spec.output {
             Output::Raw => m.store_raw(&tile, output, panel.channels),
             Output::Measured => {
@@ -243,33 +247,33 @@ impl<P: Copy> LoopNest<'_, P> {
                 m.store_raw(&tile, output, panel.channels);
             }
             Output::Requant { epilogue, residual, acc_bound } => {
-                let pixels = |apart| Pixels { first: At::new(self.pointers.residual), apart };
+                let pixels = |offsets| Pixels { first: At::new(self.pointers.residual), offsets };
                 let operands = Requantize {
                     epilogue: *epilogue,
                     fits_shift: acc_bound.is_some_and(|bound| u64::from(bound) << epilogue.shl <= i32::MAX as u64),
                     mult: At::new(self.pointers.mult),
                     output,
-                    residual: residual.as_ref().map(|r| (pixels(&apart[2]), r.mult)),
+                    residual: residual.as_ref().map(|r| (pixels(&offsets[2]), r.mult)),
                     channels: panel.channels,
                 };
                 m.requantize(&tile, &operands);
             }
         }
-        for ((pointer, _), apart) in self.moving().into_iter().zip(&apart) {
-            m.advance(pointer, apart[tiles.height] as i64);
+        for ((pointer, _), offsets) in self.pixel_pointers().into_iter().zip(&offsets) {
+            m.advance(pointer, offsets[tiles.height] as i64);
         }
     }
 
-    /// The accumulators of a tile, `[pixel][vector]`; `moving` tells how far its pixels are apart in each of [`LoopNest::moving`].
+    /// The accumulators of a tile, `[pixel][vector]`; `all_offsets` tells how far its pixels are from the first in each of [`LoopNest::pixel_pointers`].
     /// Input and weights end where they began.
     fn accumulate<M: Machine<Pointer = P>>(
         &self,
         m: &mut M,
         panel: &Panel,
         tiles: &Tiles,
-        moving: &[Vec<usize>],
+        all_offsets: &[Vec<usize>],
     ) -> Vec<Vec<M::Vector>> {
-        let (spec, apart) = (self.spec, &moving[0]);
+        let (spec, offsets) = (self.spec, &all_offsets[0]);
         let bodies = spec.k_rows * spec.segments * self.bodies().1;
         let lines = self.prefetch.as_ref().map_or(0, |prefetch| prefetch.lines);
         let in_body = if 2 * lines > bodies { lines.div_ceil(bodies) } else { 0 };
@@ -286,15 +290,15 @@ impl<P: Copy> LoopNest<'_, P> {
             chains.push((0..tiles.height).map(|_| (0..panel.vectors).map(|v| start(m, v)).collect()).collect());
         }
         if spec.pixel_terms {
-            for (pixel, &apart) in chains[0].iter().zip(&moving[2]) {
-                let term = m.splat_at(At::new(self.pointers.residual).plus(apart));
+            for (pixel, &offset) in chains[0].iter().zip(&all_offsets[2]) {
+                let term = m.splat_at(At::new(self.pointers.residual).plus(offset));
                 pixel.iter().for_each(|&acc| m.add(acc, term));
                 m.release(term);
             }
         }
         m.repeat(spec.k_rows, &mut |m| {
             m.repeat(spec.segments, &mut |m| {
-                self.run(m, panel, &chains, apart, in_body);
+                self.run(m, panel, &chains, offsets, in_body);
                 m.advance(self.pointers.input, spec.segment_step as i64);
             });
             m.advance(self.pointers.input, spec.k_row_step as i64 - (spec.segments * spec.segment_step) as i64);
@@ -318,7 +322,7 @@ impl<P: Copy> LoopNest<'_, P> {
         m: &mut M,
         panel: &Panel,
         chains: &[Vec<Vec<M::Vector>>],
-        apart: &[usize],
+        offsets: &[usize],
         lines: usize,
     ) {
         let steps = self.kernel.run_steps();
@@ -328,12 +332,12 @@ impl<P: Copy> LoopNest<'_, P> {
         let taken = self.shape.dot_depth();
         let stage = |m: &mut M, steps: usize| {
             let pixels: Vec<_> =
-                apart[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
+                offsets[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
             m.stage(&pixels, taken * steps);
         };
         m.repeat(loops, &mut |m| {
             stage(m, unroll);
-            (0..unroll).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
+            (0..unroll).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, offsets));
             m.advance(self.pointers.input, (taken * unroll) as i64);
             m.advance(self.pointers.weights, (unroll * step_bytes) as i64);
             self.prefetch(m, lines);
@@ -341,7 +345,7 @@ impl<P: Copy> LoopNest<'_, P> {
         if rest > 0 {
             stage(m, rest);
         }
-        (0..rest).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, apart));
+        (0..rest).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, offsets));
         m.advance(self.pointers.weights, (rest * step_bytes) as i64);
         m.advance(self.pointers.input, -((taken * loops * unroll) as i64));
     }
@@ -368,7 +372,7 @@ impl<P: Copy> LoopNest<'_, P> {
         panel: &Panel,
         tile: &[Vec<M::Vector>],
         step: usize,
-        apart: &[usize],
+        offsets: &[usize],
     ) {
         let (vector, taken) = (panel.vector_bytes, self.shape.dot_depth());
         let as_bytes = panel.weight_bytes == 1;
@@ -378,8 +382,8 @@ impl<P: Copy> LoopNest<'_, P> {
             true => (0..panel.vectors).map(|v| m.weights_of_bytes(load(v))).collect(),
             false => (0..panel.vectors).map(|v| m.weights(load(v))).collect(),
         };
-        for (pixel, apart) in tile.iter().zip(apart) {
-            let activations = m.broadcast(At::new(self.pointers.input).plus(apart + taken * step));
+        for (pixel, offset) in tile.iter().zip(offsets) {
+            let activations = m.broadcast(At::new(self.pointers.input).plus(offset + taken * step));
             pixel.iter().zip(&weights).for_each(|(&acc, &weights)| m.dot(acc, activations, weights));
             m.release(activations);
         }

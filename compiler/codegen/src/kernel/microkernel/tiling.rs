@@ -1,4 +1,4 @@
-//! Choice of the register tile.
+//! Choice of the register tile: MR pixels by NR channels, NR in vectors.
 //!
 //! A block of channels is cut into *panels* of one to four vectors side by side, and the pixels of a row block into tiles of at
 //! most so many pixels as there are accumulators left. Both cuts come from one estimate in *slots*, the time of one dot:
@@ -15,7 +15,7 @@
 //! Remainders are balanced: 10 pixels at most 6 high are two tiles of 5, not 6 and 4.
 //!
 //! A *row block* joins rows so that little remains: 7 pixels are tiles of 4 and 3, seven rows of 7 are tiles of 6 and 5. A
-//! tile in which a row ends has displacements, hence code, of its own. Strips are also what threads share, so one that takes
+//! tile in which a row ends has displacements, hence code, of its own. Row blocks are also what threads share, so one that takes
 //! the whole image must be worth it for two threads as well.
 
 use super::spec::MicrokernelSpec;
@@ -23,6 +23,7 @@ use crate::machine::VectorShape;
 
 /// Slots to begin and end a tile.
 const TILE: usize = 24;
+
 /// Vectors side by side, and what passes over them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Panel {
