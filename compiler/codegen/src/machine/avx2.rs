@@ -16,7 +16,7 @@ mod bytes;
 mod epilogue;
 mod parts;
 mod registers;
-mod single_precision;
+mod requant_f32;
 
 use iced_x86::code_asm::registers::gpr32::eax;
 use iced_x86::code_asm::{AsmRegister64, dword_ptr, qword_ptr, word_ptr, xmmword_ptr, ymmword_ptr};

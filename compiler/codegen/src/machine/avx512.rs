@@ -4,7 +4,7 @@ mod bytes;
 mod epilogue;
 mod lanes;
 mod registers;
-mod single_precision;
+mod requant_f32;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::registers::gpr32::eax;
@@ -23,7 +23,7 @@ impl Avx512 {
 
     /// Restores, returns, and gives the bytes.
     pub fn finish(mut self) -> Result<Vec<u8>, IcedError> {
-        single_precision::finish(&mut self);
+        requant_f32::finish(&mut self);
         self.code.finish()
     }
 }

@@ -65,7 +65,7 @@ fn i16s(m: &mut Avx2, pixel: &[Vector], operands: &Requantize<'_, AsmRegister64>
         let mult = operands.mult.plus(2 * BYTES * vector);
         highs.push(match operands.epilogue.f32_fraction_bits {
             0 => mul_high(m, acc, mult),
-            point => super::single_precision::round(m, acc, mult, point as i32),
+            point => super::requant_f32::round(m, acc, mult, point as i32),
         });
     }
     let pack = |pair: &[Ymm]| {

@@ -11,7 +11,7 @@ use iced_x86::code_asm::{AsmRegister64, AsmRegisterZmm, xmmword_ptr, ymmword_ptr
 use qcc_num::requant::Epilogue;
 
 use super::registers::{Avx512, Zmm};
-use super::single_precision;
+use super::requant_f32;
 use crate::machine::code::{emit, memory};
 use crate::machine::vector_machine::{At, Machine, Pixels, Requantize};
 
@@ -65,7 +65,7 @@ pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantiz
     }
     let f32_fraction_bits = operands.epilogue.f32_fraction_bits;
     if f32_fraction_bits > 0 {
-        single_precision::begin(m, f32_fraction_bits);
+        requant_f32::begin(m, f32_fraction_bits);
     }
     for (index, pixels) in tile.chunks(group).enumerate() {
         let narrow = Narrow { operands, vectors, first: index * group, pixels: pixels.len() };
@@ -76,7 +76,7 @@ pub(super) fn requantize(m: &mut Avx512, tile: &[Vec<Zmm>], operands: &Requantiz
     }
     constants.release(m);
     if f32_fraction_bits > 0 {
-        single_precision::end(m);
+        requant_f32::end(m);
     }
 }
 
@@ -100,7 +100,7 @@ impl Narrow<'_> {
                 let mult = self.operands.mult.plus(2 * BYTES * vector);
                 highs.push(match self.operands.epilogue.f32_fraction_bits {
                     0 => mul_high(m, acc, mult),
-                    point => single_precision::round(m, acc, mult, point),
+                    point => requant_f32::round(m, acc, mult, point),
                 });
             }
         }
