@@ -210,8 +210,8 @@ fn a_clean_model_gets_its_certificate_and_every_problem_is_placed() {
     });
     let file = shared(
         Architecture::X86_64,
-        &[("clean", &clean, None), ("constants", &constants, None), ("float", &float, None)],
-        &["float"],
+        &[("clean", &clean, None), ("constants", &constants, None), ("interface", &float, None)],
+        &["interface"],
     );
     let report = certify(&file).unwrap();
     assert!(report.is_float_free(), "{report:?}");
@@ -228,15 +228,15 @@ fn a_clean_model_gets_its_certificate_and_every_problem_is_placed() {
         ("broken", &[0x06, 0xc3], None, Problem::Undecodable, "06"),
         ("computed", &[0xff, 0xe0], None, Problem::IndirectJump, "jmp"),
         ("outside", &[0xe9, 0, 0, 0, 0x40], None, Problem::LeavesCode, "jmp"),
-        ("enters", &[0xe8, 0, 0, 0, 0, 0xc3], Some((1, "float")), Problem::EntersFloatText, "call"),
+        ("enters", &[0xe8, 0, 0, 0, 0, 0xc3], Some((1, "interface")), Problem::EntersFloatText, "call"),
         ("takes", &[0x48, 0x8d, 0x05, 0xfa, 0xff, 0xff, 0xff, 0xc3], None, Problem::InnerAddress, "lea"),
         ("hidden", &[0xeb, 0x01, 0xb8, 0x0f, 0x59, 0xc1, 0xc3], None, Problem::Float, "mulps"),
     ];
     for (name, bytes, call, problem, text) in bad {
         let file = shared(
             Architecture::X86_64,
-            &[("clean", &clean, None), (name, bytes, call), ("float", &float, None)],
-            &["float"],
+            &[("clean", &clean, None), (name, bytes, call), ("interface", &float, None)],
+            &["interface"],
         );
         let report = certify(&file).unwrap();
         let [finding] = report.integer.findings.as_slice() else { panic!("{name}: {:?}", report.integer.findings) };
@@ -251,8 +251,11 @@ fn aarch64_models_are_checked_too() {
     // A literal between a jump over it and its load, as Cranelift writes vector constants.
     let clean = bytes(&[0x1400_0002, 0x1e22_2820, 0x4ea2_8420, 0xd65f_03c0]);
     let float = bytes(&[0x1e22_2820, 0xd65f_03c0]);
-    let report =
-        certify(&shared(Architecture::Aarch64, &[("clean", &clean, None), ("float", &float, None)], &["float"]));
+    let report = certify(&shared(
+        Architecture::Aarch64,
+        &[("clean", &clean, None), ("interface", &float, None)],
+        &["interface"],
+    ));
     let report = report.unwrap();
     assert!(report.is_float_free() && report.float_interface.float == 1, "{report:?}");
     assert_eq!(report.integer.unreached_bytes, 4);
