@@ -9,7 +9,7 @@
 
 mod build;
 mod evaluate;
-mod told;
+mod sensitive;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ mod cause;
 mod classes;
 mod comparison;
 mod damage;
+mod facts;
 mod interval;
 mod layers;
 mod metrics;
@@ -17,7 +18,6 @@ pub(crate) mod noise;
 mod raise;
 mod remedy;
 mod report;
-mod seen;
 mod subject;
 mod trials;
 
