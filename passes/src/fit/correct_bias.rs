@@ -17,7 +17,7 @@
 //! b'[o] = b[o] + sum over c, k of (w[o][c][k] - w'[o][c][k]) mean(x[c]) p[k]                                (1)
 //! ```
 
-use qcc_ir::{Diags, Edit, Elem, Graph, NodeId, Opcode, Tensor, Window, attr};
+use qcc_ir::{Diags, Edit, Elem, Fact, Graph, NodeId, Opcode, Tensor, Window, attr};
 
 use crate::fit::lockstep::{self, FittedLayer};
 use crate::quant::insert_qdq::Weights;
@@ -33,12 +33,12 @@ impl Pass for CorrectBias {
             let found = lockstep::run(edit.graph(), cx, false, &|layer| Ok(layer.rounded.clone()))?;
             let of = |f: FittedLayer| Correction { node: f.node, bias: f.bias, shift: f.shift };
             found.layers.into_iter().map(of).collect()
-        } else if cx.channel_means.is_empty() {
+        } else if edit.graph().metadata().of(Fact::ChannelMeans).next().is_none() {
             edit.remark("nothing corrected: there are no samples, and no means of channels are known");
             return Ok(());
         } else {
             let g = edit.graph();
-            g.order().into_iter().filter_map(|n| from_means(g, n, cx)).collect()
+            g.order().into_iter().filter_map(|n| from_means(g, n)).collect()
         };
         for Correction { node, bias, shift } in corrections {
             let g = edit.graph();
@@ -47,6 +47,7 @@ impl Pass for CorrectBias {
                 set_bias(edit, node, bias);
             }
         }
+        edit.clear_metadata(Fact::ChannelMeans);
         edit.remove_dead();
         Ok(())
     }
@@ -60,12 +61,12 @@ struct Correction {
 }
 
 /// The correction of a layer that follows from the means of its input's channels: equation (1).
-fn from_means(g: &Graph, n: NodeId, cx: &Context) -> Option<Correction> {
+fn from_means(g: &Graph, n: NodeId) -> Option<Correction> {
     let is_layer = matches!(g.op(n), Opcode::Conv2d | Opcode::Linear);
     let operands = g.operands(n);
     let (&x, &w) = (operands.first()?, operands.get(1)?);
     let (input, result) = (g.ty(x).uniform()?, g.ty(g.result(n)).uniform()?);
-    let means = cx.channel_means.get(g.name_of(x)).filter(|_| is_layer)?;
+    let means = g.metadata().get(Fact::ChannelMeans, g.name_of(x)).filter(|_| is_layer)?;
     let (tensor, weights) = floats(g, w)?;
     let (outputs, per_group) = (*tensor.dims.first()?, *tensor.dims.get(1)?);
     let mut bias = match operands.get(2) {

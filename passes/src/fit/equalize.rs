@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, HashMap};
 use qcc_interp::{Statistics, Survey, Threads};
 use qcc_ir::format::{self, Role};
 use qcc_ir::ops::{Pool, Reduce};
-use qcc_ir::{Class, Diags, Edit, Format, Graph, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_ir::{Class, Diags, Edit, Fact, Format, Graph, NodeId, Opcode, Tensor, ValueId, attr};
 
 use crate::quant::precision::Wanted;
 use crate::rewrite::floats;
@@ -84,7 +84,7 @@ impl Pass for Equalize {
             };
             if edit.begin(format!("equalize: channels of %{name}, {how}")) {
                 pair.scale(edit, &factors);
-                cx.channel_factors.insert(name, factors);
+                edit.set_metadata(Fact::ChannelFactors, &name, factors.iter().map(|&f| f64::from(f)).collect());
             }
         }
         edit.remove_dead();

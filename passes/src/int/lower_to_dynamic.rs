@@ -43,7 +43,8 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Class, Move};
 use qcc_ir::{
-    Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId, attr,
+    Attrs, Data, Diag, Diags, Edit, Elem, Fact, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
+    attr,
 };
 use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
 use qcc_num::edge::LEAST_SCALE;
@@ -115,6 +116,7 @@ impl Pass for LowerToDynamic {
         }
         faults.into_result()?;
         outputs(edit, &known);
+        Fact::ALL.into_iter().for_each(|fact| edit.clear_metadata(fact));
         edit.remove_dead();
         Ok(())
     }

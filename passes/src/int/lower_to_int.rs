@@ -37,7 +37,8 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Binary, Cast, Contract, Move, Norm, Pool};
 use qcc_ir::{
-    Attrs, Class, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId, attr,
+    Attrs, Class, Diag, Diags, Edit, Elem, Fact, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
+    attr,
 };
 use qcc_num::ScaleError;
 
@@ -77,6 +78,7 @@ impl Pass for LowerToInt {
             }
         }
         faults.into_result()?;
+        Fact::ALL.into_iter().for_each(|fact| edit.clear_metadata(fact));
         edit.remove_dead();
         Ok(())
     }
