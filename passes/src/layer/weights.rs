@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Data, Elem, Format, Graph, NodeId, Tensor, Uniform};
+use qcc_ir::{Data, Elem, Format, Tensor, Uniform};
 use qcc_num::wide;
 
 use super::bias::GREATEST_BIAS;
@@ -19,11 +19,6 @@ pub(crate) struct WeightCodes {
 }
 
 impl WeightCodes {
-    /// Each weight of layer `n` rounded to the nearest.
-    pub(crate) fn round(g: &Graph, n: NodeId, _: Option<&Uniform>, _: Option<&Uniform>) -> Result<WeightCodes, String> {
-        QuantLayer::read(g, n).map_err(|why| why.message(g))?.rounded()
-    }
-
     /// Each weight of the layer rounded to the nearest.
     pub(super) fn nearest(layer: &QuantLayer) -> Result<WeightCodes, String> {
         let real = |p: &Parameter| format!("%{} is not constant", p.name);
