@@ -11,7 +11,7 @@
 //! shift is measured, before the activation, on the quantized network as corrected so far against the real one.
 //!
 //! Without samples it is computed from the means of the channels that `propagate-ranges` has found (the same paper, section 4.2.1):
-//! with `p[k]` the share of places at which position `k` of the window is not in the padding,
+//! with `p[k]` the share of positions of the result at which position `k` of the window is not in the padding,
 //!
 //! ```text
 //! b'[o] = b[o] + sum over c, k of (w[o][c][k] - w'[o][c][k]) mean(x[c]) p[k]                                (1)

@@ -1,4 +1,4 @@
-//! Replaces float operators by integer operators whose scales are found at run time: no samples and no ranges are needed.
+//! Replaces float operators by integer operators with dynamic scales, found at run time: no samples and no ranges are needed.
 //!
 //! ```text
 //! %y = nn.conv2d(%x, @w, @b)
@@ -98,7 +98,7 @@ impl Pass for LowerToDynamic {
                 break;
             }
             let g = edit.graph();
-            let place = g.describe(n);
+            let location = g.describe(n);
             let relu = g.only_user(g.result(n)).filter(|&r| is_rectifier(g, r) && !g.is_output(g.result(n)));
             let y = g.result(n);
             let (name, origin) = (g.name_of(y).to_string(), g.node(n).origin.clone());
@@ -111,7 +111,7 @@ impl Pass for LowerToDynamic {
                     known.insert(v, dynamic);
                     done.extend(relu);
                 }
-                Err(diag) => faults.0.push(diag.at(place)),
+                Err(diag) => faults.0.push(diag.at(location)),
             }
         }
         faults.into_result()?;
@@ -184,7 +184,7 @@ fn is_rectifier(g: &Graph, n: NodeId) -> bool {
     }
 }
 
-/// The type of codes: how far from their zero point they are, in units of the run-time scale.
+/// The type of codes: how far from their zero point they are, in units of the dynamic scale.
 fn codes(dims: &[usize], zero: u8) -> Type {
     Type { dims: dims.to_vec(), elem: Elem::Uniform(Arc::new(Uniform::per_tensor(Int::U8, 1.0, i64::from(zero)))) }
 }
@@ -297,7 +297,7 @@ impl Lower<'_, '_> {
     fn no_form(&self, what: impl std::fmt::Display) -> Diag {
         let g = self.g();
         let shapes: Vec<_> = self.operands().iter().map(|&v| format!("{:?}", g.ty(v).dims)).collect();
-        let message = format!("`{}` has no form with scales of run time: {what}", g.op(self.n).name());
+        let message = format!("`{}` has no form with dynamic scales: {what}", g.op(self.n).name());
         let help = format!("its operands have shapes {}; compile with --mode int8_static", shapes.join(", "));
         Diag::new(Code::NO_INTEGER_FORM, message).help(help)
     }

@@ -21,7 +21,7 @@
 //! | layer, group and instance normalization | `int.layer_norm` | `window` |
 //! | pooling, reductions, softmax | `int.max_pool`, `int.average_pool`, `int.mean`, `int.softmax` | `window` |
 //! | data movement | stays | |
-//! | all of these with 16 bits on either side | sums of products of bytes, then `int.combine` | `wide` |
+//! | all of these with 16 bits on either side | sums of products of bytes, then `int.combine` | `int16` |
 //!
 //! Results keep the quantized types: they say what the integers stand for. Everything without an integer form is reported
 //! at once.
@@ -70,11 +70,11 @@ impl Pass for LowerToInt {
                 break;
             }
             let (name, origin) = (edit.graph().name_of(y).to_string(), edit.graph().node(n).origin.clone());
-            let place = edit.graph().describe(n);
+            let location = edit.graph().describe(n);
             let mut lower = Lower { edit, n, y, name, origin, exact: self.exact };
             match lower.node() {
                 Ok(v) => edit.replace(y, v),
-                Err(diag) => faults.0.push(diag.at(place)),
+                Err(diag) => faults.0.push(diag.at(location)),
             }
         }
         faults.into_result()?;
@@ -120,8 +120,8 @@ struct Lower<'a, 'g> {
 impl Lower<'_, '_> {
     /// The value that takes the place of the result.
     fn node(&mut self) -> Result<ValueId, Diag> {
-        if self.is_wide() {
-            return self.wide();
+        if self.has_int16() {
+            return self.int16();
         }
         match self.op().info().class {
             Class::Unary(f) => self.unary(f),

@@ -39,7 +39,7 @@ use crate::quant::forms::{Side, form, refused};
 use crate::quant::mixed::mixed;
 use crate::quant::precision::Wanted;
 use crate::quant::quantize;
-use crate::quant::sensitive_range::telling;
+use crate::quant::sensitive_range::sensitive;
 use crate::ranges::activations::activations;
 use crate::ranges::extent::{span, span_of, workable};
 use crate::rewrite::{floats, origin_of};
@@ -383,7 +383,7 @@ fn needed(g: &Graph, v: ValueId, wanted: Extent) -> Option<Range> {
     let range = demand(g, v, wanted)?;
     let narrow = Extent { wide: false, room: false, ..wanted };
     let step = |y: ValueId| demand(g, y, narrow).map(|r| f64::from(span_of(r)) / wanted.codes);
-    Some(if wanted.wide { range } else { telling(g, v, range, &step) })
+    Some(if wanted.wide { range } else { sensitive(g, v, range, &step) })
 }
 
 /// The range of `v` by what computes it.

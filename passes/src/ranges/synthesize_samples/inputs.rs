@@ -28,8 +28,8 @@ const NORMAL: Range = Range { min: -2.0, max: 2.0 };
 /// Sample `index` of input `v`.
 pub(super) fn synthesize(g: &Graph, v: ValueId, declared: Option<&Range>, index: usize) -> Tensor {
     let ty = g.ty(v);
-    let place = g.inputs().iter().position(|&w| w == v).unwrap_or(0);
-    let mut random = Random::new(((place as u64) << 32) + index as u64);
+    let index_of_input = g.inputs().iter().position(|&w| w == v).unwrap_or(0);
+    let mut random = Random::new(((index_of_input as u64) << 32) + index as u64);
     let count = ty.elements();
     let data = match &ty.elem {
         Elem::F32 => Data::F32(reals(&ty.dims, declared.copied(), index, &mut random)),

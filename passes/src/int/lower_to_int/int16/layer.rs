@@ -53,7 +53,7 @@ impl Lower<'_, '_> {
         terms
     }
 
-    pub(super) fn wide_layer(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_layer(&mut self) -> Result<ValueId, Diag> {
         let (input, output) = (self.quantization(self.operand(0))?, self.quantization(self.y)?);
         let layer = self.quantized_layer()?;
         let unquantized = || self.no_form("its weights are not quantized by channel");

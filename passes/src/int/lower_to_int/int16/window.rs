@@ -23,7 +23,7 @@ struct Mean<'m> {
 }
 
 impl Lower<'_, '_> {
-    pub(super) fn wide_max_pool(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_max_pool(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         if self.quantization(x)?.storage() == Int::U8 {
             let [n, c, h, w] = self.rank_4(self.y)?;
@@ -77,7 +77,7 @@ impl Lower<'_, '_> {
         self.combine(&terms, rule, None, m.suffix, &m.dims)
     }
 
-    pub(super) fn wide_average_pool(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_average_pool(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let ([n, c, oh, ow], [_, _, h, w]) = (self.rank_4(self.y)?, self.rank_4(x)?);
         let window = Window::pool(self.attrs());
@@ -100,7 +100,7 @@ impl Lower<'_, '_> {
     }
 
     /// The mean or sum over axes: a window over all elements of `[1, reduced, 1, kept]`.
-    pub(super) fn wide_mean(&mut self, kind: Reduce) -> Result<ValueId, Diag> {
+    pub(super) fn int16_mean(&mut self, kind: Reduce) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let (axes, result, dims) = (self.attrs().sizes(attr::AXES), self.dims(self.y), self.dims(x));
         let kept = (0..dims.len()).filter(|i| !axes.contains(i));
@@ -125,7 +125,7 @@ impl Lower<'_, '_> {
         Ok(self.emit(Opcode::Reshape, &[q], reshape(&result), "", &result, elem))
     }
 
-    pub(super) fn wide_softmax(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_softmax(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
         let axis = usize::try_from(self.attrs().get(attr::AXIS)).unwrap_or(0);
