@@ -18,6 +18,7 @@
 //! ```
 
 use qcc_ir::{Diags, Edit, Elem, Fact, Graph, NodeId, Tensor};
+use qcc_num::convert::nearest_f32;
 
 use crate::fit::lockstep::{self, FittedLayer};
 use crate::layer::{NewParameter, QuantLayer, ReceptiveField, is_layer};
@@ -84,7 +85,7 @@ fn from_means(g: &Graph, n: NodeId) -> Option<Correction> {
             (f64::from(w) - f64::from(q)) * mean(layer.input_channel(o, i)) * coverage[i % coverage.len()]
         });
         let shift: f64 = shift.sum();
-        *bias = (f64::from(*bias) + shift) as f32;
+        *bias = nearest_f32(f64::from(*bias) + shift);
         square += shift * shift;
     }
     Some(Correction { layer, bias, shift: (square / outputs.max(1) as f64).sqrt() })

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use qcc_interp::{Domain, Numbering, SampleState, Threads, eval_node, execute, in_order};
 use qcc_ir::{Diag, Diags, Graph, NodeId, Opcode, Tensor, Type};
+use qcc_num::convert::nearest_f32;
 
 use super::affine::{AffineCorrection, correct};
 use super::pair::{PAIR_BYTES, Pair, PairedNode, cast, real};
@@ -186,7 +187,7 @@ impl<'a> Fittable<'a> {
             Ok::<_, Diag>(Pair { real, quantized: cast(Opcode::QCast, &found, &y_real, ty)? })
         })?;
         let weights = chosen.scaled(corrections.iter().map(|c| c.gain));
-        let bias = bias.iter().zip(&corrections).map(|(b, c)| (f64::from(*b) * c.gain + c.shift) as f32).collect();
+        let bias = bias.iter().zip(&corrections).map(|(b, c)| nearest_f32(f64::from(*b) * c.gain + c.shift)).collect();
         let square = corrections.iter().map(|c| c.moved * c.moved).sum::<f64>() / channels.max(1) as f64;
         Ok((results, FittedLayer { layer: layer.layer, weights, bias, shift: square.sqrt() }))
     }

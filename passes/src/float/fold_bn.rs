@@ -18,6 +18,7 @@
 //! an integer scale-and-shift later. Ranges that are known of its result become those of the layer's.
 
 use qcc_ir::{Diags, Edit, Elem, Graph, NodeId, Opcode, Tensor, attr};
+use qcc_num::convert::nearest_f32;
 
 use crate::layer::{NewParameter, Parameter, QuantLayer};
 use crate::{Context, Pass, constants};
@@ -94,8 +95,8 @@ fn into_layer_before(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
     let (w, bias) = (layer.weights.reals().unwrap_or_default(), layer.bias.as_ref().and_then(Parameter::reals));
     let (a, b) = constants::batch_norm(g, n).ok_or_else(|| not_constant(g, n))?;
     let row = (w.len() / a.len().max(1)).max(1);
-    let weights: Vec<f32> = w.iter().enumerate().map(|(i, &w)| (f64::from(w) * a[i / row]) as f32).collect();
-    let bias = (0..a.len()).map(|c| (a[c] * bias.map_or(0.0, |d| f64::from(d[c])) + b[c]) as f32).collect();
+    let weights: Vec<f32> = w.iter().enumerate().map(|(i, &w)| nearest_f32(f64::from(w) * a[i / row])).collect();
+    let bias = (0..a.len()).map(|c| nearest_f32(a[c] * bias.map_or(0.0, |d| f64::from(d[c])) + b[c])).collect();
     let [weights, bias] = folded(g, &layer, weights, bias);
     let elem = g.ty(y).elem.clone();
     let label = format!("fold-bn: %{} into %{}", g.name_of(y), g.name_of(x));
@@ -129,10 +130,10 @@ fn into_layer_after(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
     for (i, &w) in w.iter().enumerate() {
         let o = i / depth;
         let c = layer.input_channel(o, i % depth);
-        weights.push((f64::from(w) * a[c]) as f32);
+        weights.push(nearest_f32(f64::from(w) * a[c]));
         sums[o] += f64::from(w) * b[c];
     }
-    let bias = sums.iter().enumerate().map(|(o, s)| (s + bias.map_or(0.0, |d| f64::from(d[o]))) as f32).collect();
+    let bias = sums.iter().enumerate().map(|(o, s)| nearest_f32(s + bias.map_or(0.0, |d| f64::from(d[o])))).collect();
     let [weights, bias] = folded(g, &layer, weights, bias);
     let label = format!("fold-bn: %{} into %{} behind it", g.name_of(y), g.name_of(g.result(layer.node)));
     if !edit.begin(label) {

@@ -18,6 +18,7 @@
 mod regroup;
 
 use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId, attr};
+use qcc_num::convert::count_i64;
 
 use crate::rewrite::{inverse, is_live, keeps_order, origin_of, produced_by, substitute, transposed};
 use crate::{Context, Pass, moves};
@@ -115,7 +116,7 @@ fn before_transpose(g: &Graph, n: NodeId, perm: &[usize]) -> Option<(Attrs, Vec<
         Opcode::ScaleChannels | Opcode::ISoftmax if keeps_last => keep(attrs.clone()),
         Opcode::Concat => {
             let axis = perm.get(usize::try_from(attrs.get(attr::AXIS)).ok()?)?;
-            keep(attrs.clone().with(attr::AXIS, *axis as i64))
+            keep(attrs.clone().with(attr::AXIS, count_i64(*axis)))
         }
         Opcode::Slice => {
             let mut mapped = attrs.clone();

@@ -46,6 +46,7 @@ use qcc_ir::{
     Attrs, Data, Diag, Diags, Edit, Elem, Fact, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
     attr,
 };
+use qcc_num::convert::nearest_i32;
 use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
 use qcc_num::edge::LEAST_SCALE;
 
@@ -287,7 +288,8 @@ impl Lower<'_, '_> {
         }
         // Zeros take no room from what they meet.
         let unit = (f64::from(greatest) / 127.0).max(f64::from(f32::from_bits(LEAST_SCALE)));
-        let code = |&x: &f32| ((f64::from(x) / unit).round() as i32 + i32::from(SIGNED_ZERO)) as u8;
+        let code =
+            |&x: &f32| u8::try_from(nearest_i32(f64::from(x) / unit) + i32::from(SIGNED_ZERO)).unwrap_or(u8::MAX);
         let tensor = Tensor::new(&dims, Data::U8(data.iter().map(code).collect()));
         let name = format!("{}.q", self.g().name_of(v));
         let q = self.edit.add_typed_const(&name, tensor, codes(&dims, SIGNED_ZERO).elem);

@@ -6,6 +6,7 @@
 
 use qcc_ir::ops::Class;
 use qcc_ir::{Graph, Range, ValueId};
+use qcc_num::convert::nearest_f32;
 
 /// By how much results may differ over what is left out, in steps of the result's type: less than the 12th part of the square
 /// of a step, the power of what rounding the result leaves.
@@ -34,7 +35,7 @@ pub(crate) fn sensitive(g: &Graph, v: ValueId, range: Range, step: &dyn Fn(Value
 pub fn sensitive_range(range: Range, step: f64, f: &dyn Fn(f32) -> f32) -> Range {
     let tolerance = TOLERANCE * step;
     let (min, extent) = (f64::from(range.min), f64::from(range.max) - f64::from(range.min));
-    let point = |i: u16| (min + extent * f64::from(i) / f64::from(STEPS)) as f32;
+    let point = |i: u16| nearest_f32(min + extent * f64::from(i) / f64::from(STEPS));
     let results: Vec<f64> = (0..=STEPS).map(|i| f64::from(f(point(i)))).collect();
     if !results.iter().all(|y| y.is_finite()) {
         return range;

@@ -14,6 +14,7 @@ use std::collections::{HashMap, HashSet};
 use qcc_interp::{Statistics, Survey, Threads};
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Diags, Edit, Elem, Fact, Graph, Range, Tensor, ValueId};
+use qcc_num::convert::nearest_f32;
 
 use crate::options::{OptionInfo, OptionKind};
 use crate::ranges::activations::activations;
@@ -183,6 +184,6 @@ fn tabulate(
     let observations = table.observations.filter(|_| cx.observing.is_some());
     let factors = g.metadata().of(Fact::ChannelFactors);
     // They were of single precision before they were written down.
-    let factors = factors.map(|(name, numbers)| (name.to_string(), numbers.iter().map(|&f| f as f32).collect()));
+    let factors = factors.map(|(name, numbers)| (name.to_string(), numbers.iter().map(|&f| nearest_f32(f)).collect()));
     Ok(RangeTable { channel_factors: factors.collect(), observations, ..table })
 }

@@ -21,6 +21,7 @@ use std::collections::{HashMap, HashSet};
 
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Diags, Edit, Elem, Fact, Graph, Opcode, Range, ValueId};
+use qcc_num::convert::nearest_f32;
 
 use crate::options::{OptionInfo, OptionKind};
 use crate::ranges::activations::activations;
@@ -77,7 +78,7 @@ impl Pass for PropagateRanges {
         let mut found = Vec::new();
         for v in unknown {
             let soft = analysis.stats.get(&v).map_or(Interval::ALL, Stats::soft);
-            let range = Range { min: soft.lo as f32, max: soft.hi as f32 };
+            let range = Range { min: nearest_f32(soft.lo), max: nearest_f32(soft.hi) };
             if range.is_valid() {
                 found.push((v, range));
             } else {

@@ -27,6 +27,7 @@ use std::collections::{HashMap, HashSet};
 use qcc_interp::{Domain, Numbering, Operand, SampleState, Threads, eval_node, execute, in_order};
 use qcc_ir::ops::{Contract, Norm};
 use qcc_ir::{Class, Diag, Diags, Edit, Fact, Graph, NodeId, Opcode, Tensor, Type, ValueId};
+use qcc_num::convert::{nearest_f32, nearest_i64};
 
 use crate::fit::lockstep::footprint;
 use crate::ranges::activations::activations;
@@ -105,7 +106,7 @@ impl Synthesized {
             let Some((&samples, channels)) = numbers.split_first() else { continue };
             let (channels, _) = channels.as_chunks::<4>();
             let channel = |&[mean, var, lo, hi]: &[f64; 4]| Channel { mean, var, soft: Interval::new(lo, hi) };
-            found.samples = samples as usize;
+            found.samples = usize::try_from(nearest_i64(samples)).unwrap_or(0);
             found.values.insert(name.to_string(), channels.iter().map(channel).collect());
         }
         found
@@ -169,7 +170,7 @@ fn synthesize(g: &Graph, cx: &Context, wanted: &[ValueId]) -> Result<Synthesized
     }
     let numbering = Numbering::of(g);
     let fitting = (MEMORY / footprint(g, &numbering).max(1)) as u64;
-    let samples = (MULTIPLICATIONS / cost).min(fitting).clamp(1, SAMPLES) as usize;
+    let samples = usize::try_from((MULTIPLICATIONS / cost).min(fitting).clamp(1, SAMPLES)).unwrap_or(1);
     let sample = |i: usize| -> Vec<Tensor> {
         let declared = |v: ValueId| cx.input_ranges.get(g.name_of(v));
         g.inputs().iter().map(|&v| inputs::synthesize(g, v, declared(v), i)).collect()
@@ -236,8 +237,9 @@ impl Synthesis<'_> {
         if count < ENOUGH || channels.len() != g.ty(operands[3]).elements() {
             return Ok(None);
         }
-        let tensor =
-            |f: fn(&Channel) -> f64| Tensor::f32(&[channels.len()], channels.iter().map(|c| f(c) as f32).collect());
+        let tensor = |f: fn(&Channel) -> f64| {
+            Tensor::f32(&[channels.len()], channels.iter().map(|c| nearest_f32(f(c))).collect())
+        };
         Ok(Some([tensor(|c| c.mean), tensor(|c| c.var)]))
     }
 }

@@ -41,8 +41,12 @@ impl Lower<'_, '_> {
         let operands = [self.operand(0), self.operand(1)];
         let f = elementwise::function(kind);
         match operands.map(|v| scalar(self.g(), v)) {
-            [None, Some(c)] if self.dims(operands[0]) == self.dims(self.y) => self.int16_table(operands[0], |x| f(x, c)),
-            [Some(c), None] if self.dims(operands[1]) == self.dims(self.y) => self.int16_table(operands[1], |x| f(c, x)),
+            [None, Some(c)] if self.dims(operands[0]) == self.dims(self.y) => {
+                self.int16_table(operands[0], |x| f(x, c))
+            }
+            [Some(c), None] if self.dims(operands[1]) == self.dims(self.y) => {
+                self.int16_table(operands[1], |x| f(c, x))
+            }
             _ => Err(self.no_form("it is a function of two values, of which one has 16 bits")),
         }
     }
