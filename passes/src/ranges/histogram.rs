@@ -186,7 +186,11 @@ impl Histogram {
     }
 
     /// The range without a share `tail` of the values at either end.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count is less than the count")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count is less than the count"
+    )]
     fn quantiles(&self, tail: f64) -> Range {
         let drop = (self.count as f64 * tail) as u64;
         let past_tail = |mut bins: Box<dyn Iterator<Item = usize>>| {
