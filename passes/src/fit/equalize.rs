@@ -29,6 +29,7 @@ use qcc_interp::{Statistics, Survey, Threads};
 use qcc_ir::format::{self, Role};
 use qcc_ir::ops::{Pool, Reduce};
 use qcc_ir::{Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_num::convert::nearest_f32;
 
 use crate::layer::{NewParameter, Parameter, QuantLayer};
 use crate::quant::precision::Wanted;
@@ -77,7 +78,9 @@ impl Pass for Equalize {
                     None => continue,
                 },
                 (None, Some(seen)) => match pair.choose(g, seen, &wanted) {
-                    Some((exponent, s)) => (s.iter().map(|&s| s as f32).collect(), format!("exponent {exponent}")),
+                    Some((exponent, s)) => {
+                        (s.iter().map(|&s| nearest_f32(s)).collect(), format!("exponent {exponent}"))
+                    }
                     None => continue,
                 },
                 (None, None) => continue,
@@ -187,7 +190,7 @@ fn multiply(
 ) {
     let scaled = |p: &Parameter, factor: &dyn Fn(usize) -> f64| {
         let data = p.reals().unwrap_or_default().iter().enumerate();
-        let scaled = data.map(|(i, &x)| (f64::from(x) * factor(i)) as f32).collect();
+        let scaled = data.map(|(i, &x)| nearest_f32(f64::from(x) * factor(i))).collect();
         let name = if p.name.ends_with(".eq") { p.name.clone() } else { format!("{}.eq", p.name) };
         NewParameter { name, tensor: Tensor::f32(&p.tensor.dims, scaled), elem: Elem::F32 }
     };

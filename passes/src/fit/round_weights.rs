@@ -30,6 +30,7 @@
 
 use qcc_interp::eval_node;
 use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Format, Opcode, Tensor, Type};
+use qcc_num::convert::{nearest_f32, nearest_i32};
 use rayon::prelude::*;
 
 use crate::fit::correct_bias::fitted_bias;
@@ -127,7 +128,7 @@ impl RoundWeights {
             centre(&mut x, positions.count());
             let h = product(&x, &x, positions.count())?;
             let mean = (0..depth).map(|k| f64::from(h[k * depth + k])).sum::<f64>() / depth as f64;
-            let damp = (self.damp * mean) as f32;
+            let damp = nearest_f32(self.damp * mean);
             let rows = group * per_group..(group + 1) * per_group;
             let parts: Vec<Vec<i8>> = rows
                 .into_par_iter()
@@ -159,9 +160,9 @@ fn descend(h: &[f32], w: &[f32], start: &[i8], (format, scale): (&Format, f32), 
         let mut moved = false;
         for k in 0..depth {
             let curvature = (h[k * depth + k] + damp) * scale;
-            let best = if curvature > 0.0 { (slope[k] / curvature).round() as i32 } else { 0 };
+            let best = if curvature > 0.0 { nearest_i32(f64::from(slope[k] / curvature)) } else { 0 };
             let (near, to) = (format.around(i64::from(start[k]), REACH), i64::from(codes[k].saturating_add(best)));
-            let to = format.nearest(to).clamp(*near.start(), *near.end()) as i32;
+            let to = i32::try_from(format.nearest(to).clamp(*near.start(), *near.end())).unwrap_or(codes[k]);
             if to == codes[k] {
                 continue;
             }
@@ -175,13 +176,13 @@ fn descend(h: &[f32], w: &[f32], start: &[i8], (format, scale): (&Format, f32), 
             break;
         }
     }
-    codes.into_iter().map(|q| q as i8).collect()
+    codes.into_iter().map(|q| i8::try_from(q).unwrap_or(i8::MAX)).collect()
 }
 
 /// Subtracts the mean of each row of `count` elements.
 fn centre(rows: &mut [f32], count: usize) {
     rows.par_chunks_mut(count.max(1)).for_each(|row| {
-        let mean = (row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64) as f32;
+        let mean = nearest_f32(row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64);
         row.iter_mut().for_each(|x| *x -= mean);
     });
 }

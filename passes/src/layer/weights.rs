@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use qcc_ir::{Data, Elem, Format, Tensor, Uniform};
+use qcc_num::convert::nearest_f32;
 use qcc_num::wide;
 
 use super::bias::GREATEST_BIAS;
@@ -39,7 +40,7 @@ impl WeightCodes {
     /// The same integers with scales that are multiplied, one factor for each output channel.
     pub(crate) fn scaled(self, factors: impl Iterator<Item = f64>) -> WeightCodes {
         let scales = self.uniform.scales.iter().zip(factors);
-        let scales = scales.map(|(&s, f)| ((f64::from(s) * f) as f32).max(f32::MIN_POSITIVE)).collect();
+        let scales = scales.map(|(&s, f)| (nearest_f32(f64::from(s) * f)).max(f32::MIN_POSITIVE)).collect();
         WeightCodes { codes: self.codes, uniform: Arc::new(Uniform { scales, ..self.uniform.as_ref().clone() }) }
     }
 

@@ -31,7 +31,10 @@ use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::format::Role;
-use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr, format};
+use qcc_ir::{
+    Attrs, Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr, format,
+};
+use qcc_num::convert::nearest_f32;
 
 use crate::layer::{QuantLayer, is_layer, quantized_weights, wide_scales};
 use crate::op_traits::{clamps, natural_range, selects};
@@ -329,7 +332,7 @@ const ROOM: f32 = 2.0;
 /// The range that a value of 16 bits is to cover, from the one that one of 8 bits is.
 fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
     let seen = g.metadata().get(Fact::Seen, g.name_of(v)).and_then(|s| <[f64; 2]>::try_from(s).ok());
-    let seen = seen.map(|[min, max]| Range { min: min as f32, max: max as f32 }).filter(|r| r.is_valid());
+    let seen = seen.map(|[min, max]| Range { min: nearest_f32(min), max: nearest_f32(max) }).filter(|r| r.is_valid());
     let range = seen.map_or(range, |seen| range.union(seen)).with_zero();
     let (mut least, mut greatest) = (f32::MIN, f32::MAX);
     if let Some(n) = g.producer(v) {

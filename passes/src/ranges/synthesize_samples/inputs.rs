@@ -10,6 +10,7 @@
 //! they have mean 0 and deviation 1.
 
 use qcc_ir::{Data, Elem, Graph, Int, Opcode, Range, Tensor, ValueId, attr};
+use qcc_num::convert::nearest_f32;
 use qcc_num::random::Random;
 
 /// Share of the deviation that all channels of an image have in common, and that each has for itself: `a^2 + b^2 = 1`.
@@ -40,7 +41,7 @@ pub(super) fn synthesize(g: &Graph, v: ValueId, declared: Option<&Range>, index:
             let rows = rows(g, v).map(|rows| rows.min(storage.max().unsigned_abs()));
             let numbers = (0..count).map(|_| rows.map_or(1, |rows| random.bits() % rows));
             // By the minimum above all of them fit.
-            Data::integers(storage, numbers.map(|x| x as i64))
+            Data::integers(storage, numbers.map(|x| i64::try_from(x).unwrap_or(i64::MAX)))
         }
     };
     Tensor::new(&ty.dims, data)
@@ -84,7 +85,7 @@ fn reals(dims: &[usize], declared: Option<Range>, index: usize, random: &mut Ran
             unit
         }
     };
-    unit.into_iter().map(|u| (lo + width * u) as f32).collect()
+    unit.into_iter().map(|u| nearest_f32(lo + width * u)).collect()
 }
 
 /// Planes of images, between 0 and 1.

@@ -2,6 +2,7 @@
 
 use qcc_ir::ops::Binary;
 use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr, format};
+use qcc_num::convert::nearest_i64;
 use qcc_num::wide;
 
 use super::{Rule, one};
@@ -28,7 +29,7 @@ impl Lower<'_, '_> {
     /// Any function of one value.
     pub(super) fn int16_table(&mut self, x: ValueId, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
         let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
-        let least = from.storage().min() as i32;
+        let least = i32::try_from(from.storage().min()).unwrap_or(i32::MIN);
         let codes: Vec<f32> = (0..1i32 << from.storage().bits()).map(|q| f(quantize::real(q + least, &from))).collect();
         let table = quantize::tensor(&[codes.len()], &codes, &to);
         let table = self.constant("table", table);
@@ -83,7 +84,7 @@ impl Lower<'_, '_> {
         let (a, b) = (self.int16_operand(0)?, self.int16_operand(1)?);
         let (ta, tb) = (self.quantization(a)?, self.quantization(b)?);
         let greater = f64::from(ta.scale()).max(f64::from(tb.scale()));
-        let factor = |u: &Uniform| (f64::from(u.scale()) / greater * SUM_UNIT).round() as i64;
+        let factor = |u: &Uniform| nearest_i64(f64::from(u.scale()) / greater * SUM_UNIT);
         let (ka, kb) = (factor(&ta), factor(&tb) * if kind == Binary::Sub { -1 } else { 1 });
         let rule = Rule {
             bias: one(-(ka * ta.zero_point() + kb * tb.zero_point())),

@@ -14,7 +14,7 @@ fn digits(weights: &[i64]) -> Vec<(Vec<i8>, i64)> {
     let mut digits = Vec::new();
     let mut factor = 1;
     while digits.is_empty() || rest.iter().any(|&w| w != 0) {
-        let low: Vec<i8> = rest.iter().map(|&w| w as i8).collect();
+        let low: Vec<i8> = rest.iter().map(|w| i8::from_le_bytes([w.to_le_bytes()[0]])).collect();
         rest.iter_mut().zip(&low).for_each(|(w, &l)| *w = (*w - i64::from(l)) / 256);
         digits.push((low, factor));
         factor *= 256;
