@@ -237,7 +237,6 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
         samples,
         input_ranges,
         ranges: options.ranges.clone(),
-        source_names: graph.values().map(|v| graph.name_of(v).to_string()).collect(),
         corrections: options.corrections,
         precision: options.precision.clone(),
         method: options.method,

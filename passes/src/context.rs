@@ -1,6 +1,7 @@
-//! What passes share besides the graph: samples, ranges, and how to report on long work.
+//! What passes share besides the graph: what the user gave, what the user gets beside the result, and how to report on long work.
+//! What one pass leaves to another is in the graph: its types and [`qcc_ir::Metadata`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use qcc_ir::{Diag, Range, Tensor};
 
 use crate::quant::precision::Precisions;
 use crate::ranges::method::Method;
-use crate::ranges::moments::Channel;
 use crate::ranges::observations::Observing;
 use crate::ranges::table::RangeTable;
 
@@ -74,28 +74,15 @@ impl Corrections {
     }
 }
 
-/// What synthesized inputs showed of the values that are far from any known distribution.
-#[derive(Debug, Clone, Default)]
-pub struct Synthesized {
-    /// Number of samples.
-    pub(crate) samples: usize,
-    /// Mean, variance and extremes of the channels of values, by name.
-    pub(crate) values: HashMap<String, Vec<Channel>>,
-}
-
-/// What passes share besides the graph.
+/// What passes share besides the graph: no pass reads what another one wrote here.
 #[derive(Clone, Default)]
 pub struct Context {
     /// Samples for `calibrate`.
     pub samples: Option<Arc<dyn Samples>>,
     /// Declared ranges of graph inputs, by name.
     pub input_ranges: HashMap<String, Range>,
-    /// Ranges given by the user before, or found by `calibrate` or `propagate-ranges` after.
+    /// Ranges given by the user before; for the user, those found by `calibrate` or `propagate-ranges` after.
     pub ranges: Option<RangeTable>,
-    /// Factors by which `equalize` has scaled the channels of values, by name.
-    pub channel_factors: BTreeMap<String, Vec<f32>>,
-    /// Names of the values of the model as it was read, which passes may have removed since.
-    pub source_names: HashSet<String>,
     /// Lets `calibrate` keep its observations, to be merged with those of other shards.
     pub observing: Option<Observing>,
     /// Corrections that the usual pipeline makes.
@@ -104,10 +91,6 @@ pub struct Context {
     pub precision: Precisions,
     /// How `calibrate` chooses a range, unless its options say otherwise.
     pub method: Method,
-    /// What `synthesize-samples` saw.
-    pub synthesized: Option<Synthesized>,
-    /// Means of the channels of what layers read, by name, as far as `propagate-ranges` derived ranges.
-    pub channel_means: HashMap<String, Vec<f64>>,
     /// Where to report progress.
     pub progress: Option<Progress>,
     /// Threads to use; 0 for as many as there are cores.

@@ -5,6 +5,8 @@
 //! Before a pipeline runs, what each pass requires is checked against what holds of the graph and what earlier passes
 //! ensure; after each pass the graph is verified.
 
+#![deny(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+
 pub mod context;
 pub mod fit;
 pub mod float;

@@ -8,9 +8,9 @@ mod text;
 use std::time::{Duration, Instant};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Diags, Edit, Graph, Level, check_level, verify};
+use qcc_ir::{Diag, Diags, Edit, Fact, Graph, Level, check_level, verify};
 
-use crate::{Context, Options, PassInfo, Phase, Property};
+use crate::{Context, Options, PassInfo, Phase, Property, RangeTable};
 
 /// Times a `fixpoint` may repeat before it counts as not ending.
 const FIXPOINT_LIMIT: usize = 32;
@@ -116,16 +116,24 @@ impl Pipeline {
         observe: &mut dyn FnMut(&Step) -> Result<(), Diags>,
     ) -> Result<(), Diags> {
         self.check(graph)?;
+        if let Some(table) = cx.ranges.as_ref().filter(|_| self.passes().iter().any(|p| p.name == "calibrate")) {
+            keep_names(graph, table);
+        }
         let mut run = Run { edits: 0, steps: 0, edit_limit, observe };
         run.items(&self.items, graph, cx)
+    }
+
+    /// All passes, those in a `fixpoint` once.
+    fn passes(&self) -> Vec<&'static PassInfo> {
+        let mut passes = Vec::new();
+        flatten(&self.items, &mut passes);
+        passes
     }
 
     /// Checks that what each pass requires holds when its turn comes.
     pub fn check(&self, graph: &Graph) -> Result<(), Diag> {
         let mut holding: Vec<Property> = Property::ALL.into_iter().filter(|p| p.holds(graph)).collect();
-        let mut passes = Vec::new();
-        flatten(&self.items, &mut passes);
-        for info in passes {
+        for info in self.passes() {
             if let Some(missing) = info.requires.iter().find(|p| !holding.contains(p)) {
                 let makers: Vec<_> =
                     crate::PASSES.iter().filter(|p| p.ensures.contains(missing)).map(|p| p.name).collect();
@@ -141,6 +149,13 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// Passes remove values that a range table names; that the model had them stays known.
+fn keep_names(graph: &mut Graph, table: &RangeTable) {
+    let names: Vec<&String> = table.values.keys().filter(|name| graph.find(name).is_some()).collect();
+    let mut edit = Edit::new(graph);
+    names.into_iter().for_each(|name| edit.set_metadata(Fact::SourceName, name, Vec::new()));
 }
 
 fn flatten(items: &[Item], into: &mut Vec<&'static PassInfo>) {

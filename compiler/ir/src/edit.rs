@@ -11,6 +11,7 @@ use petgraph::visit::EdgeRef;
 
 use crate::attrs::Attrs;
 use crate::graph::{Graph, Node, NodeId, Origin, Value, ValueId, Vertex};
+use crate::metadata::Fact;
 use crate::ops::Opcode;
 use crate::shape::{check_elems, infer_dims, infer_elem};
 use crate::tensor::Tensor;
@@ -64,6 +65,16 @@ impl<'g> Edit<'g> {
     /// Labels and remarks, at the end of a pass.
     pub fn finish(self) -> (Vec<String>, Vec<String>) {
         (self.labels, self.remarks)
+    }
+
+    /// Leaves numbers about a value to later passes.
+    pub fn set_metadata(&mut self, fact: Fact, name: &str, numbers: Vec<f64>) {
+        self.graph.metadata.set(fact, name, numbers);
+    }
+
+    /// Removes what earlier passes left of this kind.
+    pub fn clear_metadata(&mut self, fact: Fact) {
+        self.graph.metadata.clear(fact);
     }
 
     fn add_value(&mut self, name: &str, ty: Type, constant: Option<Arc<Tensor>>) -> ValueId {

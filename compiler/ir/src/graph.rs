@@ -13,6 +13,7 @@ use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
 use crate::attrs::Attrs;
+use crate::metadata::Metadata;
 use crate::ops::Opcode;
 use crate::tensor::Tensor;
 use crate::types::Type;
@@ -88,6 +89,7 @@ pub struct Graph {
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) names: HashMap<String, ValueId>,
+    pub(crate) metadata: Metadata,
 }
 
 impl Graph {
@@ -99,6 +101,7 @@ impl Graph {
             inputs: Vec::new(),
             outputs: Vec::new(),
             names: HashMap::new(),
+            metadata: Metadata::default(),
         }
     }
 
@@ -110,6 +113,11 @@ impl Graph {
     /// Outputs, in order. One value may be several outputs.
     pub fn outputs(&self) -> &[ValueId] {
         &self.outputs
+    }
+
+    /// What passes left to later ones.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     /// Name and type of a value.
@@ -305,6 +313,7 @@ impl PartialEq for Graph {
             && name(self, &self.inputs) == name(other, &other.inputs)
             && name(self, &self.outputs) == name(other, &other.outputs)
             && self.names.len() == other.names.len()
+            && self.metadata == other.metadata
             && self.values().all(same_value)
     }
 }

@@ -1,8 +1,9 @@
 //! A graph from its text (`.qir`), by recursive descent.
 //!
 //! ```text
-//! text    ::= alias* graph
+//! text    ::= (alias | meta)* graph
 //! alias   ::= '!' NAME '=' uniform
+//! meta    ::= 'meta' WORD '%' NAME '=' '[' (NUMBER (',' NUMBER)*)? ']'                     what passes left: see `metadata`
 //! graph   ::= 'graph' '@' NAME '(' (input (',' input)*)? ')' '->' '(' (type (',' type)*)? ')'
 //!             '{' (const | node)* 'return' (use (',' use)*)? '}'
 //! input   ::= '%' NAME ':' type
@@ -40,6 +41,7 @@ use crate::diag::{Code, Diag, Diags};
 use crate::edit::Edit;
 use crate::graph::{Graph, ValueId};
 use crate::lex::{Lines, Token};
+use crate::metadata::Fact;
 use crate::types::{Type, Uniform};
 
 use cursor::{Cursor, Parsed};
@@ -155,8 +157,12 @@ impl Parser<'_, '_> {
 
     /// The whole text; returns the name of the graph.
     fn text(&mut self) -> Parsed<String> {
-        while matches!(self.cursor.token, Token::Name('!', _)) {
-            self.alias()?;
+        loop {
+            match self.cursor.token {
+                Token::Name('!', _) => self.alias()?,
+                Token::Word("meta") => self.meta()?,
+                _ => break,
+            }
         }
         self.cursor.expect_word("graph")?;
         let name = self.cursor.name('@', "the graph's name, as `@name`")?;
@@ -201,6 +207,23 @@ impl Parser<'_, '_> {
             }
             self.cursor.advance();
         }
+    }
+
+    /// What a pass left: `meta seen %x = [0.0, 1.0]`.
+    fn meta(&mut self) -> Parsed<()> {
+        self.cursor.advance();
+        let fact = self.cursor.word("a kind of metadata", Fact::find)?;
+        let at = self.cursor.at;
+        let name = self.cursor.name('%', "the name of a value, as `%name`")?;
+        self.cursor.expect("=")?;
+        self.cursor.expect("[")?;
+        let numbers = self.list("]", |p| p.cursor.double())?;
+        if self.edit.graph().metadata().get(fact, &name).is_some() {
+            let message = format!("`{}` of `%{name}` is given twice", fact.name());
+            return Err(self.cursor.fault_at(at, Code::SYNTAX, message));
+        }
+        self.edit.set_metadata(fact, &name, numbers);
+        Ok(())
     }
 
     fn alias(&mut self) -> Parsed<()> {

@@ -52,6 +52,9 @@ pub fn print_with(graph: &Graph, mut options: Options) -> io::Result<String> {
     for (name, u) in &aliases.0 {
         line(&mut out, format_args!("!{} = {u}", Name(name)));
     }
+    for (fact, name, numbers) in graph.metadata().rows() {
+        line(&mut out, format_args!("meta {} %{} = {numbers:?}", fact.name(), Name(name)));
+    }
     let inputs = graph.inputs().iter().map(|&v| format!("%{}: {}", Name(graph.name_of(v)), aliases.ty(graph.ty(v))));
     let outputs = graph.outputs().iter().map(|&v| aliases.ty(graph.ty(v)).to_string());
     let (inputs, outputs) = (join(inputs), join(outputs));

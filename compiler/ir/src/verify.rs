@@ -100,6 +100,10 @@ pub fn check_level_at(
             verifier.at_node(n, format!("`{}` in {stage}", op.name()));
         }
     }
+    // What passes left to each other are real numbers too.
+    if let Some((fact, name, _)) = graph.metadata().rows().next().filter(|_| level == Level::Int) {
+        verifier.fault(format!("%{name}"), None, format!("metadata `{}` in {stage}", fact.name()));
+    }
     Diags(verifier.faults).into_result()
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use qcc_ir::parse::{no_files, parse, parse_located};
 use qcc_ir::print::{INLINE, Large, Options, print, print_with};
 use qcc_ir::{
-    Attr, AttrKind, Attrs, Data, Edit, Elem, Format, Graph, Int, Opcode, Range, Tensor, Type, Uniform, ValueId,
+    Attr, AttrKind, Attrs, Data, Edit, Elem, Fact, Format, Graph, Int, Opcode, Range, Tensor, Type, Uniform, ValueId,
 };
 
 /// What the random graphs are made of.
@@ -114,6 +114,10 @@ impl Random {
                 }
             };
             values.push(v);
+        }
+        for fact in Fact::ALL.into_iter().filter(|_| self.0.below(8) == 0).collect::<Vec<_>>() {
+            let numbers = (0..self.0.below(4)).map(|_| f64::from(self.float()) / 3.0).collect();
+            Edit::new(&mut graph).set_metadata(fact, &self.name(), numbers);
         }
         if !values.is_empty() {
             let outputs = (0..self.0.below(4)).map(|_| self.0.pick(&values)).collect();

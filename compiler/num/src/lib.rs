@@ -16,6 +16,7 @@
 //! Beside them stands [`random`], the generator of synthesized samples and of tests. The crate depends on nothing.
 
 pub mod affine;
+pub mod convert;
 pub mod dynamic;
 pub mod edge;
 pub mod fixed;

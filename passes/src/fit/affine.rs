@@ -1,6 +1,7 @@
 //! Corrections of a layer's channels by a gain and a shift, from what the samples give and should give.
 
 use qcc_ir::{Data, Tensor};
+use qcc_num::convert::nearest_f32;
 use rayon::prelude::*;
 
 /// Positions that count as agreeing exactly beside those that are seen, when a gain is estimated.
@@ -66,7 +67,7 @@ pub(super) fn correct(t: &mut Tensor, corrections: &[AffineCorrection], plane: u
     let Data::F32(data) = &mut t.data else { return };
     for (i, part) in data.chunks_mut(plane).enumerate() {
         let correction = &corrections[i % corrections.len()];
-        let (gain, shift) = (correction.gain as f32, correction.shift as f32);
+        let (gain, shift) = (nearest_f32(correction.gain), nearest_f32(correction.shift));
         part.iter_mut().for_each(|x| *x = *x * gain + shift);
     }
 }

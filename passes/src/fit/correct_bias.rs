@@ -11,17 +11,17 @@
 //! shift is measured, before the activation, on the quantized network as corrected so far against the real one.
 //!
 //! Without samples it is computed from the means of the channels that `propagate-ranges` has found (the same paper, section 4.2.1):
-//! with `p[k]` the share of places at which position `k` of the window is not in the padding,
+//! with `p[k]` the share of positions of the result at which position `k` of the window is not in the padding,
 //!
 //! ```text
 //! b'[o] = b[o] + sum over c, k of (w[o][c][k] - w'[o][c][k]) mean(x[c]) p[k]                                (1)
 //! ```
 
-use qcc_ir::{Diags, Edit, Elem, Graph, NodeId, Opcode, Tensor, Window, attr};
+use qcc_ir::{Diags, Edit, Elem, Fact, Graph, NodeId, Tensor};
+use qcc_num::convert::nearest_f32;
 
 use crate::fit::lockstep::{self, FittedLayer};
-use crate::quant::insert_qdq::Weights;
-use crate::rewrite::floats;
+use crate::layer::{NewParameter, QuantLayer, ReceptiveField, is_layer};
 use crate::{Context, Pass};
 
 /// The pass `correct-bias`.
@@ -31,22 +31,24 @@ impl Pass for CorrectBias {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let corrections: Vec<Correction> = if cx.samples.as_ref().is_some_and(|s| !s.is_empty()) {
             let found = lockstep::run(edit.graph(), cx, false, &|layer| Ok(layer.rounded.clone()))?;
-            let of = |f: FittedLayer| Correction { node: f.node, bias: f.bias, shift: f.shift };
+            let of = |f: FittedLayer| Correction { layer: f.layer, bias: f.bias, shift: f.shift };
             found.layers.into_iter().map(of).collect()
-        } else if cx.channel_means.is_empty() {
+        } else if edit.graph().metadata().of(Fact::ChannelMeans).next().is_none() {
             edit.remark("nothing corrected: there are no samples, and no means of channels are known");
             return Ok(());
         } else {
             let g = edit.graph();
-            g.order().into_iter().filter_map(|n| from_means(g, n, cx)).collect()
+            g.order().into_iter().filter_map(|n| from_means(g, n)).collect()
         };
-        for Correction { node, bias, shift } in corrections {
+        for Correction { layer, bias, shift } in corrections {
             let g = edit.graph();
-            let label = format!("correct-bias: %{} by {shift:.2e}", g.name_of(g.result(node)));
+            let label = format!("correct-bias: %{} by {shift:.2e}", g.name_of(g.result(layer.node)));
+            let bias = fitted_bias(g, &layer, bias);
             if edit.begin(label) {
-                set_bias(edit, node, bias);
+                layer.write(edit, None, Some(bias));
             }
         }
+        edit.clear_metadata(Fact::ChannelMeans);
         edit.remove_dead();
         Ok(())
     }
@@ -54,76 +56,43 @@ impl Pass for CorrectBias {
 
 /// The new bias of a layer, and the root mean square of what is added to it.
 struct Correction {
-    node: NodeId,
+    layer: QuantLayer,
     bias: Vec<f32>,
     shift: f64,
 }
 
 /// The correction of a layer that follows from the means of its input's channels: equation (1).
-fn from_means(g: &Graph, n: NodeId, cx: &Context) -> Option<Correction> {
-    let is_layer = matches!(g.op(n), Opcode::Conv2d | Opcode::Linear);
-    let operands = g.operands(n);
-    let (&x, &w) = (operands.first()?, operands.get(1)?);
-    let (input, result) = (g.ty(x).uniform()?, g.ty(g.result(n)).uniform()?);
-    let means = cx.channel_means.get(g.name_of(x)).filter(|_| is_layer)?;
-    let (tensor, weights) = floats(g, w)?;
-    let (outputs, per_group) = (*tensor.dims.first()?, *tensor.dims.get(1)?);
-    let mut bias = match operands.get(2) {
-        Some(&b) => floats(g, b)?.1.to_vec(),
-        None => vec![0.0; outputs],
-    };
-    let rounded = Weights::round(g, n, Some(input), Some(result)).ok()?;
-    let taps = taps(g, n, &tensor.dims);
-    let groups =
-        if g.op(n) == Opcode::Conv2d { usize::try_from(g.node(n).attrs.get(attr::GROUPS)).ok()?.max(1) } else { 1 };
-    // Features of a linear layer are its last dimension; only of rank 2 is that the channels.
-    let by_channel = g.op(n) == Opcode::Conv2d || g.ty(x).rank() == 2;
-    if by_channel && ![1, groups * per_group].contains(&means.len()) || bias.len() != outputs {
+fn from_means(g: &Graph, n: NodeId) -> Option<Correction> {
+    let layer = QuantLayer::read(g, n).ok().filter(|l| is_layer(l.op))?;
+    if layer.input.quantization.is_none() || layer.output.quantization.is_none() {
+        return None;
+    }
+    let means = g.metadata().get(Fact::ChannelMeans, g.name_of(layer.input.value))?;
+    let (weights, mut bias) = (layer.weights.reals()?, layer.real_bias()?);
+    let (rounded, coverage) = (layer.rounded().ok()?, ReceptiveField::of(&layer).map(|f| f.coverage()));
+    let (outputs, depth, coverage) = (layer.outputs(), layer.depth(), coverage.unwrap_or_else(|| vec![1.0]));
+    let by_channel = layer.reads_channels();
+    if by_channel && ![1, layer.groups * layer.per_group()].contains(&means.len()) || bias.len() != outputs {
         return None;
     }
     let all = means.iter().sum::<f64>() / means.len().max(1) as f64;
     let mean = |c: usize| if by_channel { *means.get(c).unwrap_or(&means[0]) } else { all };
-    let depth = per_group * taps.len();
     let mut square = 0.0;
     for (o, bias) in bias.iter_mut().enumerate() {
         let real = rounded.channel(o);
         let errors = weights.get(o * depth..(o + 1) * depth)?.iter().zip(&real);
-        let first = o / (outputs / groups).max(1) * per_group;
-        let shift = errors
-            .enumerate()
-            .map(|(i, (&w, &q))| (f64::from(w) - f64::from(q)) * mean(first + i / taps.len()) * taps[i % taps.len()]);
+        let shift = errors.enumerate().map(|(i, (&w, &q))| {
+            (f64::from(w) - f64::from(q)) * mean(layer.input_channel(o, i)) * coverage[i % coverage.len()]
+        });
         let shift: f64 = shift.sum();
-        *bias = (f64::from(*bias) + shift) as f32;
+        *bias = nearest_f32(f64::from(*bias) + shift);
         square += shift * shift;
     }
-    Some(Correction { node: n, bias, shift: (square / outputs.max(1) as f64).sqrt() })
+    Some(Correction { layer, bias, shift: (square / outputs.max(1) as f64).sqrt() })
 }
 
-/// For each position in the window of a layer, the share of places at which it is not in the padding.
-fn taps(g: &Graph, n: NodeId, weights: &[usize]) -> Vec<f64> {
-    let (x, y) = (&g.ty(g.operands(n)[0]).dims, &g.ty(g.result(n)).dims);
-    let (&[_, _, kh, kw], &[_, _, h, w], &[_, _, oh, ow]) = (weights, &x[..], &y[..]) else { return vec![1.0] };
-    let window = Window::conv(&g.node(n).attrs, [kh, kw]);
-    let share = |d: usize, k: usize, extent: usize, places: usize| {
-        let at = |o: usize| (o * window.strides[d] + k * window.dilations[d]).checked_sub(window.pads[d]);
-        let inside = (0..places).filter(|&o| at(o).is_some_and(|i| i < extent)).count();
-        inside as f64 / places.max(1) as f64
-    };
-    let columns: Vec<f64> = (0..kw).map(|k| share(1, k, w, ow)).collect();
-    (0..kh).map(|k| share(0, k, h, oh)).flat_map(|row| columns.iter().map(move |column| row * column)).collect()
-}
-
-/// Gives the layer its new bias.
-pub(crate) fn set_bias(edit: &mut Edit, node: NodeId, bias: Vec<f32>) {
-    let g = edit.graph();
-    let mut operands = g.operands(node);
-    let base = match operands.get(2) {
-        Some(&b) => g.name_of(b).to_string(),
-        None => format!("{}.bias", g.name_of(g.result(node))),
-    };
-    let bias = Tensor::f32(&[bias.len()], bias);
-    let bias = edit.add_typed_const(&format!("{base}.fit"), bias, Elem::F32);
-    operands.truncate(2);
-    operands.push(bias);
-    edit.set_operands(node, &operands);
+/// The new bias of a layer as its parameter.
+pub(super) fn fitted_bias(g: &Graph, layer: &QuantLayer, bias: Vec<f32>) -> NewParameter {
+    let tensor = Tensor::f32(&[bias.len()], bias);
+    NewParameter { name: layer.bias_name(g, ".fit"), tensor, elem: Elem::F32 }
 }

@@ -28,10 +28,11 @@ use std::collections::{BTreeMap, HashMap};
 use qcc_interp::{Statistics, Survey, Threads};
 use qcc_ir::format::{self, Role};
 use qcc_ir::ops::{Pool, Reduce};
-use qcc_ir::{Class, Diags, Edit, Format, Graph, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_ir::{Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_num::convert::nearest_f32;
 
+use crate::layer::{NewParameter, Parameter, QuantLayer};
 use crate::quant::precision::Wanted;
-use crate::rewrite::floats;
 use crate::{Context, Pass};
 
 /// Greatest factor: channels that are almost dead are not worth more.
@@ -77,14 +78,16 @@ impl Pass for Equalize {
                     None => continue,
                 },
                 (None, Some(seen)) => match pair.choose(g, seen, &wanted) {
-                    Some((exponent, s)) => (s.iter().map(|&s| s as f32).collect(), format!("exponent {exponent}")),
+                    Some((exponent, s)) => {
+                        (s.iter().map(|&s| nearest_f32(s)).collect(), format!("exponent {exponent}"))
+                    }
                     None => continue,
                 },
                 (None, None) => continue,
             };
             if edit.begin(format!("equalize: channels of %{name}, {how}")) {
                 pair.scale(edit, &factors);
-                cx.channel_factors.insert(name, factors);
+                edit.set_metadata(Fact::ChannelFactors, &name, factors.iter().map(|&f| f64::from(f)).collect());
             }
         }
         edit.remove_dead();
@@ -157,62 +160,57 @@ impl Between {
 
     fn scale(&self, edit: &mut Edit, s: &[f32]) {
         let s: Vec<f64> = s.iter().map(|&s| f64::from(s)).collect();
-        multiply(edit, self.first, 1, |o, _| s[o]);
-        multiply(edit, self.first, 2, |o, _| s[o]);
+        if let Some(first) = layer(edit.graph(), self.first) {
+            multiply(edit, &first, |o, _| s[o], Some(&|o| s[o]));
+        }
         for &n in &self.readers {
-            let channel = channels_of(edit.graph(), n);
-            multiply(edit, n, 1, |o, k| 1.0 / s[channel(o, k)]);
+            if let Some(reader) = layer(edit.graph(), n) {
+                multiply(edit, &reader, |o, k| 1.0 / s[reader.input_channel(o, k)], None);
+            }
         }
     }
 }
 
-/// Constant weights of a convolution, or of a linear layer on vectors.
-fn layer(g: &Graph, n: NodeId) -> Option<(&Tensor, &[f32])> {
-    let fits = match g.op(n) {
-        Opcode::Conv2d => true,
-        Opcode::Linear => g.ty(g.result(n)).rank() == 2,
-        _ => false,
+/// A convolution, or a linear layer on vectors, with parameters of real numbers.
+fn layer(g: &Graph, n: NodeId) -> Option<QuantLayer> {
+    let layer = QuantLayer::read(g, n).ok().filter(|l| l.weights.reals().is_some() && l.real_bias().is_some())?;
+    match layer.op {
+        Opcode::Conv2d => Some(layer),
+        Opcode::Linear if layer.output.dims.len() == 2 => Some(layer),
+        _ => None,
+    }
+}
+
+/// Multiplies the weights of the layer by `factor(output channel, weight of the channel)`, and its bias by `of_bias(output channel)`.
+fn multiply(
+    edit: &mut Edit,
+    layer: &QuantLayer,
+    factor: impl Fn(usize, usize) -> f64,
+    of_bias: Option<&dyn Fn(usize) -> f64>,
+) {
+    let scaled = |p: &Parameter, factor: &dyn Fn(usize) -> f64| {
+        let data = p.reals().unwrap_or_default().iter().enumerate();
+        let scaled = data.map(|(i, &x)| nearest_f32(f64::from(x) * factor(i))).collect();
+        let name = if p.name.ends_with(".eq") { p.name.clone() } else { format!("{}.eq", p.name) };
+        NewParameter { name, tensor: Tensor::f32(&p.tensor.dims, scaled), elem: Elem::F32 }
     };
-    let operands = g.operands(n);
-    let constant = operands.iter().skip(2).all(|&b| floats(g, b).is_some());
-    floats(g, *operands.get(1)?).filter(|_| fits && constant)
-}
-
-/// The input channel that element `k` of the weights of output channel `o` belongs to.
-fn channels_of(g: &Graph, n: NodeId) -> impl Fn(usize, usize) -> usize + use<> {
-    let dims = g.ty(g.operands(n)[1]).dims.clone();
-    let kernel: usize = dims[2..].iter().product::<usize>().max(1);
-    let groups =
-        if g.op(n) == Opcode::Conv2d { usize::try_from(g.node(n).attrs.get(attr::GROUPS)).unwrap_or(1) } else { 1 };
-    let outputs = (dims[0] / groups.max(1)).max(1);
-    move |o, k| o / outputs * dims[1] + k / kernel
-}
-
-/// Multiplies every element of a constant operand by `factor(output channel, element of the channel)`.
-fn multiply(edit: &mut Edit, n: NodeId, operand: usize, factor: impl Fn(usize, usize) -> f64) {
-    let g = edit.graph();
-    let operands = g.operands(n);
-    let Some((tensor, data)) = operands.get(operand).and_then(|&v| floats(g, v)) else { return };
-    let row = (data.len() / tensor.dims[0].max(1)).max(1);
-    let scaled = |(i, &x): (usize, &f32)| (f64::from(x) * factor(i / row, i % row)) as f32;
-    let scaled = Tensor::f32(&tensor.dims, data.iter().enumerate().map(scaled).collect());
-    let name = g.name_of(operands[operand]).to_string();
-    let name = if name.ends_with(".eq") { name } else { format!("{name}.eq") };
-    let v = edit.add_const(&name, scaled);
-    edit.set_operand(n, operand, v);
+    let row = layer.depth().max(1);
+    let weights = scaled(&layer.weights, &|i| factor(i / row, i % row));
+    let bias = layer.bias.as_ref().zip(of_bias).map(|(b, of_bias)| scaled(b, of_bias));
+    layer.write(edit, Some(weights), bias);
 }
 
 /// Equation (1) with these `X` and `W`.
 fn expected_noise(g: &Graph, n: NodeId, seen: &[Channel], s: &[f64], (extent, greatest_code): (f64, f64)) -> f64 {
-    let Some((tensor, w)) = layer(g, n) else { return 0.0 };
-    let channel = channels_of(g, n);
-    let row = (w.len() / tensor.dims[0].max(1)).max(1);
+    let Some(layer) = layer(g, n) else { return 0.0 };
+    let w = layer.weights.reals().unwrap_or_default();
+    let row = layer.depth().max(1);
     let step = seen.iter().zip(s).fold(0.0f64, |m, (c, s)| m.max(s * c.0)) / extent;
     let mut noise = 0.0;
     for (o, w) in w.chunks(row).enumerate() {
         let (mut input, mut greatest, mut power) = (0.0f64, 0.0f64, 0.0f64);
         for (k, &w) in w.iter().enumerate() {
-            let c = channel(o, k);
+            let c = layer.input_channel(o, k);
             let scaled = f64::from(w) / s[c];
             input += scaled * scaled;
             greatest = greatest.max(scaled.abs());

@@ -7,16 +7,16 @@
 //! is bounded by [`MEMORY`]. Results do not depend on the number of threads: what is summed over samples is summed in their
 //! order.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
 use qcc_interp::{Domain, Numbering, SampleState, Threads, eval_node, execute, in_order};
-use qcc_ir::{Diag, Diags, Graph, NodeId, Opcode, Tensor, Type, Uniform};
+use qcc_ir::{Diag, Diags, Graph, NodeId, Opcode, Tensor, Type};
+use qcc_num::convert::nearest_f32;
 
 use super::affine::{AffineCorrection, correct};
 use super::pair::{PAIR_BYTES, Pair, PairedNode, cast, real};
 use crate::Context;
-use crate::quant::insert_qdq::Weights;
-use crate::rewrite::floats;
+use crate::layer::{QuantLayer, WeightCodes, is_layer};
 
 /// Bytes of activations that are alive at a time.
 const MEMORY: usize = 512 << 20;
@@ -25,23 +25,22 @@ const MEMORY: usize = 512 << 20;
 const LEAST_SAMPLES: usize = 8;
 
 /// A convolution or linear layer with constant weights, and what goes in and should come out.
-pub(crate) struct LayerSamples<'a> {
-    pub(crate) graph: &'a Graph,
-    pub(crate) node: NodeId,
+pub(crate) struct LayerSamples {
+    pub(crate) layer: QuantLayer,
     /// The float weights; those of 16 bits are what their integers stand for.
-    pub(crate) weights: Cow<'a, Tensor>,
+    pub(crate) weights: Arc<Tensor>,
     /// What the quantized network gives the layer, as real numbers: one tensor a sample.
     pub(crate) inputs: Vec<Tensor>,
     /// What the layer computes from the real network's values: one tensor a sample.
     pub(crate) targets: Vec<Tensor>,
     /// The weights as they would be rounded.
-    pub(crate) rounded: Weights,
+    pub(crate) rounded: WeightCodes,
 }
 
 /// New parameters of a layer.
 pub(crate) struct FittedLayer {
-    pub(crate) node: NodeId,
-    pub(crate) weights: Weights,
+    pub(crate) layer: QuantLayer,
+    pub(crate) weights: WeightCodes,
     pub(crate) bias: Vec<f32>,
     /// Root mean square of what was added to the bias.
     pub(crate) shift: f64,
@@ -56,7 +55,7 @@ pub(crate) struct FitResult {
 }
 
 /// Chooses the integers that stand for a layer's weights.
-pub(crate) type Round<'r> = &'r (dyn Fn(&LayerSamples) -> Result<Weights, Diag> + Sync);
+pub(crate) type Round<'r> = &'r (dyn Fn(&LayerSamples) -> Result<WeightCodes, Diag> + Sync);
 
 /// Takes the samples through the graph. `round` chooses the integers that stand for a layer's weights; then its bias is set so
 /// that the mean of each channel, before it is quantized, is that of the real network. With `gains`, the scales of the weights
@@ -138,46 +137,35 @@ impl Lockstep<'_> {
 /// A layer that can be fitted.
 struct Fittable<'a> {
     g: &'a Graph,
-    node: NodeId,
+    layer: QuantLayer,
     /// Slot and type of what it reads.
     input: (usize, &'a Type),
-    weights: Cow<'a, Tensor>,
+    weights: Arc<Tensor>,
     bias: Vec<f32>,
-    rounded: Weights,
+    rounded: WeightCodes,
 }
 
 impl<'a> Fittable<'a> {
     fn of(g: &'a Graph, numbering: &Numbering, step: usize) -> Option<Fittable<'a>> {
-        let node = numbering.node(step);
-        let operands = g.operands(node);
-        let (&x, &w) = (operands.first()?, operands.get(1)?);
-        if !matches!(g.op(node), Opcode::Conv2d | Opcode::Linear) {
+        let layer = QuantLayer::read(g, numbering.node(step)).ok()?;
+        let x = layer.input.value;
+        if !is_layer(layer.op) || g.ty(x).uniform().is_none() || layer.output.quantization.is_none() {
             return None;
         }
-        let (read, result): (&Uniform, &Uniform) = (g.ty(x).uniform()?, g.ty(g.result(node)).uniform()?);
-        let weights = match (floats(g, w), g.constant(w), g.ty(w).uniform()) {
-            (Some((tensor, _)), ..) => Cow::Borrowed(tensor),
-            (None, Some(codes), Some(u)) if u.axis == Some(0) => {
-                Cow::Owned(Weights { codes: codes.as_ref().clone(), uniform: u.clone() }.real())
-            }
-            (None, ..) => return None,
+        let (rounded, bias) = (layer.rounded().ok()?, layer.real_bias()?);
+        let weights = match &layer.weights.quantization {
+            None => layer.weights.tensor.clone(),
+            Some(u) if u.axis == Some(0) => Arc::new(rounded.real()),
+            Some(_) => return None,
         };
-        let channels = weights.dims.first().copied().unwrap_or(0);
-        let bias = match operands.get(2) {
-            Some(&b) => floats(g, b)?.1.to_vec(),
-            None => vec![0.0; channels],
-        };
-        let rounded = match (g.constant(w), g.ty(w).uniform()) {
-            (Some(codes), Some(u)) => Weights { codes: codes.as_ref().clone(), uniform: u.clone() },
-            _ => Weights::round(g, node, Some(read), Some(result)).ok()?,
-        };
-        Some(Fittable { g, node, input: (numbering.slot(x)?, g.ty(x)), weights, bias, rounded })
+        Some(Fittable { g, input: (numbering.slot(x)?, g.ty(x)), layer, weights, bias, rounded })
     }
 
     /// Its results and its new parameters.
     fn fit(self, round: Round, gains: bool, samples: &[SampleState<Pair>]) -> Result<(Vec<Pair>, FittedLayer), Diag> {
-        let Fittable { g, node, input: (slot, x), weights, bias, rounded } = self;
-        let (ty, channels) = (g.ty(g.result(node)), weights.dims.first().copied().unwrap_or(0));
+        let Fittable { g, layer, input: (slot, x), weights, bias, rounded } = self;
+        let (node, channels) = (layer.node, layer.outputs());
+        let ty = g.ty(g.result(node));
         let (x_real, y_real) = (real(x), real(ty));
         let pairs = in_order(samples, |sample| {
             let pair = sample.get(slot)?;
@@ -185,7 +173,7 @@ impl<'a> Fittable<'a> {
             Ok::<_, Diag>((input, apply(g, node, &pair.real, &weights, &bias, &y_real)?))
         })?;
         let (inputs, targets) = pairs.into_iter().unzip();
-        let layer = LayerSamples { graph: g, node, weights, inputs, targets, rounded };
+        let layer = LayerSamples { layer, weights, inputs, targets, rounded };
         let chosen = round(&layer)?;
         let weights = chosen.real();
         let found = in_order(&layer.inputs, |input| apply(g, node, input, &weights, &bias, &y_real))?;
@@ -199,9 +187,9 @@ impl<'a> Fittable<'a> {
             Ok::<_, Diag>(Pair { real, quantized: cast(Opcode::QCast, &found, &y_real, ty)? })
         })?;
         let weights = chosen.scaled(corrections.iter().map(|c| c.gain));
-        let bias = bias.iter().zip(&corrections).map(|(b, c)| (f64::from(*b) * c.gain + c.shift) as f32).collect();
+        let bias = bias.iter().zip(&corrections).map(|(b, c)| nearest_f32(f64::from(*b) * c.gain + c.shift)).collect();
         let square = corrections.iter().map(|c| c.moved * c.moved).sum::<f64>() / channels.max(1) as f64;
-        Ok((results, FittedLayer { node, weights, bias, shift: square.sqrt() }))
+        Ok((results, FittedLayer { layer: layer.layer, weights, bias, shift: square.sqrt() }))
     }
 }
 

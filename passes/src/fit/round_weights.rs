@@ -29,13 +29,14 @@
 //! gains raise the signal-to-noise ratio of the outputs by `gains` decibels.
 
 use qcc_interp::eval_node;
-use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Format, Opcode, Tensor, Type, Window, attr};
+use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Format, Opcode, Tensor, Type};
+use qcc_num::convert::{nearest_f32, nearest_i32};
 use rayon::prelude::*;
 
-use crate::fit::correct_bias::set_bias;
-use crate::fit::lockstep::{self, LayerSamples};
+use crate::fit::correct_bias::fitted_bias;
+use crate::fit::lockstep::{self, FittedLayer, LayerSamples};
+use crate::layer::{ReceptiveField, WeightCodes};
 use crate::options::{OptionInfo, OptionKind};
-use crate::quant::insert_qdq::Weights;
 use crate::{Context, Options, Pass};
 
 /// Options of `round-weights`.
@@ -92,12 +93,10 @@ impl Pass for RoundWeights {
         let chosen = if gained.sqnr - plain.sqnr >= self.gains { gained } else { plain };
         for layer in chosen.layers {
             let g = edit.graph();
-            let w = g.operands(layer.node)[1];
-            let (name, label) = (format!("{}.fit", g.name_of(w)), g.name_of(g.result(layer.node)).to_string());
+            let FittedLayer { layer, weights, bias, .. } = layer;
+            let (label, bias) = (g.name_of(layer.output.value).to_string(), fitted_bias(g, &layer, bias));
             if edit.begin(format!("round-weights: %{label}")) {
-                let w = edit.add_typed_const(&name, layer.weights.codes, Elem::Uniform(layer.weights.uniform));
-                edit.set_operand(layer.node, 1, w);
-                set_bias(edit, layer.node, layer.bias);
+                layer.write(edit, Some(weights.named(layer.weights_name(".fit"))), Some(bias));
             }
         }
         edit.remove_dead();
@@ -106,17 +105,17 @@ impl Pass for RoundWeights {
 }
 
 impl RoundWeights {
-    fn round(&self, layer: &LayerSamples) -> Result<Weights, Diag> {
+    fn round(&self, layer: &LayerSamples) -> Result<WeightCodes, Diag> {
         let tensor = layer.weights.as_ref();
         let w = tensor.as_f32().unwrap_or_default();
         let scales = &layer.rounded.uniform.scales;
         let outputs = scales.len();
         let depth = w.len() / outputs.max(1);
-        let groups = groups(layer);
+        let groups = layer.layer.groups;
         let format = &layer.rounded.uniform.format;
         // Weights of 16 bits are rounded to the nearest.
         let Some(start) = layer.rounded.codes.as_i8() else { return Ok(layer.rounded.clone()) };
-        if depth == 0 || groups == 0 || !outputs.is_multiple_of(groups) {
+        if depth == 0 || !outputs.is_multiple_of(groups) {
             return Ok(layer.rounded.clone());
         }
         let per_group = outputs / groups;
@@ -129,7 +128,7 @@ impl RoundWeights {
             centre(&mut x, positions.count());
             let h = product(&x, &x, positions.count())?;
             let mean = (0..depth).map(|k| f64::from(h[k * depth + k])).sum::<f64>() / depth as f64;
-            let damp = (self.damp * mean) as f32;
+            let damp = nearest_f32(self.damp * mean);
             let rows = group * per_group..(group + 1) * per_group;
             let parts: Vec<Vec<i8>> = rows
                 .into_par_iter()
@@ -142,13 +141,8 @@ impl RoundWeights {
         };
         let parts: Vec<Vec<i8>> = (0..groups).into_par_iter().map(one).collect::<Result<_, Diag>>()?;
         let codes = Tensor::new(&tensor.dims, Data::I8(parts.concat()));
-        Ok(Weights { codes, uniform: layer.rounded.uniform.clone() })
+        Ok(WeightCodes { codes, uniform: layer.rounded.uniform.clone() })
     }
-}
-
-fn groups(layer: &LayerSamples) -> usize {
-    let node = layer.graph.node(layer.node);
-    if node.op == Opcode::Conv2d { usize::try_from(node.attrs.get(attr::GROUPS)).unwrap_or(1) } else { 1 }
 }
 
 /// Coordinate descent on one channel; `h` is `[depth, depth]`.
@@ -166,9 +160,9 @@ fn descend(h: &[f32], w: &[f32], start: &[i8], (format, scale): (&Format, f32), 
         let mut moved = false;
         for k in 0..depth {
             let curvature = (h[k * depth + k] + damp) * scale;
-            let best = if curvature > 0.0 { (slope[k] / curvature).round() as i32 } else { 0 };
+            let best = if curvature > 0.0 { nearest_i32(f64::from(slope[k] / curvature)) } else { 0 };
             let (near, to) = (format.around(i64::from(start[k]), REACH), i64::from(codes[k].saturating_add(best)));
-            let to = format.nearest(to).clamp(*near.start(), *near.end()) as i32;
+            let to = i32::try_from(format.nearest(to).clamp(*near.start(), *near.end())).unwrap_or(codes[k]);
             if to == codes[k] {
                 continue;
             }
@@ -182,13 +176,13 @@ fn descend(h: &[f32], w: &[f32], start: &[i8], (format, scale): (&Format, f32), 
             break;
         }
     }
-    codes.into_iter().map(|q| q as i8).collect()
+    codes.into_iter().map(|q| i8::try_from(q).unwrap_or(i8::MAX)).collect()
 }
 
 /// Subtracts the mean of each row of `count` elements.
 fn centre(rows: &mut [f32], count: usize) {
     rows.par_chunks_mut(count.max(1)).for_each(|row| {
-        let mean = (row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64) as f32;
+        let mean = nearest_f32(row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64);
         row.iter_mut().for_each(|x| *x -= mean);
     });
 }
@@ -216,30 +210,13 @@ struct Positions {
     field: Option<ReceptiveField>,
 }
 
-/// The part of its input from which a convolution computes a position of its result.
-struct ReceptiveField {
-    window: Window,
-    /// Height and width of the result.
-    output: [usize; 2],
-    /// Input channels of a group.
-    per_group: usize,
-}
-
 impl Positions {
     fn new(layer: &LayerSamples, depth: usize) -> Positions {
         let per_sample = positions(layer);
         let all = per_sample * layer.targets.len();
         let count = (POSITIONS.0 * depth).max(POSITIONS.1).min(all);
         let at = (0..count).map(|i| i * all / count).map(|i| (i / per_sample, i % per_sample));
-        // A linear layer's tensors may have four dimensions too, but its weights have two.
-        let field = match (&layer.weights.dims[..], &layer.targets[0].dims[..]) {
-            (&[_, per_group, kh, kw], &[_, _, oh, ow]) => {
-                let window = Window::conv(&layer.graph.node(layer.node).attrs, [kh, kw]);
-                Some(ReceptiveField { window, output: [oh, ow], per_group })
-            }
-            _ => None,
-        };
-        Positions { at: at.collect(), field }
+        Positions { at: at.collect(), field: ReceptiveField::of(&layer.layer) }
     }
 
     fn count(&self) -> usize {
@@ -265,20 +242,10 @@ fn positions(layer: &LayerSamples) -> usize {
     layer.targets[0].data.len() / channels.max(1)
 }
 
-/// What weight `k` of a group is multiplied with at a position; zero in the padding.
+/// What weight `k` of a group is multiplied with at a position.
 fn element(field: Option<&ReceptiveField>, x: &Tensor, group: usize, k: usize, position: usize) -> f32 {
-    let data = x.as_f32().unwrap_or_default();
-    let (&[_, channels, h, w], Some(field)) = (&x.dims[..], field) else {
-        return data[position * x.dims.last().copied().unwrap_or(1) + k];
-    };
-    let (window, [oh, ow], [kh, kw]) = (&field.window, field.output, field.window.kernel);
-    let (n, oy, ox) = (position / (oh * ow), position / ow % oh, position % ow);
-    let (c, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
-    let along = |d: usize, o: usize, k: usize, extent: usize| {
-        (o * window.strides[d] + k * window.dilations[d]).checked_sub(window.pads[d]).filter(|&i| i < extent)
-    };
-    match (along(0, oy, ky, h), along(1, ox, kx, w)) {
-        (Some(y), Some(z)) => data[((n * channels + group * field.per_group + c) * h + y) * w + z],
-        _ => 0.0,
+    match field {
+        Some(field) => field.element(x, group, k, position),
+        None => x.as_f32().unwrap_or_default()[position * x.dims.last().copied().unwrap_or(1) + k],
     }
 }

@@ -17,9 +17,10 @@
 //! A batch normalization that can be folded neither way (DenseNet: behind a concat, before a rectifier) stays and becomes
 //! an integer scale-and-shift later. Ranges that are known of its result become those of the layer's.
 
-use qcc_ir::{Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_ir::{Diags, Edit, Elem, Graph, NodeId, Opcode, Tensor, attr};
+use qcc_num::convert::nearest_f32;
 
-use crate::rewrite::floats;
+use crate::layer::{NewParameter, Parameter, QuantLayer};
 use crate::{Context, Pass, constants};
 
 /// The pass `fold-bn`.
@@ -46,16 +47,14 @@ impl Pass for FoldBn {
     }
 }
 
-/// Weights with their shape, and the bias.
-type Parameters<'g> = (&'g Tensor, &'g [f32], Option<&'g [f32]>);
-
-/// Constant weights and bias of a convolution or linear layer.
-fn parameters(g: &Graph, layer: NodeId) -> Result<Parameters<'_>, String> {
-    let operands = g.operands(layer);
-    let constant = |v: ValueId| floats(g, v).ok_or_else(|| format!("%{} is not constant", g.name_of(v)));
-    let (tensor, w) = constant(operands[1])?;
-    let bias = operands.get(2).map(|&b| constant(b)).transpose()?.map(|(_, data)| data);
-    Ok((tensor, w, bias))
+/// A layer whose weights and bias are real numbers.
+fn real_layer(g: &Graph, n: NodeId) -> Result<QuantLayer, String> {
+    let layer = QuantLayer::read(g, n).map_err(|why| why.message(g))?;
+    let is_real = |p: &&Parameter| p.reals().is_some();
+    if let Some(p) = [Some(&layer.weights), layer.bias.as_ref()].into_iter().flatten().find(|p| !is_real(p)) {
+        return Err(format!("%{} is not constant", p.name));
+    }
+    Ok(layer)
 }
 
 fn not_constant(g: &Graph, n: NodeId) -> String {
@@ -73,18 +72,12 @@ fn is_layer(g: &Graph, n: NodeId) -> bool {
     }
 }
 
-/// Sets weights and bias of a layer.
-fn set_parameters(edit: &mut Edit, layer: NodeId, weights: Tensor, bias: Vec<f32>) {
-    let g = edit.graph();
-    let operands = g.operands(layer);
-    let w_name = format!("{}.bn", g.name_of(operands[1]));
-    let b_name = match operands.get(2) {
-        Some(&b) => format!("{}.bn", g.name_of(b)),
-        None => format!("{}.bias", g.name_of(g.result(layer))),
-    };
-    let w = edit.add_const(&w_name, weights);
-    let b = edit.add_const(&b_name, Tensor::f32(&[bias.len()], bias));
-    edit.set_operands(layer, &[operands[0], w, b]);
+/// New weights and bias as parameters of the layer.
+fn folded(g: &Graph, layer: &QuantLayer, weights: Vec<f32>, bias: Vec<f32>) -> [NewParameter; 2] {
+    let bias_name = layer.bias_name(g, if layer.bias.is_some() { ".bn" } else { "" });
+    let (weights, bias) = (Tensor::f32(&layer.weights.tensor.dims, weights), Tensor::f32(&[bias.len()], bias));
+    let new = |name: String, tensor: Tensor| NewParameter { name, tensor, elem: Elem::F32 };
+    [new(layer.weights_name(".bn"), weights), new(bias_name, bias)]
 }
 
 /// `Ok(false)` if the edit limit forbids it.
@@ -98,18 +91,19 @@ fn into_layer_before(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
     if g.only_user(x).is_none() {
         return Err(format!("%{} has other uses", g.name_of(x)));
     }
-    let (tensor, w, bias) = parameters(g, layer)?;
+    let layer = real_layer(g, layer)?;
+    let (w, bias) = (layer.weights.reals().unwrap_or_default(), layer.bias.as_ref().and_then(Parameter::reals));
     let (a, b) = constants::batch_norm(g, n).ok_or_else(|| not_constant(g, n))?;
     let row = (w.len() / a.len().max(1)).max(1);
-    let weights: Vec<f32> = w.iter().enumerate().map(|(i, &w)| (f64::from(w) * a[i / row]) as f32).collect();
-    let weights = Tensor::f32(&tensor.dims, weights);
-    let bias = (0..a.len()).map(|c| (a[c] * bias.map_or(0.0, |d| f64::from(d[c])) + b[c]) as f32).collect();
+    let weights: Vec<f32> = w.iter().enumerate().map(|(i, &w)| nearest_f32(f64::from(w) * a[i / row])).collect();
+    let bias = (0..a.len()).map(|c| nearest_f32(a[c] * bias.map_or(0.0, |d| f64::from(d[c])) + b[c])).collect();
+    let [weights, bias] = folded(g, &layer, weights, bias);
     let elem = g.ty(y).elem.clone();
     let label = format!("fold-bn: %{} into %{}", g.name_of(y), g.name_of(x));
     if !edit.begin(label) {
         return Ok(false);
     }
-    set_parameters(edit, layer, weights, bias);
+    layer.write(edit, Some(weights), Some(bias));
     edit.set_elem(x, elem);
     edit.replace(y, x);
     Ok(true)
@@ -124,32 +118,28 @@ fn into_layer_after(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
     if !is_layer(g, layer) || g.operands(layer)[0] != y {
         return Err(format!("its result goes into {}", g.op(layer).name()));
     }
-    let attrs = &g.node(layer).attrs;
-    let convolution = g.op(layer) == Opcode::Conv2d;
-    if convolution && attrs.get(attr::PADS).iter().any(|&p| p != 0) {
+    if g.op(layer) == Opcode::Conv2d && g.node(layer).attrs.get(attr::PADS).iter().any(|&p| p != 0) {
         return Err("the convolution behind it pads".into());
     }
-    let (tensor, w, bias) = parameters(g, layer)?;
+    let layer = real_layer(g, layer)?;
+    let (w, bias) = (layer.weights.reals().unwrap_or_default(), layer.bias.as_ref().and_then(Parameter::reals));
     let (a, b) = constants::batch_norm(g, n).ok_or_else(|| not_constant(g, n))?;
-    let (outputs, per_group) = (tensor.dims[0], tensor.dims[1]);
-    let groups = if convolution { usize::try_from(attrs.get(attr::GROUPS)).unwrap_or(1).max(1) } else { 1 };
-    let kernel: usize = tensor.dims[2..].iter().product();
+    let depth = layer.depth().max(1);
     let mut weights = Vec::with_capacity(w.len());
-    let mut sums = vec![0.0f64; outputs];
+    let mut sums = vec![0.0f64; layer.outputs()];
     for (i, &w) in w.iter().enumerate() {
-        let o = i / (per_group * kernel).max(1);
-        let group = o / (outputs / groups).max(1);
-        let c = group * per_group + i / kernel.max(1) % per_group.max(1);
-        weights.push((f64::from(w) * a[c]) as f32);
+        let o = i / depth;
+        let c = layer.input_channel(o, i % depth);
+        weights.push(nearest_f32(f64::from(w) * a[c]));
         sums[o] += f64::from(w) * b[c];
     }
-    let weights = Tensor::f32(&tensor.dims, weights);
-    let bias = sums.iter().enumerate().map(|(o, s)| (s + bias.map_or(0.0, |d| f64::from(d[o]))) as f32).collect();
-    let label = format!("fold-bn: %{} into %{} behind it", g.name_of(y), g.name_of(g.result(layer)));
+    let bias = sums.iter().enumerate().map(|(o, s)| nearest_f32(s + bias.map_or(0.0, |d| f64::from(d[o])))).collect();
+    let [weights, bias] = folded(g, &layer, weights, bias);
+    let label = format!("fold-bn: %{} into %{} behind it", g.name_of(y), g.name_of(g.result(layer.node)));
     if !edit.begin(label) {
         return Ok(false);
     }
-    set_parameters(edit, layer, weights, bias);
-    edit.set_operand(layer, 0, x);
+    layer.write(edit, Some(weights), Some(bias));
+    edit.set_operand(layer.node, 0, x);
     Ok(true)
 }

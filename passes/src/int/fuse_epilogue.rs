@@ -17,6 +17,7 @@
 //! stay as they are.
 
 use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_num::convert::nearest_i64;
 use qcc_num::requant;
 
 use crate::int::merge_requant::zero_point;
@@ -180,6 +181,6 @@ fn offset_from_sum(sum: &Attrs, layer: &Attrs, mult: i64) -> Result<i16, String>
     let shift = sum.get(attr::SHIFT);
     let rest = sum.get(attr::OFFSET) - ((1i64 << shift) >> 1) + zero * mult;
     let units = rest as f64 / (shift as f64).exp2();
-    let offset = (units * one as f64).round() as i64 + one / 2;
+    let offset = nearest_i64(units * one as f64) + one / 2;
     i16::try_from(offset).map_err(|_| "the offset of the sum does not fit 16 bits".into())
 }

@@ -18,6 +18,7 @@
 mod regroup;
 
 use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId, attr};
+use qcc_num::convert::count_i64;
 
 use crate::rewrite::{inverse, is_live, keeps_order, origin_of, produced_by, substitute, transposed};
 use crate::{Context, Pass, moves};
@@ -87,7 +88,7 @@ fn restore_names(edit: &mut Edit) {
 }
 
 /// Attributes of the operation before a transpose by `perm` instead of after it, and the transpose then needed: `None` if the
-/// operation cannot trade places with it.
+/// operation cannot be exchanged with it.
 fn before_transpose(g: &Graph, n: NodeId, perm: &[usize]) -> Option<(Attrs, Vec<usize>)> {
     let attrs = &g.node(n).attrs;
     let keeps_last = perm.last().is_some_and(|&p| p + 1 == perm.len());
@@ -115,7 +116,7 @@ fn before_transpose(g: &Graph, n: NodeId, perm: &[usize]) -> Option<(Attrs, Vec<
         Opcode::ScaleChannels | Opcode::ISoftmax if keeps_last => keep(attrs.clone()),
         Opcode::Concat => {
             let axis = perm.get(usize::try_from(attrs.get(attr::AXIS)).ok()?)?;
-            keep(attrs.clone().with(attr::AXIS, *axis as i64))
+            keep(attrs.clone().with(attr::AXIS, count_i64(*axis)))
         }
         Opcode::Slice => {
             let mut mapped = attrs.clone();
@@ -259,7 +260,7 @@ fn source_order(dims: &[usize], perm: &[usize]) -> Vec<usize> {
     order
 }
 
-/// A function of single elements trades places with a reshape of a transposed value, which can then move on.
+/// A function of single elements is exchanged with a reshape of a transposed value, which can then move on.
 fn sink_reshape(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
     let single =
@@ -286,7 +287,7 @@ fn sink_reshape(edit: &mut Edit, n: NodeId) -> bool {
     true
 }
 
-/// `reshape(T(x))` before a linear layer becomes `reshape(x)`, and the columns of the weights trade places instead.
+/// `reshape(T(x))` before a linear layer becomes `reshape(x)`, and the columns of the weights are permuted instead.
 fn permute_columns(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
     if g.op(n) != Opcode::ILinear {

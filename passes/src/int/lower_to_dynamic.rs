@@ -1,4 +1,4 @@
-//! Replaces float operators by integer operators whose scales are found at run time: no samples and no ranges are needed.
+//! Replaces float operators by integer operators with dynamic scales, found at run time: no samples and no ranges are needed.
 //!
 //! ```text
 //! %y = nn.conv2d(%x, @w, @b)
@@ -43,8 +43,10 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Class, Move};
 use qcc_ir::{
-    Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId, attr,
+    Attrs, Data, Diag, Diags, Edit, Elem, Fact, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
+    attr,
 };
+use qcc_num::convert::nearest_i32;
 use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
 use qcc_num::edge::LEAST_SCALE;
 
@@ -97,7 +99,7 @@ impl Pass for LowerToDynamic {
                 break;
             }
             let g = edit.graph();
-            let place = g.describe(n);
+            let location = g.describe(n);
             let relu = g.only_user(g.result(n)).filter(|&r| is_rectifier(g, r) && !g.is_output(g.result(n)));
             let y = g.result(n);
             let (name, origin) = (g.name_of(y).to_string(), g.node(n).origin.clone());
@@ -110,11 +112,12 @@ impl Pass for LowerToDynamic {
                     known.insert(v, dynamic);
                     done.extend(relu);
                 }
-                Err(diag) => faults.0.push(diag.at(place)),
+                Err(diag) => faults.0.push(diag.at(location)),
             }
         }
         faults.into_result()?;
         outputs(edit, &known);
+        Fact::ALL.into_iter().for_each(|fact| edit.clear_metadata(fact));
         edit.remove_dead();
         Ok(())
     }
@@ -182,7 +185,7 @@ fn is_rectifier(g: &Graph, n: NodeId) -> bool {
     }
 }
 
-/// The type of codes: how far from their zero point they are, in units of the run-time scale.
+/// The type of codes: how far from their zero point they are, in units of the dynamic scale.
 fn codes(dims: &[usize], zero: u8) -> Type {
     Type { dims: dims.to_vec(), elem: Elem::Uniform(Arc::new(Uniform::per_tensor(Int::U8, 1.0, i64::from(zero)))) }
 }
@@ -285,7 +288,8 @@ impl Lower<'_, '_> {
         }
         // Zeros take no room from what they meet.
         let unit = (f64::from(greatest) / 127.0).max(f64::from(f32::from_bits(LEAST_SCALE)));
-        let code = |&x: &f32| ((f64::from(x) / unit).round() as i32 + i32::from(SIGNED_ZERO)) as u8;
+        let code =
+            |&x: &f32| u8::try_from(nearest_i32(f64::from(x) / unit) + i32::from(SIGNED_ZERO)).unwrap_or(u8::MAX);
         let tensor = Tensor::new(&dims, Data::U8(data.iter().map(code).collect()));
         let name = format!("{}.q", self.g().name_of(v));
         let q = self.edit.add_typed_const(&name, tensor, codes(&dims, SIGNED_ZERO).elem);
@@ -295,7 +299,7 @@ impl Lower<'_, '_> {
     fn no_form(&self, what: impl std::fmt::Display) -> Diag {
         let g = self.g();
         let shapes: Vec<_> = self.operands().iter().map(|&v| format!("{:?}", g.ty(v).dims)).collect();
-        let message = format!("`{}` has no form with scales of run time: {what}", g.op(self.n).name());
+        let message = format!("`{}` has no form with dynamic scales: {what}", g.op(self.n).name());
         let help = format!("its operands have shapes {}; compile with --mode int8_static", shapes.join(", "));
         Diag::new(Code::NO_INTEGER_FORM, message).help(help)
     }

@@ -21,7 +21,7 @@
 //! | layer, group and instance normalization | `int.layer_norm` | `window` |
 //! | pooling, reductions, softmax | `int.max_pool`, `int.average_pool`, `int.mean`, `int.softmax` | `window` |
 //! | data movement | stays | |
-//! | all of these with 16 bits on either side | sums of products of bytes, then `int.combine` | `wide` |
+//! | all of these with 16 bits on either side | sums of products of bytes, then `int.combine` | `int16` |
 //!
 //! Results keep the quantized types: they say what the integers stand for. Everything without an integer form is reported
 //! at once.
@@ -37,7 +37,8 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Binary, Cast, Contract, Move, Norm, Pool};
 use qcc_ir::{
-    Attrs, Class, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId, attr,
+    Attrs, Class, Diag, Diags, Edit, Elem, Fact, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
+    attr,
 };
 use qcc_num::ScaleError;
 
@@ -69,14 +70,15 @@ impl Pass for LowerToInt {
                 break;
             }
             let (name, origin) = (edit.graph().name_of(y).to_string(), edit.graph().node(n).origin.clone());
-            let place = edit.graph().describe(n);
+            let location = edit.graph().describe(n);
             let mut lower = Lower { edit, n, y, name, origin, exact: self.exact };
             match lower.node() {
                 Ok(v) => edit.replace(y, v),
-                Err(diag) => faults.0.push(diag.at(place)),
+                Err(diag) => faults.0.push(diag.at(location)),
             }
         }
         faults.into_result()?;
+        Fact::ALL.into_iter().for_each(|fact| edit.clear_metadata(fact));
         edit.remove_dead();
         Ok(())
     }
@@ -118,8 +120,8 @@ struct Lower<'a, 'g> {
 impl Lower<'_, '_> {
     /// The value that takes the place of the result.
     fn node(&mut self) -> Result<ValueId, Diag> {
-        if self.is_wide() {
-            return self.wide();
+        if self.has_int16() {
+            return self.int16();
         }
         match self.op().info().class {
             Class::Unary(f) => self.unary(f),

@@ -62,7 +62,7 @@ impl Pass for ProveAccumulators {
 /// Bits by which both ends could grow within 32 bits; `None` if they do not fit.
 fn margin(lo: i64, hi: i64) -> Option<u32> {
     i32::try_from(lo).and(i32::try_from(hi)).ok()?;
-    let magnitude = hi.max(-(lo + 1)).max(0) as u64;
+    let magnitude = hi.max(-(lo + 1)).max(0).unsigned_abs();
     Some(magnitude.leading_zeros() - 33)
 }
 

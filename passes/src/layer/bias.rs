@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use qcc_ir::{Data, Elem, Tensor, Uniform, format};
+use qcc_num::convert::{nearest_f32, nearest_i32, nearest_i64};
 use qcc_num::wide;
 
 /// Greatest accumulator that a bias may take up by itself.
@@ -10,9 +11,9 @@ pub(crate) const GREATEST_BIAS: f64 = (1u32 << 29) as f64;
 
 /// A bias in units of the accumulators.
 pub(crate) fn bias_32(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
-    let steps: Vec<f32> = scales.iter().map(|&s| ((sx * f64::from(s)) as f32).max(f32::MIN_POSITIVE)).collect();
+    let steps: Vec<f32> = scales.iter().map(|&s| nearest_f32(sx * f64::from(s)).max(f32::MIN_POSITIVE)).collect();
     let code = |(&b, &s): (&f32, &f32)| {
-        (f64::from(b) / f64::from(s)).round().clamp(-2.0 * GREATEST_BIAS, 2.0 * GREATEST_BIAS) as i32
+        nearest_i32((f64::from(b) / f64::from(s)).clamp(-2.0 * GREATEST_BIAS, 2.0 * GREATEST_BIAS))
     };
     let codes = bias.iter().zip(&steps).map(code).collect();
     let uniform = Uniform::per_axis(&format::I32, 0, steps);
@@ -24,7 +25,7 @@ pub(crate) fn bias_64(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
     let (_, elem) = bias_32(&vec![0.0; bias.len()], sx, scales);
     let Elem::Uniform(uniform) = elem else { unreachable!("a quantized bias has a quantized type") };
     let bound = wide::GREATEST_BIAS as f64 / 2.0;
-    let code = |(&b, &s): (&f32, &f32)| (f64::from(b) / f64::from(s)).round().clamp(-bound, bound) as i64;
+    let code = |(&b, &s): (&f32, &f32)| nearest_i64((f64::from(b) / f64::from(s)).clamp(-bound, bound));
     let codes = bias.iter().zip(&uniform.scales).map(code).collect();
     let uniform = Uniform { format: format::I64.clone(), ..(*uniform).clone() };
     (Tensor::new(&[bias.len()], Data::I64(codes)), Elem::Uniform(Arc::new(uniform)))

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Data, Elem, Format, Graph, NodeId, Tensor, Uniform};
+use qcc_ir::{Data, Elem, Format, Tensor, Uniform};
+use qcc_num::convert::nearest_f32;
 use qcc_num::wide;
 
 use super::bias::GREATEST_BIAS;
@@ -19,11 +20,6 @@ pub(crate) struct WeightCodes {
 }
 
 impl WeightCodes {
-    /// Each weight of layer `n` rounded to the nearest.
-    pub(crate) fn round(g: &Graph, n: NodeId, _: Option<&Uniform>, _: Option<&Uniform>) -> Result<WeightCodes, String> {
-        QuantLayer::read(g, n).map_err(|why| why.message(g))?.rounded()
-    }
-
     /// Each weight of the layer rounded to the nearest.
     pub(super) fn nearest(layer: &QuantLayer) -> Result<WeightCodes, String> {
         let real = |p: &Parameter| format!("%{} is not constant", p.name);
@@ -44,7 +40,7 @@ impl WeightCodes {
     /// The same integers with scales that are multiplied, one factor for each output channel.
     pub(crate) fn scaled(self, factors: impl Iterator<Item = f64>) -> WeightCodes {
         let scales = self.uniform.scales.iter().zip(factors);
-        let scales = scales.map(|(&s, f)| ((f64::from(s) * f) as f32).max(f32::MIN_POSITIVE)).collect();
+        let scales = scales.map(|(&s, f)| (nearest_f32(f64::from(s) * f)).max(f32::MIN_POSITIVE)).collect();
         WeightCodes { codes: self.codes, uniform: Arc::new(Uniform { scales, ..self.uniform.as_ref().clone() }) }
     }
 

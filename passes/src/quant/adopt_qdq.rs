@@ -33,6 +33,7 @@ use qcc_ir::{
     Attrs, Data, Def, Diag, Diags, Edit, Elem, Format, Graph, Int, NodeId, Opcode, Range, Tensor, Uniform, ValueId,
     attr, format,
 };
+use qcc_num::convert::nearest_i64;
 
 use crate::{Context, Pass, diag_at};
 
@@ -158,7 +159,7 @@ fn retype(edit: &mut Edit, v: ValueId, to: &Uniform, shift: i64) {
     if let Some(n) = g.producer(v).filter(|&n| g.op(n) == Opcode::Pad) {
         // On quantized types the value is a code.
         let attrs = g.node(n).attrs.clone();
-        let value = attrs.get(attr::VALUE) as i64 + shift;
+        let value = nearest_i64(f64::from(attrs.get(attr::VALUE).trunc())) + shift;
         edit.set_op(n, Opcode::Pad, attrs.with(attr::VALUE, value as f32));
     }
     edit.set_elem(v, Elem::Uniform(to.clone().into()));

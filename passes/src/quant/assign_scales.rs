@@ -31,7 +31,10 @@ use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::format::Role;
-use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Format, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr, format};
+use qcc_ir::{
+    Attrs, Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr, format,
+};
+use qcc_num::convert::nearest_f32;
 
 use crate::layer::{QuantLayer, is_layer, quantized_weights, wide_scales};
 use crate::op_traits::{clamps, natural_range, selects};
@@ -39,10 +42,9 @@ use crate::quant::forms::{Side, form, refused};
 use crate::quant::mixed::mixed;
 use crate::quant::precision::Wanted;
 use crate::quant::quantize;
-use crate::quant::sensitive_range::telling;
+use crate::quant::sensitive_range::sensitive;
 use crate::ranges::activations::activations;
 use crate::ranges::extent::{span, span_of, workable};
-use crate::ranges::table::RangeTable;
 use crate::rewrite::{floats, origin_of};
 use crate::{Context, Pass, diag_at};
 
@@ -52,7 +54,7 @@ pub struct AssignScales;
 impl Pass for AssignScales {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let wanted = Wanted::find(edit.graph(), &cx.precision)?;
-        let mut ties = Ties::new(edit.graph(), &wanted, cx.ranges.as_ref());
+        let mut ties = Ties::new(edit.graph(), &wanted);
         let mut remarks = ties.refused();
         remarks.extend(ties.widened());
         let types = ties.types(true);
@@ -61,6 +63,7 @@ impl Pass for AssignScales {
         if !edit.begin(format!("assign-scales: {} values", types.len())) {
             return Ok(());
         }
+        edit.clear_metadata(Fact::Seen);
         for (v, uniform) in types {
             edit.set_elem(v, Elem::Uniform(uniform));
         }
@@ -161,11 +164,10 @@ struct Ties<'g> {
     mixed: Vec<bool>,
     /// Of the roots: what its set has.
     formats: Vec<&'static Format>,
-    seen: Option<&'g RangeTable>,
 }
 
 impl<'g> Ties<'g> {
-    fn new(g: &'g Graph, wanted: &Wanted, seen: Option<&'g RangeTable>) -> Ties<'g> {
+    fn new(g: &'g Graph, wanted: &Wanted) -> Ties<'g> {
         let values = activations(g);
         let place = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
         let parent = (0..values.len()).collect();
@@ -173,7 +175,7 @@ impl<'g> Ties<'g> {
         let mixed: Vec<bool> = values.iter().map(|v| of_mixed.contains(v) && wanted.value(*v).is_none()).collect();
         let of = |(&v, &mixed): (&ValueId, &bool)| wanted.value(v).or(mixed.then_some(&format::I16));
         let wanted = values.iter().zip(&mixed).map(of).collect();
-        let mut ties = Ties { g, values, place, parent, wanted, mixed, formats: Vec::new(), seen };
+        let mut ties = Ties { g, values, place, parent, wanted, mixed, formats: Vec::new() };
         // What would bring different precisions together comes when they are known.
         let mut loose = Vec::new();
         for n in g.order() {
@@ -281,8 +283,8 @@ impl<'g> Ties<'g> {
             let root = self.root(i);
             let own = self.formats[root];
             let (wide, narrow) = (precise && !own.fits_byte(), if own.fits_byte() { own } else { &format::U8 });
-            let (seen, codes) = (self.seen, narrow.extent() as f64);
-            let wanted = Extent { seen, wide, codes, room: wide && !self.mixed[i] };
+            let codes = narrow.extent() as f64;
+            let wanted = Extent { wide, codes, room: wide && !self.mixed[i] };
             if let Some(range) = needed(self.g, v, wanted) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
@@ -328,9 +330,9 @@ const SOFTMAX_SPAN: f32 = 24.0;
 const ROOM: f32 = 2.0;
 
 /// The range that a value of 16 bits is to cover, from the one that one of 8 bits is.
-fn roomy(g: &Graph, v: ValueId, range: Range, table: Option<&RangeTable>) -> Range {
-    let seen = table.and_then(|table| table.values.get(g.name_of(v))).and_then(|e| e.seen_min.zip(e.seen_max));
-    let seen = seen.map(|(min, max)| Range { min, max }).filter(|r| r.is_valid());
+fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
+    let seen = g.metadata().get(Fact::Seen, g.name_of(v)).and_then(|s| <[f64; 2]>::try_from(s).ok());
+    let seen = seen.map(|[min, max]| Range { min: nearest_f32(min), max: nearest_f32(max) }).filter(|r| r.is_valid());
     let range = seen.map_or(range, |seen| range.union(seen)).with_zero();
     let (mut least, mut greatest) = (f32::MIN, f32::MAX);
     if let Some(n) = g.producer(v) {
@@ -346,9 +348,7 @@ fn roomy(g: &Graph, v: ValueId, range: Range, table: Option<&RangeTable>) -> Ran
 
 /// What a range is for.
 #[derive(Clone, Copy)]
-struct Extent<'t> {
-    /// What was seen of values, if there is a table.
-    seen: Option<&'t RangeTable>,
+struct Extent {
     /// Whether the type has more than 8 bits.
     wide: bool,
     /// Distance of its greatest from its least code, if it has no more than 8 bits.
@@ -357,21 +357,19 @@ struct Extent<'t> {
     room: bool,
 }
 
-impl Extent<'_> {
-    /// Whether the range of `v` is known to come from elsewhere than from samples.
-    fn unseen(self, g: &Graph, v: ValueId) -> bool {
-        let entry = self.seen.and_then(|table| table.values.get(g.name_of(v)));
-        entry.is_some_and(|entry| entry.seen_max.is_none())
-    }
+/// Whether the range of `v` is known to come from elsewhere than from samples.
+fn unseen(g: &Graph, v: ValueId) -> bool {
+    let greatest = g.metadata().get(Fact::Seen, g.name_of(v)).map(|s| s.get(1).copied());
+    greatest.is_some_and(|greatest| greatest.is_none_or(|x| x == f64::NEG_INFINITY))
 }
 
 /// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type.
-fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
+fn demand(g: &Graph, v: ValueId, wanted: Extent) -> Option<Range> {
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
     if wanted.room {
-        range = roomy(g, v, range, wanted.seen);
+        range = roomy(g, v, range);
     } else if !wanted.wide && g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
-        let greatest = if wanted.unseen(g, v) { range.max.min(0.0) } else { range.max };
+        let greatest = if unseen(g, v) { range.max.min(0.0) } else { range.max };
         range.min = range.min.max(greatest - SOFTMAX_SPAN);
     }
     if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))
@@ -384,11 +382,11 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
 }
 
 /// The same less what nothing depends on that reads `v`, which 16 bits can afford.
-fn needed(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
+fn needed(g: &Graph, v: ValueId, wanted: Extent) -> Option<Range> {
     let range = demand(g, v, wanted)?;
     let narrow = Extent { wide: false, room: false, ..wanted };
     let step = |y: ValueId| demand(g, y, narrow).map(|r| f64::from(span_of(r)) / wanted.codes);
-    Some(if wanted.wide { range } else { telling(g, v, range, &step) })
+    Some(if wanted.wide { range } else { sensitive(g, v, range, &step) })
 }
 
 /// The range of `v` by what computes it.

@@ -142,8 +142,8 @@ fn saturation_clamps(egraph: &mut Terms, class: Id) -> Option<Id> {
             // What keeps the order of numbers and the ends of the range keeps all in between.
             Int::I16 if clamps(operation.op) => {
                 let keeps = |q: i64| {
-                    let q = q as i32;
-                    quantize::code(f(&operation.attrs, quantize::real(q, from)), to) == q
+                    let same = |q| quantize::code(f(&operation.attrs, quantize::real(q, from)), to) == q;
+                    i32::try_from(q).is_ok_and(same)
                 };
                 return (keeps(from.min()) && keeps(from.max())).then_some(x);
             }

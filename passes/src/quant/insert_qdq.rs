@@ -25,8 +25,6 @@ use qcc_ir::{Attrs, Diags, Edit, Elem, NodeId, Opcode, ValueId, attr, format};
 use crate::layer::{NewParameter, QuantLayer, bias_32, bias_64, is_layer};
 use crate::{Context, Pass, diag_at};
 
-pub(crate) use crate::layer::WeightCodes as Weights;
-
 /// The pass `insert-qdq`.
 pub struct InsertQdq;
 

@@ -19,9 +19,14 @@ pub(crate) fn real(q: i32, of: &Uniform) -> f32 {
     Format::dequantize(i64::from(q), of.scale(), of.zero_point())
 }
 
+/// One float quantized to an 8-bit type.
+fn byte(x: f32, to: &Uniform) -> u8 {
+    u8::try_from(code(x, to)).unwrap_or(u8::MAX)
+}
+
 /// The table of a real function from one 8-bit type to another.
 pub(crate) fn table(from: &Uniform, to: &Uniform, f: impl Fn(f32) -> f32) -> Vec<u8> {
-    (0..=255).map(|q| code(f(real(q, from)), to) as u8).collect()
+    (0..=255).map(|q| byte(f(real(q, from)), to)).collect()
 }
 
 /// The table of a real function of two values from 8-bit types to another; the second operand counts fastest.
@@ -29,7 +34,7 @@ pub(crate) fn table2(from: [&Uniform; 2], to: &Uniform, f: impl Fn(f32, f32) -> 
     let columns: Vec<f32> = (0..=255).map(|q| real(q, from[1])).collect();
     let row = |q: i32| {
         let a = real(q, from[0]);
-        columns.iter().map(|&b| code(f(a, b), to) as u8).collect::<Vec<u8>>()
+        columns.iter().map(|&b| byte(f(a, b), to)).collect::<Vec<u8>>()
     };
     (0..=255).flat_map(row).collect()
 }

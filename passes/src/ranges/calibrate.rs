@@ -13,7 +13,8 @@ use std::collections::{HashMap, HashSet};
 
 use qcc_interp::{Statistics, Survey, Threads};
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Diags, Edit, Elem, Graph, Range, Tensor, ValueId};
+use qcc_ir::{Diag, Diags, Edit, Elem, Fact, Graph, Range, Tensor, ValueId};
+use qcc_num::convert::nearest_f32;
 
 use crate::options::{OptionInfo, OptionKind};
 use crate::ranges::activations::activations;
@@ -21,7 +22,7 @@ use crate::ranges::histogram::Histogram;
 use crate::ranges::merge::entry;
 use crate::ranges::method::Method;
 use crate::ranges::observations::Observations;
-use crate::ranges::table::RangeTable;
+use crate::ranges::table::{RangeEntry, RangeTable};
 use crate::{Context, Options, Pass, Samples};
 
 /// Options of `calibrate`.
@@ -52,7 +53,7 @@ impl Pass for Calibrate {
         }
         let table = match (&cx.ranges, cx.samples.clone()) {
             (Some(table), _) => {
-                check_names(table, edit.graph(), cx)?;
+                check_names(table, edit.graph())?;
                 RangeTable { observations: None, ..table.clone() }
             }
             (None, Some(samples)) if !samples.is_empty() => {
@@ -79,6 +80,11 @@ impl Pass for Calibrate {
             for (v, range) in ranges {
                 edit.set_elem(v, Elem::Calibrated(range));
             }
+            edit.clear_metadata(Fact::SourceName);
+            edit.clear_metadata(Fact::ChannelFactors);
+            for (name, entry) in &table.values {
+                edit.set_metadata(Fact::Seen, name, seen(entry));
+            }
             let source = if table.source.is_empty() { "ranges from a table" } else { &table.source };
             cx.note_source(source);
             cx.ranges = Some(table);
@@ -87,11 +93,19 @@ impl Pass for Calibrate {
     }
 }
 
+/// The numbers of [`Fact::Seen`].
+fn seen(entry: &RangeEntry) -> Vec<f64> {
+    match (entry.seen_min, entry.seen_max) {
+        (None, None) => Vec::new(),
+        (min, max) => vec![min.map_or(f64::INFINITY, f64::from), max.map_or(f64::NEG_INFINITY, f64::from)],
+    }
+}
+
 /// Every row of a table is for a value of the model, one that passes have removed or one that is there now: a range under a name
 /// misspelt would do nothing.
-fn check_names(table: &RangeTable, g: &Graph, cx: &Context) -> Result<(), Diag> {
+fn check_names(table: &RangeTable, g: &Graph) -> Result<(), Diag> {
     let now: HashSet<&str> = g.values().map(|v| g.name_of(v)).collect();
-    let unknown = |name: &&String| !now.contains(name.as_str()) && !cx.source_names.contains(*name);
+    let unknown = |name: &&String| !now.contains(name.as_str()) && g.metadata().get(Fact::SourceName, name).is_none();
     let unknown: Vec<&String> = table.values.keys().filter(unknown).collect();
     let Some(first) = unknown.first() else { return Ok(()) };
     let more = if unknown.len() > 1 { format!(", nor have {} others", unknown.len() - 1) } else { String::new() };
@@ -168,5 +182,8 @@ fn tabulate(
     faults.into_result()?;
     let table = observations.into_table()?;
     let observations = table.observations.filter(|_| cx.observing.is_some());
-    Ok(RangeTable { channel_factors: cx.channel_factors.clone(), observations, ..table })
+    let factors = g.metadata().of(Fact::ChannelFactors);
+    // They were of single precision before they were written down.
+    let factors = factors.map(|(name, numbers)| (name.to_string(), numbers.iter().map(|&f| nearest_f32(f)).collect()));
+    Ok(RangeTable { channel_factors: factors.collect(), observations, ..table })
 }

@@ -2,6 +2,7 @@
 //! them merge exactly: the result does not depend on the order of observations nor on how they are split among threads.
 
 use qcc_ir::Range;
+use qcc_num::convert::{count_i64, nearest_f32, nearest_i64};
 
 use crate::ranges::method::Method;
 
@@ -63,6 +64,12 @@ impl Histogram {
     }
 
     /// Takes values into account.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        reason = "bins are fewer than 2^16, and what is clamped is an index; this loop sees every element of every sample"
+    )]
     pub(crate) fn observe(&mut self, values: &[f32]) {
         let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
         let (mut zeros, mut strange) = (0u64, 0u64);
@@ -85,7 +92,7 @@ impl Histogram {
         self.zeros += zeros;
         self.count += values.len() as u64 - strange;
         self.reach(min.abs().max(max.abs()));
-        let inverse = exp2(-self.exponent) as f32;
+        let inverse = nearest_f32(exp2(-self.exponent));
         for &x in values {
             if x.is_finite() {
                 // A product with a power of two is exact unless it is too small; a floor by truncation needs no call where the CPU has none.
@@ -129,7 +136,7 @@ impl Histogram {
         }
         let mean = sum / n;
         // Three digits say all that a reader wants.
-        let digits = |x: f64| format!("{x:.3e}").parse().unwrap_or(x as f32);
+        let digits = |x: f64| format!("{x:.3e}").parse().unwrap_or(nearest_f32(x));
         (self.count > 0).then(|| (digits(mean), digits((squares / n - mean * mean).max(0.0).sqrt())))
     }
 
@@ -143,8 +150,8 @@ impl Histogram {
         if self.count > 0 {
             let old = std::mem::replace(&mut self.counts, vec![0; 2 * HALF]);
             for (i, &n) in old.iter().enumerate().filter(|(_, n)| **n > 0) {
-                let signed = i as i64 - HALF as i64;
-                self.counts[(signed.div_euclid(2) + HALF as i64) as usize] += n;
+                let half = if i >= HALF { HALF + (i - HALF) / 2 } else { HALF - (HALF - i).div_ceil(2) };
+                self.counts[half] += n;
             }
         }
         self.exponent += 1;
@@ -179,6 +186,11 @@ impl Histogram {
     }
 
     /// The range without a share `tail` of the values at either end.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count is less than the count"
+    )]
     fn quantiles(&self, tail: f64) -> Range {
         let drop = (self.count as f64 * tail) as u64;
         let past_tail = |mut bins: Box<dyn Iterator<Item = usize>>| {
@@ -190,7 +202,7 @@ impl Histogram {
         };
         let lo = past_tail(Box::new(0..2 * HALF)).unwrap_or(0);
         let hi = past_tail(Box::new((0..2 * HALF).rev())).unwrap_or(2 * HALF - 1);
-        Range { min: self.edge(lo) as f32, max: self.edge(hi + 1) as f32 }
+        Range { min: nearest_f32(self.edge(lo)), max: nearest_f32(self.edge(hi + 1)) }
     }
 
     /// Shrinks either end in turn while that lowers the loss; a candidate is a 64th of the full span.
@@ -227,8 +239,8 @@ impl Histogram {
     /// Kullback-Leibler divergence of the clipped distribution from the one that 256 levels can tell apart. Zero has a
     /// code of its own and takes no part: after a rectifier it would outweigh everything else.
     fn divergence(&self, r: Range) -> f64 {
-        let place = |x: f32| (f64::from(x) / exp2(self.exponent)).floor() as i64 + HALF as i64;
-        let bin = |x: f32| place(x).clamp(0, 2 * HALF as i64 - 1) as usize;
+        let below = |x: f32| nearest_i64((f64::from(x) / exp2(self.exponent)).floor()) + count_i64(HALF);
+        let bin = |x: f32| usize::try_from(below(x)).unwrap_or(0).min(2 * HALF - 1);
         let (lo, hi) = (bin(r.min), bin(r.max));
         let mut inside: Vec<f64> = self.counts[lo..=hi].iter().map(|&n| n as f64).collect();
         if (lo..=hi).contains(&HALF) {

@@ -13,6 +13,7 @@
 //! ```
 
 use qcc_ir::{Attrs, Range};
+use qcc_num::convert::nearest_f32;
 
 /// Grid points of a normal distribution, for the moments of a function of it.
 const GRID: i32 = 32;
@@ -184,7 +185,7 @@ impl Stats {
 
     /// A real function of each element.
     pub(crate) fn apply(&self, attrs: &Attrs, f: fn(&Attrs, f32) -> f32) -> Stats {
-        let f = |x: f64| f64::from(f(attrs, x as f32));
+        let f = |x: f64| f64::from(f(attrs, nearest_f32(x)));
         let channels: Vec<Channel> = self.channels.iter().map(|c| c.map(&f)).collect();
         let certain = channels.iter().fold(image(self.hard, &f), |r, c| r.union(c.soft));
         Stats { hard: certain, channels }.bounded()

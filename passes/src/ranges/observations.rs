@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 
 use qcc_ir::Diag;
 use qcc_ir::diag::Code;
+use qcc_num::convert::count_i64;
 use serde::{Deserialize, Serialize};
 
 use crate::ranges::histogram::{HALF, Histogram};
@@ -156,14 +157,14 @@ impl Record {
             empty = 0;
         }
         let counts = counts.trim_end().to_string();
-        let first = first as i64 - HALF as i64;
+        let first = count_i64(first) - count_i64(HALF);
         Record { min: h.min, max: h.max, zeros: h.zeros, exponent: h.exponent, first, counts }
     }
 
     pub(super) fn histogram(&self, name: &str) -> Result<Histogram, Diag> {
         let wrong = || fault(format!("the histogram of `{name}` is not in the form that qcc writes"));
         let mut counts = vec![0u64; 2 * HALF];
-        let first = self.first.checked_add(HALF as i64).and_then(|at| usize::try_from(at).ok());
+        let first = self.first.checked_add(count_i64(HALF)).and_then(|at| usize::try_from(at).ok());
         let mut at = first.ok_or_else(wrong)?;
         for word in self.counts.split_ascii_whitespace() {
             if let Some(empty) = word.strip_prefix("0*") {

@@ -20,12 +20,13 @@ mod transfer;
 use std::collections::{HashMap, HashSet};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Diags, Edit, Elem, Graph, Opcode, Range, ValueId};
+use qcc_ir::{Diag, Diags, Edit, Elem, Fact, Graph, Opcode, Range, ValueId};
+use qcc_num::convert::nearest_f32;
 
-use crate::context::Synthesized;
 use crate::options::{OptionInfo, OptionKind};
 use crate::ranges::activations::activations;
 use crate::ranges::moments::{Channel, Interval, Stats};
+use crate::ranges::synthesize_samples::Synthesized;
 use crate::ranges::table::{RangeEntry, RangeTable};
 use crate::rewrite::floats;
 use crate::{Context, Options, Pass};
@@ -60,7 +61,7 @@ impl Pass for PropagateRanges {
         if unknown.is_empty() {
             return Ok(());
         }
-        let synthesized = cx.synthesized.take().unwrap_or_default();
+        let synthesized = Synthesized::left(edit.graph());
         let mut analysis = Analysis {
             g: edit.graph(),
             k: self.k,
@@ -77,7 +78,7 @@ impl Pass for PropagateRanges {
         let mut found = Vec::new();
         for v in unknown {
             let soft = analysis.stats.get(&v).map_or(Interval::ALL, Stats::soft);
-            let range = Range { min: soft.lo as f32, max: soft.hi as f32 };
+            let range = Range { min: nearest_f32(soft.lo), max: nearest_f32(soft.hi) };
             if range.is_valid() {
                 found.push((v, range));
             } else {
@@ -85,15 +86,21 @@ impl Pass for PropagateRanges {
             }
         }
         let source = analysis.source(found.len());
-        cx.channel_means = analysis.channel_means();
+        let means = analysis.channel_means();
         faults.into_result()?;
         if !edit.begin(format!("propagate-ranges: {} values", found.len())) {
             return Ok(());
         }
+        edit.clear_metadata(Fact::Synthesized);
+        for (name, means) in means {
+            edit.set_metadata(Fact::ChannelMeans, &name, means);
+        }
         let mut table =
             cx.ranges.take().unwrap_or_else(|| RangeTable { source: source.clone(), ..RangeTable::default() });
         for (v, range) in found {
-            table.values.insert(edit.graph().name_of(v).to_string(), RangeEntry::new(range));
+            let name = edit.graph().name_of(v).to_string();
+            edit.set_metadata(Fact::Seen, &name, Vec::new());
+            table.values.insert(name, RangeEntry::new(range));
             edit.set_elem(v, Elem::Calibrated(range));
         }
         cx.ranges = Some(table);

@@ -4,7 +4,7 @@
 //! %y = nn.conv2d(%x, @w)      // no batch normalization says what %y is like: 4 samples synthesized for 1 value
 //! ```
 //!
-//! The graph stays as it is. `propagate-ranges` uses what was seen for values that it is *blind* to: more than one layer away
+//! Operations stay as they are; what was seen is left as metadata. `propagate-ranges` uses it for values that it is *blind* to: more than one layer away
 //! from where their distribution is known, which is at a batch normalization. Across one layer independence of what is summed
 //! up is a fair assumption, across several its errors multiply. Nor do intervals tell what a logarithm, an exponential function or a
 //! division by what is computed gives. A network without such values needs no samples, and gets none.
@@ -26,9 +26,9 @@ use std::collections::{HashMap, HashSet};
 
 use qcc_interp::{Domain, Numbering, Operand, SampleState, Threads, eval_node, execute, in_order};
 use qcc_ir::ops::{Contract, Norm};
-use qcc_ir::{Class, Diag, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Class, Diag, Diags, Edit, Fact, Graph, NodeId, Opcode, Tensor, Type, ValueId};
+use qcc_num::convert::{nearest_f32, nearest_i64};
 
-use crate::context::Synthesized;
 use crate::fit::lockstep::footprint;
 use crate::ranges::activations::activations;
 use crate::ranges::moments::{Channel, Interval};
@@ -68,7 +68,9 @@ impl Pass for SynthesizeSamples {
             match synthesize(g, cx, &wanted) {
                 Ok(found) => {
                     let remark = format!("{} samples synthesized for {} values", found.samples, found.values.len());
-                    cx.synthesized = Some(found);
+                    if edit.begin(format!("synthesize-samples: statistics of {} values", found.values.len())) {
+                        found.leave(edit);
+                    }
                     remark
                 }
                 Err(why) => format!("nothing synthesized: {why}"),
@@ -76,6 +78,38 @@ impl Pass for SynthesizeSamples {
         };
         edit.remark(remark);
         Ok(())
+    }
+}
+
+/// What synthesized inputs showed of the values that are far from any known distribution.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Synthesized {
+    /// Number of samples.
+    pub(crate) samples: usize,
+    /// Mean, variance and extremes of the channels of values, by name.
+    pub(crate) values: HashMap<String, Vec<Channel>>,
+}
+
+impl Synthesized {
+    /// Leaves it in the graph.
+    fn leave(self, edit: &mut Edit) {
+        for (name, channels) in self.values {
+            let numbers = channels.iter().flat_map(|c| [c.mean, c.var, c.soft.lo, c.soft.hi]);
+            edit.set_metadata(Fact::Synthesized, &name, [self.samples as f64].into_iter().chain(numbers).collect());
+        }
+    }
+
+    /// What is in the graph.
+    pub(crate) fn left(g: &Graph) -> Synthesized {
+        let mut found = Synthesized::default();
+        for (name, numbers) in g.metadata().of(Fact::Synthesized) {
+            let Some((&samples, channels)) = numbers.split_first() else { continue };
+            let (channels, _) = channels.as_chunks::<4>();
+            let channel = |&[mean, var, lo, hi]: &[f64; 4]| Channel { mean, var, soft: Interval::new(lo, hi) };
+            found.samples = usize::try_from(nearest_i64(samples)).unwrap_or(0);
+            found.values.insert(name.to_string(), channels.iter().map(channel).collect());
+        }
+        found
     }
 }
 
@@ -136,7 +170,7 @@ fn synthesize(g: &Graph, cx: &Context, wanted: &[ValueId]) -> Result<Synthesized
     }
     let numbering = Numbering::of(g);
     let fitting = (MEMORY / footprint(g, &numbering).max(1)) as u64;
-    let samples = (MULTIPLICATIONS / cost).min(fitting).clamp(1, SAMPLES) as usize;
+    let samples = usize::try_from((MULTIPLICATIONS / cost).min(fitting).clamp(1, SAMPLES)).unwrap_or(1);
     let sample = |i: usize| -> Vec<Tensor> {
         let declared = |v: ValueId| cx.input_ranges.get(g.name_of(v));
         g.inputs().iter().map(|&v| inputs::synthesize(g, v, declared(v), i)).collect()
@@ -203,8 +237,9 @@ impl Synthesis<'_> {
         if count < ENOUGH || channels.len() != g.ty(operands[3]).elements() {
             return Ok(None);
         }
-        let tensor =
-            |f: fn(&Channel) -> f64| Tensor::f32(&[channels.len()], channels.iter().map(|c| f(c) as f32).collect());
+        let tensor = |f: fn(&Channel) -> f64| {
+            Tensor::f32(&[channels.len()], channels.iter().map(|c| nearest_f32(f(c))).collect())
+        };
         Ok(Some([tensor(|c| c.mean), tensor(|c| c.var)]))
     }
 }

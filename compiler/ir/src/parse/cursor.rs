@@ -95,6 +95,11 @@ impl<'a> Cursor<'a> {
         self.word("a number that fits f32", read_float)
     }
 
+    /// A number of double precision, infinite ones among them.
+    pub(super) fn double(&mut self) -> Parsed<f64> {
+        self.word("a number", |w| w.parse().ok())
+    }
+
     pub(super) fn string(&mut self, what: &str) -> Parsed<String> {
         match &mut self.token {
             Token::Str(text) => {

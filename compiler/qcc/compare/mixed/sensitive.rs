@@ -1,7 +1,7 @@
 //! What of a value those depend on that read it: beyond that nothing is lost, whatever is cut off.
 
 use qcc_ir::{Class, Opcode, Range, Tensor, attr};
-use qcc_passes::quant::sensitive_range::moving;
+use qcc_passes::quant::sensitive_range::sensitive_range;
 
 use super::{Action, Mixed, Step};
 
@@ -38,7 +38,7 @@ impl Mixed {
             })?;
             let Action::Compute { op, attrs, .. } = &step.action else { return None };
             let Class::Unary(f) = op.info().class else { return None };
-            let one = moving(range, scale, &|x| f(attrs, x));
+            let one = sensitive_range(range, scale, &|x| f(attrs, x));
             needed = Some(needed.map_or(one, |all| all.union(one)));
         }
         let needed = needed.filter(|needed| *needed != range)?;

@@ -170,7 +170,7 @@ fn cubed(g: &Graph, v: ValueId, x: ValueId) -> Option<f32> {
     is_cube(cube).map(|()| c)
 }
 
-/// `x * gate * 0.5` with a gate of [`normal_gate`] and the half at any of the three places.
+/// `x * gate * 0.5` with a gate of [`normal_gate`] and the half at any of the three positions.
 pub(super) fn gelu(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
     if g.op(n) != Opcode::Mul {

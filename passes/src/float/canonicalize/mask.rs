@@ -73,9 +73,9 @@ fn one_float(edit: &mut Edit, name: &str, x: f32) -> ValueId {
     edit.add_const(&format!("{name}.{}", if x == 0.0 { "on" } else { "off" }), Tensor::f32(&[1], vec![x]))
 }
 
-/// The truth value of each integer, the last for those beyond all.
-fn looked_up(edit: &mut Edit, y: ValueId, name: &str, integers: ValueId, truth: &[u8]) -> ValueId {
-    let table = Tensor::new(&[truth.len()], Data::U8(truth.to_vec()));
+/// The boolean of each integer, the last for those beyond all.
+fn looked_up(edit: &mut Edit, y: ValueId, name: &str, integers: ValueId, booleans: &[u8]) -> ValueId {
+    let table = Tensor::new(&[booleans.len()], Data::U8(booleans.to_vec()));
     let table = edit.add_typed_const(&format!("{name}.table"), table, Elem::Bool);
     let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, 0).with(attr::WRAP, false);
     let ty = Type { dims: edit.graph().ty(integers).dims.clone(), elem: Elem::Bool };
@@ -154,11 +154,11 @@ fn switched(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     let [a, b, condition] = g.operands(n)[..] else { return None };
     let off = |v: ValueId| scalar(g, v).is_some_and(|c| c < OFF);
     let (x, where_on) = if off(b) { (a, true) } else { (b, false) };
-    let (condition, Data::U8(truth)) = (g.constant(condition)?, &g.constant(condition)?.data) else { return None };
+    let (condition, Data::U8(booleans)) = (g.constant(condition)?, &g.constant(condition)?.data) else { return None };
     let row = *condition.dims.last()?;
     let last = usize::try_from(g.node(softmax).attrs.get(attr::AXIS)).ok()? + 1 == g.ty(y).rank();
     let on = |t: &u8| (*t != 0) == where_on;
-    let rows = row > 0 && truth.chunks(row).all(|row| row.iter().any(on));
+    let rows = row > 0 && booleans.chunks(row).all(|row| row.iter().any(on));
     if !last
         || !rows
         || g.ty(y).dims.last() != Some(&row)
@@ -167,7 +167,7 @@ fn switched(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     {
         return None;
     }
-    let mask = truth.iter().map(|t| if on(t) { 0.0 } else { SWITCHED_OFF }).collect();
+    let mask = booleans.iter().map(|t| if on(t) { 0.0 } else { SWITCHED_OFF }).collect();
     Some((x, Tensor::f32(&condition.dims, mask)))
 }
 

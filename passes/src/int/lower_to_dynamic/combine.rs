@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use qcc_ir::ops::Class;
 use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Type, ValueId, attr};
+use qcc_num::convert::{count_i64, nearest_f32};
 use qcc_num::dynamic::{GRID, GRIDS, INTERVALS, ROW, SIGNED_ZERO, TABLE, exponential_samples, function_samples};
 
 use super::{Dynamic, Lower, codes};
@@ -66,7 +67,7 @@ impl Lower<'_, '_> {
         for (i, (&v, d)) in flat.iter().zip(&own).enumerate() {
             let index = scales.iter().position(|s| s.scale == d.scale && s.zero == d.zero).unwrap_or(0);
             let attrs = Attrs::new(Opcode::DynamicRescale)
-                .with(attr::INDEX, index as i64)
+                .with(attr::INDEX, count_i64(index))
                 .with(attr::ZERO, i64::from(d.zero))
                 .with(attr::RESULT_ZERO, i64::from(zero));
             let ty = codes(&self.dims(v), zero);
@@ -195,7 +196,7 @@ impl Lower<'_, '_> {
             return Err(self.no_form("its range is not that of a sum"));
         };
         let attrs = self.attrs();
-        let f = |x: f64| f64::from(f(&attrs, x as f32));
+        let f = |x: f64| f64::from(f(&attrs, nearest_f32(x)));
         let half = INTERVALS as f64 / 2.0;
         let step = f64::from(GRID).exp2();
         let reals: Vec<f64> = (0..=INTERVALS).map(|j| f((j as f64 - half) * step)).collect();

@@ -2,6 +2,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, attr, format};
+use qcc_num::convert::{count_i64, nearest_i32};
 use qcc_num::dynamic::{SIGNED_ZERO, mantissas, weight_scales};
 
 use super::{Dynamic, Lower, MOST, codes};
@@ -33,7 +34,9 @@ impl IntWeights {
         let greatest = |w: &[f64]| w.iter().fold(0.0f64, |m, x| m.max(x.abs())) / bound;
         let mut scales: Vec<f64> = weights.chunks(row.max(1)).map(greatest).collect();
         weight_scales(&mut scales);
-        let code = |(i, &w): (usize, &f64)| (w / scales[i / row]).round().clamp(-bound, bound) as i8;
+        let code = |(i, &w): (usize, &f64)| {
+            i8::try_from(nearest_i32((w / scales[i / row]).clamp(-bound, bound))).unwrap_or(i8::MAX)
+        };
         let weights = weights.iter().enumerate().map(code).collect();
         IntWeights { dims: dims.to_vec(), weights, scales, bias }
     }
@@ -185,7 +188,7 @@ impl Lower<'_, '_> {
             return self.elements();
         };
         let layer = self.depthwise(&a, b)?;
-        let attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, a.len() as i64);
+        let attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, count_i64(a.len()));
         self.convolution(x, &layer, attrs)
     }
 
@@ -216,8 +219,9 @@ impl Lower<'_, '_> {
         let pixels = [dims.iter().product::<usize>() / channels, 1, 1, channels];
         let shape = Attrs::new(Opcode::Reshape).with(attr::SHAPE, pixels.as_slice());
         let x = self.add(Opcode::Reshape, &[x], shape, ".pixels", codes(&pixels, own.zero));
-        let attrs =
-            Attrs::new(Opcode::IConv2d).with(attr::GROUPS, channels as i64).with(attr::PAD_VALUE, i64::from(own.zero));
+        let attrs = Attrs::new(Opcode::IConv2d)
+            .with(attr::GROUPS, count_i64(channels))
+            .with(attr::PAD_VALUE, i64::from(own.zero));
         let sums = self.accumulators((x, own), &layer, attrs, &pixels)?;
         let (q, dynamic) = self.requantize(&sums, ".codes");
         Ok((self.flattened(q), dynamic))
@@ -276,7 +280,7 @@ impl Lower<'_, '_> {
         let (dims, channels) = (self.dims(sums.acc), sums.scales.len());
         let positions = dims.iter().product::<usize>() / channels.max(1);
         let rows = if sums.dense { positions.max(1) } else { (PART / channels.max(1)).clamp(1, positions.max(1)) };
-        let attrs = Attrs::new(Opcode::Extrema).with(attr::ROWS, rows as i64);
+        let attrs = Attrs::new(Opcode::Extrema).with(attr::ROWS, count_i64(rows));
         let ty = Type::int(Int::I32, &[positions.div_ceil(rows), 2, channels]);
         let extrema = self.add(Opcode::Extrema, &[sums.acc], attrs, ".extrema", ty);
         let units: Vec<f64> = sums.bias.iter().zip(&sums.scales).map(|(b, s)| b / s).collect();

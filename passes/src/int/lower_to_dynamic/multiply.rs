@@ -1,6 +1,7 @@
 //! Products of values with scales of their own, and what follows from a constant factor.
 
 use qcc_ir::{Attrs, Data, Diag, Int, Opcode, Tensor, Type, ValueId, attr};
+use qcc_num::convert::nearest_i32;
 use qcc_num::dynamic::{Scale, mantissas};
 use qcc_num::norm::MEAN_BITS;
 
@@ -73,8 +74,8 @@ impl Lower<'_, '_> {
         let reach = (greatest(&scale.1) * root).max(greatest(&bias.1));
         let unit = if reach > 0.0 { reach * f64::from(-NORM_BITS).exp2() } else { 1.0 };
         // Of the product with 30 fraction bits the high half has lost 32.
-        let mult = scale.1.iter().map(|&g| (g * root * 4.0 / unit).round() as i32).collect();
-        let offset = bias.1.iter().map(|&b| (b / unit).round() as i32).collect();
+        let mult = scale.1.iter().map(|&g| nearest_i32(g * root * 4.0 / unit)).collect();
+        let offset = bias.1.iter().map(|&b| nearest_i32(b / unit)).collect();
         let mult = self.constant("mult", Tensor::new(&scale.0, Data::I32(mult)));
         let offset = self.constant("offset", Tensor::new(&bias.0, Data::I32(offset)));
         let all = f64::from(attrs.get(attr::EPSILON)) * f64::from(1 << (2 * MEAN_BITS)) * row as f64;

@@ -1,6 +1,7 @@
 //! Means, sums and greatest elements of windows and of whole axes.
 
 use qcc_ir::{Attrs, Diag, Opcode, Type, ValueId, Window, attr};
+use qcc_num::convert::count_i64;
 
 use super::layer::IntWeights;
 use super::{Dynamic, Lower, codes};
@@ -14,14 +15,15 @@ impl Lower<'_, '_> {
         if op != Opcode::AveragePool && !self.is_spatial(x) {
             let (x, [count, rest]) = self.flattened_axes(x);
             let layer = IntWeights::window([count, 1], rest, weight(count));
-            let attrs =
-                Attrs::new(Opcode::IConv2d).with(attr::GROUPS, rest as i64).with(attr::PAD_VALUE, i64::from(own.zero));
+            let attrs = Attrs::new(Opcode::IConv2d)
+                .with(attr::GROUPS, count_i64(rest))
+                .with(attr::PAD_VALUE, i64::from(own.zero));
             let sums = self.accumulators((x, own), &layer, attrs, &[1, 1, 1, rest])?;
             let (q, dynamic) = self.requantize(&sums, ".codes");
             return Ok((self.flattened(q), dynamic));
         }
         let [_, channels, h, w] = self.dims(x)[..] else { return Err(self.no_form("its operand is not of rank 4")) };
-        let mut attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, channels as i64);
+        let mut attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, count_i64(channels));
         let mut kernel = [h, w];
         if op == Opcode::AveragePool {
             let window = Window::pool(&given);

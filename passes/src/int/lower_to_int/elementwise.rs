@@ -2,6 +2,7 @@
 
 use qcc_ir::ops::Binary;
 use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr, format};
+use qcc_num::convert::nearest_i64;
 use qcc_num::{affine, requant};
 
 use super::{Bytes, Lower};
@@ -156,7 +157,8 @@ impl Lower<'_, '_> {
             let constant = (b / to.scale * f64::from(shift).exp2()).clamp(-GREATEST_OFFSET, GREATEST_OFFSET).round();
             // Both summands are below 2^30 + 2^24, so that their sum with the products of (5) fits 32 bits.
             let zeros = i64::from(affine::offset(shift, to.zero, &[(from.zero, *m)]));
-            (constant as i64 + zeros).clamp(-(GREATEST_OFFSET as i64), GREATEST_OFFSET as i64) as i32
+            let bound = nearest_i64(GREATEST_OFFSET);
+            i32::try_from((nearest_i64(constant) + zeros).clamp(-bound, bound)).unwrap_or(i32::MAX)
         };
         if b.iter().any(|b| !b.is_finite()) {
             return Err(self.no_form("a constant is not finite"));

@@ -16,6 +16,7 @@
 use qcc_ir::ops::Binary;
 use qcc_ir::{Attrs, Data, Diag, Opcode, Tensor, ValueId, attr};
 use qcc_num::affine::{self, Affine};
+use qcc_num::convert::{count_i64, nearest_f32, nearest_i32};
 use qcc_num::requant::{self, Epilogue};
 use qcc_num::requant_f32;
 
@@ -65,7 +66,7 @@ impl Lower<'_, '_> {
             return Ok(Requantization { mult, shl, offset: requant::offset(zero, None), f32_fraction_bits: 0 });
         }
         // They are numbers of single precision: see `Lower::factor`.
-        let factors: Vec<f32> = factors.iter().map(|&f| f as f32).collect();
+        let factors: Vec<f32> = factors.iter().map(|&f| nearest_f32(f)).collect();
         let found = requant_f32::multipliers(&factors).map_err(|e| self.scale_error(e))?;
         let matters = |&c: &usize| reach(c) as f64 * f64::from(factors[c]) >= 0.5;
         let rounded = found.rounded.iter().copied().filter(matters).count();
@@ -131,8 +132,8 @@ impl Types<'_> {
 
     /// Our code of a rounded result.
     fn byte(&self, real: f32) -> u8 {
-        let code = real.round_ties_even().clamp(-FAR, FAR) as i32 + i32::from(self.shift);
-        code.clamp(0, 255) as u8
+        let code = nearest_i32(f64::from(real.round_ties_even().clamp(-FAR, FAR))) + i32::from(self.shift);
+        u8::try_from(code.clamp(0, 255)).unwrap_or(u8::MAX)
     }
 
     fn ratios(&self) -> [f32; 2] {
@@ -178,7 +179,7 @@ impl Types<'_> {
     fn fit_product(&self, table: &[u8]) -> Option<(Epilogue, i32)> {
         let (shl, mult) = requant::multipliers(&[f64::from(self.factor())]).ok()?;
         let rule = Epilogue { shl, offset: requant::offset(self.y.zero, None), f32_fraction_bits: 0, lo: 0, hi: 255 };
-        let centred = |q: usize, t: &Bytes| q as i32 - i32::from(t.zero);
+        let centred = |q: usize, t: &Bytes| i32::try_from(q).unwrap_or(i32::MAX) - i32::from(t.zero);
         let gives = |mult: i32| {
             let mut results = table.iter().enumerate();
             results.all(|(i, &y)| rule.apply(centred(i / 256, self.a) * centred(i % 256, self.b), mult, 0) == y)
@@ -192,7 +193,7 @@ impl Types<'_> {
 fn offset_for(table: &[u8], [ma, mb]: [i32; 2], shift: u32) -> Option<i32> {
     let (mut least, mut beyond) = (i64::MIN, i64::MAX);
     for (i, &y) in table.iter().enumerate() {
-        let sum = (i / 256) as i64 * i64::from(ma) + (i % 256) as i64 * i64::from(mb);
+        let sum = count_i64(i / 256) * i64::from(ma) + count_i64(i % 256) * i64::from(mb);
         if y > 0 {
             least = least.max((i64::from(y) << shift) - sum);
         }
@@ -232,7 +233,10 @@ mod tests {
             if let Some((rule, [ma, mb])) = types.fit_sum(&sums) {
                 found[0] += 1;
                 for (i, &y) in sums.iter().enumerate() {
-                    assert_eq!(rule.apply((i / 256) as i32 * ma + (i % 256) as i32 * mb), y);
+                    assert_eq!(
+                        rule.apply(i32::try_from(i / 256).unwrap() * ma + i32::try_from(i % 256).unwrap() * mb),
+                        y
+                    );
                 }
             }
             found[1] += usize::from(types.fit_product(&types.product()).is_some());

@@ -43,30 +43,30 @@ fn one(x: i64) -> Tensor {
 
 impl Lower<'_, '_> {
     /// True if an operand or the result has 16 bits.
-    pub(super) fn is_wide(&self) -> bool {
-        let wide = |v: ValueId| self.g().ty(v).uniform().is_some_and(|u| u.storage() == Int::I16);
-        wide(self.y) || self.g().operands(self.n).into_iter().any(wide)
+    pub(super) fn has_int16(&self) -> bool {
+        let int16 = |v: ValueId| self.g().ty(v).uniform().is_some_and(|u| u.storage() == Int::I16);
+        int16(self.y) || self.g().operands(self.n).into_iter().any(int16)
     }
 
     /// The value that takes the place of the result.
-    pub(super) fn wide(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16(&mut self) -> Result<ValueId, Diag> {
         let attrs = self.attrs().clone();
         match self.op().info().class {
-            Class::Unary(_) if op_traits::clamps(self.op()) => self.wide_clamp(),
-            Class::Unary(f) => self.wide_table(self.operand(0), |x| f(&attrs, x)),
-            Class::Binary(kind @ (Binary::Add | Binary::Sub)) => self.wide_sum(kind),
-            Class::Binary(Binary::Mul) => self.wide_product(),
-            Class::Binary(kind) => self.wide_function(kind),
-            Class::Contract(Contract::Conv2d | Contract::Linear) => self.wide_layer(),
-            Class::Pool(Pool::Max) => self.wide_max_pool(),
-            Class::Pool(Pool::Average) => self.wide_average_pool(),
-            Class::Reduce(kind @ (Reduce::Mean | Reduce::Sum)) => self.wide_mean(kind),
+            Class::Unary(_) if op_traits::clamps(self.op()) => self.int16_clamp(),
+            Class::Unary(f) => self.int16_table(self.operand(0), |x| f(&attrs, x)),
+            Class::Binary(kind @ (Binary::Add | Binary::Sub)) => self.int16_sum(kind),
+            Class::Binary(Binary::Mul) => self.int16_product(),
+            Class::Binary(kind) => self.int16_function(kind),
+            Class::Contract(Contract::Conv2d | Contract::Linear) => self.int16_layer(),
+            Class::Pool(Pool::Max) => self.int16_max_pool(),
+            Class::Pool(Pool::Average) => self.int16_average_pool(),
+            Class::Reduce(kind @ (Reduce::Mean | Reduce::Sum)) => self.int16_mean(kind),
             Class::Reduce(Reduce::Max) => {
                 let reduced = self.maximum(self.operand(0))?;
                 self.converted(reduced)
             }
-            Class::Norm(Norm::Batch) => self.wide_batch_norm(),
-            Class::Norm(Norm::Softmax) => self.wide_softmax(),
+            Class::Norm(Norm::Batch) => self.int16_batch_norm(),
+            Class::Norm(Norm::Softmax) => self.int16_softmax(),
             Class::Cast(Cast::Requantize) => self.convert(self.operand(0), None),
             Class::Contract(Contract::MatMul)
             | Class::Reduce(Reduce::Min)

@@ -8,6 +8,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, ValueId, attr};
+use qcc_num::convert::count_i64;
 
 use super::{Bytes, Lower};
 use crate::layer::QuantLayer;
@@ -113,7 +114,7 @@ impl Lower<'_, '_> {
         let (ta, tb, to) = (self.bytes(a)?, self.bytes(b)?, self.bytes(self.y)?);
         let scales = [self.attrs().get(attr::ALPHA), ta.uniform.scale(), tb.uniform.scale()];
         let factor = self.factor(&scales, to.uniform.scale());
-        let depth = self.dims(a).last().map_or(0, |&k| k as i64);
+        let depth = self.dims(a).last().map_or(0, |&k| count_i64(k));
         let product = ta.uniform.storage().max() * tb.uniform.storage().max();
         let requant = self.requantization(&[factor], to.zero, |_| depth.saturating_mul(product))?;
         let attrs = requant

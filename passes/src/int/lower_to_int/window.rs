@@ -2,6 +2,7 @@
 
 use qcc_ir::ops::Reduce;
 use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, Window, attr};
+use qcc_num::convert::{count_i64, nearest_i32, nearest_i64};
 use qcc_num::norm;
 
 use super::{Bytes, Lower};
@@ -45,7 +46,7 @@ impl Lower<'_, '_> {
         let factor = |&count: &usize| self.mean_factor(&from, &to, count);
         let factors: Vec<f64> = counts.iter().map(factor).collect();
         let taps = window.kernel[0] * window.kernel[1];
-        let requant = self.requantization(&factors, to.zero, |_| (taps as i64).saturating_mul(255))?;
+        let requant = self.requantization(&factors, to.zero, |_| count_i64(taps).saturating_mul(255))?;
         let dims: &[usize] = if alike { &[1] } else { &[oh, ow] };
         let attrs = requant.set(Attrs::new(Opcode::IAveragePool)).with(attr::ZERO, i64::from(from.zero));
         let mult = self.constant("mult", Tensor::new(dims, Data::I32(requant.mult)));
@@ -87,7 +88,7 @@ impl Lower<'_, '_> {
         let count: usize = axes.iter().map(|&a| dims[a]).product();
         let divisor = if kind == Reduce::Mean { count.max(1) } else { 1 };
         let factor = self.mean_factor(&from, &to, divisor);
-        let requant = self.requantization(&[factor], to.zero, |_| (count as i64).saturating_mul(255))?;
+        let requant = self.requantization(&[factor], to.zero, |_| count_i64(count).saturating_mul(255))?;
         let attrs = requant
             .set(Attrs::new(Opcode::IMean))
             .with(attr::AXES, axes.as_slice())
@@ -151,7 +152,7 @@ impl Lower<'_, '_> {
         let x = self.operand(0);
         let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
         let axis = usize::try_from(self.attrs().get(attr::AXIS)).unwrap_or(0);
-        let table = (0..256).map(|d| (SOFTMAX_ONE * (-f64::from(d) * from.scale).exp()).round() as i32).collect();
+        let table = (0..256).map(|d| nearest_i32(SOFTMAX_ONE * (-f64::from(d) * from.scale).exp())).collect();
         let table = self.constant("table", Tensor::new(&[256], Data::I32(table)));
         let rank = self.dims(x).len();
         let perm: Vec<usize> = (0..rank).filter(|&i| i != axis).chain([axis]).collect();
@@ -163,8 +164,8 @@ impl Lower<'_, '_> {
         let suffix = if perm.is_sorted() { "" } else { ".t" };
         // ONNX Runtime counts the whole units in 1: 254 of 1/255 in single precision.
         let mult = match self.exact {
-            true => 256 * (1.0 / own.scale()).floor() as i64,
-            false => (256.0 / f64::from(own.scale())).round() as i64,
+            true => 256 * nearest_i64(f64::from((1.0 / own.scale()).floor())),
+            false => nearest_i64(256.0 / f64::from(own.scale())),
         };
         let attrs = Attrs::new(Opcode::ISoftmax).with(attr::MULT, mult);
         let mut y = self.emit(Opcode::ISoftmax, &[x, table], attrs, suffix, &dims, Elem::Uniform(own.clone().into()));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use qcc_interp::eval_node;
 use qcc_ir::ops::Move;
 use qcc_ir::{Attrs, Class, Edit, Elem, NodeId, Opcode, Tensor, Type, Uniform, attr};
+use qcc_num::convert::count_i64;
 
 use crate::constants::{codes, dequantized, reals};
 use crate::rewrite::{add_cast, per_channel, substitute};
@@ -76,7 +77,7 @@ fn moved(edit: &mut Edit, n: NodeId) -> bool {
         }
         (Some(axis), Move::Gather) => {
             let positions = indices.as_ref().filter(|(t, _)| t.dims.len() == 1).and_then(|(t, _)| codes(t));
-            positions.and_then(|positions| match attrs.get(attr::AXIS) == axis as i64 {
+            positions.and_then(|positions| match attrs.get(attr::AXIS) == count_i64(axis) {
                 true => taken(&uniform, &positions),
                 false => Some((*uniform).clone()),
             })
@@ -108,7 +109,7 @@ fn moved(edit: &mut Edit, n: NodeId) -> bool {
 
 /// The scales at these positions.
 fn taken(u: &Uniform, positions: &[i64]) -> Option<Uniform> {
-    let at = |&p: &i64| usize::try_from(if p < 0 { p + u.scales.len() as i64 } else { p }).ok();
+    let at = |&p: &i64| usize::try_from(if p < 0 { p + count_i64(u.scales.len()) } else { p }).ok();
     let scale = |p: &i64| u.scales.get(at(p)?).copied();
     let zero_point = |p: &i64| u.zero_points.get(at(p)?).copied();
     Some(Uniform {

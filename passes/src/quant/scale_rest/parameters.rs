@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use qcc_ir::{Attrs, Data, Edit, Elem, Format, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
+use qcc_num::convert::{count_i64, nearest_f32, nearest_i64};
 
 use crate::constants::{codes, reals};
 use crate::layer::{
@@ -118,9 +119,9 @@ fn fit_bias(weights: &mut CenteredWeights, bias: &[f32], sx: f64) {
         let own = f64::from(*scale);
         let least = f64::from(bias[c]).abs() / (sx * GREATEST_BIAS);
         if least > own {
-            *scale = least as f32;
+            *scale = nearest_f32(least);
             for v in &mut weights.codes[c * row..(c + 1) * row] {
-                *v = (*v as f64 * own / least).round() as i64;
+                *v = nearest_i64(*v as f64 * own / least);
             }
         }
     }
@@ -173,7 +174,7 @@ fn split_outputs(
         scales: wide.iter().map(|&c| weights.scales[c]).collect(),
         format: Int::I8.into(),
     };
-    let reads: Vec<i64> = wide.iter().flat_map(|&c| parts.iter().map(move |_| c as i64)).collect();
+    let reads: Vec<i64> = wide.iter().flat_map(|&c| parts.iter().map(move |_| count_i64(c))).collect();
     let x = gather(edit, x, 1, reads, &format!("{x_name}.wide"), x_ty.elem);
     let mut operands = vec![add_cast(edit, Opcode::DCast, x, Elem::F32)];
     let scales: Vec<f32> = second.scales.clone();
@@ -185,13 +186,13 @@ fn split_outputs(
         operands.push(add_dequantized(edit, NewParameter { name, tensor, elem }));
     }
     let of = |channels: usize| Type::f32(&[dims[0], channels, dims[2], dims[3]]);
-    let attrs = attrs.with(attr::GROUPS, wide.len() as i64);
+    let attrs = attrs.with(attr::GROUPS, count_i64(wide.len()));
     let second = edit.add(Opcode::Conv2d, &operands, attrs, &format!("{name}.wide"), of(wide.len()), origin.clone());
     let along = Attrs::new(Opcode::Concat).with(attr::AXIS, 1);
     let both =
         edit.add(Opcode::Concat, &[y, second], along, &format!("{name}.both"), of(channels + wide.len()), origin);
-    let place = |c: usize| wide.iter().position(|&w| w == c).map_or(c, |i| channels + i) as i64;
-    let all = gather(edit, both, 1, (0..channels).map(place).collect(), &format!("{name}.all"), Elem::F32);
+    let source = |c: usize| count_i64(wide.iter().position(|&w| w == c).map_or(c, |i| channels + i));
+    let all = gather(edit, both, 1, (0..channels).map(source).collect(), &format!("{name}.all"), Elem::F32);
     // All readers of `y` but the concat.
     let readers: Vec<_> = edit.graph().uses(y).into_iter().filter(|&(r, _)| edit.graph().result(r) != both).collect();
     for (reader, i) in readers {
@@ -211,7 +212,7 @@ fn gather(edit: &mut Edit, v: ValueId, axis: usize, indices: Vec<i64>, name: &st
     let origin = crate::rewrite::origin_of(edit.graph(), v);
     let indices = Tensor::new(&[indices.len()], Data::I64(indices));
     let indices = edit.add_const(&format!("{name}.channels"), indices);
-    let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, axis as i64);
+    let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, count_i64(axis));
     edit.add(Opcode::Gather, &[v, indices], attrs, name, Type { dims, elem }, origin)
 }
 
@@ -238,7 +239,7 @@ fn repeat_input(edit: &mut Edit, layer: &QuantLayer, weights: &mut CenteredWeigh
     weights.codes = codes;
     weights.dims[1] = reads.len();
     let indices: Vec<i64> =
-        (0..groups).flat_map(|group| reads.iter().map(move |&(_, c)| (group * inputs + c) as i64)).collect();
+        (0..groups).flat_map(|group| reads.iter().map(move |&(_, c)| count_i64(group * inputs + c))).collect();
     let (name, elem) = (format!("{}.wide", g.name_of(x)), g.ty(x).elem.clone());
     let wide = gather(edit, x, axis, indices, &name, elem);
     add_cast(edit, Opcode::DCast, wide, Elem::F32)

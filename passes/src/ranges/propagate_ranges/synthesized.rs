@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use qcc_ir::ops::Norm;
 use qcc_ir::{Class, Graph, NodeId, ValueId};
+use qcc_num::convert::nearest_f32;
 
 use super::Analysis;
 use crate::layer::is_layer;
@@ -32,7 +33,7 @@ impl Analysis<'_> {
         // What bounds its results does so whatever was seen.
         let bounded = if let Class::Unary(f) = self.g.op(n).info().class {
             let attrs = &self.g.node(n).attrs;
-            let certain = image(Interval::ALL, &|x| f64::from(f(attrs, x as f32)));
+            let certain = image(Interval::ALL, &|x| f64::from(f(attrs, nearest_f32(x))));
             certain.lo > -BOUNDED && certain.hi < BOUNDED
         } else {
             false

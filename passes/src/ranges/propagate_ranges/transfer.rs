@@ -6,6 +6,7 @@ use qcc_ir::{Class, NodeId, Opcode, Uniform, ValueId, attr};
 use super::Analysis;
 use crate::constants;
 use crate::constants::reals;
+use crate::layer::QuantLayer;
 use crate::ranges::moments::{Channel, Interval, Stats};
 use crate::rewrite::floats;
 
@@ -122,29 +123,22 @@ impl Analysis<'_> {
     /// A convolution or linear layer, channel by channel through its weights.
     fn layer(&self, n: NodeId, x: &Stats) -> Option<Stats> {
         let g = self.g;
-        let operands = g.operands(n);
-        let tensor = reals(g, operands[1])?;
-        let w = tensor.as_f32()?;
-        let bias = operands.get(2).map(|&b| floats(g, b).map(|(_, d)| d)).unwrap_or(Some(&[]))?;
-        let (outputs, per_group) = (*tensor.dims.first()?, *tensor.dims.get(1)?);
-        let kernel: usize = tensor.dims[2..].iter().product();
-        let attrs = &g.node(n).attrs;
-        let convolution = g.op(n) == Opcode::Conv2d;
-        let groups = if convolution { usize::try_from(attrs.get(attr::GROUPS)).ok()?.max(1) } else { 1 };
-        let padded = convolution && attrs.get(attr::PADS).iter().any(|&p| p != 0);
+        let layer = QuantLayer::read(g, n).ok()?;
+        let tensor = reals(g, g.operands(n)[1])?;
+        let (w, bias, outputs) = (tensor.as_f32()?, layer.real_bias()?, layer.outputs());
+        let padded = layer.window.is_some_and(|w| w.pads != [0; 4]);
         let zero = Interval::new(0.0, 0.0);
         let inside = if padded { x.hard.union(zero) } else { x.hard };
-        // Features of a linear layer are its last dimension; only of rank 2 is that the channels.
         let alike = x.collapsed();
-        let x = if convolution || g.ty(operands[0]).rank() == 2 { x } else { &alike };
+        let x = if layer.reads_channels() { x } else { &alike };
         let mut channels = Vec::with_capacity(outputs);
         let mut hard: Option<Interval> = None;
-        for (o, row) in w.chunks(per_group * kernel).enumerate() {
+        for (o, row) in w.chunks(layer.depth().max(1)).enumerate() {
             let d = bias.get(o).map_or(0.0, |&b| f64::from(b));
             let (mut mean, mut var, mut certain) = (d, 0.0, Interval::new(d, d));
             for (i, &w) in row.iter().enumerate() {
                 let w = f64::from(w);
-                let c = x.channel(o / (outputs / groups).max(1) * per_group + i / kernel.max(1));
+                let c = x.channel(layer.input_channel(o, i));
                 mean += w * c.mean;
                 var += w * w * c.var;
                 certain = certain.add(inside.scale(w));
@@ -153,7 +147,7 @@ impl Analysis<'_> {
             hard = Some(hard.map_or(certain, |h| h.union(certain)));
         }
         let stats = Stats { hard: hard?, channels }.bounded();
-        Some(if convolution || g.ty(g.result(n)).rank() == 2 { stats } else { stats.collapsed() })
+        Some(if layer.window.is_some() || layer.output.dims.len() == 2 { stats } else { stats.collapsed() })
     }
 
     fn moved(&self, kind: Move, n: NodeId, x: Stats) -> Option<Stats> {

@@ -10,6 +10,7 @@
 //! they have mean 0 and deviation 1.
 
 use qcc_ir::{Data, Elem, Graph, Int, Opcode, Range, Tensor, ValueId, attr};
+use qcc_num::convert::nearest_f32;
 use qcc_num::random::Random;
 
 /// Share of the deviation that all channels of an image have in common, and that each has for itself: `a^2 + b^2 = 1`.
@@ -28,8 +29,8 @@ const NORMAL: Range = Range { min: -2.0, max: 2.0 };
 /// Sample `index` of input `v`.
 pub(super) fn synthesize(g: &Graph, v: ValueId, declared: Option<&Range>, index: usize) -> Tensor {
     let ty = g.ty(v);
-    let place = g.inputs().iter().position(|&w| w == v).unwrap_or(0);
-    let mut random = Random::new(((place as u64) << 32) + index as u64);
+    let index_of_input = g.inputs().iter().position(|&w| w == v).unwrap_or(0);
+    let mut random = Random::new(((index_of_input as u64) << 32) + index as u64);
     let count = ty.elements();
     let data = match &ty.elem {
         Elem::F32 => Data::F32(reals(&ty.dims, declared.copied(), index, &mut random)),
@@ -40,7 +41,7 @@ pub(super) fn synthesize(g: &Graph, v: ValueId, declared: Option<&Range>, index:
             let rows = rows(g, v).map(|rows| rows.min(storage.max().unsigned_abs()));
             let numbers = (0..count).map(|_| rows.map_or(1, |rows| random.bits() % rows));
             // By the minimum above all of them fit.
-            Data::integers(storage, numbers.map(|x| x as i64))
+            Data::integers(storage, numbers.map(|x| i64::try_from(x).unwrap_or(i64::MAX)))
         }
     };
     Tensor::new(&ty.dims, data)
@@ -84,7 +85,7 @@ fn reals(dims: &[usize], declared: Option<Range>, index: usize, random: &mut Ran
             unit
         }
     };
-    unit.into_iter().map(|u| (lo + width * u) as f32).collect()
+    unit.into_iter().map(|u| nearest_f32(lo + width * u)).collect()
 }
 
 /// Planes of images, between 0 and 1.

@@ -2,6 +2,7 @@
 
 use qcc_ir::ops::Binary;
 use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr, format};
+use qcc_num::convert::nearest_i64;
 use qcc_num::wide;
 
 use super::{Rule, one};
@@ -15,7 +16,7 @@ const SUM_UNIT: f64 = (1u32 << 23) as f64;
 
 impl Lower<'_, '_> {
     /// A rectifier or clip: it keeps the order of numbers, so that it clamps codes.
-    pub(super) fn wide_clamp(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_clamp(&mut self) -> Result<ValueId, Diag> {
         let to = self.quantization(self.y)?;
         let (least, greatest) = match self.op() {
             Opcode::Relu => (0.0, f32::MAX),
@@ -26,9 +27,9 @@ impl Lower<'_, '_> {
     }
 
     /// Any function of one value.
-    pub(super) fn wide_table(&mut self, x: ValueId, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
+    pub(super) fn int16_table(&mut self, x: ValueId, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
         let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
-        let least = from.storage().min() as i32;
+        let least = i32::try_from(from.storage().min()).unwrap_or(i32::MIN);
         let codes: Vec<f32> = (0..1i32 << from.storage().bits()).map(|q| f(quantize::real(q + least, &from))).collect();
         let table = quantize::tensor(&[codes.len()], &codes, &to);
         let table = self.constant("table", table);
@@ -37,12 +38,16 @@ impl Lower<'_, '_> {
     }
 
     /// Quotients, extremes, powers and slopes with one constant.
-    pub(super) fn wide_function(&mut self, kind: Binary) -> Result<ValueId, Diag> {
+    pub(super) fn int16_function(&mut self, kind: Binary) -> Result<ValueId, Diag> {
         let operands = [self.operand(0), self.operand(1)];
         let f = elementwise::function(kind);
         match operands.map(|v| scalar(self.g(), v)) {
-            [None, Some(c)] if self.dims(operands[0]) == self.dims(self.y) => self.wide_table(operands[0], |x| f(x, c)),
-            [Some(c), None] if self.dims(operands[1]) == self.dims(self.y) => self.wide_table(operands[1], |x| f(c, x)),
+            [None, Some(c)] if self.dims(operands[0]) == self.dims(self.y) => {
+                self.int16_table(operands[0], |x| f(x, c))
+            }
+            [Some(c), None] if self.dims(operands[1]) == self.dims(self.y) => {
+                self.int16_table(operands[1], |x| f(c, x))
+            }
             _ => Err(self.no_form("it is a function of two values, of which one has 16 bits")),
         }
     }
@@ -58,7 +63,7 @@ impl Lower<'_, '_> {
         Ok(Some((at, tensor.clone(), operands[1 - at])))
     }
 
-    pub(super) fn wide_sum(&mut self, kind: Binary) -> Result<ValueId, Diag> {
+    pub(super) fn int16_sum(&mut self, kind: Binary) -> Result<ValueId, Diag> {
         let to = self.quantization(self.y)?;
         let sign = |i: usize| if kind == Binary::Sub && i == 1 { -1.0 } else { 1.0 };
         let dims = self.dims(self.y);
@@ -76,10 +81,10 @@ impl Lower<'_, '_> {
                 return self.combine(&[(x, 1)], rule, None, "", &dims);
             }
         }
-        let (a, b) = (self.wide_operand(0)?, self.wide_operand(1)?);
+        let (a, b) = (self.int16_operand(0)?, self.int16_operand(1)?);
         let (ta, tb) = (self.quantization(a)?, self.quantization(b)?);
         let greater = f64::from(ta.scale()).max(f64::from(tb.scale()));
-        let factor = |u: &Uniform| (f64::from(u.scale()) / greater * SUM_UNIT).round() as i64;
+        let factor = |u: &Uniform| nearest_i64(f64::from(u.scale()) / greater * SUM_UNIT);
         let (ka, kb) = (factor(&ta), factor(&tb) * if kind == Binary::Sub { -1 } else { 1 });
         let rule = Rule {
             bias: one(-(ka * ta.zero_point() + kb * tb.zero_point())),
@@ -90,7 +95,7 @@ impl Lower<'_, '_> {
     }
 
     /// The operand; a float constant becomes one of 16 bits.
-    fn wide_operand(&mut self, i: usize) -> Result<ValueId, Diag> {
+    fn int16_operand(&mut self, i: usize) -> Result<ValueId, Diag> {
         let v = self.operand(i);
         let Some((tensor, data)) = floats(self.g(), v) else { return Ok(v) };
         let (min, max) = data.iter().fold((0.0f32, 0.0f32), |(lo, hi), &x| (lo.min(x), hi.max(x)));
@@ -100,7 +105,7 @@ impl Lower<'_, '_> {
         Ok(self.edit.add_typed_const(&name, codes, Elem::Uniform(uniform.into())))
     }
 
-    pub(super) fn wide_product(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_product(&mut self) -> Result<ValueId, Diag> {
         let to = self.quantization(self.y)?;
         let dims = self.dims(self.y);
         if let Some((_, c, x)) = self.constant_operand()?
@@ -116,7 +121,7 @@ impl Lower<'_, '_> {
             };
             return self.combine(&[(x, 1)], rule, None, "", &dims);
         }
-        let (a, b) = (self.wide_operand(0)?, self.wide_operand(1)?);
+        let (a, b) = (self.int16_operand(0)?, self.int16_operand(1)?);
         let (ta, tb) = (self.quantization(a)?, self.quantization(b)?);
         let attrs = Attrs::new(Opcode::WideMul)
             .with(attr::ZEROS, vec![ta.zero_point(), tb.zero_point()])
@@ -130,7 +135,7 @@ impl Lower<'_, '_> {
     }
 
     /// `a[c] x + b[c]` with one rounding.
-    pub(super) fn wide_batch_norm(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_batch_norm(&mut self) -> Result<ValueId, Diag> {
         let (a, b) =
             constants::batch_norm(self.g(), self.n).ok_or_else(|| self.no_form("its parameters are not constant"))?;
         let x = self.operand(0);

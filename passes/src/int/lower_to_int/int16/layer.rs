@@ -14,7 +14,7 @@ fn digits(weights: &[i64]) -> Vec<(Vec<i8>, i64)> {
     let mut digits = Vec::new();
     let mut factor = 1;
     while digits.is_empty() || rest.iter().any(|&w| w != 0) {
-        let low: Vec<i8> = rest.iter().map(|&w| w as i8).collect();
+        let low: Vec<i8> = rest.iter().map(|w| i8::from_le_bytes([w.to_le_bytes()[0]])).collect();
         rest.iter_mut().zip(&low).for_each(|(w, &l)| *w = (*w - i64::from(l)) / 256);
         digits.push((low, factor));
         factor *= 256;
@@ -53,7 +53,7 @@ impl Lower<'_, '_> {
         terms
     }
 
-    pub(super) fn wide_layer(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_layer(&mut self) -> Result<ValueId, Diag> {
         let (input, output) = (self.quantization(self.operand(0))?, self.quantization(self.y)?);
         let layer = self.quantized_layer()?;
         let unquantized = || self.no_form("its weights are not quantized by channel");

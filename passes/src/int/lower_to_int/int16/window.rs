@@ -2,6 +2,7 @@
 
 use qcc_ir::ops::Reduce;
 use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, Window, attr};
+use qcc_num::convert::{count_i64, nearest_i32, nearest_i64};
 use qcc_num::wide;
 
 use super::{Piece, Rule, one};
@@ -23,7 +24,7 @@ struct Mean<'m> {
 }
 
 impl Lower<'_, '_> {
-    pub(super) fn wide_max_pool(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_max_pool(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         if self.quantization(x)?.storage() == Int::U8 {
             let [n, c, h, w] = self.rank_4(self.y)?;
@@ -38,7 +39,8 @@ impl Lower<'_, '_> {
             // The least code never wins a maximum.
             let padded = vec![0, 0, pads[0], pads[1], 0, 0, pads[2], pads[3]];
             let own = self.dims(x);
-            let dims: Vec<usize> = (0..4).map(|i| own[i] + (padded[i] + padded[4 + i]) as usize).collect();
+            let dims: Vec<usize> =
+                (0..4).map(|i| own[i] + usize::try_from(padded[i] + padded[4 + i]).unwrap_or(0)).collect();
             let attrs = Attrs::new(Opcode::Pad).with(attr::PADS, padded).with(attr::VALUE, f32::from(i16::MIN));
             let elem = self.g().ty(x).elem.clone();
             source = self.emit(Opcode::Pad, &[x], attrs, ".pad", &dims, elem);
@@ -70,14 +72,14 @@ impl Lower<'_, '_> {
         let ones = [(vec![1i8; m.weights.iter().product()], 1)];
         let terms = self.products(Opcode::IConv2d, pieces, (&m.weights, &ones), attrs, &m.dims);
         let rule = Rule {
-            bias: one(-zero * taps as i64),
+            bias: one(-zero * count_i64(taps)),
             mult: Tensor::new(m.shape, Data::I64(mult)),
             offset: one(wide::offset(to.zero_point(), 0.0)),
         };
         self.combine(&terms, rule, None, m.suffix, &m.dims)
     }
 
-    pub(super) fn wide_average_pool(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_average_pool(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let ([n, c, oh, ow], [_, _, h, w]) = (self.rank_4(self.y)?, self.rank_4(x)?);
         let window = Window::pool(self.attrs());
@@ -89,7 +91,7 @@ impl Lower<'_, '_> {
         };
         let alike = counts.iter().all(|&k| k == counts[0]);
         let (counts, shape) = if alike { (&counts[..1], vec![1]) } else { (&counts[..], vec![oh, ow, 1]) };
-        let attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, c as i64);
+        let attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, count_i64(c));
         let attrs = attrs.with_those_of(self.attrs(), &[attr::STRIDES, attr::PADS, attr::DILATIONS]);
         let pieces = self.pieces(x)?;
         let pieces: Vec<Piece> = pieces.into_iter().map(|p| Piece { value: self.nhwc(p.value), ..p }).collect();
@@ -100,7 +102,7 @@ impl Lower<'_, '_> {
     }
 
     /// The mean or sum over axes: a window over all elements of `[1, reduced, 1, kept]`.
-    pub(super) fn wide_mean(&mut self, kind: Reduce) -> Result<ValueId, Diag> {
+    pub(super) fn int16_mean(&mut self, kind: Reduce) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let (axes, result, dims) = (self.attrs().sizes(attr::AXES), self.dims(self.y), self.dims(x));
         let kept = (0..dims.len()).filter(|i| !axes.contains(i));
@@ -117,7 +119,7 @@ impl Lower<'_, '_> {
             let value = self.emit(Opcode::Reshape, &[value], reshape(&shape), ".flat", &shape, elem);
             pieces.push(Piece { value, ..piece });
         }
-        let attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, rest as i64);
+        let attrs = Attrs::new(Opcode::IConv2d).with(attr::GROUPS, count_i64(rest));
         let weights = [rest, count, 1, 1];
         let mean = Mean { weights, counts: &[divisor], shape: &[1], suffix: ".mean", dims: [1, 1, 1, rest] };
         let q = self.mean_of(&pieces, &attrs, &mean)?;
@@ -125,11 +127,11 @@ impl Lower<'_, '_> {
         Ok(self.emit(Opcode::Reshape, &[q], reshape(&result), "", &result, elem))
     }
 
-    pub(super) fn wide_softmax(&mut self) -> Result<ValueId, Diag> {
+    pub(super) fn int16_softmax(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
         let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
         let axis = usize::try_from(self.attrs().get(attr::AXIS)).unwrap_or(0);
-        let term = |d: u32| (SOFTMAX_ONE * (-f64::from(d) * f64::from(from.scale())).exp()).round() as i32;
+        let term = |d: u32| nearest_i32(SOFTMAX_ONE * (-f64::from(d) * f64::from(from.scale())).exp());
         let table: Vec<i32> = (0..1u32 << from.storage().bits()).map(term).collect();
         let table = self.constant("table", Tensor::new(&[table.len()], Data::I32(table)));
         let perm: Vec<usize> = (0..self.dims(x).len()).filter(|&i| i != axis).chain([axis]).collect();
@@ -145,7 +147,7 @@ impl Lower<'_, '_> {
         };
         let suffix = if perm.is_sorted() { "" } else { ".t" };
         let attrs = Attrs::new(Opcode::ISoftmax)
-            .with(attr::MULT, (256.0 / f64::from(own.scale())).round() as i64)
+            .with(attr::MULT, nearest_i64(256.0 / f64::from(own.scale())))
             .with(attr::BITS, i64::from(own.storage().bits()));
         let elem = Elem::Uniform(own.into());
         let y = self.emit(Opcode::ISoftmax, &[x, table], attrs, suffix, &dims, elem);
