@@ -3,6 +3,8 @@
 //!
 //! Later stages know this crate; it knows only [`qcc_num`].
 
+#![cfg_attr(not(test), deny(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap))]
+
 pub mod attr;
 pub mod attrs;
 pub mod diag;

@@ -11,6 +11,8 @@
 //! | `quant` | between real and quantized types | quant |
 //! | `int` | plain integers; spatial operators are NHWC | int |
 
+use qcc_num::fixed::to_f32;
+
 use crate::attr;
 use crate::attrs::{AttrSchema, Attrs};
 
@@ -283,7 +285,7 @@ fn gelu(a: &Attrs, x: f32) -> f32 {
         true => ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh(),
         false => erf(x / std::f64::consts::SQRT_2),
     };
-    (0.5 * x * (1.0 + gate)) as f32
+    to_f32(0.5 * x * (1.0 + gate))
 }
 
 fn shrink(a: &Attrs, x: f32) -> f32 {
@@ -306,14 +308,14 @@ fn round_float(a: &Attrs, x: f32) -> f32 {
     let (wide, greatest) = (f64::from(x), f64::from(a.get(attr::GREATEST)));
     let own = i64::from((x.abs().to_bits() >> 23).max(1)) - 127;
     let exponent = own.max(a.get(attr::EXPONENT)).saturating_sub(a.get(attr::FRACTION)).clamp(-400, 400);
-    let distance = f64::from(exponent as i32).exp2();
+    let distance = (exponent as f64).exp2();
     let near = if x.is_finite() { (wide / distance).round_ties_even() * distance } else { wide };
     let beyond = match a.get(attr::OVERFLOW) {
         1 => f64::INFINITY,
         2 => f64::NAN,
         _ => greatest,
     };
-    if near.abs() <= greatest { near as f32 } else { beyond.copysign(wide) as f32 }
+    to_f32(if near.abs() <= greatest { near } else { beyond.copysign(wide) })
 }
 
 /// Error function: Abramowitz and Stegun 1964, 7.1.5 (series) below 3 and 7.1.14 (continued fraction) above.
@@ -386,7 +388,7 @@ ops! {
     /// `x / 2 * (1 + erf(x / sqrt(2)))`; with `tanh`, `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`.
     Gelu = "nn.gelu" ("x") { attr::TANH.or(false) } Class::Unary(gelu);
     /// Error function.
-    Erf = "nn.erf" ("x") {} Class::Unary(|_, x| erf(f64::from(x)) as f32);
+    Erf = "nn.erf" ("x") {} Class::Unary(|_, x| to_f32(erf(f64::from(x))));
     /// `exp(x)`.
     Exp = "nn.exp" ("x") {} Class::Unary(|_, x| x.exp());
     /// Natural logarithm.

@@ -120,7 +120,7 @@ impl Uniform {
     /// The real interval that the integers cover at index `i` of the axis.
     pub fn range_at(&self, i: usize) -> Range {
         let (s, z) = (f64::from(self.scales[i]), self.zero_points[i]);
-        let end = |q: i64| narrowed(s * (q - z) as f64);
+        let end = |q: i64| qcc_num::fixed::to_f32(s * (q - z) as f64);
         Range { min: end(self.min()), max: end(self.max()) }
     }
 
@@ -240,12 +240,6 @@ impl fmt::Display for Uniform {
         }
         f.write_str(if self.axis.is_some() { "}>" } else { ">" })
     }
-}
-
-/// The nearest single-precision number.
-#[expect(clippy::cast_possible_truncation, reason = "what a type covers is told in f32; beyond it is infinite")]
-fn narrowed(x: f64) -> f32 {
-    x as f32
 }
 
 #[cfg(test)]

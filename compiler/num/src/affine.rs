@@ -29,6 +29,7 @@ pub struct Affine {
 
 impl Affine {
     /// Equation (5) for a sum of products `a * Ma + b * Mb`.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to bytes")]
     pub fn apply(&self, sum: i32) -> u8 {
         ((sum + self.offset) >> self.shift).clamp(i32::from(self.lo), i32::from(self.hi)) as u8
     }
@@ -37,6 +38,7 @@ impl Affine {
 /// The shift `n` and the multipliers for real factors, which may be negative or zero.
 ///
 /// Fails if a factor is not finite or its magnitude is `2^15` or more.
+#[expect(clippy::cast_possible_truncation, reason = "the shift is chosen so that the greatest fits")]
 pub fn multipliers(factors: &[f64]) -> Result<(u32, Vec<i16>), ScaleError> {
     let largest = factors.iter().fold(0.0, |m: f64, s| if s.is_finite() { m.max(s.abs()) } else { f64::INFINITY });
     let scaled = |s: f64, n: u32| (s * f64::from(n).exp2()).round();
@@ -51,6 +53,7 @@ pub fn multipliers(factors: &[f64]) -> Result<(u32, Vec<i16>), ScaleError> {
 /// `255 / 2^(n+1)` units an operand: below 1/4000 for `sum|s| < 3`.
 ///
 /// Fails if a factor is not finite or the sum of their magnitudes is `2^15` or more.
+#[expect(clippy::cast_possible_truncation, reason = "the sum of magnitudes bounds each by 2^30")]
 pub fn wide_multipliers(factors: &[f64]) -> Result<(u32, Vec<i32>), ScaleError> {
     let sum = factors.iter().fold(0.0, |sum: f64, s| if s.is_finite() { sum + s.abs() } else { f64::INFINITY });
     let reach = |n: u32| (255.0 * sum + 257.0) * f64::from(n).exp2();

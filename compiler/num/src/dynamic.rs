@@ -73,6 +73,10 @@ impl Scale {
 const OF_ZEROS: i32 = -1000;
 
 /// Real numbers as 32-bit mantissas with a common exponent; the greatest magnitude is in `[2^30, 2^31)`.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "an exponent of f64; the greatest mantissa is below 2^31 by the choice of the exponent"
+)]
 pub fn mantissas(values: &[f64]) -> (Vec<i32>, i32) {
     let greatest = values.iter().fold(0.0f64, |m, x| m.max(x.abs()));
     if greatest == 0.0 || !greatest.is_finite() {
@@ -92,11 +96,13 @@ fn round_shift(x: i64, shift: i32) -> i64 {
 }
 
 /// Number of bits of a number that is not negative.
+#[expect(clippy::cast_possible_wrap, reason = "at most 64")]
 fn bits(x: i64) -> i32 {
     64 - x.leading_zeros() as i32
 }
 
 /// The first 31 bits of a positive number.
+#[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "the number is positive; 31 bits are left")]
 fn leading(x: i64) -> i64 {
     (((x as u64) << x.leading_zeros()) >> 33) as i64
 }

@@ -14,6 +14,7 @@
 /// ```
 ///
 /// What is not finite counts as the greatest finite number.
+#[expect(clippy::cast_possible_wrap, reason = "31 bits, and the exponent of an f32")]
 pub fn run_time_scale(values: &[f32]) -> [i32; 2] {
     let magnitude = |x: &f32| (x.to_bits() & 0x7fff_ffff).min(f32::MAX.to_bits());
     let greatest = values.iter().map(magnitude).max().unwrap_or(0);
@@ -25,11 +26,20 @@ pub fn run_time_scale(values: &[f32]) -> [i32; 2] {
 pub const LEAST_SCALE: u32 = (127 - 100) << 23;
 
 /// Mantissa and exponent as a real number.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the exponent is clamped to that of a normal number; the result is rounded to f32"
+)]
 pub fn real_scale([mantissa, exponent]: [i32; 2]) -> f32 {
     (f64::from(mantissa) * f64::from_bits(((exponent.clamp(-1000, 900) + 1023) as u64) << 52)) as f32
 }
 
 /// Equation (6).
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "`as` saturates and sends NaN to 0, as the equation wants it; the result is clamped to two i32"
+)]
 pub fn quantize(x: f32, scale: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
     // Rust's `as` saturates and sends NaN to 0; the sum below then cannot overflow 64 bits.
     let rounded = nearest(x / scale) as i32;

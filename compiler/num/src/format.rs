@@ -16,7 +16,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use crate::edge;
-use crate::fixed::{sat32, whole};
+use crate::fixed::{sat32, to_f32, whole};
 pub use crate::storage::Int;
 
 /// Integers that stand for real numbers.
@@ -246,14 +246,14 @@ impl Format {
     pub fn cover(&self, min: f32, max: f32) -> (f32, i64) {
         // A value that is always zero still needs a positive scale.
         let (span, extent) = ((f64::from(max) - f64::from(min)).max(1e-30), self.extent() as f64);
-        let scale = narrowed(span / extent).max(f32::MIN_POSITIVE);
+        let scale = to_f32(span / extent).max(f32::MIN_POSITIVE);
         let zero = whole((-f64::from(min) / f64::from(scale)).round().clamp(0.0, extent));
         (scale, self.min() + zero)
     }
 
     /// The scale, with zero point 0, that gives `greatest` the greatest integer; at least `least`.
     pub fn symmetric_scale(&self, greatest: f64, least: f64) -> f32 {
-        narrowed((greatest / self.magnitude() as f64).max(least)).max(f32::MIN_POSITIVE)
+        to_f32((greatest / self.magnitude() as f64).max(least)).max(f32::MIN_POSITIVE)
     }
 
     /// The code of an integer of the grid: its distance from the least, or its position among the levels.
@@ -295,15 +295,6 @@ impl From<Int> for Format {
     fn from(storage: Int) -> Format {
         Format::all(storage)
     }
-}
-
-/// The nearest single-precision number.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a scale is rounded to f32; beyond it is infinite, which types refuse"
-)]
-fn narrowed(x: f64) -> f32 {
-    x as f32
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@
 //! | sum of 64 bits to 8 or 16 bits | whatever has 16 bits on either side | [`wide`] |
 //! | float to 8 bits and back, at the edge of a compiled model only | `run_f32`, `quant.qcast`, `quant.dcast` | [`edge`] |
 //!
-//! Beside them stands [`random`], the generator of synthesized samples and of tests. The crate depends on nothing.
+//! Beside them stands [`random`], the generator of synthesized samples and of tests. [`format`] has the number formats: which
+//! integers stand for real numbers. The crate depends on nothing.
+
+#![cfg_attr(not(test), deny(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap))]
 
 pub mod affine;
 pub mod convert;

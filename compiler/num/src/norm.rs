@@ -46,6 +46,11 @@ pub struct Row {
 
 impl Row {
     /// Equations (23) to (25). The row is not empty and not longer than [`LONGEST_ROW`].
+    #[expect(
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        reason = "the variance is positive and below 2^63; its reciprocal has 32 bits"
+    )]
     pub fn new(x: impl Iterator<Item = u8> + Clone, epsilon: i64) -> Row {
         let (sum, n) = x.clone().fold((0i64, 0i64), |(s, n), x| (s + i64::from(x), n + 1));
         let mean = ((sum << MEAN_BITS) + n / 2) / n.max(1);
@@ -57,6 +62,7 @@ impl Row {
     }
 
     /// Equation (26), and of (27) `floor(u * M / 2^32) + C`.
+    #[expect(clippy::cast_possible_truncation, reason = "a normalized element of a row has 31 bits: equation (26)")]
     pub fn scaled(&self, x: u8, mult: i32, offset: i32) -> i32 {
         let d = (i64::from(x) << MEAN_BITS) - self.mean;
         let u = (d * self.reciprocal) >> self.shift;
@@ -64,24 +70,28 @@ impl Row {
     }
 
     /// Equations (26) and (27).
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to bytes")]
     pub fn apply(&self, x: u8, mult: i32, offset: i32, lo: u8, hi: u8) -> u8 {
         (self.scaled(x, mult, offset) >> FRACTION_BITS).clamp(i32::from(lo), i32::from(hi)) as u8
     }
 }
 
 /// The constant `E` of (24) for rows of `n` elements.
+#[expect(clippy::cast_possible_truncation, reason = "clamped to less than 2^62")]
 pub fn epsilon(epsilon: f64, scale: f64, n: usize) -> i64 {
     let e = epsilon / (scale * scale) * f64::from(1u32 << (2 * MEAN_BITS)) * n as f64;
     e.round().clamp(0.0, GREATEST_EPSILON as f64 / 2.0) as i64
 }
 
 /// The multiplier `M` for `gamma / Sy` and rows of `n` elements.
+#[expect(clippy::cast_possible_truncation, reason = "checked to be below 2^31")]
 pub fn multiplier(ratio: f64, n: usize) -> Result<i32, ScaleError> {
     let m = (ratio * (n as f64).sqrt() * 256.0).round();
     if m.abs() < f64::from(i32::MAX) { Ok(m as i32) } else { Err(ScaleError { scale: ratio, limit: 8388608.0 }) }
 }
 
 /// The offset `C` for a zero point and `beta / Sy`.
+#[expect(clippy::cast_possible_truncation, reason = "clamped to less than 2^31")]
 pub fn offset(zero_point: u8, ratio: f64) -> i32 {
     let c = 32.0 + 64.0 * f64::from(zero_point) + (64.0 * ratio).round();
     c.clamp(-f64::from(GREATEST_OFFSET), f64::from(GREATEST_OFFSET)) as i32

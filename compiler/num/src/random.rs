@@ -20,11 +20,13 @@ impl Random {
     }
 
     /// From 0 to `n - 1`.
+    #[expect(clippy::cast_possible_truncation, reason = "less than an address")]
     pub fn below(&mut self, n: usize) -> usize {
         (self.bits() % n as u64) as usize
     }
 
     /// From `lo` to `hi`, both included.
+    #[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "the interval is not empty")]
     pub fn within(&mut self, lo: i64, hi: i64) -> i64 {
         lo + (self.bits() % (hi - lo + 1) as u64) as i64
     }

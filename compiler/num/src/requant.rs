@@ -46,6 +46,7 @@ pub struct Epilogue {
 
 impl Epilogue {
     /// Equations (1) to (4), or (15). `residual` is the value of [`residual_term`], 0 without a residual.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to bytes")]
     pub fn apply(&self, acc: i32, mult: i32, residual: i16) -> u8 {
         if self.f32_fraction_bits > 0 {
             debug_assert!(residual == 0, "equation (15) has no residual");
@@ -68,12 +69,14 @@ pub fn offset(zero_point: u8, residual: Option<(u8, u16)>) -> i16 {
 }
 
 /// The term `r` of (2): `floor(residual * R / 2^8)`, which fits 16 bits because `R < 2^15`.
+#[expect(clippy::cast_possible_truncation, reason = "8 bits times 15, less 8")]
 pub fn residual_term(residual: u8, mult: u16) -> i16 {
     debug_assert!(mult < 1 << 15, "a residual multiplier has 15 bits");
     ((u32::from(residual) * u32::from(mult)) >> 8) as i16
 }
 
 /// The residual multiplier `R` for a ratio of scales, or an error if the ratio is not in (0, 2).
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be positive and of 15 bits")]
 pub fn residual_multiplier(ratio: f64) -> Result<u16, ScaleError> {
     let m = (ratio * f64::from(1u32 << RESIDUAL_BITS)).round();
     if ratio > 0.0 && m < 32768.0 { Ok(m as u16) } else { Err(ScaleError { scale: ratio, limit: 2.0 }) }
@@ -82,6 +85,7 @@ pub fn residual_multiplier(ratio: f64) -> Result<u16, ScaleError> {
 /// The shift `a` and the multipliers `M` for real factors `s`, one per channel.
 ///
 /// Fails if a factor is not finite and positive or is `2^24` or more.
+#[expect(clippy::cast_possible_truncation, reason = "the shift is chosen so that the greatest has 31 bits")]
 pub fn multipliers(factors: &[f64]) -> Result<(u32, Vec<i32>), ScaleError> {
     let limit = f64::from(1u32 << 24);
     if let Some(&scale) = factors.iter().find(|s| !(s.is_finite() && **s > 0.0 && **s < limit)) {

@@ -39,6 +39,7 @@ pub fn round(acc: i32, shl: u32, mult: i32, fraction_bits: u32) -> i64 {
 }
 
 /// Equation (15) without the last clamp.
+#[expect(clippy::cast_possible_truncation, reason = "clamped")]
 pub fn apply(acc: i32, shl: u32, mult: i32, fraction_bits: u32, zero_point: i16) -> i16 {
     let r = round(acc, shl, mult, fraction_bits).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
     sat16(r).saturating_add(zero_point)
@@ -60,6 +61,12 @@ pub struct Multipliers {
 /// `a`, `n` and the multipliers for f32 factors: `M` of the greatest has 31 bits.
 ///
 /// Fails if a factor is not a normal positive number or is `2^24` or more.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a significand of 24 bits moved so that the greatest has 31; exponents of f32; fraction bits are positive"
+)]
 pub fn multipliers(factors: &[f32]) -> Result<Multipliers, ScaleError> {
     let limit = 16_777_216.0;
     if let Some(&scale) = factors.iter().find(|s| !(s.is_normal() && **s > 0.0 && **s < limit)) {

@@ -46,6 +46,7 @@ pub fn limit(mult: i64) -> i64 {
 }
 
 /// Equation (21).
+#[expect(clippy::cast_possible_truncation, reason = "clamped to two i16")]
 pub fn requantize(acc: i64, mult: i64, offset: i64, lo: i16, hi: i16) -> i16 {
     let limit = limit(mult);
     let scaled = acc.clamp(-limit, limit) * mult + offset;
@@ -53,6 +54,7 @@ pub fn requantize(acc: i64, mult: i64, offset: i64, lo: i16, hi: i16) -> i16 {
 }
 
 /// `M` for a real factor, or an error if it is not finite or its magnitude is `2^16` or more.
+#[expect(clippy::cast_possible_truncation, reason = "checked to be below 2^16 before the shift by 45")]
 pub fn multiplier(factor: f64) -> Result<i64, ScaleError> {
     let limit = f64::from(1u32 << 16);
     if factor.is_finite() && factor.abs() < limit {
@@ -63,6 +65,7 @@ pub fn multiplier(factor: f64) -> Result<i64, ScaleError> {
 }
 
 /// `C` for a zero point and a real constant in units of the result.
+#[expect(clippy::cast_possible_truncation, reason = "17 bits before the shift by 45")]
 pub fn offset(zero_point: i64, constant: f64) -> i64 {
     // What is further away than any result of 16 bits saturates the same.
     let units = (constant.clamp(-65536.0, 65535.0) * f64::from(SHIFT).exp2()).round() as i64;

@@ -24,7 +24,8 @@
 //!
 //! Values share 16 bits as they share a type; into a concat of another precision, or an operator that knows 8 bits only, a value
 //! goes through a `quant.scast`. A type of 16 bits covers twice what was seen: it has codes to spare, and a method that clips for
-//! the sake of finer codes (`mse`, `percentile`), or an input beyond all samples, would lose more. Weights of 16 bits are quantized here, to `i16` in [-32512, 32512].
+//! the sake of finer codes (`mse`, `percentile`), or an input beyond all samples, would lose more. Weights of 16 bits are quantized here, to `i16` in [-32512, 32512];
+//! another format of at most 8 bits becomes the attribute `weights` of its layer, for those passes that fit and quantize weights.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -11,6 +11,11 @@ pub const ALIGN_BITS: u32 = 14;
 /// ```text
 /// (13)  k = 2^14,  k' = round(floor(m' 2^16 / m) / 2^(2 + e - e')),  scale m 2^(e - 14)
 /// ```
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "a ratio of mantissas has 17 bits; the constant is 14"
+)]
 pub fn align(a: Scale, b: Scale) -> [i32; 4] {
     let swapped = (b.exponent, b.mantissa) > (a.exponent, a.mantissa);
     let (great, small) = if swapped { (b, a) } else { (a, b) };
@@ -27,6 +32,7 @@ pub fn align(a: Scale, b: Scale) -> [i32; 4] {
 /// ```text
 /// (16)  m' 2^e' = max(m 2^e levels) / n,   k = round(floor(m 2^16 / m') / 2^(2 + e' - e))
 /// ```
+#[expect(clippy::cast_possible_truncation, reason = "31 bits of a mantissa, and factors of 17 bits at most")]
 pub fn common(scales: &[(Scale, i32)], levels: i32) -> Vec<i32> {
     let extent = |&(scale, levels): &(Scale, i32)| {
         let product = i64::from(scale.mantissa) * i64::from(levels);
@@ -44,12 +50,14 @@ pub fn common(scales: &[(Scale, i32)], levels: i32) -> Vec<i32> {
 }
 
 /// A code in another scale: `Z' + floor(((q - Z) k + 2^13) / 2^14)`, limited to 8 bits.
+#[expect(clippy::cast_sign_loss, reason = "clamped to a byte")]
 pub fn rescale(q: u8, zero: i32, factor: i32, new_zero: i32) -> u8 {
     let product = (i32::from(q) - zero).wrapping_mul(factor).wrapping_add(1 << (ALIGN_BITS - 1));
     ((product >> ALIGN_BITS) + new_zero).clamp(0, 255) as u8
 }
 
 /// The scale of a product of two values.
+#[expect(clippy::cast_possible_truncation, reason = "31 bits")]
 pub fn product(a: Scale, b: Scale) -> [i32; 2] {
     let product = i64::from(a.mantissa) * i64::from(b.mantissa);
     [leading(product) as i32, a.exponent + b.exponent + bits(product) - 31]

@@ -34,6 +34,10 @@ impl Rule {
     /// Equations (8) to (11): `[mantissa, exponent, left, right, a, biases.., multipliers..]` from the least and greatest
     /// accumulator of each channel. A shift to the right by more than 31 bits is told as 31: accumulators do not count then.
     /// With `ceilings`, empty if there are none, that of each channel follows at the end.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a bias in units of accumulators fits by the choice of `dropped`, mantissas have 31 bits, the rest is limited"
+    )]
     pub fn parameters(
         &self,
         extrema: &[(i32, i32)],
@@ -87,6 +91,7 @@ pub fn epilogue(rectify: bool) -> Epilogue {
 }
 
 /// Equations (8) and (12) for one accumulator of channel `c`, with the parameters of [`Rule::parameters`].
+#[expect(clippy::cast_sign_loss, reason = "shifts of a parameter block are not negative")]
 pub fn requantize(acc: i32, parameters: &[i32], c: usize, channels: usize, rectify: bool) -> u8 {
     let shifted = acc.wrapping_shl(parameters[2] as u32).wrapping_shr(parameters[3] as u32);
     let v = shifted.wrapping_add(parameters[HEADER + c]);

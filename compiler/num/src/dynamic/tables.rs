@@ -29,6 +29,7 @@ pub struct Samples<'a> {
 }
 
 /// A scale below which a function that is 0 at 0 is a line: exponent of the least scale that the finest grid is for.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "few grids")]
 pub const LEAST: i32 = GRID - FINER * (GRIDS as i32 - 1) - 30;
 
 /// Greatest `t` of (17).
@@ -47,6 +48,12 @@ impl Samples<'_> {
     /// ```
     ///
     /// `Z'` is 0, if no result is negative, or 32 and more.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        reason = "few grids; codes are clamped to bytes, mantissas have 31 bits"
+    )]
     pub fn table(&self, scale: Scale, zero: i32, new_zero: i32) -> Vec<i32> {
         let finest = GRIDS as i32 - 1;
         let i = (GRID - 30 - scale.exponent).div_euclid(FINER).clamp(0, finest);
@@ -78,6 +85,12 @@ impl Samples<'_> {
 }
 
 /// `y` of (17).
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "limited to the intervals, of which there are 1024"
+)]
 fn at(row: &[i32], grid: i32, centred: i64, scale: Scale) -> i64 {
     let half = INTERVALS as i64 / 2;
     let product = centred * i64::from(scale.mantissa);
@@ -90,6 +103,7 @@ fn at(row: &[i32], grid: i32, centred: i64, scale: Scale) -> i64 {
 }
 
 /// The samples of a function.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "few grids")]
 pub fn function_samples(f: impl Fn(f64) -> f64) -> Vec<i32> {
     let row = |i: usize| {
         let step = f64::from(GRID - FINER * i as i32).exp2();
@@ -107,6 +121,11 @@ pub fn function_samples(f: impl Fn(f64) -> f64) -> Vec<i32> {
 /// (19)  y = floor(d m round(log2(e) 2^20) 2^(e + 6)), log2 of the reciprocal with 26 fraction bits;   n = floor(y / 2^26),
 ///       f = y mod 2^26,   j = floor(f / 2^16),   table[d] = floor((F[j] + floor((F[j + 1] - F[j]) (f mod 2^16) / 2^16)) / 2^n)
 /// ```
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "26 bits, not negative; a table value is at most 2^30"
+)]
 pub fn exponentials(scale: Scale, samples: &[i32]) -> Vec<i32> {
     let shift = scale.exponent + 6;
     let entry = |d: i64| {
@@ -129,6 +148,7 @@ pub fn exponentials(scale: Scale, samples: &[i32]) -> Vec<i32> {
 pub const LOG2_E: i64 = 1_512_775;
 
 /// The samples of [`exponentials`].
+#[expect(clippy::cast_possible_truncation, reason = "at most 2^30")]
 pub fn exponential_samples() -> Vec<i32> {
     let sample = |j: usize| (f64::from(1 << 30) * (-(j as f64) / INTERVALS as f64).exp2()).round() as i32;
     (0..=INTERVALS).map(sample).collect()
