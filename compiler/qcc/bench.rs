@@ -18,7 +18,7 @@ use crate::engine::Io;
 
 mod layers;
 
-pub use layers::{Layer, profile};
+pub use layers::{TaskProfile, profile};
 
 /// Least duration of one measurement of the limit.
 const PEAK_TIME: Duration = Duration::from_millis(2);

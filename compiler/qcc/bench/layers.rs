@@ -34,7 +34,7 @@ const MOST_BYTES: usize = 128 << 20;
 
 /// One task of a program.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Layer {
+pub struct TaskProfile {
     /// Value that it computes.
     pub name: String,
     /// Kernel with its parameters.
@@ -63,7 +63,7 @@ pub struct Layer {
 
 /// Measures every task of a program on its own, over `rounds` runs; `peak` is the limit in thousand million
 /// multiply-accumulates a second.
-pub fn profile(program: &Jit, threads: usize, rounds: usize, peak: f64) -> Result<Vec<Layer>, Error> {
+pub fn profile(program: &Jit, threads: usize, rounds: usize, peak: f64) -> Result<Vec<TaskProfile>, Error> {
     let pool = pool(threads)?;
     let inputs = inputs(&program.model);
     let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
@@ -84,7 +84,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn judge(&self, task: &TaskInfo, time: Duration) -> Layer {
+    fn judge(&self, task: &TaskInfo, time: Duration) -> TaskProfile {
         let seconds = time.as_secs_f64().max(1e-9);
         let activations = task.input_bytes + task.output_bytes;
         let compute = |macs: f64| macs / (self.peak * 1e9);
@@ -98,7 +98,7 @@ impl Machine {
         ];
         let (bound, least) = bounds.into_iter().fold(("compute", 0.0), |a, b| if b.1 > a.1 { b } else { a });
         let rate = task.macs as f64 / seconds / 1e9;
-        Layer {
+        TaskProfile {
             name: task.name.clone(),
             kernel: task.kernel.clone(),
             ms: seconds * 1e3,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use qcc::bench::{Layer, Measurement, measure, profile, take_turns};
+use qcc::bench::{Measurement, TaskProfile, measure, profile, take_turns};
 use qcc::{Error, Model, compile};
 
 use super::flags::{Io, ModelFlags, TuneFlags, usage};
@@ -85,7 +85,7 @@ impl Bench {
     }
 }
 
-fn json(result: &Measurement, tasks: &[Layer]) -> String {
+fn json(result: &Measurement, tasks: &[TaskProfile]) -> String {
     let mut value = serde_json::to_value(result).unwrap_or_default();
     if !tasks.is_empty() {
         value["layers"] = serde_json::to_value(tasks).unwrap_or_default();
@@ -93,7 +93,7 @@ fn json(result: &Measurement, tasks: &[Layer]) -> String {
     format!("{value}\n")
 }
 
-fn text(result: &Measurement, tasks: &[Layer]) -> String {
+fn text(result: &Measurement, tasks: &[TaskProfile]) -> String {
     let mut out = String::new();
     let rss = result.peak_rss_mb.map_or("unknown".to_string(), |mb| format!("{mb:.1} MB"));
     let rows = [

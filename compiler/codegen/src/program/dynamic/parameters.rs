@@ -18,7 +18,7 @@ pub fn dynamic_scale(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], r
     t.units(&mut |t, _| {
         let biases_out = t.plus(out, HEADER * I32_BYTES);
         let exponent = |key| attrs.get(key) as i32;
-        let layer = Layer {
+        let layer = DynamicLayer {
             rule: Rule {
                 weight_exponent: exponent(attr::WEIGHT_EXPONENT),
                 bias_exponent: exponent(attr::BIAS_EXPONENT),
@@ -44,7 +44,7 @@ pub fn dynamic_scale(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], r
 
 /// A layer's constants, and where its parameters go. The extrema of a channel wait in the places of its bias and its
 /// multiplier.
-struct Layer {
+struct DynamicLayer {
     rule: Rule,
     channels: usize,
     /// `W`.
@@ -82,7 +82,7 @@ struct Ratio {
     down: Value,
 }
 
-impl Layer {
+impl DynamicLayer {
     /// The extrema of each channel over all parts; returns the greatest magnitude of any.
     fn merge(&self, t: &mut Task<'_>, extrema: Value, parts: usize) -> Variable {
         let greatest = variable(t, 0);
