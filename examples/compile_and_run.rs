@@ -1,7 +1,7 @@
 //! Compiles a model to integer-only machine code, loads the result and runs it beside the float model:
 //!
 //! ```text
-//! cargo run --release --example compile_and_run [MODEL.onnx]
+//! cargo run --example compile_and_run [MODEL.onnx]
 //! ```
 
 use std::error::Error;

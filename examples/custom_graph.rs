@@ -1,5 +1,5 @@
 //! A network built by hand, quantized by a pipeline of one's own, and its meaning looked up in the interpreter:
-//! `cargo run --release --example custom_graph`.
+//! `cargo run --example custom_graph`.
 
 use qcc::ir::{Attrs, Edit, Graph, Opcode, Range, Tensor, Type};
 use qcc::{Options, TensorRef, compile};

@@ -1,4 +1,4 @@
-//! Shows what every pass does to a model: `cargo run --release --example inspect_passes [MODEL]`.
+//! Shows what every pass does to a model: `cargo run --example inspect_passes [MODEL]`.
 
 use qcc::{Event, Options, compile_observed};
 

@@ -1,4 +1,4 @@
-//! Compiles the example model in memory and runs it: `cargo run --release --example jit_from_rust`.
+//! Compiles the example model in memory and runs it: `cargo run --example jit_from_rust`.
 
 use qcc::{Options, TensorRef, compile};
 

@@ -1,5 +1,5 @@
 //! Writes the example model as a shared object, then loads and runs that file as a deployed program would, which needs
-//! nothing but `qcc_runtime`: `cargo run --release --example load_so`.
+//! nothing but `qcc_runtime`: `cargo run --example load_so`.
 
 use qcc::runtime::{Model, Pool, TensorRef};
 use qcc::{Options, compile};

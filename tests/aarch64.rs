@@ -1,10 +1,13 @@
-//! Code for 64-bit Arm, run by an emulator where there is one: it gives the interpreter's bytes. Says "skipped" without
+//! Code for 64-bit Arm, run by an emulator where there is one: it gives the interpreter's bytes. Needs
 //! `qemu-aarch64-static` and `aarch64-linux-gnu-gcc` (Debian: qemu-user-static, gcc-aarch64-linux-gnu).
+
+mod optional;
 
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use optional::Missing;
 use qcc::codegen::target::Level;
 use qcc::ir::{Data, Tensor};
 use qcc::{Options, Target, compile};
@@ -33,11 +36,15 @@ fn available(program: &str) -> bool {
         .is_ok_and(|s| s.success())
 }
 
-#[test]
-fn emulated_arm_gives_the_interpreters_bytes() {
+fn main() -> std::process::ExitCode {
+    let test = emulated_arm_gives_the_interpreters_bytes;
+    optional::main(&[("emulated_arm_gives_the_interpreters_bytes", test)])
+}
+
+fn emulated_arm_gives_the_interpreters_bytes() -> Result<(), Missing> {
     let (emulator, compiler) = ("qemu-aarch64-static", "aarch64-linux-gnu-gcc");
     if let Some(missing) = [emulator, compiler].into_iter().find(|p| !available(p)) {
-        return println!("skipped: no {missing}");
+        return Err(Missing(format!("no {missing}")));
     }
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/models/resnet_cifar10.onnx");
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -67,4 +74,5 @@ fn emulated_arm_gives_the_interpreters_bytes() {
         let wanted = compiled.interpreter().run(&[Tensor::new(&[1, 3, 32, 32], Data::U8(input))]).expect("runs");
         assert_eq!(Some(output.stdout.as_slice()), wanted[0].as_u8(), "seed {seed}");
     }
+    Ok(())
 }

@@ -53,7 +53,7 @@ pub struct PassReport {
     pub remarks: Vec<String>,
 }
 
-/// What a compilation has to say.
+/// Summary of a compilation.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report {
     /// How the ranges of activations were found.

@@ -5,7 +5,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Graph, Tensor};
 use qcc_runtime::{Model, Pool, RunError, Session};
 
-use crate::edge::{Boundary, run_time_scales, taken, view};
+use crate::float_interface::{Boundary, dynamic_scales, taken, view};
 use crate::{Compiled, Error};
 
 /// Whether a model is given, and gives, real numbers or what stands for them.
@@ -67,7 +67,7 @@ impl Engine {
         outputs: Vec<(String, Vec<usize>)>,
         boundary: (Vec<Boundary>, Vec<Boundary>),
     ) -> Engine {
-        let scales = (run_time_scales(&names, &boundary.0), run_time_scales(&outputs, &boundary.1));
+        let scales = (dynamic_scales(&names, &boundary.0), dynamic_scales(&outputs, &boundary.1));
         Engine { form, names, outputs, boundary, scales, pool: None }
     }
 
@@ -92,7 +92,7 @@ impl Engine {
         Ok(self)
     }
 
-    /// Names and shapes of the inputs: stored integers have run-time scales beside them, real numbers have not.
+    /// Names and shapes of the inputs: stored integers have dynamic scales beside them, real numbers have not.
     pub fn inputs(&self, io: Io) -> &[(String, Vec<usize>)] {
         if io == Io::Int { &self.names } else { &self.names[..self.scales.0.len()] }
     }

@@ -13,7 +13,6 @@ use qcc_passes::context::Progress;
 use qcc_passes::{Corrections, Method, Precisions, RangeTable, Samples};
 
 use crate::data::Preprocess;
-use crate::tune;
 
 /// Samples to calibrate with.
 #[derive(Clone)]
@@ -133,7 +132,7 @@ impl Options {
             put("mode", self.mode.name().to_string());
         }
         if !self.tuning.is_empty() {
-            put("tuning", tune::to_json(&self.tuning));
+            put("tuning", tuning_record(&self.tuning));
         }
         if let Some(pipeline) = &self.pipeline {
             put("passes", pipeline.clone());
@@ -151,4 +150,9 @@ impl Options {
         list("input-range", self.input_ranges.iter().map(|(n, r)| format!("{n}={:?}:{:?}", r.min, r.max)).collect());
         record
     }
+}
+
+/// Choices for layers in one line; the same choices give the same text.
+pub(crate) fn tuning_record(tuning: &Tuning) -> String {
+    serde_json::to_string(tuning).unwrap_or_default()
 }

@@ -20,8 +20,19 @@ const ROUNDS: usize = 15;
 /// A choice is kept if the task takes at most this share of its time without it.
 const BETTER: f64 = 0.98;
 
+impl Compiled {
+    /// Measures what the estimates might have chosen otherwise in each layer, and keeps what is faster here; returns it. Given
+    /// back as [`crate::Options::tuning`], it makes the same model on any machine.
+    pub fn tune(&mut self) -> Result<&Tuning, Error> {
+        self.check_integer()?;
+        let tuning = measure(self)?;
+        self.set_tuning(&tuning);
+        Ok(&self.codegen_options().tuning)
+    }
+}
+
 /// The choices that are faster on this machine, on one thread. The target must run here.
-pub(crate) fn measure(compiled: &Compiled) -> Result<Tuning, Error> {
+fn measure(compiled: &Compiled) -> Result<Tuning, Error> {
     let graph = compiled.graph();
     let program = |tuning: &Tuning| jit::compile(graph, &compiled.with_tuning(tuning)).map_err(Error::from);
     let given = compiled.codegen_options().tuning.clone();
@@ -65,11 +76,6 @@ fn times(program: &Jit) -> Result<Vec<f64>, Error> {
     let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
     let times = program.profile(&views, ROUNDS, None).map_err(|e| Error::new(Code::DATA, e.to_string()))?;
     Ok(times.iter().map(Duration::as_secs_f64).collect())
-}
-
-/// The record in one line: the same choices give the same text.
-pub(crate) fn to_json(tuning: &Tuning) -> String {
-    serde_json::to_string(tuning).unwrap_or_default()
 }
 
 /// Reads choices that [`save_tuning`] wrote, or that a model's manifest holds.

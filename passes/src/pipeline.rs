@@ -15,39 +15,57 @@ use crate::{Context, Options, PassInfo, Phase, Property, RangeTable};
 /// Times a `fixpoint` may repeat before it counts as not ending.
 const FIXPOINT_LIMIT: usize = 32;
 
-/// Named pipelines, as the command offers them.
-const PRESETS: &[(&str, &str)] = &[
-    (
-        "-O0",
-        "canonicalize, fold-constants, calibrate, propagate-ranges, assign-scales, insert-qdq, cancel-qdq, fuse, \
-         lower-to-int, prove-accumulators, check-integer-only",
-    ),
-    (
-        "-O1",
-        "canonicalize, fold-constants, synthesize-samples, propagate-ranges, fold-bn, assign-scales, correct-bias, insert-qdq, \
-         cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
-    ),
-    (
-        "-O2",
-        "canonicalize, fold-constants, fold-bn, canonicalize, equalize, calibrate, propagate-ranges, assign-scales, \
-         round-weights, correct-bias, insert-qdq, cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
-    ),
-    (
-        "-dynamic",
-        "canonicalize, fold-constants, fold-bn, canonicalize, lower-to-dynamic, layout, prove-accumulators, \
-         check-integer-only",
-    ),
-    (
-        "-Oq",
-        "adopt-qdq, canonicalize, calibrate, propagate-ranges, scale-rest, fuse{exact=yes}, lower-to-int{exact=yes}, layout, \
-         merge-requant{exact=yes}, fuse-epilogue{exact=yes}, prove-accumulators, check-integer-only",
-    ),
+/// A pipeline with a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preset {
+    /// How it is asked for: `--passes=-O1`.
+    pub name: &'static str,
+    /// When it is the one to take.
+    pub summary: &'static str,
+    /// The passes, as text.
+    pub text: &'static str,
+}
+
+/// All named pipelines.
+pub const PRESETS: &[Preset] = &[
+    Preset {
+        name: "-O0",
+        summary: "calibrates and optimizes nothing: for finding faults",
+        text: "canonicalize, fold-constants, calibrate, propagate-ranges, assign-scales, insert-qdq, cancel-qdq, fuse, \
+               lower-to-int, prove-accumulators, check-integer-only",
+    },
+    Preset {
+        name: "-O1",
+        summary: "without samples: ranges from batch normalization, declared ranges and synthesized inputs",
+        text: "canonicalize, fold-constants, synthesize-samples, propagate-ranges, fold-bn, assign-scales, correct-bias, \
+               insert-qdq, cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, \
+               check-integer-only",
+    },
+    Preset {
+        name: "-O2",
+        summary: "with samples or a range table",
+        text: "canonicalize, fold-constants, fold-bn, canonicalize, equalize, calibrate, propagate-ranges, assign-scales, \
+               round-weights, correct-bias, insert-qdq, cancel-qdq, fuse, lower-to-int, layout, merge-requant, \
+               fuse-epilogue, prove-accumulators, check-integer-only",
+    },
+    Preset {
+        name: "-Oq",
+        summary: "for a model that is quantized already: its own scales are kept",
+        text: "adopt-qdq, canonicalize, calibrate, propagate-ranges, scale-rest, fuse{exact=yes}, \
+               lower-to-int{exact=yes}, layout, merge-requant{exact=yes}, fuse-epilogue{exact=yes}, prove-accumulators, \
+               check-integer-only",
+    },
+    Preset {
+        name: "-dynamic",
+        summary: "of --mode int8_dynamic: scales are found in each run",
+        text: "canonicalize, fold-constants, fold-bn, canonicalize, lower-to-dynamic, layout, prove-accumulators, \
+               check-integer-only",
+    },
 ];
 
-/// The pipeline with this name: `-O0` optimises nothing, `-O1` needs no samples, `-O2` calibrates, `-dynamic` leaves scales to
-/// run time, `-Oq` takes the scales of a model that is quantized already.
+/// The text of the pipeline with this name.
 pub fn preset(name: &str) -> Option<&'static str> {
-    PRESETS.iter().find(|p| p.0 == name).map(|p| p.1)
+    PRESETS.iter().find(|p| p.name == name).map(|p| p.text)
 }
 
 /// The pipeline for what the context offers: `-O2` with samples or a range table, less the corrections that are off. Without
@@ -268,7 +286,7 @@ mod tests {
         let e = e.check(&graph).unwrap_err();
         assert!(e.message.contains("every operator works on quantized types"), "{e}");
         assert_eq!(e.help.as_deref(), Some("run fuse before it"));
-        for (name, text) in PRESETS {
+        for Preset { name, text, .. } in PRESETS {
             assert!(Pipeline::parse(text).unwrap().check(&graph).is_ok(), "{name}");
         }
     }

@@ -169,10 +169,9 @@ const TWO: &str = "graph @two(%x: tensor<1x4xf32>, %y: tensor<1x4xf32>) -> (tens
 }
 ";
 
-#[test]
-fn arrays_in_every_form_are_the_same_samples() {
-    let folder = TempDir::new().unwrap();
-    let at = |name: &str| folder.path().join(name);
+/// Writes the two models, and the same samples in every form that arrays have.
+fn samples_in_every_form(folder: &Path) {
+    let at = |name: &str| folder.join(name);
     let array = |name: &str, tensor: &Tensor| std::fs::write(at(name), to_npy(tensor).unwrap()).unwrap();
     std::fs::write(at("one.qir"), LAYER).unwrap();
     std::fs::write(at("two.qir"), TWO).unwrap();
@@ -193,16 +192,30 @@ fn arrays_in_every_form_are_the_same_samples() {
         list += &format!("files/{i}.npy {i}\n");
     }
     std::fs::write(at("list.txt"), list).unwrap();
+}
+
+#[test]
+fn arrays_in_every_form_are_the_same_samples() {
+    let folder = TempDir::new().unwrap();
+    samples_in_every_form(folder.path());
     let table = |model: &str, data: &str| {
         done(folder.path(), &["calibrate", model, "--data", data, "-o", "r.json"]);
-        std::fs::read_to_string(at("r.json")).unwrap()
+        std::fs::read_to_string(folder.path().join("r.json")).unwrap()
     };
     let expected = table("one.qir", "x.npy");
     for data in ["axis.npy", "stored.npz", "packed.npz", "files", "list.txt"] {
         assert_eq!(table("one.qir", data), expected, "{data}");
     }
     assert_eq!(table("two.qir", "two.npz"), table("two.qir", "inputs"));
+}
 
+#[test]
+fn arrays_that_are_no_samples_are_refused() {
+    let folder = TempDir::new().unwrap();
+    samples_in_every_form(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let array = |name: &str, tensor: &Tensor| std::fs::write(at(name), to_npy(tensor).unwrap()).unwrap();
+    let x = Tensor::f32(&[6, 4], rows());
     let bad = |model: &str, data: &str, text: &str| {
         refused(folder.path(), &["calibrate", model, "--data", data, "-o", "out.json"], 1, text);
         refused(folder.path(), &[model, "--calibrate", data, "-o", "out.so"], 1, text);

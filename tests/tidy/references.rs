@@ -7,7 +7,7 @@ use qcc_ir::attrs::{AttrKind, AttrSchema};
 use qcc_ir::diag::{CODES, Fault};
 use qcc_ir::ops::OPS;
 use qcc_passes::options::OptionKind;
-use qcc_passes::{PASSES, Property, preset};
+use qcc_passes::{PASSES, PRESETS, Property};
 
 /// How each page begins.
 const NOTE: &str = "<!-- Made from a table by tests/tidy.rs: QCC_BLESS=1 cargo test --test tidy references -->\n";
@@ -37,7 +37,7 @@ fn attribute(schema: &AttrSchema) -> String {
                 AttrKind::Int => "integer",
                 AttrKind::Ints => "integers",
                 AttrKind::Float => "float",
-                AttrKind::Bool => "truth value",
+                AttrKind::Bool => "boolean",
                 AttrKind::Format => "format",
             };
             format!("`{}`: {kind}", schema.name)
@@ -110,8 +110,9 @@ fn passes(read: &dyn Fn(&str) -> String, exists: &dyn Fn(&str) -> bool) -> Strin
     out += "\n## Pipelines\n\n\
             A pipeline is a text: names, `{key=value ..}` behind a name for its options, `fixpoint(..)` around what is repeated\n\
             until it changes nothing. These have names:\n";
-    for name in ["-O0", "-O1", "-O2", "-Oq"] {
-        let _ = writeln!(out, "\n`{name}`\n\n```text\n{}\n```", preset(name).unwrap_or_default().replace(", ", ",\n"));
+    for preset in PRESETS {
+        let text = preset.text.replace(", ", ",\n");
+        let _ = writeln!(out, "\n`{}`: {}\n\n```text\n{text}\n```", preset.name, preset.summary);
     }
     for p in PASSES {
         let name = p.name.replace('-', "_");

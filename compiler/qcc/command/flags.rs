@@ -48,7 +48,7 @@ pub struct ModelFlags {
     /// Where scales of activations come from: int8_static, int8_dynamic (each run's own ranges)
     #[arg(long, default_value = "int8_static")]
     mode: Mode,
-    /// Passes to run instead of the usual ones
+    /// Passes to run instead of the usual ones, or a name: -O0, -O1, -O2, -Oq, -dynamic (list-presets says what they contain)
     #[arg(long, value_name = "PIPELINE")]
     passes: Option<String>,
     /// Choices for single layers from an earlier --tune
@@ -102,7 +102,7 @@ impl TuneFlags {
 #[derive(Args)]
 #[command(next_help_heading = "Images")]
 pub struct ImageFlags {
-    /// Preprocessing by name: imagenet, cifar10, tensorflow, unit, raw; other flags override it
+    /// Preprocessing by name: imagenet, cifar10, tensorflow, unit, raw (list-presets says what they do); other flags override it
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// Length of the shorter side, or height x width; 0 for none
@@ -128,12 +128,10 @@ pub struct ImageFlags {
     channel_order: Option<ChannelOrder>,
 }
 
-/// Whether something is done.
+/// Whether something is done. Help shows the values in the name of the flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// It is
     On,
-    /// It is not
     Off,
 }
 

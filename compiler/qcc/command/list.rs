@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use qcc::Error;
+use qcc::data::Preprocess;
 use qcc::ir::ops::OPS;
-use qcc::passes::PASSES;
+use qcc::passes::{PASSES, PRESETS};
 
 use super::terminal;
 
@@ -30,7 +31,7 @@ pub fn operators() -> Result<(), Error> {
     Ok(())
 }
 
-/// Every pass: phase, meaning, options; and the pipelines that have names.
+/// Every pass: phase, meaning, options.
 pub fn passes() -> Result<(), Error> {
     let mut out = String::new();
     for pass in PASSES {
@@ -40,10 +41,22 @@ pub fn passes() -> Result<(), Error> {
             let _ = writeln!(out, "    {}={default}  {}", option.name, option.doc);
         }
     }
-    for name in ["-O0", "-O1", "-O2"] {
-        if let Some(text) = qcc::passes::preset(name) {
-            let _ = writeln!(out, "\n{name}\n    {text}");
+    terminal::result(&out);
+    Ok(())
+}
+
+/// Every pipeline that has a name, with the passes that it consists of, and the presets of images.
+pub fn presets() -> Result<(), Error> {
+    let mut out = "--passes\n".to_string();
+    for preset in PRESETS {
+        let _ = writeln!(out, "    {:<14}{}", preset.name, preset.summary);
+        for pass in preset.text.split(", ") {
+            let _ = writeln!(out, "        {pass}");
         }
+    }
+    out += "--preset\n";
+    for (name, text) in Preprocess::PRESETS {
+        let _ = writeln!(out, "    {name:<14}{text}");
     }
     terminal::result(&out);
     Ok(())

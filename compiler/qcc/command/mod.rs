@@ -49,6 +49,8 @@ enum Command {
     ListOps,
     /// List all passes
     ListPasses,
+    /// List all pipelines and preprocessings that have names, with what they contain
+    ListPresets,
     /// List all environment variables
     ListKnobs,
 }
@@ -77,6 +79,7 @@ pub fn dispatch(arguments: Arguments) -> u8 {
         Some(Command::Opt(opt)) => done(opt.execute()),
         Some(Command::ListOps) => done(list::operators()),
         Some(Command::ListPasses) => done(list::passes()),
+        Some(Command::ListPresets) => done(list::presets()),
         Some(Command::ListKnobs) => done(list::knobs()),
     };
     match result {

@@ -15,7 +15,7 @@ use qcc_passes::Samples;
 use super::noise::{Noise, reals};
 use super::report::LayerReport;
 use crate::data::Dataset;
-use crate::edge::{Boundary, run_time_scales};
+use crate::float_interface::{Boundary, dynamic_scales};
 use crate::{Compiled, Error};
 
 /// Most float operators that one integer operator stands for.
@@ -53,7 +53,7 @@ pub fn layers(compiled: &Compiled, data: &Dataset, limit: usize) -> Result<Vec<L
     let boundary: Vec<Boundary> = graph.inputs().iter().map(|&v| Boundary::of_type(graph.ty(v))).collect();
     let names: Vec<_> =
         graph.inputs().iter().map(|&v| (graph.name_of(v).to_string(), graph.ty(v).dims.clone())).collect();
-    let scales = run_time_scales(&names, &boundary);
+    let scales = dynamic_scales(&names, &boundary);
     let is_fixed = scales.iter().all(Option::is_none);
     let mut all: HashMap<ValueId, Vec<Sums>> = HashMap::new();
     for i in 0..data.len().min(limit) {

@@ -13,6 +13,7 @@ use qcc_runtime::Model;
 
 use super::Report;
 use super::digest::digest;
+use crate::options::tuning_record;
 use crate::{Error, files};
 
 /// A compiled model.
@@ -38,7 +39,7 @@ impl Compiled {
         &self.graph
     }
 
-    /// What the compilation has to say.
+    /// Summary of the compilation.
     pub fn report(&self) -> &Report {
         &self.report
     }
@@ -59,20 +60,16 @@ impl Compiled {
         let record = &mut options.manifest.options;
         match tuning.is_empty() {
             true => record.remove("tuning"),
-            false => record.insert("tuning".to_string(), crate::tune::to_json(tuning)),
+            false => record.insert("tuning".to_string(), tuning_record(tuning)),
         };
         options.hash = digest(&self.source, record, self.ranges.as_ref(), &self.report.pipeline);
         options.tuning.clone_from(tuning);
         options
     }
 
-    /// Measures what the estimates might have chosen otherwise in each layer, and keeps what is faster here; returns it. Given
-    /// back as [`crate::Options::tuning`], it makes the same model on any machine.
-    pub fn tune(&mut self) -> Result<&Tuning, Error> {
-        self.check_integer()?;
-        let tuning = crate::tune::measure(self)?;
-        self.options = self.with_tuning(&tuning);
-        Ok(&self.options.tuning)
+    /// Takes another tuning, as if it had been given with the options.
+    pub(crate) fn set_tuning(&mut self, tuning: &Tuning) {
+        self.options = self.with_tuning(tuning);
     }
 
     /// The exact meaning of the compiled model: evaluates the integer graph operation by operation.
@@ -157,7 +154,7 @@ impl Compiled {
     }
 
     /// Machine code is made of integer graphs only; another pipeline may end before that.
-    fn check_integer(&self) -> Result<(), Error> {
+    pub(crate) fn check_integer(&self) -> Result<(), Error> {
         let float = self.graph.values().find(|&v| matches!(self.graph.ty(v).elem, Elem::F32 | Elem::Calibrated(_)));
         if let (Some(v), false) = (float, self.report.passes.iter().any(|p| p.text.starts_with("check-integer-only"))) {
             let message =

@@ -153,14 +153,14 @@ impl fmt::Display for Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::PRESETS;
+    use crate::pipeline::{PRESETS, Preset};
 
     #[test]
     fn pipelines_round_trip() {
         for text in ["canonicalize", "calibrate{method=mse}, fixpoint(fold-constants, canonicalize), fold-bn"] {
             assert_eq!(Pipeline::parse(text).unwrap().to_string(), text);
         }
-        for (name, text) in PRESETS {
+        for Preset { name, text, .. } in PRESETS {
             assert_eq!(Pipeline::parse(name).unwrap().to_string(), *text);
         }
         let spaced = Pipeline::parse(" calibrate { method = kl } ,fold-bn").unwrap();

@@ -176,6 +176,7 @@ mod tests {
     use super::*;
     use qcc_runtime::abi::{QccModelInfo, QccPool, QccTensorInfo};
     use qcc_runtime::{CpuFeatures, Quant};
+    use std::io::Write as _;
     use std::mem::{offset_of, size_of};
     use std::process::Command;
 
@@ -235,7 +236,8 @@ mod tests {
             let flags = [standard, "-Wall", "-Wextra", "-pedantic", "-Werror", "-c", "-o", "t.o", file];
             match Command::new(compiler).args(flags).current_dir(folder.path()).output() {
                 Ok(run) => assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr)),
-                Err(error) => eprintln!("SKIPPED {compiler}: {error}"),
+                // Written past the harness, which shows nothing of a test that passes.
+                Err(error) => drop(writeln!(std::io::stderr(), "skipped: no {compiler}: {error}")),
             }
         }
     }

@@ -66,7 +66,7 @@ impl Boundary {
 }
 
 impl Boundary {
-    /// What is stored for the real inputs of a model, whose run-time scales follow them.
+    /// What is stored for the real inputs of a model, whose dynamic scales follow them.
     pub fn store_all(all: &[Boundary], scales: &[Option<usize>], inputs: &[Tensor]) -> Vec<Tensor> {
         let mut stored = Vec::with_capacity(all.len());
         let mut pairs = Vec::new();
@@ -88,7 +88,7 @@ impl Boundary {
         stored
     }
 
-    /// The real outputs of a model, from what is stored and the run-time scales.
+    /// The real outputs of a model, from what is stored and the dynamic scales.
     pub fn real_all(all: &[Boundary], scales: &[Option<usize>], outputs: &[Tensor]) -> Vec<Tensor> {
         let one = |((boundary, scale), tensor): ((&Boundary, &Option<usize>), &Tensor)| match scale
             .and_then(|s| outputs.get(s))
@@ -106,7 +106,7 @@ impl Boundary {
 
 /// The position of the run-time scale of each tensor that stands for real numbers; scales themselves, which come last, are
 /// left out.
-pub(crate) fn run_time_scales(names: &[(String, Vec<usize>)], all: &[Boundary]) -> Vec<Option<usize>> {
+pub(crate) fn dynamic_scales(names: &[(String, Vec<usize>)], all: &[Boundary]) -> Vec<Option<usize>> {
     let scale_of = |i: usize| {
         let name = format!("{}{SCALE_SUFFIX}", names[i].0);
         let is_pair = |j: &usize| all[*j].elem == Elem::Int(Int::I32) && names[*j].1 == [2] && names[*j].0 == name;
