@@ -116,7 +116,7 @@ fn with_samples() {
     let graph = read(BLOCK);
     let given = Context { samples: Some(samples(&graph)), ..Context::default() };
     resumes(BLOCK, preset("-O2").expect("a preset"), &given);
-    let wide = Context { precision: [("c3".to_string(), qcc_passes::Precision::Bits16)].into(), ..given };
+    let wide = Context { precision: [("c3".to_string(), qcc_passes::Precision::FINER)].into(), ..given };
     resumes(BLOCK, preset("-O2").expect("a preset"), &wide);
 }
 

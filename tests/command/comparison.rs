@@ -8,7 +8,7 @@ use crate::{EXAMPLE, done, example, qcc, refused, stderr};
 
 #[test]
 fn comparison_reports_as_scripts_expect() {
-    let Some(folder) = example() else { return };
+    let folder = example();
     let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--json"];
     let json: serde_json::Value = serde_json::from_str(&done(folder.path(), &arguments)).unwrap();
     assert_eq!((&json["samples"], &json["float_top1"]), (&3.into(), &serde_json::Value::Null));
@@ -71,7 +71,7 @@ fn where_there_are_no_classes_none_are_compared() {
 
 #[test]
 fn a_limit_of_the_loss_is_kept_or_refused() {
-    let Some(folder) = example() else { return };
+    let folder = example();
     let build = [EXAMPLE, "-o", "out.so", "--calibrate", "x.npy"];
     let with = |more: &[&'static str]| [&build[..], more].concat();
     refused(folder.path(), &[EXAMPLE, "-o", "out.so", "--max-drop", "1"], 2, "needs samples");
@@ -95,7 +95,7 @@ fn a_limit_of_the_loss_is_kept_or_refused() {
 
 #[test]
 fn passes_are_measured_on_samples() {
-    let Some(folder) = example() else { return };
+    let folder = example();
     done(folder.path(), &[EXAMPLE, "-o", "out.so", "--calibrate", "x.npy", "--dump-dir", "dump"]);
     let summary = std::fs::read_to_string(folder.path().join("dump/summary.txt")).unwrap();
     let columns = |pass: &str| -> Vec<String> {

@@ -79,7 +79,7 @@ enum Function {
 impl Function {
     /// That of an operator, if it is elementwise.
     fn of(op: IntOp, attrs: &Attrs) -> Option<Function> {
-        let pair = |key| {
+        let pair = |key: attr::Key<Vec<i64>>| {
             let values = attrs.get(key);
             [values[0], values[1]]
         };
