@@ -193,7 +193,7 @@ fn tuning_is_recorded_and_can_be_given_back() {
 
     for (text, why) in [
         (r#"{"nowhere": {}}"#, "nowhere"),
-        (r#"{"layers.layers.2.bn2.BatchNormalization_output_0": {"strip": 7}}"#, "strip of 7 rows"),
+        (r#"{"layers.layers.2.bn2.BatchNormalization_output_0": {"strip": 7}}"#, "row block of 7 rows"),
         (r#"{"layers.layers.2.bn2.BatchNormalization_output_0": {"panel": 9}}"#, "panel of 9"),
         (r#"{"nowhere": {"height": 3}}"#, "height"),
         ("nothing", "no choices for layers"),
