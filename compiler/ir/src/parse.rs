@@ -36,8 +36,8 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use crate::build::Builder;
 use crate::diag::{Code, Diag, Diags};
-use crate::edit::Edit;
 use crate::graph::{Graph, ValueId};
 use crate::lex::{Lines, Token};
 use crate::types::{Type, Uniform};
@@ -102,7 +102,7 @@ pub fn parse_located<'a>(text: &'a str, side: &Side) -> Result<Located<'a>, Diag
     let mut parser = Parser {
         cursor: Cursor::new(text),
         side,
-        edit: Edit::new(&mut graph),
+        builder: Builder::new(&mut graph),
         aliases: HashMap::new(),
         values: HashMap::new(),
         offsets: HashMap::new(),
@@ -127,7 +127,7 @@ pub fn parse_located<'a>(text: &'a str, side: &Side) -> Result<Located<'a>, Diag
 struct Parser<'a, 'g> {
     cursor: Cursor<'a>,
     side: &'g Side<'g>,
-    edit: Edit<'g>,
+    builder: Builder<'g>,
     aliases: HashMap<String, Arc<Uniform>>,
     /// Defined values; `None` where the definition was faulty, so that uses are not reported as well.
     values: HashMap<String, Option<ValueId>>,
@@ -229,7 +229,7 @@ impl Parser<'_, '_> {
         self.cursor.expect(":")?;
         let ty = self.ty()?;
         self.declare(at, &name)?;
-        let v = self.edit.add_input(&name, ty);
+        let v = self.builder.add_input(&name, ty);
         self.define(at, name, v);
         Ok(())
     }
@@ -285,9 +285,9 @@ impl Parser<'_, '_> {
                 return Ok(());
             };
             if let Some(ty) = types.get(outputs.len())
-                && ty != self.edit.graph().ty(v)
+                && ty != self.builder.graph().ty(v)
             {
-                let message = format!("expected {ty} by the graph's header, found {}", self.edit.graph().ty(v));
+                let message = format!("expected {ty} by the graph's header, found {}", self.builder.graph().ty(v));
                 return Err(self.cursor.fault_at(use_at, Code::SYNTAX, message));
             }
             outputs.push(v);
@@ -297,7 +297,7 @@ impl Parser<'_, '_> {
                 format!("expected values for {} types of the graph's header, found {}", types.len(), outputs.len());
             return Err(self.cursor.fault_at(at, Code::SYNTAX, message));
         }
-        self.edit.set_outputs(outputs);
+        self.builder.set_outputs(outputs);
         Ok(())
     }
 

@@ -17,7 +17,7 @@
 //! b'[o] = b[o] + sum over c, k of (w[o][c][k] - w'[o][c][k]) mean(x[c]) p[k]                                (1)
 //! ```
 
-use qcc_ir::{Diags, Edit, Elem, Graph, NodeId, Opcode, Tensor, Window, attr};
+use qcc_ir::{Change, Diags, Edit, Elem, Graph, NodeId, Opcode, Tensor, Window, attr};
 
 use crate::fit::lockstep::{self, FittedLayer};
 use crate::quant::insert_qdq::Weights;
@@ -43,8 +43,8 @@ impl Pass for CorrectBias {
         for Correction { node, bias, shift } in corrections {
             let g = edit.graph();
             let label = format!("correct-bias: %{} by {shift:.2e}", g.name_of(g.result(node)));
-            if edit.begin(label) {
-                set_bias(edit, node, bias);
+            if let Some(mut change) = edit.begin(label) {
+                set_bias(&mut change, node, bias);
             }
         }
         edit.remove_dead();
@@ -114,16 +114,16 @@ fn taps(g: &Graph, n: NodeId, weights: &[usize]) -> Vec<f64> {
 }
 
 /// Gives the layer its new bias.
-pub(crate) fn set_bias(edit: &mut Edit, node: NodeId, bias: Vec<f32>) {
-    let g = edit.graph();
+pub(crate) fn set_bias(change: &mut Change, node: NodeId, bias: Vec<f32>) {
+    let g = change.graph();
     let mut operands = g.operands(node);
     let base = match operands.get(2) {
         Some(&b) => g.name_of(b).to_string(),
         None => format!("{}.bias", g.name_of(g.result(node))),
     };
     let bias = Tensor::f32(&[bias.len()], bias);
-    let bias = edit.add_typed_const(&format!("{base}.fit"), bias, Elem::F32);
+    let bias = change.add_typed_const(&format!("{base}.fit"), bias, Elem::F32);
     operands.truncate(2);
     operands.push(bias);
-    edit.set_operands(node, &operands);
+    change.set_operands(node, &operands);
 }

@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, HashMap};
 use qcc_interp::{Statistics, Survey, Threads};
 use qcc_ir::format::{self, Role};
 use qcc_ir::ops::{Pool, Reduce};
-use qcc_ir::{Class, Diags, Edit, Format, Graph, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_ir::{Change, Class, Diags, Edit, Format, Graph, NodeId, Opcode, Tensor, ValueId, attr};
 
 use crate::quant::precision::Wanted;
 use crate::rewrite::floats;
@@ -82,8 +82,8 @@ impl Pass for Equalize {
                 },
                 (None, None) => continue,
             };
-            if edit.begin(format!("equalize: channels of %{name}, {how}")) {
-                pair.scale(edit, &factors);
+            if let Some(mut change) = edit.begin(format!("equalize: channels of %{name}, {how}")) {
+                pair.scale(&mut change, &factors);
                 cx.channel_factors.insert(name, factors);
             }
         }
@@ -155,13 +155,13 @@ impl Between {
         tried.min_by(|(_, a), (_, b)| noise(a).total_cmp(&noise(b))).filter(|(_, s)| s.iter().any(|&s| s > 1.01))
     }
 
-    fn scale(&self, edit: &mut Edit, s: &[f32]) {
+    fn scale(&self, change: &mut Change, s: &[f32]) {
         let s: Vec<f64> = s.iter().map(|&s| f64::from(s)).collect();
-        multiply(edit, self.first, 1, |o, _| s[o]);
-        multiply(edit, self.first, 2, |o, _| s[o]);
+        multiply(change, self.first, 1, |o, _| s[o]);
+        multiply(change, self.first, 2, |o, _| s[o]);
         for &n in &self.readers {
-            let channel = channels_of(edit.graph(), n);
-            multiply(edit, n, 1, |o, k| 1.0 / s[channel(o, k)]);
+            let channel = channels_of(change.graph(), n);
+            multiply(change, n, 1, |o, k| 1.0 / s[channel(o, k)]);
         }
     }
 }
@@ -189,8 +189,8 @@ fn channels_of(g: &Graph, n: NodeId) -> impl Fn(usize, usize) -> usize + use<> {
 }
 
 /// Multiplies every element of a constant operand by `factor(output channel, element of the channel)`.
-fn multiply(edit: &mut Edit, n: NodeId, operand: usize, factor: impl Fn(usize, usize) -> f64) {
-    let g = edit.graph();
+fn multiply(change: &mut Change, n: NodeId, operand: usize, factor: impl Fn(usize, usize) -> f64) {
+    let g = change.graph();
     let operands = g.operands(n);
     let Some((tensor, data)) = operands.get(operand).and_then(|&v| floats(g, v)) else { return };
     let row = (data.len() / tensor.dims[0].max(1)).max(1);
@@ -198,8 +198,8 @@ fn multiply(edit: &mut Edit, n: NodeId, operand: usize, factor: impl Fn(usize, u
     let scaled = Tensor::f32(&tensor.dims, data.iter().enumerate().map(scaled).collect());
     let name = g.name_of(operands[operand]).to_string();
     let name = if name.ends_with(".eq") { name } else { format!("{name}.eq") };
-    let v = edit.add_const(&name, scaled);
-    edit.set_operand(n, operand, v);
+    let v = change.add_const(&name, scaled);
+    change.set_operand(n, operand, v);
 }
 
 /// Equation (1) with these `X` and `W`.

@@ -94,10 +94,10 @@ impl Pass for RoundWeights {
             let g = edit.graph();
             let w = g.operands(layer.node)[1];
             let (name, label) = (format!("{}.fit", g.name_of(w)), g.name_of(g.result(layer.node)).to_string());
-            if edit.begin(format!("round-weights: %{label}")) {
-                let w = edit.add_typed_const(&name, layer.weights.codes, Elem::Uniform(layer.weights.uniform));
-                edit.set_operand(layer.node, 1, w);
-                set_bias(edit, layer.node, layer.bias);
+            if let Some(mut change) = edit.begin(format!("round-weights: %{label}")) {
+                let w = change.add_typed_const(&name, layer.weights.codes, Elem::Uniform(layer.weights.uniform));
+                change.set_operand(layer.node, 1, w);
+                set_bias(&mut change, layer.node, layer.bias);
             }
         }
         edit.remove_dead();

@@ -17,7 +17,7 @@
 //! A batch normalization that can be folded neither way (DenseNet: behind a concat, before a rectifier) stays and becomes
 //! an integer scale-and-shift later. Ranges that are known of its result become those of the layer's.
 
-use qcc_ir::{Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_ir::{Change, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, attr};
 
 use crate::rewrite::floats;
 use crate::{Context, Pass, constants};
@@ -74,17 +74,17 @@ fn is_layer(g: &Graph, n: NodeId) -> bool {
 }
 
 /// Sets weights and bias of a layer.
-fn set_parameters(edit: &mut Edit, layer: NodeId, weights: Tensor, bias: Vec<f32>) {
-    let g = edit.graph();
+fn set_parameters(change: &mut Change, layer: NodeId, weights: Tensor, bias: Vec<f32>) {
+    let g = change.graph();
     let operands = g.operands(layer);
     let w_name = format!("{}.bn", g.name_of(operands[1]));
     let b_name = match operands.get(2) {
         Some(&b) => format!("{}.bn", g.name_of(b)),
         None => format!("{}.bias", g.name_of(g.result(layer))),
     };
-    let w = edit.add_const(&w_name, weights);
-    let b = edit.add_const(&b_name, Tensor::f32(&[bias.len()], bias));
-    edit.set_operands(layer, &[operands[0], w, b]);
+    let w = change.add_const(&w_name, weights);
+    let b = change.add_const(&b_name, Tensor::f32(&[bias.len()], bias));
+    change.set_operands(layer, &[operands[0], w, b]);
 }
 
 /// `Ok(false)` if the edit limit forbids it.
@@ -106,12 +106,12 @@ fn into_layer_before(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
     let bias = (0..a.len()).map(|c| (a[c] * bias.map_or(0.0, |d| f64::from(d[c])) + b[c]) as f32).collect();
     let elem = g.ty(y).elem.clone();
     let label = format!("fold-bn: %{} into %{}", g.name_of(y), g.name_of(x));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return Ok(false);
-    }
-    set_parameters(edit, layer, weights, bias);
-    edit.set_elem(x, elem);
-    edit.replace(y, x);
+    };
+    set_parameters(&mut change, layer, weights, bias);
+    change.set_elem(x, elem);
+    change.replace(y, x);
     Ok(true)
 }
 
@@ -146,10 +146,10 @@ fn into_layer_after(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
     let weights = Tensor::f32(&tensor.dims, weights);
     let bias = sums.iter().enumerate().map(|(o, s)| (s + bias.map_or(0.0, |d| f64::from(d[o]))) as f32).collect();
     let label = format!("fold-bn: %{} into %{} behind it", g.name_of(y), g.name_of(g.result(layer)));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return Ok(false);
-    }
-    set_parameters(edit, layer, weights, bias);
-    edit.set_operand(layer, 0, x);
+    };
+    set_parameters(&mut change, layer, weights, bias);
+    change.set_operand(layer, 0, x);
     Ok(true)
 }

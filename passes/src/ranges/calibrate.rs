@@ -75,9 +75,9 @@ impl Pass for Calibrate {
                 }
             }
         }
-        if edit.begin(format!("calibrate: {} values", ranges.len())) {
+        if let Some(mut change) = edit.begin(format!("calibrate: {} values", ranges.len())) {
             for (v, range) in ranges {
-                edit.set_elem(v, Elem::Calibrated(range));
+                change.set_elem(v, Elem::Calibrated(range));
             }
             let source = if table.source.is_empty() { "ranges from a table" } else { &table.source };
             cx.note_source(source);

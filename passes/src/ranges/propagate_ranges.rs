@@ -87,14 +87,14 @@ impl Pass for PropagateRanges {
         let source = analysis.source(found.len());
         cx.channel_means = analysis.channel_means();
         faults.into_result()?;
-        if !edit.begin(format!("propagate-ranges: {} values", found.len())) {
+        let Some(mut change) = edit.begin(format!("propagate-ranges: {} values", found.len())) else {
             return Ok(());
-        }
+        };
         let mut table =
             cx.ranges.take().unwrap_or_else(|| RangeTable { source: source.clone(), ..RangeTable::default() });
         for (v, range) in found {
-            table.values.insert(edit.graph().name_of(v).to_string(), RangeEntry::new(range));
-            edit.set_elem(v, Elem::Calibrated(range));
+            table.values.insert(change.graph().name_of(v).to_string(), RangeEntry::new(range));
+            change.set_elem(v, Elem::Calibrated(range));
         }
         cx.ranges = Some(table);
         cx.note_source(&source);
