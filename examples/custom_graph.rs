@@ -1,18 +1,18 @@
 //! A network built by hand, quantized by a pipeline of one's own, and its meaning looked up in the interpreter:
 //! `cargo run --example custom_graph`.
 
-use qcc::ir::{Attrs, Edit, Graph, Opcode, Range, Tensor, Type};
+use qcc::ir::{Attrs, Builder, Graph, Opcode, Range, Tensor, Type};
 use qcc::{Options, TensorRef, compile};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut graph = Graph::new("perceptron");
-    let mut edit = Edit::new(&mut graph);
-    let x = edit.add_input("x", Type::f32(&[1, 4]));
+    let mut builder = Builder::new(&mut graph);
+    let x = builder.add_input("x", Type::f32(&[1, 4]));
     let weights = (0..32).map(|i| ((i * 7 % 13) as f32 - 6.0) / 6.0).collect();
-    let weights = edit.add_const("weights", Tensor::f32(&[8, 4], weights));
-    let hidden = edit.add_inferred(Opcode::Linear, &[x, weights], Attrs::new(Opcode::Linear), "hidden", None)?;
-    let y = edit.add_inferred(Opcode::Relu, &[hidden], Attrs::new(Opcode::Relu), "y", None)?;
-    edit.set_outputs(vec![y]);
+    let weights = builder.add_const("weights", Tensor::f32(&[8, 4], weights));
+    let hidden = builder.add_inferred(Opcode::Linear, &[x, weights], Attrs::new(Opcode::Linear), "hidden", None)?;
+    let y = builder.add_inferred(Opcode::Relu, &[hidden], Attrs::new(Opcode::Relu), "y", None)?;
+    builder.set_outputs(vec![y]);
 
     let mut options = Options { pipeline: Some("-O1".into()), ..Options::default() };
     options.input_ranges.insert("x".into(), Range { min: -1.0, max: 1.0 });

@@ -8,7 +8,7 @@ use qcc::compare::{
 };
 use qcc::data::Dataset;
 use qcc::data::array::to_npy;
-use qcc::ir::{Attrs, Edit, Graph, Opcode, Tensor, Type, ValueId};
+use qcc::ir::{Attrs, Builder, Graph, Opcode, Tensor, Type, ValueId};
 use qcc::{Calibration, Compiled, Options, Source, compile_observed};
 use tempfile::TempDir;
 
@@ -53,16 +53,16 @@ fn network_with(activation: Opcode, factor: &dyn Fn(usize) -> f32) -> Graph {
     scale(&mut w, &|i| factor(i / 3));
     scale(&mut v, &|i| 1.0 / factor(i / 9 % CHANNELS));
     let mut graph = Graph::new("made");
-    let mut edit = Edit::new(&mut graph);
-    let x = edit.add_input("x", Type::f32(&[1, 3, 8, 8]));
-    let (w, v) = (edit.add_const("w", w), edit.add_const("v", v));
+    let mut builder = Builder::new(&mut graph);
+    let x = builder.add_input("x", Type::f32(&[1, 3, 8, 8]));
+    let (w, v) = (builder.add_const("w", w), builder.add_const("v", v));
     let mut add = |op: Opcode, operands: &[ValueId], name: &str| {
-        edit.add_inferred(op, operands, Attrs::new(op), name, None).unwrap()
+        builder.add_inferred(op, operands, Attrs::new(op), name, None).unwrap()
     };
     let conv = add(Opcode::Conv2d, &[x, w], "conv");
     let relu = add(activation, &[conv], "relu");
     let y = add(Opcode::Conv2d, &[relu, v], "y");
-    edit.set_outputs(vec![y]);
+    builder.set_outputs(vec![y]);
     graph
 }
 

@@ -8,7 +8,7 @@ mod graphs;
 
 use qcc_codegen::{Options, Target, emit};
 use qcc_interp::Evaluator;
-use qcc_ir::{Data, Edit, Graph, Int, Tensor, ValueId, print};
+use qcc_ir::{Builder, Data, Graph, Int, Tensor, ValueId, print};
 use qcc_num::random::Random;
 use qcc_runtime::{Model, Pool, TensorRef};
 
@@ -46,9 +46,9 @@ fn first_difference(graph: &Graph, input: &Tensor) -> String {
     let bytes = |v: &ValueId| graph.ty(*v).elem.storage() == Some(Int::U8);
     for v in graph.order().into_iter().map(|n| graph.result(n)).filter(bytes) {
         let mut alone = graph.clone();
-        let mut edit = Edit::new(&mut alone);
-        edit.set_outputs(vec![v]);
-        edit.remove_dead();
+        let mut builder = Builder::new(&mut alone);
+        builder.set_outputs(vec![v]);
+        builder.remove_dead();
         let wanted = Evaluator::new(&alone).run(std::slice::from_ref(input)).expect("ran before");
         let wanted = wanted[0].as_u8().expect("u8");
         for target in Target::all_runnable() {

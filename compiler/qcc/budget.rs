@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Data, Def, Diag, Diags, Edit, Graph, Tensor};
+use qcc_ir::{Builder, Data, Def, Diag, Diags, Graph, Tensor};
 use qcc_passes::{Phase, Property, Samples, Step};
 use rayon::prelude::*;
 
@@ -167,13 +167,13 @@ fn is_rounding(change: &[Noise]) -> bool {
 /// The graph with all real parameters off by a little.
 fn perturbed(graph: &Graph, state: &mut u32) -> Graph {
     let mut changed = graph.clone();
-    let mut edit = Edit::new(&mut changed);
+    let mut builder = Builder::new(&mut changed);
     let constants: Vec<_> = graph.values().filter_map(|v| graph.constant(v).map(|t| (v, t.clone()))).collect();
     for (v, tensor) in constants {
         if tensor.as_f32().is_some() && !matches!(graph.def(v), Def::Input(_)) {
             let elem = graph.ty(v).elem.clone();
-            let other = edit.add_typed_const(graph.name_of(v), perturb(&tensor, state), elem);
-            edit.replace_uses(v, other);
+            let other = builder.add_typed_const(graph.name_of(v), perturb(&tensor, state), elem);
+            builder.replace_uses(v, other);
         }
     }
     changed
@@ -201,16 +201,16 @@ mod tests {
     /// `y = w x - v x`, for vectors of four.
     fn difference(w: f32, v: f32) -> Graph {
         let mut graph = Graph::new("g");
-        let mut edit = Edit::new(&mut graph);
-        let x = edit.add_input("x", Type::f32(&[1, 4]));
-        let constant = |edit: &mut Edit, name: &str, c: f32| edit.add_const(name, Tensor::f32(&[1], vec![c]));
-        let (w, v) = (constant(&mut edit, "w", w), constant(&mut edit, "v", v));
+        let mut builder = Builder::new(&mut graph);
+        let x = builder.add_input("x", Type::f32(&[1, 4]));
+        let constant = |builder: &mut Builder, name: &str, c: f32| builder.add_const(name, Tensor::f32(&[1], vec![c]));
+        let (w, v) = (constant(&mut builder, "w", w), constant(&mut builder, "v", v));
         let mut add = |op: Opcode, operands: &[_], name: &str| {
-            edit.add_inferred(op, operands, Attrs::new(op), name, None).unwrap()
+            builder.add_inferred(op, operands, Attrs::new(op), name, None).unwrap()
         };
         let (a, b) = (add(Opcode::Mul, &[x, w], "a"), add(Opcode::Mul, &[x, v], "b"));
         let y = add(Opcode::Sub, &[a, b], "y");
-        edit.set_outputs(vec![y]);
+        builder.set_outputs(vec![y]);
         graph
     }
 
@@ -221,7 +221,7 @@ mod tests {
         let samples: Arc<dyn Samples> = Arc::new(vec![vec![x]]);
         let mut budget = Budget::new(before, &samples, all).unwrap();
         let info = PassInfo::find("fold-bn").unwrap();
-        let labels = ["an edit".to_string()];
+        let labels = ["an builder".to_string()];
         let text = info.name.to_string();
         let (number, first_edit, remarks, time) = (1, 0, &[][..], Duration::ZERO);
         let effect =

@@ -4,13 +4,13 @@
 //!
 //! ```
 //! use qcc::{Options, compile};
-//! # use qcc::ir::{Attrs, Edit, Graph, Opcode, Tensor, Type};
+//! # use qcc::ir::{Attrs, Builder, Graph, Opcode, Tensor, Type};
 //! # let mut model = Graph::new("tiny");
-//! # let mut edit = Edit::new(&mut model);
-//! # let x = edit.add_input("x", Type::f32(&[1, 4]));
-//! # let w = edit.add_const("w", Tensor::f32(&[2, 4], vec![0.5, -1.0, 0.25, 1.0, 1.0, 0.5, -0.5, 0.25]));
-//! # let y = edit.add_inferred(Opcode::Linear, &[x, w], Attrs::new(Opcode::Linear), "y", None).unwrap();
-//! # edit.set_outputs(vec![y]);
+//! # let mut builder = Builder::new(&mut model);
+//! # let x = builder.add_input("x", Type::f32(&[1, 4]));
+//! # let w = builder.add_const("w", Tensor::f32(&[2, 4], vec![0.5, -1.0, 0.25, 1.0, 1.0, 0.5, -0.5, 0.25]));
+//! # let y = builder.add_inferred(Opcode::Linear, &[x, w], Attrs::new(Opcode::Linear), "y", None).unwrap();
+//! # builder.set_outputs(vec![y]);
 //! let compiled = compile(model, &Options::default())?; // or compile("model.onnx", ..)
 //! let model = compiled.jit()?;
 //! let x = qcc::TensorRef::new(&[1, 4], &[1.0f32, 2.0, -1.0, 0.5]);

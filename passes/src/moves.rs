@@ -26,10 +26,10 @@ pub(crate) fn drop_identity(edit: &mut Edit, n: NodeId, pass: &str) -> bool {
         return false;
     }
     let label = format!("{pass}: drop %{} = {}", g.name_of(y), g.op(n).name());
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    bypass(edit, y, x);
+    };
+    bypass(&mut change, y, x);
     true
 }
 
@@ -42,11 +42,14 @@ pub(crate) fn transpose_is_reshape(edit: &mut Edit, n: NodeId, pass: &str) -> bo
     }
     let x = g.operands(n)[0];
     let label = format!("{pass}: %{} = tensor.transpose is a reshape", g.name_of(y));
-    if !keeps_order(&g.ty(x).dims, &g.node(n).attrs.sizes(attr::PERM)) || !edit.begin(label) {
+    if !keeps_order(&g.ty(x).dims, &g.node(n).attrs.sizes(attr::PERM)) {
         return false;
     }
-    let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, edit.graph().ty(y).dims.as_slice());
-    substitute(edit, y, Opcode::Reshape, &[x], attrs);
+    let Some(mut change) = edit.begin(label) else {
+        return false;
+    };
+    let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, change.graph().ty(y).dims.as_slice());
+    substitute(&mut change, y, Opcode::Reshape, &[x], attrs);
     true
 }
 
@@ -73,9 +76,9 @@ pub(crate) fn merge(edit: &mut Edit, n: NodeId, pass: &str) -> bool {
         _ => return false,
     };
     let label = format!("{pass}: %{} = {} of an earlier value", g.name_of(y), attrs.op().name());
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    substitute(edit, y, attrs.op(), &[source], attrs);
+    };
+    substitute(&mut change, y, attrs.op(), &[source], attrs);
     true
 }

@@ -280,9 +280,9 @@ mod tests {
     fn order_is_checked_before_running() {
         let e = Pipeline::parse("fold-bn, lower-to-int").unwrap();
         let mut graph = Graph::new("g");
-        let mut edit = Edit::new(&mut graph);
-        let x = edit.add_input("x", qcc_ir::Type::f32(&[1]));
-        edit.set_outputs(vec![x]);
+        let mut builder = qcc_ir::Builder::new(&mut graph);
+        let x = builder.add_input("x", qcc_ir::Type::f32(&[1]));
+        builder.set_outputs(vec![x]);
         let e = e.check(&graph).unwrap_err();
         assert!(e.message.contains("every operator works on quantized types"), "{e}");
         assert_eq!(e.help.as_deref(), Some("run fuse before it"));

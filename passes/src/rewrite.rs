@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, Origin, Tensor, Type, ValueId, attr};
+use qcc_ir::{Attrs, Change, Edit, Elem, Graph, NodeId, Opcode, Origin, Tensor, Type, ValueId, attr};
 
 /// The element of a float constant that has only one.
 pub(crate) fn scalar(graph: &Graph, v: ValueId) -> Option<f32> {
@@ -16,7 +16,11 @@ pub(crate) fn scalar(graph: &Graph, v: ValueId) -> Option<f32> {
 /// A float constant that broadcasts over a value of shape `dims` and differs along `axis` at most: one element for each
 /// index of the axis.
 pub(crate) fn per_channel(graph: &Graph, v: ValueId, dims: &[usize], axis: usize) -> Option<Vec<f32>> {
-    let tensor = graph.constant(v)?;
+    by_channel(graph.constant(v)?, dims, axis)
+}
+
+/// The same of a tensor.
+pub(crate) fn by_channel(tensor: &Tensor, dims: &[usize], axis: usize) -> Option<Vec<f32>> {
     let data = tensor.as_f32()?;
     let channels = *dims.get(axis)?;
     if let [x] = data {
@@ -62,11 +66,11 @@ pub(crate) fn either<T>(
 }
 
 /// A new operation computes what `old` stands for, with its type and its name.
-pub(crate) fn substitute(edit: &mut Edit, old: ValueId, op: Opcode, operands: &[ValueId], attrs: Attrs) -> ValueId {
-    let (name, ty) = (edit.graph().name_of(old).to_string(), edit.graph().ty(old).clone());
-    let origin = origin_of(edit.graph(), old);
-    let new = edit.add(op, operands, attrs, &name, ty, origin);
-    edit.replace(old, new);
+pub(crate) fn substitute(change: &mut Change, old: ValueId, op: Opcode, operands: &[ValueId], attrs: Attrs) -> ValueId {
+    let (name, ty) = (change.graph().name_of(old).to_string(), change.graph().ty(old).clone());
+    let origin = origin_of(change.graph(), old);
+    let new = change.add(op, operands, attrs, &name, ty, origin);
+    change.replace(old, new);
     new
 }
 
@@ -76,8 +80,8 @@ pub(crate) fn origin_of(graph: &Graph, v: ValueId) -> Option<Arc<Origin>> {
 }
 
 /// Adds a cast of a value.
-pub(crate) fn add_cast(edit: &mut Edit, op: Opcode, v: ValueId, elem: Elem) -> ValueId {
-    let g = edit.graph();
+pub(crate) fn add_cast(change: &mut Change, op: Opcode, v: ValueId, elem: Elem) -> ValueId {
+    let g = change.graph();
     let name = g.name_of(v).to_string();
     let name = match op {
         Opcode::DCast => format!("{}.dq", name.strip_suffix(".q").unwrap_or(&name)),
@@ -85,7 +89,7 @@ pub(crate) fn add_cast(edit: &mut Edit, op: Opcode, v: ValueId, elem: Elem) -> V
     };
     let ty = Type { dims: g.ty(v).dims.clone(), elem };
     let origin = origin_of(g, v);
-    edit.add(op, &[v], Attrs::new(op), &name, ty, origin)
+    change.add(op, &[v], Attrs::new(op), &name, ty, origin)
 }
 
 /// True if `x` can take the place of `y`, which equals it: the name of a graph output must not get lost.
@@ -94,11 +98,11 @@ pub(crate) fn can_bypass(graph: &Graph, y: ValueId, x: ValueId) -> bool {
 }
 
 /// `x` takes the place of `y`, which equals it; an output keeps its name. Ask [`can_bypass`] first.
-pub(crate) fn bypass(edit: &mut Edit, y: ValueId, x: ValueId) {
-    if edit.graph().is_output(y) {
-        edit.replace(y, x);
+pub(crate) fn bypass(change: &mut Change, y: ValueId, x: ValueId) {
+    if change.graph().is_output(y) {
+        change.replace(y, x);
     } else {
-        edit.replace_uses(y, x);
+        change.replace_uses(y, x);
     }
 }
 

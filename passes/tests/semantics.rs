@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use qcc_interp::Evaluator;
 use qcc_ir::print::{Large, Options, print, print_with};
-use qcc_ir::{Attrs, Data, Edit, Graph, Opcode, Tensor, Type, ValueId, attr, verify};
+use qcc_ir::{Attrs, Builder, Data, Graph, Opcode, Tensor, Type, ValueId, attr, verify};
 use qcc_num::edge;
 use qcc_num::random::Random;
 use qcc_passes::{Context, Pipeline, Samples, default_pipeline};
@@ -26,23 +26,23 @@ fn normals(random: &mut Random, dims: &[usize], deviation: f32) -> Tensor {
 
 /// A float network in the making: its present value is f32 [N, C, H, W].
 struct Maker<'g> {
-    edit: Edit<'g>,
+    builder: Builder<'g>,
     random: Random,
     now: ValueId,
 }
 
 impl Maker<'_> {
     fn dims(&self, v: ValueId) -> Vec<usize> {
-        self.edit.graph().ty(v).dims.clone()
+        self.builder.graph().ty(v).dims.clone()
     }
 
     fn add(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs) -> ValueId {
         let name = op.name().split('.').nth(1).unwrap();
-        self.edit.add_inferred(op, operands, attrs, name, None).expect("the generator makes legal operations")
+        self.builder.add_inferred(op, operands, attrs, name, None).expect("the generator makes legal operations")
     }
 
     fn constant(&mut self, tensor: Tensor) -> ValueId {
-        self.edit.add_const("c", tensor)
+        self.builder.add_const("c", tensor)
     }
 
     fn conv(&mut self, x: ValueId, outputs: usize, kernel: usize, stride: usize, groups: usize) -> ValueId {
@@ -170,15 +170,15 @@ impl Maker<'_> {
 
 fn network(seed: u64) -> Graph {
     let mut graph = Graph::new("random");
-    let mut edit = Edit::new(&mut graph);
-    let x = edit.add_input("x", Type::f32(&[1, 3, 8, 8]));
-    let mut maker = Maker { edit, random: Random::new(seed), now: x };
+    let mut builder = Builder::new(&mut graph);
+    let x = builder.add_input("x", Type::f32(&[1, 3, 8, 8]));
+    let mut maker = Maker { builder, random: Random::new(seed), now: x };
     maker.now = maker.conv(x, 8, 3, 1, 1);
     for _ in 0..2 + maker.random.below(6) {
         maker.step();
     }
     let outputs = maker.head();
-    maker.edit.set_outputs(outputs);
+    maker.builder.set_outputs(outputs);
     verify(&graph).unwrap();
     graph
 }

@@ -34,14 +34,14 @@ impl Maker<'_> {
             }
             3 => {
                 let data = (0..c).map(|_| self.random.within(-32767, 32767) as i16).collect();
-                let mult = self.edit.add_const("m", Tensor::new(&[c], Data::I16(data)));
+                let mult = self.builder.add_const("m", Tensor::new(&[c], Data::I16(data)));
                 let offset = self.i32s(c, -1_000_000, 4_000_000);
                 let attrs = self.clamps(Attrs::new(Opcode::ScaleChannels).with(attr::SHIFT, 14i64));
                 self.step(Opcode::ScaleChannels, &[self.now, mult, offset], attrs);
             }
             4 => {
                 let data = (0..256).map(|_| self.random.below(256) as u8).collect();
-                let table = self.edit.add_const("table", Tensor::new(&[256], Data::U8(data)));
+                let table = self.builder.add_const("table", Tensor::new(&[256], Data::U8(data)));
                 self.step(Opcode::Lut, &[self.now, table], Attrs::new(Opcode::Lut));
             }
             5 => {
@@ -50,7 +50,7 @@ impl Maker<'_> {
             }
             _ => {
                 let data = (0..256).map(|i| (8_000_000.0 * (-f64::from(i) / 20.0).exp()) as i32).collect();
-                let table = self.edit.add_const("exp", Tensor::new(&[256], Data::I32(data)));
+                let table = self.builder.add_const("exp", Tensor::new(&[256], Data::I32(data)));
                 let attrs = Attrs::new(Opcode::ISoftmax).with(attr::MULT, self.random.within(256, 300_000));
                 self.step(Opcode::ISoftmax, &[self.now, table], attrs);
             }
@@ -64,7 +64,7 @@ impl Maker<'_> {
             0 => {
                 let b = self.partner();
                 let data = (0..1 << 16).map(|_| self.random.below(256) as u8).collect();
-                let table = self.edit.add_const("table", Tensor::new(&[1 << 16], Data::U8(data)));
+                let table = self.builder.add_const("table", Tensor::new(&[1 << 16], Data::U8(data)));
                 self.step(Opcode::Lut2, &[self.now, b, table], Attrs::new(Opcode::Lut2));
             }
             1 => {
@@ -85,7 +85,7 @@ impl Maker<'_> {
             3 => {
                 let other = self.partner();
                 let data = (0..c).map(|_| self.random.below(2) as u8).collect();
-                let condition = self.edit.add_const("condition", Tensor::new(&[c], Data::U8(data)));
+                let condition = self.builder.add_const("condition", Tensor::new(&[c], Data::U8(data)));
                 self.step(Opcode::Where, &[self.now, other, condition], Attrs::new(Opcode::Where));
             }
             _ => {
@@ -100,13 +100,13 @@ impl Maker<'_> {
 
     /// A second operand: an earlier value of the same shape, the value itself, or one that is broadcast.
     pub fn partner(&mut self) -> ValueId {
-        let ty = self.edit.graph().ty(self.now).clone();
+        let ty = self.builder.graph().ty(self.now).clone();
         if self.random.below(3) == 0 {
             let [n, _, _, c] = self.dims();
             let dims = [n, 1, 1, self.random.pick(&[1, c])];
             let data = (0..dims.iter().product()).map(|_| self.random.below(256) as u8).collect();
-            return self.edit.add_const("b", Tensor::new(&dims, Data::U8(data)));
+            return self.builder.add_const("b", Tensor::new(&dims, Data::U8(data)));
         }
-        self.earlier.iter().copied().find(|&v| *self.edit.graph().ty(v) == ty).unwrap_or(self.now)
+        self.earlier.iter().copied().find(|&v| *self.builder.graph().ty(v) == ty).unwrap_or(self.now)
     }
 }

@@ -6,14 +6,14 @@ mod sixteen_bits;
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Data, Dialect, Edit, Elem, Graph, Int, Opcode, Tensor, Type, Uniform, ValueId, attr};
+use qcc_ir::{Attrs, Builder, Data, Dialect, Elem, Graph, Int, Opcode, Tensor, Type, Uniform, ValueId, attr};
 use qcc_num::random::Random;
 
 pub use matrices::random_matrices;
 
 /// A graph in the making: its present value is u8 [N, H, W, C].
 struct Maker<'g> {
-    edit: Edit<'g>,
+    builder: Builder<'g>,
     random: Random,
     now: ValueId,
     /// Values of earlier steps, for residuals and concatenation.
@@ -22,11 +22,11 @@ struct Maker<'g> {
 
 impl Maker<'_> {
     fn dims(&self) -> [usize; 4] {
-        self.edit.graph().ty(self.now).dims.clone().try_into().expect("rank 4")
+        self.builder.graph().ty(self.now).dims.clone().try_into().expect("rank 4")
     }
 
     fn add(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs) -> ValueId {
-        self.edit.add_inferred(op, operands, attrs, "v", None).expect("the generator makes legal operations")
+        self.builder.add_inferred(op, operands, attrs, "v", None).expect("the generator makes legal operations")
     }
 
     fn step(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs) {
@@ -36,7 +36,7 @@ impl Maker<'_> {
 
     /// As [`Maker::step`], unless the window may lie in the padding alone, which the operator refuses.
     fn pool_step(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs) {
-        if let Ok(v) = self.edit.add_inferred(op, operands, attrs, "v", None) {
+        if let Ok(v) = self.builder.add_inferred(op, operands, attrs, "v", None) {
             self.earlier.push(std::mem::replace(&mut self.now, v));
         }
     }
@@ -44,12 +44,12 @@ impl Maker<'_> {
     fn i8s(&mut self, dims: &[usize]) -> ValueId {
         let n = dims.iter().product();
         let data = (0..n).map(|_| self.random.within(-127, 127) as i8).collect();
-        self.edit.add_const("w", Tensor::new(dims, Data::I8(data)))
+        self.builder.add_const("w", Tensor::new(dims, Data::I8(data)))
     }
 
     fn i32s(&mut self, n: usize, lo: i64, hi: i64) -> ValueId {
         let data = (0..n).map(|_| self.random.within(lo, hi) as i32).collect();
-        self.edit.add_const("c", Tensor::new(&[n], Data::I32(data)))
+        self.builder.add_const("c", Tensor::new(&[n], Data::I32(data)))
     }
 
     fn clamps(&mut self, attrs: Attrs) -> Attrs {
@@ -99,11 +99,11 @@ impl Maker<'_> {
         let bias = self.i32s(outputs, -20000, 20000);
         let mult = self.i32s(outputs, mult / 2, mult);
         let plain = self
-            .edit
+            .builder
             .add_inferred(Opcode::QConv2d, &[self.now, w, bias, mult], attrs.clone(), "v", None)
             .expect("legal");
-        let ty = self.edit.graph().ty(plain).clone();
-        let partner = self.earlier.iter().copied().find(|&v| *self.edit.graph().ty(v) == ty);
+        let ty = self.builder.graph().ty(plain).clone();
+        let partner = self.earlier.iter().copied().find(|&v| *self.builder.graph().ty(v) == ty);
         match partner.filter(|_| self.random.below(2) == 0) {
             Some(r) => {
                 let attrs =
@@ -189,10 +189,10 @@ impl Maker<'_> {
         let (attrs, mult) = self.epilogue(Attrs::new(Opcode::QLinear), c);
         let (weights, bias) = (self.i8s(&[outputs, c]), self.i32s(outputs, -20000, 20000));
         let mut operands = vec![self.now, weights, bias, self.i32s(outputs, mult / 2, mult)];
-        let same = |&v: &ValueId| self.edit.graph().ty(v).dims == [n, h, w, outputs];
+        let same = |&v: &ValueId| self.builder.graph().ty(v).dims == [n, h, w, outputs];
         let partner = self.earlier.iter().copied().find(same).filter(|_| attrs.get(attr::F32_FRACTION_BITS) == 0);
         let attrs = match partner {
-            Some(residual) if self.edit.graph().ty(residual).elem == self.edit.graph().ty(self.now).elem => {
+            Some(residual) if self.builder.graph().ty(residual).elem == self.builder.graph().ty(self.now).elem => {
                 operands.push(residual);
                 attrs.with(attr::RESIDUAL_MULT, self.random.within(1000, 32767))
             }
@@ -237,7 +237,7 @@ impl Maker<'_> {
             }
             4 => {
                 let other = self.partner();
-                let ty = self.edit.graph().ty(other).clone();
+                let ty = self.builder.graph().ty(other).clone();
                 if ty.dims == dims {
                     let attrs = Attrs::new(Opcode::Concat).with(attr::AXIS, self.random.pick(&[1i64, 2, 3, 3, 3]));
                     self.step(Opcode::Concat, &[self.now, other, self.now], attrs);
@@ -247,7 +247,7 @@ impl Maker<'_> {
             _ => {
                 let axis = 1 + self.random.below(3);
                 let indices = (0..3).map(|_| self.random.within(-(dims[axis] as i64), dims[axis] as i64 - 1)).collect();
-                let indices = self.edit.add_const("i", Tensor::new(&[3], Data::I64(indices)));
+                let indices = self.builder.add_const("i", Tensor::new(&[3], Data::I64(indices)));
                 let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, axis as i64);
                 self.step(Opcode::Gather, &[self.now, indices], attrs);
             }
@@ -294,13 +294,13 @@ fn uniform(random: &mut Random) -> Elem {
 pub fn random_graph(seed: u64) -> Graph {
     let mut graph = Graph::new("random");
     let mut random = Random::new(seed);
-    let mut edit = Edit::new(&mut graph);
+    let mut builder = Builder::new(&mut graph);
     let channels = random.pick(&[1, 3, 4, 5, 8, 16, 17, 32, 40, 64, 65, 96, 130]);
     let dims = [1 + random.below(2), 1 + random.below(9), 1 + random.below(20), channels];
     let elem = uniform(&mut random);
-    let now = edit.add_input("input", Type { dims: dims.to_vec(), elem });
+    let now = builder.add_input("input", Type { dims: dims.to_vec(), elem });
     let steps = 1 + random.below(7);
-    let mut m = Maker { edit, random, now, earlier: Vec::new() };
+    let mut m = Maker { builder, random, now, earlier: Vec::new() };
     for _ in 0..steps {
         match m.random.below(10) {
             0..=2 => m.conv(),
@@ -322,12 +322,12 @@ pub fn random_graph(seed: u64) -> Graph {
     }
     for &v in &outputs {
         let elem = uniform(&mut m.random);
-        let producer = m.edit.graph().producer(v).map(|n| m.edit.graph().op(n).info().dialect());
+        let producer = m.builder.graph().producer(v).map(|n| m.builder.graph().op(n).info().dialect());
         if producer == Some(Dialect::Int) {
-            m.edit.set_elem(v, elem);
+            m.builder.set_elem(v, elem);
         }
     }
-    m.edit.set_outputs(outputs);
-    m.edit.remove_dead();
+    m.builder.set_outputs(outputs);
+    m.builder.remove_dead();
     graph
 }

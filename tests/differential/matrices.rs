@@ -1,6 +1,6 @@
 //! Random products of two matrices, and what transformers put around them: rows of all lengths.
 
-use qcc_ir::{Attrs, Data, Edit, Graph, Opcode, Tensor, Type, ValueId, attr};
+use qcc_ir::{Attrs, Builder, Data, Graph, Opcode, Tensor, Type, ValueId, attr};
 use qcc_num::random::Random;
 
 use super::{Maker, uniform};
@@ -15,7 +15,7 @@ impl Maker<'_> {
         let on_the_left = self.random.below(4) == 0;
         let dims = if on_the_left { [outer[0], outer[1], columns, rows] } else { [outer[0], outer[1], depth, columns] };
         let data = (0..dims.iter().product()).map(|_| self.random.below(256) as u8).collect();
-        let other = self.edit.add_const("matrix", Tensor::new(&dims, Data::U8(data)));
+        let other = self.builder.add_const("matrix", Tensor::new(&dims, Data::U8(data)));
         let terms = if on_the_left { rows } else { depth };
         let zero = |r: &mut Random| r.pick(&[0, 128, 1, 77, 254, 255]);
         let zeros = vec![zero(&mut self.random), zero(&mut self.random)];
@@ -48,7 +48,7 @@ impl Maker<'_> {
     fn exponentials(&mut self) -> ValueId {
         let decay = self.random.pick(&[1.0, 20.0, 1000.0]);
         let data = (0..256).map(|i| (8_000_000.0 * (-f64::from(i) / decay).exp()) as i32).collect();
-        self.edit.add_const("exp", Tensor::new(&[256], Data::I32(data)))
+        self.builder.add_const("exp", Tensor::new(&[256], Data::I32(data)))
     }
 
     fn layer_norm(&mut self) {
@@ -61,7 +61,7 @@ impl Maker<'_> {
         if self.random.below(3) == 0 {
             let scale =
                 vec![self.random.within(1 << 30, i64::from(i32::MAX)) as i32, self.random.within(-50, 0) as i32];
-            let scale = self.edit.add_const("scale", Tensor::new(&[2], Data::I32(scale)));
+            let scale = self.builder.add_const("scale", Tensor::new(&[2], Data::I32(scale)));
             let attrs = Attrs::new(Opcode::DynamicNorm).with(attr::AXIS, axis).with(attr::INT_EPSILON, epsilon);
             let attrs = attrs.with(attr::EXPONENT, self.random.within(-60, 30));
             let acc = self.add(Opcode::DynamicNorm, &[self.now, scale, mult, offset], attrs);
@@ -77,13 +77,13 @@ impl Maker<'_> {
 pub fn random_matrices(seed: u64) -> Graph {
     let mut graph = Graph::new("matrices");
     let mut random = Random::new(seed);
-    let mut edit = Edit::new(&mut graph);
+    let mut builder = Builder::new(&mut graph);
     let longest = random.pick(&[8, 40, 300]);
     let dims = [1 + random.below(2), 1 + random.below(3), 1 + random.below(40), 1 + random.below(longest)];
     let elem = uniform(&mut random);
-    let now = edit.add_input("input", Type { dims: dims.to_vec(), elem });
+    let now = builder.add_input("input", Type { dims: dims.to_vec(), elem });
     let steps = 1 + random.below(3);
-    let mut m = Maker { edit, random, now, earlier: Vec::new() };
+    let mut m = Maker { builder, random, now, earlier: Vec::new() };
     for _ in 0..steps {
         match m.random.below(4) {
             0 => m.softmax(),
@@ -93,9 +93,9 @@ pub fn random_matrices(seed: u64) -> Graph {
     }
     let elem = uniform(&mut m.random);
     if m.now != now {
-        m.edit.set_elem(m.now, elem);
+        m.builder.set_elem(m.now, elem);
     }
-    m.edit.set_outputs(vec![m.now]);
-    m.edit.remove_dead();
+    m.builder.set_outputs(vec![m.now]);
+    m.builder.remove_dead();
     graph
 }

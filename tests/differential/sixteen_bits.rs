@@ -7,12 +7,12 @@ use super::Maker;
 impl Maker<'_> {
     fn i64s(&mut self, n: usize, lo: i64, hi: i64) -> ValueId {
         let data = (0..n).map(|_| self.random.within(lo, hi)).collect();
-        self.edit.add_const("wide", Tensor::new(&[n], Data::I64(data)))
+        self.builder.add_const("wide", Tensor::new(&[n], Data::I64(data)))
     }
 
     /// A requantized sum whose values reach about `reach`, to `bits` bits.
     fn combined(&mut self, xs: &[ValueId], factors: Vec<i64>, reach: i64, bits: i64) -> ValueId {
-        let c = *self.edit.graph().ty(xs[0]).dims.last().expect("rank 4");
+        let c = *self.builder.graph().ty(xs[0]).dims.last().expect("rank 4");
         let (zero, half) = (if bits == 16 { 30_000 } else { 128 }, if bits == 16 { 0 } else { 128 });
         let mult = ((1i64 << 45) / reach.max(1)).saturating_mul(if bits == 16 { 40_000 } else { 200 });
         let mult = mult.min(1 << 61);
@@ -44,7 +44,7 @@ impl Maker<'_> {
             }
             1 => {
                 let data = (0..1 << 16).map(|_| self.random.below(256) as u8).collect();
-                let table = self.edit.add_const("table", Tensor::new(&[1 << 16], Data::U8(data)));
+                let table = self.builder.add_const("table", Tensor::new(&[1 << 16], Data::U8(data)));
                 self.add(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut))
             }
             _ => self.combined(&[x], vec![1], 1 << 15, 8),
@@ -52,8 +52,8 @@ impl Maker<'_> {
     }
 
     fn of_sixteen_bits(&mut self, x: ValueId) -> ValueId {
-        let dims: [usize; 4] = self.edit.graph().ty(x).dims.clone().try_into().expect("rank 4");
-        let same = |m: &Self, v: ValueId| m.edit.graph().ty(v).dims == dims;
+        let dims: [usize; 4] = self.builder.graph().ty(x).dims.clone().try_into().expect("rank 4");
+        let same = |m: &Self, v: ValueId| m.builder.graph().ty(v).dims == dims;
         match self.random.below(8) {
             0 => {
                 let factors = vec![self.random.within(-(1 << 23), 1 << 23), self.random.within(1, 1 << 23)];
@@ -76,7 +76,7 @@ impl Maker<'_> {
             }
             2 => {
                 let data = (0..1 << 16).map(|_| self.random.within(-32768, 32767) as i16).collect();
-                let table = self.edit.add_const("table", Tensor::new(&[1 << 16], Data::I16(data)));
+                let table = self.builder.add_const("table", Tensor::new(&[1 << 16], Data::I16(data)));
                 self.add(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut))
             }
             3 => {
@@ -88,7 +88,7 @@ impl Maker<'_> {
             }
             4 => {
                 let data = (0..1 << 16).map(|i| (8_000_000.0 * (-f64::from(i) / 5000.0).exp()) as i32).collect();
-                let table = self.edit.add_const("exp", Tensor::new(&[1 << 16], Data::I32(data)));
+                let table = self.builder.add_const("exp", Tensor::new(&[1 << 16], Data::I32(data)));
                 let attrs = Attrs::new(Opcode::ISoftmax).with(attr::MULT, self.random.within(1 << 20, 1 << 25));
                 self.add(Opcode::ISoftmax, &[x, table], attrs.with(attr::BITS, 16))
             }
@@ -123,7 +123,8 @@ impl Maker<'_> {
         for digit in 0..1 + self.random.below(2) {
             let n = outputs * kernel[0] * kernel[1] * (c / groups);
             let data = (0..n).map(|_| self.random.within(-128, 127) as i8).collect();
-            let w = self.edit.add_const("w", Tensor::new(&[outputs, kernel[0], kernel[1], c / groups], Data::I8(data)));
+            let w =
+                self.builder.add_const("w", Tensor::new(&[outputs, kernel[0], kernel[1], c / groups], Data::I8(data)));
             let none = self.i32s(outputs, 0, 0);
             for high in [false, true] {
                 let byte = self.add(Opcode::Byte, &[x], Attrs::new(Opcode::Byte).with(attr::HIGH, high));

@@ -1,21 +1,14 @@
-//! The one door through which a graph changes.
+//! The one door through which passes change a graph.
 //!
-//! Every change belongs to a numbered, labelled edit (`edit #17 fold-bn: %bn3 into %conv3`), so that a wrong result can be
-//! bisected by limiting the number of edits, and a dump can say why each line changed. [`Edit::begin`] asks for
-//! permission; a pass skips what it is not permitted.
+//! Every change is numbered and labelled (`edit #17 fold-bn: %bn3 into %conv3`), so that a wrong result can be bisected by limiting
+//! the number of changes, and a dump can say why each line changed. [`Edit::begin`] asks for permission; what changes the graph
+//! is a method of the [`Change`] that it returns, so that nothing happens without.
 
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
 
-use petgraph::Direction;
-use petgraph::visit::EdgeRef;
-
-use crate::attrs::Attrs;
-use crate::graph::{Graph, Node, NodeId, Origin, Value, ValueId, Vertex};
+use crate::build::{Builder, live};
+use crate::graph::Graph;
 use crate::metadata::Fact;
-use crate::ops::Opcode;
-use crate::shape::{check_elems, infer_dims, infer_elem};
-use crate::tensor::Tensor;
-use crate::types::{Elem, Type};
 
 /// A graph that is being changed, and the record of the changes.
 #[derive(Debug)]
@@ -25,17 +18,26 @@ pub struct Edit<'g> {
     limit: usize,
     labels: Vec<String>,
     remarks: Vec<String>,
+    /// Changes that had begun when dead code was last removed.
+    swept: usize,
+}
+
+/// A change that may be carried out: it lasts as long as it is used.
+#[derive(Debug)]
+pub struct Change<'e> {
+    builder: Builder<'e>,
+    remarks: &'e mut Vec<String>,
 }
 
 impl<'g> Edit<'g> {
-    /// Edits without a limit, numbered from 0.
+    /// Changes without a limit, numbered from 0.
     pub fn new(graph: &'g mut Graph) -> Edit<'g> {
         Edit::with_limit(graph, 0, usize::MAX)
     }
 
-    /// Edits numbered from `first`, refused from number `limit` on.
+    /// Changes numbered from `first`, refused from number `limit` on.
     pub fn with_limit(graph: &'g mut Graph, first: usize, limit: usize) -> Edit<'g> {
-        Edit { graph, first, limit, labels: Vec::new(), remarks: Vec::new() }
+        Edit { graph, first, limit, labels: Vec::new(), remarks: Vec::new(), swept: 0 }
     }
 
     /// The graph as it is now.
@@ -43,13 +45,40 @@ impl<'g> Edit<'g> {
         self.graph
     }
 
-    /// Begins the next edit and says whether it may be carried out.
-    pub fn begin(&mut self, label: impl Into<String>) -> bool {
+    /// Begins the next change; `None` if it must not be carried out.
+    #[must_use = "the change happens through what this returns"]
+    pub fn begin(&mut self, label: impl Into<String>) -> Option<Change<'_>> {
         if self.first + self.labels.len() >= self.limit {
-            return false;
+            return None;
         }
         self.labels.push(label.into());
-        true
+        Some(Change { builder: Builder::new(self.graph), remarks: &mut self.remarks })
+    }
+
+    /// Removes every node and constant from which no output can be reached. What the changes since the last time have left behind
+    /// goes with them; where there was none, the removal is a change of its own.
+    pub fn remove_dead(&mut self) {
+        let dead = self.graph.net.node_count() - live(self.graph).len();
+        if dead == 0 {
+            self.swept = self.labels.len();
+            return;
+        }
+        if self.labels.len() > self.swept {
+            Builder::new(self.graph).remove_dead();
+        } else if let Some(mut change) = self.begin("dead code: what no output depends on") {
+            change.remove_dead();
+        }
+        self.swept = self.labels.len();
+    }
+
+    /// Leaves numbers about a value to later passes. What is known of a graph does not change it, and needs no number.
+    pub fn set_metadata(&mut self, fact: Fact, name: &str, numbers: Vec<f64>) {
+        Builder::new(self.graph).set_metadata(fact, name, numbers);
+    }
+
+    /// Removes what earlier passes left of this kind.
+    pub fn clear_metadata(&mut self, fact: Fact) {
+        Builder::new(self.graph).clear_metadata(fact);
     }
 
     /// Records something that was not done and why.
@@ -57,7 +86,7 @@ impl<'g> Edit<'g> {
         self.remarks.push(remark.into());
     }
 
-    /// Labels of the edits so far.
+    /// Labels of the changes so far.
     pub fn labels(&self) -> &[String] {
         &self.labels
     }
@@ -66,188 +95,61 @@ impl<'g> Edit<'g> {
     pub fn finish(self) -> (Vec<String>, Vec<String>) {
         (self.labels, self.remarks)
     }
+}
 
-    /// Leaves numbers about a value to later passes.
-    pub fn set_metadata(&mut self, fact: Fact, name: &str, numbers: Vec<f64>) {
-        self.graph.metadata.set(fact, name, numbers);
+impl Change<'_> {
+    /// Records something about the change.
+    pub fn remark(&mut self, remark: impl Into<String>) {
+        self.remarks.push(remark.into());
     }
+}
 
-    /// Removes what earlier passes left of this kind.
-    pub fn clear_metadata(&mut self, fact: Fact) {
-        self.graph.metadata.clear(fact);
+impl<'e> Deref for Change<'e> {
+    type Target = Builder<'e>;
+
+    fn deref(&self) -> &Builder<'e> {
+        &self.builder
     }
+}
 
-    fn add_value(&mut self, name: &str, ty: Type, constant: Option<Arc<Tensor>>) -> ValueId {
-        let name = self.graph.fresh_name(name);
-        let value = Value { name: name.clone(), ty };
-        let v = ValueId(self.graph.net.add_node(Vertex::Value { value, constant }));
-        self.graph.names.insert(name, v);
-        v
+impl<'e> DerefMut for Change<'e> {
+    fn deref_mut(&mut self) -> &mut Builder<'e> {
+        &mut self.builder
     }
+}
 
-    /// Adds a graph input after the others.
-    pub fn add_input(&mut self, name: &str, ty: Type) -> ValueId {
-        let v = self.add_value(name, ty, None);
-        self.graph.inputs.push(v);
-        v
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attrs::Attrs;
+    use crate::ops::Opcode;
+    use crate::types::Type;
 
-    /// Adds a constant of its plain type.
-    pub fn add_const(&mut self, name: &str, tensor: Tensor) -> ValueId {
-        let ty = tensor.plain_type();
-        self.add_typed_const(name, tensor, ty.elem)
-    }
+    #[test]
+    fn changes_are_numbered_and_limited() {
+        let mut graph = Graph::new("g");
+        let mut builder = Builder::new(&mut graph);
+        let x = builder.add_input("x", Type::f32(&[2]));
+        let relu =
+            |b: &mut Builder, name: &str| b.add_inferred(Opcode::Relu, &[x], Attrs::new(Opcode::Relu), name, None);
+        let y = relu(&mut builder, "y").unwrap();
+        relu(&mut builder, "unread").unwrap();
+        builder.set_outputs(vec![y]);
 
-    /// Adds a constant whose elements stand for something else than their plain type.
-    pub fn add_typed_const(&mut self, name: &str, tensor: impl Into<Arc<Tensor>>, elem: Elem) -> ValueId {
-        let tensor = tensor.into();
-        let ty = Type { dims: tensor.dims.clone(), elem };
-        self.add_value(name, ty, Some(tensor))
-    }
+        let mut refused = graph.clone();
+        let mut edit = Edit::with_limit(&mut refused, 7, 7);
+        edit.remove_dead();
+        assert!(edit.begin("no").is_none() && edit.graph().find("unread").is_some());
 
-    /// Adds a node with one result; the name is made unique.
-    pub fn add(
-        &mut self,
-        op: Opcode,
-        operands: &[ValueId],
-        attrs: Attrs,
-        name: &str,
-        ty: Type,
-        origin: Option<Arc<Origin>>,
-    ) -> ValueId {
-        let n = self.graph.net.add_node(Vertex::Node(Node { op, attrs, origin }));
-        for (i, v) in operands.iter().enumerate() {
-            self.graph.net.add_edge(v.0, n, i);
-        }
-        let v = self.add_value(name, ty, None);
-        self.graph.net.add_edge(n, v.0, 0);
-        v
-    }
-
-    /// Adds a node whose type follows from its operands, or says what does not fit. Operators whose element type a pass
-    /// decides go through [`Edit::add`].
-    pub fn add_inferred(
-        &mut self,
-        op: Opcode,
-        operands: &[ValueId],
-        attrs: Attrs,
-        name: &str,
-        origin: Option<Arc<Origin>>,
-    ) -> Result<ValueId, String> {
-        let types: Vec<_> = operands.iter().map(|&v| self.graph.ty(v)).collect();
-        let dims = infer_dims(op, &attrs, &types)?;
-        check_elems(op, &types)?;
-        let elem = infer_elem(op, &attrs, &types);
-        let elem = elem.ok_or_else(|| format!("the element type of `{}` is decided by a pass", op.name()))?;
-        Ok(self.add(op, operands, attrs, name, Type { dims, elem }, origin))
-    }
-
-    /// Makes the values the graph's outputs.
-    pub fn set_outputs(&mut self, outputs: Vec<ValueId>) {
-        self.graph.outputs = outputs;
-    }
-
-    /// Makes one operand of a node another value.
-    pub fn set_operand(&mut self, node: NodeId, position: usize, value: ValueId) {
-        let edges = self.graph.net.edges_directed(node.0, Direction::Incoming);
-        let old: Vec<_> = edges.filter(|e| *e.weight() == position).map(|e| e.id()).collect();
-        for e in old {
-            self.graph.net.remove_edge(e);
-        }
-        self.graph.net.add_edge(value.0, node.0, position);
-    }
-
-    /// Replaces all operands of a node.
-    pub fn set_operands(&mut self, node: NodeId, operands: &[ValueId]) {
-        let edges = self.graph.net.edges_directed(node.0, Direction::Incoming);
-        let old: Vec<_> = edges.map(|e| e.id()).collect();
-        for e in old {
-            self.graph.net.remove_edge(e);
-        }
-        for (i, v) in operands.iter().enumerate() {
-            self.graph.net.add_edge(v.0, node.0, i);
-        }
-    }
-
-    /// Makes every use of `old`, as an operand and as an output, a use of `new`.
-    pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
-        for (node, position) in self.graph.uses(old) {
-            self.set_operand(node, position, new);
-        }
-        for o in &mut self.graph.outputs {
-            if *o == old {
-                *o = new;
-            }
-        }
-    }
-
-    /// `new` takes the place of `old`: all its uses and its name. `old` must be computed by a node and is left without uses.
-    pub fn replace(&mut self, old: ValueId, new: ValueId) {
-        self.replace_uses(old, new);
-        if self.graph.inputs.contains(&new) || self.graph.constant(new).is_some() {
-            return;
-        }
-        let name = self.graph.name_of(old).to_string();
-        self.rename(old, &format!("{name}.dead"));
-        self.rename(new, &name);
-    }
-
-    /// Gives a value another name, made unique.
-    pub fn rename(&mut self, v: ValueId, name: &str) {
-        let old = self.graph.name_of(v).to_string();
-        self.graph.names.remove(&old);
-        let name = self.graph.fresh_name(name);
-        self.graph.names.insert(name.clone(), v);
-        self.value_mut(v).name = name;
-    }
-
-    /// Changes the element type of a value.
-    pub fn set_elem(&mut self, v: ValueId, elem: Elem) {
-        self.value_mut(v).ty.elem = elem;
-    }
-
-    /// Changes the type of a value.
-    pub fn set_type(&mut self, v: ValueId, ty: Type) {
-        self.value_mut(v).ty = ty;
-    }
-
-    /// Changes the operator and the attributes of a node in place.
-    pub fn set_op(&mut self, node: NodeId, op: Opcode, attrs: Attrs) {
-        if let Vertex::Node(n) = &mut self.graph.net[node.0] {
-            n.op = op;
-            n.attrs = attrs;
-        }
-    }
-
-    /// Removes every node and constant from which no output can be reached. Inputs stay.
-    pub fn remove_dead(&mut self) -> usize {
-        let net = &self.graph.net;
-        let mut live = std::collections::HashSet::new();
-        let mut stack: Vec<_> = self.graph.outputs.iter().chain(&self.graph.inputs).map(|v| v.0).collect();
-        while let Some(i) = stack.pop() {
-            if live.insert(i) {
-                stack.extend(net.neighbors_directed(i, Direction::Incoming));
-            }
-        }
-        // All results of a live node stay, used or not.
-        for i in net.node_indices() {
-            if net
-                .neighbors_directed(i, Direction::Incoming)
-                .any(|n| live.contains(&n) && matches!(net[n], Vertex::Node(_)))
-            {
-                live.insert(i);
-            }
-        }
-        let before = self.graph.net.node_count();
-        self.graph.net.retain_nodes(|_, i| live.contains(&i));
-        self.graph.names.retain(|_, v| live.contains(&v.0));
-        before - self.graph.net.node_count()
-    }
-
-    fn value_mut(&mut self, v: ValueId) -> &mut Value {
-        match &mut self.graph.net[v.0] {
-            Vertex::Value { value, .. } => value,
-            Vertex::Node(_) => unreachable!("a value id names a value"),
-        }
+        let mut edit = Edit::with_limit(&mut graph, 7, 9);
+        edit.remove_dead();
+        assert_eq!(edit.labels(), ["dead code: what no output depends on"]);
+        let mut change = edit.begin("a rectifier less").unwrap();
+        change.replace_uses(y, x);
+        change.remark("as it does nothing");
+        edit.remove_dead();
+        assert!(edit.begin("one more").is_none());
+        assert!(edit.graph().find("y").is_none());
+        assert_eq!(edit.finish().0.len(), 2);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! An edge from a value to a node is a use and carries the operand's position; an edge from a node to a value is a
 //! definition and carries the result's position. A value without a definition is a graph input or a constant. There is
-//! no other record of who uses what. Graphs change only through [`crate::Edit`].
+//! no other record of who uses what. Graphs are made by [`crate::Builder`] and
+//! change in passes through [`crate::Edit`].
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

@@ -1,4 +1,4 @@
-//! What a graph is: types with their quantization, the operator table, the graph and the one door for editing it, the
+//! What a graph is: types with their quantization, the operator table, the graph, its builder and its numbered changes, the
 //! verifier, the textual form (`.qir`) in both directions, and diagnostics.
 //!
 //! Later stages know this crate; it knows only [`qcc_num`].
@@ -7,6 +7,7 @@
 
 pub mod attr;
 pub mod attrs;
+pub mod build;
 pub mod diag;
 pub mod edit;
 pub mod graph;
@@ -22,8 +23,9 @@ pub mod verify;
 pub mod window;
 
 pub use attrs::{Attr, AttrKind, Attrs};
+pub use build::Builder;
 pub use diag::{Diag, Diags, Place};
-pub use edit::Edit;
+pub use edit::{Change, Edit};
 pub use graph::{Def, Graph, NodeId, Origin, ValueId};
 pub use metadata::{Fact, Metadata};
 pub use ops::{Class, Dialect, OpInfo, Opcode};

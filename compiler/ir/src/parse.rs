@@ -37,8 +37,8 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use crate::build::Builder;
 use crate::diag::{Code, Diag, Diags};
-use crate::edit::Edit;
 use crate::graph::{Graph, ValueId};
 use crate::lex::{Lines, Token};
 use crate::metadata::Fact;
@@ -104,7 +104,7 @@ pub fn parse_located<'a>(text: &'a str, side: &Side) -> Result<Located<'a>, Diag
     let mut parser = Parser {
         cursor: Cursor::new(text),
         side,
-        edit: Edit::new(&mut graph),
+        builder: Builder::new(&mut graph),
         aliases: HashMap::new(),
         values: HashMap::new(),
         offsets: HashMap::new(),
@@ -129,7 +129,7 @@ pub fn parse_located<'a>(text: &'a str, side: &Side) -> Result<Located<'a>, Diag
 struct Parser<'a, 'g> {
     cursor: Cursor<'a>,
     side: &'g Side<'g>,
-    edit: Edit<'g>,
+    builder: Builder<'g>,
     aliases: HashMap<String, Arc<Uniform>>,
     /// Defined values; `None` where the definition was faulty, so that uses are not reported as well.
     values: HashMap<String, Option<ValueId>>,
@@ -218,11 +218,11 @@ impl Parser<'_, '_> {
         self.cursor.expect("=")?;
         self.cursor.expect("[")?;
         let numbers = self.list("]", |p| p.cursor.double())?;
-        if self.edit.graph().metadata().get(fact, &name).is_some() {
+        if self.builder.graph().metadata().get(fact, &name).is_some() {
             let message = format!("`{}` of `%{name}` is given twice", fact.name());
             return Err(self.cursor.fault_at(at, Code::SYNTAX, message));
         }
-        self.edit.set_metadata(fact, &name, numbers);
+        self.builder.set_metadata(fact, &name, numbers);
         Ok(())
     }
 
@@ -252,7 +252,7 @@ impl Parser<'_, '_> {
         self.cursor.expect(":")?;
         let ty = self.ty()?;
         self.declare(at, &name)?;
-        let v = self.edit.add_input(&name, ty);
+        let v = self.builder.add_input(&name, ty);
         self.define(at, name, v);
         Ok(())
     }
@@ -308,9 +308,9 @@ impl Parser<'_, '_> {
                 return Ok(());
             };
             if let Some(ty) = types.get(outputs.len())
-                && ty != self.edit.graph().ty(v)
+                && ty != self.builder.graph().ty(v)
             {
-                let message = format!("expected {ty} by the graph's header, found {}", self.edit.graph().ty(v));
+                let message = format!("expected {ty} by the graph's header, found {}", self.builder.graph().ty(v));
                 return Err(self.cursor.fault_at(use_at, Code::SYNTAX, message));
             }
             outputs.push(v);
@@ -320,7 +320,7 @@ impl Parser<'_, '_> {
                 format!("expected values for {} types of the graph's header, found {}", types.len(), outputs.len());
             return Err(self.cursor.fault_at(at, Code::SYNTAX, message));
         }
-        self.edit.set_outputs(outputs);
+        self.builder.set_outputs(outputs);
         Ok(())
     }
 

@@ -330,15 +330,15 @@ mod tests {
 
     use super::*;
     use crate::types::Range;
-    use crate::{Attrs, Edit};
+    use crate::{Attrs, Builder};
 
     /// Faults that no text can express, because the parser would refuse it; all others are in `tests/filetests/verify`.
     fn messages(damage: impl FnOnce(&mut Graph, ValueId, ValueId)) -> String {
         let mut graph = Graph::new("g");
-        let mut edit = Edit::new(&mut graph);
-        let x = edit.add_input("x", Type::f32(&[2]));
-        let y = edit.add_inferred(Opcode::Relu, &[x], Attrs::new(Opcode::Relu), "y", None).unwrap();
-        edit.set_outputs(vec![y]);
+        let mut builder = Builder::new(&mut graph);
+        let x = builder.add_input("x", Type::f32(&[2]));
+        let y = builder.add_inferred(Opcode::Relu, &[x], Attrs::new(Opcode::Relu), "y", None).unwrap();
+        builder.set_outputs(vec![y]);
         verify(&graph).unwrap();
         damage(&mut graph, x, y);
         verify(&graph).unwrap_err().to_string()
@@ -348,7 +348,7 @@ mod tests {
     fn broken_structure() {
         let cycle = messages(|g, _, y| {
             let n = g.producer(y).unwrap();
-            Edit::new(g).set_operand(n, 0, y);
+            Builder::new(g).set_operand(n, 0, y);
         });
         assert_eq!(
             cycle,
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn broken_numbers() {
-        let with = |elem: Elem| messages(move |g, x, _| Edit::new(g).set_elem(x, elem));
+        let with = |elem: Elem| messages(move |g, x, _| Builder::new(g).set_elem(x, elem));
         let uniform = |scale: f32, zero| Uniform::per_tensor(Int::U8, scale, zero);
         for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
             assert!(with(Elem::Uniform(Arc::new(uniform(scale, 0)))).contains("is not finite and positive"));
@@ -396,11 +396,11 @@ mod tests {
         assert!(with(Elem::Calibrated(range)).contains("NaN:0.0 is no range"));
         let wrong = |g: &mut Graph, _: ValueId, _: ValueId| {
             let tensor = Tensor { dims: vec![2], data: Data::F32(vec![1.0]) };
-            Edit::new(g).add_typed_const("c", tensor, Elem::F32);
+            Builder::new(g).add_typed_const("c", tensor, Elem::F32);
         };
         assert!(messages(wrong).contains("@c: 1 elements of shape [2] are no tensor<2xf32>"));
         let kind = |g: &mut Graph, _: ValueId, _: ValueId| {
-            Edit::new(g).add_typed_const("c", Tensor::f32(&[1], vec![1.0]), Elem::Int(Int::I8));
+            Builder::new(g).add_typed_const("c", Tensor::f32(&[1], vec![1.0]), Elem::Int(Int::I8));
         };
         assert!(messages(kind).contains("@c: i8 are stored as f32"));
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use qcc_ir::parse::{no_files, parse, parse_located};
 use qcc_ir::print::{INLINE, Large, Options, print, print_with};
 use qcc_ir::{
-    Attr, AttrKind, Attrs, Data, Edit, Elem, Fact, Format, Graph, Int, Opcode, Range, Tensor, Type, Uniform, ValueId,
+    Attr, AttrKind, Attrs, Builder, Data, Elem, Fact, Format, Graph, Int, Opcode, Range, Tensor, Type, Uniform, ValueId,
 };
 
 /// What the random graphs are made of.
@@ -93,14 +93,14 @@ impl Random {
         let mut values: Vec<ValueId> = Vec::new();
         for _ in 0..self.0.below(20) {
             let (name, ty) = (self.name(), self.ty());
-            let mut edit = Edit::new(&mut graph);
+            let mut builder = Builder::new(&mut graph);
             let v = match self.0.below(4) {
-                0 => edit.add_input(&name, ty),
+                0 => builder.add_input(&name, ty),
                 1 => {
                     let bytes: Vec<u8> = (0..8 * ty.elements()).map(|_| self.0.below(128) as u8).collect();
                     let width = Data::from_bytes(&ty.elem, &bytes).map_or(8, |d| 8 * ty.elements() / d.len().max(1));
                     let data = Data::from_bytes(&ty.elem, &bytes[..ty.elements() * width.max(1)]).unwrap();
-                    edit.add_typed_const(&name, Tensor::new(&ty.dims, data), ty.elem)
+                    builder.add_typed_const(&name, Tensor::new(&ty.dims, data), ty.elem)
                 }
                 _ => {
                     let op = self.0.pick(qcc_ir::ops::OPS.iter().map(|i| i.op).collect::<Vec<_>>().as_slice());
@@ -110,18 +110,18 @@ impl Random {
                         let opset = self.0.below(20) as i64;
                         Arc::new(qcc_ir::Origin { name: self.name(), op: self.name(), opset })
                     });
-                    edit.add(op, &operands, self.attrs(op), &name, ty, origin)
+                    builder.add(op, &operands, self.attrs(op), &name, ty, origin)
                 }
             };
             values.push(v);
         }
         for fact in Fact::ALL.into_iter().filter(|_| self.0.below(8) == 0).collect::<Vec<_>>() {
             let numbers = (0..self.0.below(4)).map(|_| f64::from(self.float()) / 3.0).collect();
-            Edit::new(&mut graph).set_metadata(fact, &self.name(), numbers);
+            Builder::new(&mut graph).set_metadata(fact, &self.name(), numbers);
         }
         if !values.is_empty() {
             let outputs = (0..self.0.below(4)).map(|_| self.0.pick(&values)).collect();
-            Edit::new(&mut graph).set_outputs(outputs);
+            Builder::new(&mut graph).set_outputs(outputs);
         }
         graph
     }
@@ -158,7 +158,7 @@ fn side_files_hold_large_constants_once() {
 #[test]
 fn elided_texts_are_refused_with_advice() {
     let mut graph = Graph::new("g");
-    Edit::new(&mut graph).add_const("w", Tensor::f32(&[17], vec![0.5; 17]));
+    Builder::new(&mut graph).add_const("w", Tensor::f32(&[17], vec![0.5; 17]));
     assert!(graph.to_string().contains("const @w : tensor<17xf32> = dense<...> // elided"));
     let fault = parse(&graph.to_string(), &no_files).unwrap_err();
     assert_eq!(fault.0[0].help.as_deref(), Some("the text was printed without its large constants"));

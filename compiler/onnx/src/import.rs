@@ -41,7 +41,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use onnx_protobuf::{NodeProto, TensorProto};
-use qcc_ir::{Attrs, Diags, Edit, Graph, Opcode, Origin, ValueId, attr};
+use qcc_ir::{Attrs, Builder, Diags, Graph, Opcode, Origin, ValueId, attr};
 
 use crate::element::DataType;
 use crate::external::Folder;
@@ -64,7 +64,7 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
     let driver = Driver {
         model: &model,
         structure: &structure,
-        edit: Edit::new(&mut graph),
+        builder: Builder::new(&mut graph),
         names: Names::new(&model.graph),
         values: HashMap::new(),
         sequences: HashMap::new(),
@@ -83,7 +83,7 @@ fn sequence_fault(what: &str) -> Fault {
 struct Driver<'a, 'g> {
     model: &'a Model,
     structure: &'a Structure<'a>,
-    edit: Edit<'g>,
+    builder: Builder<'g>,
     names: Names<'a>,
     /// Values by their ONNX names; `None` where the producer failed.
     values: HashMap<&'a str, Option<ValueId>>,
@@ -97,7 +97,6 @@ struct Driver<'a, 'g> {
 
 impl<'a> Driver<'a, '_> {
     fn run(mut self, nodes: &'a [NodeProto], options: &ImportOptions) -> Result<(), Diags> {
-        self.edit.begin("import");
         self.inputs(options);
         self.initializers();
         for &i in &self.structure.order {
@@ -105,8 +104,8 @@ impl<'a> Driver<'a, '_> {
         }
         let outputs = self.outputs();
         self.faults.into_result()?;
-        self.edit.set_outputs(outputs);
-        self.edit.remove_dead();
+        self.builder.set_outputs(outputs);
+        self.builder.remove_dead();
         Ok(())
     }
 
@@ -121,7 +120,7 @@ impl<'a> Driver<'a, '_> {
         let options = options.with_batch(&inputs);
         for input in inputs.into_iter().filter(|i| whole || self.structure.used.contains(i.name.as_str())) {
             let value = match options.input_type(input) {
-                Ok(ty) => Some(self.edit.add_input(&input.name, ty)),
+                Ok(ty) => Some(self.builder.add_input(&input.name, ty)),
                 Err(fault) => {
                     self.faults.0.push(fault.into_diag());
                     None
@@ -152,7 +151,7 @@ impl<'a> Driver<'a, '_> {
     fn initializer(&mut self, proto: &TensorProto) -> Outcome<ValueId> {
         let constant = tensor::read(proto, self.folder)?;
         let name = self.names.value(&proto.name);
-        let v = self.edit.add_typed_const(&name, constant.tensor, constant.data_type.elem());
+        let v = self.builder.add_typed_const(&name, constant.tensor, constant.data_type.elem());
         self.types.insert(v, constant.data_type);
         Ok(v)
     }
@@ -245,7 +244,7 @@ impl<'a> Driver<'a, '_> {
         let first = node.output.first().map_or("", String::as_str);
         let origin = Origin { name: node_name(node).to_string(), op: node.op_type.clone(), opset };
         let base = self.names.value(if first.is_empty() { node_name(node) } else { first });
-        let mut site = Site::new(&mut self.edit, node, Arc::new(origin), base, operands, &mut self.types);
+        let mut site = Site::new(&mut self.builder, node, Arc::new(origin), base, operands, &mut self.types);
         let results = rule.apply(&mut site)?;
         let created = site.finish()?;
         let unexpected = node.output.iter().skip(results.len()).find(|o| self.structure.used.contains(o.as_str()));
@@ -257,11 +256,11 @@ impl<'a> Driver<'a, '_> {
             if !name.is_empty() && created.contains(&v) && results.iter().filter(|&&r| r == v).count() == 1 {
                 let name = self.names.value(name);
                 if let Some(inner) =
-                    self.edit.graph().find(&name).filter(|other| *other != v && created.contains(other))
+                    self.builder.graph().find(&name).filter(|other| *other != v && created.contains(other))
                 {
-                    self.edit.rename(inner, &format!("{name}.inner"));
+                    self.builder.rename(inner, &format!("{name}.inner"));
                 }
-                self.edit.rename(v, &name);
+                self.builder.rename(v, &name);
             }
         }
         Ok(results)
@@ -270,7 +269,7 @@ impl<'a> Driver<'a, '_> {
     /// Shapes of a node's operands as far as they are known.
     fn shapes(&self, node: &NodeProto) -> String {
         let shape = |name: &String| match self.values.get(name.as_str()) {
-            Some(Some(v)) => format!("{:?}", self.edit.graph().ty(*v).dims),
+            Some(Some(v)) => format!("{:?}", self.builder.graph().ty(*v).dims),
             _ => {
                 let declared = self.model.graph.value_info.iter().find(|i| i.name == *name);
                 declared.and_then(options::declared).unwrap_or_else(|| "[?]".into())
@@ -289,20 +288,20 @@ impl<'a> Driver<'a, '_> {
                 continue;
             }
             let Some(mut v) = self.values.get(output.name.as_str()).copied().flatten() else { continue };
-            let dims = self.edit.graph().ty(v).dims.clone();
+            let dims = self.builder.graph().ty(v).dims.clone();
             if let Err(fault) = options::check_output(output, &dims) {
                 self.faults.0.push(fault.into_diag());
                 continue;
             }
-            if self.edit.graph().name_of(v) != output.name {
-                if self.edit.graph().inputs().contains(&v) || outputs.contains(&v) {
+            if self.builder.graph().name_of(v) != output.name {
+                if self.builder.graph().inputs().contains(&v) || outputs.contains(&v) {
                     // One value under two names of the interface: a second value carries the second name.
                     let shape: Vec<i64> = dims.iter().filter_map(|&d| i64::try_from(d).ok()).collect();
                     let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, shape);
-                    let ty = self.edit.graph().ty(v).clone();
-                    v = self.edit.add(Opcode::Reshape, &[v], attrs, &output.name, ty, None);
+                    let ty = self.builder.graph().ty(v).clone();
+                    v = self.builder.add(Opcode::Reshape, &[v], attrs, &output.name, ty, None);
                 } else {
-                    self.edit.rename(v, &output.name);
+                    self.builder.rename(v, &output.name);
                 }
             }
             outputs.push(v);

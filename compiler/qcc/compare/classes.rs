@@ -74,7 +74,7 @@ fn top(row: &[f64]) -> Vec<i64> {
 
 #[cfg(test)]
 mod tests {
-    use qcc_ir::{Edit, Int};
+    use qcc_ir::{Builder, Int};
 
     use super::*;
 
@@ -88,9 +88,9 @@ mod tests {
 
     fn classes(outputs: &[Type], batch: usize) -> Result<Classes, String> {
         let mut graph = Graph::new("g");
-        let mut edit = Edit::new(&mut graph);
-        let values = outputs.iter().map(|ty| edit.add_input("x", ty.clone())).collect();
-        edit.set_outputs(values);
+        let mut builder = Builder::new(&mut graph);
+        let values = outputs.iter().map(|ty| builder.add_input("x", ty.clone())).collect();
+        builder.set_outputs(values);
         Classes::of(&graph, batch)
     }
 

@@ -44,8 +44,8 @@ impl Pass for CorrectBias {
             let g = edit.graph();
             let label = format!("correct-bias: %{} by {shift:.2e}", g.name_of(g.result(layer.node)));
             let bias = fitted_bias(g, &layer, bias);
-            if edit.begin(label) {
-                layer.write(edit, None, Some(bias));
+            if let Some(mut change) = edit.begin(label) {
+                layer.write(&mut change, None, Some(bias));
             }
         }
         edit.clear_metadata(Fact::ChannelMeans);

@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, HashMap};
 use qcc_interp::{Statistics, Survey, Threads};
 use qcc_ir::format::{self, Role};
 use qcc_ir::ops::{Pool, Reduce};
-use qcc_ir::{Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_ir::{Change, Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Tensor, ValueId, attr};
 use qcc_num::convert::nearest_f32;
 
 use crate::layer::{NewParameter, Parameter, QuantLayer};
@@ -85,9 +85,9 @@ impl Pass for Equalize {
                 },
                 (None, None) => continue,
             };
-            if edit.begin(format!("equalize: channels of %{name}, {how}")) {
-                pair.scale(edit, &factors);
-                edit.set_metadata(Fact::ChannelFactors, &name, factors.iter().map(|&f| f64::from(f)).collect());
+            if let Some(mut change) = edit.begin(format!("equalize: channels of %{name}, {how}")) {
+                pair.scale(&mut change, &factors);
+                change.set_metadata(Fact::ChannelFactors, &name, factors.iter().map(|&f| f64::from(f)).collect());
             }
         }
         edit.remove_dead();
@@ -158,14 +158,14 @@ impl Between {
         tried.min_by(|(_, a), (_, b)| noise(a).total_cmp(&noise(b))).filter(|(_, s)| s.iter().any(|&s| s > 1.01))
     }
 
-    fn scale(&self, edit: &mut Edit, s: &[f32]) {
+    fn scale(&self, change: &mut Change, s: &[f32]) {
         let s: Vec<f64> = s.iter().map(|&s| f64::from(s)).collect();
-        if let Some(first) = layer(edit.graph(), self.first) {
-            multiply(edit, &first, |o, _| s[o], Some(&|o| s[o]));
+        if let Some(first) = layer(change.graph(), self.first) {
+            multiply(change, &first, |o, _| s[o], Some(&|o| s[o]));
         }
         for &n in &self.readers {
-            if let Some(reader) = layer(edit.graph(), n) {
-                multiply(edit, &reader, |o, k| 1.0 / s[reader.input_channel(o, k)], None);
+            if let Some(reader) = layer(change.graph(), n) {
+                multiply(change, &reader, |o, k| 1.0 / s[reader.input_channel(o, k)], None);
             }
         }
     }
@@ -183,7 +183,7 @@ fn layer(g: &Graph, n: NodeId) -> Option<QuantLayer> {
 
 /// Multiplies the weights of the layer by `factor(output channel, weight of the channel)`, and its bias by `of_bias(output channel)`.
 fn multiply(
-    edit: &mut Edit,
+    change: &mut Change,
     layer: &QuantLayer,
     factor: impl Fn(usize, usize) -> f64,
     of_bias: Option<&dyn Fn(usize) -> f64>,
@@ -197,7 +197,7 @@ fn multiply(
     let row = layer.depth().max(1);
     let weights = scaled(&layer.weights, &|i| factor(i / row, i % row));
     let bias = layer.bias.as_ref().zip(of_bias).map(|(b, of_bias)| scaled(b, of_bias));
-    layer.write(edit, Some(weights), bias);
+    layer.write(change, Some(weights), bias);
 }
 
 /// Equation (1) with these `X` and `W`.

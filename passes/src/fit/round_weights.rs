@@ -95,8 +95,8 @@ impl Pass for RoundWeights {
             let g = edit.graph();
             let FittedLayer { layer, weights, bias, .. } = layer;
             let (label, bias) = (g.name_of(layer.output.value).to_string(), fitted_bias(g, &layer, bias));
-            if edit.begin(format!("round-weights: %{label}")) {
-                layer.write(edit, Some(weights.named(layer.weights_name(".fit"))), Some(bias));
+            if let Some(mut change) = edit.begin(format!("round-weights: %{label}")) {
+                layer.write(&mut change, Some(weights.named(layer.weights_name(".fit"))), Some(bias));
             }
         }
         edit.remove_dead();

@@ -125,10 +125,13 @@ fn drop_identity(edit: &mut Edit, n: NodeId) -> bool {
     let Some(x) = identity(edit, n) else { return false };
     let y = edit.graph().result(n);
     let label = format!("canonicalize: drop {}", named(edit, n));
-    if !can_bypass(edit.graph(), y, x) || !edit.begin(label) {
+    if !can_bypass(edit.graph(), y, x) {
         return false;
     }
-    bypass(edit, y, x);
+    let Some(mut change) = edit.begin(label) else {
+        return false;
+    };
+    bypass(&mut change, y, x);
     true
 }
 
@@ -157,10 +160,10 @@ fn subtract_and_divide_by_constant(edit: &mut Edit, n: NodeId) -> bool {
     let tensor = Tensor::f32(&tensor.dims, data);
     let (y, name) = (g.result(n), format!("{}.{}", g.name_of(c), if op == Opcode::Add { "neg" } else { "inv" }));
     let label = format!("canonicalize: {} by a constant", named(edit, n));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    let c = edit.add_const(&name, tensor);
-    substitute(edit, y, op, &[x, c], Attrs::new(op));
+    };
+    let c = change.add_const(&name, tensor);
+    substitute(&mut change, y, op, &[x, c], Attrs::new(op));
     true
 }

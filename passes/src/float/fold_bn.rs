@@ -100,12 +100,10 @@ fn into_layer_before(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
     let [weights, bias] = folded(g, &layer, weights, bias);
     let elem = g.ty(y).elem.clone();
     let label = format!("fold-bn: %{} into %{}", g.name_of(y), g.name_of(x));
-    if !edit.begin(label) {
-        return Ok(false);
-    }
-    layer.write(edit, Some(weights), Some(bias));
-    edit.set_elem(x, elem);
-    edit.replace(y, x);
+    let Some(mut change) = edit.begin(label) else { return Ok(false) };
+    layer.write(&mut change, Some(weights), Some(bias));
+    change.set_elem(x, elem);
+    change.replace(y, x);
     Ok(true)
 }
 
@@ -136,10 +134,8 @@ fn into_layer_after(edit: &mut Edit, n: NodeId) -> Result<bool, String> {
     let bias = sums.iter().enumerate().map(|(o, s)| nearest_f32(s + bias.map_or(0.0, |d| f64::from(d[o])))).collect();
     let [weights, bias] = folded(g, &layer, weights, bias);
     let label = format!("fold-bn: %{} into %{} behind it", g.name_of(y), g.name_of(g.result(layer.node)));
-    if !edit.begin(label) {
-        return Ok(false);
-    }
-    layer.write(edit, Some(weights), Some(bias));
-    edit.set_operand(layer.node, 0, x);
+    let Some(mut change) = edit.begin(label) else { return Ok(false) };
+    layer.write(&mut change, Some(weights), Some(bias));
+    change.set_operand(layer.node, 0, x);
     Ok(true)
 }

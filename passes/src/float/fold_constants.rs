@@ -37,12 +37,12 @@ impl Pass for FoldConstants {
                 edit.remark(format!("not folded: %{name} is an output"));
                 continue;
             }
-            if !edit.begin(format!("fold-constants: %{name}")) {
+            let Some(mut change) = edit.begin(format!("fold-constants: %{name}")) else {
                 break;
-            }
-            edit.rename(y, &format!("{name}.dead"));
-            let c = edit.add_typed_const(&name, tensor, elem);
-            edit.replace_uses(y, c);
+            };
+            change.rename(y, &format!("{name}.dead"));
+            let c = change.add_typed_const(&name, tensor, elem);
+            change.replace_uses(y, c);
         }
         edit.remove_dead();
         faults.into_result()

@@ -78,8 +78,8 @@ fn requantization(edit: &mut Edit, n: NodeId) {
     let mut all = g.operands(layer);
     all.push(operands[1]);
     let label = format!("fuse-epilogue: %{} into %{}", g.name_of(y), g.name_of(acc));
-    if edit.begin(label) {
-        substitute(edit, y, op, &all, attrs);
+    if let Some(mut change) = edit.begin(label) {
+        substitute(&mut change, y, op, &all, attrs);
     }
 }
 
@@ -113,13 +113,13 @@ fn addition(edit: &mut Edit, n: NodeId) {
     let label = format!("fuse-epilogue: %{} into %{}", g.name_of(y), g.name_of(g.result(chosen.layer)));
     let mult_name = format!("{}.mult", g.name_of(y));
     let (op, mut all) = (g.op(chosen.layer), g.operands(chosen.layer));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return;
-    }
+    };
     all.truncate(3);
-    all.push(edit.add_const(&mult_name, Tensor::new(&[chosen.mult.len()], Data::I32(chosen.mult))));
+    all.push(change.add_const(&mult_name, Tensor::new(&[chosen.mult.len()], Data::I32(chosen.mult))));
     all.push(chosen.residual);
-    substitute(edit, y, op, &all, chosen.attrs);
+    substitute(&mut change, y, op, &all, chosen.attrs);
 }
 
 /// Operand `i` of the addition as the layer that takes it in, or why it cannot.

@@ -17,7 +17,7 @@
 
 mod regroup;
 
-use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId, attr};
+use qcc_ir::{Attrs, Change, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId, attr};
 use qcc_num::convert::count_i64;
 
 use crate::rewrite::{inverse, is_live, keeps_order, origin_of, produced_by, substitute, transposed};
@@ -82,7 +82,8 @@ fn restore_names(edit: &mut Edit) {
             && g.producer(v).is_some()
             && g.find(&base).is_none()
         {
-            edit.rename(v, &base);
+            let Some(mut change) = edit.begin(format!("layout: %{base} is %{name} again")) else { return };
+            change.rename(v, &base);
         }
     }
 }
@@ -169,19 +170,26 @@ fn sink(edit: &mut Edit, n: NodeId) -> bool {
         return false;
     }
     let label = format!("layout: %{} = {} before its transpose", g.name_of(y), g.op(n).name());
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    let mut moved: Vec<ValueId> = ways.into_iter().zip(&operands).map(|(w, &v)| w.apply(edit, v, &perm)).collect();
+    };
+    let mut moved: Vec<ValueId> =
+        ways.into_iter().zip(&operands).map(|(w, &v)| w.apply(&mut change, v, &perm)).collect();
     moved.extend(&operands[data..]);
-    let g = edit.graph();
+    let g = change.graph();
     let (op, name, ty) = (g.op(n), g.name_of(y).to_string(), g.ty(y).clone());
     let undo = inverse(&after);
     let dims: Vec<usize> = undo.iter().map(|&p| ty.dims[p]).collect();
     let origin = g.node(n).origin.clone();
     let suffix = if after == [0, 3, 1, 2] { ".nhwc" } else { ".t" };
-    let inner = edit.add(op, &moved, attrs, &format!("{name}{suffix}"), Type { dims, elem: ty.elem }, origin);
-    substitute(edit, y, Opcode::Transpose, &[inner], Attrs::new(Opcode::Transpose).with(attr::PERM, after.as_slice()));
+    let inner = change.add(op, &moved, attrs, &format!("{name}{suffix}"), Type { dims, elem: ty.elem }, origin);
+    substitute(
+        &mut change,
+        y,
+        Opcode::Transpose,
+        &[inner],
+        Attrs::new(Opcode::Transpose).with(attr::PERM, after.as_slice()),
+    );
     true
 }
 
@@ -219,8 +227,8 @@ fn way(g: &Graph, v: ValueId, perm: &[usize]) -> Option<Way> {
 }
 
 impl Way {
-    fn apply(self, edit: &mut Edit, v: ValueId, perm: &[usize]) -> ValueId {
-        let g = edit.graph();
+    fn apply(self, change: &mut Change, v: ValueId, perm: &[usize]) -> ValueId {
+        let g = change.graph();
         let (name, elem, origin) = (g.name_of(v).to_string(), g.ty(v).elem.clone(), origin_of(g, v));
         let name = format!("{name}.nhwc");
         match self {
@@ -228,14 +236,14 @@ impl Way {
             Way::Reshape(dims) if dims == g.ty(v).dims => v,
             Way::Reshape(dims) => {
                 let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims.as_slice());
-                edit.add(Opcode::Reshape, &[v], attrs, &name, Type { dims, elem }, origin)
+                change.add(Opcode::Reshape, &[v], attrs, &name, Type { dims, elem }, origin)
             }
-            Way::Constant(tensor) => edit.add_typed_const(&name, tensor, elem),
+            Way::Constant(tensor) => change.add_typed_const(&name, tensor, elem),
             Way::Transpose => {
                 let undo = inverse(perm);
                 let dims: Vec<usize> = undo.iter().map(|&p| g.ty(v).dims[p]).collect();
                 let attrs = Attrs::new(Opcode::Transpose).with(attr::PERM, undo.as_slice());
-                edit.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem }, origin)
+                change.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem }, origin)
             }
         }
     }
@@ -278,12 +286,18 @@ fn sink_reshape(edit: &mut Edit, n: NodeId) -> bool {
     let label = format!("layout: %{} = {} before its reshape", g.name_of(y), g.op(n).name());
     let (node, ty) = (g.node(n).clone(), g.ty(source).with_elem(g.ty(y).elem.clone()));
     let (name, shape) = (format!("{}.t", g.name_of(y)), g.ty(y).dims.clone());
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
+    };
     let operands: Vec<ValueId> = [source].into_iter().chain(operands[1..].iter().copied()).collect();
-    let inner = edit.add(node.op, &operands, node.attrs, &name, ty, node.origin);
-    substitute(edit, y, Opcode::Reshape, &[inner], Attrs::new(Opcode::Reshape).with(attr::SHAPE, shape.as_slice()));
+    let inner = change.add(node.op, &operands, node.attrs, &name, ty, node.origin);
+    substitute(
+        &mut change,
+        y,
+        Opcode::Reshape,
+        &[inner],
+        Attrs::new(Opcode::Reshape).with(attr::SHAPE, shape.as_slice()),
+    );
     true
 }
 
@@ -321,14 +335,14 @@ fn permute_columns(edit: &mut Edit, n: NodeId) -> bool {
     let label = format!("layout: columns of %{y} in the order of its input");
     let (w_name, x_name) = (format!("{}.nhwc", g.name_of(operands[1])), format!("{}.nhwc", g.name_of(operands[0])));
     let origin = origin_of(g, operands[0]);
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
+    };
     let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, flat.dims.as_slice());
-    let x = edit.add(Opcode::Reshape, &[source], attrs, &x_name, flat, origin);
-    let w = edit.add_const(&w_name, weights);
-    edit.set_operand(n, 0, x);
-    edit.set_operand(n, 1, w);
+    let x = change.add(Opcode::Reshape, &[source], attrs, &x_name, flat, origin);
+    let w = change.add_const(&w_name, weights);
+    change.set_operand(n, 0, x);
+    change.set_operand(n, 1, w);
     true
 }
 

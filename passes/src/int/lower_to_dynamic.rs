@@ -43,8 +43,8 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Class, Move};
 use qcc_ir::{
-    Attrs, Data, Diag, Diags, Edit, Elem, Fact, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
-    attr,
+    Attrs, Change, Data, Diag, Diags, Edit, Elem, Fact, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform,
+    ValueId, attr,
 };
 use qcc_num::convert::nearest_i32;
 use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
@@ -95,20 +95,20 @@ impl Pass for LowerToDynamic {
                 continue;
             }
             let label = format!("lower-to-dynamic: %{} = {}", g.name_of(g.result(n)), g.op(n).name());
-            if !edit.begin(label) {
+            let Some(mut change) = edit.begin(label) else {
                 break;
-            }
-            let g = edit.graph();
+            };
+            let g = change.graph();
             let location = g.describe(n);
             let relu = g.only_user(g.result(n)).filter(|&r| is_rectifier(g, r) && !g.is_output(g.result(n)));
             let y = g.result(n);
             let (name, origin) = (g.name_of(y).to_string(), g.node(n).origin.clone());
-            let mut lower = Lower { edit, known: &known, made: &mut made, n, y, relu, name, origin };
+            let mut lower = Lower { change: &mut change, known: &known, made: &mut made, n, y, relu, name, origin };
             match lower.node() {
                 Ok((v, dynamic)) => {
                     let relu = lower.relu;
-                    let replaced = relu.map_or(y, |r| edit.graph().result(r));
-                    edit.replace(replaced, v);
+                    let replaced = relu.map_or(y, |r| change.graph().result(r));
+                    change.replace(replaced, v);
                     known.insert(v, dynamic);
                     done.extend(relu);
                 }
@@ -132,12 +132,12 @@ fn inputs(edit: &mut Edit, known: &mut HashMap<ValueId, Dynamic>) {
         }
         let (dims, name) = (g.ty(x).dims.clone(), g.name_of(x).to_string());
         let label = format!("lower-to-dynamic: input %{name}");
-        if !edit.begin(label) {
+        let Some(mut change) = edit.begin(label) else {
             return;
-        }
-        edit.set_type(x, codes(&dims, SIGNED_ZERO));
-        let scale_name = scale_name(edit, &name);
-        let scale = edit.add_input(&scale_name, Type::int(Int::I32, &[2]));
+        };
+        change.set_type(x, codes(&dims, SIGNED_ZERO));
+        let scale_name = scale_name(&mut change, &name);
+        let scale = change.add_input(&scale_name, Type::int(Int::I32, &[2]));
         known.insert(x, Dynamic { scale, zero: SIGNED_ZERO });
     }
 }
@@ -148,22 +148,23 @@ fn outputs(edit: &mut Edit, known: &HashMap<ValueId, Dynamic>) {
     for y in outputs.clone() {
         let Some(dynamic) = known.get(&y) else { continue };
         let name = edit.graph().name_of(y).to_string();
-        let name = scale_name(edit, &name);
+        let Some(mut change) = edit.begin(format!("lower-to-dynamic: output %{name}")) else { return };
+        let name = scale_name(&mut change, &name);
         let attrs = Attrs::new(Opcode::Slice)
             .with(attr::STARTS, vec![0i64])
             .with(attr::ENDS, vec![2i64])
             .with(attr::STEPS, vec![1i64]);
         let ty = Type::int(Int::I32, &[2]);
-        outputs.push(edit.add(Opcode::Slice, &[dynamic.scale], attrs, &name, ty, None));
+        outputs.push(change.add(Opcode::Slice, &[dynamic.scale], attrs, &name, ty, None));
+        change.set_outputs(outputs.clone());
     }
-    edit.set_outputs(outputs);
 }
 
 /// Name of the scale of an input or output. Hosts find it by this name: a value that happens to have it gets another.
-fn scale_name(edit: &mut Edit, name: &str) -> String {
+fn scale_name(change: &mut Change, name: &str) -> String {
     let name = format!("{name}{SCALE_SUFFIX}");
-    if let Some(other) = edit.graph().find(&name) {
-        edit.rename(other, &format!("{name}.own"));
+    if let Some(other) = change.graph().find(&name) {
+        change.rename(other, &format!("{name}.own"));
     }
     name
 }
@@ -192,7 +193,7 @@ fn codes(dims: &[usize], zero: u8) -> Type {
 
 /// The operation that is being replaced.
 struct Lower<'a, 'g> {
-    edit: &'a mut Edit<'g>,
+    change: &'a mut Change<'g>,
     known: &'a HashMap<ValueId, Dynamic>,
     made: &'a mut Made,
     n: NodeId,
@@ -257,7 +258,7 @@ impl Lower<'_, '_> {
     }
 
     fn g(&self) -> &Graph {
-        self.edit.graph()
+        self.change.graph()
     }
 
     fn operands(&self) -> Vec<ValueId> {
@@ -292,7 +293,7 @@ impl Lower<'_, '_> {
             |&x: &f32| u8::try_from(nearest_i32(f64::from(x) / unit) + i32::from(SIGNED_ZERO)).unwrap_or(u8::MAX);
         let tensor = Tensor::new(&dims, Data::U8(data.iter().map(code).collect()));
         let name = format!("{}.q", self.g().name_of(v));
-        let q = self.edit.add_typed_const(&name, tensor, codes(&dims, SIGNED_ZERO).elem);
+        let q = self.change.add_typed_const(&name, tensor, codes(&dims, SIGNED_ZERO).elem);
         Ok((q, Dynamic { scale: self.known_scale("q.scale", unit), zero: SIGNED_ZERO }))
     }
 
@@ -306,7 +307,7 @@ impl Lower<'_, '_> {
 
     fn add(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs, suffix: &str, ty: Type) -> ValueId {
         let name = format!("{}{suffix}", self.name);
-        self.edit.add(op, operands, attrs, &name, ty, self.origin.clone())
+        self.change.add(op, operands, attrs, &name, ty, self.origin.clone())
     }
 
     fn transposed(&mut self, v: ValueId, perm: [usize; 4], suffix: &str) -> ValueId {
@@ -314,7 +315,7 @@ impl Lower<'_, '_> {
         let name = if suffix.is_empty() { self.name.clone() } else { format!("{name}{suffix}") };
         let dims: Vec<usize> = perm.iter().map(|&p| ty.dims[p]).collect();
         let attrs = Attrs::new(Opcode::Transpose).with(attr::PERM, perm.as_slice());
-        self.edit.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem: ty.elem }, self.origin.clone())
+        self.change.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem: ty.elem }, self.origin.clone())
     }
 
     fn nhwc(&mut self, v: ValueId) -> ValueId {

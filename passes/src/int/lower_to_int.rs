@@ -37,8 +37,8 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Binary, Cast, Contract, Move, Norm, Pool};
 use qcc_ir::{
-    Attrs, Class, Diag, Diags, Edit, Elem, Fact, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform, ValueId,
-    attr,
+    Attrs, Change, Class, Diag, Diags, Edit, Elem, Fact, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform,
+    ValueId, attr,
 };
 use qcc_num::ScaleError;
 
@@ -66,14 +66,14 @@ impl Pass for LowerToInt {
             }
             let y = g.result(n);
             let label = format!("lower-to-int: %{} = {}", g.name_of(y), g.op(n).name());
-            if !edit.begin(label) {
+            let Some(mut change) = edit.begin(label) else {
                 break;
-            }
-            let (name, origin) = (edit.graph().name_of(y).to_string(), edit.graph().node(n).origin.clone());
-            let location = edit.graph().describe(n);
-            let mut lower = Lower { edit, n, y, name, origin, exact: self.exact };
+            };
+            let (name, origin) = (change.graph().name_of(y).to_string(), change.graph().node(n).origin.clone());
+            let location = change.graph().describe(n);
+            let mut lower = Lower { change: &mut change, n, y, name, origin, exact: self.exact };
             match lower.node() {
-                Ok(v) => edit.replace(y, v),
+                Ok(v) => change.replace(y, v),
                 Err(diag) => faults.0.push(diag.at(location)),
             }
         }
@@ -108,7 +108,7 @@ struct Bytes {
 
 /// The operation that is being replaced.
 struct Lower<'a, 'g> {
-    edit: &'a mut Edit<'g>,
+    change: &'a mut Change<'g>,
     n: NodeId,
     y: ValueId,
     name: String,
@@ -149,7 +149,7 @@ impl Lower<'_, '_> {
     }
 
     fn g(&self) -> &Graph {
-        self.edit.graph()
+        self.change.graph()
     }
 
     fn op(&self) -> Opcode {
@@ -211,7 +211,7 @@ impl Lower<'_, '_> {
         elem: Elem,
     ) -> ValueId {
         let name = format!("{}{suffix}", self.name);
-        self.edit.add(op, operands, attrs, &name, Type { dims: dims.to_vec(), elem }, self.origin.clone())
+        self.change.add(op, operands, attrs, &name, Type { dims: dims.to_vec(), elem }, self.origin.clone())
     }
 
     /// The same with the type of the result.
@@ -230,7 +230,7 @@ impl Lower<'_, '_> {
 
     fn constant(&mut self, suffix: &str, tensor: Tensor) -> ValueId {
         let name = format!("{}.{suffix}", self.name);
-        self.edit.add_const(&name, tensor)
+        self.change.add_const(&name, tensor)
     }
 
     fn transpose(&mut self, v: ValueId, perm: &[usize], suffix: &str) -> ValueId {
@@ -242,7 +242,7 @@ impl Lower<'_, '_> {
         let base = self.g().name_of(v);
         let name = if suffix.is_empty() { self.name.clone() } else { format!("{base}{suffix}") };
         let attrs = Attrs::new(Opcode::Transpose).with(attr::PERM, perm);
-        self.edit.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem: ty.elem }, self.origin.clone())
+        self.change.add(Opcode::Transpose, &[v], attrs, &name, Type { dims, elem: ty.elem }, self.origin.clone())
     }
 
     /// `[N, C, H, W]` to `[N, H, W, C]`.

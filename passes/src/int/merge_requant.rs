@@ -104,14 +104,11 @@ fn drop_identity(edit: &mut Edit, n: NodeId) -> bool {
     let Some(table) = table_of(g, n) else { return false };
     let (x, y) = (g.operands(n)[0], g.result(n));
     let identity = table.iter().enumerate().all(|(q, &t)| q == usize::from(t));
-    if !identity
-        || g.ty(x).elem != g.ty(y).elem
-        || !can_bypass(g, y, x)
-        || !edit.begin(label(edit, n, "changes nothing"))
-    {
+    if !identity || g.ty(x).elem != g.ty(y).elem || !can_bypass(g, y, x) {
         return false;
     }
-    bypass(edit, y, x);
+    let Some(mut change) = edit.begin(label(edit, n, "changes nothing")) else { return false };
+    bypass(&mut change, y, x);
     true
 }
 
@@ -139,16 +136,19 @@ fn clamp_into_bounds(edit: &mut Edit, n: NodeId) -> bool {
     let attrs = node.attrs.clone().with(attr::LO, narrowed(attr::LO)).with(attr::HI, narrowed(attr::HI));
     let same_type = g.ty(x).elem == elem;
     // In another type the codes on the way would stand for something else.
-    if !same_type || !edit.begin(label(edit, n, "into the bounds before it")) {
+    if !same_type {
         return false;
     }
-    let name = edit.graph().name_of(y).to_string();
-    edit.set_op(source, node.op, attrs);
-    bypass(edit, y, x);
+    let Some(mut change) = edit.begin(label(edit, n, "into the bounds before it")) else {
+        return false;
+    };
+    let name = change.graph().name_of(y).to_string();
+    change.set_op(source, node.op, attrs);
+    bypass(&mut change, y, x);
     // The clamped value is what the ONNX model calls by the name of the clamp's result.
-    if edit.graph().name_of(x) != name {
-        edit.rename(y, &format!("{name}.dead"));
-        edit.rename(x, &name);
+    if change.graph().name_of(x) != name {
+        change.rename(y, &format!("{name}.dead"));
+        change.rename(x, &name);
     }
     true
 }
@@ -167,11 +167,11 @@ fn compose_tables(edit: &mut Edit, n: NodeId) -> bool {
     let source = g.operands(inner_node)[0];
     let table = inner.iter().map(|&q| outer[usize::from(q)]).collect();
     let name = format!("{}.table", g.name_of(y));
-    if !edit.begin(label(edit, n, "with what is before it in one table")) {
+    let Some(mut change) = edit.begin(label(edit, n, "with what is before it in one table")) else {
         return false;
-    }
-    let table = edit.add_const(&name, Tensor::new(&[256], Data::U8(table)));
-    substitute(edit, y, Opcode::Lut, &[source, table], qcc_ir::Attrs::new(Opcode::Lut));
+    };
+    let table = change.add_const(&name, Tensor::new(&[256], Data::U8(table)));
+    substitute(&mut change, y, Opcode::Lut, &[source, table], qcc_ir::Attrs::new(Opcode::Lut));
     true
 }
 
@@ -188,11 +188,14 @@ fn rescale_clamped(edit: &mut Edit, n: NodeId) -> bool {
     let (lo, hi) = (at(bound(attr::LO)), at(bound(attr::HI)));
     let attrs = g.node(n).attrs.clone();
     let source = g.operands(clamp)[0];
-    if attrs.get(attr::MULT) < 0 || !edit.begin(label(edit, n, "takes in the clamp before it")) {
+    if attrs.get(attr::MULT) < 0 {
         return false;
     }
-    edit.set_op(n, Opcode::Rescale, attrs.with(attr::LO, lo).with(attr::HI, hi));
-    edit.set_operand(n, 0, source);
+    let Some(mut change) = edit.begin(label(edit, n, "takes in the clamp before it")) else {
+        return false;
+    };
+    change.set_op(n, Opcode::Rescale, attrs.with(attr::LO, lo).with(attr::HI, hi));
+    change.set_operand(n, 0, source);
     true
 }
 
@@ -238,14 +241,14 @@ fn rescale_into_multipliers(edit: &mut Edit, n: NodeId) -> bool {
         (attrs.with(attr::MULT, i64::from(mult[0])), None)
     };
     let (op, name) = (g.op(inner), format!("{}.mult", g.name_of(y)));
-    if !edit.begin(label(edit, n, "into the multipliers before it")) {
+    let Some(mut change) = edit.begin(label(edit, n, "into the multipliers before it")) else {
         return false;
-    }
+    };
     let (attrs, mult) = merged;
     let mut operands = operands;
     if let Some(mult) = mult {
-        operands[1] = edit.add_const(&name, Tensor::new(&[mult.len()], Data::I32(mult)));
+        operands[1] = change.add_const(&name, Tensor::new(&[mult.len()], Data::I32(mult)));
     }
-    substitute(edit, y, op, &operands, attrs);
+    substitute(&mut change, y, op, &operands, attrs);
     true
 }

@@ -12,7 +12,7 @@ mod weights;
 use std::sync::Arc;
 
 use qcc_ir::ops::{Contract, IntOp};
-use qcc_ir::{Class, Edit, Elem, Format, Graph, Int, NodeId, Opcode, Tensor, Uniform, ValueId, Window, attr, format};
+use qcc_ir::{Change, Class, Elem, Format, Graph, Int, NodeId, Opcode, Tensor, Uniform, ValueId, Window, attr, format};
 
 use crate::constants::dequantized;
 use crate::rewrite::add_cast;
@@ -265,21 +265,21 @@ impl QuantLayer {
     }
 
     /// Gives the layer other weights, another bias, or both; integers come behind a `quant.dcast` where casts are explicit.
-    pub(crate) fn write(&self, edit: &mut Edit, weights: Option<NewParameter>, bias: Option<NewParameter>) {
-        let mut operands = edit.graph().operands(self.node);
+    pub(crate) fn write(&self, change: &mut Change, weights: Option<NewParameter>, bias: Option<NewParameter>) {
+        let mut operands = change.graph().operands(self.node);
         if let Some(weights) = weights {
-            operands[1] = self.add(edit, weights);
+            operands[1] = self.add(change, weights);
         }
         if let Some(bias) = bias {
             operands.truncate(2);
-            operands.push(self.add(edit, bias));
+            operands.push(self.add(change, bias));
         }
-        edit.set_operands(self.node, &operands);
+        change.set_operands(self.node, &operands);
     }
 
-    fn add(&self, edit: &mut Edit, new: NewParameter) -> ValueId {
+    fn add(&self, change: &mut Change, new: NewParameter) -> ValueId {
         let is_real = new.elem == Elem::F32;
-        let constant = edit.add_typed_const(&new.name, new.tensor, new.elem);
-        if self.explicit && !is_real { add_cast(edit, Opcode::DCast, constant, Elem::F32) } else { constant }
+        let constant = change.add_typed_const(&new.name, new.tensor, new.elem);
+        if self.explicit && !is_real { add_cast(change, Opcode::DCast, constant, Elem::F32) } else { constant }
     }
 }

@@ -30,8 +30,8 @@ mod dynamic;
 
 use qcc_ir::diag::Code;
 use qcc_ir::{
-    Attrs, Data, Def, Diag, Diags, Edit, Elem, Format, Graph, Int, NodeId, Opcode, Range, Tensor, Uniform, ValueId,
-    attr, format,
+    Attrs, Change, Data, Def, Diag, Diags, Edit, Elem, Format, Graph, Int, NodeId, Opcode, Range, Tensor, Uniform,
+    ValueId, attr, format,
 };
 use qcc_num::convert::nearest_i64;
 
@@ -111,9 +111,9 @@ fn activations(edit: &mut Edit) -> Result<(), Diags> {
         }
         if let Some(to) = one_scale(g, v, &uniform) {
             let name = g.name_of(v).to_string();
-            if edit.begin(format!("adopt-qdq: %{name} with one scale of 16 bits")) {
-                edit.remark(format!("%{name} has a scale for each channel: computed with one for all, of 16 bits"));
-                edit.set_elem(v, Elem::Uniform(to.into()));
+            if let Some(mut change) = edit.begin(format!("adopt-qdq: %{name} with one scale of 16 bits")) {
+                change.remark(format!("%{name} has a scale for each channel: computed with one for all, of 16 bits"));
+                change.set_elem(v, Elem::Uniform(to.into()));
             }
             continue;
         }
@@ -125,11 +125,15 @@ fn activations(edit: &mut Edit) -> Result<(), Diags> {
                 continue;
             }
         };
-        if *uniform == to || !edit.begin(format!("adopt-qdq: %{} as {}", edit.graph().name_of(v), to.storage().name()))
-        {
+        if *uniform == to {
             continue;
         }
-        retype(edit, v, &to, shift);
+        let Some(mut change) =
+            edit.begin(format!("adopt-qdq: %{} as {}", edit.graph().name_of(v), to.storage().name()))
+        else {
+            continue;
+        };
+        retype(&mut change, v, &to, shift);
     }
     faults.into_result()
 }
@@ -144,25 +148,25 @@ fn is_parameter(g: &Graph, c: ValueId) -> bool {
     })
 }
 
-fn retype(edit: &mut Edit, v: ValueId, to: &Uniform, shift: i64) {
-    let g = edit.graph();
+fn retype(change: &mut Change, v: ValueId, to: &Uniform, shift: i64) {
+    let g = change.graph();
     if let Some(tensor) = g.constant(v).cloned() {
         let Some(codes) = crate::constants::codes(&tensor) else { return };
         let codes = codes.into_iter().map(|q| (q + shift).clamp(to.min(), to.max()));
         let name = format!("{}.{}", g.name_of(v), to.storage().name());
         let data = Data::integers(to.storage(), codes);
         let tensor = Tensor::new(&tensor.dims, data);
-        let new = edit.add_typed_const(&name, tensor, Elem::Uniform(to.clone().into()));
-        edit.replace_uses(v, new);
+        let new = change.add_typed_const(&name, tensor, Elem::Uniform(to.clone().into()));
+        change.replace_uses(v, new);
         return;
     }
     if let Some(n) = g.producer(v).filter(|&n| g.op(n) == Opcode::Pad) {
         // On quantized types the value is a code.
         let attrs = g.node(n).attrs.clone();
         let value = nearest_i64(f64::from(attrs.get(attr::VALUE).trunc())) + shift;
-        edit.set_op(n, Opcode::Pad, attrs.with(attr::VALUE, value as f32));
+        change.set_op(n, Opcode::Pad, attrs.with(attr::VALUE, value as f32));
     }
-    edit.set_elem(v, Elem::Uniform(to.clone().into()));
+    change.set_elem(v, Elem::Uniform(to.clone().into()));
 }
 
 /// What an output is the `quant.dcast` of has the output's name: it becomes the output.
@@ -173,11 +177,14 @@ fn name_outputs(edit: &mut Edit) {
         let Some(n) = g.producer(o).filter(|&n| g.op(n) == Opcode::DCast) else { continue };
         let (q, name) = (g.operands(n)[0], g.name_of(o).to_string());
         let is_free = matches!(g.def(q), Def::Node(..)) && !outputs.contains(&q);
-        if !is_free || !edit.begin(format!("adopt-qdq: output %{name} is quantized")) {
+        if !is_free {
             continue;
         }
-        edit.rename(o, &format!("{name}.dq"));
-        edit.rename(q, &name);
+        let Some(mut change) = edit.begin(format!("adopt-qdq: output %{name} is quantized")) else {
+            continue;
+        };
+        change.rename(o, &format!("{name}.dq"));
+        change.rename(q, &name);
     }
 }
 
@@ -193,16 +200,18 @@ fn merge_casts(edit: &mut Edit) -> Vec<ValueId> {
         for &q in others {
             let g = edit.graph();
             let (name, ty) = (g.name_of(q).to_string(), g.ty(q).clone());
-            if !edit.begin(format!("adopt-qdq: %{name} from the first cast of %{}", edit.graph().name_of(v))) {
+            let Some(mut change) =
+                edit.begin(format!("adopt-qdq: %{name} from the first cast of %{}", edit.graph().name_of(v)))
+            else {
                 return casts;
-            }
-            let same = edit.graph().ty(first).elem == ty.elem;
-            if same && !edit.graph().is_output(q) {
-                edit.replace_uses(q, first);
+            };
+            let same = change.graph().ty(first).elem == ty.elem;
+            if same && !change.graph().is_output(q) {
+                change.replace_uses(q, first);
             } else {
-                let origin = crate::rewrite::origin_of(edit.graph(), q);
-                let s = edit.add(Opcode::SCast, &[first], Attrs::new(Opcode::SCast), &name, ty, origin);
-                edit.replace(q, s);
+                let origin = crate::rewrite::origin_of(change.graph(), q);
+                let s = change.add(Opcode::SCast, &[first], Attrs::new(Opcode::SCast), &name, ty, origin);
+                change.replace(q, s);
             }
         }
     }

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::format::Role;
 use qcc_ir::{
-    Attrs, Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr, format,
+    Attrs, Change, Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr, format,
 };
 use qcc_num::convert::nearest_f32;
 
@@ -61,77 +61,77 @@ impl Pass for AssignScales {
         let types = ties.types(true);
         let narrow: HashMap<ValueId, Arc<Uniform>> = ties.types(false).into_iter().collect();
         remarks.into_iter().for_each(|r| edit.remark(r));
-        if !edit.begin(format!("assign-scales: {} values", types.len())) {
+        let Some(mut change) = edit.begin(format!("assign-scales: {} values", types.len())) else {
             return Ok(());
-        }
-        edit.clear_metadata(Fact::Seen);
+        };
+        change.clear_metadata(Fact::Seen);
         for (v, uniform) in types {
-            edit.set_elem(v, Elem::Uniform(uniform));
+            change.set_elem(v, Elem::Uniform(uniform));
         }
-        for n in edit.graph().order() {
-            if let Class::Move(_) = edit.graph().op(n).info().class {
-                settle_operands(edit, n);
+        for n in change.graph().order() {
+            if let Class::Move(_) = change.graph().op(n).info().class {
+                settle_operands(&mut change, n);
             }
         }
         let mut faults = Diags::default();
-        for n in edit.graph().order() {
-            narrow_operands(edit, n, &narrow);
-            if is_layer(edit.graph().op(n))
-                && let Err(message) = weights(edit, n, wanted.weights(n))
+        for n in change.graph().order() {
+            narrow_operands(&mut change, n, &narrow);
+            if is_layer(change.graph().op(n))
+                && let Err(message) = weights(&mut change, n, wanted.weights(n))
             {
-                faults.0.push(diag_at(edit.graph(), n, Code::NO_INTEGER_FORM, message));
+                faults.0.push(diag_at(change.graph(), n, Code::NO_INTEGER_FORM, message));
             }
         }
         faults.into_result()?;
-        edit.remove_dead();
+        change.remove_dead();
         Ok(())
     }
 }
 
 /// What has more bits than an operation can read it gets in 8, in the type that the value would have if it were not to have more.
-fn narrow_operands(edit: &mut Edit, n: NodeId, types: &HashMap<ValueId, Arc<Uniform>>) {
-    for (i, v) in edit.graph().operands(n).into_iter().enumerate() {
-        let g = edit.graph();
+fn narrow_operands(change: &mut Change, n: NodeId, types: &HashMap<ValueId, Arc<Uniform>>) {
+    for (i, v) in change.graph().operands(n).into_iter().enumerate() {
+        let g = change.graph();
         let (Some(narrow), Some(own)) = (types.get(&v), refused(g, v, n, Side::Reads(i))) else { continue };
         let (op, bits) = (g.op(n).name(), own.bits());
         let remark = format!("%{} is read in 8 bits: `{op}` has no form of {bits}", g.name_of(v));
         let (name, ty, origin) =
             (format!("{}.s", g.name_of(v)), g.ty(v).with_elem(Elem::Uniform(narrow.clone())), origin_of(g, v));
-        edit.remark(remark);
-        let narrow = edit.add(Opcode::SCast, &[v], Attrs::new(Opcode::SCast), &name, ty, origin);
-        edit.set_operand(n, i, narrow);
+        change.remark(remark);
+        let narrow = change.add(Opcode::SCast, &[v], Attrs::new(Opcode::SCast), &name, ty, origin);
+        change.set_operand(n, i, narrow);
     }
 }
 
 /// Weights of more than 8 bits are quantized here: nothing is gained by fitting them. For others the layer says the format.
-fn weights(edit: &mut Edit, n: NodeId, format: &Format) -> Result<(), String> {
+fn weights(change: &mut Change, n: NodeId, format: &Format) -> Result<(), String> {
     if format.fits_byte() {
-        let attrs = edit.graph().node(n).attrs.clone();
+        let attrs = change.graph().node(n).attrs.clone();
         if attrs.get(attr::WEIGHTS) != *format {
-            edit.set_op(n, attrs.op(), attrs.with(attr::WEIGHTS, format.clone()));
+            change.set_op(n, attrs.op(), attrs.with(attr::WEIGHTS, format.clone()));
         }
         return Ok(());
     }
-    let Ok(layer) = QuantLayer::read(edit.graph(), n) else { return Ok(()) };
+    let Ok(layer) = QuantLayer::read(change.graph(), n) else { return Ok(()) };
     let Some(w) = layer.weights.reals() else { return Ok(()) };
     let tensor = &layer.weights.tensor;
     let scales = wide_scales(tensor, w, layer.input.scale(), layer.output.scale(), format)?;
     let weights = quantized_weights(tensor, w, scales, format);
-    layer.write(edit, Some(weights.named(layer.weights_name(".q"))), None);
+    layer.write(change, Some(weights.named(layer.weights_name(".q"))), None);
     Ok(())
 }
 
 /// Operands of data movement get the type of the result: constants are quantized, others rescaled.
-fn settle_operands(edit: &mut Edit, n: NodeId) {
-    let y = edit.graph().result(n);
-    let Elem::Uniform(to) = edit.graph().ty(y).elem.clone() else { return };
-    for (i, v) in edit.graph().operands(n).into_iter().enumerate() {
-        let g = edit.graph();
+fn settle_operands(change: &mut Change, n: NodeId) {
+    let y = change.graph().result(n);
+    let Elem::Uniform(to) = change.graph().ty(y).elem.clone() else { return };
+    for (i, v) in change.graph().operands(n).into_iter().enumerate() {
+        let g = change.graph();
         let name = g.name_of(v).to_string();
         let settled = match (floats(g, v), &g.ty(v).elem) {
             (Some((tensor, data)), _) => {
                 let tensor = quantize::tensor(&tensor.dims, data, &to);
-                edit.add_typed_const(&format!("{name}.q"), tensor, Elem::Uniform(to.clone()))
+                change.add_typed_const(&format!("{name}.q"), tensor, Elem::Uniform(to.clone()))
             }
             (None, Elem::Uniform(from)) if *from != to => {
                 // Readers that want the same type share one cast.
@@ -140,16 +140,16 @@ fn settle_operands(edit: &mut Edit, n: NodeId) {
                     (g.op(n) == Opcode::SCast && g.ty(y).elem == Elem::Uniform(to.clone())).then_some(y)
                 });
                 if let Some(known) = known {
-                    edit.set_operand(n, i, known);
+                    change.set_operand(n, i, known);
                     continue;
                 }
                 let ty = g.ty(v).with_elem(Elem::Uniform(to.clone()));
                 let origin = g.node(n).origin.clone();
-                edit.add(Opcode::SCast, &[v], Attrs::new(Opcode::SCast), &format!("{name}.s"), ty, origin)
+                change.add(Opcode::SCast, &[v], Attrs::new(Opcode::SCast), &format!("{name}.s"), ty, origin)
             }
             _ => continue,
         };
-        edit.set_operand(n, i, settled);
+        change.set_operand(n, i, settled);
     }
 }
 

@@ -68,13 +68,16 @@ fn inputs(edit: &mut Edit) {
         let ty = g.ty(g.result(first)).clone();
         let alike = casts.iter().all(|&n| g.op(n) == Opcode::QCast && *g.ty(g.result(n)) == ty);
         let label = format!("fuse: input %{} is quantized", g.name_of(x));
-        if !alike || g.is_output(x) || !edit.begin(label) {
+        if !alike || g.is_output(x) {
             continue;
         }
-        edit.set_type(x, ty);
+        let Some(mut change) = edit.begin(label) else {
+            continue;
+        };
+        change.set_type(x, ty);
         for n in casts {
-            let q = edit.graph().result(n);
-            edit.replace_uses(q, x);
+            let q = change.graph().result(n);
+            change.replace_uses(q, x);
         }
     }
 }
@@ -82,19 +85,18 @@ fn inputs(edit: &mut Edit) {
 /// An output that is only dequantized is given quantized.
 fn outputs(edit: &mut Edit) {
     let mut outputs = edit.graph().outputs().to_vec();
-    for o in &mut outputs {
+    for i in 0..outputs.len() {
         let g = edit.graph();
-        if let Def::Node(n, _) = g.def(*o)
+        if let Def::Node(n, _) = g.def(outputs[i])
             && g.op(n) == Opcode::DCast
         {
             let q = g.operands(n)[0];
             let label = format!("fuse: output %{} is quantized", g.name_of(q));
-            if edit.begin(label) {
-                *o = q;
-            }
+            let Some(mut change) = edit.begin(label) else { return };
+            outputs[i] = q;
+            change.set_outputs(outputs.clone());
         }
     }
-    edit.set_outputs(outputs);
 }
 
 fn compute_quantized(egraph: &mut Terms, class: Id) -> Option<Id> {

@@ -20,7 +20,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::Dialect;
-use qcc_ir::{Attrs, Diags, Edit, Elem, NodeId, Opcode, ValueId, attr, format};
+use qcc_ir::{Attrs, Change, Diags, Edit, Elem, NodeId, Opcode, ValueId, attr, format};
 
 use crate::layer::{NewParameter, QuantLayer, bias_32, bias_64, is_layer};
 use crate::{Context, Pass, diag_at};
@@ -45,29 +45,29 @@ impl Pass for InsertQdq {
     }
 }
 
-fn cast(edit: &mut Edit, op: Opcode, v: ValueId, name: &str, elem: Elem) -> ValueId {
-    let g = edit.graph();
+fn cast(change: &mut Change, op: Opcode, v: ValueId, name: &str, elem: Elem) -> ValueId {
+    let g = change.graph();
     let ty = g.ty(v).with_elem(elem);
     let origin = g.producer(v).and_then(|n| g.node(n).origin.clone());
-    edit.add(op, &[v], Attrs::new(op), name, ty, origin)
+    change.add(op, &[v], Attrs::new(op), name, ty, origin)
 }
 
-fn dcast(edit: &mut Edit, v: ValueId) -> ValueId {
-    let name = edit.graph().name_of(v).to_string();
+fn dcast(change: &mut Change, v: ValueId) -> ValueId {
+    let name = change.graph().name_of(v).to_string();
     let name = format!("{}.dq", name.strip_suffix(".q").unwrap_or(&name));
-    cast(edit, Opcode::DCast, v, &name, Elem::F32)
+    cast(change, Opcode::DCast, v, &name, Elem::F32)
 }
 
 /// The value becomes real, and whatever read it reads its `quant.qcast`.
-fn qcast(edit: &mut Edit, v: ValueId) {
-    let Elem::Uniform(uniform) = edit.graph().ty(v).elem.clone() else { return };
-    let name = format!("{}.q", edit.graph().name_of(v));
-    edit.set_elem(v, Elem::F32);
-    let q = cast(edit, Opcode::QCast, v, &name, Elem::Uniform(uniform));
-    let caster = edit.graph().producer(q);
-    edit.replace_uses(v, q);
+fn qcast(change: &mut Change, v: ValueId) {
+    let Elem::Uniform(uniform) = change.graph().ty(v).elem.clone() else { return };
+    let name = format!("{}.q", change.graph().name_of(v));
+    change.set_elem(v, Elem::F32);
+    let q = cast(change, Opcode::QCast, v, &name, Elem::Uniform(uniform));
+    let caster = change.graph().producer(q);
+    change.replace_uses(v, q);
     if let Some(caster) = caster {
-        edit.set_operand(caster, 0, v);
+        change.set_operand(caster, 0, v);
     }
 }
 
@@ -82,43 +82,51 @@ fn node(edit: &mut Edit, n: NodeId, faults: &mut Diags) {
         return;
     }
     let label = format!("insert-qdq: %{} = {}", g.name_of(y), g.op(n).name());
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return;
-    }
-    if is_layer(edit.graph().op(n))
-        && let Err(message) = parameters(edit, n)
+    };
+    if is_layer(change.graph().op(n))
+        && let Err(message) = parameters(&mut change, n)
     {
-        faults.0.push(diag_at(edit.graph(), n, Code::NO_INTEGER_FORM, message));
+        faults.0.push(diag_at(change.graph(), n, Code::NO_INTEGER_FORM, message));
         return;
     }
-    for (i, v) in edit.graph().operands(n).into_iter().enumerate() {
-        if edit.graph().ty(v).uniform().is_some() {
-            let real = dcast(edit, v);
-            edit.set_operand(n, i, real);
+    for (i, v) in change.graph().operands(n).into_iter().enumerate() {
+        if change.graph().ty(v).uniform().is_some() {
+            let real = dcast(&mut change, v);
+            change.set_operand(n, i, real);
         }
     }
-    qcast(edit, y);
+    qcast(&mut change, y);
 }
 
 fn inputs(edit: &mut Edit) {
     for x in edit.graph().inputs().to_vec() {
         // What nothing reads is as good quantized.
-        if edit.graph().is_output(x) || !edit.graph().uses(x).is_empty() {
-            qcast(edit, x);
+        let g = edit.graph();
+        if g.ty(x).uniform().is_none() || !g.is_output(x) && g.uses(x).is_empty() {
+            continue;
         }
+        let Some(mut change) = edit.begin(format!("insert-qdq: input %{}", g.name_of(x))) else { return };
+        qcast(&mut change, x);
     }
 }
 
 fn outputs(edit: &mut Edit) {
-    let outputs = edit.graph().outputs().to_vec();
-    let real = outputs.into_iter().map(|v| if edit.graph().ty(v).uniform().is_some() { dcast(edit, v) } else { v });
-    let real = real.collect();
-    edit.set_outputs(real);
+    let mut outputs = edit.graph().outputs().to_vec();
+    for i in 0..outputs.len() {
+        let g = edit.graph();
+        if g.ty(outputs[i]).uniform().is_some() {
+            let Some(mut change) = edit.begin(format!("insert-qdq: output %{}", g.name_of(outputs[i]))) else { return };
+            outputs[i] = dcast(&mut change, outputs[i]);
+            change.set_outputs(outputs.clone());
+        }
+    }
 }
 
 /// Replaces the weights and the bias of a layer by quantized constants; weights that are quantized already stay.
-fn parameters(edit: &mut Edit, n: NodeId) -> Result<(), String> {
-    let g = edit.graph();
+fn parameters(change: &mut Change, n: NodeId) -> Result<(), String> {
+    let g = change.graph();
     let layer = QuantLayer::read(g, n).map_err(|why| why.message(g))?;
     let weights = layer.rounded()?;
     let bias = match &layer.bias {
@@ -129,11 +137,11 @@ fn parameters(edit: &mut Edit, n: NodeId) -> Result<(), String> {
     let bias = bias.map(|b| quantize(b, layer.input.scale(), &weights.uniform.scales));
     let bias = bias.map(|(tensor, elem)| NewParameter { name: layer.bias_name(g, ".q"), tensor, elem });
     let weights = layer.weights.reals().map(|_| weights.named(layer.weights_name(".q")));
-    layer.write(edit, weights, bias);
+    layer.write(change, weights, bias);
     // From here on the type of the weights says it.
-    let attrs = edit.graph().node(n).attrs.clone();
+    let attrs = change.graph().node(n).attrs.clone();
     if attrs.get(attr::WEIGHTS) != format::I8 {
-        edit.set_op(n, attrs.op(), attrs.with(attr::WEIGHTS, format::I8.clone()));
+        change.set_op(n, attrs.op(), attrs.with(attr::WEIGHTS, format::I8.clone()));
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::{Dialect, Move};
-use qcc_ir::{Class, Def, Diag, Diags, Edit, Elem, Format, Graph, NodeId, Opcode, Uniform, ValueId, format};
+use qcc_ir::{Change, Class, Def, Diag, Diags, Edit, Elem, Format, Graph, NodeId, Opcode, Uniform, ValueId, format};
 
 use crate::layer::is_layer;
 use crate::op_traits::{clamps, natural_range, selects};
@@ -58,17 +58,26 @@ impl Pass for ScaleRest {
             }
         }
         faults.into_result()?;
-        for v in edit.graph().values().collect::<Vec<_>>() {
-            if matches!(edit.graph().ty(v).elem, Elem::Calibrated(_)) {
-                edit.set_elem(v, Elem::F32);
-            }
-        }
+        forget_ranges(edit);
         edit.remove_dead();
         for n in edit.graph().order() {
             narrow(edit, n);
         }
         Ok(())
     }
+}
+
+/// Values that stay real need their ranges no more.
+fn forget_ranges(edit: &mut Edit) {
+    let g = edit.graph();
+    let ranged: Vec<ValueId> = g.values().filter(|&v| matches!(g.ty(v).elem, Elem::Calibrated(_))).collect();
+    if ranged.is_empty() {
+        return;
+    }
+    let Some(mut change) = edit.begin(format!("scale-rest: ranges of {} values are used", ranged.len())) else {
+        return;
+    };
+    ranged.into_iter().for_each(|v| change.set_elem(v, Elem::F32));
 }
 
 /// What has more bits than an operation can read or give it reads or gives in 8 of the same range.
@@ -81,8 +90,10 @@ fn narrow(edit: &mut Edit, n: NodeId) {
         let g = edit.graph();
         let cast = g.producer(v).filter(|&p| g.op(p) == Opcode::DCast).map(|p| g.operands(p)[0]);
         if let Some(q) = cast.filter(|&q| refused(g, q, n, Side::Reads(i)).is_some()) {
-            let in_8_bits = rounded(edit, n, v, q);
-            edit.set_operand(n, i, in_8_bits);
+            let label = format!("scale-rest: %{} in 8 bits before %{}", g.name_of(v), g.name_of(g.result(n)));
+            let Some(mut change) = edit.begin(label) else { return };
+            let in_8_bits = rounded(&mut change, n, v, q);
+            change.set_operand(n, i, in_8_bits);
         }
     }
     let g = edit.graph();
@@ -91,21 +102,23 @@ fn narrow(edit: &mut Edit, n: NodeId) {
         let g = edit.graph();
         let q = g.result(caster);
         if g.op(caster) == Opcode::QCast && refused(g, q, n, Side::Gives).is_some() {
-            let in_8_bits = rounded(edit, n, y, q);
-            edit.set_operand(caster, 0, in_8_bits);
+            let Some(mut change) = edit.begin(format!("scale-rest: %{} in 8 bits", g.name_of(y))) else { return };
+            let in_8_bits = rounded(&mut change, n, y, q);
+            change.set_operand(caster, 0, in_8_bits);
         }
     }
 }
 
 /// A real value behind casts to 8 bits and back, of the range of a type of more.
-fn rounded(edit: &mut Edit, n: NodeId, v: ValueId, like: ValueId) -> ValueId {
-    let g = edit.graph();
+fn rounded(change: &mut Change, n: NodeId, v: ValueId, like: ValueId) -> ValueId {
+    let g = change.graph();
     let Some(of) = g.ty(like).uniform().cloned() else { return v };
     let (name, op, bits) = (g.name_of(v), g.op(n).name(), of.format.bits());
     let narrow = Elem::Uniform(Uniform::covering(&format::U8, of.range()).into());
-    edit.remark(format!("%{name} is rounded to 8 bits: `{op}` has no form of {bits}"));
-    let q = add_cast(edit, Opcode::QCast, v, narrow);
-    add_cast(edit, Opcode::DCast, q, Elem::F32)
+    let remark = format!("%{name} is rounded to 8 bits: `{op}` has no form of {bits}");
+    change.remark(remark);
+    let q = add_cast(change, Opcode::QCast, v, narrow);
+    add_cast(change, Opcode::DCast, q, Elem::F32)
 }
 
 /// True if all that becomes of a sum of products are results of functions that the model quantizes: with 8 bits for the argument too,
@@ -176,21 +189,21 @@ fn settle(
     uniform: Arc<Uniform>,
     readers: Vec<(NodeId, usize)>,
 ) -> Option<ValueId> {
-    if !edit.begin(format!("scale-rest: %{}", edit.graph().name_of(v))) {
+    let Some(mut change) = edit.begin(format!("scale-rest: %{}", edit.graph().name_of(v))) else {
         return None;
-    }
-    edit.set_elem(v, Elem::F32);
-    let q = known.unwrap_or_else(|| add_cast(edit, Opcode::QCast, v, Elem::Uniform(uniform)));
-    let real = add_cast(edit, Opcode::DCast, q, Elem::F32);
+    };
+    change.set_elem(v, Elem::F32);
+    let q = known.unwrap_or_else(|| add_cast(&mut change, Opcode::QCast, v, Elem::Uniform(uniform)));
+    let real = add_cast(&mut change, Opcode::DCast, q, Elem::F32);
     for (n, i) in readers {
-        edit.set_operand(n, i, real);
+        change.set_operand(n, i, real);
     }
-    if edit.graph().is_output(v) {
-        let outputs = edit.graph().outputs().iter().map(|&o| if o == v { real } else { o }).collect();
-        edit.set_outputs(outputs);
-        let name = edit.graph().name_of(v).to_string();
-        edit.rename(v, &format!("{name}.real"));
-        edit.rename(q, &name);
+    if change.graph().is_output(v) {
+        let outputs = change.graph().outputs().iter().map(|&o| if o == v { real } else { o }).collect();
+        change.set_outputs(outputs);
+        let name = change.graph().name_of(v).to_string();
+        change.rename(v, &format!("{name}.real"));
+        change.rename(q, &name);
     }
     Some(q)
 }

@@ -194,10 +194,13 @@ fn rewrite_region(edit: &mut Edit, pass: &str, root: ValueId, rules: &[Rewrite<T
         .with_expr(&expr)
         .run(rules);
     let (_, best) = Extractor::new(&runner.egraph, Cost { facts: &runner.egraph.analysis }).find_best(runner.roots[0]);
-    if best == expr || !edit.begin(format!("{pass}: %{}", edit.graph().name_of(root))) {
+    if best == expr {
         return;
     }
-    Rebuild { egraph: &runner.egraph, edit, inside: &inside }.run(&best, root);
+    let Some(mut change) = edit.begin(format!("{pass}: %{}", edit.graph().name_of(root))) else {
+        return;
+    };
+    Rebuild { egraph: &runner.egraph, change: &mut change, inside: &inside }.run(&best, root);
 }
 
 /// Cost of one term with the terms below it, in the order said in the header.

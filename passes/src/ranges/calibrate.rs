@@ -76,9 +76,9 @@ impl Pass for Calibrate {
                 }
             }
         }
-        if edit.begin(format!("calibrate: {} values", ranges.len())) {
+        if let Some(mut change) = edit.begin(format!("calibrate: {} values", ranges.len())) {
             for (v, range) in ranges {
-                edit.set_elem(v, Elem::Calibrated(range));
+                change.set_elem(v, Elem::Calibrated(range));
             }
             edit.clear_metadata(Fact::SourceName);
             edit.clear_metadata(Fact::ChannelFactors);

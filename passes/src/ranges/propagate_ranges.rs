@@ -88,20 +88,20 @@ impl Pass for PropagateRanges {
         let source = analysis.source(found.len());
         let means = analysis.channel_means();
         faults.into_result()?;
-        if !edit.begin(format!("propagate-ranges: {} values", found.len())) {
+        let Some(mut change) = edit.begin(format!("propagate-ranges: {} values", found.len())) else {
             return Ok(());
-        }
-        edit.clear_metadata(Fact::Synthesized);
+        };
+        change.clear_metadata(Fact::Synthesized);
         for (name, means) in means {
-            edit.set_metadata(Fact::ChannelMeans, &name, means);
+            change.set_metadata(Fact::ChannelMeans, &name, means);
         }
         let mut table =
             cx.ranges.take().unwrap_or_else(|| RangeTable { source: source.clone(), ..RangeTable::default() });
         for (v, range) in found {
-            let name = edit.graph().name_of(v).to_string();
-            edit.set_metadata(Fact::Seen, &name, Vec::new());
+            let name = change.graph().name_of(v).to_string();
+            change.set_metadata(Fact::Seen, &name, Vec::new());
             table.values.insert(name, RangeEntry::new(range));
-            edit.set_elem(v, Elem::Calibrated(range));
+            change.set_elem(v, Elem::Calibrated(range));
         }
         cx.ranges = Some(table);
         cx.note_source(&source);

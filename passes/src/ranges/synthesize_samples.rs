@@ -26,7 +26,7 @@ use std::collections::{HashMap, HashSet};
 
 use qcc_interp::{Domain, Numbering, Operand, SampleState, Threads, eval_node, execute, in_order};
 use qcc_ir::ops::{Contract, Norm};
-use qcc_ir::{Class, Diag, Diags, Edit, Fact, Graph, NodeId, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Change, Class, Diag, Diags, Edit, Fact, Graph, NodeId, Opcode, Tensor, Type, ValueId};
 use qcc_num::convert::{nearest_f32, nearest_i64};
 
 use crate::fit::lockstep::footprint;
@@ -68,8 +68,9 @@ impl Pass for SynthesizeSamples {
             match synthesize(g, cx, &wanted) {
                 Ok(found) => {
                     let remark = format!("{} samples synthesized for {} values", found.samples, found.values.len());
-                    if edit.begin(format!("synthesize-samples: statistics of {} values", found.values.len())) {
-                        found.leave(edit);
+                    let label = format!("synthesize-samples: statistics of {} values", found.values.len());
+                    if let Some(mut change) = edit.begin(label) {
+                        found.leave(&mut change);
                     }
                     remark
                 }
@@ -92,10 +93,10 @@ pub(crate) struct Synthesized {
 
 impl Synthesized {
     /// Leaves it in the graph.
-    fn leave(self, edit: &mut Edit) {
+    fn leave(self, change: &mut Change) {
         for (name, channels) in self.values {
             let numbers = channels.iter().flat_map(|c| [c.mean, c.var, c.soft.lo, c.soft.hi]);
-            edit.set_metadata(Fact::Synthesized, &name, [self.samples as f64].into_iter().chain(numbers).collect());
+            change.set_metadata(Fact::Synthesized, &name, [self.samples as f64].into_iter().chain(numbers).collect());
         }
     }
 

@@ -2,31 +2,31 @@
 
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Edit, Graph, Int, Opcode, Tensor, Type, ValueId, attr, infer_dims};
+use qcc_ir::{Attrs, Builder, Graph, Int, Opcode, Tensor, Type, ValueId, attr, infer_dims};
 
 use crate::support::Random;
 
 /// Adds an operation with defaults and a float result.
-fn add(edit: &mut Edit, op: Opcode, operands: &[ValueId], attrs: Attrs, name: &str) -> ValueId {
-    let types: Vec<Type> = operands.iter().map(|&v| edit.graph().ty(v).clone()).collect();
+fn add(builder: &mut Builder, op: Opcode, operands: &[ValueId], attrs: Attrs, name: &str) -> ValueId {
+    let types: Vec<Type> = operands.iter().map(|&v| builder.graph().ty(v).clone()).collect();
     let dims = infer_dims(op, &attrs, &types.iter().collect::<Vec<_>>()).unwrap();
-    edit.add(op, operands, attrs, name, Type::f32(&dims), None)
+    builder.add(op, operands, attrs, name, Type::f32(&dims), None)
 }
 
-fn plain(edit: &mut Edit, op: Opcode, operands: &[ValueId], name: &str) -> ValueId {
-    add(edit, op, operands, Attrs::new(op), name)
+fn plain(builder: &mut Builder, op: Opcode, operands: &[ValueId], name: &str) -> ValueId {
+    add(builder, op, operands, Attrs::new(op), name)
 }
 
 /// `y = relu(x) - c`, with a branch that nothing needs.
 fn small() -> Graph {
     let mut graph = Graph::new("small");
-    let mut edit = Edit::new(&mut graph);
-    let x = edit.add_input("x", Type::f32(&[2]));
-    let c = edit.add_const("c", Tensor::f32(&[2], vec![1.0, 2.0]));
-    let r = plain(&mut edit, Opcode::Relu, &[x], "r");
-    plain(&mut edit, Opcode::Neg, &[r], "dead");
-    let y = plain(&mut edit, Opcode::Sub, &[r, c], "y");
-    edit.set_outputs(vec![y, x, y, c]);
+    let mut builder = Builder::new(&mut graph);
+    let x = builder.add_input("x", Type::f32(&[2]));
+    let c = builder.add_const("c", Tensor::f32(&[2], vec![1.0, 2.0]));
+    let r = plain(&mut builder, Opcode::Relu, &[x], "r");
+    plain(&mut builder, Opcode::Neg, &[r], "dead");
+    let y = plain(&mut builder, Opcode::Sub, &[r, c], "y");
+    builder.set_outputs(vec![y, x, y, c]);
     graph
 }
 
@@ -60,11 +60,11 @@ fn wrong_inputs_are_refused_by_name() {
 #[test]
 fn a_fault_names_its_node() {
     let mut graph = Graph::new("fault");
-    let mut edit = Edit::new(&mut graph);
-    let x = edit.add_input("x", Type::int(Int::I64, &[1]));
-    let zero = edit.add_const("zero", crate::support::i64s(&[1], &[0]));
-    let y = edit.add(Opcode::Div, &[x, zero], Attrs::new(Opcode::Div), "y", Type::int(Int::I64, &[1]), None);
-    edit.set_outputs(vec![y]);
+    let mut builder = Builder::new(&mut graph);
+    let x = builder.add_input("x", Type::int(Int::I64, &[1]));
+    let zero = builder.add_const("zero", crate::support::i64s(&[1], &[0]));
+    let y = builder.add(Opcode::Div, &[x, zero], Attrs::new(Opcode::Div), "y", Type::int(Int::I64, &[1]), None);
+    builder.set_outputs(vec![y]);
     let fault = Evaluator::new(&graph).run(&[crate::support::i64s(&[1], &[4])]).unwrap_err();
     assert_eq!(fault.place.node.as_deref(), Some("%y = nn.div"));
 }
@@ -72,9 +72,9 @@ fn a_fault_names_its_node() {
 /// A chain that uses every parallel loop: convolutions of all kinds, pools, normalization, a matrix product.
 fn network(r: &Random) -> Graph {
     let mut graph = Graph::new("network");
-    let mut edit = Edit::new(&mut graph);
-    let e = &mut edit;
-    let weights = |e: &mut Edit, dims: &[usize]| e.add_const("w", r.floats(dims));
+    let mut builder = Builder::new(&mut graph);
+    let e = &mut builder;
+    let weights = |e: &mut Builder, dims: &[usize]| e.add_const("w", r.floats(dims));
     let x = e.add_input("x", Type::f32(&[2, 3, 33, 31]));
     let ones = [1usize, 1, 1, 1];
     let w = weights(e, &[32, 3, 3, 3]);
@@ -99,7 +99,7 @@ fn network(r: &Random) -> Graph {
     let w = weights(e, &[100, 64]);
     let y = plain(e, Opcode::Linear, &[f, w], "logits");
     let z = add(e, Opcode::Softmax, &[y], Attrs::new(Opcode::Softmax).with(attr::AXIS, 1), "probabilities");
-    edit.set_outputs(vec![z, t]);
+    builder.set_outputs(vec![z, t]);
     graph
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use qcc_interp::{Domain, SampleState, Schedule, Statistics, Survey, Threads, UNWATCHED, execute, in_order};
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Diag, Edit, Graph, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Attrs, Builder, Diag, Graph, Opcode, Tensor, Type, ValueId};
 
 use crate::support::Random;
 
@@ -186,10 +186,10 @@ fn a_domain_that_records_walks_back() {
 /// `y = 2 x`.
 fn doubled() -> Graph {
     let mut graph = Graph::new("doubled");
-    let mut edit = Edit::new(&mut graph);
-    let x = edit.add_input("x", Type::f32(&[1]));
-    let y = edit.add_inferred(Opcode::Add, &[x, x], Attrs::new(Opcode::Add), "y", None).unwrap();
-    edit.set_outputs(vec![y]);
+    let mut builder = Builder::new(&mut graph);
+    let x = builder.add_input("x", Type::f32(&[1]));
+    let y = builder.add_inferred(Opcode::Add, &[x, x], Attrs::new(Opcode::Add), "y", None).unwrap();
+    builder.set_outputs(vec![y]);
     graph
 }
 

@@ -31,7 +31,7 @@ impl Parser<'_, '_> {
             return Err(self.cursor.fault_at(at, Code::SYNTAX, message));
         }
         let tensor = Tensor { dims: ty.dims, data };
-        Ok(Some(self.edit.add_typed_const(name, tensor, ty.elem)))
+        Ok(Some(self.builder.add_typed_const(name, tensor, ty.elem)))
     }
 
     /// `dense<[..]>` or `dense<x>`, stored as the element type says.

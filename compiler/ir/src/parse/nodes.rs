@@ -25,7 +25,7 @@ impl Parser<'_, '_> {
         let ty = self.ty()?;
         let origin = if self.cursor.is_word("loc") { Some(Arc::new(self.origin()?)) } else { None };
         let Some(operands) = operands.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
-        Ok(Some(self.edit.add(op, &operands, attrs, name, ty, origin)))
+        Ok(Some(self.builder.add(op, &operands, attrs, name, ty, origin)))
     }
 
     /// A value that has been defined; `None` if its definition was faulty.
@@ -35,7 +35,7 @@ impl Parser<'_, '_> {
         let name = self.cursor.name(sigil, "a value, as `%name` or `@name`")?;
         let undefined = |p: &Self| p.cursor.fault_at(at, Code::BAD_GRAPH, format!("`{sigil}{name}` is not defined"));
         match self.values.get(&name) {
-            Some(Some(v)) if self.edit.graph().constant(*v).is_some() == (sigil == '@') => Ok(Some(*v)),
+            Some(Some(v)) if self.builder.graph().constant(*v).is_some() == (sigil == '@') => Ok(Some(*v)),
             Some(Some(_)) => {
                 let other = if sigil == '@' { "no constant" } else { "a constant" };
                 Err(undefined(self).help(format!("`{name}` is {other}")))

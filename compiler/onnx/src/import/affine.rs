@@ -108,7 +108,7 @@ pub(super) fn in_units(site: &mut Site, x: ValueId, suffix: &str) -> Outcome<Val
 /// Gives a computed value of plain integers, and the values from which data movement makes it, a quantized type of the same
 /// storage. It says what the integers of an input of the model stand for.
 fn reinterpret(site: &mut Site, x: ValueId, elem: &Elem) -> Outcome<()> {
-    let graph = site.edit().graph();
+    let graph = site.builder().graph();
     let (mut waiting, mut found) = (vec![x], Vec::new());
     while let Some(v) = waiting.pop() {
         let own = &graph.ty(v).elem;
@@ -135,7 +135,7 @@ fn reinterpret(site: &mut Site, x: ValueId, elem: &Elem) -> Outcome<()> {
         }
     }
     for v in found {
-        site.edit().set_elem(v, elem.clone());
+        site.builder().set_elem(v, elem.clone());
     }
     Ok(())
 }

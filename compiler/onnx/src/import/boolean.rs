@@ -119,7 +119,7 @@ fn beside(site: &mut Site, a: ValueId, of: impl Fn(bool) -> bool) -> Outcome<Val
 /// Behind a softmax: it is a number wherever its operand is, and to integers there is nothing else.
 pub(super) fn is_nan(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
-    let graph = site.edit().graph();
+    let graph = site.builder().graph();
     if graph.producer(x).is_none_or(|n| graph.op(n) != Opcode::Softmax) {
         return Err(Fault::unsupported("the operator is supported behind Softmax only"));
     }

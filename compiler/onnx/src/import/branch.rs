@@ -11,7 +11,7 @@ use crate::fault::{Fault, Outcome};
 impl<'a> Driver<'a, '_> {
     /// The results, `None` where the import of what they come from failed.
     pub(super) fn branch(&mut self, node: &'a NodeProto, condition: Option<ValueId>) -> Outcome<Vec<Option<ValueId>>> {
-        let tensor = condition.and_then(|v| self.edit.graph().constant(v)).cloned();
+        let tensor = condition.and_then(|v| self.builder.graph().constant(v)).cloned();
         let taken = match tensor.as_deref().map(Numbers::of) {
             Some(Numbers::Int(v)) if v.len() == 1 => v[0] != 0,
             Some(_) => return Err(Fault::shape("the condition is not one boolean")),

@@ -58,7 +58,7 @@ fn clip_codes(site: &mut Site, x: ValueId, u: &Uniform) -> Outcome<ValueId> {
     if min >= max || u.zero_points.iter().any(|z| *z < min || *z > max) {
         return Err(Fault::unsupported(format!("codes from {min} to {max}, without their zero point")));
     }
-    let graph = site.edit().graph();
+    let graph = site.builder().graph();
     let cast = graph.producer(x).filter(|&n| graph.op(n) == Opcode::QCast).map(|n| graph.operands(n)[0]);
     let real = cast.ok_or_else(|| Fault::unsupported("bounds of quantized values that are not just quantized"))?;
     affine::quantize(site, real, Uniform { format: Format::linear(u.storage(), min, max), ..u.clone() }, "")

@@ -85,7 +85,7 @@ fn as_bias(site: &mut Site, c: ValueId, outputs: usize) -> Outcome<Option<ValueI
 
 /// True for constants, and for constants behind changes of quantization and data movement.
 fn is_static(site: &mut Site, v: ValueId) -> bool {
-    let graph = site.edit().graph();
+    let graph = site.builder().graph();
     let mut waiting = vec![v];
     while let Some(v) = waiting.pop() {
         match graph.def(v) {

@@ -107,7 +107,7 @@ pub(super) fn broadcast(site: &Site, x: ValueId, dims: &[usize]) -> Outcome<Vec<
 
 /// Table, positions and attributes of a look-up in a constant whose rows follow its first axis.
 pub(super) fn looked_up(site: &mut Site, x: ValueId) -> Option<(ValueId, ValueId, Attrs)> {
-    let graph = site.edit().graph();
+    let graph = site.builder().graph();
     let n = graph.producer(x).filter(|&n| graph.op(n) == Opcode::Gather)?;
     let (operands, attrs) = (graph.operands(n), graph.node(n).attrs.clone());
     let found = graph.constant(operands[0]).is_some() && attrs.get(attr::AXIS) == 0;

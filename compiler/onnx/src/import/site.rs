@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use onnx_protobuf::NodeProto;
-use qcc_ir::{Attrs, Data, Dialect, Edit, Elem, Int, Opcode, Origin, Tensor, Type, ValueId, shape};
+use qcc_ir::{Attrs, Builder, Data, Dialect, Elem, Int, Opcode, Origin, Tensor, Type, ValueId, shape};
 
 use super::attributes::Attributes;
 use super::fold;
@@ -19,7 +19,7 @@ pub(crate) const MOST_OPERANDS: usize = 4096;
 
 /// A node at its place in the graph.
 pub(crate) struct Site<'a, 'e, 'g> {
-    edit: &'e mut Edit<'g>,
+    builder: &'e mut Builder<'g>,
     node: &'a NodeProto,
     origin: Arc<Origin>,
     /// Name from which the names of all values of this node are made.
@@ -34,7 +34,7 @@ pub(crate) struct Site<'a, 'e, 'g> {
 
 impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
     pub(crate) fn new(
-        edit: &'e mut Edit<'g>,
+        builder: &'e mut Builder<'g>,
         node: &'a NodeProto,
         origin: Arc<Origin>,
         base: String,
@@ -42,7 +42,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
         types: &'e mut HashMap<ValueId, DataType>,
     ) -> Site<'a, 'e, 'g> {
         let (read, created, attrs) = (vec![false; operands.len()], HashSet::new(), Attributes::new(node));
-        Site { edit, node, origin, base, operands, read, created, types, attrs }
+        Site { builder, node, origin, base, operands, read, created, types, attrs }
     }
 
     /// Version of the operator set.
@@ -80,7 +80,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
 
     /// Type of a value.
     pub(crate) fn ty(&self, v: ValueId) -> &Type {
-        self.edit.graph().ty(v)
+        self.builder.graph().ty(v)
     }
 
     /// Shape of a value.
@@ -100,13 +100,13 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
 
     /// The contents of a constant.
     pub(crate) fn constant(&self, v: ValueId) -> Option<Arc<Tensor>> {
-        self.edit.graph().constant(v).cloned()
+        self.builder.graph().constant(v).cloned()
     }
 
     /// The contents of operand `i`, which must be a constant or depend on constants only.
     pub(crate) fn known(&mut self, i: usize) -> Outcome<Arc<Tensor>> {
         let v = self.operand(i)?;
-        self.constant(v).or_else(|| fold::known(self.edit.graph(), v)).ok_or_else(|| {
+        self.constant(v).or_else(|| fold::known(self.builder.graph(), v)).ok_or_else(|| {
             Fault::unsupported("the operator is supported between constants only")
                 .help(format!("operand {i} is computed by the model at run time"))
         })
@@ -119,14 +119,14 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
     }
 
     /// The graph's own record of a value, for rules that look behind their operands.
-    pub(crate) fn edit(&mut self) -> &mut Edit<'g> {
-        self.edit
+    pub(crate) fn builder(&mut self) -> &mut Builder<'g> {
+        self.builder
     }
 
     /// The contents of operand `i` as numbers; it must be a constant or absent.
     pub(crate) fn numbers(&mut self, i: usize, what: &str) -> Outcome<Option<Numbers>> {
         let Some(v) = self.optional(i) else { return Ok(None) };
-        let tensor = self.constant(v).or_else(|| fold::known(self.edit.graph(), v)).ok_or_else(|| {
+        let tensor = self.constant(v).or_else(|| fold::known(self.builder.graph(), v)).ok_or_else(|| {
             let fault = Fault::unsupported(format!("{what} are computed by the model at run time"));
             fault.help("only models whose shapes are known at compile time can be compiled")
         })?;
@@ -168,7 +168,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
     /// Adds a constant.
     pub(crate) fn constant_of(&mut self, tensor: impl Into<Arc<Tensor>>, elem: Elem, suffix: &str) -> ValueId {
         let name = self.name(suffix);
-        let v = self.edit.add_typed_const(&name, tensor, elem);
+        let v = self.builder.add_typed_const(&name, tensor, elem);
         self.created.insert(v);
         v
     }
@@ -187,7 +187,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
 
     /// Adds an operation whose type follows from its operands; on constants, evaluates it where shapes may depend on it.
     pub(crate) fn emit(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs, suffix: &str) -> Outcome<ValueId> {
-        let types: Vec<&Type> = operands.iter().map(|&v| self.edit.graph().ty(v)).collect();
+        let types: Vec<&Type> = operands.iter().map(|&v| self.builder.graph().ty(v)).collect();
         let dims = shape::infer_dims(op, &attrs, &types).map_err(Fault::shape)?;
         if Type::f32(&dims).checked_elements().is_none_or(|n| n >= MOST_ELEMENTS) {
             return Err(Fault::shape(format!("a result of shape {dims:?} is too large")));
@@ -225,7 +225,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
         ty: Type,
         suffix: &str,
     ) -> Outcome<ValueId> {
-        if let Some(tensor) = fold::evaluate(self.edit.graph(), op, &attrs, operands, &ty)? {
+        if let Some(tensor) = fold::evaluate(self.builder.graph(), op, &attrs, operands, &ty)? {
             return Ok(self.constant_of(tensor, ty.elem, suffix));
         }
         if ty.dims.contains(&0) {
@@ -243,7 +243,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
             return Err(fault.help("only shapes and constants may be computed in integers"));
         }
         let name = self.name(suffix);
-        let v = self.edit.add(op, operands, attrs, &name, ty, Some(self.origin.clone()));
+        let v = self.builder.add(op, operands, attrs, &name, ty, Some(self.origin.clone()));
         self.created.insert(v);
         Ok(v)
     }

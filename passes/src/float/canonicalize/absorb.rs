@@ -1,6 +1,6 @@
 //! Takes constants and padding beside a convolution or a linear layer into its weights, bias and attributes.
 
-use qcc_ir::{Attrs, Edit, NodeId, Opcode, Tensor, ValueId, attr};
+use qcc_ir::{Attrs, Change, Edit, NodeId, Opcode, Tensor, ValueId, attr};
 
 use crate::rewrite::{either, floats, named, per_channel, produced_once, substitute};
 
@@ -42,11 +42,11 @@ pub(super) fn matmul_is_linear(edit: &mut Edit, n: NodeId) -> bool {
     let (y, name) = (g.result(n), format!("{}.t", g.name_of(b)));
     let tensor = Tensor::f32(&[width, k], transposed);
     let label = format!("canonicalize: {} by a constant becomes nn.linear", named(edit, n));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    let w = edit.add_const(&name, tensor);
-    substitute(edit, y, Opcode::Linear, &[a, w], Attrs::new(Opcode::Linear));
+    };
+    let w = change.add_const(&name, tensor);
+    substitute(&mut change, y, Opcode::Linear, &[a, w], Attrs::new(Opcode::Linear));
     true
 }
 
@@ -67,11 +67,11 @@ pub(super) fn addition(edit: &mut Edit, n: NodeId) -> bool {
     let sum: Vec<f32> = added.iter().enumerate().map(|(i, c)| c + old.map_or(0.0, |b| b[i])).collect();
     let name = bias_name(edit, &layer, x);
     let label = format!("canonicalize: {} into the bias of %{}", named(edit, n), g.name_of(x));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    let bias = edit.add_const(&name, Tensor::f32(&[sum.len()], sum));
-    replace_parameters(edit, &layer, layer.weights, Some(bias), y, x);
+    };
+    let bias = change.add_const(&name, Tensor::f32(&[sum.len()], sum));
+    replace_parameters(&mut change, &layer, layer.weights, Some(bias), y, x);
     true
 }
 
@@ -96,12 +96,12 @@ pub(super) fn multiplication(edit: &mut Edit, n: NodeId) -> bool {
     let bias = layer.bias.and_then(|b| floats(g, b)).map(|(_, b)| b.iter().zip(&factors).map(|(b, f)| b * f).collect());
     let bias_name = bias_name(edit, &layer, x);
     let label = format!("canonicalize: {} into the weights of %{}", named(edit, n), g.name_of(x));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    let weights = edit.add_const(&weights_name, weights);
-    let bias = bias.map(|b| edit.add_const(&bias_name, Tensor::f32(&[factors.len()], b)));
-    replace_parameters(edit, &layer, weights, bias, y, x);
+    };
+    let weights = change.add_const(&weights_name, weights);
+    let bias = bias.map(|b| change.add_const(&bias_name, Tensor::f32(&[factors.len()], b)));
+    replace_parameters(&mut change, &layer, weights, bias, y, x);
     true
 }
 
@@ -131,11 +131,11 @@ pub(super) fn padding(edit: &mut Edit, n: NodeId) -> bool {
     }
     let source = g.operands(pad)[0];
     let label = format!("canonicalize: {} into {}", named(edit, pad), named(edit, n));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    edit.set_op(n, op, new);
-    edit.set_operand(n, 0, source);
+    };
+    change.set_op(n, op, new);
+    change.set_operand(n, 0, source);
     true
 }
 
@@ -146,17 +146,17 @@ fn bias_name(edit: &Edit, layer: &AbsorbingLayer, x: ValueId) -> String {
 
 /// The layer with other parameters computes `y`; its result `x` takes the place, the type and the name of `y`.
 fn replace_parameters(
-    edit: &mut Edit,
+    change: &mut Change,
     layer: &AbsorbingLayer,
     w: ValueId,
     bias: Option<ValueId>,
     y: ValueId,
     x: ValueId,
 ) {
-    let elem = edit.graph().ty(y).elem.clone();
-    let input = edit.graph().operands(layer.node)[0];
+    let elem = change.graph().ty(y).elem.clone();
+    let input = change.graph().operands(layer.node)[0];
     let operands: Vec<ValueId> = [input, w].into_iter().chain(bias).collect();
-    edit.set_operands(layer.node, &operands);
-    edit.set_elem(x, elem);
-    edit.replace(y, x);
+    change.set_operands(layer.node, &operands);
+    change.set_elem(x, elem);
+    change.replace(y, x);
 }

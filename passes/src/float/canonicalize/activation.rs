@@ -14,10 +14,13 @@ fn replace(edit: &mut Edit, n: NodeId, op: Opcode, x: ValueId, attrs: Attrs) -> 
     let label = format!("canonicalize: {} becomes {}", named(edit, n), op.name());
     let y = edit.graph().result(n);
     // Broadcasting a gate over its argument is no elementwise function.
-    if edit.graph().ty(x).dims != edit.graph().ty(y).dims || !edit.begin(label) {
+    if edit.graph().ty(x).dims != edit.graph().ty(y).dims {
         return false;
     }
-    substitute(edit, y, op, &[x], attrs);
+    let Some(mut change) = edit.begin(label) else {
+        return false;
+    };
+    substitute(&mut change, y, op, &[x], attrs);
     true
 }
 

@@ -21,10 +21,10 @@ pub(super) fn factor_of_product(edit: &mut Edit, n: NodeId) -> bool {
     let alpha = g.node(product).attrs.get(attr::ALPHA) * c;
     let operands = g.operands(product);
     let label = format!("canonicalize: {} into the product", named(edit, n));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    substitute(edit, y, Opcode::MatMul, &operands, Attrs::new(Opcode::MatMul).with(attr::ALPHA, alpha));
+    };
+    substitute(&mut change, y, Opcode::MatMul, &operands, Attrs::new(Opcode::MatMul).with(attr::ALPHA, alpha));
     true
 }
 
@@ -39,11 +39,11 @@ pub(super) fn factor_of_operand(edit: &mut Edit, n: NodeId) -> bool {
         let attrs = edit.graph().node(n).attrs.clone();
         let alpha = attrs.get(attr::ALPHA) * c;
         let label = format!("canonicalize: a factor of operand {i} into {}", named(edit, n));
-        if !edit.begin(label) {
+        let Some(mut change) = edit.begin(label) else {
             return false;
-        }
-        edit.set_operand(reader, slot, source);
-        edit.set_op(n, Opcode::MatMul, attrs.with(attr::ALPHA, alpha));
+        };
+        change.set_operand(reader, slot, source);
+        change.set_op(n, Opcode::MatMul, attrs.with(attr::ALPHA, alpha));
         return true;
     }
     false
@@ -74,13 +74,16 @@ pub(super) fn layer_norm(edit: &mut Edit, n: NodeId) -> bool {
     let y = edit.graph().result(n);
     let name = edit.graph().name_of(y).to_string();
     let label = format!("canonicalize: {} becomes nn.layer_norm", named(edit, n));
-    if edit.graph().ty(x).dims != edit.graph().ty(y).dims || !edit.begin(label) {
+    if edit.graph().ty(x).dims != edit.graph().ty(y).dims {
         return false;
     }
-    let mut one = |name: String, v: f32| edit.add_const(&name, Tensor::f32(&[1], vec![v]));
+    let Some(mut change) = edit.begin(label) else {
+        return false;
+    };
+    let mut one = |name: String, v: f32| change.add_const(&name, Tensor::f32(&[1], vec![v]));
     let (scale, bias) = (one(format!("{name}.scale"), 1.0), one(format!("{name}.bias"), 0.0));
     let attrs = Attrs::new(Opcode::LayerNorm).with(attr::AXIS, axis).with(attr::EPSILON, epsilon);
-    substitute(edit, y, Opcode::LayerNorm, &[x, scale, bias], attrs);
+    substitute(&mut change, y, Opcode::LayerNorm, &[x, scale, bias], attrs);
     true
 }
 
@@ -141,11 +144,11 @@ pub(super) fn affine_of_norm(edit: &mut Edit, n: NodeId) -> bool {
     let Some(((norm, source, scale, bias), _)) = found else { return false };
     let (name, attrs) = (g.name_of(y).to_string(), g.node(norm).attrs.clone());
     let label = format!("canonicalize: {} into the normalization", named(edit, n));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    let scale = edit.add_const(&format!("{name}.scale"), scale);
-    let bias = edit.add_const(&format!("{name}.bias"), bias);
-    substitute(edit, y, Opcode::LayerNorm, &[source, scale, bias], attrs);
+    };
+    let scale = change.add_const(&format!("{name}.scale"), scale);
+    let bias = change.add_const(&format!("{name}.bias"), bias);
+    substitute(&mut change, y, Opcode::LayerNorm, &[source, scale, bias], attrs);
     true
 }

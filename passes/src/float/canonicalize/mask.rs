@@ -4,7 +4,7 @@
 //! -1e4, because codes of a sum with numbers so far apart would tell little. A row of which a mask leaves nothing has equal shares.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, ValueId, attr};
+use qcc_ir::{Attrs, Change, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, ValueId, attr};
 
 use crate::rewrite::{either, floats, named, origin_of, produced_by, scalar, substitute};
 
@@ -35,12 +35,12 @@ pub(super) fn of_integers(edit: &mut Edit, n: NodeId) -> bool {
         return false;
     }
     let label = format!("canonicalize: {} selects", named(edit, n));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    let condition = looked_up(edit, y, &name, integers, &[0, 1]);
-    let (on, off) = (one_float(edit, &name, 0.0), one_float(edit, &name, off));
-    substitute(edit, y, Opcode::Where, &[on, off, condition], Attrs::new(Opcode::Where));
+    };
+    let condition = looked_up(&mut change, y, &name, integers, &[0, 1]);
+    let (on, off) = (one_float(&mut change, &name, 0.0), one_float(&mut change, &name, off));
+    substitute(&mut change, y, Opcode::Where, &[on, off, condition], Attrs::new(Opcode::Where));
     true
 }
 
@@ -69,18 +69,18 @@ pub(super) fn none_left(g: &Graph) -> Result<(), Diags> {
     Diags(g.order().into_iter().filter(left).map(fault).collect()).into_result()
 }
 
-fn one_float(edit: &mut Edit, name: &str, x: f32) -> ValueId {
-    edit.add_const(&format!("{name}.{}", if x == 0.0 { "on" } else { "off" }), Tensor::f32(&[1], vec![x]))
+fn one_float(change: &mut Change, name: &str, x: f32) -> ValueId {
+    change.add_const(&format!("{name}.{}", if x == 0.0 { "on" } else { "off" }), Tensor::f32(&[1], vec![x]))
 }
 
 /// The boolean of each integer, the last for those beyond all.
-fn looked_up(edit: &mut Edit, y: ValueId, name: &str, integers: ValueId, booleans: &[u8]) -> ValueId {
+fn looked_up(change: &mut Change, y: ValueId, name: &str, integers: ValueId, booleans: &[u8]) -> ValueId {
     let table = Tensor::new(&[booleans.len()], Data::U8(booleans.to_vec()));
-    let table = edit.add_typed_const(&format!("{name}.table"), table, Elem::Bool);
+    let table = change.add_typed_const(&format!("{name}.table"), table, Elem::Bool);
     let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, 0).with(attr::WRAP, false);
-    let ty = Type { dims: edit.graph().ty(integers).dims.clone(), elem: Elem::Bool };
-    let origin = origin_of(edit.graph(), y);
-    edit.add(Opcode::Gather, &[table, integers], attrs, &format!("{name}.condition"), ty, origin)
+    let ty = Type { dims: change.graph().ty(integers).dims.clone(), elem: Elem::Bool };
+    let origin = origin_of(change.graph(), y);
+    change.add(Opcode::Gather, &[table, integers], attrs, &format!("{name}.condition"), ty, origin)
 }
 
 /// `x + mask` before a softmax, where a condition of run time selects a value or less than [`OFF`]: it selects `x` and that value,
@@ -102,16 +102,16 @@ pub(super) fn selected_sum(edit: &mut Edit, n: NodeId) -> bool {
     let (name, ty) = (g.name_of(y).to_string(), g.ty(y).clone());
     let added = [Some(value).filter(|&v| scalar(g, v) != Some(0.0)), beside];
     let label = format!("canonicalize: {} selects", named(edit, n));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
+    };
     for other in added.into_iter().flatten() {
-        let origin = origin_of(edit.graph(), y);
-        x = edit.add(Opcode::Add, &[x, other], Attrs::new(Opcode::Add), &format!("{name}.sum"), ty.clone(), origin);
+        let origin = origin_of(change.graph(), y);
+        x = change.add(Opcode::Add, &[x, other], Attrs::new(Opcode::Add), &format!("{name}.sum"), ty.clone(), origin);
     }
-    let off = one_float(edit, &name, SWITCHED_OFF);
+    let off = one_float(&mut change, &name, SWITCHED_OFF);
     let operands = if where_on { [x, off, condition] } else { [off, x, condition] };
-    substitute(edit, y, Opcode::Where, &operands, Attrs::new(Opcode::Where));
+    substitute(&mut change, y, Opcode::Where, &operands, Attrs::new(Opcode::Where));
     true
 }
 
@@ -138,11 +138,11 @@ pub(super) fn selected_mask(edit: &mut Edit, n: NodeId) -> bool {
     let y = edit.graph().result(n);
     let name = format!("{}.mask", edit.graph().name_of(y));
     let label = format!("canonicalize: {} adds a mask", named(edit, n));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    let mask = edit.add_const(&name, mask);
-    substitute(edit, y, Opcode::Add, &[x, mask], Attrs::new(Opcode::Add));
+    };
+    let mask = change.add_const(&name, mask);
+    substitute(&mut change, y, Opcode::Add, &[x, mask], Attrs::new(Opcode::Add));
     true
 }
 
@@ -189,10 +189,10 @@ pub(super) fn finite(edit: &mut Edit, n: NodeId) -> bool {
     let data = data.iter().map(|&x| if x < OFF { SWITCHED_OFF } else { x }).collect();
     let (name, tensor) = (format!("{}.finite", g.name_of(v)), Tensor::f32(&tensor.dims, data));
     let label = format!("canonicalize: a mask of {}", named(edit, n));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
-    let mask = edit.add_const(&name, tensor);
-    edit.set_operand(n, at, mask);
+    };
+    let mask = change.add_const(&name, tensor);
+    change.set_operand(n, at, mask);
     true
 }

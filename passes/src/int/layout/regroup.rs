@@ -69,9 +69,9 @@ pub(super) fn split_first(edit: &mut Edit, n: NodeId) -> bool {
     let label = format!("layout: %{} = tensor.reshape before its transpose", g.name_of(y));
     let (elem, origin) = (g.ty(y).elem.clone(), origin_of(g, y));
     let name = format!("{}.t", g.name_of(y));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
+    };
     let (mut dims, mut starts) = (Vec::new(), vec![0; perm.len()]);
     for axis in inverse(&perm) {
         starts[axis] = dims.len();
@@ -79,8 +79,14 @@ pub(super) fn split_first(edit: &mut Edit, n: NodeId) -> bool {
     }
     let moved: Vec<usize> = groups.iter().zip(&starts).flat_map(|(group, &start)| start..start + group.len()).collect();
     let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims.as_slice());
-    let inner = edit.add(Opcode::Reshape, &[source], attrs, &name, Type { dims, elem }, origin);
-    substitute(edit, y, Opcode::Transpose, &[inner], Attrs::new(Opcode::Transpose).with(attr::PERM, moved.as_slice()));
+    let inner = change.add(Opcode::Reshape, &[source], attrs, &name, Type { dims, elem }, origin);
+    substitute(
+        &mut change,
+        y,
+        Opcode::Transpose,
+        &[inner],
+        Attrs::new(Opcode::Transpose).with(attr::PERM, moved.as_slice()),
+    );
     true
 }
 
@@ -100,20 +106,20 @@ pub(super) fn merge_to_nhwc(edit: &mut Edit, n: NodeId) -> bool {
     let label = format!("layout: %{} = tensor.reshape with its channels together", g.name_of(y));
     let (elem, origin) = (g.ty(y).elem.clone(), origin_of(g, y));
     let (moved_name, name) = (format!("{}.moved", g.name_of(y)), format!("{}.nhwc", g.name_of(y)));
-    if !edit.begin(label) {
+    let Some(mut change) = edit.begin(label) else {
         return false;
-    }
+    };
     let order: Vec<usize> = TO_NHWC.iter().flat_map(|&axis| groups[axis].clone()).collect();
     let moved_perm: Vec<usize> = order.iter().map(|&axis| perm[axis]).collect();
     let moved_dims = order.iter().map(|&axis| before[axis]).collect();
     let attrs = Attrs::new(Opcode::Transpose).with(attr::PERM, moved_perm.as_slice());
     let ty = Type { dims: moved_dims, elem: elem.clone() };
-    let moved = edit.add(Opcode::Transpose, &[source], attrs, &moved_name, ty, origin.clone());
+    let moved = change.add(Opcode::Transpose, &[source], attrs, &moved_name, ty, origin.clone());
     let dims: Vec<usize> = TO_NHWC.iter().map(|&axis| after[axis]).collect();
     let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims.as_slice());
-    let merged = edit.add(Opcode::Reshape, &[moved], attrs, &name, Type { dims, elem }, origin);
+    let merged = change.add(Opcode::Reshape, &[moved], attrs, &name, Type { dims, elem }, origin);
     let back = Attrs::new(Opcode::Transpose).with(attr::PERM, inverse(&TO_NHWC).as_slice());
-    substitute(edit, y, Opcode::Transpose, &[merged], back);
+    substitute(&mut change, y, Opcode::Transpose, &[merged], back);
     true
 }
 

@@ -114,7 +114,7 @@ impl Lower<'_, '_> {
         }
         let x = self.data(operand)?;
         let on = Tensor::new(&mask.dims, Data::U8(values.iter().map(|&m| u8::from(m == 0.0)).collect()));
-        let condition = self.edit.add_typed_const(&format!("{}.on", self.name), on, Elem::Bool);
+        let condition = self.change.add_typed_const(&format!("{}.on", self.name), on, Elem::Bool);
         self.switched(x, condition, true)
     }
 
@@ -144,7 +144,7 @@ impl Lower<'_, '_> {
         };
         let ty = codes(&self.dims(self.y), own.zero);
         let name = format!("{}.off", self.name);
-        let off = self.edit.add_typed_const(&name, Tensor::new(&[1], Data::U8(vec![0])), ty.elem.clone());
+        let off = self.change.add_typed_const(&name, Tensor::new(&[1], Data::U8(vec![0])), ty.elem.clone());
         let operands = if where_on { [x, off, condition] } else { [off, x, condition] };
         let y = self.add(Opcode::Where, &operands, Attrs::new(Opcode::Where), "", ty);
         self.made.masked.insert(y);

@@ -163,7 +163,7 @@ impl Lower<'_, '_> {
 
     pub(super) fn constant(&mut self, suffix: &str, tensor: Tensor) -> ValueId {
         let name = format!("{}.{suffix}", self.name);
-        self.edit.add_const(&name, tensor)
+        self.change.add_const(&name, tensor)
     }
 
     /// Weights and bias, all finite.

@@ -110,7 +110,7 @@ impl Lower<'_, '_> {
         let uniform = Uniform::covering(&format::U8, qcc_ir::Range { min, max });
         let codes = quantize::tensor(&tensor.dims, data, &uniform);
         let name = format!("{}.q", self.g().name_of(v));
-        Ok(self.edit.add_typed_const(&name, codes, Elem::Uniform(uniform.into())))
+        Ok(self.change.add_typed_const(&name, codes, Elem::Uniform(uniform.into())))
     }
 
     /// `a x + b` with constants for each channel or for all; `None` if the operation is no such map.

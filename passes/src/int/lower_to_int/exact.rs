@@ -72,7 +72,7 @@ impl Lower<'_, '_> {
         let rounded = found.rounded.iter().copied().filter(matters).count();
         if rounded > 0 {
             let remark = format!("not exact: %{} has {rounded} channels of far smaller scales than others", self.name);
-            self.edit.remark(remark);
+            self.change.remark(remark);
         }
         let greatest = (0..factors.len()).map(reach).max().unwrap_or(0).unsigned_abs();
         let found = found.refine(greatest, POINT);

@@ -105,7 +105,7 @@ impl Lower<'_, '_> {
                     let name = format!("{}{suffix}", g.name_of(v));
                     let ty = g.ty(v).with_elem(Elem::Int(Int::U8));
                     let origin = crate::rewrite::origin_of(g, v);
-                    self.edit.add(Opcode::Byte, &[v], attrs, &name, ty, origin)
+                    self.change.add(Opcode::Byte, &[v], attrs, &name, ty, origin)
                 }
             };
             pieces.push(Piece { value, factor, zero });

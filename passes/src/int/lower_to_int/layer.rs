@@ -66,13 +66,13 @@ impl Lower<'_, '_> {
         let requant = self.requantization(&layer.factors, layer.output.zero, reach)?;
         let attrs = requant.set(Attrs::new(Opcode::Requant));
         let name = &layer.layer.weights.name;
-        let w = self.edit.add_const(name.strip_suffix(".q").unwrap_or(name), weights);
+        let w = self.change.add_const(name.strip_suffix(".q").unwrap_or(name), weights);
         let channels = layer.bias.len();
         let bias_name = match &layer.layer.bias {
             Some(b) => b.name.trim_end_matches(".q").to_string(),
             None => format!("{}.bias", self.name),
         };
-        let b = self.edit.add_const(&bias_name, Tensor::new(&[channels], Data::I32(layer.bias.clone())));
+        let b = self.change.add_const(&bias_name, Tensor::new(&[channels], Data::I32(layer.bias.clone())));
         let mult = self.constant("mult", Tensor::new(&[channels], Data::I32(requant.mult)));
         Ok(([w, b, mult], attrs))
     }

@@ -51,21 +51,23 @@ fn cast_operand(edit: &mut Edit, n: NodeId, i: usize, elem: &Elem) -> Option<Val
     let label = format!("adopt-qdq: a cast of %{} before {}", g.name_of(v), g.op(n).name());
     if let Some((tensor, data)) = floats(g, v) {
         let tensor: Tensor = quantize::tensor(&tensor.dims, data, uniform);
-        if !edit.begin(label) || !matches!(tensor.data, Data::U8(_) | Data::I16(_)) {
+        if !matches!(tensor.data, Data::U8(_) | Data::I16(_)) {
             return None;
         }
-        let name = format!("{}.q", edit.graph().name_of(v));
-        let c = edit.add_typed_const(&name, tensor, elem.clone());
-        let real = add_cast(edit, Opcode::DCast, c, Elem::F32);
-        edit.set_operand(n, i, real);
+        let mut change = edit.begin(label)?;
+        let name = format!("{}.q", change.graph().name_of(v));
+        let c = change.add_typed_const(&name, tensor, elem.clone());
+        let real = add_cast(&mut change, Opcode::DCast, c, Elem::F32);
+        change.set_operand(n, i, real);
         return None;
     }
     // What others read too gets one type for all of them, later.
-    if g.only_user(v).is_none() || !edit.begin(label) {
+    if g.only_user(v).is_none() {
         return None;
     }
-    let q = add_cast(edit, Opcode::QCast, v, elem.clone());
-    let real = add_cast(edit, Opcode::DCast, q, Elem::F32);
-    edit.set_operand(n, i, real);
+    let mut change = edit.begin(label)?;
+    let q = add_cast(&mut change, Opcode::QCast, v, elem.clone());
+    let real = add_cast(&mut change, Opcode::DCast, q, Elem::F32);
+    change.set_operand(n, i, real);
     Some(q)
 }

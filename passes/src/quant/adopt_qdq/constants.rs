@@ -9,7 +9,7 @@ use qcc_ir::{Attrs, Class, Edit, Elem, NodeId, Opcode, Tensor, Type, Uniform, at
 use qcc_num::convert::count_i64;
 
 use crate::constants::{codes, dequantized, reals};
-use crate::rewrite::{add_cast, per_channel, substitute};
+use crate::rewrite::{add_cast, by_channel, substitute};
 
 pub(super) fn evaluate(edit: &mut Edit) {
     for n in edit.graph().order() {
@@ -39,12 +39,12 @@ fn quantized_floats(edit: &mut Edit, n: NodeId) -> bool {
         return false;
     };
     let name = g.name_of(y).to_string();
-    if !edit.begin(format!("adopt-qdq: %{name} is constant")) {
+    let Some(mut change) = edit.begin(format!("adopt-qdq: %{name} is constant")) else {
         return false;
-    }
-    edit.rename(y, &format!("{name}.dead"));
-    let c = edit.add_typed_const(&name, codes, ty.elem);
-    edit.replace_uses(y, c);
+    };
+    change.rename(y, &format!("{name}.dead"));
+    let c = change.add_typed_const(&name, codes, ty.elem);
+    change.replace_uses(y, c);
     true
 }
 
@@ -98,12 +98,12 @@ fn moved(edit: &mut Edit, n: NodeId) -> bool {
     let result = Type { dims, elem: plain };
     let Ok(moved) = eval_node(g.op(n), &attrs, &given, &result) else { return false };
     let name = format!("{}.moved", g.name_of(c));
-    if !edit.begin(format!("adopt-qdq: %{} is constant", edit.graph().name_of(y))) {
+    let Some(mut change) = edit.begin(format!("adopt-qdq: %{} is constant", edit.graph().name_of(y))) else {
         return false;
-    }
-    let c = edit.add_typed_const(&name, moved, Elem::Uniform(Arc::new(scaled)));
-    let real = add_cast(edit, Opcode::DCast, c, Elem::F32);
-    edit.replace_uses(y, real);
+    };
+    let c = change.add_typed_const(&name, moved, Elem::Uniform(Arc::new(scaled)));
+    let real = add_cast(&mut change, Opcode::DCast, c, Elem::F32);
+    change.replace_uses(y, real);
     true
 }
 
@@ -155,13 +155,13 @@ fn linear(edit: &mut Edit, n: NodeId) -> bool {
     let swapped = eval_node(Opcode::Transpose, &swap, &[(&tensor, &plain([k, width]))], &plain([width, k]));
     let (Ok(swapped), name) = (swapped, format!("{}.t", g.name_of(c))) else { return false };
     let y = g.result(n);
-    if !edit.begin(format!("adopt-qdq: %{} becomes nn.linear", edit.graph().name_of(y))) {
+    let Some(mut change) = edit.begin(format!("adopt-qdq: %{} becomes nn.linear", edit.graph().name_of(y))) else {
         return false;
-    }
+    };
     let elem = Elem::Uniform(Arc::new(Uniform { axis: uniform.axis.map(|a| 1 - a), ..(*uniform).clone() }));
-    let c = edit.add_typed_const(&name, swapped, elem);
-    let w = add_cast(edit, Opcode::DCast, c, Elem::F32);
-    substitute(edit, y, Opcode::Linear, &[a, w], Attrs::new(Opcode::Linear));
+    let c = change.add_typed_const(&name, swapped, elem);
+    let w = add_cast(&mut change, Opcode::DCast, c, Elem::F32);
+    substitute(&mut change, y, Opcode::Linear, &[a, w], Attrs::new(Opcode::Linear));
     true
 }
 
@@ -179,23 +179,15 @@ fn real_numbers(edit: &mut Edit, n: NodeId) {
         let takes = match g.op(user).info().class {
             Class::Contract(_) => i == 2,
             Class::Binary(_) => {
-                let dims = g.ty(g.result(user)).dims.clone();
-                let probe = match real {
-                    Some(c) => c,
-                    None => {
-                        let c = edit.add_const(&name, tensor.clone());
-                        real = Some(c);
-                        c
-                    }
-                };
-                (0..dims.len()).any(|axis| per_channel(edit.graph(), probe, &dims, axis).is_some())
+                let dims = &g.ty(g.result(user)).dims;
+                (0..dims.len()).any(|axis| by_channel(&tensor, dims, axis).is_some())
             }
             Class::Move(_) | Class::Cast(_) | Class::Pool(_) => false,
             Class::Unary(_) | Class::Reduce(_) | Class::Norm(_) | Class::Int(_) => true,
         };
-        if takes && edit.begin(format!("adopt-qdq: @{name} as real numbers")) {
-            let c = *real.get_or_insert_with(|| edit.add_const(&name, tensor.clone()));
-            edit.set_operand(user, i, c);
+        if takes && let Some(mut change) = edit.begin(format!("adopt-qdq: @{name} as real numbers")) {
+            let c = *real.get_or_insert_with(|| change.add_const(&name, tensor.clone()));
+            change.set_operand(user, i, c);
         }
     }
 }

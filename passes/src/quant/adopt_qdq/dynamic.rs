@@ -41,14 +41,14 @@ pub(super) fn take_out(edit: &mut Edit) {
         let Some((layer, _)) = either(g, n, |product, scale| layer(g, product, scale)) else { continue };
         let (op, attrs) = (g.op(layer.node), g.node(layer.node).attrs.clone());
         let name = g.name_of(y).to_string();
-        if g.ty(y).dims != g.ty(g.result(layer.node)).dims || !edit.begin(format!("adopt-qdq: %{name} of real numbers"))
-        {
+        if g.ty(y).dims != g.ty(g.result(layer.node)).dims {
             continue;
         }
+        let Some(mut change) = edit.begin(format!("adopt-qdq: %{name} of real numbers")) else { break };
         let elem = Elem::Uniform(layer.weights.into());
-        let codes = edit.add_typed_const(&format!("{name}.weights"), layer.codes, elem);
-        let weights = add_cast(edit, Opcode::DCast, codes, Elem::F32);
-        substitute(edit, y, op, &[layer.x, weights], attrs);
+        let codes = change.add_typed_const(&format!("{name}.weights"), layer.codes, elem);
+        let weights = add_cast(&mut change, Opcode::DCast, codes, Elem::F32);
+        substitute(&mut change, y, op, &[layer.x, weights], attrs);
         count += 1;
     }
     if count > 0 {

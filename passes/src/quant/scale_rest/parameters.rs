@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Data, Edit, Elem, Format, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
+use qcc_ir::{Attrs, Change, Data, Edit, Elem, Format, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
 use qcc_num::convert::{count_i64, nearest_f32, nearest_i64};
 
 use crate::constants::{codes, reals};
@@ -38,9 +38,9 @@ impl CenteredWeights {
 }
 
 /// Adds a constant behind its `quant.dcast`.
-fn add_dequantized(edit: &mut Edit, new: NewParameter) -> ValueId {
-    let constant = edit.add_typed_const(&new.name, new.tensor, new.elem);
-    add_cast(edit, Opcode::DCast, constant, Elem::F32)
+fn add_dequantized(change: &mut Change, new: NewParameter) -> ValueId {
+    let constant = change.add_typed_const(&new.name, new.tensor, new.elem);
+    add_cast(change, Opcode::DCast, constant, Elem::F32)
 }
 
 pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
@@ -76,19 +76,26 @@ pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
     let quantized = if sums_in_64_bits { bias_64 } else { bias_32 };
     let bias = bias.map(|b| quantized(b, sx, &weights.scales));
     let bias_name = layer.bias_name(g, ".q");
-    if !edit.begin(format!("scale-rest: parameters of %{}", edit.graph().name_of(edit.graph().result(n)))) {
-        return Ok(());
-    }
+    let name = g.name_of(g.result(n)).to_string();
     let mut parts = if sums_in_64_bits { Vec::new() } else { parts(&weights.codes) };
     if parts.len() > 1 && layer.is_depthwise() {
-        split_outputs(edit, n, &weights, bias.as_ref().map(|(tensor, _)| tensor), sx, &parts)?;
+        let label = format!("scale-rest: channels of %{name} whose weights have several parts");
+        let Some(mut change) = edit.begin(label) else { return Ok(()) };
+        let all = split_outputs(&mut change, n, &weights, bias.as_ref().map(|(tensor, _)| tensor), sx, &parts)?;
+        for (q, _) in edit.graph().uses(all) {
+            let q = edit.graph().result(q);
+            chains::cast_operands(edit, q);
+        }
         weights.codes = parts.swap_remove(0);
-    } else if parts.len() > 1 {
-        let input = repeat_input(edit, &layer, &mut weights, &parts);
-        edit.set_operand(n, 0, input);
+        parts.clear();
+    }
+    let Some(mut change) = edit.begin(format!("scale-rest: parameters of %{name}")) else { return Ok(()) };
+    if parts.len() > 1 {
+        let input = repeat_input(&mut change, &layer, &mut weights, &parts);
+        change.set_operand(n, 0, input);
     }
     let bias = bias.map(|(tensor, elem)| NewParameter { name: bias_name, tensor, elem });
-    layer.write(edit, Some(weights.constant()), bias);
+    layer.write(&mut change, Some(weights.constant()), bias);
     Ok(())
 }
 
@@ -140,16 +147,16 @@ fn parts(codes: &[i64]) -> Vec<Vec<i64>> {
 }
 
 /// Few channels of a depthwise convolution have weights of several parts: a second convolution computes these from their
-/// repeated inputs, and its results take the places of the first one's.
+/// repeated inputs, and its results take the places of the first one's. Gives what is read instead.
 fn split_outputs(
-    edit: &mut Edit,
+    change: &mut Change,
     n: NodeId,
     weights: &CenteredWeights,
     bias: Option<&Tensor>,
     sx: f64,
     parts: &[Vec<i64>],
-) -> Result<(), String> {
-    let g = edit.graph();
+) -> Result<ValueId, String> {
+    let g = change.graph();
     let kernel: usize = weights.dims[2..].iter().product();
     let channels = weights.dims[0];
     let wide: Vec<usize> = (0..channels)
@@ -175,50 +182,47 @@ fn split_outputs(
         format: Int::I8.into(),
     };
     let reads: Vec<i64> = wide.iter().flat_map(|&c| parts.iter().map(move |_| count_i64(c))).collect();
-    let x = gather(edit, x, 1, reads, &format!("{x_name}.wide"), x_ty.elem);
-    let mut operands = vec![add_cast(edit, Opcode::DCast, x, Elem::F32)];
+    let x = gather(change, x, 1, reads, &format!("{x_name}.wide"), x_ty.elem);
+    let mut operands = vec![add_cast(change, Opcode::DCast, x, Elem::F32)];
     let scales: Vec<f32> = second.scales.clone();
-    operands.push(add_dequantized(edit, second.constant()));
+    operands.push(add_dequantized(change, second.constant()));
     if let Some(bias) = bias {
         let own: Vec<i32> = wide.iter().map(|&c| bias[c]).collect();
         let (_, elem) = bias_32(&vec![0.0; own.len()], sx, &scales);
         let (name, tensor) = (format!("{name}.wide.bias"), Tensor::new(&[own.len()], Data::I32(own)));
-        operands.push(add_dequantized(edit, NewParameter { name, tensor, elem }));
+        operands.push(add_dequantized(change, NewParameter { name, tensor, elem }));
     }
     let of = |channels: usize| Type::f32(&[dims[0], channels, dims[2], dims[3]]);
     let attrs = attrs.with(attr::GROUPS, count_i64(wide.len()));
-    let second = edit.add(Opcode::Conv2d, &operands, attrs, &format!("{name}.wide"), of(wide.len()), origin.clone());
+    let second = change.add(Opcode::Conv2d, &operands, attrs, &format!("{name}.wide"), of(wide.len()), origin.clone());
     let along = Attrs::new(Opcode::Concat).with(attr::AXIS, 1);
     let both =
-        edit.add(Opcode::Concat, &[y, second], along, &format!("{name}.both"), of(channels + wide.len()), origin);
+        change.add(Opcode::Concat, &[y, second], along, &format!("{name}.both"), of(channels + wide.len()), origin);
     let source = |c: usize| count_i64(wide.iter().position(|&w| w == c).map_or(c, |i| channels + i));
-    let all = gather(edit, both, 1, (0..channels).map(source).collect(), &format!("{name}.all"), Elem::F32);
+    let all = gather(change, both, 1, (0..channels).map(source).collect(), &format!("{name}.all"), Elem::F32);
     // All readers of `y` but the concat.
-    let readers: Vec<_> = edit.graph().uses(y).into_iter().filter(|&(r, _)| edit.graph().result(r) != both).collect();
+    let readers: Vec<_> =
+        change.graph().uses(y).into_iter().filter(|&(r, _)| change.graph().result(r) != both).collect();
     for (reader, i) in readers {
-        edit.set_operand(reader, i, all);
+        change.set_operand(reader, i, all);
     }
-    for (q, _) in edit.graph().uses(all) {
-        let q = edit.graph().result(q);
-        chains::cast_operands(edit, q);
-    }
-    Ok(())
+    Ok(all)
 }
 
 /// The channels of `v` at `indices`.
-fn gather(edit: &mut Edit, v: ValueId, axis: usize, indices: Vec<i64>, name: &str, elem: Elem) -> ValueId {
-    let mut dims = edit.graph().ty(v).dims.clone();
+fn gather(change: &mut Change, v: ValueId, axis: usize, indices: Vec<i64>, name: &str, elem: Elem) -> ValueId {
+    let mut dims = change.graph().ty(v).dims.clone();
     dims[axis] = indices.len();
-    let origin = crate::rewrite::origin_of(edit.graph(), v);
+    let origin = crate::rewrite::origin_of(change.graph(), v);
     let indices = Tensor::new(&[indices.len()], Data::I64(indices));
-    let indices = edit.add_const(&format!("{name}.channels"), indices);
+    let indices = change.add_const(&format!("{name}.channels"), indices);
     let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, count_i64(axis));
-    edit.add(Opcode::Gather, &[v, indices], attrs, name, Type { dims, elem }, origin)
+    change.add(Opcode::Gather, &[v, indices], attrs, name, Type { dims, elem }, origin)
 }
 
 /// The input with the channels repeated that weights of several parts read; the weights become those of that input.
-fn repeat_input(edit: &mut Edit, layer: &QuantLayer, weights: &mut CenteredWeights, parts: &[Vec<i64>]) -> ValueId {
-    let g = edit.graph();
+fn repeat_input(change: &mut Change, layer: &QuantLayer, weights: &mut CenteredWeights, parts: &[Vec<i64>]) -> ValueId {
+    let g = change.graph();
     let (x, groups) = (layer.input.value, layer.groups);
     let axis = if layer.window.is_some() { 1 } else { layer.input.dims.len() - 1 };
     let (outputs, inputs) = (weights.dims[0], weights.dims[1]);
@@ -241,6 +245,6 @@ fn repeat_input(edit: &mut Edit, layer: &QuantLayer, weights: &mut CenteredWeigh
     let indices: Vec<i64> =
         (0..groups).flat_map(|group| reads.iter().map(move |&(_, c)| count_i64(group * inputs + c))).collect();
     let (name, elem) = (format!("{}.wide", g.name_of(x)), g.ty(x).elem.clone());
-    let wide = gather(edit, x, axis, indices, &name, elem);
-    add_cast(edit, Opcode::DCast, wide, Elem::F32)
+    let wide = gather(change, x, axis, indices, &name, elem);
+    add_cast(change, Opcode::DCast, wide, Elem::F32)
 }

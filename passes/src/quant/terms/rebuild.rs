@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use egg::{Id, RecExpr};
-use qcc_ir::{Attrs, Edit, Elem, Opcode, Type, ValueId, attr};
+use qcc_ir::{Attrs, Change, Elem, Opcode, Type, ValueId, attr};
 
 use super::{Operation, Site, Term, Terms};
 use crate::rewrite::origin_of;
@@ -11,7 +11,7 @@ use crate::rewrite::origin_of;
 /// Puts an extracted term in the place of its region.
 pub struct Rebuild<'a, 'g> {
     pub egraph: &'a Terms,
-    pub edit: &'a mut Edit<'g>,
+    pub change: &'a mut Change<'g>,
     /// Values computed inside of the region.
     pub inside: &'a [ValueId],
 }
@@ -19,11 +19,11 @@ pub struct Rebuild<'a, 'g> {
 impl Rebuild<'_, '_> {
     /// Adds the operations of `best`; the last one takes the place of `root`.
     pub fn run(mut self, best: &RecExpr<Term>, root: ValueId) {
-        let name = self.edit.graph().name_of(root).to_string();
+        let name = self.change.graph().name_of(root).to_string();
         // The new values take the names of the old ones, which go away.
         for &v in self.inside {
-            let name = format!("{}.dead", self.edit.graph().name_of(v));
-            self.edit.rename(v, &name);
+            let name = format!("{}.dead", self.change.graph().name_of(v));
+            self.change.rename(v, &name);
         }
         let classes = self.egraph.lookup_expr_ids(best).unwrap_or_default();
         let mut values: HashMap<Id, ValueId> = HashMap::new();
@@ -35,10 +35,10 @@ impl Rebuild<'_, '_> {
             }
         }
         let leaf = matches!(best.as_ref().last(), Some(Term::Leaf(_)));
-        if leaf && self.edit.graph().is_output(root) {
+        if leaf && self.change.graph().is_output(root) {
             last = self.named_output(last, &name);
         }
-        self.edit.replace_uses(root, last);
+        self.change.replace_uses(root, last);
         if !leaf {
             self.take_name(last, &name);
         }
@@ -48,22 +48,22 @@ impl Rebuild<'_, '_> {
     /// already.
     fn named_output(&mut self, v: ValueId, name: &str) -> ValueId {
         let name = name.strip_suffix(".q").unwrap_or(name);
-        let g = self.edit.graph();
+        let g = self.change.graph();
         if g.producer(v).is_some() && !g.is_output(v) {
-            self.edit.rename(v, name);
+            self.change.rename(v, name);
             return v;
         }
         let ty = g.ty(v).clone();
         let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, ty.dims.as_slice());
-        self.edit.add(Opcode::Reshape, &[v], attrs, name, ty, None)
+        self.change.add(Opcode::Reshape, &[v], attrs, name, ty, None)
     }
 
     /// The name of the region's root, or of the real value that it is the quantization of, if that is gone.
     fn take_name(&mut self, v: ValueId, name: &str) {
         let real = name.strip_suffix(".q").unwrap_or(name);
-        let wanted = [real, name].into_iter().find(|n| self.edit.graph().find(n).is_none());
-        if let Some(wanted) = wanted.filter(|_| self.edit.graph().name_of(v) != real) {
-            self.edit.rename(v, wanted);
+        let wanted = [real, name].into_iter().find(|n| self.change.graph().find(n).is_none());
+        if let Some(wanted) = wanted.filter(|_| self.change.graph().name_of(v) != real) {
+            self.change.rename(v, wanted);
         }
     }
 
@@ -109,13 +109,13 @@ impl Rebuild<'_, '_> {
     }
 
     fn cast(&mut self, op: Opcode, x: ValueId, elem: Elem, suffix: &str) -> Option<ValueId> {
-        let g = self.edit.graph();
+        let g = self.change.graph();
         let name = g.name_of(x);
         let base = if op == Opcode::DCast { name.strip_suffix(".q").unwrap_or(name) } else { name };
         let name = format!("{base}{suffix}");
         let ty = g.ty(x).with_elem(elem);
         let origin = origin_of(g, x);
-        Some(self.edit.add(op, &[x], Attrs::new(op), &name, ty, origin))
+        Some(self.change.add(op, &[x], Attrs::new(op), &name, ty, origin))
     }
 
     fn operation(
@@ -130,7 +130,7 @@ impl Rebuild<'_, '_> {
         let site = self.egraph.analysis.site(s);
         let ty = Type { dims: site.dims.clone(), elem };
         let attrs = quantized_attrs(site, &ty);
-        Some(self.edit.add(site.op, &operands, attrs, name, ty, site.origin.clone()))
+        Some(self.change.add(site.op, &operands, attrs, name, ty, site.origin.clone()))
     }
 }
 

@@ -102,7 +102,7 @@ impl Lower<'_, '_> {
         let uniform = Uniform::covering(&format::I16, qcc_ir::Range { min, max });
         let codes = quantize::tensor(&tensor.dims, data, &uniform);
         let name = format!("{}.q", self.g().name_of(v));
-        Ok(self.edit.add_typed_const(&name, codes, Elem::Uniform(uniform.into())))
+        Ok(self.change.add_typed_const(&name, codes, Elem::Uniform(uniform.into())))
     }
 
     pub(super) fn int16_product(&mut self) -> Result<ValueId, Diag> {
