@@ -3,8 +3,6 @@
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use qcc_ir::ops::IntOp;
 use qcc_ir::{Attrs, Diags, attr};
-use qcc_num::affine::Affine;
-use qcc_num::requant::Epilogue;
 
 use super::builder::{Builder, Operation, TaskCost};
 use super::collapse::Loops;
@@ -26,21 +24,6 @@ impl Builder<'_> {
     }
 }
 
-/// The constants of equations (1) to (4), or (15), as a node has them.
-pub fn epilogue_of(attrs: &Attrs) -> Epilogue {
-    let byte = |key: attr::Key<i64>| attrs.get(key).clamp(0, 255) as u8;
-    let f32_fraction_bits =
-        if attrs.has(attr::F32_FRACTION_BITS) { attrs.get(attr::F32_FRACTION_BITS) as u32 } else { 0 };
-    let (shl, offset) = (attrs.get(attr::SHL) as u32, attrs.get(attr::OFFSET) as i16);
-    Epilogue { shl, offset, f32_fraction_bits, lo: byte(attr::LO), hi: byte(attr::HI) }
-}
-
-/// The constants of equation (5) as a node has them; `offset` is 0 where it comes per channel.
-pub fn affine_of(attrs: &Attrs, offset: i64) -> Affine {
-    let byte = |key: attr::Key<i64>| attrs.get(key).clamp(0, 255) as u8;
-    Affine { shift: attrs.get(attr::SHIFT) as u32, offset: offset as i32, lo: byte(attr::LO), hi: byte(attr::HI) }
-}
-
 /// The common iteration space of the operands, broadcast to the result, and of the result.
 pub fn loops(operands: &[BufferView], result: &BufferView) -> Loops {
     let operands: Vec<BufferView> = operands.iter().map(|p| p.broadcast(&result.dims)).collect();
@@ -53,12 +36,8 @@ pub fn loops(operands: &[BufferView], result: &BufferView) -> Loops {
 /// indexed by position, and a vector of one constant for each channel lies along the last dimension.
 pub fn broadcastable(op: IntOp, operands: &[BufferView], result: &BufferView) -> Vec<BufferView> {
     let mut views = operands.to_vec();
-    let table = match op {
-        IntOp::Lut => 1,
-        IntOp::Lut2 => 2,
-        _ => usize::MAX,
-    };
-    if let Some(p) = views.get_mut(table) {
+    let is_table = matches!(op, IntOp::Lut | IntOp::Lut2);
+    if let Some(p) = views.get_mut(op.data(operands.len())).filter(|_| is_table) {
         *p = BufferView { dims: Vec::new(), strides: Vec::new(), ..p.clone() };
     }
     views.iter().map(|p| p.broadcast(&result.dims)).collect()
@@ -85,14 +64,14 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[BufferView],
             }
             IntOp::Rescale => {
                 let x = load(t, 0)[0];
-                let rule = affine_of(attrs, attrs.get(attr::OFFSET));
+                let rule = attrs.affine(attrs.get(attr::OFFSET) as i32);
                 let x = clif::widen_bytes(&mut t.b, x);
                 let sums = x.map(|x| scaled(t, x, attrs.get(attr::MULT), i64::from(rule.offset)));
                 clif::affine(&mut t.b, sums, &rule)
             }
             IntOp::Add => {
                 let (x, y) = (load(t, 0)[0], load(t, 1)[0]);
-                let rule = affine_of(attrs, attrs.get(attr::OFFSET));
+                let rule = attrs.affine(attrs.get(attr::OFFSET) as i32);
                 let mults = attrs.get(attr::MULTS);
                 let (x, y) = (clif::widen_bytes(&mut t.b, x), clif::widen_bytes(&mut t.b, y));
                 let mut sums = x.map(|x| scaled(t, x, mults[0], i64::from(rule.offset)));
@@ -112,7 +91,7 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[BufferView],
                     let y = scaled(t, y, 1, -zeros[1]);
                     *product = t.b.ins().imul(*product, y);
                 }
-                clif::requantize(&mut t.b, products, [mult; 4], &epilogue_of(attrs))
+                clif::requantize(&mut t.b, products, [mult; 4], &attrs.epilogue())
             }
             IntOp::ScaleChannels => {
                 let x = load(t, 0)[0];
@@ -123,42 +102,14 @@ pub fn emit(t: &mut Task<'_>, op: IntOp, attrs: &Attrs, operands: &[BufferView],
                     let product = t.b.ins().imul(*sum, mult[i]);
                     *sum = t.b.ins().iadd(product, offset[i]);
                 }
-                clif::affine(&mut t.b, sums, &affine_of(attrs, 0))
+                clif::affine(&mut t.b, sums, &attrs.affine(0))
             }
             IntOp::Requant => {
                 let (acc, mult) = (load(t, 0), load(t, 1));
                 let four = |v: &[Value]| [v[0], v[1], v[2], v[3]];
-                clif::requantize(&mut t.b, four(&acc), four(&mult), &epilogue_of(attrs))
+                clif::requantize(&mut t.b, four(&acc), four(&mult), &attrs.epilogue())
             }
-            IntOp::Lut
-            | IntOp::Lut2
-            | IntOp::MatMul
-            | IntOp::QMatMul
-            | IntOp::LayerNorm
-            | IntOp::Conv2d
-            | IntOp::Linear
-            | IntOp::QConv2d
-            | IntOp::QLinear
-            | IntOp::MaxPool
-            | IntOp::AveragePool
-            | IntOp::Mean
-            | IntOp::Softmax
-            | IntOp::Extrema
-            | IntOp::DynamicScale
-            | IntOp::DynamicRequant
-            | IntOp::AlignScales
-            | IntOp::DynamicAdd
-            | IntOp::Byte
-            | IntOp::Combine
-            | IntOp::WideMul
-            | IntOp::CommonScale
-            | IntOp::DynamicRescale
-            | IntOp::ProductScale
-            | IntOp::DynamicMul
-            | IntOp::DynamicNorm
-            | IntOp::DynamicTable
-            | IntOp::DynamicLut
-            | IntOp::ExpTable => unreachable!("not elementwise, or done above"),
+            other => unreachable!("{other:?} is not elementwise, or was done above"),
         };
         clif::store_bytes(&mut t.b, bytes, at[at.len() - 1], 0, lanes);
     });
