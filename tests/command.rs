@@ -10,6 +10,8 @@ mod faults;
 mod hosts;
 #[path = "command/models.rs"]
 mod models;
+#[path = "command/reduce.rs"]
+mod reduce;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

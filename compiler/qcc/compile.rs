@@ -183,7 +183,8 @@ fn run_pipeline(
     report.pipeline = pipeline.to_string();
     let samples = cx.samples.clone().filter(|s| !s.is_empty());
     let mut budget = samples.map(|s| Budget::new(graph, &s, options.measure_passes)).transpose()?;
-    pipeline.run_observed(graph, cx, usize::MAX, &mut |step| {
+    let limit = options.edit_limit.unwrap_or(usize::MAX);
+    pipeline.run_observed(graph, cx, limit, &mut |step| {
         tracing::info!(pass = step.text, ms = step.time.as_millis(), edits = step.labels.len(), "ran");
         report.passes.push(PassReport {
             text: step.text.clone(),

@@ -29,6 +29,7 @@
 //! | [`engine`] | the forms of an integer model behind one way to run it |
 //! | [`Compiled::tune`] | measured choices for single layers, kept with the model |
 //! | [`bench`](mod@bench) | how fast, and how near the machine's limit |
+//! | [`reduce`](mod@reduce) | the smallest graph that still shows a fault |
 //! | [`ir`], [`passes`], [`runtime`], [`codegen`] | the crates behind it |
 
 pub mod bench;
@@ -44,6 +45,7 @@ mod error;
 mod files;
 mod float_interface;
 mod options;
+pub mod reduce;
 mod source;
 mod tune;
 

@@ -85,6 +85,9 @@ pub struct Options {
     pub preprocess: Option<Preprocess>,
     /// Passes to run instead of the usual ones.
     pub pipeline: Option<String>,
+    /// Number of the change from which on passes change nothing any more, to find the one that does wrong. Such a graph is rarely one
+    /// of integers.
+    pub edit_limit: Option<usize>,
     /// Whether it is measured what every pass does to the outputs, if there are samples.
     pub measure_passes: bool,
     /// Threads of the compiler; 0 for one a core. The result does not depend on it.
@@ -111,6 +114,7 @@ impl Default for Options {
             input_ranges: HashMap::new(),
             preprocess: None,
             pipeline: None,
+            edit_limit: None,
             measure_passes: false,
             threads: 0,
             tuning: Tuning::new(),

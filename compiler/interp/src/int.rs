@@ -12,9 +12,7 @@ mod window;
 
 use qcc_ir::diag::Code;
 use qcc_ir::ops::IntOp;
-use qcc_ir::{Attrs, Data, Diag, Tensor, Type, attr};
-use qcc_num::affine::Affine;
-use qcc_num::requant::Epilogue;
+use qcc_ir::{Attrs, Data, Diag, Tensor, Type};
 
 use crate::context::Context;
 use crate::element::widen;
@@ -119,30 +117,6 @@ impl<'a> Call<'a> {
     /// The residual of a contraction, operand 4, if there is one.
     fn residual(&self) -> Result<Option<&'a [u8]>, Diag> {
         if self.operands.len() > 4 { self.u8s(4).map(Some) } else { Ok(None) }
-    }
-
-    /// Bounds `lo` and `hi` of the result.
-    fn bounds(&self) -> (u8, u8) {
-        (self.attrs.get(attr::LO) as u8, self.attrs.get(attr::HI) as u8)
-    }
-
-    /// The constants of `qcc_num::requant`.
-    fn epilogue(&self) -> Epilogue {
-        let (lo, hi) = self.bounds();
-        let number = |key| self.attrs.try_get(key).unwrap_or(0);
-        Epilogue {
-            shl: number(attr::SHL) as u32,
-            offset: number(attr::OFFSET) as i16,
-            f32_fraction_bits: number(attr::F32_FRACTION_BITS) as u32,
-            lo,
-            hi,
-        }
-    }
-
-    /// The constants of `qcc_num::affine`, with the offset that the operator has.
-    fn affine(&self, offset: i32) -> Affine {
-        let (lo, hi) = self.bounds();
-        Affine { shift: self.attrs.get(attr::SHIFT) as u32, offset, lo, hi }
     }
 }
 

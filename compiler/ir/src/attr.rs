@@ -1,6 +1,19 @@
 //! Names of attributes, each with the kind of its values: rows of [`crate::ops`] are made of these keys, and values are read and
 //! set by them, so that neither a misspelled name nor a value of another kind compiles.
 //!
+//! ```
+//! use qcc_ir::{Attrs, Opcode, attr};
+//! assert_eq!(Attrs::new(Opcode::Conv2d).get(attr::GROUPS) + 1, 2);
+//! ```
+//! ```compile_fail
+//! use qcc_ir::{Attrs, Opcode, attr};
+//! let groups: f32 = Attrs::new(Opcode::Conv2d).get(attr::GROUPS);
+//! ```
+//! ```compile_fail
+//! use qcc_ir::{Attrs, Opcode, attr};
+//! Attrs::new(Opcode::Conv2d).get(attr::GRUOPS);
+//! ```
+//!
 //! One spelling may belong to two keys of different kinds, such as `epsilon`; an operator has one of them.
 
 use std::marker::PhantomData;
@@ -57,7 +70,7 @@ impl<T: AttrValue> Key<T> {
 
     /// Column of an operator that must be given the attribute.
     pub(crate) const fn required(self) -> AttrSchema {
-        AttrSchema { name: self.name, kind: T::KIND, default: None }
+        AttrSchema { name: self.name, kind: T::KIND, default: None, range: None }
     }
 }
 
@@ -88,7 +101,8 @@ macro_rules! kinds {
             impl Key<$value> {
                 /// Column of an operator that has the attribute with a default.
                 pub(crate) const fn or(self, default: $default) -> AttrSchema {
-                    AttrSchema { name: self.name, kind: AttrKind::$kind, default: Some(Default::$kind(default)) }
+                    let default = Some(Default::$kind(default));
+                    AttrSchema { name: self.name, kind: AttrKind::$kind, default, range: None }
                 }
             }
         )*

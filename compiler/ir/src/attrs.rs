@@ -44,6 +44,15 @@ pub struct AttrSchema {
     pub kind: AttrKind,
     /// Value when absent; `None` if it must be given.
     pub default: Option<Default>,
+    /// Least and greatest value of an integer, or of each of a list, where an operator's arithmetic wants bounds.
+    pub range: Option<(i64, i64)>,
+}
+
+impl AttrSchema {
+    /// The same with bounds.
+    pub(crate) const fn within(self, least: i64, greatest: i64) -> AttrSchema {
+        AttrSchema { range: Some((least, greatest)), ..self }
+    }
 }
 
 /// Default of an attribute.

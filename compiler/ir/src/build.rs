@@ -185,6 +185,37 @@ impl<'g> Builder<'g> {
         }
     }
 
+    /// Cuts a computed value off from what computes it: it becomes an input after the others.
+    pub fn make_input(&mut self, v: ValueId) {
+        let made: Vec<_> = self.graph.net.edges_directed(v.0, Direction::Incoming).map(|e| e.id()).collect();
+        for e in made {
+            self.graph.net.remove_edge(e);
+        }
+        if self.graph.constant(v).is_none() && !self.graph.inputs.contains(&v) {
+            self.graph.inputs.push(v);
+        }
+    }
+
+    /// Gives a constant other contents of the same type. Panics if they are of another shape or kind: a bug of the caller.
+    pub fn set_contents(&mut self, v: ValueId, tensor: Tensor) {
+        let fits = tensor.dims == self.graph.ty(v).dims && tensor.data.holds(&self.graph.ty(v).elem);
+        match &mut self.graph.net[v.0] {
+            Vertex::Value { constant: constant @ Some(_), .. } if fits => *constant = Some(Arc::new(tensor)),
+            _ => panic!("contents that fit no constant"),
+        }
+    }
+
+    /// Removes inputs that neither a node nor an output reads.
+    pub fn remove_unread_inputs(&mut self) {
+        let is_read = |v: &ValueId| !self.graph.uses(*v).is_empty() || self.graph.is_output(*v);
+        let (read, unread): (Vec<_>, Vec<_>) = self.graph.inputs.iter().copied().partition(is_read);
+        self.graph.inputs = read;
+        for v in unread {
+            self.graph.names.retain(|_, other| *other != v);
+            self.graph.net.remove_node(v.0);
+        }
+    }
+
     /// Removes every node and constant from which no output can be reached. Inputs stay.
     pub fn remove_dead(&mut self) -> usize {
         let live = live(self.graph);

@@ -3,10 +3,7 @@
 
 use std::fmt;
 
-/// True for characters of a name that needs no quotes.
-pub(crate) fn is_name_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$' | '-')
-}
+use crate::name::{Name, is_name_char};
 
 /// A token; texts are slices of the source.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +25,7 @@ pub(crate) enum Token<'a> {
 impl fmt::Display for Token<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Token::Name(sigil, name) => write!(f, "`{sigil}{}`", crate::print::Name(&shortened(name))),
+            Token::Name(sigil, name) => write!(f, "`{sigil}{}`", Name(&shortened(name))),
             Token::Word(word) => write!(f, "`{}`", shortened(word)),
             Token::Str(text) => write!(f, "{:?}", shortened(text)),
             Token::Punct(p) => write!(f, "`{p}`"),

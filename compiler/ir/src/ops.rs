@@ -11,10 +11,15 @@
 //! | `quant` | between real and quantized types | quant |
 //! | `int` | plain integers; spatial operators are NHWC | int |
 
+mod int;
+
 use qcc_num::fixed::to_f32;
 
 use crate::attr;
 use crate::attrs::{AttrSchema, Attrs};
+
+pub(crate) use int::GREATEST_AFFINE_OFFSET;
+pub use int::{Gives, IntForm, IntOp, Order, Reads, Sums};
 
 /// What kind of operator it is.
 #[derive(Clone, Copy)]
@@ -125,47 +130,6 @@ pub enum Cast {
     Requantize,
 }
 
-/// Integer operators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum IntOp {
-    Conv2d,
-    Linear,
-    Requant,
-    QConv2d,
-    QLinear,
-    MatMul,
-    QMatMul,
-    Add,
-    Mul,
-    Rescale,
-    ScaleChannels,
-    Lut,
-    Lut2,
-    Clamp,
-    MaxPool,
-    AveragePool,
-    Mean,
-    LayerNorm,
-    Softmax,
-    Extrema,
-    DynamicScale,
-    DynamicRequant,
-    AlignScales,
-    DynamicAdd,
-    Byte,
-    Combine,
-    WideMul,
-    CommonScale,
-    DynamicRescale,
-    ProductScale,
-    DynamicMul,
-    DynamicTable,
-    DynamicLut,
-    ExpTable,
-    DynamicNorm,
-}
-
 /// Family of operators with the same kind of operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dialect {
@@ -257,27 +221,50 @@ macro_rules! ops {
     };
 }
 
-/// Bounds of a result of 8 bits.
-const LO: AttrSchema = attr::LO.or(0);
-const HI: AttrSchema = attr::HI.or(255);
-/// Bounds of a result of 8 or 16 bits.
-const WIDE_LO: AttrSchema = attr::LO.or(i16::MIN as i64);
-const WIDE_HI: AttrSchema = attr::HI.or(i16::MAX as i64);
-/// Bits of the result: 8 for u8, 16 for i16.
-const BITS: AttrSchema = attr::BITS.or(8);
 const KERNEL: AttrSchema = attr::KERNEL.required();
 const STRIDES: AttrSchema = attr::STRIDES.or(&[1, 1]);
 const PADS: AttrSchema = attr::PADS.or(&[0, 0, 0, 0]);
 const DILATIONS: AttrSchema = attr::DILATIONS.or(&[1, 1]);
 const GROUPS: AttrSchema = attr::GROUPS.or(1);
 const WEIGHTS: AttrSchema = attr::WEIGHTS.or(&qcc_num::format::I8);
-const PAD_VALUE: AttrSchema = attr::PAD_VALUE.or(0);
 const KEEPDIMS: AttrSchema = attr::KEEPDIMS.or(true);
-const SHL: AttrSchema = attr::SHL.or(0);
-const F32_FRACTION_BITS: AttrSchema = attr::F32_FRACTION_BITS.or(0);
-const OFFSET: AttrSchema = attr::OFFSET.required();
-const SHIFT: AttrSchema = attr::SHIFT.required();
-const RESIDUAL_MULT: AttrSchema = attr::RESIDUAL_MULT.or(0);
+
+// Attributes of integer operators, with the bounds within which the rules of `qcc_num` are exact.
+const I32: (i64, i64) = (i32::MIN as i64, i32::MAX as i64);
+const I16: (i64, i64) = (i16::MIN as i64, i16::MAX as i64);
+const PAD_VALUE: AttrSchema = attr::PAD_VALUE.or(0).within(0, 255);
+const ZERO: AttrSchema = attr::ZERO.required().within(0, 255);
+const ZEROS: AttrSchema = attr::ZEROS.required().within(0, 255);
+const RESULT_ZERO: AttrSchema = attr::RESULT_ZERO.required().within(0, 255);
+const WIDE_ZEROS: AttrSchema = attr::ZEROS.required().within(I16.0, I16.1);
+/// Bounds of a result of 8 bits.
+const LO: AttrSchema = attr::LO.or(0).within(0, 255);
+const HI: AttrSchema = attr::HI.or(255).within(0, 255);
+/// Bounds of a result of 8 or 16 bits; with 8 they are those of a byte.
+const WIDE_LO: AttrSchema = attr::LO.or(I16.0).within(I16.0, I16.1);
+const WIDE_HI: AttrSchema = attr::HI.or(I16.1).within(I16.0, I16.1);
+/// Bits of the result: 8 for u8, 16 for i16.
+const BITS: AttrSchema = attr::BITS.or(8);
+const MULT: AttrSchema = attr::MULT.required().within(I32.0, I32.1);
+const SHL: AttrSchema = attr::SHL.or(0).within(0, 31);
+const F32_FRACTION_BITS: AttrSchema =
+    attr::F32_FRACTION_BITS.or(0).within(0, qcc_num::requant_f32::GREATEST_FRACTION_BITS as i64);
+const OFFSET: AttrSchema = attr::OFFSET.required().within(I16.0, I16.1);
+const RESIDUAL_MULT: AttrSchema = attr::RESIDUAL_MULT.or(0).within(0, (1 << 15) - 1);
+/// Of equation (5). A product below 2^23, or two below 2^31 together with the offset, are added to it in 32 bits.
+const SHIFT: AttrSchema = attr::SHIFT.required().within(0, qcc_num::affine::MAX_SHIFT as i64);
+const AFFINE_MULT: AttrSchema = attr::MULT.required().within(I16.0, I16.1);
+const AFFINE_OFFSET: AttrSchema =
+    attr::OFFSET.required().within(-int::GREATEST_AFFINE_OFFSET, int::GREATEST_AFFINE_OFFSET);
+/// Of equation (21).
+const WIDE_MULT: AttrSchema =
+    attr::MULT.required().within(-qcc_num::wide::GREATEST_MULTIPLIER, qcc_num::wide::GREATEST_MULTIPLIER);
+const WIDE_OFFSET: AttrSchema =
+    attr::OFFSET.required().within(-qcc_num::wide::GREATEST_OFFSET, qcc_num::wide::GREATEST_OFFSET);
+const FACTORS: AttrSchema =
+    attr::FACTORS.required().within(-qcc_num::wide::GREATEST_FACTOR, qcc_num::wide::GREATEST_FACTOR);
+/// Real numbers of type f32 and their quotients have no exponents beyond these.
+const EXPONENTS: (i64, i64) = (-1000, 1000);
 
 fn gelu(a: &Attrs, x: f32) -> f32 {
     let x = f64::from(x);
@@ -540,17 +527,17 @@ ops! {
         Class::Int(IntOp::QLinear);
     /// Accumulators `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])`: `a` and `b` u8, broadcast over the
     /// dimensions before the last two.
-    IMatMul = "int.matmul" ("a", "b") { attr::ZEROS.required() } Class::Int(IntOp::MatMul);
+    IMatMul = "int.matmul" ("a", "b") { ZEROS } Class::Int(IntOp::MatMul);
     /// `sum over k of (a[.., m, k] - zeros[0]) * (b[.., k, n] - zeros[1])` requantized by `qcc_num::requant` with `mult`: `a` and
     /// `b` u8, broadcast over the dimensions before the last two.
-    QMatMul = "int.qmatmul" ("a", "b") { attr::ZEROS.required(), attr::MULT.required(), SHL, OFFSET, F32_FRACTION_BITS, LO, HI }
+    QMatMul = "int.qmatmul" ("a", "b") { ZEROS, MULT, SHL, OFFSET, F32_FRACTION_BITS, LO, HI }
         Class::Int(IntOp::QMatMul);
     /// `a * mults[0] + b * mults[1]` by `qcc_num::affine`, operands broadcast.
-    IAdd = "int.add" ("a", "b") { attr::MULTS.required(), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Add);
+    IAdd = "int.add" ("a", "b") { attr::MULTS.required().within(-(1 << 23), 1 << 23), SHIFT, AFFINE_OFFSET, LO, HI } Class::Int(IntOp::Add);
     /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::requant` with `mult`, operands broadcast.
-    IMul = "int.mul" ("a", "b") { attr::ZEROS.required(), attr::MULT.required(), SHL, OFFSET, LO, HI } Class::Int(IntOp::Mul);
+    IMul = "int.mul" ("a", "b") { ZEROS, MULT, SHL, OFFSET, LO, HI } Class::Int(IntOp::Mul);
     /// `x * mult` by `qcc_num::affine`: a change of scale.
-    Rescale = "int.rescale" ("x") { attr::MULT.required(), SHIFT, OFFSET, LO, HI } Class::Int(IntOp::Rescale);
+    Rescale = "int.rescale" ("x") { AFFINE_MULT, SHIFT, AFFINE_OFFSET, LO, HI } Class::Int(IntOp::Rescale);
     /// `x * mult[c] + offset[c]` by `qcc_num::affine`, `c` the index in the last dimension: `mult` i16, `offset` i32.
     ScaleChannels = "int.scale_channels" ("x", "mult", "offset") { SHIFT, LO, HI } Class::Int(IntOp::ScaleChannels);
     /// `table[x]`: any function of one operand. `table` u8 or i16, `[256]` for `x` u8 and `[65536]`, from -32768 on, for `x` i16.
@@ -564,57 +551,57 @@ ops! {
     /// Sum of `x - zero` over each window of u8 `[N, H, W, C]`, requantized by `qcc_num::requant`. `mult` i32 has one element,
     /// or one for each output position `[OH, OW]` where border windows have fewer elements.
     IAveragePool = "int.average_pool" ("x", "mult")
-        { KERNEL, STRIDES, PADS, DILATIONS, attr::ZERO.required(), SHL, OFFSET, F32_FRACTION_BITS, LO, HI } Class::Int(IntOp::AveragePool);
+        { KERNEL, STRIDES, PADS, DILATIONS, ZERO, SHL, OFFSET, F32_FRACTION_BITS, LO, HI } Class::Int(IntOp::AveragePool);
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
-    IMean = "int.mean" ("x") { attr::AXES.required(), KEEPDIMS, attr::ZERO.required(), attr::MULT.required(), SHL, OFFSET, F32_FRACTION_BITS, LO, HI }
+    IMean = "int.mean" ("x") { attr::AXES.required(), KEEPDIMS, ZERO, MULT, SHL, OFFSET, F32_FRACTION_BITS, LO, HI }
         Class::Int(IntOp::Mean);
     /// Normalization of u8 over the dimensions from `axis` on by `qcc_num::norm`, of which `epsilon` is the `E`; `mult` i32 and
     /// `offset` i32 broadcast to `x`.
-    ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.or(0), LO, HI }
+    ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.or(0).within(0, qcc_num::norm::GREATEST_EPSILON), LO, HI }
         Class::Int(IntOp::LayerNorm);
     /// Softmax along the last dimension: with `e = table[max - x]` (i32, not negative, `[256]` for `x` u8 and `[65536]` for i16),
     /// `s = sum(e)` in 64 bits and `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is
     /// `256 / mult`, its zero point 0. With `bits` 16 it is i16: `min(65535, ..) - 32768`, with zero point -32768. With `masked` the
     /// least code is switched off where a row has others: its `e` is 0.
-    ISoftmax = "int.softmax" ("x", "table") { attr::MULT.or(65280), BITS, attr::MASKED.or(false) } Class::Int(IntOp::Softmax);
+    ISoftmax = "int.softmax" ("x", "table") { attr::MULT.or(65280).within(1, I32.1), BITS, attr::MASKED.or(false) } Class::Int(IntOp::Softmax);
     /// Least and greatest of each channel, the last dimension, over `rows` positions after one another: i32 `[parts, 2, C]`.
     Extrema = "int.extrema" ("acc") { attr::ROWS.required() } Class::Int(IntOp::Extrema);
     /// Parameters of `int.dynamic_requant` by `qcc_num::dynamic`, from the `extrema` of accumulators, the `scale` of the operand
     /// they were computed from, and mantissas `[C]` of the weights' scales, of the bias and of a greatest value, if there is one. The
     /// result begins with its scale.
     DynamicScale = "int.dynamic_scale" ("extrema", "scale", "weights", "bias", "ceiling?")
-        { attr::WEIGHT_EXPONENT.required(), attr::BIAS_EXPONENT.required(), attr::CEILING_EXPONENT.or(0), attr::RECTIFY.or(false) }
+        { attr::WEIGHT_EXPONENT.required().within(EXPONENTS.0, EXPONENTS.1), attr::BIAS_EXPONENT.required().within(EXPONENTS.0, EXPONENTS.1), attr::CEILING_EXPONENT.or(0).within(EXPONENTS.0, EXPONENTS.1), attr::RECTIFY.or(false) }
         Class::Int(IntOp::DynamicScale);
     /// 32-bit accumulators to u8 by `qcc_num::dynamic`: zero point 0 if rectified, else 128.
     DynamicRequant = "int.dynamic_requant" ("acc", "params") { attr::RECTIFY.or(false) } Class::Int(IntOp::DynamicRequant);
     /// The scale of a sum of two dynamically scaled values, and the factors of both, by `qcc_num::dynamic` equation (13).
     AlignScales = "int.align_scales" ("a", "b") {} Class::Int(IntOp::AlignScales);
     /// `(a - zeros[0]) * factors[2] + (b - zeros[1]) * factors[3]` in 32 bits, with the factors of `int.align_scales`.
-    DynamicAdd = "int.dynamic_add" ("a", "b", "factors") { attr::ZEROS.required() } Class::Int(IntOp::DynamicAdd);
+    DynamicAdd = "int.dynamic_add" ("a", "b", "factors") { ZEROS } Class::Int(IntOp::DynamicAdd);
     /// The low byte of `x + 2^15`, `x` i16, or the high one: `x + 2^15 = 256 high + low`.
     Byte = "int.byte" ("x") { attr::HIGH.or(false) } Class::Int(IntOp::Byte);
     /// `bias + sum of factors[i] * xs[i]` requantized by `qcc_num::wide` with `mult` and `offset` to u8, or with `bits` 16 to i16. `xs`
     /// u8, i16 or i32, broadcast; `bias`, `mult`, `offset` i64, broadcast to them.
-    Combine = "int.combine" ("bias", "mult", "offset", "xs*") { attr::FACTORS.required(), WIDE_LO, WIDE_HI, BITS }
+    Combine = "int.combine" ("bias", "mult", "offset", "xs*") { FACTORS, WIDE_LO, WIDE_HI, BITS }
         Class::Int(IntOp::Combine);
     /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::wide` with `mult` and `offset` to u8, or with `bits` 16 to i16. `a` and
     /// `b` u8 or i16, broadcast.
-    WideMul = "int.wide_mul" ("a", "b") { attr::ZEROS.required(), attr::MULT.required(), OFFSET, WIDE_LO, WIDE_HI, BITS }
+    WideMul = "int.wide_mul" ("a", "b") { WIDE_ZEROS, WIDE_MULT, WIDE_OFFSET, WIDE_LO, WIDE_HI, BITS }
         Class::Int(IntOp::WideMul);
     /// A scale for all of some values, of whose codes `levels` are used to either side, and the factors from theirs to it, by
     /// `qcc_num::dynamic` equation (16): the values' levels come first, that of the result is the last one.
     CommonScale = "int.common_scale" ("scales*") { attr::LEVELS.required() } Class::Int(IntOp::CommonScale);
     /// `result_zero + floor(((x - zero) * factor + 2^13) / 2^14)`, the factor being number `index` of `int.common_scale`.
-    DynamicRescale = "int.dynamic_rescale" ("x", "scales") { attr::INDEX.required(), attr::ZERO.required(), attr::RESULT_ZERO.required() }
+    DynamicRescale = "int.dynamic_rescale" ("x", "scales") { attr::INDEX.required(), ZERO, RESULT_ZERO }
         Class::Int(IntOp::DynamicRescale);
     /// The scale of a product of two dynamically scaled values.
     ProductScale = "int.product_scale" ("a", "b") {} Class::Int(IntOp::ProductScale);
     /// `(a - zeros[0]) * (b - zeros[1])` in 32 bits, operands broadcast.
-    DynamicMul = "int.dynamic_mul" ("a", "b") { attr::ZEROS.required() } Class::Int(IntOp::DynamicMul);
+    DynamicMul = "int.dynamic_mul" ("a", "b") { ZEROS } Class::Int(IntOp::DynamicMul);
     /// The table of a function, given by `samples` i32 `[5, 1026]` below 2^30 with an exponent at each row's end, for codes with a scale
     /// known at run time only, and the scale of its results, by `qcc_num::dynamic` equations (17) and (18): mantissa, exponent, and
     /// four codes in each number.
-    DynamicTable = "int.dynamic_table" ("scale", "samples") { attr::ZERO.required(), attr::RESULT_ZERO.required() }
+    DynamicTable = "int.dynamic_table" ("scale", "samples") { ZERO, RESULT_ZERO }
         Class::Int(IntOp::DynamicTable);
     /// The table of `int.softmax` for codes with a scale known at run time only, by `qcc_num::dynamic` equation (19), from `samples`
     /// i32 `[1025]` of `2^30 2^(-j / 1024)`.
@@ -623,7 +610,7 @@ ops! {
     DynamicLut = "int.dynamic_lut" ("x", "table") {} Class::Int(IntOp::DynamicLut);
     /// Normalization of u8 over the dimensions from `axis` on, whose `scale` is known at run time only: `floor(u * mult / 2^32) + offset`
     /// in 32 bits, `u` by `qcc_num::norm` with the `E` of `qcc_num::dynamic` equation (22). `mult` i32 and `offset` i32 broadcast to `x`.
-    DynamicNorm = "int.dynamic_norm" ("x", "scale", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.required(), attr::EXPONENT.required() }
+    DynamicNorm = "int.dynamic_norm" ("x", "scale", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.required().within(0, I32.1), attr::EXPONENT.required().within(EXPONENTS.0, EXPONENTS.1) }
         Class::Int(IntOp::DynamicNorm);
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::attrs::Attr;
 use crate::graph::{Graph, NodeId, ValueId, Vertex};
+use crate::name::{Name, Quoted};
 use crate::tensor::{Data, Tensor};
 use crate::types::{Elem, Type, Uniform};
 
@@ -91,36 +92,6 @@ impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = print_with(self, Options { inline: INLINE, large: Large::Elide });
         f.write_str(&text.unwrap_or_default())
-    }
-}
-
-/// A name, quoted unless it consists of letters, digits and `_ . $ -` only.
-pub(crate) struct Name<'a>(pub &'a str);
-
-impl fmt::Display for Name<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.0.is_empty() && self.0.chars().all(crate::lex::is_name_char) {
-            f.write_str(self.0)
-        } else {
-            Quoted(self.0).fmt(f)
-        }
-    }
-}
-
-/// A string with quotes; quotes, backslashes and control characters are escaped.
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('"')?;
-        for c in self.0.chars() {
-            match c {
-                '"' | '\\' => write!(f, "\\{c}")?,
-                c if c.is_control() => write!(f, "\\u{{{:x}}}", u32::from(c))?,
-                c => f.write_char(c)?,
-            }
-        }
-        f.write_char('"')
     }
 }
 

@@ -134,10 +134,10 @@ pub fn check_elems(op: Opcode, operands: &[&Type]) -> Result<(), String> {
         Class::Cast(Cast::Quantize) => all(&|e| matches!(e, Elem::F32 | Elem::Calibrated(_)), "f32"),
         Class::Cast(Cast::Dequantize | Cast::Requantize) => all(&|e| matches!(e, Elem::Uniform(_)), "a quantized type"),
         Class::Int(kind) => {
-            let takes = |i: usize, t: &Type| t.elem.storage().is_some_and(|int| int::takes(kind, i).contains(&int));
+            let takes = |i: usize, t: &Type| t.elem.storage().is_some_and(|int| kind.takes(i).contains(&int));
             match operands.iter().enumerate().position(|(i, t)| !takes(i, t)) {
                 Some(i) => {
-                    let names: Vec<&str> = int::takes(kind, i).iter().map(|int| int.name()).collect();
+                    let names: Vec<&str> = kind.takes(i).iter().map(|int| int.name()).collect();
                     fault(i, &names.join(" or "))
                 }
                 None => Ok(()),

@@ -16,8 +16,7 @@ use petgraph::Direction;
 
 use crate::diag::{Code, Diag, Diags};
 use crate::graph::{Graph, NodeId, ValueId, Vertex};
-use crate::ops::{Dialect, Opcode};
-use crate::shape::int::AFFINE_OFFSET;
+use crate::ops::{Dialect, GREATEST_AFFINE_OFFSET, Opcode};
 use crate::shape::{check_elems, elem_fits, infer_dims, infer_elem};
 use crate::tensor::{Data, Tensor};
 use crate::types::{Elem, Int, Type, Uniform};
@@ -224,9 +223,10 @@ impl Verifier<'_> {
         }
         if node.op == Opcode::ScaleChannels
             && let Some(offsets) = graph.constant(operands[2]).and_then(|t| t.as_i32())
-            && let Some(offset) = offsets.iter().find(|o| i64::from(**o).abs() > AFFINE_OFFSET)
+            && let Some(offset) = offsets.iter().find(|o| i64::from(**o).abs() > GREATEST_AFFINE_OFFSET)
         {
-            self.at_node(n, format!("expected offset in -{AFFINE_OFFSET}..={AFFINE_OFFSET}, found {offset}"));
+            let bound = GREATEST_AFFINE_OFFSET;
+            self.at_node(n, format!("expected offset in -{bound}..={bound}, found {offset}"));
         }
         if node.op == Opcode::Combine {
             let bounds = [

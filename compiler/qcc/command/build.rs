@@ -58,6 +58,9 @@ pub struct WatchFlags {
     /// Print the graph after every pass to stderr
     #[arg(long)]
     pub print_ir_after_all: bool,
+    /// Print every change of the graph with its number
+    #[arg(long)]
+    pub print_edits: bool,
     /// Print what passes did not do, and why
     #[arg(long)]
     pub remarks: bool,
@@ -165,7 +168,7 @@ pub fn announce(compiled: &Compiled) {
 impl WatchFlags {
     /// Whether anything is to be seen.
     fn is_on(&self) -> bool {
-        self.dump_dir.is_some() || self.measure_passes || self.print_ir_after_all || self.remarks
+        self.dump_dir.is_some() || self.measure_passes || self.print_ir_after_all || self.print_edits || self.remarks
     }
 
     /// Compiles under observation.
@@ -205,6 +208,10 @@ impl WatchFlags {
                     let ratio = |r: Option<f64>| r.map_or("same".to_string(), |r| format!("{r:.1} dB"));
                     let (model, previous) = (ratio(effect.against_model), ratio(effect.against_previous));
                     terminal::note(&format!("{:<28} against the model {model}, the pass before {previous}", step.text));
+                }
+                if self.print_edits {
+                    let numbered = step.labels.iter().enumerate();
+                    numbered.for_each(|(i, label)| terminal::note(&format!("edit #{} {label}", step.first_edit + i)));
                 }
                 if self.remarks {
                     step.remarks.iter().for_each(|r| terminal::note(&format!("remark: {}: {r}", step.info.name)));

@@ -10,7 +10,8 @@ use qcc::engine;
 use qcc::ir::Range;
 use qcc::passes::quant::precision;
 use qcc::{
-    Calibration, Compiled, Corrections, Error, Method, Mode, Options, RangeTable, Target, load_tuning, save_tuning,
+    Calibration, Compiled, Corrections, Error, ImportOptions, Method, Mode, Options, RangeTable, Target, load_tuning,
+    save_tuning,
 };
 
 use super::terminal;
@@ -60,6 +61,15 @@ pub struct ModelFlags {
     /// Bits of the vectors that kernels use: 128 (everything is Cranelift's), 256, widest
     #[arg(long, default_value = "widest")]
     vectors: Vectors,
+    #[command(flatten)]
+    shapes: ShapeFlags,
+    #[command(flatten)]
+    image: ImageFlags,
+}
+
+/// What of a model is read, and what it leaves open.
+#[derive(Args)]
+pub struct ShapeFlags {
     /// Shape of an input
     #[arg(long, value_name = "INPUT=1x3x224x224")]
     shape: Vec<String>,
@@ -69,8 +79,20 @@ pub struct ModelFlags {
     /// Values of an ONNX model at which to end, instead of its own outputs
     #[arg(long, value_name = "VALUE,..", value_delimiter = ',')]
     outputs: Vec<String>,
-    #[command(flatten)]
-    image: ImageFlags,
+}
+
+impl ShapeFlags {
+    /// Tells the importer.
+    pub fn apply(&self, options: &mut ImportOptions) -> Result<(), Error> {
+        for text in &self.shape {
+            options.shape_flag(text).map_err(|e| usage(format!("--shape: {e}")))?;
+        }
+        for text in &self.dim {
+            options.dim_flag(text).map_err(|e| usage(format!("--dim: {e}")))?;
+        }
+        options.outputs.clone_from(&self.outputs);
+        Ok(())
+    }
 }
 
 /// Choices by measurement.
@@ -181,13 +203,7 @@ impl ModelFlags {
             ..Options::default()
         };
         options.target.vectors = self.vectors;
-        for text in &self.shape {
-            options.shapes.shape_flag(text).map_err(|e| usage(format!("--shape: {e}")))?;
-        }
-        for text in &self.dim {
-            options.shapes.dim_flag(text).map_err(|e| usage(format!("--dim: {e}")))?;
-        }
-        options.shapes.outputs.clone_from(&self.outputs);
+        self.shapes.apply(&mut options.shapes)?;
         for text in &self.precision {
             precision::parse(text, &mut options.precision).map_err(|e| usage(format!("--precision: {e}")))?;
         }

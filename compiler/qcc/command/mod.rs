@@ -10,6 +10,7 @@ mod inspect;
 mod limit;
 mod list;
 mod opt;
+mod reduce;
 mod run;
 pub mod terminal;
 
@@ -45,6 +46,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Run passes on a .qir file and print the graph
     Opt(opt::Opt),
+    /// Find the smallest model with which a command still fails
+    Reduce(reduce::Reduce),
     /// List all operators
     ListOps,
     /// List all passes
@@ -77,6 +80,7 @@ pub fn dispatch(arguments: Arguments) -> u8 {
         Some(Command::Bench(bench)) => done(bench.execute()),
         Some(Command::Inspect(inspect)) => done(inspect.execute()),
         Some(Command::Opt(opt)) => done(opt.execute()),
+        Some(Command::Reduce(reduce)) => done(reduce.execute()),
         Some(Command::ListOps) => done(list::operators()),
         Some(Command::ListPasses) => done(list::passes()),
         Some(Command::ListPresets) => done(list::presets()),

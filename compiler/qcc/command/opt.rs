@@ -17,6 +17,9 @@ pub struct Opt {
     /// File to write instead of stdout
     #[arg(short, long)]
     output: Option<PathBuf>,
+    /// Carry out only the first changes, those with numbers below N: --print-edits tells the numbers
+    #[arg(long, value_name = "N")]
+    edit_limit: Option<usize>,
     #[command(flatten)]
     flags: ModelFlags,
     #[command(flatten)]
@@ -29,6 +32,7 @@ impl Opt {
         let mut options = self.flags.options(0)?;
         // Without `--passes` the graph is only read, verified and printed.
         options.pipeline.get_or_insert_default();
+        options.edit_limit = self.edit_limit;
         let compiled = self.watch.compile(&self.file, &options)?;
         match &self.output {
             Some(path) => compiled.write_text(path),

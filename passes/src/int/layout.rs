@@ -17,7 +17,8 @@
 
 mod regroup;
 
-use qcc_ir::{Attrs, Change, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId, attr};
+use qcc_ir::ops::{Move, Order};
+use qcc_ir::{Attrs, Change, Class, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, Type, ValueId, attr};
 use qcc_num::convert::count_i64;
 
 use crate::rewrite::{inverse, is_live, keeps_order, origin_of, produced_by, substitute, transposed};
@@ -102,19 +103,14 @@ fn before_transpose(g: &Graph, n: NodeId, perm: &[usize]) -> Option<(Attrs, Vec<
         }
         Some(mapped)
     };
+    if let Class::Int(op) = g.op(n).info().class {
+        match op.form().order {
+            Order::Free => return keep(attrs.clone()),
+            Order::LastStays if keeps_last => return keep(attrs.clone()),
+            Order::LastStays | Order::Fixed => {}
+        }
+    }
     match g.op(n) {
-        Opcode::Lut
-        | Opcode::Clamp
-        | Opcode::Rescale
-        | Opcode::IAdd
-        | Opcode::IMul
-        | Opcode::Lut2
-        | Opcode::Byte
-        | Opcode::Combine
-        | Opcode::WideMul
-        | Opcode::DynamicLut
-        | Opcode::DynamicRescale => keep(attrs.clone()),
-        Opcode::ScaleChannels | Opcode::ISoftmax if keeps_last => keep(attrs.clone()),
         Opcode::Concat => {
             let axis = perm.get(usize::try_from(attrs.get(attr::AXIS)).ok()?)?;
             keep(attrs.clone().with(attr::AXIS, count_i64(*axis)))
@@ -154,9 +150,9 @@ fn sink(edit: &mut Edit, n: NodeId) -> bool {
     let Some((attrs, after)) = before_transpose(g, n, &perm) else { return false };
     let y = g.result(n);
     // Parameters of the operation stay; operands that are data get the layout of `x`.
-    let data = match g.op(n) {
-        Opcode::IAdd | Opcode::IMul | Opcode::WideMul | Opcode::Combine | Opcode::Concat => operands.len(),
-        Opcode::Lut2 => 2,
+    let data = match g.op(n).info().class {
+        Class::Int(op) => op.data(operands.len()),
+        Class::Move(Move::Concat) => operands.len(),
         _ => 1,
     };
     let ways: Option<Vec<Way>> = operands[..data].iter().map(|&v| way(g, v, &perm)).collect();
@@ -271,9 +267,8 @@ fn source_order(dims: &[usize], perm: &[usize]) -> Vec<usize> {
 /// A function of single elements is exchanged with a reshape of a transposed value, which can then move on.
 fn sink_reshape(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
-    let single =
-        [Opcode::Lut, Opcode::Clamp, Opcode::Rescale, Opcode::Byte, Opcode::DynamicLut, Opcode::DynamicRescale];
-    if !single.contains(&g.op(n)) {
+    let Class::Int(op) = g.op(n).info().class else { return false };
+    if op.form().order != Order::Free || op.form().data != 1 {
         return false;
     }
     let operands = g.operands(n);

@@ -11,7 +11,7 @@
 //! elements times 255.
 
 use qcc_ir::diag::Code;
-use qcc_ir::ops::IntOp;
+use qcc_ir::ops::Sums;
 use qcc_ir::{Class, Diags, Edit, Graph, Int, NodeId, attr};
 
 use crate::layer::QuantLayer;
@@ -67,7 +67,7 @@ fn margin(lo: i64, hi: i64) -> Option<u32> {
 }
 
 fn has_weights(g: &Graph, n: NodeId) -> bool {
-    matches!(g.op(n).info().class, Class::Int(IntOp::Conv2d | IntOp::Linear | IntOp::QConv2d | IntOp::QLinear))
+    matches!(g.op(n).info().class, Class::Int(op) if op.has_weights())
 }
 
 /// Bounds within which the accumulators of each output channel lie, for any input; one pair for sums without weights.
@@ -76,11 +76,9 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
     let operands = g.operands(n);
     let attrs = &g.node(n).attrs;
     let Class::Int(op) = g.op(n).info().class else { return None };
-    match op {
-        IntOp::Conv2d | IntOp::Linear | IntOp::QConv2d | IntOp::QLinear => {
-            QuantLayer::read(g, n).ok()?.accumulator_bounds()
-        }
-        IntOp::MatMul | IntOp::QMatMul => {
+    match op.form().sums {
+        Sums::Weights => QuantLayer::read(g, n).ok()?.accumulator_bounds(),
+        Sums::Products => {
             let zeros = attrs.get(attr::ZEROS);
             let depth = i64::try_from(*g.ty(operands[0]).dims.last()?).ok()?;
             let [a, b] = [zeros[0], zeros[1]].map(|z| [-z, Int::U8.max() - z]);
@@ -88,43 +86,17 @@ pub fn accumulator_bounds(g: &Graph, n: NodeId) -> Option<Vec<(i64, i64)>> {
             let (lo, hi) = products.fold((0, 0), |(lo, hi), p| (p.min(lo), p.max(hi)));
             Some(vec![(lo.saturating_mul(depth), hi.saturating_mul(depth))])
         }
-        IntOp::AveragePool => {
+        Sums::Window => {
             let count: i64 = attrs.get(attr::KERNEL).iter().product();
             Some(vec![around(attrs.get(attr::ZERO), count)])
         }
-        IntOp::Mean => {
+        Sums::Axes => {
             let dims = &g.ty(operands[0]).dims;
             let count: usize = attrs.sizes(attr::AXES).iter().filter_map(|&a| dims.get(a)).product();
             Some(vec![around(attrs.get(attr::ZERO), i64::try_from(count).ok()?)])
         }
         // What of these grows with an extent has 64 bits; what has 32 is bounded by the rule of the operator.
-        IntOp::Requant
-        | IntOp::Add
-        | IntOp::Mul
-        | IntOp::Rescale
-        | IntOp::ScaleChannels
-        | IntOp::Lut
-        | IntOp::Lut2
-        | IntOp::Clamp
-        | IntOp::MaxPool
-        | IntOp::LayerNorm
-        | IntOp::Softmax
-        | IntOp::Extrema
-        | IntOp::DynamicScale
-        | IntOp::DynamicRequant
-        | IntOp::AlignScales
-        | IntOp::DynamicAdd
-        | IntOp::CommonScale
-        | IntOp::DynamicRescale
-        | IntOp::ProductScale
-        | IntOp::DynamicMul
-        | IntOp::DynamicNorm
-        | IntOp::DynamicTable
-        | IntOp::ExpTable
-        | IntOp::DynamicLut
-        | IntOp::Byte
-        | IntOp::Combine
-        | IntOp::WideMul => None,
+        Sums::None => None,
     }
 }
 

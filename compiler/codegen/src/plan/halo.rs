@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use qcc_ir::ops::{Class, IntOp};
+use qcc_ir::ops::{Class, Reads};
 use qcc_ir::window::Window;
 use qcc_ir::{Diag, Graph, NodeId, ValueId, attr, diag::Code};
 
@@ -61,11 +61,11 @@ pub fn requests(graph: &Graph) -> Result<Requests, Diag> {
     let mut requests = Requests { by_node: HashMap::new(), by_value: HashMap::new() };
     for node in graph.order() {
         let Class::Int(op) = graph.op(node).info().class else { continue };
-        let need = match op {
-            _ if is_windowed(op) => needed(graph, node, op)?,
+        let need = match op.form().reads {
+            Reads::Windows(around) => needed(graph, node, around)?,
             // No halo, but memory in which a few bytes may be read past the end.
-            IntOp::Linear | IntOp::QLinear | IntOp::MatMul | IntOp::QMatMul => Halo::NONE,
-            _ => continue,
+            Reads::Rows => Halo::NONE,
+            Reads::Elements => continue,
         };
         requests.by_node.insert(node, need);
         let v = graph.operands(node)[0];
@@ -81,7 +81,7 @@ pub fn requests(graph: &Graph) -> Result<Requests, Diag> {
 pub fn window_of(graph: &Graph, node: NodeId) -> Window {
     let n = graph.node(node);
     match graph.op(node).info().class {
-        Class::Int(IntOp::Conv2d | IntOp::QConv2d) => {
+        Class::Int(op) if op.has_weights() => {
             let w = &graph.ty(graph.operands(node)[1]).dims;
             Window::conv(&n.attrs, [w[1], w[2]])
         }
@@ -90,7 +90,7 @@ pub fn window_of(graph: &Graph, node: NodeId) -> Window {
 }
 
 /// Only the pixels that some window really reaches: strides can leave the declared padding unused.
-fn needed(graph: &Graph, node: NodeId, op: IntOp) -> Result<Halo, Diag> {
+fn needed(graph: &Graph, node: NodeId, around: Option<attr::Key<i64>>) -> Result<Halo, Diag> {
     let attrs = &graph.node(node).attrs;
     let dims = &graph.ty(graph.operands(node)[0]).dims;
     let out = &graph.ty(graph.result(node)).dims;
@@ -99,52 +99,10 @@ fn needed(graph: &Graph, node: NodeId, op: IntOp) -> Result<Halo, Diag> {
         let reach = (out[axis + 1] - 1) * w.strides[axis] + (w.kernel[axis] - 1) * w.dilations[axis] + 1;
         reach.saturating_sub(w.pads[axis] + dims[axis + 1])
     };
-    let value = match op {
-        IntOp::Conv2d | IntOp::QConv2d => attrs.get(attr::PAD_VALUE),
-        IntOp::AveragePool => attrs.get(attr::ZERO),
-        // The least byte never wins a maximum.
-        _ => 0,
-    };
+    // The least byte never wins a maximum.
+    let value = around.map_or(0, |key| attrs.get(key));
     let value = u8::try_from(value).map_err(|_| {
         Diag::new(Code::CODEGEN, format!("padding value {value} is not a byte")).at(graph.describe(node))
     })?;
     Ok(Halo { top: w.pads[0], left: w.pads[1], bottom: after(0), right: after(1), value })
-}
-
-/// True for integer operators that slide a window over their first operand.
-fn is_windowed(op: IntOp) -> bool {
-    match op {
-        IntOp::Conv2d | IntOp::QConv2d | IntOp::MaxPool | IntOp::AveragePool => true,
-        IntOp::Linear
-        | IntOp::Requant
-        | IntOp::QLinear
-        | IntOp::Add
-        | IntOp::Mul
-        | IntOp::Rescale
-        | IntOp::ScaleChannels
-        | IntOp::Lut
-        | IntOp::Clamp
-        | IntOp::Mean
-        | IntOp::MatMul
-        | IntOp::QMatMul
-        | IntOp::Lut2
-        | IntOp::LayerNorm
-        | IntOp::Softmax
-        | IntOp::Extrema
-        | IntOp::DynamicScale
-        | IntOp::DynamicRequant
-        | IntOp::AlignScales
-        | IntOp::DynamicAdd
-        | IntOp::Byte
-        | IntOp::Combine
-        | IntOp::WideMul
-        | IntOp::CommonScale
-        | IntOp::DynamicRescale
-        | IntOp::ProductScale
-        | IntOp::DynamicMul
-        | IntOp::DynamicNorm
-        | IntOp::DynamicTable
-        | IntOp::DynamicLut
-        | IntOp::ExpTable => false,
-    }
 }

@@ -26,21 +26,6 @@ impl Builder<'_> {
     }
 }
 
-/// The constants of equations (1) to (4), or (15), as a node has them.
-pub fn epilogue_of(attrs: &Attrs) -> Epilogue {
-    let byte = |key: attr::Key<i64>| attrs.get(key).clamp(0, 255) as u8;
-    let f32_fraction_bits =
-        if attrs.has(attr::F32_FRACTION_BITS) { attrs.get(attr::F32_FRACTION_BITS) as u32 } else { 0 };
-    let (shl, offset) = (attrs.get(attr::SHL) as u32, attrs.get(attr::OFFSET) as i16);
-    Epilogue { shl, offset, f32_fraction_bits, lo: byte(attr::LO), hi: byte(attr::HI) }
-}
-
-/// The constants of equation (5) as a node has them; `offset` is 0 where it comes per channel.
-pub fn affine_of(attrs: &Attrs, offset: i64) -> Affine {
-    let byte = |key: attr::Key<i64>| attrs.get(key).clamp(0, 255) as u8;
-    Affine { shift: attrs.get(attr::SHIFT) as u32, offset: offset as i32, lo: byte(attr::LO), hi: byte(attr::HI) }
-}
-
 /// The common iteration space of the operands, broadcast to the result, and of the result.
 pub fn loops(operands: &[BufferView], result: &BufferView) -> Loops {
     let operands: Vec<BufferView> = operands.iter().map(|p| p.broadcast(&result.dims)).collect();
@@ -53,12 +38,8 @@ pub fn loops(operands: &[BufferView], result: &BufferView) -> Loops {
 /// indexed by position, and a vector of one constant for each channel lies along the last dimension.
 pub fn broadcastable(op: IntOp, operands: &[BufferView], result: &BufferView) -> Vec<BufferView> {
     let mut views = operands.to_vec();
-    let table = match op {
-        IntOp::Lut => 1,
-        IntOp::Lut2 => 2,
-        _ => usize::MAX,
-    };
-    if let Some(p) = views.get_mut(table) {
+    let is_table = matches!(op, IntOp::Lut | IntOp::Lut2);
+    if let Some(p) = views.get_mut(op.data(operands.len())).filter(|_| is_table) {
         *p = BufferView { dims: Vec::new(), strides: Vec::new(), ..p.clone() };
     }
     views.iter().map(|p| p.broadcast(&result.dims)).collect()
@@ -86,14 +67,16 @@ impl Function {
         Some(match op {
             IntOp::Clamp => Function::Clamp { lo: attrs.get(attr::LO) as u8, hi: attrs.get(attr::HI) as u8 },
             IntOp::Rescale => {
-                Function::Rescale { mult: attrs.get(attr::MULT), rule: affine_of(attrs, attrs.get(attr::OFFSET)) }
+                Function::Rescale { mult: attrs.get(attr::MULT), rule: attrs.affine(attrs.get(attr::OFFSET) as i32) }
             }
-            IntOp::Add => Function::Add { mults: pair(attr::MULTS), rule: affine_of(attrs, attrs.get(attr::OFFSET)) },
+            IntOp::Add => {
+                Function::Add { mults: pair(attr::MULTS), rule: attrs.affine(attrs.get(attr::OFFSET) as i32) }
+            }
             IntOp::Mul => {
-                Function::Mul { zeros: pair(attr::ZEROS), mult: attrs.get(attr::MULT), rule: epilogue_of(attrs) }
+                Function::Mul { zeros: pair(attr::ZEROS), mult: attrs.get(attr::MULT), rule: attrs.epilogue() }
             }
-            IntOp::ScaleChannels => Function::ScaleChannels(affine_of(attrs, 0)),
-            IntOp::Requant => Function::Requant(epilogue_of(attrs)),
+            IntOp::ScaleChannels => Function::ScaleChannels(attrs.affine(0)),
+            IntOp::Requant => Function::Requant(attrs.epilogue()),
             IntOp::Lut => Function::Lut,
             IntOp::Lut2 => Function::Lut2,
             _ => return None,

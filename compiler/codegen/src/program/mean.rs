@@ -35,7 +35,7 @@ impl Mean {
             axes: attrs.sizes(attr::AXES),
             zero: attrs.get(attr::ZERO),
             mult: attrs.get(attr::MULT) as i32,
-            epilogue: super::elementwise::epilogue_of(attrs),
+            epilogue: attrs.epilogue(),
         }
     }
 

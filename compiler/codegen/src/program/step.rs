@@ -170,7 +170,7 @@ impl Builder<'_> {
             IntOp::MaxPool => self.pool(o, &Reduction::Max),
             IntOp::AveragePool => {
                 let (zero, mult) = (attrs.get(attr::ZERO), operands[1].clone());
-                self.pool(o, &Reduction::Average { zero, mult, epilogue: elementwise::epilogue_of(attrs) })
+                self.pool(o, &Reduction::Average { zero, mult, epilogue: attrs.epilogue() })
             }
             IntOp::Mean => self.mean(o),
             IntOp::LayerNorm | IntOp::DynamicNorm => {

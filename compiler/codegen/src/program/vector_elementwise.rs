@@ -7,7 +7,6 @@ use qcc_ir::{Diags, NodeId, Tensor, ValueId, attr};
 
 use super::builder::{Builder, Operation, TaskCost, bug};
 use super::collapse::{Level, Loops};
-use super::elementwise::{affine_of, epilogue_of};
 use super::task::Task;
 use crate::kernel::elementwise::{self, ElementwiseSpec, Function, pack_channels, pack_multiplier, pack_pair};
 use crate::kernel::window::signature;
@@ -99,21 +98,19 @@ impl Builder<'_> {
             |mults: [i64; 2], offset: i64| Some(pack_pair(shape, [short(mults[0])?, short(mults[1])?], offset as i32));
         Ok(match op {
             IntOp::Clamp => {
-                let rule = epilogue_limits(attrs);
-                Some((Function::Clamp { lo: rule.0, hi: rule.1 }, Vec::new()))
+                let (lo, hi) = attrs.byte_bounds();
+                Some((Function::Clamp { lo, hi }, Vec::new()))
             }
             IntOp::Rescale => pair([attrs.get(attr::MULT), 0], attrs.get(attr::OFFSET))
-                .map(|data| (Function::Rescale(affine_of(attrs, 0)), data)),
+                .map(|data| (Function::Rescale(attrs.affine(0)), data)),
             IntOp::Add => {
                 let mults = attrs.get(attr::MULTS);
-                pair([mults[0], mults[1]], attrs.get(attr::OFFSET))
-                    .map(|data| (Function::Add(affine_of(attrs, 0)), data))
+                pair([mults[0], mults[1]], attrs.get(attr::OFFSET)).map(|data| (Function::Add(attrs.affine(0)), data))
             }
             IntOp::Mul => {
                 let zeros = attrs.get(attr::ZEROS);
                 let byte = |zero: i64| u8::try_from(zero).map_err(|_| bug(format!("zero point {zero} is not a byte")));
-                let function =
-                    Function::Mul { zeros: [byte(zeros[0])?, byte(zeros[1])?], epilogue: epilogue_of(attrs) };
+                let function = Function::Mul { zeros: [byte(zeros[0])?, byte(zeros[1])?], epilogue: attrs.epilogue() };
                 Some((function, pack_multiplier(shape, attrs.get(attr::MULT) as i32)))
             }
             IntOp::Lut => self
@@ -126,7 +123,7 @@ impl Builder<'_> {
                 match (mults.and_then(|t| t.as_i16()), offsets.and_then(|t| t.as_i32())) {
                     (Some(mults), Some(offsets)) if mults.len() == channels && offsets.len() == channels => {
                         let data = pack_channels(shape, mults, offsets);
-                        Some((Function::ScaleChannels(affine_of(attrs, 0)), data))
+                        Some((Function::ScaleChannels(attrs.affine(0)), data))
                     }
                     _ => None,
                 }
@@ -153,11 +150,6 @@ impl Builder<'_> {
         self.elementwise_kernels.insert(spec.clone(), id);
         Ok(id)
     }
-}
-
-fn epilogue_limits(attrs: &qcc_ir::Attrs) -> (u8, u8) {
-    let byte = |key: attr::Key<i64>| attrs.get(key).clamp(0, 255) as u8;
-    (byte(attr::LO), byte(attr::HI))
 }
 
 /// Emits the task. `views` are the operands and the result.

@@ -7,7 +7,6 @@ use qcc_ir::{Attrs, Diags, attr};
 use qcc_num::requant::Epilogue;
 
 use super::builder::{Builder, Operation, TaskCost, bug};
-use super::elementwise::epilogue_of;
 use super::task::Task;
 use crate::kernel::microkernel::Residual;
 use crate::kernel::window::{self, MAX_TAPS, Reduction, Tap, WindowSpec, group};
@@ -41,7 +40,7 @@ impl<'a> Factors<'a> {
             weights: None,
             bias: vec![-(attrs.get(attr::ZERO) as i32) * taps as i32],
             mult,
-            epilogue: epilogue_of(attrs),
+            epilogue: attrs.epilogue(),
             residual: None,
             acc_bound: (255 * taps) as u32,
         }

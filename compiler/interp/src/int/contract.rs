@@ -111,7 +111,7 @@ pub(super) fn matmul(call: &Call) -> Result<Vec<i32>, Diag> {
 
 /// `qcc_num::requant` of accumulators whose last dimension is that of `mult`, or with one multiplier for all.
 pub(super) fn requant(call: &Call, acc: &[i32], mult: &[i32], residual: Option<&[u8]>) -> Result<Vec<u8>, Diag> {
-    let epilogue = call.epilogue();
+    let epilogue = call.attrs.epilogue();
     let mult_of = |i: usize| mult[i % mult.len()];
     Ok(match residual {
         None => acc.iter().enumerate().map(|(i, &a)| epilogue.apply(a, mult_of(i), 0)).collect(),

@@ -11,7 +11,7 @@ use crate::layout::{broadcast_strides, gather, zip_broadcast};
 pub(super) fn add(call: &Call) -> Result<Vec<u8>, Diag> {
     let mults = call.attrs.get(attr::MULTS);
     let (ma, mb) = (mults[0] as i32, mults[1] as i32);
-    let rule = call.affine(call.attrs.get(attr::OFFSET) as i32);
+    let rule = call.attrs.affine(call.attrs.get(attr::OFFSET) as i32);
     let (a, b) = ((call.u8s(0)?, call.dims_of(0)), (call.u8s(1)?, call.dims_of(1)));
     Ok(zip_broadcast(a, b, call.dims, Vec::new(), |a, b| rule.apply(i32::from(a) * ma + i32::from(b) * mb)))
 }
@@ -20,7 +20,7 @@ pub(super) fn add(call: &Call) -> Result<Vec<u8>, Diag> {
 pub(super) fn mul(call: &Call) -> Result<Vec<u8>, Diag> {
     let zeros = call.attrs.get(attr::ZEROS);
     let (za, zb) = (zeros[0] as i32, zeros[1] as i32);
-    let (rule, mult) = (call.epilogue(), call.attrs.get(attr::MULT) as i32);
+    let (rule, mult) = (call.attrs.epilogue(), call.attrs.get(attr::MULT) as i32);
     let (a, b) = ((call.u8s(0)?, call.dims_of(0)), (call.u8s(1)?, call.dims_of(1)));
     let product = |a: u8, b: u8| (i32::from(a) - za) * (i32::from(b) - zb);
     Ok(zip_broadcast(a, b, call.dims, Vec::new(), |a, b| rule.apply(product(a, b), mult, 0)))
@@ -29,7 +29,7 @@ pub(super) fn mul(call: &Call) -> Result<Vec<u8>, Diag> {
 /// `affine(x * mult)`.
 pub(super) fn rescale(call: &Call) -> Result<Vec<u8>, Diag> {
     let mult = call.attrs.get(attr::MULT) as i32;
-    let rule = call.affine(call.attrs.get(attr::OFFSET) as i32);
+    let rule = call.attrs.affine(call.attrs.get(attr::OFFSET) as i32);
     Ok(call.u8s(0)?.iter().map(|&x| rule.apply(i32::from(x) * mult)).collect())
 }
 
@@ -40,7 +40,8 @@ pub(super) fn scale_channels(call: &Call) -> Result<Vec<u8>, Diag> {
     for (&m, &offset) in mults.iter().zip(offsets) {
         accumulator(255 * i64::from(m) + i64::from(offset))?;
     }
-    let rules: Vec<_> = mults.iter().zip(offsets).map(|(&m, &offset)| (i32::from(m), call.affine(offset))).collect();
+    let rules: Vec<_> =
+        mults.iter().zip(offsets).map(|(&m, &offset)| (i32::from(m), call.attrs.affine(offset))).collect();
     let channel = |i: usize| rules[i % rules.len()];
     let one = |(i, &x): (usize, &u8)| {
         let (mult, rule) = channel(i);
@@ -61,7 +62,7 @@ pub(super) fn lut(call: &Call) -> Result<Data, Diag> {
 
 /// `min(max(x, lo), hi)`.
 pub(super) fn clamp(call: &Call) -> Result<Vec<u8>, Diag> {
-    let (lo, hi) = call.bounds();
+    let (lo, hi) = call.attrs.byte_bounds();
     Ok(call.u8s(0)?.iter().map(|&x| x.clamp(lo, hi)).collect())
 }
 
@@ -74,7 +75,7 @@ pub(super) fn lut2(call: &Call) -> Result<Vec<u8>, Diag> {
 
 /// `qcc_num::norm` of each row, which are the dimensions from `axis` on.
 pub(super) fn layer_norm(call: &Call) -> Result<Vec<u8>, Diag> {
-    let (lo, hi) = call.bounds();
+    let (lo, hi) = call.attrs.byte_bounds();
     rows(call, [1, 2], call.attrs.get(attr::INT_EPSILON), |row, x, m, c| row.apply(x, m, c, lo, hi))
 }
 

@@ -66,7 +66,7 @@ fn greatest<T: Copy + Ord + Send + Sync>(call: &Call, x: &[T], least: T) -> Resu
 /// `requant(sum of (x - zero))` over each window; padding adds nothing. `mult` is one for all or one for each output position.
 pub(super) fn average_pool(call: &Call) -> Result<Vec<u8>, Diag> {
     let (x, mult) = (call.u8s(0)?, call.i32s(1)?);
-    let (rule, zero) = (call.epilogue(), call.attrs.get(attr::ZERO));
+    let (rule, zero) = (call.attrs.epilogue(), call.attrs.get(attr::ZERO));
     let mut result = vec![0; call.dims.iter().product()];
     for_windows(call, &mut result, |result, position, elements| {
         let mut sums = vec![0i64; result.len()];
@@ -84,7 +84,7 @@ pub(super) fn average_pool(call: &Call) -> Result<Vec<u8>, Diag> {
 /// `requant(sum of (x - zero))` over `axes`.
 pub(super) fn mean(call: &Call) -> Result<Vec<u8>, Diag> {
     let (groups, count) = grouped(call.u8s(0)?, call.dims_of(0), &call.attrs.sizes(attr::AXES));
-    let (rule, zero, mult) = (call.epilogue(), call.attrs.get(attr::ZERO), call.attrs.get(attr::MULT) as i32);
+    let (rule, zero, mult) = (call.attrs.epilogue(), call.attrs.get(attr::ZERO), call.attrs.get(attr::MULT) as i32);
     let sum = |i: usize| groups[i * count..(i + 1) * count].iter().map(|&x| i64::from(x) - zero).sum::<i64>();
     (0..call.dims.iter().product()).map(|i| Ok(rule.apply(accumulator(sum(i))?, mult, 0))).collect()
 }

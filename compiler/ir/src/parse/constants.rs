@@ -4,7 +4,8 @@ use super::Parser;
 use super::cursor::Parsed;
 use crate::diag::Code;
 use crate::graph::ValueId;
-use crate::lex::{Token, is_name_char};
+use crate::lex::Token;
+use crate::name::is_name_char;
 use crate::tensor::{Data, Tensor};
 use crate::types::{Elem, Int, Type};
 

@@ -7,86 +7,16 @@ use qcc_num::requant_f32::{GREATEST_FRACTION_BITS, LEAST_FRACTION_BITS};
 
 use super::{Call, broadcast, linear, matmul};
 use crate::attrs::{Attr, Attrs};
-use crate::ops::IntOp;
+use crate::ops::{Gives, IntOp};
 use crate::types::{Int, Type};
-
-/// Storage of the operands that the operator takes.
-pub(super) fn operands(kind: IntOp) -> &'static [Int] {
-    match kind {
-        IntOp::Conv2d | IntOp::Linear => &[Int::U8, Int::I8, Int::I32],
-        IntOp::QConv2d | IntOp::QLinear => &[Int::U8, Int::I8, Int::I32, Int::I32, Int::U8],
-        IntOp::Requant => &[Int::I32, Int::I32],
-        IntOp::Add | IntOp::Mul | IntOp::Lut | IntOp::MatMul | IntOp::QMatMul => &[Int::U8, Int::U8],
-        IntOp::Lut2 => &[Int::U8, Int::U8, Int::U8],
-        IntOp::LayerNorm => &[Int::U8, Int::I32, Int::I32],
-        IntOp::ScaleChannels => &[Int::U8, Int::I16, Int::I32],
-        IntOp::AveragePool | IntOp::Softmax => &[Int::U8, Int::I32],
-        IntOp::Rescale | IntOp::Clamp | IntOp::MaxPool | IntOp::Mean => &[Int::U8],
-        IntOp::Extrema => &[Int::I32],
-        IntOp::DynamicScale => &[Int::I32; 5],
-        IntOp::CommonScale => &[Int::I32; dynamic::MOST_SCALES],
-        IntOp::DynamicRequant | IntOp::AlignScales | IntOp::ProductScale | IntOp::DynamicTable | IntOp::ExpTable => {
-            &[Int::I32; 2]
-        }
-        IntOp::DynamicRescale | IntOp::DynamicLut => &[Int::U8, Int::I32],
-        IntOp::DynamicMul => &[Int::U8; 2],
-        IntOp::DynamicNorm => &[Int::U8, Int::I32, Int::I32, Int::I32],
-        IntOp::DynamicAdd => &[Int::U8, Int::U8, Int::I32],
-        IntOp::Byte => &[Int::I16],
-        IntOp::Combine => &[Int::I64; 3],
-        IntOp::WideMul => &[Int::U8, Int::U8],
-    }
-}
-
-/// Storages of operand `i` that the operator takes, the usual one first.
-pub(super) fn takes(kind: IntOp, i: usize) -> &'static [Int] {
-    match (kind, i) {
-        (IntOp::Combine, 3..) => &[Int::U8, Int::I16, Int::I32],
-        (IntOp::WideMul | IntOp::Lut, 0 | 1) | (IntOp::MaxPool | IntOp::Softmax, 0) => &[Int::U8, Int::I16],
-        _ => operands(kind).get(i).map_or(&[], std::slice::from_ref),
-    }
-}
 
 /// Storage of the result.
 pub(super) fn result(kind: IntOp, attrs: &Attrs, operands: &[&Type]) -> Int {
-    let of = |i: usize| operands.get(i).and_then(|t| t.elem.storage()).unwrap_or(Int::U8);
-    match kind {
-        IntOp::Lut => of(1),
-        IntOp::MaxPool => of(0),
-        IntOp::Combine | IntOp::WideMul | IntOp::Softmax if attrs.try_get(attr::BITS) == Some(16) => Int::I16,
-        IntOp::Conv2d
-        | IntOp::Linear
-        | IntOp::MatMul
-        | IntOp::DynamicNorm
-        | IntOp::Extrema
-        | IntOp::DynamicScale
-        | IntOp::AlignScales
-        | IntOp::DynamicAdd
-        | IntOp::CommonScale
-        | IntOp::ProductScale
-        | IntOp::DynamicMul
-        | IntOp::DynamicTable
-        | IntOp::ExpTable => Int::I32,
-        IntOp::DynamicRequant
-        | IntOp::DynamicRescale
-        | IntOp::DynamicLut
-        | IntOp::Requant
-        | IntOp::QConv2d
-        | IntOp::QLinear
-        | IntOp::QMatMul
-        | IntOp::Add
-        | IntOp::Mul
-        | IntOp::Rescale
-        | IntOp::ScaleChannels
-        | IntOp::Lut2
-        | IntOp::Clamp
-        | IntOp::AveragePool
-        | IntOp::Mean
-        | IntOp::LayerNorm
-        | IntOp::Byte
-        | IntOp::Combine
-        | IntOp::WideMul
-        | IntOp::Softmax => Int::U8,
+    match kind.form().gives {
+        Gives::Always(storage) => storage,
+        Gives::Operand(i) => operands.get(i).and_then(|t| t.elem.storage()).unwrap_or(Int::U8),
+        Gives::Bits if attrs.try_get(attr::BITS) == Some(16) => Int::I16,
+        Gives::Bits => Int::U8,
     }
 }
 
@@ -223,42 +153,20 @@ fn check_mult(call: &Call, i: usize, dims: &[usize]) -> Result<(), String> {
     }
 }
 
-/// Bounds of the attributes by their meaning in the operator. Beyond them the arithmetic of [`qcc_num`] could overflow.
+/// Bounds of the attributes, as the operator's row says them. Beyond them the arithmetic of [`qcc_num`] could overflow.
 fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
-    let affine = matches!(kind, IntOp::Add | IntOp::Rescale | IntOp::ScaleChannels);
-    let wide = matches!(kind, IntOp::Combine | IntOp::WideMul);
+    let terms = call.operands.len().saturating_sub(3);
+    if kind == IntOp::Combine && terms > qcc_num::wide::MOST_TERMS {
+        return Err(format!("expected at most {} summands, found {terms}", qcc_num::wide::MOST_TERMS));
+    }
+    let bits = call.attrs.try_get(attr::BITS);
+    if let Some(bits) = bits.filter(|bits| ![8, 16].contains(bits)) {
+        return Err(format!("expected `bits` of 8 or 16, found {bits}"));
+    }
     for schema in call.info.attrs {
-        let (least, greatest) = match schema.name {
-            "lo" | "hi" if wide && call.attrs.get(attr::BITS) == 16 => (i64::from(i16::MIN), i64::from(i16::MAX)),
-            "zeros" if wide => (i64::from(i16::MIN), i64::from(i16::MAX)),
-            "mult" if wide => (-qcc_num::wide::GREATEST_MULTIPLIER, qcc_num::wide::GREATEST_MULTIPLIER),
-            "offset" if wide => (-qcc_num::wide::GREATEST_OFFSET, qcc_num::wide::GREATEST_OFFSET),
-            "factors" => (-qcc_num::wide::GREATEST_FACTOR, qcc_num::wide::GREATEST_FACTOR),
-            "bits" if ![8, 16].contains(&call.attrs.get(attr::BITS)) => {
-                return Err(format!("expected `bits` of 8 or 16, found {}", call.attrs.get(attr::BITS)));
-            }
-            "lo" | "hi" | "zero" | "zeros" | "result_zero" | "pad_value" => (0, 255),
-            "shl" => (0, 31),
-            "f32_fraction_bits" => (0, i64::from(GREATEST_FRACTION_BITS)),
-            "shift" => (0, i64::from(qcc_num::affine::MAX_SHIFT)),
-            "residual_mult" => (0, (1 << 15) - 1),
-            "mults" => (-(1 << 23), 1 << 23),
-            "mult" if kind == IntOp::Softmax => (1, i64::from(i32::MAX)),
-            "epsilon" if kind == IntOp::DynamicNorm => (0, i64::from(i32::MAX)),
-            "epsilon" => (0, qcc_num::norm::GREATEST_EPSILON),
-            "mult" if affine => (i64::from(i16::MIN), i64::from(i16::MAX)),
-            "mult" => (i64::from(i32::MIN), i64::from(i32::MAX)),
-            // Real numbers of type f32 and their quotients have no others.
-            "weight_exponent" | "bias_exponent" | "ceiling_exponent" | "grid" | "exponent" => (-1000, 1000),
-            // A product below 2^23, or two below 2^31 together with it, are added to it in 32 bits.
-            "offset" if affine => (-AFFINE_OFFSET, AFFINE_OFFSET),
-            "offset" => (i64::from(i16::MIN), i64::from(i16::MAX)),
-            _ => continue,
-        };
-        let terms = call.operands.len().saturating_sub(3);
-        if kind == IntOp::Combine && terms > qcc_num::wide::MOST_TERMS {
-            return Err(format!("expected at most {} summands, found {terms}", qcc_num::wide::MOST_TERMS));
-        }
+        let Some(range) = schema.range else { continue };
+        let is_bound = attr::LO.is(schema) || attr::HI.is(schema);
+        let (least, greatest) = if is_bound && bits == Some(8) { (0, 255) } else { range };
         let (numbers, length) = match call.attrs.of_schema(schema) {
             Some(Attr::Ints(list)) if attr::FACTORS.is(schema) => (list, terms),
             Some(Attr::Ints(list)) => (list, 2),
@@ -273,14 +181,18 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             });
         }
     }
-    if call.attrs.has(attr::LO) && call.attrs.get(attr::LO) > call.attrs.get(attr::HI) {
-        let (lo, hi) = (call.attrs.get(attr::LO), call.attrs.get(attr::HI));
+    check_together(kind, call)
+}
+
+/// What several attributes, or several values of one, may not be.
+fn check_together(kind: IntOp, call: &Call) -> Result<(), String> {
+    if let (Some(lo), Some(hi)) = (call.attrs.try_get(attr::LO), call.attrs.try_get(attr::HI))
+        && lo > hi
+    {
         return Err(format!("expected `lo` not above `hi`, found {lo} and {hi}"));
     }
-    if call.attrs.has(attr::F32_FRACTION_BITS)
-        && (1..i64::from(LEAST_FRACTION_BITS)).contains(&call.attrs.get(attr::F32_FRACTION_BITS))
-    {
-        let found = call.attrs.get(attr::F32_FRACTION_BITS);
+    let fraction_bits = call.attrs.try_get(attr::F32_FRACTION_BITS);
+    if let Some(found) = fraction_bits.filter(|bits| (1..i64::from(LEAST_FRACTION_BITS)).contains(bits)) {
         return Err(format!(
             "expected `f32_fraction_bits` of 0 or in {LEAST_FRACTION_BITS}..={GREATEST_FRACTION_BITS}, found {found}"
         ));
@@ -293,7 +205,3 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
     }
     Ok(())
 }
-
-/// Greatest offset of equation (5): rounding, zero point and the operands' zero points, `2^21 + 255 * 2^22 + 2 * 255 * 2^15`,
-/// is below it, and it leaves room for the two products.
-pub(crate) const AFFINE_OFFSET: i64 = (1 << 30) + (1 << 26);

@@ -12,7 +12,6 @@ use crate::kernel::microkernel::{Output, Residual};
 use crate::plan::{BufferView, halo_window};
 use crate::program::builder::{Builder, Operation, bug};
 use crate::program::collapse::Loops;
-use crate::program::elementwise;
 
 /// A product with constant weights.
 pub struct Product<'a> {
@@ -69,7 +68,7 @@ impl<'a> Product<'a> {
             let mult = b.constant(values[3], node)?.as_i32();
             let mult = mult.ok_or_else(|| bug(format!("{value}: multipliers are not i32")))?;
             let each = if mult.len() == 1 { vec![mult[0]; bias.len()] } else { mult.to_vec() };
-            Some((each, elementwise::epilogue_of(attrs)))
+            Some((each, attrs.epilogue()))
         } else {
             None
         };

@@ -6,7 +6,6 @@ use qcc_num::requant::Epilogue;
 
 use crate::kernel::microkernel::{MicrokernelSpec, Output};
 use crate::plan::BufferView;
-use crate::program::elementwise::epilogue_of;
 
 /// A product with its operands broadcast to the result's outer dimensions.
 pub struct MatMul {
@@ -33,7 +32,7 @@ impl MatMul {
             b: widened(&operands[1]),
             result: result.clone(),
             zeros: [zeros[0], zeros[1]],
-            requant: (op == IntOp::QMatMul).then(|| (attrs.get(attr::MULT), epilogue_of(attrs))),
+            requant: (op == IntOp::QMatMul).then(|| (attrs.get(attr::MULT), attrs.epilogue())),
         }
     }
 
