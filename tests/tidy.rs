@@ -40,10 +40,10 @@ const TABLES: &[&str] = &["compiler/ir/src/ops.rs"];
 const FUNCTION: usize = 80;
 
 /// Functions that are longer still. This list only shrinks.
-const LONG_FUNCTIONS: &[&str] = &["dims", "emit"];
+const LONG_FUNCTIONS: &[&str] = &["dims"];
 
 /// Crates with files that still import each other in a circle, and how many such files. These numbers only fall.
-const IN_CIRCLES: &[(&str, usize)] = &[("compiler/ir/src/lib.rs", 5), ("compiler/num/src/lib.rs", 2)];
+const IN_CIRCLES: &[(&str, usize)] = &[("compiler/ir/src/lib.rs", 5)];
 
 /// What may stand at the top, beside files that start with a dot.
 const TOP: &[&str] = &[
