@@ -77,7 +77,7 @@ impl Case {
     /// Calibrates with one set of samples, and compares with another.
     fn new(graph: Graph, calibration: &Tensor, data: &Tensor) -> Case {
         let folder = TempDir::new().unwrap();
-        let file = |name: &str, t: &Tensor| std::fs::write(folder.path().join(name), to_npy(t).unwrap()).unwrap();
+        let file = |name: &str, t: &Tensor| std::fs::write(folder.path().join(name), to_npy(t)).unwrap();
         file("calibration.npy", calibration);
         file("data.npy", data);
         let calibration = Some(Calibration::Path(folder.path().join("calibration.npy")));

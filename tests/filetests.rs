@@ -18,6 +18,8 @@
 
 #[path = "filetests/harness/case.rs"]
 mod case;
+#[path = "filetests/harness/diff.rs"]
+mod diff;
 #[path = "filetests/harness/run.rs"]
 mod run;
 
@@ -81,7 +83,7 @@ fn check_folder(folder: &str) {
                 std::fs::write(&path, blessed).unwrap_or_else(|e| panic!("{name}: {e}"));
                 println!("blessed {name}");
             }
-            Ok(blessed) => failures.push((name, case::diff(&text, &blessed))),
+            Ok(blessed) => failures.push((name, diff::lines(&text, &blessed))),
             Err(message) => failures.push((name, message)),
         }
     }
@@ -113,7 +115,7 @@ fn check_text(text: &str) -> Result<String, String> {
                 let graph = checked(text)?;
                 let (printed, source) = (print(&graph), case::without_comments(text));
                 if printed != source {
-                    return Err(format!("printed otherwise\n{}", case::diff(&source, &printed)));
+                    return Err(format!("printed otherwise\n{}", diff::lines(&source, &printed)));
                 }
             }
             Directive::Verify(level) => {
@@ -158,7 +160,7 @@ fn checked(text: &str) -> Result<Graph, String> {
     let printed = print(&located.graph);
     let back = read(&printed, &no_files).map_err(|e| format!("the printed form does not parse: {e}\n{printed}"))?;
     if back != located.graph || print(&back) != printed {
-        return Err(format!("the printed form reads back as another graph\n{}", case::diff(&printed, &print(&back))));
+        return Err(format!("the printed form reads back as another graph\n{}", diff::lines(&printed, &print(&back))));
     }
     Ok(located.graph)
 }

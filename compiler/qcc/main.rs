@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         ONCE.call_once(|| command::terminal::note(&format!("error: this is a bug of qcc, please report it: {panic}")));
     }));
     let arguments = command::Arguments::parse();
-    command::terminal::start_log();
+    command::log::start();
     match std::panic::catch_unwind(|| command::dispatch(arguments)) {
         Ok(code) => ExitCode::from(code),
         Err(_) => ExitCode::from(101),

@@ -15,7 +15,7 @@ fn shards_merge_into_one_run() {
     let relu = model(&[("Neg", "x", "n"), ("Relu", "n", "y")], &[1, 4]);
     std::fs::write(at("m.onnx"), relu).unwrap();
     std::fs::write(at("other.onnx"), model(&[("Abs", "x", "n"), ("Relu", "n", "y")], &[1, 4])).unwrap();
-    std::fs::write(at("x.npy"), to_npy(&Tensor::f32(&[6, 4], rows())).unwrap()).unwrap();
+    std::fs::write(at("x.npy"), to_npy(&Tensor::f32(&[6, 4], rows()))).unwrap();
     for method in ["minmax", "percentile", "mse", "kl", "auto"] {
         let calibrate = |model: &str, out: &str, more: &[&str]| {
             let flags = ["calibrate", model, "--data", "x.npy", "--method", method, "-o", out];
@@ -37,7 +37,7 @@ fn shards_merge_into_one_run() {
         done(folder.path(), &[&flags[..], more].concat());
     };
     let numbers: Vec<f32> = (0..36u8).map(f32::from).collect();
-    std::fs::write(at("more.npy"), to_npy(&Tensor::f32(&[9, 4], numbers)).unwrap()).unwrap();
+    std::fs::write(at("more.npy"), to_npy(&Tensor::f32(&[9, 4], numbers))).unwrap();
     calibrate("more.npy", "1/3", "again.json", &["--method", "auto"]);
     calibrate("more.npy", "3/3", "more.json", &["--method", "auto"]);
     calibrate("x.npy", "2/2", "half.json", &["--method", "auto"]);
@@ -96,7 +96,7 @@ fn ranges_are_read_edited_and_given_back() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("m.qir"), LAYER).unwrap();
-    std::fs::write(at("x.npy"), to_npy(&Tensor::f32(&[6, 4], rows())).unwrap()).unwrap();
+    std::fs::write(at("x.npy"), to_npy(&Tensor::f32(&[6, 4], rows()))).unwrap();
     done(folder.path(), &["calibrate", "m.qir", "--data", "x.npy", "-o", "r.json"]);
     // The name of the file is in it.
     ["whole", "parts", "ranges"].iter().for_each(|name| std::fs::create_dir(at(name)).unwrap());
@@ -157,7 +157,7 @@ fn archive(path: &Path, method: zip::CompressionMethod, arrays: &[(&str, &Tensor
     let options = zip::write::SimpleFileOptions::default().compression_method(method);
     for (name, tensor) in arrays {
         writer.start_file(format!("{name}.npy"), options).unwrap();
-        std::io::Write::write_all(&mut writer, &to_npy(tensor).unwrap()).unwrap();
+        std::io::Write::write_all(&mut writer, &to_npy(tensor)).unwrap();
     }
     writer.finish().unwrap();
 }
@@ -172,7 +172,7 @@ const TWO: &str = "graph @two(%x: tensor<1x4xf32>, %y: tensor<1x4xf32>) -> (tens
 /// Writes the two models, and the same samples in every form that arrays have.
 fn samples_in_every_form(folder: &Path) {
     let at = |name: &str| folder.join(name);
-    let array = |name: &str, tensor: &Tensor| std::fs::write(at(name), to_npy(tensor).unwrap()).unwrap();
+    let array = |name: &str, tensor: &Tensor| std::fs::write(at(name), to_npy(tensor)).unwrap();
     std::fs::write(at("one.qir"), LAYER).unwrap();
     std::fs::write(at("two.qir"), TWO).unwrap();
     let (x, y) = (Tensor::f32(&[6, 4], rows()), Tensor::f32(&[6, 4], rows().into_iter().rev().collect()));
@@ -214,7 +214,7 @@ fn arrays_that_are_no_samples_are_refused() {
     let folder = TempDir::new().unwrap();
     samples_in_every_form(folder.path());
     let at = |name: &str| folder.path().join(name);
-    let array = |name: &str, tensor: &Tensor| std::fs::write(at(name), to_npy(tensor).unwrap()).unwrap();
+    let array = |name: &str, tensor: &Tensor| std::fs::write(at(name), to_npy(tensor)).unwrap();
     let x = Tensor::f32(&[6, 4], rows());
     let bad = |model: &str, data: &str, text: &str| {
         refused(folder.path(), &["calibrate", model, "--data", data, "-o", "out.json"], 1, text);
@@ -267,6 +267,13 @@ fn arrays_that_are_no_samples_are_refused() {
     bad("one.qir", "list.txt", "list.txt:2");
 }
 
+/// Writes an image of 8-bit RGB pixels.
+fn png(path: &Path, height: u32, width: u32, pixels: &[u8]) {
+    let mut encoder = png::Encoder::new(std::fs::File::create(path).unwrap(), width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header().and_then(|mut w| w.write_image_data(pixels)).unwrap();
+}
+
 #[test]
 fn images_are_told_how_they_become_inputs() {
     let folder = TempDir::new().unwrap();
@@ -278,21 +285,23 @@ fn images_are_told_how_they_become_inputs() {
 ";
     std::fs::write(at("m.qir"), relu).unwrap();
     ["images", "large", "broken"].iter().for_each(|name| std::fs::create_dir(at(name)).unwrap());
-    let picture = |height: u32, width: u32, seed: u32| {
-        image::RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 40) as u8, (y * 50) as u8, (seed * 60) as u8]))
+    let picture = |height: usize, width: usize, seed: usize| -> Vec<u8> {
+        let pixel = |i: usize| [40 * (i % width), 50 * (i / width), 60 * seed].map(|c| c as u8);
+        (0..height * width).flat_map(pixel).collect()
     };
     let (mut rows, mut strip) = (Vec::new(), Vec::new());
     for i in 0..3 {
         let image = picture(4, 4, i);
-        image.save(at(&format!("images/{i}.png"))).unwrap();
-        picture(8, 10, i).save(at(&format!("large/{i}.png"))).unwrap();
+        png(&at(&format!("images/{i}.png")), 4, 4, &image);
+        png(&at(&format!("large/{i}.png")), 8, 10, &picture(8, 10, i));
         // Blue first, from -1 to 1.
-        let channel = |c: usize| image.pixels().map(move |p| (f32::from(p.0[2 - c]) / 127.5 - 1.0) / 0.5).collect();
-        rows.extend((0..3).flat_map(|c| -> Vec<f32> { channel(c) }));
-        strip.extend(image.into_raw());
+        for c in [2, 1, 0] {
+            rows.extend(image.iter().skip(c).step_by(3).map(|&p| (f32::from(p) / 127.5 - 1.0) / 0.5));
+        }
+        strip.extend(image);
     }
-    std::fs::write(at("x.npy"), to_npy(&Tensor::f32(&[3, 3, 4, 4], rows)).unwrap()).unwrap();
-    image::RgbImage::from_raw(16, 3, strip).unwrap().save(at("strip.png")).unwrap();
+    std::fs::write(at("x.npy"), to_npy(&Tensor::f32(&[3, 3, 4, 4], rows))).unwrap();
+    png(&at("strip.png"), 3, 16, &strip);
     std::fs::write(at("list.txt"), "images/0.png 5\nimages/1.png 6\nimages/2.png 7\n").unwrap();
     let flags = ["--scale", "127.5", "--mean", "1", "--std", "0.5", "--layout", "nchw", "--channel-order", "bgr"];
     let values = |data: &str, more: &[&str]| {
@@ -335,7 +344,7 @@ fn test_data_of_onnx_calibrates() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("m.onnx"), model(&[("Neg", "x", "n"), ("Relu", "n", "y")], &[1, 4])).unwrap();
-    std::fs::write(at("x.npy"), to_npy(&Tensor::f32(&[6, 4], rows())).unwrap()).unwrap();
+    std::fs::write(at("x.npy"), to_npy(&Tensor::f32(&[6, 4], rows()))).unwrap();
     let tensor = |dims: &[u64], kind: u64, raw: &[u8]| {
         let dims: Vec<u8> = dims.iter().flat_map(|&d| number(1, d)).collect();
         [dims, number(2, kind), field(9, raw)].concat()

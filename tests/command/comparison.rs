@@ -15,7 +15,7 @@ fn comparison_reports_as_scripts_expect() {
     assert!(json["agreement"].as_f64().is_some_and(|x| (0.0..=1.0).contains(&x)), "{json}");
     assert!(json["sqnr_db"].as_f64().is_some_and(f64::is_finite), "{json}");
     let labels = Tensor::new(&[3], qcc::ir::Data::I64(vec![0, 1, 2]));
-    std::fs::write(folder.path().join("y.npy"), to_npy(&labels).unwrap()).unwrap();
+    std::fs::write(folder.path().join("y.npy"), to_npy(&labels)).unwrap();
     let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--labels", "y.npy", "--calibrate", "x.npy"];
     let text = done(folder.path(), &arguments);
     assert!(text.contains("integer top-1") && text.contains("layers by their share of the noise"), "{text}");
@@ -57,7 +57,7 @@ fn where_there_are_no_classes_none_are_compared() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("maps.qir"), MAPS).unwrap();
     let x = Tensor::f32(&[2, 2, 4, 4], (0..64).map(|i| (i * 37 % 64) as f32 / 32.0 - 1.0).collect());
-    std::fs::write(folder.path().join("x.npy"), to_npy(&x).unwrap()).unwrap();
+    std::fs::write(folder.path().join("x.npy"), to_npy(&x)).unwrap();
     let compare = ["compare", "maps.qir", "--data", "x.npy", "--calibrate", "x.npy"];
     let with = |more: &[&'static str]| [&compare[..], more].concat();
     let text = done(folder.path(), &with(&[]));

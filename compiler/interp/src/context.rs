@@ -48,9 +48,9 @@ impl Context {
         debug_assert!(infallible.is_ok());
     }
 
-    /// How the `gemm` crate is to compute.
-    pub(crate) fn parallelism(&self) -> gemm::Parallelism {
-        if self.threads == 1 { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(self.threads) }
+    /// How the matrix product is to compute.
+    pub(crate) fn parallelism(&self) -> gemm_common::Parallelism {
+        if self.threads == 1 { gemm_common::Parallelism::None } else { gemm_common::Parallelism::Rayon(self.threads) }
     }
 
     /// An empty buffer for at least `capacity` floats: the smallest free one that is large enough.

@@ -1,4 +1,4 @@
-//! `nn.*` on f32, as ONNX defines it. Convolution and matrix products go through the `gemm` crate, the rest through loops
+//! `nn.*` on f32, as ONNX defines it. Convolution and matrix products go through the `gemm-f32` crate, the rest through loops
 //! that the compiler vectorises.
 
 mod contract;

@@ -9,6 +9,7 @@ mod flags;
 mod inspect;
 mod limit;
 mod list;
+pub mod log;
 mod opt;
 mod reduce;
 mod run;

@@ -124,7 +124,7 @@ impl Run {
         let names: Vec<&str> = engine.outputs(self.io.into()).iter().map(|(name, _)| name.as_str()).collect();
         for (path, result) in assign("--output", &self.output, &names)?.iter().zip(results) {
             if let Some(path) = path {
-                qcc::write_file(path, &to_npy(result)?)?;
+                qcc::write_file(path, &to_npy(result))?;
             }
         }
         Ok(())

@@ -80,12 +80,3 @@ pub fn progress(what: &'static str) -> Option<Progress> {
         }
     }))
 }
-
-/// Sends the log to stderr at the level of `QCC_LOG`.
-pub fn start_log() {
-    let level = env::var("QCC_LOG").ok().and_then(|l| l.parse::<tracing::level_filters::LevelFilter>().ok());
-    if let Some(level) = level {
-        // A second call changes nothing.
-        let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(colour()).try_init();
-    }
-}

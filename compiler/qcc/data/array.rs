@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use half::f16;
-use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
 use qcc_ir::{Data, Elem, Int, Tensor};
 
+use super::npy::Header;
 use crate::Error;
 
 /// A stored array whose rows, the slices along its first axis, are read one at a time.
@@ -41,19 +41,20 @@ impl Number {
         }
     }
 
-    fn of(dtype: &DType) -> Result<(Number, bool), String> {
-        let refuse = || format!("elements of type {} are not supported: store it as float32", dtype.descr());
-        let DType::Plain(ty) = dtype else { return Err(refuse()) };
-        let size = u8::try_from(ty.size_field()).map_err(|_| refuse())?;
-        let number = match (ty.type_char(), size) {
-            (TypeChar::Float, 2) => Number::F16,
-            (TypeChar::Float, 4) => Number::F32,
-            (TypeChar::Float, 8) => Number::F64,
-            (TypeChar::Int, 1 | 2 | 4 | 8) => Number::Signed(size),
-            (TypeChar::Uint | TypeChar::Bool, 1 | 2 | 4 | 8) => Number::Unsigned(size),
+    /// The type that NumPy spells so, and whether its bytes stand in big-endian order.
+    fn of(descr: &str) -> Result<(Number, bool), String> {
+        let refuse = || format!("elements of type {descr} are not supported: store it as float32");
+        let (order, kind) = descr.split_at_checked(1).ok_or_else(refuse)?;
+        let (kind, size) = kind.split_at_checked(1).ok_or_else(refuse)?;
+        let number = match (order, kind, size.parse().map_err(|_| refuse())?) {
+            ("<" | ">", "f", 2) => Number::F16,
+            ("<" | ">", "f", 4) => Number::F32,
+            ("<" | ">", "f", 8) => Number::F64,
+            ("<" | ">" | "|", "i", size @ (1 | 2 | 4 | 8)) => Number::Signed(size),
+            ("<" | ">" | "|", "u" | "b", size @ (1 | 2 | 4 | 8)) => Number::Unsigned(size),
             _ => return Err(refuse()),
         };
-        Ok((number, matches!(ty.endianness(), npyz::Endianness::Big)))
+        Ok((number, order == ">"))
     }
 }
 
@@ -100,17 +101,11 @@ impl Array {
 
     /// The array that begins where the file stands and ends before `end`.
     fn at(mut file: File, end: u64) -> Result<Array, String> {
-        let npy = NpyFile::new(&mut file).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => "the file is truncated".to_string(),
-            _ => e.to_string(),
-        })?;
-        let (number, big_endian) = Number::of(&npy.dtype())?;
-        let dims: Option<Vec<usize>> = npy.shape().iter().map(|&d| usize::try_from(d).ok()).collect();
-        let dims = dims.ok_or("the shape is too large")?;
-        if npy.order() == Order::Fortran && dims.iter().filter(|&&d| d > 1).count() > 1 {
+        let Header { descr, fortran, dims } = Header::read(&mut file)?;
+        let (number, big_endian) = Number::of(&descr)?;
+        if fortran && dims.iter().filter(|&&d| d > 1).count() > 1 {
             return Err("the array is in Fortran order: store it with numpy.ascontiguousarray".into());
         }
-        drop(npy);
         let offset = file.stream_position().map_err(|e| e.to_string())?;
         let elements = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let bytes = elements.and_then(|n| n.checked_mul(number.size())).ok_or("the shape is too large")?;
@@ -214,18 +209,18 @@ pub(crate) fn elements_of(numbers: impl Iterator<Item = f64>, elem: &Elem) -> Da
 }
 
 /// The contents of a `.npy` file.
-pub fn to_npy(tensor: &Tensor) -> Result<Vec<u8>, Error> {
-    let shape: Vec<u64> = tensor.dims.iter().map(|&d| d as u64).collect();
-    let mut out = Vec::new();
-    let result = qcc_ir::for_data!(&tensor.data, v => {
-        let options = npyz::WriteOptions::new().default_dtype().shape(&shape);
-        options.writer(&mut out).begin_nd().and_then(|mut w| {
-            w.extend(v.iter().copied())?;
-            w.finish()
-        })
-    });
-    result.map_err(|e| Error::new(qcc_ir::diag::Code::FILE, format!("cannot encode an array: {e}")))?;
-    Ok(out)
+pub fn to_npy(tensor: &Tensor) -> Vec<u8> {
+    let descr = match &tensor.data {
+        Data::F32(_) => "<f4",
+        Data::I8(_) => "|i1",
+        Data::U8(_) => "|u1",
+        Data::I16(_) => "<i2",
+        Data::I32(_) => "<i4",
+        Data::I64(_) => "<i8",
+    };
+    let mut out = Header { descr: descr.into(), fortran: false, dims: tensor.dims.clone() }.encode();
+    qcc_ir::for_data!(&tensor.data, v => v.iter().for_each(|x| out.extend(x.to_le_bytes())));
+    out
 }
 
 #[cfg(test)]
@@ -243,7 +238,7 @@ mod tests {
     fn arrays_survive_the_round_trip() {
         for data in [Data::F32(vec![-1.5, 2.0]), Data::I8(vec![-128, 127]), Data::I64(vec![-3, 1 << 40])] {
             let tensor = Tensor { dims: vec![2, 1], data };
-            let bytes = to_npy(&tensor).unwrap();
+            let bytes = to_npy(&tensor);
             assert_eq!(array(&bytes).unwrap().tensor().unwrap(), tensor);
             assert!(array(&bytes[..bytes.len() - 1]).is_err());
         }
@@ -251,7 +246,7 @@ mod tests {
 
     #[test]
     fn halves_are_numbers_too() {
-        let mut bytes = to_npy(&Tensor { dims: vec![2], data: Data::I16(vec![0x3c00, 0x3555]) }).unwrap();
+        let mut bytes = to_npy(&Tensor { dims: vec![2], data: Data::I16(vec![0x3c00, 0x3555]) });
         let at = bytes.windows(3).position(|w| w == b"<i2").unwrap();
         bytes[at + 1] = b'f';
         assert_eq!(array(&bytes).unwrap().tensor().unwrap().data, Data::F32(vec![1.0, 0.333_251_95]));

@@ -2,16 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use image::{ImageReader, Limits, RgbImage};
 use qcc_ir::diag::Code;
 use qcc_ir::{Data, Diag};
 
 use super::array::Array;
+use super::image::RgbImage;
 use super::{Input, Preprocess};
 use crate::Error;
-
-/// Longest side of an image that is decoded.
-const MAX_SIDE: u32 = 1 << 20;
 
 /// A file with one sample.
 pub(super) struct Item {
@@ -37,7 +34,7 @@ impl Item {
         let fault = |code: Code, what: String| Diag::new(code, what).in_file(self.path.display().to_string());
         let first = |e: Error| e.diags().first().cloned().unwrap_or_else(|| fault(Code::FILE, "unreadable".into()));
         if self.is_image() {
-            let image = decode(&self.path).map_err(first)?;
+            let image = RgbImage::open(&self.path).map_err(first)?;
             return preprocess.apply(&image, &input.ty).map_err(|e| fault(Code::DATA, e));
         }
         let array = Array::open(&self.path).map_err(first)?;
@@ -57,17 +54,6 @@ pub(super) fn is_image(extension: &str) -> bool {
 
 fn extension(path: &Path) -> String {
     path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
-}
-
-/// Decodes an image to 8-bit RGB. What it is, its contents say, not its name.
-pub(super) fn decode(path: &Path) -> Result<RgbImage, Error> {
-    let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the image", e);
-    let mut reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(|e| fail(&e))?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    reader.limits(limits);
-    Ok(reader.decode().map_err(|e| fail(&e))?.into_rgb8())
 }
 
 /// A list: `path label` a line, the label being optional. Paths are relative to the list's folder or to the current one.

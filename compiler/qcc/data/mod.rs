@@ -13,12 +13,13 @@
 
 pub mod array;
 mod files;
+mod image;
+mod npy;
 mod preprocess;
 mod sets;
 
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
 use qcc_ir::diag::Code;
 use qcc_ir::{Data, Diag, Graph, Tensor, Type};
 use qcc_passes::Samples;
@@ -26,9 +27,11 @@ use qcc_passes::Samples;
 use crate::Error;
 use array::Array;
 use files::Item;
+use image::RgbImage;
 use sets::Sets;
 
-pub use preprocess::{ChannelOrder, Extent, Layout, Preprocess, Resize};
+pub use image::Extent;
+pub use preprocess::{ChannelOrder, Layout, Preprocess, Resize};
 
 /// Samples for a model, and their labels where they are known.
 pub struct Dataset {
@@ -133,7 +136,7 @@ impl Dataset {
         match &self.records {
             Records::Rows(_) | Records::Files(_) => self.counts().into_iter().min().unwrap_or(0),
             Records::Sets(sets) => sets.len(),
-            Records::Strip(image) => image.height() as usize,
+            Records::Strip(image) => image.height(),
         }
     }
 
@@ -231,9 +234,9 @@ impl Dataset {
             Records::Strip(image) => {
                 let (height, width) = pixels(&spec.ty, &self.preprocess).unwrap_or_default();
                 let row = width * height * 3;
-                let raw = image.as_raw()[i * row..][..row].to_vec();
+                let raw = image.pixels()[i * row..][..row].to_vec();
                 let fault = |what: String| Diag::new(Code::DATA, format!("sample {i}: {what}"));
-                let image = RgbImage::from_raw(width as u32, height as u32, raw);
+                let image = RgbImage::new(width, height, raw);
                 let image = image.ok_or_else(|| fault("the row is too short".into()))?;
                 self.preprocess.apply(&image, &spec.ty).map_err(fault)
             }
@@ -333,9 +336,9 @@ fn archive(path: &Path, inputs: &[Input]) -> Result<(Records, Option<Vec<i64>>),
 
 /// One image, or a strip of images one a row.
 fn single(path: &Path, inputs: &[Input], preprocess: &Preprocess) -> Result<Records, Error> {
-    let image = files::decode(path)?;
+    let image = RgbImage::open(path)?;
     let strip = match inputs {
-        [input] => pixels(&input.ty, preprocess).is_some_and(|(h, w)| h > 1 && h * w == image.width() as usize),
+        [input] => pixels(&input.ty, preprocess).is_some_and(|(h, w)| h > 1 && h * w == image.width()),
         _ => false,
     };
     if strip {

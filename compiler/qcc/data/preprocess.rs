@@ -3,15 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use image::imageops::{self, FilterType};
-use image::{DynamicImage, RgbImage};
 use qcc_ir::{Data, Range, Type};
 use qcc_runtime::manifest::Preprocessing;
 
 use super::array::elements_of;
-
-/// Height and width in pixels.
-pub type Extent = (u32, u32);
+use super::image::{Extent, RgbImage};
 
 /// How an image is brought to size before it is cropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -170,27 +166,27 @@ impl Preprocess {
             Layout::Nhwc => (ty.dims[3], ty.dims[1], ty.dims[2]),
         };
         let resized;
-        let image = match self.size(image.height(), image.width()) {
+        let (old_height, old_width) = image.extent();
+        let image = match self.size(old_height, old_width) {
             Some((h, w)) => {
-                resized = imageops::resize(image, w, h, FilterType::Triangle);
+                resized = image.resize(h as usize, w as usize);
                 &resized
             }
             None => image,
         };
-        let (h, w) = self.crop.unwrap_or((image.height(), image.width()));
-        if (h as usize, w as usize) != (height, width) || h > image.height() || w > image.width() {
-            let (h, w) = (h.min(image.height()), w.min(image.width()));
+        let extent = image.extent();
+        let (h, w) = self.crop.unwrap_or(extent);
+        if (h as usize, w as usize) != (height, width) || h > extent.0 || w > extent.1 {
+            let (h, w) = (h.min(extent.0), w.min(extent.1));
             return Err(format!(
                 "an image is {h} x {w} pixels after preprocessing, the input of shape {} is not: \
                  --resize and --crop bring images to size",
                 shape()
             ));
         }
-        let (top, left) = ((image.height() - h) / 2, (image.width() - w) / 2);
-        let view = imageops::crop_imm(image, left, top, w, h).to_image();
-        let gray = (channels == 1).then(|| DynamicImage::ImageRgb8(view.clone()).to_luma8());
+        let view = image.crop((image.height() - height) / 2, (image.width() - width) / 2, height, width);
         let tables: Vec<Vec<f32>> = (0..3).map(|c| (0..=255).map(|p| self.value(p, c)).collect()).collect();
-        let pixels: &[u8] = gray.as_ref().map_or(view.as_raw(), |g| g.as_raw());
+        let pixels = if channels == 1 { view.luma() } else { view.into_pixels() };
         let value = |y: usize, x: usize, c: usize| {
             let colour = if self.order == ChannelOrder::Bgr { channels - 1 - c } else { c };
             f64::from(tables[c][usize::from(pixels[(y * width + x) * channels + colour])])
@@ -309,7 +305,8 @@ mod tests {
 
     /// Pixel (y, x) is (10 y + x, 100, 200).
     fn picture(height: u32, width: u32) -> RgbImage {
-        RgbImage::from_fn(width, height, |x, y| image::Rgb([(10 * y + x) as u8, 100, 200]))
+        let pixels = (0..height * width).flat_map(|i| [(10 * (i / width) + i % width) as u8, 100, 200]).collect();
+        RgbImage::new(width as usize, height as usize, pixels).unwrap()
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! One test file: its directives, and its expectations as lines that can be replaced by what was found.
 
 use qcc_ir::{Diag, Level};
-use similar::TextDiff;
 
 /// What a `//@` comment asks for.
 #[derive(Debug, Clone)]
@@ -127,9 +126,4 @@ pub fn without_comments(text: &str) -> String {
         }
     }
     out
-}
-
-/// A unified difference, expected against found.
-pub fn diff(expected: &str, found: &str) -> String {
-    TextDiff::from_lines(expected, found).unified_diff().context_radius(2).header("expected", "found").to_string()
 }

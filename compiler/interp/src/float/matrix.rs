@@ -1,6 +1,6 @@
-//! The matrix product: the only place that calls the `gemm` crate.
+//! The matrix product: the only place that calls the `gemm-f32` crate.
 
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 
 /// A matrix inside a slice: element (i, j) is `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
@@ -34,26 +34,57 @@ pub(super) fn multiply_add(
     // result is written twice; `out` is borrowed exclusively, so that it overlaps neither operand. Slices are shorter
     // than `isize::MAX`, and so are all strides that are used.
     unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            row as isize,
-            true,
-            a.data.as_ptr(),
-            a.column as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.column as isize,
-            b.row as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+        let multiply = gemm_f32::gemm::f32::get_gemm_fn();
+        let (left, right) = (a.data.as_ptr(), b.data.as_ptr());
+        let (left_column, left_row) = (a.column as isize, a.row as isize);
+        let (right_column, right_row) = (b.column as isize, b.row as isize);
+        let (out, row) = (out.as_mut_ptr(), row as isize);
+        // The kernels write columns: rows of the result are columns of its transpose, which is the product of the
+        // transposes in the other order.
+        if row > 1 {
+            multiply(
+                n,
+                m,
+                k,
+                out,
+                row,
+                1,
+                true,
+                right,
+                right_row,
+                right_column,
+                left,
+                left_row,
+                left_column,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        } else {
+            multiply(
+                m,
+                n,
+                k,
+                out,
+                1,
+                row,
+                true,
+                left,
+                left_column,
+                left_row,
+                right,
+                right_column,
+                right_row,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
     }
 }
