@@ -92,6 +92,17 @@ const LAYER: &str = "graph @layer(%x: tensor<1x4xf32>) -> (tensor<1x3xf32>) {
 ";
 
 #[test]
+fn other_spellings_of_a_pass_and_its_flag_are_understood() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("m.qir"), LAYER).unwrap();
+    let with_flag = |flag: &str| done(folder.path(), &["m.qir", "--emit", "qir", flag, "off"]);
+    assert_eq!(with_flag("--draw-samples"), with_flag("--synthesize-samples"));
+    let with_pass =
+        |pass: &str| done(folder.path(), &["opt", "m.qir", "--passes", &format!("{pass}, propagate-ranges")]);
+    assert_eq!(with_pass("draw-samples"), with_pass("synthesize-samples"));
+}
+
+#[test]
 fn ranges_are_read_edited_and_given_back() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);

@@ -7,6 +7,7 @@ use qcc_num::requant::Epilogue;
 use crate::attr;
 use crate::attrs::Attrs;
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the verifier has seen the ranges")]
 impl Attrs {
     /// Bounds `lo` and `hi` of bytes; the verifier has seen that they are.
     pub fn byte_bounds(&self) -> (u8, u8) {
