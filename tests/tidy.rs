@@ -37,7 +37,7 @@ const TABLES: &[&str] = &["compiler/ir/src/ops.rs"];
 const FUNCTION: usize = 80;
 
 /// Functions that are longer still. This list only shrinks.
-const LONG_FUNCTIONS: &[&str] = &["dims", "emit"];
+const LONG_FUNCTIONS: &[&str] = &["dims"];
 
 /// Crates with files that still import each other in a circle, and how many such files. These numbers only fall.
 const IN_CIRCLES: &[(&str, usize)] = &[("compiler/ir/src/lib.rs", 5), ("compiler/num/src/lib.rs", 2)];
