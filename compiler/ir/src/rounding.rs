@@ -5,7 +5,7 @@ use qcc_num::affine::Affine;
 use qcc_num::requant::Epilogue;
 
 use crate::attr;
-use crate::attrs::Attrs;
+use crate::ops::Attrs;
 
 impl Attrs {
     /// Bounds `lo` and `hi` of bytes; the verifier has seen that they are.
