@@ -77,7 +77,7 @@ enum Emit {
     Qir,
     /// Program in Cranelift IR as text
     Clif,
-    /// Machine code as text; words where it is not for x86-64
+    /// Machine code as text; 32-bit numbers where it is not for x86-64
     Asm,
     /// Quantized model with explicit casts, for other runtimes
     OnnxQdq,
