@@ -185,8 +185,8 @@ impl Reducer<'_> {
         for extent in all.into_iter().rev().filter(|&e| e > 1) {
             let mut now = extent;
             for to in [1, now / 2] {
-                if let Some(candidate) = extents::changed(&self.graph, now, to)
-                    && to < now
+                if to < now
+                    && let Some(candidate) = extents::changed(&self.graph, now, to)
                     && self.accept(candidate)?
                 {
                     now = to;

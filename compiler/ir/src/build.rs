@@ -8,10 +8,9 @@ use petgraph::Direction;
 use petgraph::stable_graph::NodeIndex;
 use petgraph::visit::EdgeRef;
 
-use crate::attrs::Attrs;
 use crate::graph::{Graph, Node, NodeId, Origin, Value, ValueId, Vertex};
 use crate::metadata::Fact;
-use crate::ops::Opcode;
+use crate::ops::{Attrs, Opcode};
 use crate::shape::{check_elems, infer_dims, infer_elem};
 use crate::tensor::Tensor;
 use crate::types::{Elem, Type};

@@ -121,8 +121,7 @@ impl<'e> DerefMut for Change<'e> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attrs::Attrs;
-    use crate::ops::Opcode;
+    use crate::ops::{Attrs, Opcode};
     use crate::types::Type;
 
     #[test]

@@ -13,9 +13,8 @@ use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
-use crate::attrs::Attrs;
 use crate::metadata::Metadata;
-use crate::ops::Opcode;
+use crate::ops::{Attrs, Opcode};
 use crate::tensor::Tensor;
 use crate::types::Type;
 

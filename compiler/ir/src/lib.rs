@@ -24,13 +24,13 @@ pub mod types;
 pub mod verify;
 pub mod window;
 
-pub use attrs::{Attr, AttrKind, Attrs};
+pub use attrs::{Attr, AttrKind};
 pub use build::Builder;
 pub use diag::{Diag, Diags, Place};
 pub use edit::{Change, Edit};
 pub use graph::{Def, Graph, NodeId, Origin, ValueId};
 pub use metadata::{Fact, Metadata};
-pub use ops::{Class, Dialect, OpInfo, Opcode};
+pub use ops::{Attrs, Class, Dialect, OpInfo, Opcode};
 pub use parse::parse;
 pub use print::print;
 pub use qcc_num::format;

@@ -11,13 +11,15 @@
 //! | `quant` | between real and quantized types | quant |
 //! | `int` | plain integers; spatial operators are NHWC | int |
 
+mod attributes;
 mod int;
 
 use qcc_num::fixed::to_f32;
 
 use crate::attr;
-use crate::attrs::{AttrSchema, Attrs};
+use crate::attrs::AttrSchema;
 
+pub use attributes::Attrs;
 pub(crate) use int::GREATEST_AFFINE_OFFSET;
 pub use int::{Gives, IntForm, IntOp, Order, Reads, Sums};
 

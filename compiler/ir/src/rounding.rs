@@ -5,7 +5,7 @@ use qcc_num::affine::Affine;
 use qcc_num::requant::Epilogue;
 
 use crate::attr;
-use crate::attrs::Attrs;
+use crate::ops::Attrs;
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the verifier has seen the ranges")]
 impl Attrs {

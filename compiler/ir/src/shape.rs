@@ -11,8 +11,7 @@ mod moves;
 use crate::attr;
 use std::sync::Arc;
 
-use crate::attrs::Attrs;
-use crate::ops::{Cast, Class, Contract, Dialect, Move, Norm, Opcode, Pool, Reduce};
+use crate::ops::{Attrs, Cast, Class, Contract, Dialect, Move, Norm, Opcode, Pool, Reduce};
 use crate::types::{Elem, Int, Type, Uniform};
 
 use call::{Call, operand_name};

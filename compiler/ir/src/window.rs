@@ -9,7 +9,7 @@
 //! and output position `o` reads input positions `o * stride - pad_before + k * dilation` for `k` in `0..kernel`.
 
 use crate::attr::{self, Key};
-use crate::attrs::Attrs;
+use crate::ops::Attrs;
 
 /// A window over height and width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

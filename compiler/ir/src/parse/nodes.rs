@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::Parser;
 use super::cursor::Parsed;
-use crate::attrs::{Attr, AttrKind, Attrs};
+use crate::attrs::{Attr, AttrKind};
 use crate::diag::Code;
 use crate::graph::{Origin, ValueId};
 use crate::lex::Token;
-use crate::ops::Opcode;
+use crate::ops::{Attrs, Opcode};
 
 impl Parser<'_, '_> {
     pub(super) fn node(&mut self, name: &str) -> Parsed<Option<ValueId>> {

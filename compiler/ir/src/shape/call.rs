@@ -2,8 +2,7 @@
 
 use super::broadcast;
 use crate::attr::{self, Key};
-use crate::attrs::Attrs;
-use crate::ops::{OpInfo, Opcode};
+use crate::ops::{Attrs, OpInfo, Opcode};
 use crate::types::Type;
 use crate::window::Window;
 

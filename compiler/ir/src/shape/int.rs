@@ -6,8 +6,8 @@ use crate::attr;
 use qcc_num::requant_f32::{GREATEST_FRACTION_BITS, LEAST_FRACTION_BITS};
 
 use super::{Call, broadcast, linear, matmul};
-use crate::attrs::{Attr, Attrs};
-use crate::ops::{Gives, IntOp};
+use crate::attrs::Attr;
+use crate::ops::{Attrs, Gives, IntOp};
 use crate::types::{Int, Type};
 
 /// Storage of the result.
@@ -61,34 +61,9 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
         }
         IntOp::Byte => Ok(call.dims(0).to_vec()),
         IntOp::WideMul => call.broadcast(0, 1),
-        IntOp::Combine => {
-            let Some((first, rest)) = call.operands.get(3..).and_then(<[_]>::split_first) else {
-                return Err("expected at least one summand".to_string());
-            };
-            let dims = rest.iter().try_fold(first.dims.clone(), |dims, t| broadcast(&dims, &t.dims))?;
-            for i in 0..3 {
-                if broadcast(call.dims(i), &dims).as_ref() != Ok(&dims) {
-                    return Err(call.expected(i, format_args!("a shape that broadcasts to {dims:?}")));
-                }
-            }
-            Ok(dims)
-        }
-        IntOp::MaxPool => {
-            let [n, h, w, c] = call.of_rank(0)?;
-            if call.operands[0].elem.storage() == Some(Int::I16) && call.attrs.get(attr::PADS) != [0; 4] {
-                return Err("expected no `pads` on elements of 16 bits".to_string());
-            }
-            let [h, w] = call.pool_window()?.output_nonempty(h, w)?;
-            Ok(vec![n, h, w, c])
-        }
-        IntOp::AveragePool => {
-            let [n, h, w, c] = call.of_rank(0)?;
-            let [h, w] = call.pool_window()?.output(h, w)?;
-            if call.operands[1].elements() != 1 {
-                call.expect_dims(1, &[h, w])?;
-            }
-            Ok(vec![n, h, w, c])
-        }
+        IntOp::Combine => combined(call),
+        IntOp::MaxPool => max_pool(call),
+        IntOp::AveragePool => average_pool(call),
         IntOp::Mean => call.reduced(),
         IntOp::Extrema => dynamic::extrema(call),
         IntOp::DynamicScale => dynamic::scale(call),
@@ -107,6 +82,40 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             normalized(call, [2, 3])
         }
     }
+}
+
+/// Summands behind three operands that broadcast to what they broadcast to together.
+fn combined(call: &Call) -> Result<Vec<usize>, String> {
+    let Some((first, rest)) = call.operands.get(3..).and_then(<[_]>::split_first) else {
+        return Err("expected at least one summand".to_string());
+    };
+    let dims = rest.iter().try_fold(first.dims.clone(), |dims, t| broadcast(&dims, &t.dims))?;
+    for i in 0..3 {
+        if broadcast(call.dims(i), &dims).as_ref() != Ok(&dims) {
+            return Err(call.expected(i, format_args!("a shape that broadcasts to {dims:?}")));
+        }
+    }
+    Ok(dims)
+}
+
+/// No window may lie in the padding alone.
+fn max_pool(call: &Call) -> Result<Vec<usize>, String> {
+    let [n, h, w, c] = call.of_rank(0)?;
+    if call.operands[0].elem.storage() == Some(Int::I16) && call.attrs.get(attr::PADS) != [0; 4] {
+        return Err("expected no `pads` on elements of 16 bits".to_string());
+    }
+    let [h, w] = call.pool_window()?.output_nonempty(h, w)?;
+    Ok(vec![n, h, w, c])
+}
+
+/// The factors are one, or one for each position.
+fn average_pool(call: &Call) -> Result<Vec<usize>, String> {
+    let [n, h, w, c] = call.of_rank(0)?;
+    let [h, w] = call.pool_window()?.output(h, w)?;
+    if call.operands[1].elements() != 1 {
+        call.expect_dims(1, &[h, w])?;
+    }
+    Ok(vec![n, h, w, c])
 }
 
 /// Number of codes of an operand of 8 or 16 bits.
