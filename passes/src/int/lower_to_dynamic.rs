@@ -373,7 +373,7 @@ impl Lower<'_, '_> {
     fn affine(&self) -> Option<(ValueId, Vec<f64>, Vec<f64>)> {
         let g = self.g();
         let dims = self.dims(self.y);
-        let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect::<Vec<f64>>();
+        let doubles = |v: Vec<f32>| v.into_iter().map(f64::from).collect::<Vec<f64>>();
         let operands = self.operands();
         if g.op(self.n) == Opcode::BatchNorm {
             let (a, b) = constants::batch_norm(g, self.n)?;
@@ -382,7 +382,7 @@ impl Lower<'_, '_> {
         let (constant, x) = either(g, self.n, |c, x| {
             self.known.contains_key(&x).then_some(())?;
             let all = |s: f32| vec![s; dims.get(1).copied().unwrap_or(0)];
-            scalar(g, c).map(all).or_else(|| per_channel(g, c, &dims, 1)).map(wide)
+            scalar(g, c).map(all).or_else(|| per_channel(g, c, &dims, 1)).map(doubles)
         })?;
         let ones = |x: f64| vec![x; constant.len()];
         Some(match g.op(self.n) {

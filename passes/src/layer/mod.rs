@@ -19,7 +19,7 @@ use crate::rewrite::add_cast;
 
 pub(crate) use bias::{GREATEST_BIAS, bias_32, bias_64};
 pub(crate) use receptive_field::ReceptiveField;
-pub(crate) use weights::{WeightCodes, quantized_weights, weight_scales, wide_scales};
+pub(crate) use weights::{WeightCodes, quantized_weights, scales_for_64_bit_sums, weight_scales};
 
 /// A layer with constant parameters.
 #[derive(Debug, Clone)]
@@ -99,7 +99,7 @@ impl Activation {
         self.quantization.as_ref().map_or(1.0, |u| f64::from(u.scale()))
     }
 
-    fn is_wide(&self) -> bool {
+    fn is_above_8_bits(&self) -> bool {
         self.quantization.as_ref().is_some_and(|u| !u.format.fits_byte())
     }
 
@@ -224,7 +224,7 @@ impl QuantLayer {
     /// Whether products have more than 16 bits, so that their sums take 64: an operand or the result has more than 8.
     pub(crate) fn sums_in_64_bits(&self) -> bool {
         let weights = self.weights.quantization.as_ref().is_some_and(|u| !u.format.fits_byte());
-        self.input.is_wide() || self.output.is_wide() || weights
+        self.input.is_above_8_bits() || self.output.is_above_8_bits() || weights
     }
 
     /// The weights as integers: their own, or each rounded to the nearest.

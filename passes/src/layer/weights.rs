@@ -31,7 +31,7 @@ impl WeightCodes {
         let (sx, sy) = (layer.input.scale(), layer.output.scale());
         let format = &layer.weights_format;
         let scales = match layer.sums_in_64_bits() {
-            true => wide_scales(tensor, w, sx, sy, format)?,
+            true => scales_for_64_bit_sums(tensor, w, sx, sy, format)?,
             false => weight_scales(tensor, w, bias, sx, sy, format)?,
         };
         Ok(quantized_weights(tensor, w, scales, format))
@@ -86,7 +86,13 @@ pub(crate) fn weight_scales(
 }
 
 /// The same where products are summed in 64 bits: any bias fits.
-pub(crate) fn wide_scales(tensor: &Tensor, w: &[f32], sx: f64, sy: f64, format: &Format) -> Result<Vec<f32>, String> {
+pub(crate) fn scales_for_64_bit_sums(
+    tensor: &Tensor,
+    w: &[f32],
+    sx: f64,
+    sy: f64,
+    format: &Format,
+) -> Result<Vec<f32>, String> {
     scales_of(tensor, w, None, format, wide::LEAST_FACTOR * sy / sx)
 }
 

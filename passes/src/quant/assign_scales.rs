@@ -37,7 +37,7 @@ use qcc_ir::{
 };
 use qcc_num::convert::nearest_f32;
 
-use crate::layer::{QuantLayer, is_layer, quantized_weights, wide_scales};
+use crate::layer::{QuantLayer, is_layer, quantized_weights, scales_for_64_bit_sums};
 use crate::op_traits::{clamps, natural_range, selects};
 use crate::quant::forms::{Side, form, refused};
 use crate::quant::mixed::mixed;
@@ -57,7 +57,7 @@ impl Pass for AssignScales {
         let wanted = Wanted::find(edit.graph(), &cx.precision)?;
         let mut ties = Ties::new(edit.graph(), &wanted);
         let mut remarks = ties.refused();
-        remarks.extend(ties.widened());
+        remarks.extend(ties.mixing_outputs());
         let types = ties.types(true);
         let narrow: HashMap<ValueId, Arc<Uniform>> = ties.types(false).into_iter().collect();
         remarks.into_iter().for_each(|r| edit.remark(r));
@@ -115,7 +115,7 @@ fn weights(change: &mut Change, n: NodeId, format: &Format) -> Result<(), String
     let Ok(layer) = QuantLayer::read(change.graph(), n) else { return Ok(()) };
     let Some(w) = layer.weights.reals() else { return Ok(()) };
     let tensor = &layer.weights.tensor;
-    let scales = wide_scales(tensor, w, layer.input.scale(), layer.output.scale(), format)?;
+    let scales = scales_for_64_bit_sums(tensor, w, layer.input.scale(), layer.output.scale(), format)?;
     let weights = quantized_weights(tensor, w, scales, format);
     layer.write(change, Some(weights.named(layer.weights_name(".q"))), None);
     Ok(())
@@ -157,7 +157,7 @@ fn settle_operands(change: &mut Change, n: NodeId) {
 struct Ties<'g> {
     g: &'g Graph,
     values: Vec<ValueId>,
-    place: HashMap<ValueId, usize>,
+    index: HashMap<ValueId, usize>,
     parent: Vec<usize>,
     /// Of the values: the format that each is to have, as far as can be seen from it alone, if not the usual one.
     wanted: Vec<Option<&'static Format>>,
@@ -170,13 +170,13 @@ struct Ties<'g> {
 impl<'g> Ties<'g> {
     fn new(g: &'g Graph, wanted: &Wanted) -> Ties<'g> {
         let values = activations(g);
-        let place = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
+        let index = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
         let parent = (0..values.len()).collect();
         let of_mixed = mixed(g);
         let mixed: Vec<bool> = values.iter().map(|v| of_mixed.contains(v) && wanted.value(*v).is_none()).collect();
         let of = |(&v, &mixed): (&ValueId, &bool)| wanted.value(v).or(mixed.then_some(&format::I16));
         let wanted = values.iter().zip(&mixed).map(of).collect();
-        let mut ties = Ties { g, values, place, parent, wanted, mixed, formats: Vec::new() };
+        let mut ties = Ties { g, values, index, parent, wanted, mixed, formats: Vec::new() };
         // What would bring different precisions together comes when they are known.
         let mut loose = Vec::new();
         for n in g.order() {
@@ -184,7 +184,7 @@ impl<'g> Ties<'g> {
         }
         ties.choose();
         for (a, b) in loose {
-            let [i, j] = [a, b].map(|v| ties.place.get(&v).copied().map(|i| ties.root(i)));
+            let [i, j] = [a, b].map(|v| ties.index.get(&v).copied().map(|i| ties.root(i)));
             if i.zip(j).is_some_and(|(i, j)| ties.formats[i] == ties.formats[j]) {
                 ties.tie(a, b);
             }
@@ -232,10 +232,10 @@ impl<'g> Ties<'g> {
     }
 
     /// Remarks on outputs that have 16 bits without being asked to.
-    fn widened(&mut self) -> Vec<String> {
+    fn mixing_outputs(&mut self) -> Vec<String> {
         let mut remarks = Vec::new();
         for &y in self.g.outputs() {
-            let Some(&i) = self.place.get(&y) else { continue };
+            let Some(&i) = self.index.get(&y) else { continue };
             let root = self.root(i);
             if self.mixed[i] && !self.formats[root].fits_byte() {
                 let name = self.g.name_of(y);
@@ -254,7 +254,7 @@ impl<'g> Ties<'g> {
     }
 
     fn tie(&mut self, a: ValueId, b: ValueId) {
-        if let (Some(&a), Some(&b)) = (self.place.get(&a), self.place.get(&b)) {
+        if let (Some(&a), Some(&b)) = (self.index.get(&a), self.index.get(&b)) {
             let (a, b) = (self.root(a), self.root(b));
             self.parent[a.max(b)] = a.min(b);
         }
@@ -283,9 +283,9 @@ impl<'g> Ties<'g> {
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
             let own = self.formats[root];
-            let (wide, narrow) = (precise && !own.fits_byte(), if own.fits_byte() { own } else { &format::U8 });
+            let (above_8_bits, narrow) = (precise && !own.fits_byte(), if own.fits_byte() { own } else { &format::U8 });
             let codes = narrow.extent() as f64;
-            let wanted = Extent { wide, codes, room: wide && !self.mixed[i] };
+            let wanted = Extent { above_8_bits, codes, room: above_8_bits && !self.mixed[i] };
             if let Some(range) = needed(self.g, v, wanted) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
@@ -351,7 +351,7 @@ fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
 #[derive(Clone, Copy)]
 struct Extent {
     /// Whether the type has more than 8 bits.
-    wide: bool,
+    above_8_bits: bool,
     /// Distance of its greatest from its least code, if it has no more than 8 bits.
     codes: f64,
     /// Whether these are to cover more than was seen.
@@ -369,7 +369,7 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent) -> Option<Range> {
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
     if wanted.room {
         range = roomy(g, v, range);
-    } else if !wanted.wide && g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
+    } else if !wanted.above_8_bits && g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
         let greatest = if unseen(g, v) { range.max.min(0.0) } else { range.max };
         range.min = range.min.max(greatest - SOFTMAX_SPAN);
     }
@@ -385,9 +385,9 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent) -> Option<Range> {
 /// The same less what nothing depends on that reads `v`, which 16 bits can afford.
 fn needed(g: &Graph, v: ValueId, wanted: Extent) -> Option<Range> {
     let range = demand(g, v, wanted)?;
-    let narrow = Extent { wide: false, room: false, ..wanted };
+    let narrow = Extent { above_8_bits: false, room: false, ..wanted };
     let step = |y: ValueId| demand(g, y, narrow).map(|r| f64::from(span_of(r)) / wanted.codes);
-    Some(if wanted.wide { range } else { sensitive(g, v, range, &step) })
+    Some(if wanted.above_8_bits { range } else { sensitive(g, v, range, &step) })
 }
 
 /// The range of `v` by what computes it.

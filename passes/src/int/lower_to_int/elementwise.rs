@@ -76,9 +76,9 @@ impl Lower<'_, '_> {
         let sign = if kind == Binary::Sub { -1.0 } else { 1.0 };
         let ratio = |t: &Bytes| self.factor(&[t.uniform.scale()], to.uniform.scale());
         let factors = [ratio(&ta), sign * ratio(&tb)];
-        let wide =
+        let found =
             if self.exact { affine::wide_multipliers(&factors) } else { affine::multipliers(&factors).map(widen) };
-        let (shift, m) = wide.map_err(|e| self.scale_error(e))?;
+        let (shift, m) = found.map_err(|e| self.scale_error(e))?;
         let offset = affine::offset(shift, to.zero, &[(ta.zero, m[0]), (tb.zero, m[1])]);
         Ok(self.add([a, b], [m[0], m[1]], shift, offset, &dims))
     }
