@@ -134,10 +134,10 @@ impl ModelInfo {
         let mut out = Vec::with_capacity(size_of::<QccModelInfo>() + tensors().count() * size_of::<QccTensorInfo>());
         let header = [
             ABI_VERSION,
-            size_of::<QccModelInfo>() as u32,
-            size_of::<QccTensorInfo>() as u32,
-            self.inputs.len() as u32,
-            self.outputs.len() as u32,
+            field("header_bytes", size_of::<QccModelInfo>())?,
+            field("tensor_bytes", size_of::<QccTensorInfo>())?,
+            field("n_inputs", self.inputs.len())?,
+            field("n_outputs", self.outputs.len())?,
             u32::from(self.has_float_interface),
         ];
         out.extend(header.iter().flat_map(|v| v.to_le_bytes()));
