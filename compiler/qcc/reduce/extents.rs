@@ -11,6 +11,7 @@ pub fn changed(graph: &Graph, from: usize, to: usize) -> Option<Graph> {
     let extents = Extents { from, to };
     let mut new = Graph::new(graph.name.clone());
     let mut builder = Builder::new(&mut new);
+    graph.metadata().rows().for_each(|(fact, name, numbers)| builder.set_metadata(fact, name, numbers.to_vec()));
     let mut values: HashMap<ValueId, ValueId> = HashMap::new();
     for &v in graph.inputs() {
         let input = builder.add_input(graph.name_of(v), extents.ty(graph.ty(v)));
