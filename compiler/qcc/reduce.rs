@@ -188,9 +188,9 @@ impl Reducer<'_> {
         all.dedup();
         for extent in all.into_iter().rev().filter(|&e| e > 1) {
             let mut now = extent;
-            for to in [1, now / 2] {
-                if let Some(candidate) = extents::changed(&self.graph, now, to)
-                    && to < now
+            for to in [1, extent / 2] {
+                if to < now
+                    && let Some(candidate) = extents::changed(&self.graph, now, to)
                     && self.accept(candidate)?
                 {
                     now = to;
