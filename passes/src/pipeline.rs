@@ -124,8 +124,8 @@ impl Pipeline {
         self.run_observed(graph, cx, usize::MAX, &mut |_| Ok(()))
     }
 
-    /// Runs the passes, carrying out edits below number `edit_limit` only, and shows every step to `observe`, which may end the
-    /// run with faults of its own.
+    /// Runs the passes, carrying out edits below number `edit_limit` only and no pass behind them, and shows every step to
+    /// `observe`, which may end the run with faults of its own.
     pub fn run_observed(
         &self,
         graph: &mut Graph,
@@ -196,6 +196,10 @@ struct Run<'o> {
 impl Run<'_> {
     fn items(&mut self, items: &[Item], graph: &mut Graph, cx: &mut Context) -> Result<(), Diags> {
         for item in items {
+            // What the others require may not hold without the edits that were refused.
+            if self.edits >= self.edit_limit {
+                break;
+            }
             match item {
                 Item::Pass(info, options) => self.pass(info, options, graph, cx)?,
                 Item::Fixpoint(inner) => self.fixpoint(inner, graph, cx)?,

@@ -92,4 +92,7 @@ fn edits_are_counted_and_limited() {
     assert!(opt(&[]).1.contains("edit #1 canonicalize: drop "), "{}", opt(&[]).1);
     assert_eq!(opt(&["--edit-limit", "1"]).0, 2);
     assert_eq!(opt(&["--edit-limit", "0"]), (3, String::new()));
+    // A pipeline ends where its edits do: passes behind would miss what those before them did not do.
+    let whole = ["opt", "net.qir", "--passes=-O1", "--edit-limit", "1"];
+    assert_eq!(done(folder.path(), &whole).matches("nn.relu").count(), 2);
 }

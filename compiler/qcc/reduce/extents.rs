@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use qcc_ir::{Attrs, Builder, Elem, Graph, Opcode, Tensor, Type, Uniform, ValueId, attr, infer_dims, map_data};
 
-/// The graph with `to` in the place of every extent `from`, if that makes one: shapes are inferred anew, constants keep their first
-/// elements, and so do scales along such a dimension.
+/// The graph with `to`, which is less, in the place of every extent `from`, if that makes one: shapes are inferred anew,
+/// constants keep their first elements, and so do scales along such a dimension.
 pub fn changed(graph: &Graph, from: usize, to: usize) -> Option<Graph> {
     let extents = Extents { from, to };
     let mut new = Graph::new(graph.name.clone());
     let mut builder = Builder::new(&mut new);
+    graph.metadata().rows().for_each(|(fact, name, numbers)| builder.set_metadata(fact, name, numbers.to_vec()));
     let mut values: HashMap<ValueId, ValueId> = HashMap::new();
     for &v in graph.inputs() {
         let input = builder.add_input(graph.name_of(v), extents.ty(graph.ty(v)));
