@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use qcc_ir::print::{INLINE, Large, Options as PrintOptions, print_with};
-use qcc_ir::{Builder, Def, Graph, NodeId, Tensor, ValueId, verify};
+use qcc_ir::{Builder, Def, Fact, Graph, NodeId, Tensor, ValueId, verify};
 
 use crate::Error;
 
@@ -31,6 +31,8 @@ pub struct Size {
     pub elements: usize,
     /// Elements of constants that are not like the first of theirs, and those of these that are not 0.
     pub contents: usize,
+    /// Rows of metadata.
+    pub facts: usize,
 }
 
 impl Size {
@@ -42,6 +44,7 @@ impl Size {
             inputs: graph.inputs().len(),
             elements: graph.values().map(|v| graph.ty(v).elements()).sum(),
             contents: graph.constants().map(|(_, tensor)| candidates::contents(tensor)).sum(),
+            facts: graph.metadata().rows().count(),
         }
     }
 }
@@ -70,6 +73,7 @@ pub fn reduce(
         reducer.inputs()?;
         reducer.extents()?;
         reducer.constants()?;
+        reducer.facts()?;
         if reducer.size == before {
             return Ok(reducer.graph);
         }
@@ -184,7 +188,7 @@ impl Reducer<'_> {
         all.dedup();
         for extent in all.into_iter().rev().filter(|&e| e > 1) {
             let mut now = extent;
-            for to in [1, now / 2] {
+            for to in [1, extent / 2] {
                 if to < now
                     && let Some(candidate) = extents::changed(&self.graph, now, to)
                     && self.accept(candidate)?
@@ -214,6 +218,16 @@ impl Reducer<'_> {
                 }
                 part /= 2;
             }
+        }
+        Ok(())
+    }
+
+    /// Takes away metadata, kind by kind.
+    fn facts(&mut self) -> Result<(), Error> {
+        for fact in Fact::ALL {
+            let mut candidate = self.graph.clone();
+            Builder::new(&mut candidate).clear_metadata(fact);
+            self.accept(candidate)?;
         }
         Ok(())
     }

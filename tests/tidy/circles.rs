@@ -58,7 +58,7 @@ fn load(file: &str, path: &Path, read: &dyn Fn(&str) -> Option<String>, modules:
         _ => file.trim_end_matches(".rs").to_string(),
     };
     for child in &module.children {
-        let below = [path.as_slice(), &[child.clone()]].concat();
+        let below = [path.as_slice(), std::slice::from_ref(child)].concat();
         load(&format!("{folder}/{child}.rs"), &below, read, modules);
         load(&format!("{folder}/{child}/mod.rs"), &below, read, modules);
     }
@@ -171,7 +171,7 @@ fn descend(modules: &BTreeMap<Path, Module>, at: Path, rest: &[String], depth: u
         return descend(modules, at[..at.len().checked_sub(1)?].to_vec(), below, depth + 1);
     }
     if module.children.contains(name) {
-        let child = [at.as_slice(), &[name.clone()]].concat();
+        let child = [at.as_slice(), std::slice::from_ref(name)].concat();
         return if modules.contains_key(&child) { descend(modules, child, below, depth + 1) } else { Some(at) };
     }
     if let Some((_, target, _)) = module.imports.iter().find(|i| i.0 == *name) {

@@ -189,9 +189,7 @@ fn settle(
     uniform: Arc<Uniform>,
     readers: Vec<(NodeId, usize)>,
 ) -> Option<ValueId> {
-    let Some(mut change) = edit.begin(format!("scale-rest: %{}", edit.graph().name_of(v))) else {
-        return None;
-    };
+    let mut change = edit.begin(format!("scale-rest: %{}", edit.graph().name_of(v)))?;
     change.set_elem(v, Elem::F32);
     let q = known.unwrap_or_else(|| add_cast(&mut change, Opcode::QCast, v, Elem::Uniform(uniform)));
     let real = add_cast(&mut change, Opcode::DCast, q, Elem::F32);

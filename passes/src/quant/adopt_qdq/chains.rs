@@ -62,9 +62,7 @@ fn cast_operand(edit: &mut Edit, n: NodeId, i: usize, elem: &Elem) -> Option<Val
         return None;
     }
     // What others read too gets one type for all of them, later.
-    if g.only_user(v).is_none() {
-        return None;
-    }
+    g.only_user(v)?;
     let mut change = edit.begin(label)?;
     let q = add_cast(&mut change, Opcode::QCast, v, elem.clone());
     let real = add_cast(&mut change, Opcode::DCast, q, Elem::F32);
