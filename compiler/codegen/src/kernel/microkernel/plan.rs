@@ -68,7 +68,7 @@ impl Microkernel {
         &self.panels
     }
 
-    /// The estimate for a row block, in eighths of a slot: see [`tiling`].
+    /// The estimate for a row block, in eighths of a slot: see `tiling`.
     pub fn cost(&self) -> usize {
         self.cost
     }
