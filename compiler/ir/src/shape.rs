@@ -28,8 +28,8 @@ pub fn infer_dims(op: Opcode, attrs: &Attrs, operands: &[&Type]) -> Result<Vec<u
             }
             dims
         }
-        Class::Contract(Contract::Conv2d) => conv2d(&call)?,
-        Class::Contract(Contract::Linear) => linear(&call)?,
+        Class::Contract(Contract::Conv2d) => weights(&call).and_then(|()| conv2d(&call))?,
+        Class::Contract(Contract::Linear) => weights(&call).and_then(|()| linear(&call))?,
         Class::Contract(Contract::MatMul) => matmul(&call)?,
         Class::Pool(pool) => call.pooled(pool == Pool::Average && attrs.get(attr::COUNT_INCLUDE_PAD))?,
         Class::Reduce(_) => call.reduced()?,
@@ -177,6 +177,13 @@ fn conv2d(call: &Call) -> Result<Vec<usize>, String> {
 }
 
 /// `[.., K]` times `[N, K]` with a bias of `[N]`, in both dialects.
+/// The format that weights are to have: symmetric integers of its storage.
+fn weights(call: &Call) -> Result<(), String> {
+    let format = call.attrs.get(attr::WEIGHTS);
+    let fits = format.is_valid() && format.min().checked_neg() == Some(format.max()) && format.contains(0);
+    if fits { Ok(()) } else { Err(format!("expected `weights` of symmetric integers, found {format}")) }
+}
+
 fn linear(call: &Call) -> Result<Vec<usize>, String> {
     let [n, k] = call.of_rank(1)?;
     match call.dims(0).split_last() {

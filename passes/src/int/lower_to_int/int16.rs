@@ -42,7 +42,7 @@ fn one(x: i64) -> Tensor {
 }
 
 impl Lower<'_, '_> {
-    /// True if an operand or the result has 16 bits.
+    /// True if an operand or the result has 16 bits; a bias, which has more, does not count.
     pub(super) fn has_int16(&self) -> bool {
         let int16 = |v: ValueId| self.g().ty(v).uniform().is_some_and(|u| u.storage() == Int::I16);
         int16(self.y) || self.g().operands(self.n).into_iter().any(int16)
@@ -90,10 +90,10 @@ impl Lower<'_, '_> {
     /// The bytes of a value. Operations that read the same value share them.
     fn pieces(&mut self, v: ValueId) -> Result<Vec<Piece>, Diag> {
         let u = self.quantization(v)?;
-        if u.storage() == Int::U8 {
+        if u.format.fits_byte() {
             return Ok(vec![Piece { value: v, factor: 1, zero: u.zero_point() }]);
         }
-        let zero = u.zero_point() + 32768;
+        let zero = u.zero_point() - u.storage().min();
         let mut pieces = Vec::new();
         for (high, suffix, factor, zero) in [(true, ".high", 256, zero >> 8), (false, ".low", 1, zero & 255)] {
             let attrs = Attrs::new(Opcode::Byte).with(attr::HIGH, high);

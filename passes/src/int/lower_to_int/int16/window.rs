@@ -1,7 +1,7 @@
 //! Windows and reductions: means are products with weights of 1, maxima those of codes.
 
 use qcc_ir::ops::Reduce;
-use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, Window, attr};
+use qcc_ir::{Attrs, Data, Diag, Elem, Format, Opcode, Tensor, Uniform, ValueId, Window, attr};
 use qcc_num::convert::{count_i64, nearest_i32, nearest_i64};
 use qcc_num::wide;
 
@@ -26,7 +26,7 @@ struct Mean<'m> {
 impl Lower<'_, '_> {
     pub(super) fn int16_max_pool(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
-        if self.quantization(x)?.storage() == Int::U8 {
+        if self.quantization(x)?.format.fits_byte() {
             let [n, c, h, w] = self.rank_4(self.y)?;
             let pooled = self.pooled_maximum(x, self.attrs().get(attr::PADS), [n, h, w, c]);
             let pooled = self.nchw(pooled);
@@ -140,11 +140,10 @@ impl Lower<'_, '_> {
         // The rule's factor has 8 fraction bits and 31 in all.
         let scales = 1.0 / f64::from(1 << 22)..=1.0;
         let fits = to.zero_point() == to.storage().min() && scales.contains(&f64::from(to.scale()));
-        let own = match to.storage() {
-            _ if fits => (*to).clone(),
-            Int::I16 => Uniform::per_tensor(Int::I16, 1.0 / 65535.0, -32768),
-            _ => Uniform::per_tensor(Int::U8, 1.0 / 255.0, 0),
-        };
+        // All of the storage from 0 to 1.
+        let whole = Format::all(to.storage());
+        let unit = Uniform::per_tensor(&whole, 1.0 / whole.extent() as f32, whole.min());
+        let own = if fits { (*to).clone() } else { unit };
         let suffix = if perm.is_sorted() { "" } else { ".t" };
         let attrs = Attrs::new(Opcode::ISoftmax)
             .with(attr::MULT, nearest_i64(256.0 / f64::from(own.scale())))
