@@ -6,14 +6,14 @@
 //! | rule | used by | module |
 //! |---|---|---|
 //! | 32-bit accumulator to 8 bits, one multiplier per channel, optional residual term | convolution, matrix product, pooling, product | [`requant`] |
-//! | the same as floats of single precision give it, for models that were quantized elsewhere | as above | [`f32_fraction_bits`] |
+//! | the same as floats of single precision give it, for models that were quantized elsewhere | as above | [`requant_f32`] |
 //! | sum of 8-bit values times 16-bit multipliers | addition, change of scale, per-channel scale-and-shift | [`affine`] |
 //! | a row of 8-bit values to mean 0 and deviation 1, times and plus a constant each | layer, group and instance normalization | [`norm`] |
 //! | 32-bit accumulator to 8 bits in a scale that follows from the accumulators themselves | the mode `int8_dynamic` | [`dynamic`] |
 //! | sum of 64 bits to 8 or 16 bits | whatever has 16 bits on either side | [`wide`] |
 //! | float to 8 bits and back, at the edge of a compiled model only | `run_f32`, `quant.qcast`, `quant.dcast` | [`edge`] |
 //!
-//! Beside them stands [`random`], the generator of synthesized samples and of tests. [`format`] has the number formats: which
+//! Beside them stands [`random`], the generator of synthesized samples and of tests. [`mod@format`] has the number formats: which
 //! integers stand for real numbers. The crate depends on nothing.
 
 #![cfg_attr(not(test), deny(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap))]
