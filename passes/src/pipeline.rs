@@ -24,22 +24,22 @@ const PRESETS: &[(&str, &str)] = &[
     ),
     (
         "-O1",
-        "canonicalize, fold-constants, synthesize-samples, propagate-ranges, fold-bn, assign-scales, correct-bias, insert-qdq, \
+        "canonicalize, fold-constants, compose-functions, synthesize-samples, propagate-ranges, fold-bn, assign-scales, correct-bias, insert-qdq, \
          cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
     ),
     (
         "-O2",
-        "canonicalize, fold-constants, fold-bn, canonicalize, equalize, calibrate, propagate-ranges, assign-scales, \
+        "canonicalize, fold-constants, fold-bn, canonicalize, compose-functions, equalize, calibrate, propagate-ranges, assign-scales, \
          round-weights, correct-bias, insert-qdq, cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, check-integer-only",
     ),
     (
         "-dynamic",
-        "canonicalize, fold-constants, fold-bn, canonicalize, lower-to-dynamic, layout, prove-accumulators, \
+        "canonicalize, fold-constants, fold-bn, canonicalize, compose-functions, lower-to-dynamic, layout, prove-accumulators, \
          check-integer-only",
     ),
     (
         "-Oq",
-        "adopt-qdq, canonicalize, calibrate, propagate-ranges, scale-rest, fuse{exact=yes}, lower-to-int{exact=yes}, layout, \
+        "adopt-qdq, canonicalize, compose-functions, calibrate, propagate-ranges, scale-rest, fuse{exact=yes}, lower-to-int{exact=yes}, layout, \
          merge-requant{exact=yes}, fuse-epilogue{exact=yes}, prove-accumulators, check-integer-only",
     ),
 ];

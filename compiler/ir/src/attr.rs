@@ -4,8 +4,10 @@
 //! One spelling may belong to two keys of different kinds, such as `epsilon`; an operator has one of them.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use crate::attrs::{Attr, AttrKind, AttrSchema, Default};
+use crate::function::Function;
 
 /// An attribute: its spelling, and in its type the kind of its values.
 pub struct Key<T> {
@@ -101,6 +103,27 @@ kinds! {
     Bool: bool, default bool;
 }
 
+impl AttrValue for Arc<Function> {
+    const KIND: AttrKind = AttrKind::Function;
+
+    fn of(value: &Attr) -> Option<Arc<Function>> {
+        match value {
+            Attr::Function(f) => Some(f.clone()),
+            _ => None,
+        }
+    }
+
+    fn into_attr(self) -> Attr {
+        Attr::Function(self)
+    }
+}
+
+impl AttrInput<Arc<Function>> for Function {
+    fn into_value(self) -> Arc<Function> {
+        Arc::new(self)
+    }
+}
+
 impl AttrInput<Vec<i64>> for &[usize] {
     fn into_value(self) -> Vec<i64> {
         self.iter().map(|&v| i64::try_from(v).unwrap_or(i64::MAX)).collect()
@@ -120,6 +143,8 @@ macro_rules! keys {
 }
 
 keys! {
+    /// What is applied to each element.
+    BODY: Arc<Function> = "body";
     /// Extents of a window.
     KERNEL: Vec<i64> = "kernel";
     /// Distances between windows.
@@ -182,6 +207,10 @@ keys! {
     TANH: bool = "tanh";
     /// What is added to a variance.
     EPSILON: f32 = "epsilon";
+    /// Whether deviations are from the mean, not from 0.
+    CENTERED: bool = "centered";
+    /// The code that deviations are from, or -1 for the mean.
+    CENTER: i64 = "center";
     /// Whether the runtime for which a model was quantized computes with signed codes.
     SIGNED: bool = "signed";
     /// Bits behind the point of a float format.

@@ -1,7 +1,10 @@
 //! Attributes of an operation. Which there are, in which order and with which defaults is said by the operator's row in
 //! [`crate::ops`]; an attribute that equals its default is not stored, so that equal operations compare equal.
 
+use std::sync::Arc;
+
 use crate::attr::{AttrInput, AttrValue, Key};
+use crate::function::Function;
 use crate::ops::Opcode;
 
 /// Value of an attribute.
@@ -15,6 +18,8 @@ pub enum Attr {
     Float(f32),
     /// A truth value.
     Bool(bool),
+    /// A function of one value.
+    Function(Arc<Function>),
 }
 
 /// Kind of an attribute.
@@ -28,6 +33,8 @@ pub enum AttrKind {
     Float,
     /// [`Attr::Bool`].
     Bool,
+    /// [`Attr::Function`].
+    Function,
 }
 
 /// Name, kind and default of an attribute of an operator.
@@ -74,6 +81,7 @@ impl Attr {
             Attr::Ints(_) => AttrKind::Ints,
             Attr::Float(_) => AttrKind::Float,
             Attr::Bool(_) => AttrKind::Bool,
+            Attr::Function(_) => AttrKind::Function,
         }
     }
 }

@@ -183,6 +183,7 @@ impl fmt::Display for NodeText<'_> {
                 Attr::Ints(v) => write!(f, "{v:?}")?,
                 Attr::Float(v) => write!(f, "{v:?}")?,
                 Attr::Bool(v) => write!(f, "{v}")?,
+                Attr::Function(v) => write!(f, "\"{v}\"")?,
             }
             separator = ", ";
         }

@@ -279,6 +279,7 @@ mod tests {
                         crate::AttrKind::Ints => Attr::Ints((0..next(6)).map(|_| numbers[next(8)]).collect()),
                         crate::AttrKind::Float => Attr::Float(f32::NAN),
                         crate::AttrKind::Bool => Attr::Bool(next(2) == 0),
+                        crate::AttrKind::Function => Attr::Function(crate::Function::Argument.into()),
                     };
                     if next(3) > 0 {
                         attrs.try_set(schema.name, value).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use qcc_ir::parse::{no_files, parse, parse_located};
 use qcc_ir::print::{INLINE, Large, Options, print, print_with};
-use qcc_ir::{Attr, AttrKind, Attrs, Data, Edit, Elem, Graph, Int, Opcode, Range, Tensor, Type, Uniform, ValueId};
+use qcc_ir::{Attr, AttrKind, Attrs, Data, Edit, Elem, Function, Graph, Int, Opcode, Range, Tensor, Type, Uniform, ValueId};
 
 /// What the random graphs are made of.
 struct Random(qcc_num::random::Random);
@@ -61,6 +61,11 @@ impl Random {
         Type { dims, elem }
     }
 
+    fn function(&mut self) -> Function {
+        let inner = Function::call(Attrs::new(Opcode::Exp), vec![Function::Argument]).unwrap();
+        Function::call(Attrs::new(Opcode::Mul), vec![inner, Function::Number(self.float())]).unwrap()
+    }
+
     fn attrs(&mut self, op: Opcode) -> Attrs {
         let mut attrs = Attrs::new(op);
         for schema in op.info().attrs {
@@ -69,6 +74,7 @@ impl Random {
                 AttrKind::Ints => Attr::Ints((0..self.0.below(5)).map(|_| self.0.below(9) as i64 - 4).collect()),
                 AttrKind::Float => Attr::Float(self.float()),
                 AttrKind::Bool => Attr::Bool(self.0.below(2) == 0),
+                AttrKind::Function => Attr::Function(self.function().into()),
             };
             if self.0.below(3) > 0 {
                 attrs.try_set(schema.name, value).unwrap();

@@ -40,6 +40,7 @@ use crate::quant::quantize;
 use crate::quant::sensitive_range::telling;
 use crate::ranges::activations::activations;
 use crate::ranges::extent::{span, span_of, workable};
+use crate::ranges::observed::{SOFTMAX_SPAN, Sentinel, sentinels};
 use crate::ranges::table::RangeTable;
 use crate::rewrite::{floats, origin_of};
 use crate::{Context, Pass, diag_at};
@@ -151,6 +152,7 @@ struct Ties<'g> {
     /// Of the roots: what its set has.
     wide: Vec<bool>,
     seen: Option<&'g RangeTable>,
+    sentinels: HashMap<ValueId, Sentinel>,
 }
 
 impl<'g> Ties<'g> {
@@ -161,7 +163,7 @@ impl<'g> Ties<'g> {
         let of_mixed = mixed(g);
         let mixed: Vec<bool> = values.iter().map(|v| of_mixed.contains(v) && !wanted.says(*v)).collect();
         let wanted = values.iter().zip(&mixed).map(|(&v, &mixed)| wanted.value_16(v) || mixed).collect();
-        let mut ties = Ties { g, values, place, parent, wanted, mixed, wide: Vec::new(), seen };
+        let mut ties = Ties { g, values, place, parent, wanted, mixed, wide: Vec::new(), seen, sentinels: sentinels(g) };
         // What would bring different precisions together comes when they are known.
         let mut loose = Vec::new();
         for n in g.order() {
@@ -259,7 +261,8 @@ impl<'g> Ties<'g> {
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
             let wide = precise && self.wide[root];
-            let wanted = Extent { seen: self.seen, wide, room: wide && !self.mixed[i] };
+            let (sentinels, seen) = (&self.sentinels, self.seen);
+            let wanted = Extent { seen, wide, room: wide && !self.mixed[i], sentinels };
             if let Some(range) = needed(self.g, v, wanted) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
@@ -296,10 +299,6 @@ fn into_concat(g: &Graph, v: ValueId, y: ValueId) -> bool {
     (only_concats || span(g, v) * 2.0 >= span(g, y)) && (is_free(g, v) || of_concat)
 }
 
-/// What lies this far below the greatest argument of a softmax vanishes: `exp(-24)` is below 2^-34. Codes of 8 bits are too few
-/// to tell it apart; those of 16 bits also serve samples whose greatest argument is far below that of others.
-const SOFTMAX_SPAN: f32 = 24.0;
-
 /// How much further than what was seen a type of 16 bits reaches: it has a bit to spare, and other inputs have other ranges.
 const ROOM: f32 = 2.0;
 
@@ -329,13 +328,15 @@ struct Extent<'t> {
     wide: bool,
     /// Whether these are to cover more than was seen.
     room: bool,
+    /// Values whose sentinels saturate.
+    sentinels: &'t HashMap<ValueId, Sentinel>,
 }
 
 impl Extent<'_> {
-    /// Whether the range of `v` is known to come from elsewhere than from samples.
-    fn unseen(self, g: &Graph, v: ValueId) -> bool {
+    /// Whether the range of `v` comes from samples.
+    fn is_seen(self, g: &Graph, v: ValueId) -> bool {
         let entry = self.seen.and_then(|table| table.values.get(g.name_of(v)));
-        entry.is_some_and(|entry| entry.seen_max.is_none())
+        entry.is_some_and(|entry| entry.seen_max.is_some())
     }
 }
 
@@ -344,9 +345,12 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
     if wanted.room {
         range = roomy(g, v, range, wanted.seen);
-    } else if !wanted.wide && g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
-        let greatest = if wanted.unseen(g, v) { range.max.min(0.0) } else { range.max };
-        range.min = range.min.max(greatest - SOFTMAX_SPAN);
+    } else if !wanted.wide
+        && !wanted.is_seen(g, v)
+        && g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax && !g.is_output(v))
+    {
+        // What samples showed is cut row by row; of a row's own greatest element nothing else is known.
+        range.min = range.min.max(range.max.min(0.0) - SOFTMAX_SPAN);
     }
     if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))
         && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather | Opcode::Where))
@@ -354,7 +358,7 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
         let y = g.result(n);
         return if clamps(g.op(n)) { None } else { demand(g, y, wanted) };
     }
-    produced(g, v, range)
+    produced(g, v, range, wanted)
 }
 
 /// The same less what nothing depends on that reads `v`, which 16 bits can afford.
@@ -366,13 +370,18 @@ fn needed(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
 }
 
 /// The range of `v` by what computes it.
-fn produced(g: &Graph, v: ValueId, range: Range) -> Option<Range> {
+fn produced(g: &Graph, v: ValueId, range: Range, wanted: Extent<'_>) -> Option<Range> {
     let Some(n) = g.producer(v) else { return Some(range) };
     Some(match g.op(n) {
         // Probabilities that only later operators read are as fine as the greatest seen: with hundreds of them a 255th is coarse.
         Opcode::Softmax if !g.is_output(v) && range.max > 0.0 => Range { min: 0.0, max: range.max.min(1.0) },
-        op if natural_range(op).is_some() => natural_range(op)?,
-        Opcode::Pad => {
+        op if natural_range(op).is_some() => {
+            let natural = natural_range(op)?;
+            // What samples showed is finer, and never more than the function gives.
+            let seen = Range { min: range.min.max(natural.min), max: range.max.min(natural.max) };
+            if wanted.is_seen(g, v) && op != Opcode::Softmax && seen.is_valid() { seen } else { natural }
+        }
+        Opcode::Pad if !wanted.sentinels.contains_key(&v) => {
             let value = g.node(n).attrs.get(attr::VALUE);
             range.union(Range { min: value, max: value })
         }

@@ -26,6 +26,7 @@ use crate::context::Synthesized;
 use crate::options::{OptionInfo, OptionKind};
 use crate::ranges::activations::activations;
 use crate::ranges::moments::{Channel, Interval, Stats};
+use crate::ranges::observed::{Sentinel, sentinels};
 use crate::ranges::table::{RangeEntry, RangeTable};
 use crate::rewrite::floats;
 use crate::{Context, Options, Pass};
@@ -66,6 +67,7 @@ impl Pass for PropagateRanges {
             k: self.k,
             synthesized: &synthesized,
             leading: synthesized::leading(edit.graph()),
+            sentinels: sentinels(edit.graph()),
             stats: HashMap::new(),
             assumed: 0,
             declared: 0,
@@ -117,6 +119,8 @@ struct Analysis<'g> {
     k: f64,
     synthesized: &'g Synthesized,
     leading: HashSet<ValueId>,
+    /// Values whose sentinels take no part in their ranges.
+    sentinels: HashMap<ValueId, Sentinel>,
     stats: HashMap<ValueId, Stats>,
     assumed: usize,
     declared: usize,

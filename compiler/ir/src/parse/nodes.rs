@@ -6,6 +6,7 @@ use super::Parser;
 use super::cursor::Parsed;
 use crate::attrs::{Attr, AttrKind, Attrs};
 use crate::diag::Code;
+use crate::function::Function;
 use crate::graph::{Origin, ValueId};
 use crate::lex::Token;
 use crate::ops::Opcode;
@@ -57,6 +58,11 @@ impl Parser<'_, '_> {
         let value = match schema.kind {
             AttrKind::Int => Attr::Int(self.cursor.integer()?),
             AttrKind::Float => Attr::Float(self.cursor.float()?),
+            AttrKind::Function => {
+                let text = self.cursor.string("a function of `x`, in quotes")?;
+                let function = Function::parse(&text);
+                Attr::Function(function.map_err(|e| self.cursor.fault_at(at, Code::SYNTAX, e))?.into())
+            }
             AttrKind::Bool => Attr::Bool(self.cursor.word("`true` or `false`", |w| w.parse().ok())?),
             AttrKind::Ints => {
                 self.cursor.expect("[")?;

@@ -237,6 +237,7 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             "bits" if ![8, 16].contains(&call.attrs.get(attr::BITS)) => {
                 return Err(format!("expected `bits` of 8 or 16, found {}", call.attrs.get(attr::BITS)));
             }
+            "center" => (-1, 255),
             "lo" | "hi" | "zero" | "zeros" | "result_zero" | "pad_value" => (0, 255),
             "shl" => (0, 31),
             "single" => (0, i64::from(GREATEST_POINT)),
@@ -263,7 +264,7 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             Some(Attr::Ints(list)) if attr::FACTORS.is(schema) => (list, terms),
             Some(Attr::Ints(list)) => (list, 2),
             Some(Attr::Int(v)) => (vec![v], 1),
-            Some(Attr::Float(_) | Attr::Bool(_)) | None => continue,
+            Some(Attr::Float(_) | Attr::Bool(_) | Attr::Function(_)) | None => continue,
         };
         if numbers.len() != length || numbers.iter().any(|v| !(least..=greatest).contains(v)) {
             let name = schema.name;
