@@ -52,14 +52,13 @@ def object_hash(data):
     for section, at, size, _ in pieces:
         start = sections[section][4] + at
         h.update(struct.pack("<Q", size) + (data[start : start + size] if sections[section][1] != 8 else b""))
-    for _, kind, _, _, offset, size, _, of, _, entry in sections:
+    for _, kind, _, _, offset, size, _, _, _, entry in sections:
         if kind == 4:  # relocations with addends
             for i in range(size // entry):
                 at, info, addend = struct.unpack_from("<QQq", data, offset + i * entry)
-                holder = [n for n, p in enumerate(pieces) if p[0] == of and p[1] <= at < p[1] + p[2]] if of < 0 else of
                 target = number.get(info >> 32, name(symbols[info >> 32]))
                 if target != "manifest":
-                    h.update(repr((holder if isinstance(holder, list) else None, at, info & 0xFFFFFFFF, target, addend)).encode())
+                    h.update(repr((at, info & 0xFFFFFFFF, target, addend)).encode())
     return h.hexdigest()[:16]
 
 

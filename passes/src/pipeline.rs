@@ -8,7 +8,7 @@ mod text;
 use std::time::{Duration, Instant};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Diags, Edit, Fact, Graph, Level, check_level, verify};
+use qcc_ir::{Builder, Diag, Diags, Edit, Fact, Graph, Level, check_level, verify};
 
 use crate::{Context, Options, PassInfo, Phase, Property, RangeTable};
 
@@ -172,8 +172,8 @@ impl Pipeline {
 /// Passes remove values that a range table names; that the model had them stays known.
 fn keep_names(graph: &mut Graph, table: &RangeTable) {
     let names: Vec<&String> = table.values.keys().filter(|name| graph.find(name).is_some()).collect();
-    let mut edit = Edit::new(graph);
-    names.into_iter().for_each(|name| edit.set_metadata(Fact::SourceName, name, Vec::new()));
+    let mut builder = Builder::new(graph);
+    names.into_iter().for_each(|name| builder.set_metadata(Fact::SourceName, name, Vec::new()));
 }
 
 fn flatten(items: &[Item], into: &mut Vec<&'static PassInfo>) {

@@ -2,7 +2,7 @@
 //! knows only at compile time what it ignores; here a test says while it runs that it cannot, and is counted as ignored:
 //!
 //! ```text
-//! test float_evaluation_agrees_with_onnx_runtime ... ignored, no ../shared
+//! test float_evaluation_agrees_with_onnx_runtime ... ignored, skipped: no ../shared
 //! test result: ok. 0 passed; 0 failed; 1 ignored
 //! ```
 //!
@@ -36,7 +36,7 @@ pub fn main(tests: &[Test]) -> ExitCode {
     for (name, test) in &selected {
         let (count, answer) = match catch_unwind(test) {
             Ok(Ok(())) => (&mut passed, "ok".to_string()),
-            Ok(Err(Missing(what))) => (&mut ignored, format!("ignored, {what}")),
+            Ok(Err(Missing(what))) => (&mut ignored, format!("ignored, skipped: {what}")),
             Err(_) => (&mut failed, "FAILED".to_string()),
         };
         *count += 1;

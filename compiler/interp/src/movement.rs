@@ -72,7 +72,7 @@ fn choose(operands: &[(&Tensor, &Type)], dims: &[usize]) -> Result<Data, Diag> {
     };
     let stretched = |t: &Tensor| map_data!(&t.data, v => gather(v, 0, dims, &broadcast_strides(&t.dims, dims)));
     let Data::U8(condition) = stretched(condition) else {
-        return Err(Diag::new(Code::VERIFY, "a condition is not of truth values"));
+        return Err(Diag::new(Code::VERIFY, "a condition is not boolean"));
     };
     fn pick<T: Element>(x: &[T], y: &Data, ty: &Type, condition: &[u8]) -> Result<Vec<T>, Diag> {
         let y =

@@ -71,12 +71,7 @@ impl<'g> Edit<'g> {
         self.swept = self.labels.len();
     }
 
-    /// Leaves numbers about a value to later passes. What is known of a graph does not change it, and needs no number.
-    pub fn set_metadata(&mut self, fact: Fact, name: &str, numbers: Vec<f64>) {
-        Builder::new(self.graph).set_metadata(fact, name, numbers);
-    }
-
-    /// Removes what earlier passes left of this kind.
+    /// Removes what earlier passes left of this kind and nobody reads any more. That changes nothing, and needs no number.
     pub fn clear_metadata(&mut self, fact: Fact) {
         Builder::new(self.graph).clear_metadata(fact);
     }

@@ -57,6 +57,10 @@ impl Reduce {
         if self.output.as_deref().and_then(Path::extension).is_some_and(|e| e != "qir") {
             return Err(usage("what is written is text: the output file is a .qir"));
         }
+        let same = |path: &PathBuf| path.canonicalize().is_ok_and(|p| self.model.canonicalize().is_ok_and(|m| m == p));
+        if self.output.as_ref().is_some_and(same) {
+            return Err(usage("the output file is the model that is reduced"));
+        }
         let mut options = qcc::Options::default();
         self.shapes.apply(&mut options.shapes)?;
         let graph = Source::from(self.model.as_path()).load(&options)?;

@@ -80,10 +80,10 @@ impl Pass for Calibrate {
             for (v, range) in ranges {
                 change.set_elem(v, Elem::Calibrated(range));
             }
-            edit.clear_metadata(Fact::SourceName);
-            edit.clear_metadata(Fact::ChannelFactors);
+            change.clear_metadata(Fact::SourceName);
+            change.clear_metadata(Fact::ChannelFactors);
             for (name, entry) in &table.values {
-                edit.set_metadata(Fact::Seen, name, seen(entry));
+                change.set_metadata(Fact::Seen, name, seen(entry));
             }
             let source = if table.source.is_empty() { "ranges from a table" } else { &table.source };
             cx.note_source(source);

@@ -41,50 +41,32 @@ pub(super) fn multiply_add(
         let (out, row) = (out.as_mut_ptr(), row as isize);
         // The kernels write columns: rows of the result are columns of its transpose, which is the product of the
         // transposes in the other order.
-        if row > 1 {
-            multiply(
-                n,
-                m,
-                k,
-                out,
-                row,
-                1,
-                true,
-                right,
-                right_row,
-                right_column,
-                left,
-                left_row,
-                left_column,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                parallelism,
-            );
-        } else {
-            multiply(
-                m,
-                n,
-                k,
-                out,
-                1,
-                row,
-                true,
-                left,
-                left_column,
-                left_row,
-                right,
-                right_column,
-                right_row,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                parallelism,
-            );
-        }
+        let (left, right) = ((m, left, left_column, left_row), (n, right, right_column, right_row));
+        // Column and row of an operand trade places in its transpose.
+        let transposed = |(count, data, column, row)| (count, data, row, column);
+        let ((m, left, left_column, left_row), (n, right, right_column, right_row), column) =
+            if row > 1 { (transposed(right), transposed(left), row) } else { (left, right, 1) };
+        let row = if row > 1 { 1 } else { row };
+        multiply(
+            m,
+            n,
+            k,
+            out,
+            column,
+            row,
+            true,
+            left,
+            left_column,
+            left_row,
+            right,
+            right_column,
+            right_row,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
     }
 }

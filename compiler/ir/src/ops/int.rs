@@ -90,19 +90,15 @@ const BYTES: IntForm = IntForm {
 const WIDE: IntForm = IntForm { gives: Gives::Always(Int::I32), ..BYTES };
 /// A function of one element, or of several at the same position.
 const ELEMENTS: IntForm = IntForm { order: Order::Free, ..BYTES };
-const CONV: IntForm = IntForm {
-    takes: &[U8, I8, I32, I32, U8],
-    sums: Sums::Weights,
-    reads: Reads::Windows(Some(attr::PAD_VALUE)),
-    ..BYTES
-};
+const CONV: IntForm = IntForm { takes: &[U8, I8, I32, I32, U8], reads: Reads::Windows(Some(attr::PAD_VALUE)), ..BYTES };
 const LINEAR: IntForm = IntForm { reads: Reads::Rows, ..CONV };
-const MATMUL: IntForm = IntForm { sums: Sums::Products, reads: Reads::Rows, ..BYTES };
+const MATMUL: IntForm = IntForm { reads: Reads::Rows, ..BYTES };
 const ACCUMULATORS: Gives = Gives::Always(Int::I32);
 const ALL: usize = usize::MAX;
 
+// In parentheses stands what is summed up in 32 bits: nobody adds an operator without saying what bounds its accumulators.
 macro_rules! int_ops {
-    ($($op:ident = $form:expr;)*) => {
+    ($($op:ident ($sums:ident) = $form:expr;)*) => {
         /// Integer operators.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[allow(missing_docs)]
@@ -110,48 +106,48 @@ macro_rules! int_ops {
             $($op),*
         }
 
-        static FORMS: &[IntForm] = &[$($form),*];
+        static FORMS: &[IntForm] = &[$(IntForm { sums: Sums::$sums, ..$form }),*];
     };
 }
 
 int_ops! {
-    Conv2d = IntForm { gives: ACCUMULATORS, ..CONV };
-    Linear = IntForm { gives: ACCUMULATORS, ..LINEAR };
-    Requant = IntForm { takes: &[I32, I32], ..BYTES };
-    QConv2d = CONV;
-    QLinear = LINEAR;
-    MatMul = IntForm { gives: ACCUMULATORS, ..MATMUL };
-    QMatMul = MATMUL;
-    Add = IntForm { data: ALL, ..ELEMENTS };
-    Mul = IntForm { data: ALL, ..ELEMENTS };
-    Rescale = ELEMENTS;
-    ScaleChannels = IntForm { takes: &[U8, I16, I32], order: Order::LastStays, ..BYTES };
-    Lut = IntForm { takes: &[CODES, CODES], gives: Gives::Operand(1), ..ELEMENTS };
-    Lut2 = IntForm { data: 2, ..ELEMENTS };
-    Clamp = ELEMENTS;
-    MaxPool = IntForm { takes: &[CODES], gives: Gives::Operand(0), reads: Reads::Windows(None), ..BYTES };
-    AveragePool =
-        IntForm { takes: &[U8, I32], sums: Sums::Window, reads: Reads::Windows(Some(attr::ZERO)), ..BYTES };
-    Mean = IntForm { sums: Sums::Axes, ..BYTES };
-    LayerNorm = IntForm { takes: &[U8, I32, I32], ..BYTES };
-    Softmax = IntForm { takes: &[CODES, I32], gives: Gives::Bits, order: Order::LastStays, ..BYTES };
-    Extrema = IntForm { takes: &[I32], ..WIDE };
-    DynamicScale = IntForm { takes: &[I32], ..WIDE };
-    DynamicRequant = IntForm { takes: &[I32], ..BYTES };
-    AlignScales = IntForm { takes: &[I32], ..WIDE };
-    DynamicAdd = IntForm { takes: &[U8, U8, I32], ..WIDE };
-    Byte = IntForm { takes: &[I16], ..ELEMENTS };
-    Combine =
+    Conv2d (Weights) = IntForm { gives: ACCUMULATORS, ..CONV };
+    Linear (Weights) = IntForm { gives: ACCUMULATORS, ..LINEAR };
+    Requant (None) = IntForm { takes: &[I32, I32], ..BYTES };
+    QConv2d (Weights) = CONV;
+    QLinear (Weights) = LINEAR;
+    MatMul (Products) = IntForm { gives: ACCUMULATORS, ..MATMUL };
+    QMatMul (Products) = MATMUL;
+    Add (None) = IntForm { data: ALL, ..ELEMENTS };
+    Mul (None) = IntForm { data: ALL, ..ELEMENTS };
+    Rescale (None) = ELEMENTS;
+    ScaleChannels (None) = IntForm { takes: &[U8, I16, I32], order: Order::LastStays, ..BYTES };
+    Lut (None) = IntForm { takes: &[CODES, CODES], gives: Gives::Operand(1), ..ELEMENTS };
+    Lut2 (None) = IntForm { data: 2, ..ELEMENTS };
+    Clamp (None) = ELEMENTS;
+    MaxPool (None) = IntForm { takes: &[CODES], gives: Gives::Operand(0), reads: Reads::Windows(None), ..BYTES };
+    AveragePool (Window) =
+        IntForm { takes: &[U8, I32], reads: Reads::Windows(Some(attr::ZERO)), ..BYTES };
+    Mean (Axes) = BYTES;
+    LayerNorm (None) = IntForm { takes: &[U8, I32, I32], ..BYTES };
+    Softmax (None) = IntForm { takes: &[CODES, I32], gives: Gives::Bits, order: Order::LastStays, ..BYTES };
+    Extrema (None) = IntForm { takes: &[I32], ..WIDE };
+    DynamicScale (None) = IntForm { takes: &[I32], ..WIDE };
+    DynamicRequant (None) = IntForm { takes: &[I32], ..BYTES };
+    AlignScales (None) = IntForm { takes: &[I32], ..WIDE };
+    DynamicAdd (None) = IntForm { takes: &[U8, U8, I32], ..WIDE };
+    Byte (None) = IntForm { takes: &[I16], ..ELEMENTS };
+    Combine (None) =
         IntForm { takes: &[I64, I64, I64, &[Int::U8, Int::I16, Int::I32]], gives: Gives::Bits, data: ALL, ..ELEMENTS };
-    WideMul = IntForm { takes: &[CODES], gives: Gives::Bits, data: ALL, ..ELEMENTS };
-    CommonScale = IntForm { takes: &[I32], ..WIDE };
-    DynamicRescale = IntForm { takes: &[U8, I32], ..ELEMENTS };
-    ProductScale = IntForm { takes: &[I32], ..WIDE };
-    DynamicMul = WIDE;
-    DynamicTable = IntForm { takes: &[I32], ..WIDE };
-    DynamicLut = IntForm { takes: &[U8, I32], ..ELEMENTS };
-    ExpTable = IntForm { takes: &[I32], ..WIDE };
-    DynamicNorm = IntForm { takes: &[U8, I32, I32, I32], ..WIDE };
+    WideMul (None) = IntForm { takes: &[CODES], gives: Gives::Bits, data: ALL, ..ELEMENTS };
+    CommonScale (None) = IntForm { takes: &[I32], ..WIDE };
+    DynamicRescale (None) = IntForm { takes: &[U8, I32], ..ELEMENTS };
+    ProductScale (None) = IntForm { takes: &[I32], ..WIDE };
+    DynamicMul (None) = WIDE;
+    DynamicTable (None) = IntForm { takes: &[I32], ..WIDE };
+    DynamicLut (None) = IntForm { takes: &[U8, I32], ..ELEMENTS };
+    ExpTable (None) = IntForm { takes: &[I32], ..WIDE };
+    DynamicNorm (None) = IntForm { takes: &[U8, I32, I32, I32], ..WIDE };
 }
 
 /// Greatest offset of equation (5): rounding, zero point and the operands' zero points, `2^21 + 255 * 2^22 + 2 * 255 * 2^15`,
