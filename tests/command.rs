@@ -8,10 +8,16 @@ mod comparison;
 mod faults;
 #[path = "command/hosts.rs"]
 mod hosts;
+#[path = "command/inputs.rs"]
+mod inputs;
 #[path = "command/models.rs"]
 mod models;
+#[path = "command/places.rs"]
+mod places;
 #[path = "command/reduce.rs"]
 mod reduce;
+#[path = "command/usage.rs"]
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -95,7 +101,7 @@ fn plain_integers_need_no_flag() {
         let mut call = vec!["run", model, "--input", "x.npy"];
         call.extend(["--input-range", "0:255"].iter().filter(|_| model == "labels.qir"));
         let found = done(folder.path(), &call);
-        assert_eq!(found, "y [1, 4] f32: [-1.0, -3.0, -200.0, -2.0]\nlabel [1] f32: [2.0]\n", "{model}");
+        assert_eq!(found, "y [1, 4] f32: [-1.0, -3.0, -200.0, -2.0]\nlabel [1] i64: [2]\n", "{model}");
     }
 }
 

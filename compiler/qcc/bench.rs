@@ -183,13 +183,13 @@ pub fn take_turns(
     io: Io,
     started: Instant,
     requests: impl BufRead,
-    mut answer: impl FnMut(&serde_json::Value),
+    mut answer: impl FnMut(&serde_json::Value) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let pool = pool(threads)?;
     let mut subject = Subject::new(model, &pool, io)?;
     let load_ms = started.elapsed().saturating_sub(subject.making).as_secs_f64() * 1e3;
     let mut last = Duration::ZERO;
-    answer(&serde_json::json!({"load_ms": load_ms, "macs": model.info().macs, "threads": pool.threads()}));
+    answer(&serde_json::json!({"load_ms": load_ms, "macs": model.info().macs, "threads": pool.threads()}))?;
     for line in requests.lines() {
         let line = line.map_err(|e| Error::new(Code::DATA, format!("cannot read a request: {e}")))?;
         let ms = line.trim().parse::<f64>().ok().and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
@@ -202,10 +202,9 @@ pub fn take_turns(
             last = subject.run()?;
             times.push(last.as_secs_f64() * 1e3);
         }
-        answer(&serde_json::json!({"times_ms": times}));
+        answer(&serde_json::json!({"times_ms": times}))?;
     }
-    answer(&serde_json::json!({"peak_rss_mb": peak_rss_mb()}));
-    Ok(())
+    answer(&serde_json::json!({"peak_rss_mb": peak_rss_mb()}))
 }
 
 /// The loop of nothing but multiplications, in slices of [`PEAK_TIME`] on all threads of a pool.

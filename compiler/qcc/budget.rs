@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use crate::Error;
 use crate::compare::noise::{Noise, of_outputs, worst};
 use crate::engine::{Engine, Io};
+use crate::float_interface::Boundary;
 
 /// Samples that all passes are measured on.
 const SAMPLES: usize = 4;
@@ -64,7 +65,11 @@ impl Budget {
     /// Follows what becomes of `model`; `all` measures every pass.
     pub(crate) fn new(model: &Graph, samples: &Arc<dyn Samples>, all: bool) -> Result<Budget, Error> {
         let count = if all { SAMPLES } else { 1 }.min(samples.len());
-        let inputs = (0..count).map(|i| samples.get(i * samples.len() / count)).collect::<Result<_, Diag>>()?;
+        // The codes that a quantized model takes are others in graphs to come; what they stand for is not.
+        let types: Vec<Boundary> = model.inputs().iter().map(|&v| Boundary::of_type(model.ty(v))).collect();
+        let reals = |tensors: Vec<Tensor>| tensors.iter().zip(&types).map(|(t, b)| b.real(t)).collect();
+        let sample = |i: usize| samples.get(i * samples.len() / count).map(reals);
+        let inputs = (0..count).map(sample).collect::<Result<_, Diag>>()?;
         let (model, before) = (model.clone(), model.clone());
         let unchecked = Vec::new();
         Ok(Budget { inputs, model, expected: None, all, before, previous: None, reached: None, unchecked })

@@ -1,5 +1,6 @@
 //! Calibration by itself: the ranges of a model's values, without compiling it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
@@ -7,7 +8,7 @@ use qcc_ir::{Diag, Tensor};
 use qcc_passes::{Corrections, Observing, Pipeline, RangeTable, Samples, Shard, default_pipeline};
 
 use crate::compile::{context, model_digest};
-use crate::{Error, Options, Source};
+use crate::{Error, Options, Source, files};
 
 /// Finds the ranges of a model's values from the samples in `options`, or from one share of them. The table carries what was
 /// observed, so that the tables of all shards can be merged. Channels are not equalized: their factors are those of all samples.
@@ -36,6 +37,11 @@ pub fn calibrate(source: impl Into<Source>, options: &Options, shard: Option<Sha
     cx.observing = Some(Observing { model: model_digest(&graph, &passes), images, shard });
     Pipeline::parse(&passes)?.run(&mut graph, &mut cx)?;
     cx.ranges.ok_or_else(|| Error::new(Code::DATA, "the model has no values whose range is to be found"))
+}
+
+/// Writes a table of ranges as JSON, to be read, edited and given back.
+pub fn save_ranges(table: &RangeTable, path: &Path) -> Result<(), Error> {
+    files::write(path, table.to_json().as_bytes())
 }
 
 /// The passes of a pipeline up to the one that finds ranges.

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Graph, Level, check_level};
-use qcc_passes::{Context, Pipeline, Property, Samples, Step, default_pipeline, preset};
+use qcc_ir::{Diag, Graph, Level, Opcode, ValueId, check_level};
+use qcc_passes::quant::precision::WEIGHTS;
+use qcc_passes::{Context, Pipeline, Precisions, Property, RangeTable, Samples, Step, default_pipeline, preset};
 use qcc_runtime::Manifest;
+use qcc_runtime::info::MAX_TENSORS;
+use qcc_runtime::manifest::Declared;
 
 use crate::budget::{Budget, Effect};
-use crate::data::Dataset;
+use crate::data::{Dataset, spread};
 use crate::options::{Calibration, Mode};
 use crate::{Error, Options, Source};
 pub use compiled::Compiled;
@@ -87,12 +90,15 @@ pub fn compile_observed(
     let time = start.elapsed();
     tracing::info!(ms = time.as_millis(), nodes = imported.node_count(), "imported");
     observe(&Event::Imported { graph: &imported, time });
-    check_outputs(&imported, &source)?;
+    check_interface(&imported, &source)?;
     let mut graph = imported.clone();
     let mut cx = context(&graph, options)?;
     let text = pipeline_text(&graph, &cx, &source, options)?;
     let mut report = Report::default();
     let quantized = run_pipeline(&text, &mut graph, &mut cx, options, &mut report, observe)?;
+    if options.pipeline.is_none() && text.is_empty() {
+        prove(&graph)?;
+    }
     report.range_source.clone_from(&cx.range_source);
     report.derived_ranges = cx.derived_ranges;
     let ran = |name: &str| report.passes.iter().any(|p| p.text.starts_with(name));
@@ -111,6 +117,8 @@ pub fn compile_observed(
         preprocessing,
         ranges: report.range_source.clone(),
         source: source.file_name(),
+        integer_inputs: declared_integers(&imported, imported.inputs(), &source),
+        integer_outputs: declared_integers(&imported, imported.outputs(), &source),
         ..Manifest::default()
     };
     let refusal = options.float_interface.then(|| qcc_codegen::program::float_interface_refusal(&graph)).flatten();
@@ -135,8 +143,26 @@ pub fn compile_observed(
     })
 }
 
-/// Outputs that no input decides on, and empty ones, are no results of a network.
-fn check_outputs(imported: &Graph, source: &Source) -> Result<(), Error> {
+/// Those of an ONNX file's inputs or outputs that it declares as integers.
+pub(crate) fn declared_integers(graph: &Graph, values: &[ValueId], source: &Source) -> Vec<Declared> {
+    let one = |&v: &ValueId| {
+        let (name, ty) = (graph.name_of(v).to_string(), graph.ty(v));
+        let (scale, zero_point) = ty.uniform().map_or((0.0, 0), |u| (u.scale(), u.zero_point() as i32));
+        Some(Declared { name, dtype: ty.elem.storage()?.name().to_string(), scale, zero_point })
+    };
+    if source.is_onnx() { values.iter().filter_map(one).collect() } else { Vec::new() }
+}
+
+/// Outputs that no input decides on, and empty ones, are no results of a network; nor has the interface room for any number of
+/// tensors.
+fn check_interface(imported: &Graph, source: &Source) -> Result<(), Error> {
+    for (what, count) in [("inputs", imported.inputs().len()), ("outputs", imported.outputs().len())] {
+        if count > MAX_TENSORS as usize {
+            let message = format!("the model has {count} {what}, and a compiled one has at most {MAX_TENSORS}");
+            let diag = Diag::new(Code::UNSUPPORTED, message).in_file(source.file_name());
+            return Err(diag.help("let it take and give fewer tensors").into());
+        }
+    }
     for &v in imported.outputs() {
         let constant = imported.constant(v).is_some() && imported.ty(v).is_float();
         if constant || imported.ty(v).elements() == 0 {
@@ -164,6 +190,17 @@ fn pipeline_text(graph: &Graph, cx: &Context, source: &Source, options: &Options
         None if options.mode == Mode::Int8Dynamic => preset("-dynamic").unwrap_or_default().to_string(),
         None => default_pipeline(graph, cx),
     })
+}
+
+/// Proves of a graph that came in integer form what passes see to in others: that it has no operator which they do not lower, and
+/// that no sum leaves its type.
+fn prove(graph: &Graph) -> Result<(), Error> {
+    if let Some(n) = graph.order().into_iter().find(|&n| graph.op(n) == Opcode::MaxPoolIndex) {
+        let diag = Diag::new(Code::NO_INTEGER_FORM, "positions in windows are evaluated in float only");
+        return Err(diag.at(graph.describe(n)).help("cut the graph before it").into());
+    }
+    Pipeline::parse("prove-accumulators")?.run(&mut graph.clone(), &mut Context::default())?;
+    Ok(())
 }
 
 /// Runs the passes, if there are any; returns the graph at the quant level, if they come by it.
@@ -213,11 +250,49 @@ fn model_name(options: &Options, source: &Source, imported: &Graph) -> String {
     }
 }
 
+/// The calls that a model is calibrated with, of `all` that there are.
+pub(crate) fn calibration_calls(all: usize, batch: usize, options: &Options) -> Vec<usize> {
+    spread(all, options.samples.map_or(all, |n| n.div_ceil(batch.max(1))))
+}
+
+/// Names as graphs spell them, for those that are spelled as in the ONNX file.
+fn graph_names(graph: &Graph, precision: &Precisions) -> Precisions {
+    let spelled = |name: &String| {
+        let (value, behind) = name.strip_suffix(WEIGHTS).map_or((name.as_str(), ""), |value| (value, WEIGHTS));
+        let own = qcc_onnx::value_name(value);
+        let is_known = [name.as_str(), value].iter().any(|n| graph.find(n).is_some());
+        // Names of nodes are known to the passes.
+        if is_known || graph.find(&own).is_none() { name.clone() } else { format!("{own}{behind}") }
+    };
+    precision.iter().map(|(name, &precision)| (spelled(name), precision)).collect()
+}
+
+/// A table of ranges whose rows may be named as in the ONNX file.
+fn named_ranges(graph: &Graph, mut table: RangeTable) -> RangeTable {
+    let spelled: Vec<(String, String)> = table
+        .values
+        .keys()
+        .filter(|name| graph.find(name).is_none())
+        .map(|name| (name.clone(), qcc_onnx::value_name(name)))
+        .filter(|(_, own)| graph.find(own).is_some() && !table.values.contains_key(own))
+        .collect();
+    for (name, own) in spelled {
+        if let Some(row) = table.values.remove(&name) {
+            table.values.insert(own, row);
+        }
+    }
+    table
+}
+
 pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error> {
     let samples: Option<Arc<dyn Samples>> = match &options.calibration {
         None => None,
         Some(Calibration::Samples(samples)) => Some(samples.clone()),
-        Some(Calibration::Path(path)) => Some(Arc::new(Dataset::open(path, graph, options.preprocess.as_ref())?)),
+        Some(Calibration::Path(path)) => {
+            let dataset = Dataset::open(path, graph, options.preprocess.as_ref())?;
+            let calls = calibration_calls(dataset.len(), dataset.batch(), options);
+            Some(Arc::new(if calls.len() < dataset.len() { dataset.only(calls) } else { dataset }))
+        }
     };
     let mut input_ranges = options.input_ranges.clone();
     let fallback = input_ranges.remove("");
@@ -237,9 +312,9 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
     Ok(Context {
         samples,
         input_ranges,
-        ranges: options.ranges.clone(),
+        ranges: options.ranges.clone().map(|table| named_ranges(graph, table)),
         corrections: options.corrections,
-        precision: options.precision.clone(),
+        precision: graph_names(graph, &options.precision),
         method: options.method,
         progress: options.progress.clone(),
         threads: options.threads,

@@ -81,7 +81,7 @@ impl Dump {
         let (folder, written) = (&self.folder, &mut self.written);
         let mut side = |name: &str, bytes: &[u8]| {
             if written.insert(name.to_string()) {
-                std::fs::write(folder.join("data").join(name), bytes)?;
+                files::write(&folder.join("data").join(name), bytes).map_err(std::io::Error::other)?;
             }
             Ok(())
         };

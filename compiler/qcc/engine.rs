@@ -3,10 +3,13 @@
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
 use qcc_ir::{Graph, Tensor};
+use qcc_runtime::abi::NAME_BYTES;
+use qcc_runtime::manifest::Declared;
 use qcc_runtime::{Model, Pool, RunError, Session};
 
+use crate::compile::declared_integers;
 use crate::float_interface::{Boundary, dynamic_scales, taken, view};
-use crate::{Compiled, Error};
+use crate::{Compiled, Error, Source};
 
 /// Whether a model is given, and gives, real numbers or what stands for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,6 +29,8 @@ pub struct Engine {
     boundary: (Vec<Boundary>, Vec<Boundary>),
     /// For each real input and output, where its run-time scale is.
     scales: (Vec<Option<usize>>, Vec<Option<usize>>),
+    /// How the model's file declares the inputs and outputs that hold integers there.
+    declared: (Vec<Option<Boundary>>, Vec<Option<Boundary>>),
     pool: Option<Pool>,
 }
 
@@ -40,6 +45,11 @@ pub struct Runner<'e> {
     session: Option<Session<'e>>,
 }
 
+/// Whether a name is that of the source model: a compiled model cuts long ones.
+fn same_name(whole: &str, name: &str) -> bool {
+    whole == name || name.len() >= NAME_BYTES - 4 && whole.starts_with(name)
+}
+
 impl Engine {
     /// A model in machine code.
     pub fn of_model(model: Model) -> Engine {
@@ -47,7 +57,9 @@ impl Engine {
         let of = |infos: &[qcc_runtime::TensorInfo]| infos.iter().map(Boundary::of_info).collect();
         let (names, outputs) = (list(model.inputs()), list(model.outputs()));
         let boundary = (of(model.inputs()), of(model.outputs()));
-        Engine::new(Form::Code(Box::new(model)), names, outputs, boundary)
+        let none = (Vec::new(), Vec::new());
+        let lists = model.manifest().map_or(none, |m| (m.integer_inputs.clone(), m.integer_outputs.clone()));
+        Engine::new(Form::Code(Box::new(model)), names, outputs, boundary).declared(&lists.0, &lists.1)
     }
 
     /// The reference interpreter of an integer graph.
@@ -68,7 +80,26 @@ impl Engine {
         boundary: (Vec<Boundary>, Vec<Boundary>),
     ) -> Engine {
         let scales = (dynamic_scales(&names, &boundary.0), dynamic_scales(&outputs, &boundary.1));
-        Engine { form, names, outputs, boundary, scales, pool: None }
+        let declared = (vec![None; names.len()], vec![None; outputs.len()]);
+        Engine { form, names, outputs, boundary, scales, declared, pool: None }
+    }
+
+    fn declared(mut self, inputs: &[Declared], outputs: &[Declared]) -> Engine {
+        let find = |list: &[Declared], names: &[(String, Vec<usize>)]| -> Vec<Option<Boundary>> {
+            let one = |(name, dims): &(String, Vec<usize>)| {
+                list.iter().find(|d| same_name(&d.name, name)).and_then(|d| Boundary::declared(dims, d))
+            };
+            names.iter().map(one).collect()
+        };
+        self.declared = (find(inputs, &self.names), find(outputs, &self.outputs));
+        self
+    }
+
+    /// Takes and gives in [`Runner::run_as_declared`] what the model that was read from `source` declares, as compiled models do by
+    /// what they record.
+    pub fn of_source(self, source: &Source, graph: &Graph) -> Engine {
+        let list = |values| declared_integers(graph, values, source);
+        self.declared(&list(graph.inputs()), &list(graph.outputs()))
     }
 
     /// A compiled model in the memory of this process.
@@ -110,6 +141,11 @@ impl Engine {
         }
     }
 
+    /// The element type of input `i` where the model's file declares integers.
+    pub fn declared_input(&self, i: usize) -> Option<&qcc_ir::Elem> {
+        self.declared.0.get(i).and_then(Option::as_ref).map(|b| &b.elem)
+    }
+
     /// Whether the integers of input `i` stand for real numbers.
     pub fn is_quantized(&self, i: usize) -> bool {
         self.boundary.0.get(i).is_some_and(|b| b.quant.is_some())
@@ -134,6 +170,32 @@ impl Engine {
 }
 
 impl Runner<'_> {
+    /// Runs once, on what the model's file declares: its integers are taken and given as they are there, everything else as `io`
+    /// says.
+    pub fn run_as_declared(&mut self, inputs: &[Tensor], io: Io) -> Result<Vec<Tensor>, Error> {
+        let engine = self.engine;
+        let (ins, outs) = &engine.boundary;
+        let inputs: Vec<Tensor> = inputs
+            .iter()
+            .enumerate()
+            .map(|(i, tensor)| match (engine.declared.0.get(i), ins.get(i)) {
+                (Some(Some(declared)), Some(stored)) => {
+                    let meaning = declared.meaning(tensor, stored);
+                    if io == Io::Int { stored.store(&meaning) } else { meaning }
+                }
+                _ => tensor.clone(),
+            })
+            .collect();
+        let outputs = self.run(&inputs, io)?.into_iter().enumerate();
+        let given = |(i, tensor): (usize, Tensor)| match (engine.declared.1.get(i), outs.get(i)) {
+            (Some(Some(declared)), Some(stored)) => {
+                declared.store(&if io == Io::Int { stored.real(&tensor) } else { tensor })
+            }
+            _ => tensor,
+        };
+        Ok(outputs.map(given).collect())
+    }
+
     /// Runs once.
     pub fn run(&mut self, inputs: &[Tensor], io: Io) -> Result<Vec<Tensor>, Error> {
         let (ins, outs) = &self.engine.boundary;

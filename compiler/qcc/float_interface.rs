@@ -3,6 +3,7 @@
 use qcc_ir::{Data, Elem, Int, Tensor, Type};
 use qcc_num::dynamic::SCALE_SUFFIX;
 use qcc_num::edge;
+use qcc_runtime::manifest::Declared;
 use qcc_runtime::{DType, TensorInfo};
 
 use crate::data::array::elements_of;
@@ -53,12 +54,9 @@ impl Boundary {
         Tensor { dims: self.dims.clone(), data }
     }
 
-    /// The real numbers that stored integers stand for.
+    /// The real numbers that stored integers stand for; plain integers stay what they are.
     pub fn real(&self, tensor: &Tensor) -> Tensor {
-        let Some((scale, zero)) = self.quant else {
-            let data = qcc_ir::for_data!(&tensor.data, v => elements_of(v.iter().map(|&x| x as f64), &Elem::F32));
-            return Tensor { dims: tensor.dims.clone(), data };
-        };
+        let Some((scale, zero)) = self.quant else { return tensor.clone() };
         let reals = qcc_ir::for_data!(&tensor.data, v =>
             v.iter().map(|&x| edge::dequantize(x as f64 as i32, scale, zero)).collect());
         Tensor { dims: tensor.dims.clone(), data: Data::F32(reals) }
@@ -66,6 +64,26 @@ impl Boundary {
 }
 
 impl Boundary {
+    /// How a model's file declares a tensor that it holds as integers: as codes with a scale, or as plain integers.
+    pub fn declared(dims: &[usize], declared: &Declared) -> Option<Boundary> {
+        let int = Int::from_name(&declared.dtype)?;
+        let quant = (declared.scale > 0.0).then_some((declared.scale, declared.zero_point));
+        let saturate = |x: i64| x.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+        let bounds = (saturate(int.min()), saturate(int.max()));
+        Some(Boundary { dims: dims.to_vec(), elem: Elem::Int(int), quant, bounds })
+    }
+
+    /// What a tensor that is declared so stands for, as real numbers if `stored` has a scale.
+    pub fn meaning(&self, tensor: &Tensor, stored: &Boundary) -> Tensor {
+        match (self.quant, stored.quant) {
+            (None, Some(_)) => {
+                let data = qcc_ir::for_data!(&tensor.data, v => elements_of(v.iter().map(|&x| x as f64), &Elem::F32));
+                Tensor { dims: tensor.dims.clone(), data }
+            }
+            _ => self.real(tensor),
+        }
+    }
+
     /// What is stored for the real inputs of a model, whose dynamic scales follow them.
     pub fn store_all(all: &[Boundary], scales: &[Option<usize>], inputs: &[Tensor]) -> Vec<Tensor> {
         let mut stored = Vec::with_capacity(all.len());

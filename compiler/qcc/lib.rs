@@ -50,10 +50,10 @@ mod source;
 mod tune;
 
 pub use budget::Effect;
-pub use calibrate::calibrate;
+pub use calibrate::{calibrate, save_ranges};
 pub use compile::{Compiled, Event, PassReport, Report, compile, compile_observed};
 pub use error::{Error, Kind};
-pub use files::write as write_file;
+pub use files::{check_places, header_place, write as write_file};
 pub use options::{Calibration, Mode, Options};
 pub use source::Source;
 pub use tune::{load_tuning, save_tuning};
@@ -68,4 +68,4 @@ pub use qcc_onnx::ImportOptions;
 pub use qcc_passes as passes;
 pub use qcc_passes::{Corrections, Method, Observations, Precision, Precisions, RangeTable, Samples, Shard};
 pub use qcc_runtime as runtime;
-pub use qcc_runtime::{Model, Pool, Tensor, TensorRef};
+pub use qcc_runtime::{Model, Pool, Session, Tensor, TensorRef};

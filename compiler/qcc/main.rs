@@ -10,6 +10,7 @@
 
 mod command;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -20,7 +21,18 @@ fn main() -> ExitCode {
         static ONCE: std::sync::Once = std::sync::Once::new();
         ONCE.call_once(|| command::terminal::note(&format!("error: this is a bug of qcc, please report it: {panic}")));
     }));
-    let arguments = command::Arguments::parse();
+    if let Some(error) = std::env::args_os().nth(1).and_then(|first| command::misspelled(first.to_str()?)) {
+        return ExitCode::from(command::fail(&error));
+    }
+    let arguments = match command::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help that nobody could read is no success.
+        Err(answer) => {
+            let written = answer.print().and_then(|()| std::io::stdout().flush());
+            let lost = written.is_err_and(|e| e.kind() != std::io::ErrorKind::BrokenPipe);
+            return ExitCode::from(if lost { 1 } else { u8::try_from(answer.exit_code()).unwrap_or(2) });
+        }
+    };
     command::log::start();
     match std::panic::catch_unwind(|| command::dispatch(arguments)) {
         Ok(code) => ExitCode::from(code),

@@ -1,6 +1,6 @@
 //! How a model is compiled.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use qcc_onnx::ImportOptions;
 use qcc_passes::context::Progress;
 use qcc_passes::{Corrections, Method, Precisions, RangeTable, Samples};
 
-use crate::data::Preprocess;
+use crate::compile::calibration_calls;
+use crate::data::{Dataset, Preprocess};
 
 /// Samples to calibrate with.
 #[derive(Clone)]
@@ -69,6 +70,8 @@ pub struct Options {
     pub shapes: ImportOptions,
     /// Samples from which ranges are found.
     pub calibration: Option<Calibration>,
+    /// Most samples that are taken of them, spread evenly over all.
+    pub samples: Option<usize>,
     /// Where scales come from. Ranges and samples are for static scales only.
     pub mode: Mode,
     /// Ranges found earlier: samples then serve the corrections of weights and biases only.
@@ -106,6 +109,7 @@ impl Default for Options {
             float_interface: true,
             shapes: ImportOptions::default(),
             calibration: None,
+            samples: None,
             mode: Mode::default(),
             ranges: None,
             method: Method::default(),
@@ -124,6 +128,12 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The calls of a model over `dataset` that it is not calibrated with.
+    pub fn held_out(&self, dataset: &Dataset) -> Vec<usize> {
+        let used: HashSet<usize> = calibration_calls(dataset.len(), dataset.batch(), self).into_iter().collect();
+        (0..dataset.len()).filter(|call| !used.contains(call)).collect()
+    }
+
     /// Everything that shapes the result, by the name of its flag: recorded in the model and part of its hash.
     pub(crate) fn record(&self) -> BTreeMap<String, String> {
         let mut record = BTreeMap::new();
@@ -149,6 +159,8 @@ impl Options {
         };
         let dims = |d: &[usize]| d.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
         list("shape", self.shapes.shapes.iter().map(|(n, d)| format!("{n}={}", dims(d))).collect());
+        let numbers = |v: &[f64]| v.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+        list("bind", self.shapes.binds.iter().map(|(n, v)| format!("{n}={}", numbers(v))).collect());
         list("dim", self.shapes.dims.iter().map(|(n, d)| format!("{n}={d}")).collect());
         list("precision", self.precision.iter().map(|(n, p)| format!("{n}={}", p.name())).collect());
         list("input-range", self.input_ranges.iter().map(|(n, r)| format!("{n}={:?}:{:?}", r.min, r.max)).collect());

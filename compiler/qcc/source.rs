@@ -1,5 +1,7 @@
 //! Where a model comes from.
 
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use qcc_ir::diag::Code;
@@ -16,6 +18,60 @@ pub enum Source {
     Onnx(Vec<u8>),
     /// A graph made by other means.
     Graph(Graph),
+}
+
+impl From<&PathBuf> for Source {
+    fn from(path: &PathBuf) -> Source {
+        Source::Path(path.clone())
+    }
+}
+
+impl From<String> for Source {
+    fn from(path: String) -> Source {
+        Source::Path(path.into())
+    }
+}
+
+impl From<&String> for Source {
+    fn from(path: &String) -> Source {
+        Source::Path(path.into())
+    }
+}
+
+impl From<&OsStr> for Source {
+    fn from(path: &OsStr) -> Source {
+        Source::Path(path.into())
+    }
+}
+
+impl From<OsString> for Source {
+    fn from(path: OsString) -> Source {
+        Source::Path(path.into())
+    }
+}
+
+impl From<Cow<'_, Path>> for Source {
+    fn from(path: Cow<'_, Path>) -> Source {
+        Source::Path(path.into_owned())
+    }
+}
+
+impl From<&[u8]> for Source {
+    fn from(bytes: &[u8]) -> Source {
+        Source::Onnx(bytes.to_vec())
+    }
+}
+
+impl From<&Graph> for Source {
+    fn from(graph: &Graph) -> Source {
+        Source::Graph(graph.clone())
+    }
+}
+
+impl From<&Source> for Source {
+    fn from(source: &Source) -> Source {
+        source.clone()
+    }
 }
 
 impl From<&Path> for Source {
@@ -54,6 +110,15 @@ impl Source {
         match self {
             Source::Path(path) => path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             Source::Onnx(_) | Source::Graph(_) => String::new(),
+        }
+    }
+
+    /// Whether it is an ONNX model.
+    pub fn is_onnx(&self) -> bool {
+        match self {
+            Source::Path(path) => !is_text(path),
+            Source::Onnx(_) => true,
+            Source::Graph(_) => false,
         }
     }
 

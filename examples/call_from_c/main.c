@@ -3,6 +3,11 @@
  *   qcc examples/models/resnet_cifar10.onnx -o example.so
  *   gcc -I. examples/call_from_c/main.c ./example.so -o main
  *   LD_LIBRARY_PATH=. ./main
+ *
+ * or, with the model in the program itself:
+ *
+ *   qcc examples/models/resnet_cifar10.onnx -o example.o
+ *   gcc -I. examples/call_from_c/main.c example.o -o main
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -14,8 +14,8 @@ use crate::ranges::method::Method;
 use crate::ranges::observations::Observing;
 use crate::ranges::table::RangeTable;
 
-/// Told how much of a long piece of work is done, and of how much.
-pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
+/// Told what is worked on, how much of it is done, and of how much; 0 of 0 at the start of what cannot say.
+pub type Progress = Arc<dyn Fn(&str, usize, usize) + Send + Sync>;
 
 /// Samples to calibrate with. They are fetched one at a time, from several threads.
 pub trait Samples: Send + Sync {
@@ -93,6 +93,8 @@ pub struct Context {
     pub method: Method,
     /// Where to report progress.
     pub progress: Option<Progress>,
+    /// The pass that runs.
+    pub stage: &'static str,
     /// Threads to use; 0 for as many as there are cores.
     pub threads: usize,
     /// How ranges were obtained, for the user.
@@ -126,7 +128,7 @@ impl Context {
     /// Reports progress, if anyone listens.
     pub(crate) fn report(&self, done: usize, total: usize) {
         if let Some(progress) = &self.progress {
-            progress(done, total);
+            progress(self.stage, done, total);
         }
     }
 

@@ -228,6 +228,8 @@ impl Run<'_> {
         cx: &mut Context,
     ) -> Result<(), Diags> {
         let start = Instant::now();
+        cx.stage = info.name;
+        cx.report(0, 0);
         let mut edit = Edit::with_limit(graph, self.edits, self.edit_limit);
         let result = (info.make)(options).run(&mut edit, cx);
         let (labels, remarks) = edit.finish();

@@ -49,6 +49,9 @@ pub mod symbol {
     pub const RUN_F32: &str = "qcc_model_run_f32";
     /// [`RunF32MtFn`](super::RunF32MtFn); absent without a float interface.
     pub const RUN_F32_MT: &str = "qcc_model_run_f32_mt";
+    /// The [`QccModelInfo`](super::QccModelInfo) that the function gives, under a name that is not exported: tools find it in the
+    /// file without running anything.
+    pub const DESCRIPTION: &str = "model_description";
     /// Data: a little-endian `u64` with the number of bytes that follow, then the [`Manifest`](crate::Manifest).
     pub const MANIFEST: &str = "qcc_model_manifest";
 

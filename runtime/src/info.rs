@@ -5,8 +5,8 @@ use crate::cpu::CpuFeatures;
 use crate::tensor::{DType, elements};
 use std::mem::size_of;
 
-/// Most inputs and outputs together that a reader believes.
-const MAX_TENSORS: u32 = 4096;
+/// Most inputs, and most outputs, of a model.
+pub const MAX_TENSORS: u32 = 4096;
 
 /// Greatest alignment of the scratch that a reader believes.
 const MAX_ALIGN: u64 = 1 << 21;
@@ -162,6 +162,27 @@ impl ModelInfo {
             out.extend(shift.to_le_bytes());
         }
         Ok(out)
+    }
+
+    /// Reads a description from the bytes of a file, which may go on behind it.
+    pub fn decode(bytes: &[u8]) -> Result<ModelInfo, InfoError> {
+        let word = |i: usize| {
+            let bytes = bytes.get(4 * i..).and_then(|b| b.first_chunk::<4>());
+            let value = bytes.map(|b| u32::from_le_bytes(*b));
+            value.ok_or(InfoError::Header { field: "the size", value: 4 * i as u64 })
+        };
+        let version = word(0)?;
+        if version != ABI_VERSION {
+            return Err(InfoError::AbiVersion { found: version });
+        }
+        let (header, tensor, tensors) = (word(1)?, word(2)?, u64::from(word(3)?) + u64::from(word(4)?));
+        let needed = u64::from(tensor).checked_mul(tensors).and_then(|n| n.checked_add(header.into()));
+        let size = bytes.len() as u64;
+        if size < size_of::<QccModelInfo>() as u64 || needed.is_none_or(|n| n > size) {
+            return Err(InfoError::Header { field: "the size", value: size });
+        }
+        // SAFETY: the header and all tensors that it announces lie within `bytes`; `read` checks the distances between them.
+        unsafe { ModelInfo::read(bytes.as_ptr().cast()) }
     }
 
     /// Reads the description that a model's `info()` points to.
@@ -339,6 +360,23 @@ mod tests {
         }
         // SAFETY: a null pointer is allowed.
         assert!(unsafe { ModelInfo::read(std::ptr::null()) }.is_err());
+    }
+
+    #[test]
+    fn files_that_end_too_early_are_refused() {
+        let good = sample().encode().unwrap();
+        let mut longer = good.clone();
+        longer.extend([7; 9]);
+        assert_eq!(ModelInfo::decode(&longer), Ok(sample()));
+        for length in 0..good.len() {
+            assert!(ModelInfo::decode(&good[..length]).is_err(), "{length}");
+        }
+        for offset in (4..24).step_by(4) {
+            let mut bad = good.clone();
+            bad[offset..offset + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+            // A flag, the last of these, has no wrong value.
+            assert_eq!(ModelInfo::decode(&bad).is_err(), offset < 20, "{offset}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ use crate::info::ModelInfo;
 use crate::manifest::Manifest;
 use crate::model::{EntryPoints, LoadError, Model};
 use libloading::Library;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 /// Longest manifest that is believed, in bytes.
@@ -18,6 +20,9 @@ impl Model {
         let path = path.as_ref();
         // An absolute path also keeps the system's loader from searching its own folders.
         let absolute = path.canonicalize().map_err(|source| LoadError::Open { path: path.into(), source })?;
+        if let Some(found) = other_machine(&absolute) {
+            return Err(LoadError::Machine { path: path.into(), found });
+        }
         // SAFETY: objects written by qcc have no initialization code; the caller answers for others.
         let library = unsafe { Library::new(absolute) };
         let library = library.map_err(|source| LoadError::Load { path: path.into(), source })?;
@@ -36,6 +41,19 @@ impl Model {
         // SAFETY: the entry points belong to this description in a file of qcc's, and live as long as the library.
         unsafe { Model::from_parts(entry, info, manifest, Box::new(library)) }
     }
+}
+
+/// The machine that an ELF file is for, unless it is this one: the system's loader says of such a file that it does not exist.
+fn other_machine(path: &Path) -> Option<String> {
+    let mut header = [0; 20];
+    File::open(path).and_then(|mut file| file.read_exact(&mut header)).ok()?;
+    let machine = u16::from_le_bytes([header[18], header[19]]);
+    let known = [(62, "x86_64"), (183, "aarch64"), (3, "x86"), (40, "arm"), (243, "riscv64")];
+    let found = known.iter().find(|(code, _)| *code == machine).map(|(_, name)| *name);
+    let is_elf = header.starts_with(b"\x7fELF");
+    let known_here = known.iter().any(|(_, name)| *name == std::env::consts::ARCH);
+    let here = found == Some(std::env::consts::ARCH) || !known_here;
+    (is_elf && !here).then(|| found.map_or_else(|| format!("machine {machine}"), str::to_string))
 }
 
 /// The function behind a symbol. `F` must be the function pointer type that [`symbol`] names for it.
@@ -65,6 +83,7 @@ mod tests {
         assert!(missing.to_string().starts_with("cannot open /nonexistent/model.so"), "{missing}");
         let own = std::env::current_exe().unwrap().with_extension("d");
         let text = if own.exists() { own } else { "Cargo.toml".into() };
-        assert!(matches!(Model::load(text).unwrap_err(), LoadError::Load { .. }));
+        let refused = Model::load(text).unwrap_err();
+        assert!(matches!(refused, LoadError::Load { .. }) && !refused.to_string().ends_with("failed"), "{refused}");
     }
 }

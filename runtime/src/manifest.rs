@@ -38,6 +38,30 @@ pub struct Manifest {
     /// File name of the source model, without its folder.
     #[prost(string, tag = "10")]
     pub source: String,
+    /// Inputs that the source model declares as integers.
+    #[prost(message, repeated, tag = "11")]
+    pub integer_inputs: Vec<Declared>,
+    /// Outputs that the source model declares as integers.
+    #[prost(message, repeated, tag = "12")]
+    pub integer_outputs: Vec<Declared>,
+}
+
+/// An input or output that the source model declares as integers. Tools take and give it so; the entry points have the codes that
+/// the description tells of, which may lie elsewhere: codes with a sign are computed with as codes without one.
+#[derive(Clone, PartialEq, Message)]
+pub struct Declared {
+    /// Name in the source model.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Type in the source model: `u8`, `i8`, `i64`.
+    #[prost(string, tag = "2")]
+    pub dtype: String,
+    /// `real = scale * (code - zero_point)`; 0 for plain integers.
+    #[prost(float, tag = "3")]
+    pub scale: f32,
+    /// Code of the real number 0.
+    #[prost(sint32, tag = "4")]
+    pub zero_point: i32,
 }
 
 /// From an image file to an input tensor.

@@ -42,12 +42,20 @@ pub enum LoadError {
         source: std::io::Error,
     },
     /// The system's loader refused the file: no ELF file, another CPU, damaged.
-    #[error("cannot load {}: {source}", path.display())]
+    #[error("cannot load {}: {}", path.display(), whole(source))]
     Load {
         /// The file as given.
         path: PathBuf,
         /// The loader's answer.
         source: libloading::Error,
+    },
+    /// A file for another machine.
+    #[error("{} is compiled for {found}, and this machine is {}", path.display(), std::env::consts::ARCH)]
+    Machine {
+        /// The file as given.
+        path: PathBuf,
+        /// The machine that it is for.
+        found: String,
     },
     /// A shared object that qcc did not make.
     #[error("{} is not a model compiled by qcc: it exports no `{symbol}`", path.display())]
@@ -71,6 +79,12 @@ pub enum LoadError {
         /// Features needed and not present.
         missing: CpuFeatures,
     },
+}
+
+/// An error with all that caused it: the system's loader says why in the last one.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 impl Model {

@@ -7,11 +7,30 @@ use crate::model::Model;
 use crate::pool::Pool;
 use crate::tensor::{DType, Tensor, TensorRef};
 use std::ffi::c_void;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// Something that a session borrows, or owns a share of.
+enum Held<'m, T> {
+    Borrowed(&'m T),
+    Shared(Arc<T>),
+}
+
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Held::Borrowed(held) => held,
+            Held::Shared(held) => held,
+        }
+    }
+}
 
 /// Scratch memory, and perhaps a pool, for runs of one model one after another.
 pub struct Session<'m> {
-    model: &'m Model,
-    pool: Option<&'m Pool>,
+    model: Held<'m, Model>,
+    pool: Option<Held<'m, Pool>>,
     scratch: Arena,
     slots: Slots,
 }
@@ -130,8 +149,34 @@ impl Model {
     }
 }
 
+impl Session<'static> {
+    /// A session that owns a share of its model: it can be kept in a structure, or sent to a thread, without the model beside it.
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    /// use qcc_runtime::{Model, Session};
+    ///
+    /// struct Classifier {
+    ///     session: Session<'static>,
+    /// }
+    ///
+    /// let model = Arc::new(Model::load("model.so")?);
+    /// let first = Classifier { session: Session::shared(model.clone()) };
+    /// let second = Classifier { session: Session::shared(model) };
+    /// # drop((first, second));
+    /// # Ok::<(), qcc_runtime::LoadError>(())
+    /// ```
+    pub fn shared(model: Arc<Model>) -> Session<'static> {
+        Session::of(Held::Shared(model))
+    }
+}
+
 impl<'m> Session<'m> {
     fn new(model: &'m Model) -> Self {
+        Session::of(Held::Borrowed(model))
+    }
+
+    fn of(model: Held<'m, Model>) -> Self {
         let info = model.info();
         // Both were checked when the model was made.
         let size = |n: u64| usize::try_from(n).ok();
@@ -145,13 +190,20 @@ impl<'m> Session<'m> {
     /// Runs over the threads of `pool`. The results are the same.
     #[must_use]
     pub fn with_pool(mut self, pool: &'m Pool) -> Self {
-        self.pool = Some(pool);
+        self.pool = Some(Held::Borrowed(pool));
+        self
+    }
+
+    /// [`Session::with_pool`] with a share of the pool.
+    #[must_use]
+    pub fn with_shared_pool(mut self, pool: Arc<Pool>) -> Self {
+        self.pool = Some(Held::Shared(pool));
         self
     }
 
     /// The model.
-    pub fn model(&self) -> &'m Model {
-        self.model
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// Stored integers in, new tensors of stored integers out.
@@ -166,7 +218,7 @@ impl<'m> Session<'m> {
         self.prepare(Io::Stored, inputs, outputs)?;
         let (entry, scratch) = (self.model.entry, self.scratch.as_mut_ptr().cast());
         let (input, output) = (self.slots.inputs.as_ptr(), self.slots.outputs.as_ptr());
-        let status = match (self.pool, entry.run_mt) {
+        let status = match (self.pool.as_deref(), entry.run_mt) {
             // SAFETY: `prepare` checked that the tensors are those that the model describes; the pool outlives the call.
             (Some(pool), Some(run_mt)) => unsafe { run_mt(input, output, scratch, &pool.as_abi()) },
             // SAFETY: as above.
@@ -189,7 +241,7 @@ impl<'m> Session<'m> {
         self.prepare(Io::Float, inputs, outputs)?;
         let scratch = self.scratch.as_mut_ptr().cast();
         let (input, output) = (self.slots.inputs.as_ptr().cast(), self.slots.outputs.as_ptr().cast());
-        let status = match (self.pool, entry.run_f32_mt) {
+        let status = match (self.pool.as_deref(), entry.run_f32_mt) {
             // SAFETY: `prepare` checked all tensors as `f32` of the model's shapes; the pool outlives the call.
             (Some(pool), Some(run_mt)) => unsafe { run_mt(input, output, scratch, &pool.as_abi()) },
             // SAFETY: as above.
@@ -350,6 +402,22 @@ mod tests {
         let x: Vec<f32> = x.iter().map(|&x| f32::from(x)).collect();
         let y = session.run_f32(&[TensorRef::new(&[10, 100], &x)]).unwrap();
         assert!(y[0].as_slice::<f32>().unwrap().iter().zip(&x).all(|(&y, &x)| y == 2.0 * x));
+    }
+
+    #[test]
+    fn a_session_can_own_its_model() {
+        fn send<T: Send + 'static>(x: T) -> T {
+            x
+        }
+        let model = Arc::new(model(ENTRY));
+        let pool = Arc::new(Pool::new(2).unwrap());
+        let sessions = [Session::shared(model.clone()), Session::shared(model.clone()).with_shared_pool(pool)];
+        let x = [7u8; N];
+        for mut session in sessions {
+            drop(send(model.clone()));
+            let run = std::thread::spawn(move || session.run(&[TensorRef::new(&[10, 100], &x)]).unwrap());
+            assert!(run.join().unwrap()[0].as_slice::<i16>().unwrap().iter().all(|&y| y == 14));
+        }
     }
 
     #[test]

@@ -279,7 +279,7 @@ fn arrays_that_are_no_samples_are_refused() {
 }
 
 /// Writes an image of 8-bit RGB pixels.
-fn png(path: &Path, height: u32, width: u32, pixels: &[u8]) {
+pub fn png(path: &Path, height: u32, width: u32, pixels: &[u8]) {
     let mut encoder = png::Encoder::new(std::fs::File::create(path).unwrap(), width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.write_header().and_then(|mut w| w.write_image_data(pixels)).unwrap();

@@ -2,7 +2,7 @@
 
 use tempfile::TempDir;
 
-use crate::models::model;
+use crate::models::{field, model, number};
 use crate::{fixture, qcc, refused, stderr};
 
 #[test]
@@ -83,4 +83,108 @@ fn an_unwritable_place_keeps_what_it_holds() {
     std::fs::create_dir(folder.path().join("model.so")).unwrap();
     refused(folder.path(), &["relu.onnx", "-o", "model.so"], 1, "cannot write");
     assert!(folder.path().join("model.so").is_dir() && !folder.path().join("model.h").exists());
+}
+
+/// What is in integer form already is proved as what passes make is.
+#[test]
+fn integer_graphs_are_proved() {
+    let folder = TempDir::new().unwrap();
+    let overflow =
+        "graph @g(%x: tensor<1x2x!quant.uniform<u8:f32, 0.5:10>>) -> (tensor<1x2x!quant.uniform<u8:f32, 0.25:5>>) {
+  const @w : tensor<2x2xi8> = dense<[1, 1, -1, 1]>
+  const @b : tensor<2xi32> = dense<[2147483647, -2147483648]>
+  const @m : tensor<1xi32> = dense<[2147483647]>
+  %acc = int.linear(%x, @w, @b) : tensor<1x2xi32>
+  %y = int.requant(%acc, @m) {shl = 6, offset = 352} : tensor<1x2x!quant.uniform<u8:f32, 0.25:5>>
+  return %y
+}
+";
+    let positions = "graph @g(%x: tensor<1x2x2x3xu8>) -> (tensor<1x2x1x2xi64>) {
+  %y = tensor.max_pool_index(%x) {kernel = [2, 2]} : tensor<1x2x1x2xi64>
+  return %y
+}
+";
+    let x = qcc::ir::Tensor::new(&[1, 2], qcc::ir::Data::U8(vec![255, 255]));
+    std::fs::write(folder.path().join("x.npy"), crate::to_npy(&x)).unwrap();
+    for (text, why) in [(overflow, "more than 32 bits"), (positions, "positions in windows")] {
+        std::fs::write(folder.path().join("g.qir"), text).unwrap();
+        for arguments in [
+            &["g.qir", "-o", "out.so"][..],
+            &["g.qir", "-o", "out.o"],
+            &["g.qir", "--emit", "clif"],
+            &["g.qir", "-o", "out.so", "--passes", ""],
+            &["run", "g.qir", "--input", "x.npy", "--io", "int"],
+            &["bench", "g.qir", "--seconds", "0.1"],
+        ] {
+            refused(folder.path(), arguments, 1, why);
+        }
+        // It can still be looked at.
+        let shown = qcc(folder.path(), &["opt", "g.qir"]);
+        assert_eq!(shown.status.code(), Some(0), "{}", stderr(&shown));
+    }
+}
+
+#[test]
+fn more_tensors_than_the_interface_holds_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let inputs: Vec<String> = (0..4097).map(|i| format!("%x{i}: tensor<1x1xf32>")).collect();
+    let text = format!(
+        "graph @g({}) -> (tensor<1x1xf32>) {{\n  %y = nn.relu(%x0) : tensor<1x1xf32>\n  return %y\n}}\n",
+        inputs.join(", ")
+    );
+    std::fs::write(folder.path().join("g.qir"), text).unwrap();
+    refused(folder.path(), &["g.qir", "-o", "out.so"], 1, "the model has 4097 inputs");
+}
+
+/// All dimensions that are open are named at once, with the flags that close them; a bound input is none.
+#[test]
+fn open_dimensions_and_bound_inputs() {
+    let folder = TempDir::new().unwrap();
+    let value = |name: &str, ty: u64, dims: &[&str]| {
+        let dim = |d: &&str| match d.parse() {
+            Ok(n) => field(1, &number(1, n)),
+            Err(_) => field(1, &field(2, d.as_bytes())),
+        };
+        let dims: Vec<u8> = dims.iter().flat_map(dim).collect();
+        let tensor = [number(1, ty), field(2, &dims)].concat();
+        [field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat()
+    };
+    let node = |op: &str, inputs: &[&str], output: &str, attribute: &[u8]| {
+        let inputs: Vec<u8> = inputs.iter().flat_map(|i| field(1, i.as_bytes())).collect();
+        field(1, &[inputs, field(2, output.as_bytes()), field(4, op.as_bytes()), attribute.to_vec()].concat())
+    };
+    // y = x * float(sr), as detectors of voices take the sampling rate.
+    let to = field(5, &[field(1, b"to"), number(3, 1), number(20, 2)].concat());
+    let graph = [
+        node("Cast", &["sr"], "rate", &to),
+        node("Mul", &["x", "rate"], "y", &[]),
+        field(2, b"g"),
+        field(11, &value("x", 1, &["batch", "height", "width"])),
+        field(11, &value("sr", 7, &[])),
+        field(12, &value("y", 1, &["batch", "height", "width"])),
+    ]
+    .concat();
+    let whole = [number(1, 8), field(8, &number(2, 17)), field(7, &graph)].concat();
+    std::fs::write(folder.path().join("m.onnx"), whole).unwrap();
+    let output = qcc(folder.path(), &["m.onnx", "-o", "out.so", "--bind", "sr=2"]);
+    let said = stderr(&output);
+    assert!(said.contains("`height`, dimension 1, and `width`, dimension 2, of input `x` are not known"), "{said}");
+    assert!(said.contains("--dim height=NUMBER --dim width=NUMBER, or --shape x=1xNUMBERxNUMBER"), "{said}");
+    let sized = ["--dim", "height=1", "--dim", "width=3", "--input-range", "0:1", "--bind", "sr=2"];
+    let x = qcc::ir::Tensor::f32(&[1, 1, 3], vec![0.0, 0.5, 1.0]);
+    std::fs::write(folder.path().join("x.npy"), crate::to_npy(&x)).unwrap();
+    let y = crate::done(
+        folder.path(),
+        &[&["run", "m.onnx", "--float", "--input", "x.npy"], &sized[..6], &["--bind", "sr=2"]].concat(),
+    );
+    assert_eq!(y, "y [1, 1, 3] f32: [0.0, 1.0, 2.0]\n");
+    crate::done(folder.path(), &[&["m.onnx", "-o", "m.so"], &sized[..]].concat());
+    assert!(crate::done(folder.path(), &["inspect", "m.so"]).contains("sr=2"));
+    let bind = |text: &str, code: i32, why: &str| {
+        refused(folder.path(), &[&["m.onnx", "-o", "out.so"], &sized[..4], &["--bind", text]].concat(), code, why);
+    };
+    bind("rate=2", 2, "inputs are x, sr");
+    bind("sr=0.5", 2, "which does not hold it");
+    bind("sr=1,2", 2, "2 numbers are given for input `sr`");
+    bind("sr", 2, "--bind: expected INPUT=NUMBER");
 }

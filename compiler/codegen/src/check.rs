@@ -19,19 +19,40 @@ mod listing;
 mod report;
 mod x86;
 
-use object::{Object, ObjectSymbol};
+use object::{Object, ObjectKind, ObjectSymbol};
 use qcc_runtime::abi::symbol;
+use std::collections::HashSet;
 
+use crate::emit::link::{LinkOptions, link_shared};
 use contents::{Contents, contents, parse};
 pub use listing::listing;
 pub use report::{CheckError, Class, Finding, Problem, Report, Tally};
 
-/// Checks a compiled model.
+/// Checks a compiled model: a shared object, or a relocatable one, which is linked first.
 pub fn certify(file: &[u8]) -> Result<Report, CheckError> {
+    let linked;
+    let file = match parse(file)?.kind() {
+        ObjectKind::Relocatable => {
+            linked = link_model(file)?;
+            &linked
+        }
+        _ => file,
+    };
     let report = inspect(file)?;
     let elf = parse(file)?;
     let is_model = elf.dynamic_symbols().any(|s| s.is_definition() && s.name() == Ok(symbol::INFO));
     if is_model { Ok(report) } else { Err(CheckError::NotAModel) }
+}
+
+/// The shared object that a model's relocatable object makes.
+fn link_model(file: &[u8]) -> Result<Vec<u8>, CheckError> {
+    let is_model = parse(file)?.symbols().any(|s| s.is_definition() && s.name() == Ok(symbol::INFO));
+    if !is_model {
+        return Err(CheckError::NotAModel);
+    }
+    let exports = [(symbol::INFO.to_string(), vec![symbol::INFO.to_string()])];
+    let options = LinkOptions { soname: "", exports: &exports, float_functions: &HashSet::new() };
+    link_shared(file, &options).map_err(|e| CheckError::Elf(e.to_string()))
 }
 
 /// Checks the code of any ELF file, model or not.

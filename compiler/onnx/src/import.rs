@@ -52,11 +52,13 @@ use crate::options::{self, ImportOptions};
 use crate::structure::{Structure, analyze, location, node_name};
 use crate::tensor;
 use names::Names;
+pub(crate) use names::spelled as value_name;
 use site::{MOST_OPERANDS, Site};
 pub use table::{Importable, importable};
 
 /// A model as a graph of `nn.*`, `tensor.*` and `quant.*`.
 pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions) -> Result<Graph, Diags> {
+    options.bind(&mut model.graph).map_err(Fault::into_diag)?;
     options.end(&mut model.graph);
     let nodes = functions::inline(&mut model).map_err(Fault::into_diag)?;
     let structure = analyze(&model.graph, &nodes, model.opset)?;

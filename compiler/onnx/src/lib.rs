@@ -10,6 +10,7 @@
 
 #![deny(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
 
+mod bind;
 mod element;
 mod export;
 mod external;
@@ -62,6 +63,11 @@ pub fn read_tensor(path: &Path) -> Result<Tensor, Diag> {
     let bytes =
         std::fs::read(path).map_err(|e| named(Diag::new(Code::FILE, format!("cannot read the tensor: {e}"))))?;
     tensor::from_bytes(&bytes, &path.parent().map_or_else(Folder::none, Folder::at)).map_err(|f| named(f.into_diag()))
+}
+
+/// How graphs spell the ONNX name of a value that is neither input nor output: `/layer1/conv` reads `layer1.conv`.
+pub fn value_name(onnx: &str) -> String {
+    import::value_name(onnx)
 }
 
 /// Imports a model from memory. Without a `folder` it can have no external data.

@@ -9,6 +9,7 @@ use qcc_ir::diag::Code;
 
 use crate::element::DataType;
 use crate::fault::{Fault, Outcome};
+use crate::import::value_name;
 
 /// Most elements of a value. A model that means what it says has none of 2^31, and no machine the memory for several.
 pub(crate) const MOST_ELEMENTS: usize = 1 << 31;
@@ -23,6 +24,8 @@ pub struct ImportOptions {
     pub shapes: HashMap<String, Vec<usize>>,
     /// Extents of symbolic dimensions, by symbol.
     pub dims: HashMap<String, usize>,
+    /// Inputs that are always the same, by name: one number for all elements, or one for each.
+    pub binds: HashMap<String, Vec<f64>>,
     /// Values that become the outputs, in this order; the model's own where there are none.
     pub outputs: Vec<String>,
 }
@@ -57,7 +60,7 @@ impl ImportOptions {
             return;
         }
         let named = |name: &String| graph.output.iter().find(|o| o.name == *name).cloned();
-        let unnamed = |name: &String| ValueInfoProto { name: name.clone(), ..ValueInfoProto::new() };
+        let unnamed = |name: &String| ValueInfoProto { name: spelled(graph, name), ..ValueInfoProto::new() };
         graph.output = self.outputs.iter().map(|name| named(name).unwrap_or_else(|| unnamed(name))).collect();
     }
 
@@ -141,39 +144,61 @@ impl ImportOptions {
             return Err(fault.help(format!("give it: --shape {name}=1x3x224x224")));
         };
         let resolve = |(i, extent): (usize, &Extent)| match extent {
-            Extent::Known(n) => Ok(*n),
-            Extent::Symbol(s) if self.dims.contains_key(s) => Ok(self.dims[s]),
-            Extent::Symbol(_) | Extent::Open if i == 0 => Ok(1),
-            Extent::Symbol(_) | Extent::Open => Err(self.open(name, &declared, i)),
+            Extent::Known(n) => Some(*n),
+            Extent::Symbol(s) if self.dims.contains_key(s) => Some(self.dims[s]),
+            Extent::Symbol(_) | Extent::Open if i == 0 => Some(1),
+            Extent::Symbol(_) | Extent::Open => None,
         };
-        declared.iter().enumerate().map(resolve).collect()
+        let dims: Vec<Option<usize>> = declared.iter().enumerate().map(resolve).collect();
+        let known: Option<Vec<usize>> = dims.iter().copied().collect();
+        known.ok_or_else(|| open(name, &declared, &dims))
     }
+}
 
-    /// The fault of leaving dimension `i` of an input open, with the flags that close it.
-    fn open(&self, name: &str, declared: &[Extent], i: usize) -> Fault {
-        let spell = |(i, extent): (usize, &Extent)| match extent {
-            Extent::Known(n) => n.to_string(),
-            Extent::Symbol(s) => self.dims.get(s).map_or_else(|| "NUMBER".into(), ToString::to_string),
-            Extent::Open => if i == 0 { "1" } else { "NUMBER" }.into(),
-        };
-        let spelled: Vec<_> = declared.iter().enumerate().map(spell).collect();
-        let shape = format!("--shape {name}={}", spelled.join("x"));
-        // Exporters write `?` for all dimensions that they do not know, which are not the same then.
-        let (what, help) = match &declared[i] {
+/// The fault of leaving dimensions of an input open, with the flags that close them.
+fn open(name: &str, declared: &[Extent], dims: &[Option<usize>]) -> Fault {
+    let spelled: Vec<_> = dims.iter().map(|d| d.map_or_else(|| "NUMBER".into(), |n| n.to_string())).collect();
+    let shape = format!("--shape {name}={}", spelled.join("x"));
+    let (mut what, mut flags) = (Vec::new(), Vec::new());
+    for (i, extent) in declared.iter().enumerate().filter(|(i, _)| dims[*i].is_none()) {
+        match extent {
+            // Exporters write `?` for all dimensions that they do not know, which are not the same then.
             Extent::Symbol(s) if s != "?" => {
-                (format!("`{s}`, dimension {i}"), format!("give it: --dim {s}=NUMBER, or {shape}"))
+                what.push(format!("`{s}`, dimension {i}"));
+                flags.push(Some(format!("--dim {s}=NUMBER")));
             }
             Extent::Symbol(_) | Extent::Open | Extent::Known(_) => {
-                (format!("dimension {i}"), format!("give it: {shape}"))
+                what.push(format!("dimension {i}"));
+                flags.push(None);
             }
-        };
-        Fault::new(Code::DYNAMIC_SHAPE, format!("{what} of input `{name}` is not known at compile time")).help(help)
+        }
     }
+    let verb = if what.len() == 1 { "is" } else { "are" };
+    // Two dimensions may be of one symbol.
+    let by_symbol: Option<Vec<String>> = flags.into_iter().collect();
+    let by_symbol = by_symbol.map(|mut flags| {
+        let mut seen = std::collections::HashSet::new();
+        flags.retain(|flag| seen.insert(flag.clone()));
+        flags.join(" ")
+    });
+    let help = by_symbol.map_or_else(|| shape.clone(), |flags| format!("{flags}, or {shape}"));
+    let them = if what.len() == 1 { "it" } else { "them" };
+    let message = format!("{} of input `{name}` {verb} not known at compile time", what.join(", and "));
+    Fault::new(Code::DYNAMIC_SHAPE, message).help(format!("give {them}: {help}"))
+}
+
+/// A name as the model has it: where it has none so, the one of a node's result that graphs spell so.
+fn spelled(graph: &GraphProto, name: &str) -> String {
+    let results = || graph.node.iter().flat_map(|n| &n.output).filter(|r| !r.is_empty());
+    if results().any(|r| r == name) || graph.input.iter().any(|i| i.name == name) {
+        return name.to_string();
+    }
+    results().find(|r| value_name(r) == name).map_or(name, String::as_str).to_string()
 }
 
 /// A dimension as declared.
 #[derive(Debug, Clone, PartialEq)]
-enum Extent {
+pub(crate) enum Extent {
     Known(usize),
     Symbol(String),
     Open,
@@ -190,7 +215,7 @@ impl std::fmt::Display for Extent {
 }
 
 /// The declared dimensions; `None` if the rank is not declared.
-fn extents(value: &ValueInfoProto) -> Option<Vec<Extent>> {
+pub(crate) fn extents(value: &ValueInfoProto) -> Option<Vec<Extent>> {
     let Some(type_proto::Value::TensorType(tensor)) = value.type_.as_ref()?.value.as_ref() else { return None };
     let shape = tensor.shape.as_ref()?;
     let extent = |value: &Option<dimension::Value>| match value {

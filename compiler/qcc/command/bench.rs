@@ -53,6 +53,7 @@ impl Bench {
             if self.per_layer {
                 return Err(usage("steps are measured in memory only").help("give the .onnx or .qir file"));
             }
+            self.flags.warn_compiled();
             let model = load(&self.file)?;
             if self.turns {
                 return self.take_turns(&model, start);
@@ -60,6 +61,7 @@ impl Bench {
             (measure(&model, self.threads, self.io.into(), time, start)?, Vec::new())
         } else {
             let mut options = self.flags.options(0)?;
+            self.flags.warn();
             options.float_interface = self.io == Io::Float;
             let mut compiled = compile(self.file.as_path(), &options)?;
             self.tune.apply(&mut compiled)?;
@@ -75,8 +77,7 @@ impl Bench {
             };
             (result, tasks)
         };
-        terminal::result(&if self.json { json(&result, &tasks) } else { text(&result, &tasks) });
-        Ok(())
+        terminal::result(&if self.json { json(&result, &tasks) } else { text(&result, &tasks) })
     }
 
     fn take_turns(&self, model: &Model, started: Instant) -> Result<(), Error> {

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use qcc::dump::Dump;
 use qcc::ir::Graph;
-use qcc::{Compiled, Error, Event, Source, compile_observed};
+use qcc::{Compiled, Error, Event, Source, check_places, compile_observed, header_place, save_ranges};
 
-use super::flags::{Io, ModelFlags, TuneFlags, usage};
+use super::flags::{Io, ModelFlags, TuneFlags, usage, warn_idle};
 use super::limit::{self, LimitFlags};
-use super::terminal;
+use super::quality::QualityFlags;
+use super::{opt, progress, terminal};
 
 /// Compile a model.
 #[derive(Args)]
@@ -26,9 +27,9 @@ pub struct Build {
     /// Name of the model in C [default: that of the output file]
     #[arg(long)]
     name: Option<String>,
-    /// Whether the model also takes and gives floats, or integers only
-    #[arg(long, value_enum, default_value = "float")]
-    io: Io,
+    /// Whether the model also takes and gives floats, or integers only [default: float]
+    #[arg(long, value_enum)]
+    io: Option<Io>,
     /// Threads of the compiler; 0 for one a core
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -41,6 +42,8 @@ pub struct Build {
     tune: TuneFlags,
     #[command(flatten)]
     limit: LimitFlags,
+    #[command(flatten)]
+    quality: QualityFlags,
     #[command(flatten)]
     watch: WatchFlags,
 }
@@ -88,10 +91,13 @@ impl Build {
     pub fn execute(&self) -> Result<(), Error> {
         let model = self.model.as_ref().ok_or_else(|| usage("no model is given").help("qcc model.onnx -o model.so"))?;
         let emit = self.emit()?;
+        self.check_places(model, emit)?;
+        self.warn(model, emit);
         let mut options = self.flags.options(self.threads)?;
-        options.float_interface = self.io == Io::Float;
+        options.float_interface = self.io.unwrap_or(Io::Float) == Io::Float;
         let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         options.name = self.name.clone().or(stem);
+        let data = self.limit.data();
         let mut compiled = match self.limit.limit(model, &options)? {
             Some((limit, data, how)) => {
                 let source = Source::from(model.as_path());
@@ -101,11 +107,12 @@ impl Build {
             }
             None => self.watch.compile(model, &options)?,
         };
+        progress::report("code", 0, 0);
         self.tune.apply(&mut compiled)?;
         if let Some(path) = &self.save_ranges
             && let Some(ranges) = compiled.ranges()
         {
-            ranges.save(path)?;
+            save_ranges(ranges, path)?;
         }
         match (emit, &self.output) {
             (Emit::So, Some(path)) => compiled.write_so(path)?,
@@ -114,15 +121,52 @@ impl Build {
             (Emit::Qir, Some(path)) => compiled.write_text(path)?,
             (Emit::Clif, Some(path)) => compiled.write_clif(path)?,
             (Emit::Asm, Some(path)) => compiled.write_asm(path)?,
-            (Emit::Qir, None) => terminal::result(&qcc::ir::print(compiled.graph())),
-            (Emit::Clif, None) => terminal::result(&compiled.clif()?),
-            (Emit::Asm, None) => terminal::result(&compiled.asm()?),
+            (Emit::Qir, None) => terminal::result(&opt::text(&compiled)?)?,
+            (Emit::Clif, None) => terminal::result(&compiled.clif()?)?,
+            (Emit::Asm, None) => terminal::result(&compiled.asm()?)?,
             (Emit::So | Emit::Obj | Emit::OnnxQdq, None) => {
                 return Err(usage("what is no text needs a file to go to").help("add -o model.so"));
             }
         }
         announce(&compiled);
+        self.quality.report(&compiled, &options, data.as_deref());
         Ok(())
+    }
+
+    /// Refuses to write over what is read, or over a file beside the output that is not qcc's.
+    fn check_places(&self, model: &Path, emit: Emit) -> Result<(), Error> {
+        let mut read = self.flags.files();
+        read.push(("the model", model));
+        read.extend(self.limit.files());
+        let header = match &self.output {
+            Some(path) if matches!(emit, Emit::So | Emit::Obj) => header_place(path)?,
+            _ => None,
+        };
+        let mut written: Vec<(&str, &Path)> = Vec::new();
+        written.extend(self.output.as_deref().map(|path| ("--output", path)));
+        written.extend(header.as_deref().map(|path| ("the C header", path)));
+        written.extend(self.save_ranges.as_deref().map(|path| ("--save-ranges", path)));
+        written.extend(self.tune.file().map(|path| ("--save-tuning", path)));
+        check_places(&read, &written)
+    }
+
+    /// Warns of flags that change nothing in what is written.
+    fn warn(&self, model: &Path, emit: Emit) {
+        let what = match emit {
+            Emit::So | Emit::Obj | Emit::Clif | Emit::Asm => None,
+            Emit::Qir => Some("a graph as text"),
+            Emit::OnnxQdq => Some("an ONNX file"),
+        };
+        if let Some(what) = what {
+            self.flags.warn_no_code(what);
+            let own =
+                [self.name.as_ref().map(|_| "--name"), self.io.map(|_| "--io"), self.tune.is_on().then_some("--tune")];
+            warn_idle(&own.into_iter().flatten().collect::<Vec<_>>(), &format!("{what} holds no machine code"));
+        }
+        self.flags.warn();
+        if model.extension().is_some_and(|e| e == "qir") {
+            self.flags.warn_text();
+        }
     }
 
     fn emit(&self) -> Result<Emit, Error> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use qcc::{Calibration, Error, Method, Mode, Observations, RangeTable, Shard, calibrate};
+use qcc::{Calibration, Error, Method, Mode, Observations, RangeTable, Shard, calibrate, check_places, save_ranges};
 
 use super::flags::{ModelFlags, usage};
 use super::terminal;
@@ -32,6 +32,11 @@ pub struct Calibrate {
 impl Calibrate {
     /// Does it.
     pub fn execute(&self) -> Result<(), Error> {
+        let mut read = self.flags.files();
+        read.push(("the model", self.model.as_path()));
+        read.extend(self.data.as_deref().map(|path| ("the samples", path)));
+        check_places(&read, &[("--output", &self.output)])?;
+        self.flags.warn_not_ranges();
         let mut options = self.flags.options(self.threads)?;
         if options.ranges.is_some() {
             return Err(usage("--ranges and `qcc calibrate` exclude each other: ranges are what it finds"));
@@ -51,7 +56,7 @@ impl Calibrate {
             (None, _) => {}
         }
         let table = calibrate(self.model.as_path(), &options, self.shard)?;
-        table.save(&self.output)?;
+        save_ranges(&table, &self.output)?;
         terminal::note(&format!("ranges: {}", table.source));
         Ok(())
     }
@@ -89,10 +94,12 @@ impl Ranges {
     pub fn execute(&self) -> Result<(), Error> {
         match &self.action {
             Action::Merge(merge) => {
+                let read: Vec<_> = merge.tables.iter().map(|path| ("a table to merge", path.as_path())).collect();
+                check_places(&read, &[("--output", &merge.output)])?;
                 let read = |path: &PathBuf| Ok((path.display().to_string(), RangeTable::load(path)?));
                 let tables = merge.tables.iter().map(read).collect::<Result<Vec<_>, Error>>()?;
                 let merged = Observations::merge(&tables, merge.method)?;
-                merged.save(&merge.output)?;
+                save_ranges(&merged, &merge.output)?;
                 terminal::note(&format!("ranges: {}", merged.source));
                 Ok(())
             }

@@ -28,7 +28,7 @@ impl Check {
     pub fn execute(&self) -> Result<Verdict, Error> {
         let bytes = std::fs::read(&self.file).map_err(|e| Error::file(&self.file, "read the model", e))?;
         let report = certify(&bytes).map_err(|e| Error::file(&self.file, "check the model", e))?;
-        terminal::result(&if self.json { json(&report) } else { text(&report) });
+        terminal::result(&if self.json { json(&report) } else { text(&report) })?;
         Ok(if report.is_float_free() { Verdict::Done } else { Verdict::Refuted })
     }
 }

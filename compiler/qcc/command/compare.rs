@@ -14,7 +14,7 @@ use qcc::{Error, Source, compile_observed};
 use super::build::announce;
 use super::flags::{ModelFlags, usage};
 use super::limit;
-use super::terminal;
+use super::{progress, terminal};
 
 /// Compare the integer model with the float one.
 #[derive(Args)]
@@ -69,6 +69,7 @@ impl Compare {
     /// Does it.
     pub fn execute(&self) -> Result<(), Error> {
         let mut options = self.flags.options(self.threads)?;
+        self.flags.warn();
         // The conversion outside of the model is the same.
         options.float_interface = false;
         if self.json && self.metric.is_some() && self.max_drop.is_none() {
@@ -86,7 +87,7 @@ impl Compare {
         }
         let how = CompareOptions {
             threads: self.threads,
-            progress: terminal::progress("comparing"),
+            progress: progress::progress(),
             label_offset: self.label_offset,
             calls: None,
         };
@@ -115,10 +116,8 @@ impl Compare {
                 return Err(usage(message).help("use --metric sqnr or cosine"));
             }
             let rows = rows(&result);
-            rows.iter().filter(|r| r.0 == metric).for_each(|(_, name, value)| {
-                terminal::result(&format!("{name:<20}{value}\n"));
-            });
-            return Ok(());
+            let lines = rows.iter().filter(|r| r.0 == metric).map(|(_, name, value)| format!("{name:<20}{value}\n"));
+            return terminal::result(&lines.collect::<String>());
         }
         let calls = self.layers.unwrap_or(if self.json { 0 } else { 8 });
         let layers = if calls > 0 {
@@ -138,8 +137,7 @@ impl Compare {
             Vec::new()
         };
         let printed = if self.json { json(&result, &layers, raised) } else { text(&result, &layers, calls) };
-        terminal::result(&printed);
-        Ok(())
+        terminal::result(&printed)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Flags that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
@@ -14,61 +14,75 @@ use qcc::{
     save_tuning,
 };
 
-use super::terminal;
+use super::{progress, terminal};
 
 /// How a model is compiled.
 #[derive(Args)]
 pub struct ModelFlags {
-    /// Samples to find ranges with: .npy, .npz, image, list or folder
-    #[arg(long, value_name = "SAMPLES")]
-    calibrate: Option<PathBuf>,
-    /// Ranges from an earlier run; samples then serve the corrections of weights and biases only
-    #[arg(long, value_name = "FILE.json")]
-    ranges: Option<PathBuf>,
-    /// How ranges follow from samples: minmax, percentile, mse, kl, auto (of these the one with the least error, value by value)
-    #[arg(long, default_value = "minmax")]
-    method: Method,
-    /// Without samples: synthesize inputs and see what values are like that no batch normalization tells of
-    #[arg(long, alias = "draw-samples", value_enum, default_value = "on", value_name = "on|off")]
-    synthesize_samples: Switch,
-    /// Make the channels between two layers alike, so that one scale fits them all
-    #[arg(long, value_enum, default_value = "off", value_name = "on|off")]
-    equalize: Switch,
-    /// Choose the integers of weights by least squares on the samples, and correct biases
-    #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
-    round_weights: Switch,
-    /// Without --round-weights or samples: correct biases by what quantization shifts the means of layers
-    #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
-    correct_bias: Switch,
-    /// Format of a value, of a layer's weights (NAME.weights), or of all: i16 for u8, i16 for weights of i8; 16 and 8 stand for both
-    #[arg(long, value_name = "NAME=FORMAT[,NAME=FORMAT..]")]
-    precision: Vec<String>,
-    /// Declared range of an input, or of all of them
-    #[arg(long, value_name = "[INPUT=]MIN:MAX", allow_hyphen_values = true)]
-    input_range: Vec<String>,
-    /// Where scales of activations come from: int8_static, int8_dynamic (each run's own ranges)
-    #[arg(long, default_value = "int8_static")]
-    mode: Mode,
-    /// Passes to run instead of the usual ones, or a name: -O0, -O1, -O2, -Oq, -dynamic (list-presets says what they contain)
-    #[arg(long, value_name = "PIPELINE")]
-    passes: Option<String>,
-    /// Choices for single layers from an earlier --tune
-    #[arg(long, value_name = "FILE.json")]
-    tuning: Option<PathBuf>,
-    /// CPU to compile for: native, x86-64-v2, v3, v3-vnni (AVX-VNNI), v4, v4-vnni, aarch64
-    #[arg(long, default_value = "native")]
-    target: String,
-    /// Bits of the vectors that kernels use: 128 (everything is Cranelift's), 256, widest
-    #[arg(long, default_value = "widest")]
-    vectors: Vectors,
     #[command(flatten)]
-    shapes: ShapeFlags,
+    ranges: RangeFlags,
+    #[command(flatten)]
+    precision: PrecisionFlags,
+    #[command(flatten)]
+    read: ShapeFlags,
+    #[command(flatten)]
+    code: CodeFlags,
     #[command(flatten)]
     image: ImageFlags,
 }
 
-/// What of a model is read, and what it leaves open.
+/// Where ranges of values come from.
 #[derive(Args)]
+#[command(next_help_heading = "Samples and ranges")]
+struct RangeFlags {
+    /// Samples to find ranges with: .npy, .npz, image, list or folder
+    #[arg(long, value_name = "SAMPLES")]
+    calibrate: Option<PathBuf>,
+    /// Take at most so many of these samples, spread evenly over all
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Ranges from an earlier run; samples then serve the corrections of weights and biases only
+    #[arg(long, value_name = "FILE.json")]
+    ranges: Option<PathBuf>,
+    /// How ranges follow from samples: minmax, percentile, mse, kl, auto (of these the one with the least error, value by value)
+    /// [default: minmax]
+    #[arg(long)]
+    method: Option<Method>,
+    /// Declared range of an input, or of all of them
+    #[arg(long, value_name = "[INPUT=]MIN:MAX", allow_hyphen_values = true)]
+    input_range: Vec<String>,
+    /// Without samples: synthesize inputs and see what values are like that no batch normalization tells of [default: on]
+    #[arg(long, alias = "draw-samples", value_enum, value_name = "on|off")]
+    synthesize_samples: Option<Switch>,
+}
+
+/// How integers stand for real numbers.
+#[derive(Args)]
+#[command(next_help_heading = "Precision")]
+struct PrecisionFlags {
+    /// Format of a value, of a layer's weights (NAME.weights), or of all: i16 for u8, i16 for weights of i8; 16 and 8 stand for both
+    #[arg(long, value_name = "NAME=FORMAT[,NAME=FORMAT..]")]
+    precision: Vec<String>,
+    /// Where scales of activations come from: int8_static, int8_dynamic (each run's own ranges)
+    #[arg(long, default_value = "int8_static")]
+    mode: Mode,
+    /// Make the channels between two layers alike, so that one scale fits them all [default: off]
+    #[arg(long, value_enum, value_name = "on|off")]
+    equalize: Option<Switch>,
+    /// Choose the integers of weights by least squares on the samples, and correct biases [default: on]
+    #[arg(long, value_enum, value_name = "on|off")]
+    round_weights: Option<Switch>,
+    /// Without --round-weights or samples: correct biases by what quantization shifts the means of layers [default: on]
+    #[arg(long, value_enum, value_name = "on|off")]
+    correct_bias: Option<Switch>,
+    /// Passes to run instead of the usual ones, or a name: -O0, -O1, -O2, -Oq, -dynamic (list-presets says what they contain)
+    #[arg(long, value_name = "PIPELINE")]
+    passes: Option<String>,
+}
+
+/// How a model is read.
+#[derive(Args)]
+#[command(next_help_heading = "Reading the model")]
 pub struct ShapeFlags {
     /// Shape of an input
     #[arg(long, value_name = "INPUT=1x3x224x224")]
@@ -76,27 +90,32 @@ pub struct ShapeFlags {
     /// Extent of a symbolic dimension
     #[arg(long, value_name = "SYMBOL=NUMBER")]
     dim: Vec<String>,
+    /// Value of an input that is always the same; the model has no such input then
+    #[arg(long, value_name = "INPUT=NUMBER[,NUMBER..]", allow_hyphen_values = true)]
+    bind: Vec<String>,
     /// Values of an ONNX model at which to end, instead of its own outputs
     #[arg(long, value_name = "VALUE,..", value_delimiter = ',')]
     outputs: Vec<String>,
 }
 
-impl ShapeFlags {
-    /// Tells the importer.
-    pub fn apply(&self, options: &mut ImportOptions) -> Result<(), Error> {
-        for text in &self.shape {
-            options.shape_flag(text).map_err(|e| usage(format!("--shape: {e}")))?;
-        }
-        for text in &self.dim {
-            options.dim_flag(text).map_err(|e| usage(format!("--dim: {e}")))?;
-        }
-        options.outputs.clone_from(&self.outputs);
-        Ok(())
-    }
+/// What machine code is made for.
+#[derive(Args)]
+#[command(next_help_heading = "Machine code")]
+struct CodeFlags {
+    /// CPU to compile for: native, x86-64-v2, v3, v3-vnni (AVX-VNNI), v4, v4-vnni, aarch64 [default: native]
+    #[arg(long)]
+    target: Option<String>,
+    /// Bits of the vectors that kernels use: 128 (everything is Cranelift's), 256, widest [default: widest]
+    #[arg(long)]
+    vectors: Option<Vectors>,
+    /// Choices for single layers from an earlier --tune
+    #[arg(long, value_name = "FILE.json")]
+    tuning: Option<PathBuf>,
 }
 
 /// Choices by measurement.
 #[derive(Args)]
+#[command(next_help_heading = "Machine code")]
 pub struct TuneFlags {
     /// Measure on this machine what the planner might have chosen otherwise in each layer, and keep what is faster
     #[arg(long)]
@@ -107,9 +126,20 @@ pub struct TuneFlags {
 }
 
 impl TuneFlags {
+    /// Whether choices are measured.
+    pub fn is_on(&self) -> bool {
+        self.tune
+    }
+
+    /// The file that is written.
+    pub fn file(&self) -> Option<&Path> {
+        self.save_tuning.as_deref()
+    }
+
     /// Does what the flags say.
     pub fn apply(&self, compiled: &mut Compiled) -> Result<(), Error> {
         if self.tune {
+            progress::report("tune", 0, 0);
             let layers = compiled.tune()?.len();
             terminal::note(&format!("tuning: {layers} layers differ from the estimates"));
         }
@@ -124,8 +154,7 @@ impl TuneFlags {
 #[derive(Args)]
 #[command(next_help_heading = "Images")]
 pub struct ImageFlags {
-    /// Preprocessing by name: imagenet, cifar10, tensorflow, unit, raw (list-presets says what they do); other flags override it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help = presets())]
     preset: Option<String>,
     /// Length of the shorter side, or height x width; 0 for none
     #[arg(long, value_name = "S|HxW")]
@@ -148,6 +177,12 @@ pub struct ImageFlags {
     /// Order of the channels: rgb, bgr [default: rgb]
     #[arg(long)]
     channel_order: Option<ChannelOrder>,
+}
+
+/// The presets and what they contain.
+fn presets() -> String {
+    let known: Vec<String> = Preprocess::PRESETS.iter().map(|(name, text)| format!("{name} ({text})")).collect();
+    format!("Preprocessing by name, of which other flags override a part: {}", known.join("; "))
 }
 
 /// Whether something is done. Help shows the values in the name of the flag.
@@ -181,42 +216,206 @@ pub fn usage(message: impl Into<String>) -> Error {
 }
 
 impl ModelFlags {
+    /// The preprocessing of images, if any flag speaks of it.
+    pub fn preprocess(&self) -> Result<Option<Preprocess>, Error> {
+        self.image.preprocess()
+    }
+
+    /// Whether scales are found in each run.
+    pub fn is_dynamic(&self) -> bool {
+        self.precision.mode == Mode::Int8Dynamic
+    }
+
+    /// The files that are read, each with what it is.
+    pub fn files(&self) -> Vec<(&'static str, &Path)> {
+        let all = [
+            ("the samples", &self.ranges.calibrate),
+            ("the table of ranges", &self.ranges.ranges),
+            ("the choices for layers", &self.code.tuning),
+        ];
+        all.into_iter().filter_map(|(what, path)| Some((what, path.as_deref()?))).collect()
+    }
+
+    /// Warns of flags that change nothing, since the model has its machine code already.
+    pub fn warn_compiled(&self) {
+        warn_idle(&self.given(&Group::ALL), "the model is compiled already");
+    }
+
+    /// Warns of flags that change nothing where no machine code is made.
+    pub fn warn_no_code(&self, what: &str) {
+        warn_idle(&self.given(&[Group::Code]), &format!("{what} holds no machine code"));
+    }
+
+    /// Warns of flags that change nothing where a model is only read.
+    pub fn warn_not_compiled(&self) {
+        warn_idle(&self.given(&[Group::Ranges, Group::Precision, Group::Code]), "nothing is compiled");
+    }
+
+    /// Warns of flags that change nothing where ranges are found.
+    pub fn warn_not_ranges(&self) {
+        let none = "only ranges are found here";
+        let idle = self.given(&[Group::Precision, Group::Code]);
+        warn_idle(
+            &idle.into_iter().filter(|f| !["--passes", "--mode", "--equalize"].contains(f)).collect::<Vec<_>>(),
+            none,
+        );
+    }
+
+    /// Warns of flags that change nothing for a graph in text form.
+    pub fn warn_text(&self) {
+        warn_idle(&self.given(&[Group::Read]), "a .qir file says these itself");
+    }
+
+    /// Warns of flags that change nothing beside the others.
+    pub fn warn(&self) {
+        let (r, p) = (&self.ranges, &self.precision);
+        if self.is_dynamic() {
+            let mut idle = self.given(&[Group::Ranges]);
+            idle.extend(self.corrections());
+            return warn_idle(&idle, "--mode int8_dynamic finds scales in each run");
+        }
+        if p.passes.is_some() {
+            warn_idle(&self.corrections(), "--passes says which passes run");
+        }
+        match (&r.calibrate, &r.ranges) {
+            (Some(_), None) => {
+                let idle: Vec<_> = r.synthesize_samples.map(|_| "--synthesize-samples").into_iter().collect();
+                warn_idle(&idle, "there are samples");
+            }
+            (_, Some(_)) => {
+                let all = [r.method.map(|_| "--method"), r.synthesize_samples.map(|_| "--synthesize-samples")];
+                warn_idle(&all.into_iter().flatten().collect::<Vec<_>>(), "--ranges has the ranges");
+            }
+            (None, None) => {
+                let all = [
+                    r.samples.map(|_| "--samples"),
+                    r.method.map(|_| "--method"),
+                    p.equalize.filter(|&on| on == Switch::On).map(|_| "--equalize"),
+                    p.round_weights.map(|_| "--round-weights"),
+                ];
+                warn_idle(&all.into_iter().flatten().collect::<Vec<_>>(), "there are no samples (--calibrate)");
+            }
+        }
+    }
+
+    /// Flags of corrections that are given.
+    fn corrections(&self) -> Vec<&'static str> {
+        let (r, p) = (&self.ranges, &self.precision);
+        let all = [
+            ("--synthesize-samples", r.synthesize_samples),
+            ("--equalize", p.equalize),
+            ("--round-weights", p.round_weights),
+            ("--correct-bias", p.correct_bias),
+        ];
+        all.into_iter().filter(|(_, given)| given.is_some()).map(|(name, _)| name).collect()
+    }
+
+    /// Flags of some groups that are given.
+    fn given(&self, groups: &[Group]) -> Vec<&'static str> {
+        let (r, p, m, c) = (&self.ranges, &self.precision, &self.read, &self.code);
+        let all = [
+            (Group::Ranges, "--calibrate", r.calibrate.is_some()),
+            (Group::Ranges, "--ranges", r.ranges.is_some()),
+            (Group::Ranges, "--method", r.method.is_some()),
+            (Group::Ranges, "--input-range", !r.input_range.is_empty()),
+            (Group::Precision, "--synthesize-samples", r.synthesize_samples.is_some()),
+            (Group::Precision, "--precision", !p.precision.is_empty()),
+            (Group::Precision, "--mode", p.mode != Mode::default()),
+            (Group::Precision, "--equalize", p.equalize.is_some()),
+            (Group::Precision, "--round-weights", p.round_weights.is_some()),
+            (Group::Precision, "--correct-bias", p.correct_bias.is_some()),
+            (Group::Precision, "--passes", p.passes.is_some()),
+            (Group::Read, "--shape", !m.shape.is_empty()),
+            (Group::Read, "--dim", !m.dim.is_empty()),
+            (Group::Read, "--bind", !m.bind.is_empty()),
+            (Group::Read, "--outputs", !m.outputs.is_empty()),
+            (Group::Code, "--target", c.target.is_some()),
+            (Group::Code, "--vectors", c.vectors.is_some()),
+            (Group::Code, "--tuning", c.tuning.is_some()),
+        ];
+        all.into_iter().filter(|(group, _, given)| *given && groups.contains(group)).map(|(_, name, _)| name).collect()
+    }
+
     /// The options that the flags stand for.
     pub fn options(&self, threads: usize) -> Result<Options, Error> {
+        let (r, p, c) = (&self.ranges, &self.precision, &self.code);
+        let on = |switch: Option<Switch>, default: bool| switch.map_or(default, |s| s == Switch::On);
+        let usual = Corrections::default();
         let mut options = Options {
-            target: Target::from_str(&self.target)?,
-            calibration: self.calibrate.clone().map(Calibration::Path),
-            ranges: self.ranges.as_deref().map(RangeTable::load).transpose()?,
-            method: self.method,
-            mode: self.mode,
+            target: c.target.as_deref().map_or_else(|| Ok(Target::native()), Target::from_str)?,
+            calibration: r.calibrate.clone().map(Calibration::Path),
+            samples: r.samples,
+            ranges: r.ranges.as_deref().map(RangeTable::load).transpose()?,
+            method: r.method.unwrap_or_default(),
+            mode: p.mode,
             corrections: Corrections {
-                synthesize_samples: self.synthesize_samples == Switch::On,
-                equalize: self.equalize == Switch::On,
-                round_weights: self.round_weights == Switch::On,
-                correct_bias: self.correct_bias == Switch::On,
+                synthesize_samples: on(r.synthesize_samples, usual.synthesize_samples),
+                equalize: on(p.equalize, usual.equalize),
+                round_weights: on(p.round_weights, usual.round_weights),
+                correct_bias: on(p.correct_bias, usual.correct_bias),
             },
             preprocess: self.image.preprocess()?,
-            pipeline: self.passes.clone(),
+            pipeline: p.passes.clone(),
             threads,
-            tuning: self.tuning.as_deref().map(load_tuning).transpose()?.unwrap_or_default(),
-            progress: terminal::progress("calibrating"),
+            tuning: c.tuning.as_deref().map(load_tuning).transpose()?.unwrap_or_default(),
+            progress: progress::progress(),
             ..Options::default()
         };
-        options.target.vectors = self.vectors;
-        self.shapes.apply(&mut options.shapes)?;
-        for text in &self.precision {
+        options.target.vectors = c.vectors.unwrap_or(options.target.vectors);
+        self.read.apply(&mut options.shapes)?;
+        for text in &p.precision {
             precision::parse(text, &mut options.precision).map_err(|e| usage(format!("--precision: {e}")))?;
         }
-        if self.mode == Mode::Int8Dynamic && !options.precision.is_empty() {
+        if self.is_dynamic() && !options.precision.is_empty() {
             return Err(
                 usage("--precision: values whose scales are found in each run have 8 bits").help("leave `--mode` out")
             );
         }
-        for text in &self.input_range {
+        for text in &r.input_range {
             let (name, range) = input_range(text)?;
             options.input_ranges.insert(name, range);
         }
+        if r.samples == Some(0) {
+            return Err(usage("--samples: 0 samples are none").help("leave --calibrate out"));
+        }
         Ok(options)
+    }
+}
+
+impl ShapeFlags {
+    /// Tells the importer.
+    pub fn apply(&self, options: &mut ImportOptions) -> Result<(), Error> {
+        for text in &self.shape {
+            options.shape_flag(text).map_err(|e| usage(format!("--shape: {e}")))?;
+        }
+        for text in &self.dim {
+            options.dim_flag(text).map_err(|e| usage(format!("--dim: {e}")))?;
+        }
+        for text in &self.bind {
+            options.bind_flag(text).map_err(|e| usage(format!("--bind: {e}")))?;
+        }
+        options.outputs.clone_from(&self.outputs);
+        Ok(())
+    }
+}
+
+/// What flags are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Ranges,
+    Precision,
+    Read,
+    Code,
+}
+
+impl Group {
+    const ALL: [Group; 4] = [Group::Ranges, Group::Precision, Group::Read, Group::Code];
+}
+
+/// Says which flags change nothing, and why.
+pub fn warn_idle(flags: &[&str], why: &str) {
+    if !flags.is_empty() {
+        terminal::warn(&format!("{} changes nothing here: {why}", flags.join(", ")));
     }
 }
 

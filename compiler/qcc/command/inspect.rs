@@ -5,19 +5,20 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use object::{Object as _, ObjectSection as _};
 use qcc::cost::multiply_accumulates;
 use qcc::ir::{Graph, ValueId};
+use qcc::runtime::ModelInfo;
 use qcc::{Error, Source};
 
+use super::binary::Binary;
 use super::flags::ModelFlags;
-use super::run::{is_compiled, load};
+use super::run::is_compiled;
 use super::terminal;
 
 /// Describe a model.
 #[derive(Args)]
 pub struct Inspect {
-    /// Model: .onnx, .qir or .so
+    /// Model: .onnx or .qir, or compiled: .so or .o, for any machine
     file: PathBuf,
     #[command(flatten)]
     flags: ModelFlags,
@@ -27,38 +28,29 @@ impl Inspect {
     /// Does it.
     pub fn execute(&self) -> Result<(), Error> {
         let text = if is_compiled(&self.file) {
+            self.flags.warn_compiled();
             self.compiled()?
         } else {
+            self.flags.warn_not_compiled();
             let graph = Source::from(self.file.as_path()).load(&self.flags.options(0)?)?;
             graph_text(&graph)
         };
-        terminal::result(&text);
-        Ok(())
+        terminal::result(&text)
     }
 
     fn compiled(&self) -> Result<String, Error> {
-        let model = load(&self.file)?;
-        let info = model.info();
+        let binary = Binary::read(&self.file)?;
         let mut out = String::new();
-        let hash: String = info.model_hash.iter().map(|b| format!("{b:02x}")).collect();
         let mut row = |name: &str, value: String| {
             // Writing to a string cannot fail.
             let _ = writeln!(out, "{name:<22}{value}");
         };
-        row("model", info.name.clone());
-        row("compiler", format!("qcc {}", info.compiler));
-        row("hash", hash);
-        row("CPU features", info.cpu_features.to_string());
-        row("multiply-accumulates", info.macs.to_string());
-        row("scratch", format!("{} bytes", info.scratch_bytes));
-        row("float interface", if info.has_float_interface { "yes" } else { "no" }.to_string());
-        for (what, list) in [("input", &info.inputs), ("output", &info.outputs)] {
-            for t in list {
-                let quant = t.quant.map_or(String::new(), |q| format!(", {:?} * (stored - {})", q.scale, q.zero_point));
-                row(what, format!("`{}` {} {:?}{quant}", t.name, t.dtype, t.dims));
-            }
+        row("machine", binary.machine);
+        match &binary.info {
+            Ok(info) => description(info, &mut row),
+            Err(e) => row("description", e.to_string()),
         }
-        if let Some(m) = model.manifest() {
+        if let Some(m) = &binary.manifest {
             row("source", m.source.clone());
             row("target", m.target.clone());
             row("ranges", m.ranges.clone());
@@ -89,18 +81,34 @@ impl Inspect {
                 row("constants", format!("{} bytes", arena.constant_bytes));
             }
         }
-        let bytes = std::fs::read(&self.file).map_err(|e| Error::file(&self.file, "read the model", e))?;
-        let elf = object::File::parse(&*bytes).map_err(|e| Error::file(&self.file, "read the model", e))?;
-        for section in elf.sections().filter(|s| s.size() > 0) {
-            row("section", format!("{:<16} {:>12} bytes", section.name().unwrap_or("?"), section.size()));
+        for (name, size) in &binary.sections {
+            row("section", format!("{name:<16} {size:>12} bytes"));
         }
-        if let Some(m) = model.manifest() {
+        if let Some(m) = &binary.manifest {
             let _ = writeln!(out, "\n{:>14} {:>12}  step: kernel", "MACs", "weight bytes");
             for step in &m.steps {
                 let _ = writeln!(out, "{:>14} {:>12}  {}: {}", step.macs, step.weight_bytes, step.name, step.kernel);
             }
         }
         Ok(out)
+    }
+}
+
+/// What a host must know of a model.
+fn description(info: &ModelInfo, row: &mut impl FnMut(&str, String)) {
+    let hash: String = info.model_hash.iter().map(|b| format!("{b:02x}")).collect();
+    row("model", info.name.clone());
+    row("compiler", format!("qcc {}", info.compiler));
+    row("hash", hash);
+    row("CPU features", info.cpu_features.to_string());
+    row("multiply-accumulates", info.macs.to_string());
+    row("scratch", format!("{} bytes", info.scratch_bytes));
+    row("float interface", if info.has_float_interface { "yes" } else { "no" }.to_string());
+    for (what, list) in [("input", &info.inputs), ("output", &info.outputs)] {
+        for t in list {
+            let quant = t.quant.map_or(String::new(), |q| format!(", {:?} * (stored - {})", q.scale, q.zero_point));
+            row(what, format!("`{}` {} {:?}{quant}", t.name, t.dtype, t.dims));
+        }
     }
 }
 

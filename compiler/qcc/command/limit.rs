@@ -8,7 +8,7 @@ use qcc::data::Dataset;
 use qcc::{Calibration, Error, Options, Source};
 
 use super::flags::usage;
-use super::terminal;
+use super::{progress, terminal};
 
 /// How much may be lost when a model is compiled.
 #[derive(Args)]
@@ -21,8 +21,8 @@ pub struct LimitFlags {
     /// What the limit is about: top1, top5, agreement, sqnr, cosine
     #[arg(long, default_value = "agreement", requires = "max_drop")]
     metric: Metric,
-    /// Samples to measure the loss with [default: those of --calibrate]
-    #[arg(long, value_name = "SAMPLES", requires = "max_drop")]
+    /// Samples to measure the loss with, and how good the result is [default: of --calibrate]
+    #[arg(long, value_name = "SAMPLES")]
     data: Option<PathBuf>,
     /// Their labels, unless they come with them
     #[arg(long, value_name = "Y.npy|Y.npz", requires = "max_drop")]
@@ -33,6 +33,17 @@ pub struct LimitFlags {
 }
 
 impl LimitFlags {
+    /// Samples that the model is not calibrated with.
+    pub fn data(&self) -> Option<PathBuf> {
+        self.data.clone()
+    }
+
+    /// The files that are read, each with what it is.
+    pub fn files(&self) -> Vec<(&'static str, &Path)> {
+        let all = [("the samples of --data", &self.data), ("the labels", &self.labels)];
+        all.into_iter().filter_map(|(what, path)| Some((what, path.as_deref()?))).collect()
+    }
+
     /// The limit and the samples that the flags name, if they set one.
     pub fn limit(&self, model: &Path, options: &Options) -> Result<Option<(Limit, Dataset, CompareOptions)>, Error> {
         let Some(drop) = self.max_drop else { return Ok(None) };
@@ -50,7 +61,7 @@ impl LimitFlags {
         }
         let how = CompareOptions {
             threads: options.threads,
-            progress: terminal::progress("comparing"),
+            progress: progress::progress(),
             label_offset: self.label_offset,
             calls: None,
         };
@@ -74,6 +85,7 @@ pub fn within(
     data: &Dataset,
     how: &CompareOptions,
 ) -> Result<RaisedOutcome, Error> {
+    progress::report("search", 0, 0);
     let outcome = raise(source, options, limit, data, how)?;
     terminal::note(&format!("within the limit: {}", limit.text(&outcome.result)));
     if outcome.raised.is_empty() {

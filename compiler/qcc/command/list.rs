@@ -27,8 +27,7 @@ pub fn operators() -> Result<(), Error> {
             let _ = writeln!(out, "    {}", line.trim());
         }
     }
-    terminal::result(&out);
-    Ok(())
+    terminal::result(&out)
 }
 
 /// Every pass: phase, meaning, options.
@@ -41,8 +40,7 @@ pub fn passes() -> Result<(), Error> {
             let _ = writeln!(out, "    {}={default}  {}", option.name, option.doc);
         }
     }
-    terminal::result(&out);
-    Ok(())
+    terminal::result(&out)
 }
 
 /// Every pipeline that has a name, with the passes that it consists of, and the presets of images.
@@ -58,13 +56,11 @@ pub fn presets() -> Result<(), Error> {
     for (name, text) in Preprocess::PRESETS {
         let _ = writeln!(out, "    {name:<14}{text}");
     }
-    terminal::result(&out);
-    Ok(())
+    terminal::result(&out)
 }
 
 /// Every environment variable.
 pub fn knobs() -> Result<(), Error> {
     let rows: String = KNOBS.iter().map(|(name, text)| format!("{name:<12}{text}\n")).collect();
-    terminal::result(&rows);
-    Ok(())
+    terminal::result(&rows)
 }

@@ -1,21 +1,26 @@
 //! The command line: what can be asked, and who answers.
 
 mod bench;
+mod binary;
 mod build;
 mod calibrate;
 mod check;
 mod compare;
 mod flags;
+mod given;
 mod inspect;
 mod limit;
 mod list;
 pub mod log;
 mod opt;
+pub mod progress;
+mod quality;
 mod reduce;
 mod run;
 pub mod terminal;
+mod top;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use qcc::{Error, Kind};
 
 /// Compiles a float neural network (ONNX) into integer-only machine code.
@@ -31,7 +36,10 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a model on an array
+    /// Compile a model, as without a subcommand
+    #[command(alias = "build")]
+    Compile(Box<build::Build>),
+    /// Run a model on arrays or images
     Run(run::Run),
     /// Find the ranges of a model's values from samples
     Calibrate(Box<calibrate::Calibrate>),
@@ -45,7 +53,7 @@ enum Command {
     Bench(bench::Bench),
     /// Describe a model
     Inspect(inspect::Inspect),
-    /// Run passes on a .qir file and print the graph
+    /// Run passes on a model and print the graph
     Opt(opt::Opt),
     /// Find the smallest model with which a command still fails
     Reduce(reduce::Reduce),
@@ -57,6 +65,64 @@ enum Command {
     ListPresets,
     /// List all environment variables
     ListKnobs,
+}
+
+/// What other tools call the commands.
+const OTHER_NAMES: &[(&str, &str)] = &[
+    ("quantize", "compile"),
+    ("convert", "compile"),
+    ("export", "compile"),
+    ("infer", "run"),
+    ("predict", "run"),
+    ("eval", "compare"),
+    ("evaluate", "compare"),
+    ("accuracy", "compare"),
+    ("benchmark", "bench"),
+    ("profile", "bench"),
+    ("info", "inspect"),
+    ("show", "inspect"),
+    ("verify", "check"),
+    ("optimize", "opt"),
+    ("merge", "ranges merge"),
+];
+
+/// Why the first argument cannot be meant as it is written: it names neither a command nor a file.
+pub fn misspelled(first: &str) -> Option<Error> {
+    let is_word = !first.is_empty() && first.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let commands: Vec<String> = Arguments::command().get_subcommands().map(|c| c.get_name().to_string()).collect();
+    let known = |name: &str| commands.iter().any(|c| c == name) || ["help", "build"].contains(&name);
+    if !is_word || first.starts_with('-') || known(first) || std::path::Path::new(first).exists() {
+        return None;
+    }
+    let word = first.to_ascii_lowercase();
+    let other = OTHER_NAMES.iter().find(|(name, _)| *name == word).map(|(_, command)| (*command).to_string());
+    let near = commands.iter().map(|c| (distance(&word, c), c)).min().filter(|(d, c)| *d <= 1.max(c.len() / 3));
+    let error = flags::usage(format!("there is neither a command nor a file `{first}`"));
+    Some(match other.or(near.map(|(_, command)| command.clone())) {
+        Some(command) => error.help(format!("did you mean qcc {command}? qcc --help has all commands")),
+        None => error
+            .help(format!("commands are {}; a model is compiled by qcc model.onnx -o model.so", commands.join(", "))),
+    })
+}
+
+/// How many letters are to be added, left out, changed, or swapped with the next, to make one word of the other.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let swapped = if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                rows[i - 2][j - 2] + 1
+            } else {
+                usize::MAX
+            };
+            row.push(changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1).min(swapped));
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
 }
 
 /// How a command ended, unless something went wrong.
@@ -73,6 +139,7 @@ pub fn dispatch(arguments: Arguments) -> u8 {
     let done = |result: Result<(), Error>| result.map(|()| Verdict::Done);
     let result = match arguments.command {
         None => done(arguments.build.execute()),
+        Some(Command::Compile(build)) => done(build.execute()),
         Some(Command::Run(run)) => done(run.execute()),
         Some(Command::Calibrate(calibrate)) => done(calibrate.execute()),
         Some(Command::Ranges(ranges)) => done(ranges.execute()),
@@ -88,15 +155,41 @@ pub fn dispatch(arguments: Arguments) -> u8 {
         Some(Command::ListKnobs) => done(list::knobs()),
     };
     match result {
-        Ok(Verdict::Done) => 0,
-        Ok(Verdict::Refuted) => 3,
-        Err(error) => {
-            terminal::show(&error);
-            match error.kind() {
-                Kind::Input => 1,
-                Kind::Usage => 2,
-                Kind::Bug => 101,
-            }
+        Ok(Verdict::Done) => {
+            progress::finish();
+            0
         }
+        Ok(Verdict::Refuted) => 3,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Shows an error and returns the exit code for it.
+pub fn fail(error: &Error) -> u8 {
+    terminal::show(error);
+    match error.kind() {
+        Kind::Input => 1,
+        Kind::Usage => 2,
+        Kind::Bug => 101,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspelled_commands_are_recognised() {
+        let help = |word: &str| misspelled(word).and_then(|e| e.diags()[0].help.clone()).unwrap_or_default();
+        for (word, command) in
+            [("inspct", "inspect"), ("comprae", "compare"), ("bnech", "bench"), ("quantize", "compile"), ("Run", "run")]
+        {
+            assert!(help(word).starts_with(&format!("did you mean qcc {command}?")), "{word}: {}", help(word));
+        }
+        assert!(help("frobnicate").starts_with("commands are compile, run, "), "{}", help("frobnicate"));
+        for word in ["run", "model.onnx", "--help", "dir/model", "help", "list-ops"] {
+            assert!(misspelled(word).is_none(), "{word}");
+        }
+        assert_eq!((distance("abc", "abc"), distance("abc", "acb"), distance("", "ab")), (0, 1, 2));
     }
 }

@@ -1,20 +1,22 @@
 //! `qcc opt`: passes on a graph in textual form.
 
-use std::path::PathBuf;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use qcc::Error;
+use qcc::ir::print::{INLINE, Large, Options as PrintOptions, print_with};
+use qcc::{Compiled, Error, check_places};
 
 use super::build::WatchFlags;
 use super::flags::ModelFlags;
 use super::terminal;
 
-/// Run passes on a .qir file and print the graph.
+/// Run passes on a model and print the graph.
 #[derive(Args)]
 pub struct Opt {
     /// Graph: .qir, or .onnx
     file: PathBuf,
-    /// File to write instead of stdout
+    /// File to write instead of stdout; a terminal is shown no constants of more than 16 elements
     #[arg(short, long)]
     output: Option<PathBuf>,
     /// Carry out only the first changes, those with numbers below N: --print-edits tells the numbers
@@ -29,6 +31,10 @@ pub struct Opt {
 impl Opt {
     /// Does it.
     pub fn execute(&self) -> Result<(), Error> {
+        let mut read = self.flags.files();
+        read.push(("the model", self.file.as_path()));
+        let written: Vec<(&str, &Path)> = self.output.iter().map(|path| ("--output", path.as_path())).collect();
+        check_places(&read, &written)?;
         let mut options = self.flags.options(0)?;
         // Without `--passes` the graph is only read, verified and printed.
         options.pipeline.get_or_insert_default();
@@ -36,10 +42,16 @@ impl Opt {
         let compiled = self.watch.compile(&self.file, &options)?;
         match &self.output {
             Some(path) => compiled.write_text(path),
-            None => {
-                terminal::result(&qcc::ir::print(compiled.graph()));
-                Ok(())
-            }
+            None => terminal::result(&text(&compiled)?),
         }
     }
+}
+
+/// The graph as text; nobody wants to see the weights of a network run over a terminal.
+pub fn text(compiled: &Compiled) -> Result<String, Error> {
+    if !std::io::stdout().is_terminal() {
+        return Ok(qcc::ir::print(compiled.graph()));
+    }
+    let elided = print_with(compiled.graph(), PrintOptions { inline: INLINE, large: Large::Elide });
+    elided.map_err(|e| Error::file(Path::new("-"), "print the graph", e))
 }

@@ -11,7 +11,7 @@ use qcc::ir::Graph;
 use qcc::ir::diag::Code;
 use qcc::ir::print::{INLINE, Large, Options as PrintOptions, print_with};
 use qcc::reduce::{Size, reduce};
-use qcc::{Error, Source};
+use qcc::{Error, Source, check_places};
 
 use super::flags::{ShapeFlags, usage};
 use super::terminal;
@@ -57,10 +57,8 @@ impl Reduce {
         if self.output.as_deref().and_then(Path::extension).is_some_and(|e| e != "qir") {
             return Err(usage("what is written is text: the output file is a .qir"));
         }
-        let same = |path: &PathBuf| path.canonicalize().is_ok_and(|p| self.model.canonicalize().is_ok_and(|m| m == p));
-        if self.output.as_ref().is_some_and(same) {
-            return Err(usage("the output file is the model that is reduced"));
-        }
+        let written: Vec<(&str, &Path)> = self.output.iter().map(|path| ("--output", path.as_path())).collect();
+        check_places(&[("the model", self.model.as_path())], &written)?;
         let mut options = qcc::Options::default();
         self.shapes.apply(&mut options.shapes)?;
         let graph = Source::from(self.model.as_path()).load(&options)?;
@@ -77,10 +75,7 @@ impl Reduce {
         let text = qcc::ir::print(&small);
         match &self.output {
             Some(path) => qcc::write_file(path, text.as_bytes()),
-            None => {
-                terminal::result(&text);
-                Ok(())
-            }
+            None => terminal::result(&text),
         }
     }
 

@@ -1,29 +1,32 @@
-//! `qcc run`: a model on arrays.
+//! `qcc run`: a model on arrays or images.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use qcc::data::array::{Array, to_npy};
+use qcc::data::array::to_npy;
 use qcc::engine::Engine;
 use qcc::ir::Tensor;
 use qcc::ir::diag::Code;
-use qcc::{Error, Model, compile};
+use qcc::{Error, Model, Source, check_places, compile};
 
 use super::build::announce;
 use super::flags::{Io, ModelFlags, usage};
+use super::given::Given;
 use super::terminal;
+use super::top::TopFlags;
 
 /// Elements of a result that are shown where it goes to no file.
 const SHOWN: usize = 16;
 
-/// Run a model on an array.
+/// Run a model on arrays or images.
 #[derive(Args)]
 pub struct Run {
     /// Model: .so, or .onnx and .qir to be compiled in memory
     file: PathBuf,
-    /// Array for an input: .npy; several samples along its first axis are run one after another
-    #[arg(long, value_name = "[INPUT=]X.npy")]
+    /// Array for an input: .npy; several samples along its first axis are run one after another. Or an image; of a model with one
+    /// input also a folder or list of images or arrays, or an .npz
+    #[arg(long, value_name = "[INPUT=]X.npy|X.jpg")]
     input: Vec<String>,
     /// File for an output; without any, results are printed
     #[arg(long, value_name = "[OUTPUT=]Y.npy")]
@@ -34,23 +37,34 @@ pub struct Run {
     /// Evaluate the float model as it was imported; nothing is compiled
     #[arg(long, conflicts_with = "interp")]
     float: bool,
-    /// Give and take real numbers, or the integers that stand for them
+    /// Give and take real numbers, or the integers that stand for them; what the model's file declares as integers is always that
     #[arg(long, value_enum, default_value = "float")]
     io: Io,
     /// Threads of the model; 0 for one a core
     #[arg(long, default_value_t = 1)]
     threads: usize,
     #[command(flatten)]
+    top: TopFlags,
+    #[command(flatten)]
     flags: ModelFlags,
 }
 
-/// True for compiled models.
+/// True for compiled models: by the name, or by what a file begins with.
 pub fn is_compiled(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "so")
+    let begins_so = || {
+        let mut start = [0; 4];
+        let file = path.is_file().then(|| std::fs::File::open(path).ok()).flatten();
+        file.is_some_and(|mut file| std::io::Read::read_exact(&mut file, &mut start).is_ok() && start == *b"\x7fELF")
+    };
+    path.extension().is_some_and(|e| e == "so") || begins_so()
 }
 
 /// Loads a compiled model.
 pub fn load(path: &Path) -> Result<Model, Error> {
+    if path.extension().is_some_and(|e| e == "o") {
+        let error = usage("an object file is linked into a program before it runs");
+        return Err(error.help("write a .so to run it here"));
+    }
     // The system's loader searches its own folders for a bare name.
     let absolute = std::path::absolute(path).map_err(|e| Error::file(path, "load the model", e))?;
     Model::load(&absolute).map_err(|e| {
@@ -66,63 +80,79 @@ impl Run {
     /// Does it.
     pub fn execute(&self) -> Result<(), Error> {
         let engine = self.engine()?.with_threads(self.threads)?;
-        let arrays = self.arrays(&engine)?;
-        let calls = calls(engine.inputs(self.io.into()), &arrays)?;
+        let io = self.io.into();
+        let given = Given::open(&self.input, &engine, io, self.flags.preprocess()?.as_ref())?;
         let mut runner = engine.runner();
-        let mut results: Vec<Option<Tensor>> = vec![None; engine.outputs(self.io.into()).len()];
-        for call in 0..calls {
-            let mut inputs = Vec::with_capacity(arrays.len());
-            for (i, (array, (name, dims))) in arrays.iter().zip(engine.inputs(self.io.into())).enumerate() {
-                let count: usize = dims.iter().product();
-                let elem = engine.input_elem(i, self.io.into());
-                let data = match self.io {
-                    Io::Int if engine.is_quantized(i) => array.codes(call * count, count, &elem),
-                    Io::Int | Io::Float => array.elements(call * count, count, &elem),
-                };
-                let data = data.map_err(|e| Error::new(Code::FILE, format!("cannot read input `{name}`: {e}")))?;
-                inputs.push(Tensor { dims: dims.clone(), data });
-            }
-            let outputs = runner.run(&inputs, self.io.into())?;
+        let mut results: Vec<Option<Tensor>> = vec![None; engine.outputs(io).len()];
+        for call in 0..given.calls() {
+            let outputs = runner.run_as_declared(&given.inputs(call)?, io)?;
             results.iter_mut().zip(outputs).for_each(|(all, one)| stack(all, one));
         }
         let results: Vec<Tensor> = results.into_iter().flatten().collect();
-        if self.output.is_empty() { self.print(&engine, &results) } else { self.write(&engine, &results) }
+        if let Some(top) = self.top.read()? {
+            terminal::result(&top.text(engine.outputs(io), &results, given.calls())?)?;
+        }
+        match self.output.is_empty() {
+            true if self.top.is_on() => Ok(()),
+            true => self.print(&engine, &results),
+            false => self.write(&engine, &results),
+        }
     }
 
+    /// The model in the form that runs; names that it does not have are reported before anything is compiled.
     fn engine(&self) -> Result<Engine, Error> {
         if is_compiled(&self.file) {
-            return match self.interp {
-                true => Err(usage("the interpreter cannot run machine code").help("give the .onnx or .qir file")),
-                false => Ok(Engine::of_model(load(&self.file)?)),
+            self.flags.warn_compiled();
+            return match (self.interp, self.float) {
+                (true, _) => Err(usage("the interpreter cannot run machine code").help("give the .onnx or .qir file")),
+                (_, true) => Err(usage("machine code is no float model").help("give the .onnx or .qir file")),
+                _ => {
+                    let engine = Engine::of_model(load(&self.file)?);
+                    self.check_names(engine.inputs(self.io.into()), engine.outputs(self.io.into()))?;
+                    Ok(engine)
+                }
             };
         }
         let mut options = self.flags.options(self.threads)?;
         if self.float {
-            let graph = qcc::Source::from(self.file.as_path()).load(&options)?;
-            return Ok(Engine::of_graph(&graph));
+            self.flags.warn_not_compiled();
+        } else {
+            self.flags.warn();
+        }
+        let source = Source::from(self.file.as_path());
+        let graph = source.load(&options)?;
+        let names = |values: &[qcc::ir::ValueId]| -> Vec<(String, Vec<usize>)> {
+            values.iter().map(|&v| (graph.name_of(v).to_string(), graph.ty(v).dims.clone())).collect()
+        };
+        self.check_names(&names(graph.inputs()), &names(graph.outputs()))?;
+        if self.float {
+            return Ok(Engine::of_graph(&graph).of_source(&source, &graph));
         }
         options.float_interface = self.io == Io::Float;
-        let compiled = compile(self.file.as_path(), &options)?;
+        let compiled = compile(source.clone(), &options)?;
         announce(&compiled);
-        if self.interp { Ok(Engine::of_graph(compiled.graph())) } else { Engine::jit(&compiled) }
+        if self.interp {
+            return Ok(Engine::of_graph(compiled.graph()).of_source(&source, compiled.source()));
+        }
+        Engine::jit(&compiled)
     }
 
-    /// The array of each input.
-    fn arrays(&self, engine: &Engine) -> Result<Vec<Array>, Error> {
-        let names: Vec<&str> = engine.inputs(self.io.into()).iter().map(|(name, _)| name.as_str()).collect();
-        let assigned = assign("--input", &self.input, &names)?;
-        let missing = names.iter().zip(&assigned).find(|(_, path)| path.is_none());
-        if let Some((name, _)) = missing {
-            return Err(
-                usage(format!("there is no array for input `{name}`")).help(format!("add --input {name}=x.npy"))
-            );
-        }
-        assigned.into_iter().flatten().map(|path| Array::open(&path)).collect()
+    /// Refuses arrays for what the model does not have, and results in files that are read.
+    fn check_names(&self, inputs: &[(String, Vec<usize>)], outputs: &[(String, Vec<usize>)]) -> Result<(), Error> {
+        let names = |list: &[(String, Vec<usize>)]| list.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        // Integers of dynamic models have scales beside them, which only the compiled model knows.
+        let extra = if self.io == Io::Int && self.flags.is_dynamic() { inputs.len() + outputs.len() } else { 0 };
+        let given = assign("--input", &self.input, &names(inputs), extra)?;
+        let written = assign("--output", &self.output, &names(outputs), extra)?;
+        let mut read = vec![("the model", self.file.as_path())];
+        read.extend(given.iter().flatten().map(|path| ("an input", path.as_path())));
+        let written: Vec<(&str, &Path)> = written.iter().flatten().map(|path| ("--output", path.as_path())).collect();
+        check_places(&read, &written)
     }
 
     fn write(&self, engine: &Engine, results: &[Tensor]) -> Result<(), Error> {
-        let names: Vec<&str> = engine.outputs(self.io.into()).iter().map(|(name, _)| name.as_str()).collect();
-        for (path, result) in assign("--output", &self.output, &names)?.iter().zip(results) {
+        let names: Vec<String> = engine.outputs(self.io.into()).iter().map(|(name, _)| name.clone()).collect();
+        for (path, result) in assign("--output", &self.output, &names, 0)?.iter().zip(results) {
             if let Some(path) = path {
                 qcc::write_file(path, &to_npy(result))?;
             }
@@ -138,48 +168,46 @@ impl Run {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{name} {:?} {}: {shown}{more}", result.dims, result.data.kind());
         }
-        terminal::result(&text);
-        Ok(())
+        terminal::result(&text)
     }
 }
 
-/// Paths for names: `NAME=PATH`, or a path for the first name that has none.
-fn assign(flag: &str, texts: &[String], names: &[&str]) -> Result<Vec<Option<PathBuf>>, Error> {
-    let mut paths: Vec<Option<PathBuf>> = vec![None; names.len()];
+/// Paths for names: `NAME=PATH`, or a path for the first name that has none. `extra` more may be given by position.
+pub fn assign(flag: &str, texts: &[String], names: &[String], extra: usize) -> Result<Vec<Option<PathBuf>>, Error> {
+    let mut paths: Vec<Option<PathBuf>> = vec![None; names.len() + extra];
+    let listed = || format!("names are {}", names.join(", "));
     for text in texts {
-        let named = names.iter().enumerate().find_map(|(i, n)| Some((i, text.strip_prefix(n)?.strip_prefix('=')?)));
+        let named = names
+            .iter()
+            .enumerate()
+            .filter_map(|(i, n)| Some((i, text.strip_prefix(n.as_str())?.strip_prefix('=')?)))
+            .max_by_key(|&(i, _)| names[i].len());
         let (i, path) = match named {
             Some(found) => found,
-            None => (paths.iter().position(Option::is_none).unwrap_or(names.len()), text.as_str()),
+            None => {
+                if let Some((name, path)) = text.split_once('=').filter(|_| extra == 0 && !leads_somewhere(text)) {
+                    let message = format!("{flag} {text}: the model has no such tensor, `{name}`");
+                    return Err(usage(message).help(format!("{}; a path is ./{name}={path}", listed())));
+                }
+                (paths.iter().position(Option::is_none).unwrap_or(paths.len()), text.as_str())
+            }
         };
         let Some(slot) = paths.get_mut(i) else {
             let message = format!("{flag} is given {} times for {} tensors", texts.len(), names.len());
-            return Err(usage(message).help(format!("names are {}", names.join(", "))));
+            return Err(usage(message).help(listed()));
         };
+        if slot.is_some() {
+            return Err(usage(format!("{flag} is given twice for `{}`", names[i])));
+        }
         *slot = Some(path.into());
     }
     Ok(paths)
 }
 
-/// How often the model runs to take all samples.
-fn calls(inputs: &[(String, Vec<usize>)], arrays: &[Array]) -> Result<usize, Error> {
-    let mut common = None;
-    for (array, (name, dims)) in arrays.iter().zip(inputs) {
-        let given = array.dims();
-        let ends_alike = |d: &[usize]| given.len() >= d.len() && given[given.len() - d.len()..] == *d;
-        let fits = given == dims
-            || ends_alike(dims)
-            || ends_alike(dims.get(1..).unwrap_or(dims)) && given.len() >= dims.len().max(2) - 1;
-        let (all, one) = (given.iter().product::<usize>(), dims.iter().product::<usize>().max(1));
-        if !fits || !all.is_multiple_of(one) || all == 0 {
-            let message = format!("an array of shape {given:?} does not fit input `{name}` of shape {dims:?}");
-            return Err(Error::new(Code::DATA, message));
-        }
-        if *common.get_or_insert(all / one) != all / one {
-            return Err(Error::new(Code::DATA, "the arrays of the inputs hold different numbers of samples"));
-        }
-    }
-    Ok(common.unwrap_or(1))
+/// Whether a text with `=` in it is a path for all that: that of a file, or one into a folder that exists.
+fn leads_somewhere(text: &str) -> bool {
+    let path = Path::new(text);
+    path.exists() || path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && folder.is_dir())
 }
 
 /// Appends along the first axis.

@@ -1,30 +1,44 @@
-//! What people see: diagnostics, notes and progress on stderr, results on stdout.
+//! What people see: diagnostics and notes on stderr, results on stdout.
 
 use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use qcc::passes::context::Progress;
+use qcc::ir::diag::Code;
 use qcc::{Diag, Error};
 
-/// Work that ends sooner shows no progress bar.
-const PATIENCE: Duration = Duration::from_secs(1);
+use super::progress;
 
-/// Writes a result. A reader who has gone away is no fault.
-pub fn result(text: &str) {
+/// Writes a result. A reader who has gone away is no fault; anything else that keeps it from being written is.
+pub fn result(text: &str) -> Result<(), Error> {
+    progress::finish();
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::new(Code::FILE, format!("cannot write to standard output: {e}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a line to stderr.
 pub fn note(text: &str) {
+    progress::apart(|| write_line(text));
+}
+
+/// [`note`] for the one who holds the terminal already.
+pub fn write_line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Writes a warning to stderr.
+pub fn warn(text: &str) {
+    let head = if colour() { "\x1b[1;33mwarning\x1b[0m" } else { "warning" };
+    note(&format!("{head}: {text}"));
 }
 
 /// Writes all diagnostics of an error.
 pub fn show(error: &Error) {
+    progress::finish();
     for diag in error.diags() {
         let text = diag.to_string();
         // A diagnostic begins with its severity and its code in brackets.
@@ -53,30 +67,4 @@ fn excerpt(diag: &Diag) -> Option<String> {
 
 fn colour() -> bool {
     io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
-}
-
-/// A progress bar for anything over a second, on a terminal only.
-pub fn progress(what: &'static str) -> Option<Progress> {
-    if !io::stderr().is_terminal() {
-        return None;
-    }
-    let start = Instant::now();
-    let bar: Mutex<Option<ProgressBar>> = Mutex::new(None);
-    Some(Arc::new(move |done, total| {
-        let Ok(mut bar) = bar.lock() else { return };
-        if bar.is_none() && start.elapsed() >= PATIENCE && done < total {
-            let style = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}, {eta} left");
-            let new = ProgressBar::new(total as u64).with_message(what);
-            *bar = Some(match style {
-                Ok(style) => new.with_style(style.progress_chars("=> ")),
-                Err(_) => new,
-            });
-        }
-        if let Some(bar) = bar.as_ref() {
-            bar.set_position(done as u64);
-            if done == total {
-                bar.finish_and_clear();
-            }
-        }
-    }))
 }

@@ -7,7 +7,7 @@
 
 use qcc_ir::{Graph, Tensor, Type};
 
-use super::noise::reals;
+use super::noise::{reals, stands_for_reals};
 
 /// Classes that count for the top-5 share.
 pub(crate) const TOP: usize = 5;
@@ -27,7 +27,7 @@ impl Classes {
         let types: Vec<&Type> = graph.outputs().iter().map(|&v| graph.ty(v)).collect();
         let those =
             |wanted: &dyn Fn(&Type) -> bool| -> Vec<usize> { (0..types.len()).filter(|&i| wanted(types[i])).collect() };
-        let scores = those(&|ty| ty.is_float() && is_row(&ty.dims, batch));
+        let scores = those(&|ty| stands_for_reals(ty) && is_row(&ty.dims, batch));
         let indices = those(&|ty| !ty.is_float() && ty.uniform().is_none() && ty.elements() == batch);
         match (scores.as_slice(), indices.as_slice()) {
             (&[scores], _) => Ok(Classes::Scores(scores)),

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use qcc_interp::{Evaluator, Threads};
-use qcc_ir::{Graph, Tensor, verify};
+use qcc_ir::{Graph, Tensor, ValueId, verify};
 use qcc_passes::Samples;
 use qcc_passes::context::Progress;
 use rayon::prelude::*;
@@ -13,9 +13,10 @@ use serde::Serialize;
 use super::classes::{Classes, TOP};
 use super::interval;
 use super::metrics::{self, Difference, Metric};
-use super::noise::{self, Noise};
+use super::noise::{self, Noise, stands_for_reals};
 use crate::data::Dataset;
 use crate::engine::{Engine, Io, Runner};
+use crate::float_interface::Boundary;
 use crate::{Compiled, Error};
 
 /// How the integer model did.
@@ -138,15 +139,23 @@ fn outcomes(
 ) -> Result<Vec<Outcome>, Error> {
     verify(compiled.source())?;
     let float = Evaluator::new(compiled.source());
+    // Where the model itself gives codes, what they stand for is compared; it takes codes too, and the engine real numbers.
+    let meaning = |values: &[ValueId]| -> Vec<Boundary> {
+        values.iter().map(|&v| Boundary::of_type(compiled.source().ty(v))).collect()
+    };
+    let (ins, outs) = (meaning(compiled.source().inputs()), meaning(compiled.source().outputs()));
+    let reals = |tensors: &[Tensor], of: &[Boundary]| -> Vec<Tensor> {
+        tensors.iter().zip(of).map(|(t, b)| b.real(t)).collect()
+    };
     let calls = data.len().min(options.calls.unwrap_or(usize::MAX));
     let done = AtomicUsize::new(0);
     let one = |runner: &mut Runner<'_>, i: usize| -> Result<Outcome, Error> {
         let inputs = data.get(i)?;
-        let expected = float.run(&inputs)?;
-        let found = runner.run(&inputs, Io::Float)?;
+        let expected = reals(&float.run(&inputs)?, &outs);
+        let found = runner.run(&reals(&inputs, &ins), Io::Float)?;
         let outcome = judge(&expected, &found, which, data.batch());
         if let Some(progress) = &options.progress {
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1, calls);
+            progress("compare", done.fetch_add(1, Ordering::Relaxed) + 1, calls);
         }
         Ok(outcome)
     };
@@ -158,7 +167,7 @@ fn outcomes(
 /// The index of a class is a number, but its distance from another means nothing: it counts only if no output is real.
 fn counted(model: &Graph, outcomes: &[Outcome]) -> Vec<Vec<Noise>> {
     let outputs = model.outputs();
-    let real = |i: &usize| model.ty(outputs[*i]).is_float();
+    let real = |i: &usize| stands_for_reals(model.ty(outputs[*i]));
     let any_real = (0..outputs.len()).any(|i| real(&i));
     let chosen = (0..outputs.len()).filter(|i| real(i) || !any_real);
     chosen.map(|i| outcomes.iter().filter_map(|o| o.noise.get(i).copied()).collect()).collect()

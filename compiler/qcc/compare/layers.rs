@@ -61,10 +61,13 @@ pub fn layers(compiled: &Compiled, data: &Dataset, limit: usize) -> Result<Vec<L
         let mut seen: HashMap<ValueId, Tensor> = HashMap::new();
         float.run_observed(&inputs, &mut |f, tensor| {
             if wanted.contains(&f) {
-                seen.insert(f, tensor.clone());
+                // Of a model that is quantized already, what its codes stand for.
+                seen.insert(f, Boundary::of_type(float_graph.ty(f)).real(tensor));
             }
         })?;
-        let stored = Boundary::store_all(&boundary, &scales, &inputs);
+        let meaning = |(&v, tensor): (&ValueId, &Tensor)| Boundary::of_type(float_graph.ty(v)).real(tensor);
+        let reals: Vec<Tensor> = float_graph.inputs().iter().zip(&inputs).map(meaning).collect();
+        let stored = Boundary::store_all(&boundary, &scales, &reals);
         int.run_observed(&stored, &mut |v, tensor| {
             let (Some(candidates), Some(u)) = (candidates.get(&v), graph.ty(v).uniform()) else { return };
             let sums = all.entry(v).or_insert_with(|| vec![Sums::default(); candidates.len()]);

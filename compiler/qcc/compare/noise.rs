@@ -1,6 +1,6 @@
 //! Signal and noise of values that two models give.
 
-use qcc_ir::Tensor;
+use qcc_ir::{Tensor, Type};
 
 /// Sums over elements, from which ratios follow. Elements that are not finite in either model count only if they differ: as
 /// noise without bound.
@@ -56,6 +56,11 @@ impl Noise {
         reals(expected).iter().zip(&reals(found)).for_each(|(&a, &b)| sum.add(a, b));
         sum
     }
+}
+
+/// Whether numbers of a type are real ones, or codes of real ones.
+pub(crate) fn stands_for_reals(ty: &Type) -> bool {
+    ty.is_float() || ty.uniform().is_some()
 }
 
 /// Elements as real numbers.

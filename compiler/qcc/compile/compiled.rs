@@ -1,6 +1,6 @@
 //! A compiled model and what is made of it: machine code in memory or in a file, or a text.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use qcc_codegen::emit::{jit, object};
@@ -100,20 +100,22 @@ impl Compiled {
         Ok(object)
     }
 
-    /// Writes a shared object, and its C header beside it with the extension `.h`. Both are written, or none.
+    /// Writes a shared object, and its C header beside it with the extension `.h`, unless it goes to a device or a pipe. Both
+    /// are written, or none; a header that qcc did not write is never replaced.
     pub fn write_so(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
+        let header = files::header_place(path)?;
         let object = self.object()?;
         let soname = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let image = object.link(&soname)?;
-        files::write_all(&[(path, &image), (&path.with_extension("h"), object.header().as_bytes())])
+        write_with_header(path, &object.link(&soname)?, header, &object)
     }
 
-    /// Writes a relocatable object and its C header, as [`Compiled::write_so`] does.
+    /// Writes a relocatable object, to be linked into a program, and its C header as [`Compiled::write_so`] does.
     pub fn write_object(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
+        let header = files::header_place(path)?;
         let object = self.object()?;
-        files::write_all(&[(path, &object.object), (&path.with_extension("h"), object.header().as_bytes())])
+        write_with_header(path, &object.relocatable()?, header, &object)
     }
 
     /// The program in Cranelift IR, as text.
@@ -166,6 +168,17 @@ impl Compiled {
             diags.0.truncate(1);
             diags.0.iter_mut().for_each(|d| d.code = Code::PIPELINE);
             Error::from(diags)
-        })
+        })?;
+        // Graphs that come in integer form, and pipelines of the user's, may hold anything.
+        let lowered =
+            self.report.passes.iter().any(|p| ["prove-accumulators", "lower-to-dynamic"].contains(&p.text.as_str()));
+        if lowered { Ok(()) } else { super::prove(&self.graph) }
     }
+}
+
+fn write_with_header(path: &Path, model: &[u8], header: Option<PathBuf>, object: &object::Object) -> Result<(), Error> {
+    let text = object.header();
+    let mut all = vec![(path, model)];
+    all.extend(header.as_deref().map(|header| (header, text.as_bytes())));
+    files::write_all(&all)
 }

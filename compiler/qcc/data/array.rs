@@ -41,6 +41,19 @@ impl Number {
         }
     }
 
+    fn is_real(self) -> bool {
+        matches!(self, Number::F16 | Number::F32 | Number::F64)
+    }
+
+    /// As numpy spells it.
+    fn name(self) -> String {
+        match self {
+            Number::F16 | Number::F32 | Number::F64 => format!("float{}", 8 * self.size()),
+            Number::Signed(n) => format!("int{}", 8 * u32::from(n)),
+            Number::Unsigned(n) => format!("uint{}", 8 * u32::from(n)),
+        }
+    }
+
     /// The type that NumPy spells so, and whether its bytes stand in big-endian order.
     fn of(descr: &str) -> Result<(Number, bool), String> {
         let refuse = || format!("elements of type {descr} are not supported: store it as float32");
@@ -120,7 +133,8 @@ impl Array {
         &self.dims
     }
 
-    /// Elements `first..first + count` as elements of type `elem`; numbers are rounded and saturated where they must be.
+    /// Elements `first..first + count` as elements of type `elem`. Real numbers may lose digits; an integer stays what it is, or the
+    /// array is refused: one of real numbers where integers are wanted, and one with an integer that the type does not hold.
     pub fn elements(&self, first: usize, count: usize, elem: &Elem) -> std::io::Result<Data> {
         let size = self.number.size();
         let (start, length) = (self.offset + (first * size) as u64, count * size);
@@ -136,15 +150,23 @@ impl Array {
         if self.number == Number::F32 && matches!(elem, Elem::F32 | Elem::Calibrated(_)) {
             return Ok(Data::from_bytes(elem, &raw).unwrap_or(Data::F32(Vec::new())));
         }
-        let numbers = raw.chunks_exact(size).map(|b| self.number.value(b));
-        Ok(elements_of(numbers, elem))
+        let numbers = || raw.chunks_exact(size).map(|b| self.number.value(b));
+        if let Some((name, least, greatest)) = integers_of(elem) {
+            if self.number.is_real() {
+                let what = format!("real numbers ({}) where {name} is wanted", self.number.name());
+                return Err(std::io::Error::other(what));
+            }
+            if let Some(x) = numbers().find(|x| !(least..=greatest).contains(x)) {
+                return Err(std::io::Error::other(format!("{x} is no {name}: those are {least} to {greatest}")));
+            }
+        }
+        Ok(elements_of(numbers(), elem))
     }
 
-    /// [`Array::elements`] that stand for real numbers. Models that were quantized to 8 bits with a sign compute with codes without
-    /// one, which are greater by 128: such an array is one of theirs.
+    /// Elements as codes without a sign, where `elem` says so and the array has codes with one, which are less by 128.
     pub fn codes(&self, first: usize, count: usize, elem: &Elem) -> std::io::Result<Data> {
-        match (self.number, elem) {
-            (Number::Signed(1), Elem::Int(Int::U8)) => {
+        match (self.number, elem.storage()) {
+            (Number::Signed(1), Some(Int::U8)) => {
                 let Data::I8(codes) = self.elements(first, count, &Elem::Int(Int::I8))? else {
                     return Ok(Data::U8(Vec::new()));
                 };
@@ -152,6 +174,21 @@ impl Array {
             }
             _ => self.elements(first, count, elem),
         }
+    }
+
+    /// Whether the elements are 8-bit integers with a sign.
+    pub fn is_i8(&self) -> bool {
+        self.number == Number::Signed(1)
+    }
+
+    /// Name of the type of the elements, as numpy has it.
+    pub fn type_name(&self) -> String {
+        self.number.name()
+    }
+
+    /// Whether the elements are integers, or truth values.
+    pub fn is_integer(&self) -> bool {
+        !self.number.is_real()
     }
 
     /// The whole array, as it is stored.
@@ -167,7 +204,7 @@ impl Array {
         self.tensor_as(&elem)
     }
 
-    /// The whole array as elements of type `elem`.
+    /// The whole array as elements of type `elem`, under the rule of [`Array::elements`].
     pub fn tensor_as(&self, elem: &Elem) -> std::io::Result<Tensor> {
         let data = self.elements(0, self.dims.iter().product(), elem)?;
         Ok(Tensor { dims: self.dims.clone(), data })
@@ -190,6 +227,20 @@ impl Number {
                 ((unsigned << unused) as i64 >> unused) as f64
             }
         }
+    }
+}
+
+/// The name of a type of integers, and the least and the greatest of them; `None` for types of real numbers.
+fn integers_of(elem: &Elem) -> Option<(String, f64, f64)> {
+    match elem.storage() {
+        Some(i) => {
+            let (least, greatest) = match elem {
+                Elem::Uniform(u) => (u.min(), u.max()),
+                _ => (i.min(), i.max()),
+            };
+            Some((i.name().to_string(), least as f64, greatest as f64))
+        }
+        None => (*elem == Elem::Bool).then(|| ("bool".to_string(), 0.0, 1.0)),
     }
 }
 
@@ -250,6 +301,17 @@ mod tests {
         let at = bytes.windows(3).position(|w| w == b"<i2").unwrap();
         bytes[at + 1] = b'f';
         assert_eq!(array(&bytes).unwrap().tensor().unwrap().data, Data::F32(vec![1.0, 0.333_251_95]));
+    }
+
+    #[test]
+    fn integers_stay_what_they_are() {
+        let of = |data: Data| array(&to_npy(&Tensor { dims: vec![data.len()], data })).unwrap();
+        let read =
+            |data: Data, int: Int| of(data).tensor_as(&Elem::Int(int)).map(|t| t.data).map_err(|e| e.to_string());
+        assert_eq!(read(Data::I64(vec![0, 255]), Int::U8), Ok(Data::U8(vec![0, 255])));
+        assert_eq!(read(Data::I64(vec![3, 256]), Int::U8), Err("256 is no u8: those are 0 to 255".to_string()));
+        assert_eq!(read(Data::I8(vec![-1]), Int::U8), Err("-1 is no u8: those are 0 to 255".to_string()));
+        assert!(read(Data::F32(vec![1.0]), Int::I64).is_err_and(|e| e.contains("float32")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Data, Diag};
+use qcc_ir::{Data, Diag, Tensor, Type};
 
 use super::array::Array;
 use super::image::RgbImage;
@@ -27,6 +27,15 @@ impl Item {
     /// Anything but an array is taken for an image.
     pub(super) fn is_image(&self) -> bool {
         extension(&self.path) != "npy"
+    }
+
+    /// Whether it is an array of this shape, perhaps with extents of 1 before it.
+    pub(super) fn holds(&self, dims: &[usize]) -> bool {
+        let ends_so = |array: Array| {
+            let before = array.dims().len().checked_sub(dims.len());
+            before.is_some_and(|n| array.dims()[n..] == *dims && array.dims()[..n].iter().all(|&d| d == 1))
+        };
+        !self.is_image() && Array::open(&self.path).is_ok_and(ends_so)
     }
 
     /// The sample for one input.
@@ -54,6 +63,26 @@ pub(super) fn is_image(extension: &str) -> bool {
 
 fn extension(path: &Path) -> String {
     path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
+}
+
+/// Whether a path is that of an image, by its extension.
+pub fn is_image_file(path: &Path) -> bool {
+    is_image(&extension(path))
+}
+
+/// An image as an input of this type.
+pub fn image(path: &Path, preprocess: Option<&Preprocess>, ty: &Type) -> Result<Tensor, Error> {
+    let preprocess = preprocess.ok_or_else(|| unknown_preprocessing(path))?;
+    let fault = |e: String| Error::from(Diag::new(Code::DATA, e).in_file(path.display().to_string()));
+    let data = preprocess.apply(&RgbImage::open(path)?, ty).map_err(fault)?;
+    Ok(Tensor { dims: ty.dims.clone(), data })
+}
+
+/// Images need numbers that nobody can guess.
+pub(super) fn unknown_preprocessing(path: &Path) -> Error {
+    let diag = Diag::new(Code::FLAGS, "the samples are images, and nothing says how they become inputs");
+    let help = "say it with --preset, or with --scale, --mean and --std: value = (pixel / scale - mean) / std";
+    diag.in_file(path.display().to_string()).help(help).into()
 }
 
 /// A list: `path label` a line, the label being optional. Paths are relative to the list's folder or to the current one.

@@ -21,7 +21,7 @@ mod sets;
 use std::path::{Path, PathBuf};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Data, Diag, Graph, Tensor, Type};
+use qcc_ir::{Data, Diag, Elem, Graph, Int, Tensor, Type};
 use qcc_passes::Samples;
 
 use crate::Error;
@@ -30,6 +30,7 @@ use files::Item;
 use image::RgbImage;
 use sets::Sets;
 
+pub use files::{image, is_image_file as is_image};
 pub use image::Extent;
 pub use preprocess::{ChannelOrder, Layout, Preprocess, Resize};
 
@@ -42,6 +43,8 @@ pub struct Dataset {
     preprocess: Preprocess,
     /// Samples that the model takes at once.
     batch: usize,
+    /// The calls that are left, if not all are.
+    chosen: Option<Vec<usize>>,
 }
 
 /// An input of the model.
@@ -95,12 +98,18 @@ impl Dataset {
             }
         };
         let path = path.to_path_buf();
-        let mut dataset =
-            Dataset { path: path.clone(), inputs, records, labels, preprocess: preprocess.clone(), batch };
+        let mut dataset = Dataset {
+            path: path.clone(),
+            inputs,
+            records,
+            labels,
+            preprocess: preprocess.clone(),
+            batch,
+            chosen: None,
+        };
+        dataset.take_whole_inputs();
         if dataset.has_images() && !images {
-            let diag = Diag::new(Code::FLAGS, "the samples are images, and nothing says how they become inputs");
-            let help = "say it with --preset, or with --scale, --mean and --std: value = (pixel / scale - mean) / std";
-            return Err(diag.in_file(path.display().to_string()).help(help).into());
+            return Err(files::unknown_preprocessing(&path));
         }
         dataset.check().map_err(|d| d.in_file(path.display().to_string()))?;
         let count = dataset.samples();
@@ -108,6 +117,25 @@ impl Dataset {
             dataset.labels = None;
         }
         Ok(dataset)
+    }
+
+    /// Where every array holds whole inputs, `[N, 4, 16]` for an input `[4, 16]`, the first extent of the inputs is no batch.
+    fn take_whole_inputs(&mut self) {
+        let whole = match &self.records {
+            Records::Rows(arrays) => {
+                let holds = |(a, i): (&Array, &Input)| a.dims().get(1..) == Some(&i.ty.dims);
+                arrays.len() == self.inputs.len() && arrays.iter().zip(&self.inputs).all(holds)
+            }
+            Records::Files(lists) => {
+                let holds = |(list, i): (&Vec<Item>, &Input)| list.first().is_some_and(|f| f.holds(&i.ty.dims));
+                lists.len() == self.inputs.len() && lists.iter().zip(&self.inputs).all(holds)
+            }
+            Records::Sets(_) | Records::Strip(_) => false,
+        };
+        if whole && self.batch > 1 {
+            self.batch = 1;
+            self.inputs.iter_mut().for_each(|input| input.sample.clone_from(&input.ty.dims));
+        }
     }
 
     /// Takes labels from a `.npy` or `.npz` file, instead of those found with the samples.
@@ -131,8 +159,30 @@ impl Dataset {
         Ok(self)
     }
 
+    /// Leaves only some calls of the model, each of as many samples as its batch, and their labels.
+    #[must_use]
+    pub fn only(mut self, calls: Vec<usize>) -> Dataset {
+        let batch = self.batch;
+        let label = |labels: &Vec<i64>| -> Vec<i64> {
+            calls.iter().flat_map(|&c| labels.iter().skip(c * batch).take(batch).copied()).collect()
+        };
+        self.labels = self.labels.as_ref().map(label);
+        self.chosen = Some(match self.chosen {
+            Some(before) => calls.iter().filter_map(|&c| before.get(c).copied()).collect(),
+            None => calls,
+        });
+        self
+    }
+
     /// Number of samples, the model's batch not considered.
     pub fn samples(&self) -> usize {
+        match &self.chosen {
+            Some(calls) => calls.len() * self.batch,
+            None => self.all(),
+        }
+    }
+
+    fn all(&self) -> usize {
         match &self.records {
             Records::Rows(_) | Records::Files(_) => self.counts().into_iter().min().unwrap_or(0),
             Records::Sets(sets) => sets.len(),
@@ -244,6 +294,12 @@ impl Dataset {
     }
 }
 
+/// `count` of `all` calls, spread evenly; all of them if there are no more.
+pub fn spread(all: usize, count: usize) -> Vec<usize> {
+    let count = count.min(all);
+    (0..count).map(|i| i * all / count.max(1)).collect()
+}
+
 /// One call of the model is one item here: as many samples as its batch. A rest that fills no batch is left out.
 impl Samples for Dataset {
     fn len(&self) -> usize {
@@ -251,6 +307,7 @@ impl Samples for Dataset {
     }
 
     fn get(&self, i: usize) -> Result<Vec<Tensor>, Diag> {
+        let i = self.chosen.as_ref().and_then(|calls| calls.get(i)).copied().unwrap_or(i);
         let one = |input: usize| -> Result<Tensor, Diag> {
             let mut data = self.sample(input, i * self.batch)?;
             for b in 1..self.batch {
@@ -304,9 +361,16 @@ fn is_label_name(name: &str) -> bool {
     matches!(name, "labels" | "label" | "y")
 }
 
+/// Labels; real numbers that are whole are taken too.
 fn integers(array: &Array) -> std::io::Result<Vec<i64>> {
-    let tensor = array.tensor_as(&qcc_ir::Elem::Int(qcc_ir::Int::I64))?;
-    Ok(tensor.as_i64().map(<[i64]>::to_vec).unwrap_or_default())
+    if array.is_integer() {
+        let tensor = array.tensor_as(&Elem::Int(Int::I64))?;
+        return Ok(tensor.as_i64().map(<[i64]>::to_vec).unwrap_or_default());
+    }
+    let tensor = array.tensor_as(&Elem::F32)?;
+    let whole = |&x: &f32| (x.fract() == 0.0).then_some(x as i64);
+    let labels = tensor.as_f32().unwrap_or_default().iter().map(whole).collect::<Option<Vec<i64>>>();
+    labels.ok_or_else(|| std::io::Error::other("a label is no whole number"))
 }
 
 /// Arrays of an archive by input name, or its only array for the only input.

@@ -221,6 +221,27 @@ impl Preprocess {
         (wanted != (height, width)).then_some(wanted)
     }
 
+    /// The preprocessing that a model records.
+    pub fn of_record(record: &Preprocessing) -> Preprocess {
+        // It is recorded as a factor, whose inverse is not exact.
+        let divisor = format!("{:.5e}", 1.0 / f64::from(record.scale)).parse().unwrap_or(1.0 / record.scale);
+        Preprocess {
+            preset: record.preset.clone(),
+            resize: match (record.resize, record.resize_width) {
+                (0, _) => Resize::Keep,
+                (side, 0) if record.resize_shrinks => Resize::Shrink(side),
+                (side, 0) => Resize::Short(side),
+                extent => Resize::Exact(extent),
+            },
+            crop: (record.crop > 0).then_some((record.crop, record.crop_width)),
+            scale: divisor,
+            mean: record.mean.clone(),
+            std: record.std.clone(),
+            layout: Some(if record.layout == "NHWC" { Layout::Nhwc } else { Layout::Nchw }),
+            order: if record.channels == "BGR" { ChannelOrder::Bgr } else { ChannelOrder::Rgb },
+        }
+    }
+
     /// What the model records of it, for one input.
     pub fn record(&self, input: &str, ty: &Type) -> Preprocessing {
         let exact = if let Resize::Exact(extent) = self.resize { extent } else { (0, 0) };

@@ -84,12 +84,6 @@ impl RangeTable {
         }
     }
 
-    /// Writes the table to a file.
-    pub fn save(&self, path: &Path) -> Result<(), Diag> {
-        std::fs::write(path, self.to_json())
-            .map_err(|e| Diag::new(Code::FILE, format!("cannot write the ranges: {e}")).in_file(path.to_string_lossy()))
-    }
-
     /// Reads a table from a file.
     pub fn load(path: &Path) -> Result<RangeTable, Diag> {
         let text = std::fs::read_to_string(path).map_err(|e| {

@@ -3,7 +3,7 @@
 //! The structures mirror `qcc_runtime::abi`; a test compiles the header and compares sizes and offsets with them. Headers of
 //! several models can be included together.
 
-use qcc_runtime::abi::{ABI_VERSION, MAX_RANK, NAME_BYTES, VERSION_BYTES, code};
+use qcc_runtime::abi::{ABI_VERSION, MAX_RANK, NAME_BYTES, VERSION_BYTES, code, symbol};
 use qcc_runtime::info::SCALE_SUFFIX;
 use qcc_runtime::{DType, ModelInfo, TensorInfo, cpu};
 use std::fmt::Write;
@@ -144,6 +144,7 @@ typedef struct qcc_pool {
 
 /// Macros and functions of this model.
 fn model_part(h: &mut String, info: &ModelInfo, name: &str, guard: &str) {
+    let floats = [symbol::RUN_F32, symbol::RUN_F32_MT].into_iter().filter(|_| info.has_float_interface);
     put(h, format_args!("#define QCC_{guard}_SCRATCH_BYTES UINT64_C({})", info.scratch_bytes));
     put(h, format_args!("#define QCC_{guard}_SCRATCH_ALIGN {}", info.scratch_align));
     for (what, list) in [("IN", &info.inputs), ("OUT", &info.outputs)] {
@@ -152,11 +153,21 @@ fn model_part(h: &mut String, info: &ModelInfo, name: &str, guard: &str) {
             put(h, format_args!("#define QCC_{guard}_{what}{i}_BYTES {}", tensor.bytes()));
         }
     }
-    put(h, format_args!("\n/* Description of the model; valid while it is loaded. */"));
+    let all: Vec<&str> = [symbol::INFO, symbol::RUN, symbol::RUN_MT].into_iter().chain(floats).collect();
+    put(
+        h,
+        format_args!(
+            "\n/* Every model has these functions under names without its own too, for hosts that load models by their path:\n \
+             * {} by dlsym(), of the types below. */",
+            all.join(", ")
+        ),
+    );
+    put(h, format_args!("/* Description of the model; valid while it is loaded. */"));
     put(h, format_args!("const qcc_model_info *qcc_{name}_info(void);\n"));
     h.push_str(
         "/* Integers in, integers out: in[i] and out[i] point to dense row-major tensors, aligned to their element size, that do\n \
-         * not overlap. Any number of threads may run the model at once, each with a scratch of its own. */\n",
+         * not overlap. Buffers of exactly their sizes are enough: nothing behind them is read or written. Any number of threads\n \
+         * may run the model at once, each with a scratch of its own. */\n",
     );
     put(h, format_args!("int qcc_{name}_run(const void *const *in, void *const *out, void *scratch);\n"));
     h.push_str(

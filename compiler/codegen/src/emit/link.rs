@@ -21,11 +21,13 @@ mod image;
 mod input;
 mod layout;
 mod reloc;
+mod relocatable;
 
 use std::collections::HashSet;
 
 pub use error::LinkError;
 pub use layout::{FLOAT_TEXT, TEXT};
+pub use relocatable::link_relocatable;
 
 /// What [`link_shared`] needs to know beside the object.
 #[derive(Debug, Clone, Copy)]

@@ -9,13 +9,14 @@ use qcc_runtime::abi::symbol;
 use qcc_runtime::{Manifest, ModelInfo};
 
 use super::header;
-use super::link::{LinkOptions, link_shared};
+use super::link::{LinkOptions, link_relocatable, link_shared};
 use crate::Options;
 use crate::program::{self, bug, entry_name};
 
 /// What was compiled ahead of time.
 pub struct Object {
-    /// The relocatable ELF object.
+    /// The compiler's ELF object, whose names are the program's own: [`Object::link`] and [`Object::relocatable`] make of it what
+    /// hosts can use.
     pub object: Vec<u8>,
     /// Description.
     pub info: ModelInfo,
@@ -46,6 +47,21 @@ pub fn clif(graph: &Graph, options: &Options) -> Result<String, Diags> {
 impl Object {
     /// The shared object, to be stored under the file name `soname`.
     pub fn link(&self, soname: &str) -> Result<Vec<u8>, Diags> {
+        let exports = self.exports();
+        link_shared(&self.object, &LinkOptions { soname, exports: &exports, float_functions: &self.float_functions })
+            .map_err(bug)
+    }
+
+    /// A relocatable object for a linker, with the names that the header declares.
+    pub fn relocatable(&self) -> Result<Vec<u8>, Diags> {
+        let exports = self.exports();
+        let own = format!("qcc_{}_", header::identifier(&self.info.name));
+        let options = LinkOptions { soname: "", exports: &exports, float_functions: &self.float_functions };
+        link_relocatable(&self.object, &options, |name| !name.starts_with(&own)).map_err(bug)
+    }
+
+    /// The symbols of the object with the names that hosts know them by.
+    fn exports(&self) -> Vec<(String, Vec<String>)> {
         let name = header::identifier(&self.info.name);
         let mut exports = vec![
             (entry_name::INFO, symbol::INFO),
@@ -62,9 +78,7 @@ impl Object {
             names.dedup();
             (inside.to_string(), names)
         };
-        let exports: Vec<(String, Vec<String>)> = exports.into_iter().map(both).collect();
-        link_shared(&self.object, &LinkOptions { soname, exports: &exports, float_functions: &self.float_functions })
-            .map_err(bug)
+        exports.into_iter().map(both).collect()
     }
 
     /// The C header that belongs to it.

@@ -14,7 +14,7 @@ use cranelift_codegen::ir::{AbiParam, Function, InstBuilder, SigRef, Signature, 
 use cranelift_frontend::FunctionBuilder;
 use cranelift_module::{DataId, FuncId, Linkage, Module};
 use qcc_ir::Diags;
-use qcc_runtime::abi::code;
+use qcc_runtime::abi::{code, symbol};
 use qcc_runtime::manifest::Manifest;
 use qcc_runtime::{CpuFeatures, ModelInfo};
 
@@ -67,7 +67,7 @@ pub(super) fn emit(
     info: &ModelInfo,
     manifest: &Manifest,
 ) -> Result<(Entries, HashSet<String>), Diags> {
-    let description = b.data("model_description", Linkage::Local, info.encode().map_err(bug)?)?;
+    let description = b.data(symbol::DESCRIPTION, Linkage::Local, info.encode().map_err(bug)?)?;
     let manifest = b.data(name::MANIFEST, Linkage::Export, manifest.to_section())?;
     let prepare = prepare(b, info)?;
     let run = run(b, calls, prepare)?;

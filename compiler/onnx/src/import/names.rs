@@ -24,10 +24,15 @@ impl<'a> Names<'a> {
         if self.interface.contains(onnx) {
             return onnx.to_string();
         }
-        let name = onnx.trim_start_matches('/').replace('/', ".");
-        let name = if name.is_empty() { "value".to_string() } else { name };
+        let name = spelled(onnx);
         if self.interface.contains(name.as_str()) { format!("{name}.inner") } else { name }
     }
+}
+
+/// How graphs spell the name of a value that is neither input nor output.
+pub(crate) fn spelled(onnx: &str) -> String {
+    let name = onnx.trim_start_matches('/').replace('/', ".");
+    if name.is_empty() { "value".to_string() } else { name }
 }
 
 /// The name of a graph: letters, digits, `_`, `.` and `-`.

@@ -1,6 +1,7 @@
 //! Reading the relocatable object: pieces to place, symbols, and references between them.
 
 use super::error::LinkError;
+use super::layout::FLOAT_TEXT;
 use object::read::elf::ElfFile64;
 use object::read::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SymbolIndex};
 use object::{Endianness, RelocationFlags, SectionFlags, SymbolKind, elf};
@@ -151,10 +152,16 @@ impl<'d> Reader<'d, '_> {
         Ok(())
     }
 
-    fn split_text(&mut self, index: SectionIndex, name: &str, data: &'d [u8], align: u64) -> Result<Split, LinkError> {
+    fn split_text(
+        &mut self,
+        index: SectionIndex,
+        section: &str,
+        data: &'d [u8],
+        align: u64,
+    ) -> Result<Split, LinkError> {
         let functions = self.functions.remove(&index).unwrap_or_default();
         if functions.is_empty() {
-            return Err(LinkError::Section { name: name.to_owned(), problem: "has code without a function symbol" });
+            return Err(LinkError::Section { name: section.to_owned(), problem: "has code without a function symbol" });
         }
         let mut split: Split = Vec::with_capacity(functions.len());
         for Function { start, size, name } in functions {
@@ -168,7 +175,8 @@ impl<'d> Reader<'d, '_> {
             let range = usize::try_from(start).ok().zip(start.checked_add(size).and_then(|e| usize::try_from(e).ok()));
             let data = range.and_then(|(begin, end)| data.get(begin..end));
             let data = data.ok_or_else(|| fail("reaches beyond its section"))?;
-            let home = if self.float_functions.contains(name) { Home::FloatText } else { Home::Text };
+            let is_float = self.float_functions.contains(name) || section == FLOAT_TEXT;
+            let home = if is_float { Home::FloatText } else { Home::Text };
             // As aligned as it was in its section.
             let align = if start == 0 { align } else { align.min(1 << start.trailing_zeros()) };
             split.push((start, size, self.pieces.len()));
