@@ -59,6 +59,8 @@ pub struct PassReport {
 /// Summary of a compilation.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report {
+    /// What there is to say about the model's file.
+    pub remarks_on_model: Vec<String>,
     /// How the ranges of activations were found.
     pub range_source: String,
     /// Whether some were derived from the model, without samples.
@@ -86,7 +88,7 @@ pub fn compile_observed(
 ) -> Result<Compiled, Error> {
     let source = source.into();
     let start = Instant::now();
-    let imported = source.load(options)?;
+    let qcc_onnx::Imported { graph: imported, remarks } = source.load_with_remarks(options)?;
     let time = start.elapsed();
     tracing::info!(ms = time.as_millis(), nodes = imported.node_count(), "imported");
     observe(&Event::Imported { graph: &imported, time });
@@ -94,7 +96,7 @@ pub fn compile_observed(
     let mut graph = imported.clone();
     let mut cx = context(&graph, options)?;
     let text = pipeline_text(&graph, &cx, &source, options)?;
-    let mut report = Report::default();
+    let mut report = Report { remarks_on_model: remarks, ..Report::default() };
     let quantized = run_pipeline(&text, &mut graph, &mut cx, options, &mut report, observe)?;
     if options.pipeline.is_none() && text.is_empty() {
         prove(&graph)?;

@@ -124,15 +124,21 @@ impl Source {
 
     /// Reads and verifies the model.
     pub fn load(&self, options: &Options) -> Result<Graph, Error> {
-        match self {
-            Source::Path(path) if is_text(path) => read_text(path),
-            Source::Path(path) => Ok(qcc_onnx::import(path, &options.shapes)?),
-            Source::Onnx(bytes) => Ok(qcc_onnx::import_bytes(bytes, None, &options.shapes)?),
+        self.load_with_remarks(options).map(|imported| imported.graph)
+    }
+
+    /// The same with what there is to say about the model.
+    pub(crate) fn load_with_remarks(&self, options: &Options) -> Result<qcc_onnx::Imported, Error> {
+        let graph = match self {
+            Source::Path(path) if is_text(path) => read_text(path)?,
+            Source::Path(path) => return Ok(qcc_onnx::import_with_remarks(path, &options.shapes)?),
+            Source::Onnx(bytes) => qcc_onnx::import_bytes(bytes, None, &options.shapes)?,
             Source::Graph(graph) => {
                 qcc_ir::verify(graph)?;
-                Ok(graph.clone())
+                graph.clone()
             }
-        }
+        };
+        Ok(qcc_onnx::Imported { graph, remarks: Vec::new() })
     }
 }
 

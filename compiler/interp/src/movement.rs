@@ -4,6 +4,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::ops::Move;
 use qcc_ir::{Attrs, Data, Diag, Tensor, Type, Window, attr, for_data, map_data};
 
+use crate::cast::dequantize;
 use crate::element::{Element, widen};
 use crate::layout::{around, broadcast_strides, gather, strides};
 
@@ -40,7 +41,7 @@ pub(crate) fn eval(m: Move, attrs: &Attrs, operands: &[(&Tensor, &Type)], result
             let repeated = broadcast_strides(&x.dims, &result.dims);
             map_data!(&x.data, v => gather(v, 0, &result.dims, &repeated))
         }
-        Move::Cast => cast(&x.data, attrs.get(attr::TO))?,
+        Move::Cast => cast(operands, attrs.get(attr::TO))?,
         Move::Where => choose(operands, &result.dims)?,
         Move::MaxPoolIndex => {
             let window = Window::pool(attrs);
@@ -225,12 +226,27 @@ fn select<T: Element>(x: &[T], dims: &[usize], axis: usize, wrap: bool, position
     Ok(out)
 }
 
-/// To f32 (0), i64 (1) or i32 (2).
-fn cast(x: &Data, to: i64) -> Result<Data, Diag> {
+/// To f32 (0), i64 (1), i32 (2), i16 (3), i8 (4), u8 (5) or bool (6). Codes are the real numbers that they stand for.
+fn cast(operands: &[(&Tensor, &Type)], to: i64) -> Result<Data, Diag> {
+    let Some(&(x, ty)) = operands.first() else { return Err(Diag::new(Code::VERIFY, "a cast has one operand")) };
+    let real = if ty.uniform().is_some() { Some(dequantize(x, ty)?) } else { None };
+    let x = real.as_ref().map_or(&x.data, |real| &real.data);
+    macro_rules! narrow {
+        ($variant:ident, $ty:ty) => {
+            Data::$variant(match x {
+                Data::F32(v) => v.iter().map(|&e| e as $ty).collect(),
+                _ => for_data!(x, v => v.iter().map(|e| e.to_i64() as $ty).collect()),
+            })
+        };
+    }
     match to {
         0 => Ok(Data::F32(for_data!(x, v => v.iter().map(|e| e.to_f32()).collect()))),
         1 => Ok(Data::I64(for_data!(x, v => v.iter().map(|e| e.to_i64()).collect()))),
         2 => Ok(Data::I32(for_data!(x, v => v.iter().map(|e| e.to_i32()).collect()))),
+        3 => Ok(narrow!(I16, i16)),
+        4 => Ok(narrow!(I8, i8)),
+        5 => Ok(narrow!(U8, u8)),
+        6 => Ok(Data::U8(for_data!(x, v => v.iter().map(|e| u8::from(e.to_f32() != 0.0)).collect()))),
         other => Err(Diag::new(Code::VERIFY, format!("{other} names no element type of a cast"))),
     }
 }

@@ -493,7 +493,8 @@ ops! {
     Gather = "tensor.gather" ("data", "indices") { attr::AXIS.or(0), attr::WRAP.or(true) } Class::Move(Move::Gather);
     /// Broadcast to `shape`.
     Expand = "tensor.expand" ("x") { attr::SHAPE.required() } Class::Move(Move::Expand);
-    /// To `to`: 0 f32, 1 i64, 2 i32. Between constants, and of integers that are a mask before a softmax.
+    /// To `to`: 0 f32, 1 i64, 2 i32, 3 i16, 4 i8, 5 u8, 6 bool. Integers keep their low bits; reals lose their fraction and stop at the ends
+    /// of the type; true is what is not 0. Integers become reals between constants and in a mask before a softmax only.
     CastTo = "tensor.cast" ("x") { attr::TO.required() } Class::Move(Move::Cast);
     /// Elements of `x` where `condition` is not 0, else of `y`; operands broadcast.
     Where = "tensor.where" ("x", "y", "condition") {} Class::Move(Move::Where);

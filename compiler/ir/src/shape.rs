@@ -145,14 +145,25 @@ pub fn check_elems(op: Opcode, operands: &[&Type]) -> Result<(), String> {
     }
 }
 
+/// Targets of `tensor.cast`, by its attribute.
+const CAST_TARGETS: [Elem; 7] = [
+    Elem::F32,
+    Elem::Int(Int::I64),
+    Elem::Int(Int::I32),
+    Elem::Int(Int::I16),
+    Elem::Int(Int::I8),
+    Elem::Int(Int::U8),
+    Elem::Bool,
+];
+
 /// Target of `tensor.cast` by its attribute.
 fn cast_target(to: i64) -> Option<Elem> {
-    match to {
-        0 => Some(Elem::F32),
-        1 => Some(Elem::Int(Int::I64)),
-        2 => Some(Elem::Int(Int::I32)),
-        _ => None,
-    }
+    CAST_TARGETS.get(usize::try_from(to).ok()?).cloned()
+}
+
+/// The attribute of `tensor.cast` to this type, if there is one.
+pub fn cast_to(elem: &Elem) -> Option<i64> {
+    CAST_TARGETS.iter().position(|target| target == elem).and_then(|i| i64::try_from(i).ok())
 }
 
 /// The shape that both broadcast to, as ONNX and NumPy do: aligned at the last dimension, an extent of 1 is repeated.

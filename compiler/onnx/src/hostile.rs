@@ -188,7 +188,7 @@ fn positions_that_lead_nowhere() {
     refused("updates of rows", &row(at(&[1, 1], &[1]), &[1, 3]), Code::BAD_SHAPE, "updates of shape [1, 3]");
     refused("a row", &row(at(&[1, 1], &[2]), &[1, 4]), Code::BAD_SHAPE, "position 2 of an extent of 2");
     let moving = model(&[2, 4], vec![node("GatherElements", &["x", "x"], &["y"], vec![])], vec![]);
-    refused("positions of run time", &moving, Code::UNSUPPORTED, "positions are computed");
+    refused("positions of run time", &moving, Code::UNSUPPORTED, "positions that the model computes");
     let row = one(&[4], "Trilu", vec![], vec![]);
     refused("no matrix", &row, Code::BAD_SHAPE, "the operand is no matrix");
     let two = one(&[2, 4], "Trilu", vec![], vec![longs("k", &[1, 2])]);
@@ -249,7 +249,7 @@ fn quantization_that_means_nothing() {
             vec![node("DequantizeLinear", &["w", "s"], &["d"], attrs), node("MatMul", &["x", "d"], &["y"], vec![])];
         model(&[1, 4], nodes, vec![w, floats("s", &[2, 4], 1.0)])
     };
-    refused("blocks", &block(3), Code::BAD_SHAPE, "for blocks of 3");
+    refused("blocks", &block(5), Code::BAD_SHAPE, "for blocks of 5");
     refused("negative blocks", &block(-3), Code::BAD_SHAPE, "`block_size` = -3");
 }
 

@@ -4,13 +4,16 @@
 //! and every node that is at fault itself is reported.
 
 mod affine;
+mod attention;
 mod attributes;
+mod blocks;
 mod boolean;
 mod branch;
 mod cast;
 mod compare;
 mod constants;
 mod contrib;
+mod contrib_attention;
 mod conv;
 mod conv_transpose;
 mod decompose;
@@ -21,6 +24,7 @@ mod gemm;
 mod layout;
 mod names;
 mod numbers;
+mod one_hot;
 mod order;
 mod pool;
 mod qoperator;
@@ -28,6 +32,7 @@ mod quantize;
 mod reduce;
 mod resize;
 mod rnn;
+mod rotary;
 mod scatter;
 mod select;
 mod sequence;
@@ -41,7 +46,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use onnx_protobuf::{NodeProto, TensorProto};
-use qcc_ir::{Attrs, Builder, Diags, Graph, Opcode, Origin, ValueId, attr};
+use qcc_ir::diag::Code;
+use qcc_ir::{Attrs, Builder, Def, Diags, Graph, Opcode, Origin, ValueId, attr};
 
 use crate::element::DataType;
 use crate::external::Folder;
@@ -55,6 +61,15 @@ use names::Names;
 pub(crate) use names::spelled as value_name;
 use site::{MOST_OPERANDS, Site};
 pub use table::{Importable, importable};
+
+/// A graph, and what there is to say about the model that it was made of.
+#[derive(Debug)]
+pub struct Imported {
+    /// The graph.
+    pub graph: Graph,
+    /// Each is a sentence without a full stop.
+    pub remarks: Vec<String>,
+}
 
 /// A model as a graph of `nn.*`, `tensor.*` and `quant.*`.
 pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions) -> Result<Graph, Diags> {
@@ -73,9 +88,10 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
         types: HashMap::new(),
         folder,
         faults: Diags::default(),
+        remarks: Vec::new(),
     };
-    driver.run(&nodes, options)?;
-    Ok(graph)
+    let remarks = driver.run(&nodes, options)?;
+    Ok(Imported { graph, remarks })
 }
 
 fn sequence_fault(what: &str) -> Fault {
@@ -95,20 +111,51 @@ struct Driver<'a, 'g> {
     types: HashMap<ValueId, DataType>,
     folder: &'a Folder,
     faults: Diags,
+    remarks: Vec<String>,
 }
 
 impl<'a> Driver<'a, '_> {
-    fn run(mut self, nodes: &'a [NodeProto], options: &ImportOptions) -> Result<(), Diags> {
+    fn run(mut self, nodes: &'a [NodeProto], options: &ImportOptions) -> Result<Vec<String>, Diags> {
         self.inputs(options);
         self.initializers();
         for &i in &self.structure.order {
             self.node(&nodes[i]);
         }
         let outputs = self.outputs();
+        self.propose_outputs(nodes);
         self.faults.into_result()?;
         self.builder.set_outputs(outputs);
         self.builder.remove_dead();
-        Ok(())
+        Ok(self.remarks)
+    }
+
+    /// Where nothing but unsupported operators is wrong, the values in front of them can become the outputs.
+    fn propose_outputs(&mut self, nodes: &[NodeProto]) {
+        let only_unsupported = self.faults.0.iter().all(|d| d.code == Code::UNSUPPORTED && d.place.node.is_some());
+        if self.faults.0.is_empty() || !only_unsupported {
+            return;
+        }
+        let computed = |name: &str| {
+            let v = self.values.get(name).copied().flatten()?;
+            let is_node = matches!(self.builder.graph().def(v), Def::Node(..)) && self.builder.graph().ty(v).is_float();
+            is_node.then_some(name.to_string())
+        };
+        let failed = |node: &NodeProto| {
+            node.output.iter().any(|o| !o.is_empty() && self.values.get(o.as_str()).is_none_or(Option::is_none))
+        };
+        let before = self.structure.order.iter().map(|&i| &nodes[i]).filter(|node| failed(node));
+        let before = before.flat_map(|node| node.input.iter());
+        let own = self.model.graph.output.iter().map(|o| &o.name);
+        let mut names: Vec<String> = before.chain(own).filter_map(|name| computed(name)).collect();
+        let mut seen = HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        if let (Some(last), 1..=8) = (self.faults.0.last_mut(), names.len()) {
+            let proposal = format!("what comes before it can be compiled: --outputs {}", names.join(","));
+            last.help = Some(match last.help.take() {
+                Some(help) => format!("{help}; {proposal}"),
+                None => proposal,
+            });
+        }
     }
 
     fn inputs(&mut self, options: &ImportOptions) {
@@ -248,7 +295,8 @@ impl<'a> Driver<'a, '_> {
         let base = self.names.value(if first.is_empty() { node_name(node) } else { first });
         let mut site = Site::new(&mut self.builder, node, Arc::new(origin), base, operands, &mut self.types);
         let results = rule.apply(&mut site)?;
-        let created = site.finish()?;
+        let (created, remarks) = site.finish()?;
+        self.remarks.extend(remarks);
         let unexpected = node.output.iter().skip(results.len()).find(|o| self.structure.used.contains(o.as_str()));
         if let Some(name) = unexpected {
             return Err(Fault::unsupported(format!("result `{name}` of {} is not supported", node.op_type)));
@@ -291,9 +339,13 @@ impl<'a> Driver<'a, '_> {
             }
             let Some(mut v) = self.values.get(output.name.as_str()).copied().flatten() else { continue };
             let dims = self.builder.graph().ty(v).dims.clone();
-            if let Err(fault) = options::check_output(output, &dims) {
-                self.faults.0.push(fault.into_diag());
-                continue;
+            match options::check_output(output, &dims) {
+                Err(fault) => {
+                    self.faults.0.push(fault.into_diag());
+                    continue;
+                }
+                Ok(Some(remark)) => self.remarks.push(remark),
+                Ok(None) => {}
             }
             if self.builder.graph().name_of(v) != output.name {
                 if self.builder.graph().inputs().contains(&v) || outputs.contains(&v) {

@@ -37,11 +37,16 @@ use crate::external::Folder;
 use crate::fault::Fault;
 
 pub use crate::export::export;
-pub use crate::import::{Importable, importable};
+pub use crate::import::{Importable, Imported, importable};
 pub use crate::options::ImportOptions;
 
 /// Imports a model from a file. External data must lie in the file's folder.
 pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, Diags> {
+    import_with_remarks(path, options).map(|imported| imported.graph)
+}
+
+/// The same with what there is to say about the model.
+pub fn import_with_remarks(path: &Path, options: &ImportOptions) -> Result<Imported, Diags> {
     let named = |diags: Diags| diags.in_file(&path.display().to_string());
     let unreadable = |what: String| named(Diag::new(Code::FILE, what).into());
     let metadata = std::fs::metadata(path).map_err(|e| unreadable(format!("the model cannot be read: {e}")))?;
@@ -73,5 +78,5 @@ pub fn value_name(onnx: &str) -> String {
 /// Imports a model from memory. Without a `folder` it can have no external data.
 pub fn import_bytes(bytes: &[u8], folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, Diags> {
     let model = model::read(bytes).map_err(Fault::into_diag)?;
-    import::import(model, &folder.map_or_else(Folder::none, Folder::at), options)
+    import::import(model, &folder.map_or_else(Folder::none, Folder::at), options).map(|imported| imported.graph)
 }

@@ -227,13 +227,14 @@ pub(crate) fn extents(value: &ValueInfoProto) -> Option<Vec<Extent>> {
     Some(shape.dim.iter().map(|d| extent(&d.value)).collect())
 }
 
-/// Compares the declared shape of an output with the one that was found; what is left open or symbolic fits anything.
-pub(crate) fn check_output(output: &ValueInfoProto, found: &[usize]) -> Outcome<()> {
+/// Compares the declared shape of an output with the one that was found; what is left open or symbolic fits anything. A declaration is
+/// a hint: where it is wrong, that is a remark.
+pub(crate) fn check_output(output: &ValueInfoProto, found: &[usize]) -> Outcome<Option<String>> {
     if found.len() > MOST_DIMENSIONS {
         let fault = Fault::unsupported(format!("output `{}` has {} dimensions", output.name, found.len()));
         return Err(fault.help(format!("inputs and outputs have at most {MOST_DIMENSIONS}")));
     }
-    let Some(declared) = extents(output) else { return Ok(()) };
+    let Some(declared) = extents(output) else { return Ok(None) };
     let fits = declared.len() == found.len()
         && declared.iter().zip(found).all(|(d, &n)| match d {
             // Exporters write 0 for a dimension that they do not know.
@@ -241,11 +242,10 @@ pub(crate) fn check_output(output: &ValueInfoProto, found: &[usize]) -> Outcome<
             Extent::Symbol(_) | Extent::Open => true,
         });
     if fits {
-        return Ok(());
+        return Ok(None);
     }
     let declared: Vec<_> = declared.iter().map(ToString::to_string).collect();
-    let message = format!("output `{}` is declared as {} and is {found:?}", output.name, declared.join("x"));
-    Err(Fault::shape(message))
+    Ok(Some(format!("output `{}` is declared as {} and is {found:?}", output.name, declared.join("x"))))
 }
 
 /// A declared shape as text, for values that were not reached.

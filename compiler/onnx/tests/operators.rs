@@ -70,7 +70,17 @@ fn run(path: &Path) -> (usize, Vec<String>) {
 
 #[test]
 fn operators_agree_with_onnx_runtime() {
-    for (set, least) in [("9", 80), ("13", 130), ("18", 130), ("microsoft", 12)] {
+    for (set, least) in [
+        ("9", 80),
+        ("13", 130),
+        ("18", 130),
+        ("microsoft", 12),
+        ("attention", 20),
+        ("contrib", 30),
+        ("whole", 20),
+        ("resize_10", 10),
+        ("resize_19", 40),
+    ] {
         let (cases, faults) = run(&root().join(format!("tests/fixtures/operators_{set}.onnx")));
         assert!(cases >= least, "only {cases} cases in operator set {set}");
         assert!(faults.is_empty(), "operator set {set}:\n{}", faults.join("\n"));

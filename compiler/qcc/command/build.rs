@@ -195,6 +195,9 @@ impl Build {
 /// Says how ranges were found: what they rest on decides how far the result can be trusted.
 pub fn announce(compiled: &Compiled) {
     let report = compiled.report();
+    for remark in &report.remarks_on_model {
+        terminal::note(&format!("warning: {remark}"));
+    }
     let source = &report.range_source;
     if !source.is_empty() {
         let hint = match (report.uncorrected, report.derived_ranges) {

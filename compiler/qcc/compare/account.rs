@@ -9,9 +9,9 @@ use qcc_ir::{Diag, Tensor};
 use qcc_passes::Samples;
 use rayon::prelude::*;
 
-use super::facts::{MeanShift, ValueFacts};
 use super::mixed::{Mixed, Side, Switches};
 use super::noise::{Noise, worst};
+use super::seen::{Seen, Shift};
 
 /// Calls from which the facts about values are taken, however few of them are measured: a few show too little of a range.
 const FACTS: usize = 32;
@@ -22,8 +22,8 @@ pub(crate) struct Account {
     /// Noise of the outputs with the value or the weights alone quantized.
     pub value: Vec<Noise>,
     pub weights: Vec<Noise>,
-    pub facts: ValueFacts,
-    pub shift: MeanShift,
+    pub seen: Seen,
+    pub shift: Shift,
     /// The value itself in the quantized network.
     pub own: Noise,
     pub least_and_greatest: Option<(f32, f32)>,
@@ -37,7 +37,7 @@ impl Account {
         };
         add(&mut self.value, &o.value);
         add(&mut self.weights, &o.weights);
-        self.facts.merge(&o.facts);
+        self.seen.merge(&o.seen);
         self.shift.merge(&o.shift);
         self.own.merge(o.own);
         let union = |a: (f32, f32), b: (f32, f32)| (a.0.min(b.0), a.1.max(b.1));
@@ -84,8 +84,8 @@ pub(crate) fn measure(mixed: &Mixed, data: &dyn Samples, calls: usize) -> Result
         account.least_and_greatest = Some(ends).filter(|e| e.0 <= e.1);
         if part.is_rounded {
             // Nothing is lost where those that read it do not depend on it.
-            let sensitive = mixed.sensitive_values(p, &float[part.slot]);
-            account.facts.observe(sensitive.as_ref().unwrap_or(&float[part.slot]), &part.ty);
+            let told = mixed.told(p, &float[part.slot]);
+            account.seen.observe(told.as_ref().unwrap_or(&float[part.slot]), &part.ty);
         }
     };
     for i in 0..data.len().min(calls.max(FACTS)) {

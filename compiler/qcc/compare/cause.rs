@@ -18,7 +18,7 @@
 use qcc_ir::Type;
 use serde::Serialize;
 
-use super::facts::{MeanShift, ValueFacts, WeightFacts};
+use super::seen::{Seen, Shift, WeightFacts};
 
 /// How many times the median channel an outlier reaches.
 const OUTLIER: f64 = 4.0;
@@ -55,7 +55,7 @@ fn cause(kind: &'static str, text: String) -> Cause {
 }
 
 /// The cause of the damage that a value does which is stored in `ty`.
-pub(crate) fn of_value(seen: &ValueFacts, ty: &Type) -> Cause {
+pub(crate) fn of_value(seen: &Seen, ty: &Type) -> Cause {
     let Some(u) = ty.uniform() else { return cause("rounding", "it is not rounded".into()) };
     let count = seen.count.max(1) as f64;
     let range = u.range();
@@ -106,7 +106,7 @@ pub(crate) fn of_value(seen: &ValueFacts, ty: &Type) -> Cause {
 }
 
 /// The cause of the damage that a layer's weights do.
-pub(crate) fn of_weights(facts: Option<WeightFacts>, shift: &MeanShift) -> Cause {
+pub(crate) fn of_weights(facts: Option<WeightFacts>, shift: &Shift) -> Cause {
     let shifted = shift.share();
     if shifted >= SHIFTED {
         let text =
@@ -153,7 +153,7 @@ mod tests {
     fn seen(values: &[f32], dims: &[usize], range: (f32, f32)) -> Cause {
         let uniform = Uniform::covering(&format::U8, Range { min: range.0, max: range.1 });
         let ty = Type { dims: dims.to_vec(), elem: Elem::Uniform(uniform.into()) };
-        let mut seen = ValueFacts::default();
+        let mut seen = Seen::default();
         seen.observe(&Tensor::f32(dims, values.to_vec()), &ty);
         of_value(&seen, &ty)
     }

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::account::{Account, free, measure};
 use super::cause::{of_value, of_weights};
-use super::facts::WeightFacts;
 use super::mixed::{Mixed, Part, Side};
 use super::remedy::Remedy;
 use super::report::{Damage, LayerReport};
+use super::seen::WeightFacts;
 use super::subject::Subject;
 use super::trials::Trials;
 use crate::Error;
@@ -42,7 +42,7 @@ pub fn damage(subject: &Subject, mut layers: Vec<LayerReport>) -> Result<Vec<Lay
         let (part, account) = (&mixed.parts[p], &accounts[p]);
         let side = account.side();
         let cause = match side {
-            Side::Value => of_value(&account.facts, &part.ty),
+            Side::Value => of_value(&account.seen, &part.ty),
             Side::Weights => {
                 let parameters = mixed.layer(p).map(|l| l.1).unwrap_or_default();
                 of_weights(parameters.first().and_then(|w| WeightFacts::of(w)), &account.shift)

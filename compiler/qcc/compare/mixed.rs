@@ -9,7 +9,7 @@
 
 mod build;
 mod evaluate;
-mod sensitive;
+mod told;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -9,7 +9,6 @@ mod cause;
 mod classes;
 mod comparison;
 mod damage;
-mod facts;
 mod interval;
 mod layers;
 mod metrics;
@@ -18,6 +17,7 @@ pub(crate) mod noise;
 mod raise;
 mod remedy;
 mod report;
+mod seen;
 mod subject;
 mod trials;
 

@@ -333,7 +333,9 @@ impl Input {
     /// True if an array holds whole samples: rows of a sample's shape, perhaps each with a batch axis of 1.
     fn takes(&self, dims: &[usize]) -> bool {
         let rest = dims.get(1..).unwrap_or_default();
-        let sample = rest == self.sample || rest.first() == Some(&1) && rest[1..] == self.sample;
+        // A first extent that looks like a batch may be none: then an array holds whole inputs.
+        let whole = rest == self.ty.dims;
+        let sample = rest == self.sample || whole || rest.first() == Some(&1) && rest[1..] == self.sample;
         !dims.is_empty() && (sample || dims == self.sample)
     }
 

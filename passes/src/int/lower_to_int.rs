@@ -87,7 +87,8 @@ impl Pass for LowerToInt {
 fn needs_lowering(g: &Graph, n: NodeId) -> bool {
     match g.op(n).info().class {
         Class::Int(_) => false,
-        Class::Move(kind) => matches!(kind, Move::Cast | Move::MaxPoolIndex) || g.ty(g.result(n)).is_float(),
+        Class::Move(Move::Cast) => !matches!(g.ty(g.operands(n)[0]).elem, Elem::Int(_) | Elem::Bool) || is_real(g, n),
+        Class::Move(kind) => kind == Move::MaxPoolIndex || is_real(g, n),
         Class::Unary(_)
         | Class::Binary(_)
         | Class::Contract(_)
@@ -96,6 +97,10 @@ fn needs_lowering(g: &Graph, n: NodeId) -> bool {
         | Class::Norm(_)
         | Class::Cast(_) => true,
     }
+}
+
+fn is_real(g: &Graph, n: NodeId) -> bool {
+    g.ty(g.result(n)).is_float()
 }
 
 /// An 8-bit type as the arithmetic wants it.
@@ -143,6 +148,7 @@ impl Lower<'_, '_> {
             Class::Move(Move::MaxPoolIndex) => Err(self
                 .no_form("positions in windows are evaluated in float only")
                 .help("cut the model before it, or unpool by `Resize` or `ConvTranspose`")),
+            Class::Move(Move::Cast) if !is_real(self.g(), self.n) => self.whole(),
             Class::Move(_) => Err(self.no_form("moving floats")),
             Class::Int(_) => Ok(self.y),
         }

@@ -21,7 +21,7 @@
 //! | `s u (q t r) = q u r` | no: one rounding less; left out with `exact` |
 
 use egg::{Id, Rewrite, rewrite};
-use qcc_ir::{Class, Def, Diags, Edit, Int, Opcode};
+use qcc_ir::{Class, Def, Diags, Edit, Elem, Int, Opcode};
 
 use crate::op_traits::{clamps, selects};
 use crate::quant::cancel_qdq;
@@ -45,6 +45,7 @@ impl Pass for Fuse {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
         inputs(edit);
         outputs(edit);
+        positions(edit);
         edit.remove_dead();
         let mut rules: Vec<Rewrite<Term, Facts>> = cancel_qdq::rules(self.exact);
         if !self.exact {
@@ -78,6 +79,23 @@ fn inputs(edit: &mut Edit) {
         for n in casts {
             let q = change.graph().result(n);
             change.replace_uses(q, x);
+        }
+    }
+}
+
+/// Positions of elements, and integers made of them, are the same of codes as of the real numbers for which these stand.
+fn positions(edit: &mut Edit) {
+    for n in edit.graph().order() {
+        let g = edit.graph();
+        let y = g.result(n);
+        let is_whole = matches!(g.ty(y).elem, Elem::Int(_) | Elem::Bool);
+        let reads = matches!(g.op(n), Opcode::ArgMax | Opcode::TopKIndex | Opcode::CastTo).then(|| g.operands(n)[0]);
+        let cast = reads.and_then(|x| g.producer(x)).filter(|&p| is_whole && g.op(p) == Opcode::DCast);
+        let Some(q) = cast.map(|p| g.operands(p)[0]) else { continue };
+        let has_one_scale = g.ty(q).uniform().is_some_and(|u| u.axis.is_none());
+        let label = format!("fuse: %{} of codes", g.name_of(y));
+        if has_one_scale && let Some(mut change) = edit.begin(label) {
+            change.set_operand(n, 0, q);
         }
     }
 }

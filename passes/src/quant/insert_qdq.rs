@@ -76,8 +76,8 @@ fn node(edit: &mut Edit, n: NodeId, faults: &mut Diags) {
     let y = g.result(n);
     let operands = g.operands(n);
     let reads = operands.iter().any(|&v| g.ty(v).uniform().is_some());
-    // Positions of elements are the same whether these are real or quantized.
-    let positions = matches!(g.ty(y).elem, Elem::Int(_));
+    // Positions of elements and integers made of them are the same whether these are real or quantized.
+    let positions = matches!(g.ty(y).elem, Elem::Int(_) | Elem::Bool);
     if g.ty(y).uniform().is_none() && (!reads || positions) {
         return;
     }

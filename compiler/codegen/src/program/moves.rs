@@ -33,7 +33,7 @@ pub fn copies(
         Move::Transpose => one(operands[0].permuted(&attrs.sizes(attr::PERM))),
         Move::Slice => one(operands[0].window(&attrs.sizes(attr::STARTS), &attrs.sizes(attr::STEPS), &to.dims)),
         Move::Expand => one(operands[0].broadcast(&to.dims)),
-        Move::Reshape | Move::Cast => one(operands[0].clone()),
+        Move::Reshape => one(operands[0].clone()),
         Move::Concat => {
             // An operand that was computed where it belongs is no copy.
             let windows = concat_windows(to, attrs.get(attr::AXIS) as usize, operands);
@@ -45,7 +45,7 @@ pub fn copies(
             let window = to.window(&before, &vec![1; to.dims.len()], &operands[0].dims);
             (vec![Copy { from: operands[0].clone(), to: window }], Some(attrs.get(attr::VALUE) as i64))
         }
-        Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex => {
+        Move::Cast | Move::Where | Move::TopK | Move::TopKIndex | Move::ArgMax | Move::MaxPoolIndex => {
             return Err(Diag::new(Code::CODEGEN, format!("{} is no copy", graph.describe(node))));
         }
         Move::Gather => {

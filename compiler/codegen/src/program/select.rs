@@ -1,14 +1,38 @@
 //! Steps that choose elements by what they or others are: `tensor.where`, `tensor.top_k` and positions of greatest elements.
 
+use std::cmp::Ordering;
+
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
-use qcc_ir::Attrs;
-use qcc_ir::attr;
 use qcc_ir::ops::Move;
+use qcc_ir::{Attrs, Elem, Int, attr};
 
 use super::collapse::Loops;
+use super::elementwise::loops;
 use super::task::Task;
 use crate::clif;
 use crate::plan::BufferView;
+
+/// Emits a change between integers of different widths, or of integers to booleans; one element at a time.
+pub fn cast(t: &mut Task<'_>, [from, to]: &[Elem; 2], operands: &[BufferView], result: &BufferView) {
+    let loops = loops(operands, result);
+    let bases = [t.address(&operands[0]), t.address(result)];
+    let (narrow, wide) = (clif::lane_type(operands[0].element), clif::lane_type(result.element));
+    let has_sign = from.storage().is_some_and(|int| Int::min(int) < 0);
+    let inner = loops.inner.clone();
+    t.lanes(&loops, &bases, &mut |t, at, lanes| {
+        for i in 0..lanes {
+            let x = t.b.ins().load(narrow, clif::memory(), at[0], (i * inner[0]) as i32);
+            let y = match (*to == Elem::Bool, narrow.bytes().cmp(&wide.bytes())) {
+                (true, _) => t.b.ins().icmp_imm_s(IntCC::NotEqual, x, 0),
+                (false, Ordering::Less) if has_sign => t.b.ins().sextend(wide, x),
+                (false, Ordering::Less) => t.b.ins().uextend(wide, x),
+                (false, Ordering::Greater) => t.b.ins().ireduce(wide, x),
+                (false, Ordering::Equal) => x,
+            };
+            t.b.ins().store(clif::memory(), y, at[1], (i * inner[1]) as i32);
+        }
+    });
+}
 
 /// Emits a choice between bytes; its units are those of `loops`, over both operands, the condition and the result.
 pub fn choose(t: &mut Task<'_>, loops: &Loops, operands: &[BufferView], result: &BufferView) {

@@ -139,6 +139,10 @@ impl Builder<'_> {
                     select::choose(t, &loops, &operands, o.result)
                 })
             }
+            Move::Cast => {
+                let types = [graph.operands(o.node)[0], graph.result(o.node)].map(|v| graph.ty(v).elem.clone());
+                self.each(o, o.operands, "tensor.cast", |t| select::cast(t, &types, o.operands, o.result))
+            }
             Move::Reshape
             | Move::Transpose
             | Move::Concat
@@ -146,7 +150,6 @@ impl Builder<'_> {
             | Move::Pad
             | Move::Gather
             | Move::Expand
-            | Move::Cast
             | Move::MaxPoolIndex => {
                 let (copies, fill) = moves::copies(graph, o.node, op, o.operands, o.result).map_err(Diags::from)?;
                 if let Some(fill) = fill {

@@ -50,7 +50,7 @@ pub(super) fn dims(kind: Move, call: &Call) -> Result<Vec<usize>, String> {
         Move::MaxPoolIndex => call.pooled(false),
         Move::Cast => match cast_target(call.attrs.get(attr::TO)) {
             Some(_) => Ok(call.dims(0).to_vec()),
-            None => Err(format!("expected `to` in 0..3, found {}", call.attrs.get(attr::TO))),
+            None => Err(format!("expected `to` in 0..7, found {}", call.attrs.get(attr::TO))),
         },
     }
 }
@@ -87,8 +87,8 @@ pub(super) fn check_elems(
             Some(_) => fault(1, "integers"),
         },
         Move::Cast => match operands.first().map(|t| &t.elem) {
-            Some(Elem::Uniform(_) | Elem::Calibrated(_)) => fault(0, "a plain type"),
-            Some(Elem::F32 | Elem::Bool | Elem::Int(_)) | None => Ok(()),
+            Some(Elem::Uniform(u)) if u.axis.is_some() => fault(0, "one scale"),
+            Some(_) | None => Ok(()),
         },
         Move::Reshape
         | Move::Transpose

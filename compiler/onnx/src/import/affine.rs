@@ -4,19 +4,55 @@
 use std::sync::Arc;
 
 use qcc_ir::ops::Move;
-use qcc_ir::{Attrs, Class, Def, Elem, Format, Int, Opcode, Type, Uniform, ValueId, format};
+use qcc_ir::{Attrs, Class, Def, Elem, Format, Int, Opcode, Tensor, Type, Uniform, ValueId, format};
 
 use super::layout::{self, apply};
 use super::numbers::Numbers;
 use super::site::Site;
+use super::slice::part;
 use crate::element::DataType;
 use crate::fault::{Fault, Outcome};
 
-/// Scale and zero point from the operands `scale` and `scale + 1`, along `axis` if there are several.
-pub(super) fn uniform(site: &mut Site, scale: usize, format: Format, dims: &[usize], axis: i64) -> Outcome<Uniform> {
+/// Which operands are a scale and a zero point.
+#[derive(Clone, Copy)]
+pub(super) struct Parameters {
+    pub(super) scale: usize,
+    pub(super) zero: usize,
+}
+
+impl From<usize> for Parameters {
+    /// A scale and the zero point behind it.
+    fn from(scale: usize) -> Parameters {
+        Parameters { scale, zero: scale + 1 }
+    }
+}
+
+/// Scale and zero point from operands, along `axis` if there are several.
+pub(super) fn uniform(
+    site: &mut Site,
+    at: impl Into<Parameters>,
+    format: Format,
+    dims: &[usize],
+    axis: i64,
+) -> Outcome<Uniform> {
+    let u = constant_uniform(site, at.into(), format, dims, axis)?;
+    match u.scales.contains(&0.0) {
+        true => Err(Fault::shape("a scale of 0.0")),
+        false => Ok(u),
+    }
+}
+
+/// The same of constants, which may have scales of 0: all that such a scale says is that its elements are 0.
+fn constant_uniform(
+    site: &mut Site,
+    Parameters { scale, zero }: Parameters,
+    format: Format,
+    dims: &[usize],
+    axis: i64,
+) -> Outcome<Uniform> {
     let scales = site.float_list(scale, "scales")?.ok_or_else(|| Fault::shape("the scale is missing"))?;
-    let zero_points = site.int_list(scale + 1, "zero points")?.unwrap_or_else(|| vec![0; scales.len()]);
-    if let Some(scale) = scales.iter().find(|s| !s.is_finite() || **s <= 0.0) {
+    let zero_points = site.int_list(zero, "zero points")?.unwrap_or_else(|| vec![0; scales.len()]);
+    if let Some(scale) = scales.iter().find(|s| !s.is_finite() || **s < 0.0) {
         let fault = Fault::shape(format!("a scale of {scale:?}"));
         return Err(match scale.is_infinite() {
             true => fault.help("a mask of about -3.4e38 has no codes: exclude this node when the model is quantized"),
@@ -75,15 +111,44 @@ pub(super) fn quantize(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) ->
     site.emit_typed(Opcode::QCast, &[x], Attrs::new(Opcode::QCast), ty, suffix)
 }
 
-/// Real numbers from integers with the scale and zero point in operands `scale` and `scale + 1`.
-pub(super) fn dequantize(site: &mut Site, x: ValueId, scale: usize, axis: i64, suffix: &str) -> Outcome<ValueId> {
+/// Real numbers from integers with the scale and zero point in operands.
+pub(super) fn dequantize(
+    site: &mut Site,
+    x: ValueId,
+    at: impl Into<Parameters>,
+    axis: i64,
+    suffix: &str,
+) -> Outcome<ValueId> {
     let own = match (site.ty(x).uniform(), site.data_type(x)) {
         (None, Some(data_type)) => format_of_type(data_type)?,
         (Some(_), _) | (None, None) => format_of(&site.elem(x))?,
     };
     let dims = site.dims(x);
-    let u = uniform(site, scale, own, &dims, axis)?;
+    let Some(tensor) = site.constant(x) else {
+        let u = uniform(site, at, own, &dims, axis)?;
+        return as_real(site, x, u, suffix);
+    };
+    let mut u = constant_uniform(site, at.into(), own, &dims, axis)?;
+    let x = if u.scales.contains(&0.0) { without_pruned(site, x, &tensor, &mut u)? } else { x };
     as_real(site, x, u, suffix)
+}
+
+/// Codes of a constant, with the zero point where the scale is 0; there the type gets the greatest of the other scales.
+fn without_pruned(site: &mut Site, x: ValueId, tensor: &Tensor, u: &mut Uniform) -> Outcome<ValueId> {
+    let Numbers::Int(codes) = Numbers::of(tensor) else { return Err(Fault::shape("codes are not integers")) };
+    let inner: usize = u.axis.map_or(1, |axis| tensor.dims[axis + 1..].iter().product());
+    let channel = |i: usize| if u.axis.is_some() { i / inner.max(1) % u.scales.len() } else { 0 };
+    let code = |(i, &q): (usize, &i64)| if u.scales[channel(i)] == 0.0 { u.zero_points[channel(i)] } else { q };
+    let codes = Numbers::Int(codes.iter().enumerate().map(code).collect());
+    let elem = match site.elem(x) {
+        Elem::Uniform(own) => Elem::Int(own.format.storage()),
+        elem => elem,
+    };
+    let data = codes.cast(&elem)?;
+    let greatest = u.scales.iter().copied().fold(0.0, f32::max);
+    let instead = if greatest > 0.0 { greatest } else { 1.0 };
+    u.scales.iter_mut().filter(|s| **s == 0.0).for_each(|s| *s = instead);
+    Ok(site.constant_of(Tensor::new(&tensor.dims, data), elem, "pruned"))
 }
 
 /// The real numbers for which plain integers stand.
@@ -101,8 +166,20 @@ pub(super) fn as_real(site: &mut Site, x: ValueId, u: Uniform, suffix: &str) -> 
 
 /// Integers as real numbers of the same value, whatever else they stand for.
 pub(super) fn in_units(site: &mut Site, x: ValueId, suffix: &str) -> Outcome<ValueId> {
+    if let Some(real) = whole_real(site, x) {
+        return Ok(real);
+    }
     let format = format_of(&site.elem(x))?;
     as_real(site, x, Uniform::per_tensor(format, 1.0, 0), suffix)
+}
+
+/// The whole real numbers of which integers of 32 bits were made, as the results of integer products are.
+pub(super) fn whole_real(site: &mut Site, x: ValueId) -> Option<ValueId> {
+    let graph = site.builder().graph();
+    let u = graph.ty(x).uniform()?;
+    let is_whole = u.format == format::I32 && u.axis.is_none() && u.scale() == 1.0 && u.zero_point() == 0;
+    let cast = graph.producer(x).filter(|&n| is_whole && graph.op(n) == Opcode::QCast)?;
+    Some(graph.operands(cast)[0])
 }
 
 /// Gives a computed value of plain integers, and the values from which data movement makes it, a quantized type of the same
@@ -203,6 +280,32 @@ pub(super) fn real_by_computed_scale(
     apply(site, Opcode::Mul, &[y, scale], "")
 }
 
+/// The real numbers for which integers stand, with given scale and zero point. What `DynamicQuantizeLinear` has quantized is
+/// taken from before it: layers whose operands are quantized by scales of each run become layers of real numbers.
+pub(super) fn real_before(site: &mut Site, x: ValueId, at: Parameters) -> Outcome<ValueId> {
+    let (scale, zero) = (site.operand(at.scale)?, site.optional(at.zero));
+    if let Some(real) = before_dynamic(site, x, scale) {
+        return Ok(real);
+    }
+    let constant = [Some(scale), zero].into_iter().flatten().all(|v| site.constant(v).is_some());
+    if constant { dequantize(site, x, at, -1, "x") } else { real_by_computed_scale(site, x, scale, zero) }
+}
+
+/// What `DynamicQuantizeLinear` has made `x` of, with this scale.
+fn before_dynamic(site: &mut Site, x: ValueId, scale: ValueId) -> Option<ValueId> {
+    let graph = site.builder().graph();
+    let cast = graph.producer(x).filter(|&n| graph.op(n) == Opcode::QCast)?;
+    graph.node(cast).origin.as_ref().filter(|o| o.op == "DynamicQuantizeLinear")?;
+    let mut found = graph.operands(cast)[0];
+    for op in [Opcode::Add, Opcode::Round] {
+        let n = graph.producer(found).filter(|&n| graph.op(n) == op)?;
+        found = graph.operands(n)[0];
+    }
+    let ratio = graph.producer(found).filter(|&n| graph.op(n) == Opcode::Div)?;
+    let operands = graph.operands(ratio);
+    (operands[1] == scale).then_some(operands[0])
+}
+
 /// A scale or zero point in the shape of what it scales: along `axis`, or one for each block of `block` elements of it.
 pub(super) fn spread(site: &mut Site, v: ValueId, dims: &[usize], axis: i64, block: usize) -> Outcome<ValueId> {
     let ty: Type = site.ty(v).clone();
@@ -219,8 +322,10 @@ pub(super) fn spread(site: &mut Site, v: ValueId, dims: &[usize], axis: i64, blo
     times[axis] = block;
     let blocks = dims[axis].div_ceil(block);
     let fits = ty.dims.iter().zip(dims).enumerate().all(|(i, (&d, &of))| d == if i == axis { blocks } else { of });
-    if ty.rank() != dims.len() || !fits || !dims[axis].is_multiple_of(block) {
+    if ty.rank() != dims.len() || !fits {
         return Err(Fault::shape(format!("scales of shape {:?} for blocks of {block} of {dims:?}", ty.dims)));
     }
-    layout::repeat(site, v, &times, layout::Repeat::Elements)
+    let spread = layout::repeat(site, v, &times, layout::Repeat::Elements)?;
+    // The last block may be shorter than the others.
+    if site.dims(spread)[axis] == dims[axis] { Ok(spread) } else { part(site, spread, axis, 0..dims[axis]) }
 }

@@ -52,7 +52,8 @@ pub(super) fn not(site: &mut Site) -> Outcome<ValueId> {
     opposite(site, x)
 }
 
-fn opposite(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
+/// Where a value does not hold.
+pub(super) fn opposite(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
     if let Some(constant) = site.constant(x) {
         let flipped = flipped(&constant)?;
         return Ok(site.constant_of(flipped, Elem::Bool, "not"));
@@ -87,16 +88,25 @@ pub(super) fn xor(site: &mut Site) -> Outcome<ValueId> {
     connected(site, |a, b| a != b)
 }
 
-/// Each pair of booleans: `b` selects between what `a` gives with it and what `a` gives without.
+/// Each pair of booleans of two operands.
 fn connected(site: &mut Site, of: fn(bool, bool) -> bool) -> Outcome<ValueId> {
     let (a, b) = (operand(site, 0)?, operand(site, 1)?);
+    pairs(site, a, b, of)
+}
+
+/// Where both of two values hold.
+pub(super) fn both(site: &mut Site, a: ValueId, b: ValueId) -> Outcome<ValueId> {
+    pairs(site, a, b, |a, b| a && b)
+}
+
+/// Each pair of booleans: `b` selects between what `a` gives with it and what `a` gives without.
+fn pairs(site: &mut Site, a: ValueId, b: ValueId, of: fn(bool, bool) -> bool) -> Outcome<ValueId> {
     let (a, b) = match (site.constant(a), site.constant(b)) {
-        (Some(_), Some(_)) => {
-            let (a, b) = (site.known(0)?, site.known(1)?);
+        (Some(a), Some(b)) => {
             let holds = compared(&a, &b, |a, b| of(a != 0, b != 0), |_, _| false)?;
             return Ok(site.constant_of(holds, Elem::Bool, ""));
         }
-        // All three are symmetric.
+        // All of them are symmetric.
         (None, Some(_)) => (b, a),
         _ => (a, b),
     };

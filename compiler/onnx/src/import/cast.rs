@@ -1,7 +1,7 @@
 //! `Cast` and `CastLike`.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Class, Data, Elem, Int, Opcode, Tensor, ValueId, attr};
+use qcc_ir::{Attrs, Class, Data, Elem, Int, Opcode, Tensor, ValueId, attr, shape};
 
 use super::numbers::Numbers;
 use super::site::Site;
@@ -59,19 +59,68 @@ fn cast_to(site: &mut Site, x: ValueId, to: DataType) -> Outcome<ValueId> {
     if let Some(y) = of_table(site, x, &elem)? {
         return Ok(y);
     }
-    let to = &elem;
+    at_run_time(site, x, &elem)
+}
+
+/// A conversion of what the model computes.
+fn at_run_time(site: &mut Site, x: ValueId, to: &Elem) -> Outcome<ValueId> {
+    let from = site.elem(x);
     match (&from, to) {
         (Elem::Int(_), Elem::Bool) => boolean::of_integers(site, x),
         (Elem::Bool, _) => boolean::as_numbers(site, x, to),
-        // Before a softmax they can be a mask: `canonicalize` knows these, and nothing else takes them.
-        (Elem::Int(Int::I64 | Int::I32), Elem::F32) => {
-            site.emit(Opcode::CastTo, &[x], Attrs::new(Opcode::CastTo).with(attr::TO, 0), "")
-        }
+        (_, Elem::F32) => as_reals(site, x),
         // Positions are read as 64-bit integers wherever they are used.
         (Elem::Int(Int::I32), Elem::Int(Int::I64)) => Ok(x),
-        (Elem::Int(Int::I8 | Int::U8 | Int::I16) | Elem::Uniform(_), Elem::F32) => affine::in_units(site, x, ""),
-        _ => Err(Fault::new(Code::UNSUPPORTED, format!("a conversion from {from} to {to} at run time"))),
+        (Elem::F32 | Elem::Int(_), Elem::Int(_) | Elem::Bool) => {
+            let number = shape::cast_to(to).ok_or_else(|| unsupported(&from, to))?;
+            site.emit(Opcode::CastTo, &[x], Attrs::new(Opcode::CastTo).with(attr::TO, number), "")
+        }
+        _ => Err(unsupported(&from, to)),
     }
+}
+
+fn unsupported(from: &Elem, to: &Elem) -> Fault {
+    Fault::new(Code::UNSUPPORTED, format!("a conversion from {from} to {to} at run time"))
+}
+
+/// Integers of 8 or 16 bits stand for the real numbers of the same value, wherever they were widened. Wider ones can be a mask before
+/// a softmax: `canonicalize` knows these, and nothing else takes them.
+fn as_reals(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
+    let narrow = widened(site, x);
+    match site.elem(narrow) {
+        Elem::Int(Int::I8 | Int::U8 | Int::I16) | Elem::Uniform(_) => affine::in_units(site, narrow, ""),
+        _ => site.emit(Opcode::CastTo, &[x], Attrs::new(Opcode::CastTo).with(attr::TO, 0), ""),
+    }
+}
+
+/// Positions before conversions to other integers, which hold them as well.
+pub(super) fn positions(site: &mut Site, x: ValueId) -> ValueId {
+    let graph = site.builder().graph();
+    let mut found = x;
+    while let Some(n) = graph.producer(found).filter(|&n| graph.op(n) == Opcode::CastTo) {
+        let from = graph.operands(n)[0];
+        match (&graph.ty(from).elem, &graph.ty(found).elem) {
+            (Elem::Int(_), Elem::Int(Int::I32 | Int::I64)) => found = from,
+            _ => break,
+        }
+    }
+    found
+}
+
+/// What integers were before they were stored in more bits.
+fn widened(site: &mut Site, x: ValueId) -> ValueId {
+    let graph = site.builder().graph();
+    let mut found = x;
+    while let Some(n) = graph.producer(found).filter(|&n| graph.op(n) == Opcode::CastTo) {
+        let from = graph.operands(n)[0];
+        match (&graph.ty(from).elem, &graph.ty(found).elem) {
+            (Elem::Int(a), Elem::Int(b)) if Int::min(*b) <= Int::min(*a) && Int::max(*a) <= Int::max(*b) => {
+                found = from
+            }
+            _ => break,
+        }
+    }
+    found
 }
 
 /// The power of two at or above a number, at or below it, or the nearest: the numbers of `float8e8m0`.

@@ -1,21 +1,67 @@
-//! Comparisons: between constants, and of integers of run time with constants by a table.
+//! Comparisons: between constants, of reals of run time, and of integers of run time with constants by a table.
 
-use qcc_ir::{Data, Elem, Tensor, ValueId};
+use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId, attr, shape};
 
 use super::boolean::{self, row};
-use super::layout;
+use super::layout::{self, apply};
 use super::numbers::{LARGE, Numbers, compared};
 use super::site::Site;
 use crate::fault::{Fault, Outcome};
 
-/// A boolean for each pair of elements of constants.
-fn compare(site: &mut Site, ints: impl Fn(i64, i64) -> bool, floats: fn(f32, f32) -> bool) -> Outcome<ValueId> {
+/// How two numbers are compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    Equal,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl Comparison {
+    fn holds<T: PartialOrd>(self, a: T, b: T) -> bool {
+        match self {
+            Comparison::Equal => a == b,
+            Comparison::Less => a < b,
+            Comparison::LessOrEqual => a <= b,
+            Comparison::Greater => a > b,
+            Comparison::GreaterOrEqual => a >= b,
+        }
+    }
+}
+
+/// A boolean for each pair of elements.
+fn compare(site: &mut Site, how: Comparison) -> Outcome<ValueId> {
+    let (a, b) = (site.operand(0)?, site.operand(1)?);
+    let at_run_time = site.known(0).is_err() || site.known(1).is_err();
+    if at_run_time && site.elem(a) == Elem::F32 && site.elem(b) == Elem::F32 {
+        return reals(site, a, b, how);
+    }
     let (a, b) = (site.known(0)?, site.known(1)?);
-    let holds = compared(&a, &b, ints, floats)?;
+    let holds = compared(&a, &b, |a, b| how.holds(a, b), |a, b| how.holds(a, b))?;
     Ok(site.constant_of(holds, Elem::Bool, ""))
 }
 
-/// Of constants; of integers of run time with one number, or with `0, 1, ..`, which is how exporters write a look-up.
+/// By the sign of the difference, which is a function of one value if the other is constant.
+fn reals(site: &mut Site, a: ValueId, b: ValueId, how: Comparison) -> Outcome<ValueId> {
+    let (first, second) = match how {
+        Comparison::Greater | Comparison::LessOrEqual | Comparison::Equal => (a, b),
+        Comparison::Less | Comparison::GreaterOrEqual => (b, a),
+    };
+    let difference = apply(site, Opcode::Sub, &[first, second], "difference")?;
+    let sign = apply(site, Opcode::Sign, &[difference], "sign")?;
+    let bounded = if how == Comparison::Equal { Opcode::Abs } else { Opcode::Relu };
+    let mut holds = apply(site, bounded, &[sign], "holds")?;
+    // What does not hold of one is the other.
+    if matches!(how, Comparison::Equal | Comparison::LessOrEqual | Comparison::GreaterOrEqual) {
+        let one = site.floats(&[], vec![1.0], "one");
+        holds = apply(site, Opcode::Sub, &[one, holds], "inverse")?;
+    }
+    let to = shape::cast_to(&Elem::Bool).ok_or_else(|| Fault::unsupported("booleans"))?;
+    site.emit(Opcode::CastTo, &[holds], Attrs::new(Opcode::CastTo).with(attr::TO, to), "")
+}
+
+/// Of constants; of reals; of integers of run time with one number, or with `0, 1, ..`, which is how exporters write a look-up.
 pub(super) fn equal(site: &mut Site) -> Outcome<ValueId> {
     let (a, b) = (site.operand(0)?, site.operand(1)?);
     for (x, numbers) in [(a, b), (b, a)] {
@@ -27,23 +73,23 @@ pub(super) fn equal(site: &mut Site) -> Outcome<ValueId> {
             return Ok(y);
         }
     }
-    compare(site, |a, b| a == b, |a, b| a == b)
+    compare(site, Comparison::Equal)
 }
 
 pub(super) fn less(site: &mut Site) -> Outcome<ValueId> {
-    compare(site, |a, b| a < b, |a, b| a < b)
+    compare(site, Comparison::Less)
 }
 
 pub(super) fn greater(site: &mut Site) -> Outcome<ValueId> {
-    compare(site, |a, b| a > b, |a, b| a > b)
+    compare(site, Comparison::Greater)
 }
 
 pub(super) fn less_or_equal(site: &mut Site) -> Outcome<ValueId> {
-    compare(site, |a, b| a <= b, |a, b| a <= b)
+    compare(site, Comparison::LessOrEqual)
 }
 
 pub(super) fn greater_or_equal(site: &mut Site) -> Outcome<ValueId> {
-    compare(site, |a, b| a >= b, |a, b| a >= b)
+    compare(site, Comparison::GreaterOrEqual)
 }
 
 /// Whether integers of run time equal one constant that is not negative.

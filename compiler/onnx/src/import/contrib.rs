@@ -1,7 +1,7 @@
 //! Operators of the domain `com.microsoft` that ONNX Runtime's optimizer writes in place of several others.
 
 use qcc_ir::attr::{self, Key};
-use qcc_ir::{Attrs, Opcode, ValueId};
+use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId};
 
 use super::conv;
 use super::decompose::normalize;
@@ -72,22 +72,21 @@ fn function(site: &mut Site, x: ValueId, name: &str, parameters: &[(Key<f32>, f3
     site.emit(op, &[x], attrs, "")
 }
 
-/// `alpha A' B'` over any number of leading dimensions.
+/// `alpha A' B'` over any number of leading dimensions. With `transBatch`, the first dimension of an operand takes the place
+/// before the last one.
 pub(super) fn fused_matmul(site: &mut Site) -> Outcome<ValueId> {
-    for name in ["transBatchA", "transBatchB"] {
-        if site.attrs.flag(name, false)? {
-            return Err(Fault::unsupported(format!("`{name}` = 1 is not supported")));
-        }
-    }
     let alpha = site.attrs.float("alpha")?.unwrap_or(1.0);
     let mut operands = Vec::new();
-    for (i, name) in ["transA", "transB"].into_iter().enumerate() {
+    for (i, [name, batch]) in [["transA", "transBatchA"], ["transB", "transBatchB"]].into_iter().enumerate() {
         let x = site.operand(i)?;
         let rank = site.ty(x).rank();
         if rank < 2 {
             return Err(Fault::unsupported("a product with a vector"));
         }
         let mut perm: Vec<usize> = (0..rank).collect();
+        if site.attrs.flag(batch, false)? {
+            perm = (1..rank - 1).chain([0, rank - 1]).collect();
+        }
         if site.attrs.flag(name, false)? {
             perm.swap(rank - 2, rank - 1);
         }
@@ -135,6 +134,20 @@ pub(super) fn skip_layer_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
     normalized(site, sum, epsilon, scale, offset)
 }
 
+/// The same without means: the root of the mean of squares. The results have the places that they have there.
+pub(super) fn skip_rms_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
+    let epsilon = site.attrs.float("epsilon")?.unwrap_or(1e-5);
+    let (x, skip, scale) = (site.operand(0)?, site.operand(1)?, site.operand(2)?);
+    let mut sum = apply(site, Opcode::Add, &[x, skip], "sum")?;
+    if let Some(bias) = site.optional(3) {
+        sum = apply(site, Opcode::Add, &[sum, bias], "sum")?;
+    }
+    let Some(axis) = site.ty(sum).rank().checked_sub(1) else { return Err(Fault::shape("normalization of a scalar")) };
+    let [y, inverse] = by_root(site, sum, scale, axis, epsilon)?;
+    // A mean is not computed; nothing reads it.
+    Ok(if site.result_count() > 1 { vec![y, inverse, inverse, sum] } else { vec![y] })
+}
+
 /// The results y, mean, inverse deviation and what was normalized.
 fn normalized(
     site: &mut Site,
@@ -152,14 +165,15 @@ fn normalized(
     Ok(results)
 }
 
-/// Rows of tables of token ids, positions and segments, summed and normalized; without a mask only.
+/// Rows of tables of token ids, positions and segments, summed and normalized. The second result, the number of elements that a mask
+/// leaves to each sample, is read by attention only: it gets the mask itself.
 pub(super) fn embed_layer_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
     let epsilon = site.attrs.float("epsilon")?.unwrap_or(1e-12);
     site.attrs.ignore(&["mask_index_type"]);
     let (ids, tokens, positions) = (site.operand(0)?, site.operand(2)?, site.operand(3)?);
     let (scale, offset) = (site.operand(5)?, site.operand(6)?);
     let dims = site.dims(ids);
-    let &[_, length] = dims.as_slice() else { return Err(Fault::shape(format!("tokens of shape {dims:?}"))) };
+    let &[batch, length] = dims.as_slice() else { return Err(Fault::shape(format!("tokens of shape {dims:?}"))) };
     let gather = |site: &mut Site, table: ValueId, at: ValueId| {
         site.emit(Opcode::Gather, &[table, at], Attrs::new(Opcode::Gather).with(attr::AXIS, 0), "rows")
     };
@@ -173,11 +187,18 @@ pub(super) fn embed_layer_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
         let segment = gather(site, table, segments)?;
         sum = apply(site, Opcode::Add, &[sum, segment], "sum")?;
     }
-    if site.optional(7).is_some() {
-        return Err(Fault::unsupported("a mask").help("export the model without a mask: sequences have a fixed length"));
+    let axis = site.ty(sum).rank().saturating_sub(1);
+    let y = normalize(site, sum, axis, epsilon, scale, Some(offset))?;
+    match (site.optional(7), site.result_count()) {
+        (_, ..=1) => Ok(vec![y]),
+        (Some(mask), 2) => Ok(vec![y, mask]),
+        (Some(mask), _) => Ok(vec![y, mask, sum]),
+        (None, _) => {
+            let full = vec![layout::extent(length)?; batch];
+            let full = Tensor::new(&[batch], Data::I64(full));
+            Ok(vec![y, site.constant_of(full, Elem::Int(Int::I64), "lengths"), sum])
+        }
     }
-    let y = normalized(site, sum, epsilon, scale, Some(offset))?;
-    Ok(vec![y[0]])
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * scale` over the dimensions from an axis on.
@@ -187,12 +208,20 @@ pub(super) fn rms_norm(site: &mut Site) -> Outcome<Vec<ValueId>> {
     let (x, scale) = (site.operand(0)?, site.operand(1)?);
     let rank = site.ty(x).rank();
     let axis = Site::axis(site.attrs.int("axis")?.unwrap_or(-1), rank)?;
-    let axes: Vec<usize> = (axis..rank).collect();
+    let [y, inverse] = by_root(site, x, scale, axis, epsilon)?;
+    Ok(if site.result_count() > 1 { vec![y, inverse] } else { vec![y] })
+}
+
+/// The normalized value, and the inverse root if the node names more than one result.
+fn by_root(site: &mut Site, x: ValueId, scale: ValueId, axis: usize, epsilon: f32) -> Outcome<[ValueId; 2]> {
+    let axes: Vec<usize> = (axis..site.ty(x).rank()).collect();
     let square = apply(site, Opcode::Mul, &[x, x], "square")?;
     let mean = over(site, Opcode::ReduceMean, square, &axes, true, "mean")?;
     let epsilon = site.floats(&[], vec![epsilon], "epsilon");
     let shifted = apply(site, Opcode::Add, &[mean, epsilon], "shifted")?;
     let root = apply(site, Opcode::Sqrt, &[shifted], "root")?;
     let normal = apply(site, Opcode::Div, &[x, root], "normal")?;
-    Ok(vec![apply(site, Opcode::Mul, &[normal, scale], "")?])
+    let y = apply(site, Opcode::Mul, &[normal, scale], "")?;
+    let inverse = if site.result_count() > 1 { apply(site, Opcode::Reciprocal, &[root], "inverse")? } else { root };
+    Ok([y, inverse])
 }

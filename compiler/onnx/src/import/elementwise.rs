@@ -136,6 +136,30 @@ pub(super) fn pow(site: &mut Site) -> Outcome<ValueId> {
     apply(site, Opcode::Pow, &[base, exponent], "")
 }
 
+/// Arithmetic of whole numbers that a product of integers gives, and of constants: in real numbers, which hold them.
+pub(super) fn of_products(site: &mut Site, op: Opcode, operands: &[ValueId]) -> Outcome<Option<ValueId>> {
+    let mut reals = Vec::new();
+    let mut is_product = false;
+    for &v in operands {
+        reals.push(match (affine::whole_real(site, v), site.constant(v)) {
+            (Some(real), _) => {
+                is_product = true;
+                real
+            }
+            (None, Some(tensor)) if matches!(site.elem(v), Elem::Int(_)) => {
+                let data = Numbers::of(&tensor).cast(&Elem::F32)?;
+                site.constant_of(Tensor::new(&tensor.dims, data), Elem::F32, "real")
+            }
+            _ => return Ok(None),
+        });
+    }
+    if !is_product {
+        return Ok(None);
+    }
+    let y = apply(site, op, &reals, "real")?;
+    affine::quantize(site, y, Uniform::per_tensor(Int::I32, 1.0, 0), "").map(Some)
+}
+
 /// Any number of operands, one after the other.
 fn chain(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
     let operands = site.all_operands()?;

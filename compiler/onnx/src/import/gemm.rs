@@ -10,13 +10,19 @@ use crate::fault::{Fault, Outcome};
 /// `nn.linear`, [outputs, inputs].
 pub(super) fn gemm(site: &mut Site) -> Outcome<ValueId> {
     let beta = site.attrs.float("beta")?.unwrap_or(1.0);
+    let alpha = site.attrs.float("alpha")?.unwrap_or(1.0);
     let (a, b, c) = (site.operand(0)?, site.operand(1)?, site.optional(2));
-    product(site, a, b, c, beta)
+    product(site, a, b, c, [alpha, beta])
 }
 
-/// The same of given operands; the node's attributes say the rest.
-pub(super) fn product(site: &mut Site, a: ValueId, b: ValueId, c: Option<ValueId>, beta: f32) -> Outcome<ValueId> {
-    let alpha = site.attrs.float("alpha")?.unwrap_or(1.0);
+/// The same of given operands and factors; the node's attributes say the rest.
+pub(super) fn product(
+    site: &mut Site,
+    a: ValueId,
+    b: ValueId,
+    c: Option<ValueId>,
+    [alpha, beta]: [f32; 2],
+) -> Outcome<ValueId> {
     let (trans_a, trans_b) = (site.attrs.flag("transA", false)?, site.attrs.flag("transB", false)?);
     for (name, v) in [("A", a), ("B", b)] {
         if site.ty(v).rank() != 2 {
@@ -110,6 +116,16 @@ fn worthwhile(site: &Site, table: ValueId, positions: ValueId, b: ValueId) -> bo
     ty.elem == Elem::F32 && ty.rank() == 2 && products && smaller
 }
 
+/// A constant matrix times computed ones: weights of a layer that reads these transposed, `(b^T a^T)^T`.
+fn by_constant(site: &mut Site, a: ValueId, b: ValueId) -> Outcome<ValueId> {
+    let rank = site.ty(b).rank();
+    let mut swap: Vec<usize> = (0..rank).collect();
+    swap.swap(rank - 2, rank - 1);
+    let turned = layout::transpose(site, b, &swap, "turned")?;
+    let y = apply(site, Opcode::Linear, &[turned, a], "linear")?;
+    layout::transpose(site, y, &swap, "")
+}
+
 /// Vectors are matrices of one row or one column whose extent is dropped from the result.
 pub(super) fn matmul(site: &mut Site) -> Outcome<ValueId> {
     let (a, b) = (site.operand(0)?, site.operand(1)?);
@@ -129,6 +145,9 @@ pub(super) fn matmul(site: &mut Site) -> Outcome<ValueId> {
         // Rows of a table times weights are rows of the table times weights.
         let table = apply(site, Opcode::MatMul, &[table, b], "table")?;
         return site.emit(Opcode::Gather, &[table, positions], attrs, "");
+    }
+    if let (&[_, _], true) = (a_dims.as_slice(), b_dims.len() >= 2 && is_static(site, a) && !is_static(site, b)) {
+        return by_constant(site, a, b);
     }
     let y = site.emit(Opcode::MatMul, &[wide_a, wide_b], Attrs::new(Opcode::MatMul), "product")?;
     let mut dims = site.dims(y);

@@ -98,7 +98,7 @@ pub(crate) fn compared(
     a: &Tensor,
     b: &Tensor,
     ints: impl Fn(i64, i64) -> bool,
-    floats: fn(f32, f32) -> bool,
+    floats: impl Fn(f32, f32) -> bool,
 ) -> Outcome<Tensor> {
     let (dims, at) = broadcast(&[&a.dims, &b.dims])?;
     let pairs = at[0].iter().zip(&at[1]);

@@ -7,7 +7,7 @@
 use qcc_ir::{Attrs, Format, Int, Opcode, Uniform, ValueId, attr};
 
 use super::affine::{
-    as_real, bias_in_units, dequantize, format_of, in_units, quantize, requantize, zero_point_outside,
+    as_real, bias_in_units, dequantize, format_of, in_units, quantize, requantize, uniform, zero_point_outside,
 };
 use super::layout::{self, apply};
 use super::reduce::over;
@@ -118,21 +118,30 @@ pub(super) fn softmax(site: &mut Site) -> Outcome<ValueId> {
     })
 }
 
-fn channels_first(site: &mut Site) -> Outcome<()> {
-    match site.attrs.flag("channels_last", false)? {
-        false => Ok(()),
-        true => Err(Fault::unsupported("`channels_last` = 1 is not supported")),
+/// Pooling of `[N, C, ..]`, which the node may have as `[N, .., C]`.
+fn channels_first(
+    site: &mut Site,
+    x: ValueId,
+    body: impl FnOnce(&mut Site, ValueId) -> Outcome<ValueId>,
+) -> Outcome<ValueId> {
+    let rank = site.ty(x).rank();
+    if !site.attrs.flag("channels_last", false)? || rank < 3 {
+        return body(site, x);
     }
+    let first: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
+    let last: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
+    let x = layout::transpose(site, x, &first, "first")?;
+    let y = body(site, x)?;
+    layout::transpose(site, y, &last, "last")
 }
 
 pub(super) fn average_pool(site: &mut Site) -> Outcome<ValueId> {
-    channels_first(site)?;
-    unary(site, pool::average)
+    unary(site, |site, x| channels_first(site, x, pool::average))
 }
 
 pub(super) fn global_average_pool(site: &mut Site) -> Outcome<ValueId> {
-    channels_first(site)?;
-    unary(site, |site, x| pool::global(site, x, Opcode::AveragePool, Opcode::ReduceMean))
+    let global = |site: &mut Site, x| pool::global(site, x, Opcode::AveragePool, Opcode::ReduceMean);
+    unary(site, |site, x| channels_first(site, x, global))
 }
 
 pub(super) fn reduce_mean(site: &mut Site) -> Outcome<ValueId> {
@@ -165,6 +174,11 @@ pub(super) fn concat(site: &mut Site) -> Outcome<ValueId> {
     let mut parts = Vec::new();
     for i in (2..site.operand_count()).step_by(3) {
         let part = site.operand(i)?;
+        let zero = site.operand(i + 2).map_err(|fault| fault.context("the zero point of a part"))?;
+        if site.elem(zero).storage() != site.elem(part).storage() {
+            let (found, own) = (site.elem(zero), site.elem(part));
+            return Err(Fault::shape(format!("a zero point of type {found} for a part of {own}")));
+        }
         parts.push(dequantize(site, part, i + 1, 1, "part")?);
     }
     let Some(&first) = parts.first() else { return Err(Fault::shape("there is no operand")) };
@@ -180,13 +194,20 @@ pub(super) fn gemm(site: &mut Site) -> Outcome<ValueId> {
     let (a, b) = (site.operand(0)?, site.operand(3)?);
     let real_a = dequantize(site, a, 1, 1, "a")?;
     let columns = if site.attrs.flag("transB", false)? { 0 } else { 1 };
-    let real_b = dequantize(site, b, 4, columns, "b")?;
     let alpha = site.attrs.float("alpha")?.unwrap_or(1.0);
+    if !(alpha.is_finite() && alpha > 0.0) {
+        return Err(Fault::unsupported(format!("`alpha` = {alpha} is not supported")));
+    }
+    // A factor of the product is one of the scale.
+    let (own, dims) = (format_of(&site.elem(b))?, site.dims(b));
+    let mut scaled = uniform(site, 4, own, &dims, columns)?;
+    scaled.scales.iter_mut().for_each(|scale| *scale *= alpha);
+    let real_b = as_real(site, b, scaled, "b")?;
     let c = match site.optional(6) {
         Some(c) => Some(bias_in_units(site, c, alpha)?),
         None => None,
     };
-    let y = gemm::product(site, real_a, real_b, c, 1.0)?;
+    let y = gemm::product(site, real_a, real_b, c, [1.0, 1.0])?;
     if site.optional(7).is_some() { requantize(site, y, 7, format) } else { Ok(y) }
 }
 

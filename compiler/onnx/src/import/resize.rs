@@ -34,8 +34,8 @@ struct Mapping {
 struct Axis {
     input: usize,
     output: usize,
-    scale: f64,
-    region: [f64; 2],
+    scale: f32,
+    region: [f32; 2],
 }
 
 impl Mapping {
@@ -43,17 +43,18 @@ impl Mapping {
         Mapping {
             kernel,
             coordinates: "asymmetric".to_string(),
-            rounding: "floor".to_string(),
+            rounding: String::new(),
             exclude_outside: false,
             antialias: false,
             extrapolation: 0.0,
         }
     }
 
-    /// The coordinate in the operand of position `i` of the result.
-    fn coordinate(&self, axis: &Axis, i: usize) -> Outcome<f64> {
-        let (i, input, output) = (i as f64, axis.input as f64, axis.output as f64);
-        let half = |i: f64| (i + 0.5) / axis.scale - 0.5;
+    /// The coordinate in the operand of position `i` of the result. In single precision, as ONNX Runtime and PyTorch compute it: where a
+    /// coordinate lies next to an integer or to the middle between two, that decides about the nearest.
+    fn coordinate(&self, axis: &Axis, i: usize) -> Outcome<f32> {
+        let (i, input, output) = (i as f32, axis.input as f32, axis.output as f32);
+        let half = |i: f32| (i + 0.5) / axis.scale - 0.5;
         Ok(match self.coordinates.as_str() {
             "half_pixel" => half(i),
             "half_pixel_symmetric" => {
@@ -69,10 +70,9 @@ impl Mapping {
                     0.0
                 }
             }
-            // The extent that was asked for, before it was rounded.
             "align_corners" => {
                 if axis.output > 1 {
-                    i * (input - 1.0) / (input * axis.scale - 1.0)
+                    i * (input - 1.0) / (output - 1.0)
                 } else {
                     0.0
                 }
@@ -91,22 +91,25 @@ impl Mapping {
     }
 
     /// The nearest position to a coordinate.
-    fn nearest(&self, x: f64, input: usize) -> Outcome<usize> {
+    fn nearest(&self, axis: &Axis, x: f32) -> Outcome<usize> {
         let rounded = match self.rounding.as_str() {
-            "floor" => x.floor(),
+            // Before operator set 11.
+            "" if axis.scale < 1.0 => x.ceil(),
+            "" | "floor" => x.floor(),
             "ceil" => x.ceil(),
             "round_prefer_floor" => (x - 0.5).ceil(),
             "round_prefer_ceil" => (x + 0.5).floor(),
             other => return Err(Fault::unsupported(format!("`nearest_mode` = {other:?} is not supported"))),
         };
-        let nearest = towards_zero(rounded.clamp(0.0, input.saturating_sub(1) as f64));
+        let nearest = towards_zero(rounded.clamp(0.0, axis.input.saturating_sub(1) as f32).into());
         usize::try_from(nearest).map_err(|_| Fault::shape(format!("position {rounded}")))
     }
 
     /// The weights of all elements of the operand in one of the result.
-    fn weights(&self, axis: &Axis, x: f64) -> Vec<f32> {
+    fn weights(&self, axis: &Axis, x: f32) -> Vec<f32> {
+        let x = f64::from(x);
         // Scaling down with `antialias`, the kernel is stretched so that it covers everything between two results.
-        let stretch = if self.antialias { axis.scale.min(1.0) } else { 1.0 };
+        let stretch = if self.antialias { f64::from(axis.scale.min(1.0)) } else { 1.0 };
         let reach = if matches!(self.kernel, Kernel::Cubic(_)) { 2.0 } else { 1.0 } / stretch;
         let (first, last) = (towards_zero((x - reach).floor()), towards_zero((x + reach).ceil()));
         let mut weights = vec![0.0f64; axis.input];
@@ -124,8 +127,8 @@ impl Mapping {
     }
 
     /// True if the coordinate lies in a region of interest outside the operand.
-    fn outside(&self, axis: &Axis, x: f64) -> bool {
-        self.coordinates == "tf_crop_and_resize" && !(0.0..=axis.input as f64 - 1.0).contains(&x)
+    fn outside(&self, axis: &Axis, x: f32) -> bool {
+        self.coordinates == "tf_crop_and_resize" && !(0.0..=axis.input as f32 - 1.0).contains(&x)
     }
 }
 
@@ -199,43 +202,59 @@ pub(super) fn resize(site: &mut Site) -> Outcome<ValueId> {
         (Some(scales), None) if scales.len() == axes.len() => {
             for (&s, (i, &a)) in scales.iter().zip(axes.iter().enumerate()) {
                 // With a region of interest, it is that which is scaled.
-                let part = f64::from(region[axes.len() + i]) - f64::from(region[i]);
-                wanted.push((scaled(dims[a], f64::from(s) * part)?, f64::from(s)));
+                let part = region[axes.len() + i] - region[i];
+                wanted.push((scaled(dims[a], s * part)?, s));
             }
         }
         (None, Some(sizes)) if sizes.len() == axes.len() => {
-            let ratios: Vec<f64> = sizes.iter().zip(&axes).map(|(&s, &a)| s as f64 / dims[a] as f64).collect();
-            let pick = |f: fn(f64, f64) -> f64, from: f64| ratios.iter().copied().fold(from, f);
+            let ratios: Vec<f32> = sizes.iter().zip(&axes).map(|(&s, &a)| s as f32 / dims[a] as f32).collect();
+            let pick = |f: fn(f32, f32) -> f32, from: f32| ratios.iter().copied().fold(from, f);
             let common = match policy.as_str() {
                 "stretch" => None,
-                "not_larger" => Some(pick(f64::min, f64::INFINITY)),
-                "not_smaller" => Some(pick(f64::max, 0.0)),
+                "not_larger" => Some(pick(f32::min, f32::INFINITY)),
+                "not_smaller" => Some(pick(f32::max, 0.0)),
                 other => return Err(Fault::unsupported(format!("`keep_aspect_ratio_policy` = {other:?}"))),
             };
             for ((&s, &a), &ratio) in sizes.iter().zip(&axes).zip(&ratios) {
                 wanted.push(match common {
-                    Some(scale) => (extent_of((dims[a] as f64 * scale + 0.5).floor())?, scale),
-                    None => (extent_of(s as f64)?, ratio),
+                    Some(scale) => (extent_of((dims[a] as f32 * scale + 0.5).floor())?, scale),
+                    None => (extent_of(s as f32)?, ratio),
                 });
             }
         }
         _ => return Err(Fault::shape("there must be either `scales` or `sizes`, one for each axis")),
     }
+    differences(site, &mapping, &axes, &wanted, &dims);
     let mut each = Vec::new();
     for (i, (&a, &(output, scale))) in axes.iter().zip(&wanted).enumerate() {
-        let region = [f64::from(region[i]), f64::from(region[axes.len() + i])];
+        let region = [region[i], region[axes.len() + i]];
         each.push((a, Axis { input: dims[a], output, scale, region }));
     }
     resized(site, x, &each, &mapping)
 }
 
-fn scaled(input: usize, scale: f64) -> Outcome<usize> {
-    extent_of((input as f64 * scale).floor())
+/// Remarks on what ONNX's reference computes in another way than ONNX Runtime, which is followed: it keeps the fraction of lengths.
+fn differences(site: &mut Site, mapping: &Mapping, axes: &[usize], wanted: &[(usize, f32)], dims: &[usize]) {
+    for (&a, &(output, scale)) in axes.iter().zip(wanted) {
+        let exact = dims[a] as f64 * f64::from(scale);
+        let fraction = mapping.coordinates == "align_corners" && (exact - output as f64).abs() > 1e-3;
+        if fraction {
+            site.remark(format!(
+                "corners are aligned over {output} elements, as ONNX Runtime and PyTorch do; the ONNX reference takes {exact:.3}"
+            ));
+        }
+    }
+}
+
+/// The extent of a result. The product is rounded to single precision as ONNX's shape inference, ONNX Runtime and PyTorch round it:
+/// 0.7 times 10 is 7.
+fn scaled(input: usize, scale: f32) -> Outcome<usize> {
+    extent_of((input as f32 * scale).floor())
 }
 
 /// Beyond this no result is of a sensible size.
-fn extent_of(n: f64) -> Outcome<usize> {
-    let extent = usize::try_from(towards_zero(n)).ok().filter(|_| (1.0..=65536.0).contains(&n));
+fn extent_of(n: f32) -> Outcome<usize> {
+    let extent = usize::try_from(towards_zero(n.into())).ok().filter(|_| (1.0..=65536.0).contains(&n));
     extent.ok_or_else(|| Fault::shape(format!("a result of extent {n}")))
 }
 
@@ -246,7 +265,6 @@ fn by_factors(site: &mut Site, x: ValueId, scales: &[f32], mapping: &Mapping) ->
     }
     let mut each = Vec::new();
     for (i, (&input, &scale)) in dims.iter().zip(scales).enumerate() {
-        let scale = f64::from(scale);
         each.push((i, Axis { input, output: scaled(input, scale)?, scale, region: [0.0, 1.0] }));
     }
     resized(site, x, &each, mapping)
@@ -261,13 +279,13 @@ fn resized(site: &mut Site, x: ValueId, axes: &[(usize, Axis)], mapping: &Mappin
         if trivial {
             continue;
         }
-        let coordinates: Vec<f64> = (0..axis.output).map(|i| mapping.coordinate(axis, i)).collect::<Outcome<_>>()?;
+        let coordinates: Vec<f32> = (0..axis.output).map(|i| mapping.coordinate(axis, i)).collect::<Outcome<_>>()?;
         if coordinates.iter().any(|&x| mapping.outside(axis, x)) {
             let mask = coordinates.iter().map(|&x| f32::from(u8::from(!mapping.outside(axis, x))));
             inside.push((*number, mask.collect()));
         }
         if mapping.kernel == Kernel::Nearest {
-            let positions = coordinates.iter().map(|&x| mapping.nearest(x, axis.input));
+            let positions = coordinates.iter().map(|&x| mapping.nearest(axis, x));
             let positions: Vec<usize> = positions.collect::<Outcome<_>>()?;
             let factor = axis.output / axis.input.max(1);
             if factor * axis.input == axis.output && positions.iter().enumerate().all(|(i, &p)| p == i / factor) {

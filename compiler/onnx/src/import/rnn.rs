@@ -1,8 +1,9 @@
 //! `LSTM`, `GRU` and `RNN`, unrolled: the number of steps is known, so that every step is a product with the same weights,
 //! sums, products and functions of one value. The products with the inputs of all steps are one.
 
-use qcc_ir::{Attrs, Opcode, ValueId, attr};
+use qcc_ir::{Attrs, Opcode, Uniform, ValueId, attr};
 
+use super::affine::{as_real, format_of};
 use super::layout::{self, apply};
 use super::site::Site;
 use super::slice::part;
@@ -40,15 +41,79 @@ impl Cell {
 }
 
 pub(super) fn lstm(site: &mut Site) -> Outcome<Vec<ValueId>> {
-    recurrent(site, Cell::Lstm)
+    let weights = Weights::read(site)?;
+    recurrent(site, Cell::Lstm, weights)
 }
 
 pub(super) fn gru(site: &mut Site) -> Outcome<Vec<ValueId>> {
-    recurrent(site, Cell::Gru)
+    let weights = Weights::read(site)?;
+    recurrent(site, Cell::Gru, weights)
 }
 
 pub(super) fn rnn(site: &mut Site) -> Outcome<Vec<ValueId>> {
-    recurrent(site, Cell::Rnn)
+    let weights = Weights::read(site)?;
+    recurrent(site, Cell::Rnn, weights)
+}
+
+/// `DynamicQuantizeLSTM` of the domain `com.microsoft`: weights are integers, transposed, with scales and zero points behind the
+/// other operands. Its operands are quantized by scales of each run; here as all real numbers are.
+pub(super) fn dynamic_lstm(site: &mut Site) -> Outcome<Vec<ValueId>> {
+    let weights = Weights::quantized(site)?;
+    recurrent(site, Cell::Lstm, weights)
+}
+
+/// Matrices of each direction, `[rows, inputs]` and `[rows, hidden]`.
+struct Weights {
+    w: Vec<ValueId>,
+    r: Vec<ValueId>,
+    rows: usize,
+    inputs: usize,
+    hidden: usize,
+}
+
+impl Weights {
+    fn read(site: &mut Site) -> Outcome<Weights> {
+        let (w, r) = (site.operand(1)?, site.operand(2)?);
+        let [directions, rows, hidden] = rank3(site, r, "the recurrent weights")?;
+        let [of_inputs, own, inputs] = rank3(site, w, "the weights")?;
+        if (of_inputs, own) != (directions, rows) {
+            return Err(Fault::shape(format!("weights of shapes {:?} and {:?}", site.dims(w), site.dims(r))));
+        }
+        let mut each = |v, columns, suffix| -> Outcome<Vec<ValueId>> {
+            (0..directions).map(|d| matrix(site, v, d, &[rows, columns], suffix)).collect()
+        };
+        Ok(Weights { w: each(w, inputs, "w")?, r: each(r, hidden, "r")?, rows, inputs, hidden })
+    }
+
+    fn quantized(site: &mut Site) -> Outcome<Weights> {
+        let (w, r) = (site.operand(1)?, site.operand(2)?);
+        let [directions, hidden, rows] = rank3(site, r, "the recurrent weights")?;
+        let [of_inputs, inputs, own] = rank3(site, w, "the weights")?;
+        if (of_inputs, own) != (directions, rows) {
+            return Err(Fault::shape(format!("weights of shapes {:?} and {:?}", site.dims(w), site.dims(r))));
+        }
+        let mut matrices = Vec::new();
+        for (v, at, columns) in [(w, 8, inputs), (r, 10, hidden)] {
+            let format = format_of(&site.elem(v))?;
+            let scales = site.float_list(at, "scales")?.unwrap_or_default();
+            let zeros = site.int_list(at + 1, "zero points")?.unwrap_or_else(|| vec![0; scales.len()]);
+            let each = scales.len() / directions.max(1);
+            let fits = each * directions == scales.len() && (each == 1 || each == rows) && zeros.len() == scales.len();
+            if !fits || scales.iter().any(|s| !(s.is_normal() && *s > 0.0)) {
+                return Err(Fault::shape(format!("{} scales and {} zero points", scales.len(), zeros.len())));
+            }
+            for d in 0..directions {
+                let codes = matrix(site, v, d, &[columns, rows], "codes")?;
+                let codes = layout::transpose(site, codes, &[1, 0], "codes")?;
+                let own = each * d..each * (d + 1);
+                let (scales, zero_points) = (scales[own.clone()].to_vec(), zeros[own].to_vec());
+                let uniform = Uniform { format: format.clone(), axis: (each > 1).then_some(0), scales, zero_points };
+                matrices.push(as_real(site, codes, uniform, "weights")?);
+            }
+        }
+        let r = matrices.split_off(directions);
+        Ok(Weights { w: matrices, r, rows, inputs, hidden })
+    }
 }
 
 /// What all directions have in common.
@@ -69,13 +134,13 @@ struct Direction {
     r: ValueId,
     /// Biases of the products with the input and with the hidden values.
     bias: Option<(ValueId, ValueId)>,
-    functions: Vec<Opcode>,
+    functions: Vec<(Opcode, Attrs)>,
     h: Option<ValueId>,
     c: Option<ValueId>,
 }
 
-fn recurrent(site: &mut Site, cell: Cell) -> Outcome<Vec<ValueId>> {
-    let (mut x, w, r) = (site.operand(0)?, site.operand(1)?, site.operand(2)?);
+fn recurrent(site: &mut Site, cell: Cell, weights: Weights) -> Outcome<Vec<ValueId>> {
+    let mut x = site.operand(0)?;
     let batch_first = site.attrs.flag("layout", false)?;
     if batch_first {
         let dims = site.dims(x);
@@ -85,12 +150,12 @@ fn recurrent(site: &mut Site, cell: Cell) -> Outcome<Vec<ValueId>> {
         x = layout::transpose(site, x, &[1, 0, 2], "steps")?;
     }
     let [steps, batch, inputs] = rank3(site, x, "the input")?;
-    let [directions, rows, hidden] = rank3(site, r, "the recurrent weights")?;
-    let gates = cell.gates();
-    let fits = hidden.checked_mul(gates) == Some(rows) && site.dims(w) == [directions, rows, inputs];
+    let (directions, rows, hidden) = (weights.w.len(), weights.rows, weights.hidden);
+    let fits = hidden.checked_mul(cell.gates()) == Some(rows) && weights.inputs == inputs;
     let declared = site.attrs.int("hidden_size")?.is_none_or(|n| usize::try_from(n) == Ok(hidden));
     if !fits || !declared {
-        return Err(Fault::shape(format!("weights of shapes {:?} and {:?}", site.dims(w), site.dims(r))));
+        let own = weights.inputs;
+        return Err(Fault::shape(format!("{rows} rows of weights for {own} inputs and {hidden} hidden values")));
     }
     if steps == 0 || steps > MOST_STEPS {
         return Err(Fault::unsupported(format!("a sequence of {steps} steps")).help("export the model for fewer steps"));
@@ -130,8 +195,8 @@ fn recurrent(site: &mut Site, cell: Cell) -> Outcome<Vec<ValueId>> {
     let (mut all, mut last_h, mut last_c) = (Vec::new(), Vec::new(), Vec::new());
     for (d, &backwards) in backwards.iter().enumerate() {
         let direction = Direction {
-            w: matrix(site, w, d, &[rows, inputs], "w")?,
-            r: matrix(site, r, d, &[rows, hidden], "r")?,
+            w: weights.w[d],
+            r: weights.r[d],
             bias: match bias {
                 Some(b) => {
                     let both = matrix(site, b, d, &[2 * rows], "bias")?;
@@ -168,13 +233,10 @@ fn lengths(site: &mut Site, steps: usize) -> Outcome<()> {
     if lengths.iter().all(|&n| usize::try_from(n) == Ok(steps)) { Ok(()) } else { Err(different()) }
 }
 
-/// The functions of each direction.
-fn functions(site: &mut Site, cell: Cell, directions: usize) -> Outcome<Vec<Vec<Opcode>>> {
-    for name in ["activation_alpha", "activation_beta"] {
-        if site.attrs.floats(name)?.is_some_and(|v| !v.is_empty()) {
-            return Err(Fault::unsupported(format!("`{name}` is not supported")));
-        }
-    }
+/// The functions of each direction. Those that have parameters take the next ones that are given, or their own defaults.
+fn functions(site: &mut Site, cell: Cell, directions: usize) -> Outcome<Vec<Vec<(Opcode, Attrs)>>> {
+    let mut parameters = |name| site.attrs.floats(name).map(|v| v.unwrap_or_default().iter().copied());
+    let (mut alphas, mut betas) = (parameters("activation_alpha")?, parameters("activation_beta")?);
     let default = cell.functions();
     let named = site.attrs.strings("activations")?;
     let names: Vec<String> = match named {
@@ -184,16 +246,32 @@ fn functions(site: &mut Site, cell: Cell, directions: usize) -> Outcome<Vec<Vec<
     if names.len() != default.len() * directions {
         return Err(Fault::shape(format!("`activations` names {} functions", names.len())));
     }
-    let function = |name: &String| match name.to_ascii_lowercase().as_str() {
-        "sigmoid" => Ok(Opcode::Sigmoid),
-        "tanh" => Ok(Opcode::Tanh),
-        "relu" => Ok(Opcode::Relu),
-        "hardsigmoid" => Ok(Opcode::HardSigmoid),
-        "softsign" => Ok(Opcode::Softsign),
-        "softplus" => Ok(Opcode::Softplus),
-        _ => Err(Fault::unsupported(format!("function {name} in `activations`"))),
+    let mut function = |name: &String| {
+        let op = match name.to_ascii_lowercase().as_str() {
+            "sigmoid" => Opcode::Sigmoid,
+            "tanh" => Opcode::Tanh,
+            "relu" => Opcode::Relu,
+            "hardsigmoid" => Opcode::HardSigmoid,
+            "softsign" => Opcode::Softsign,
+            "softplus" => Opcode::Softplus,
+            "leakyrelu" => Opcode::LeakyRelu,
+            "thresholdedrelu" => Opcode::ThresholdedRelu,
+            "elu" => Opcode::Elu,
+            _ => return Err(Fault::unsupported(format!("function {name} in `activations`"))),
+        };
+        let mut attrs = Attrs::new(op);
+        for (key, given) in [(attr::ALPHA, &mut alphas), (attr::BETA, &mut betas)] {
+            if let Some(value) = if attrs.has(key) { given.next() } else { None } {
+                attrs = attrs.with(key, value);
+            }
+        }
+        Ok((op, attrs))
     };
-    names.chunks(default.len()).map(|names| names.iter().map(function).collect()).collect()
+    let mut chosen = Vec::new();
+    for names in names.chunks(default.len()) {
+        chosen.push(names.iter().map(&mut function).collect::<Outcome<Vec<_>>>()?);
+    }
+    Ok(chosen)
 }
 
 /// Parameters of direction `d`.
@@ -236,7 +314,7 @@ impl RnnLayer {
             let h = match self.cell {
                 Cell::Rnn => {
                     let sum = self.sum(site, own, d.h, d.r)?;
-                    self.function(site, d.functions[0], sum, "h")?
+                    self.function(site, &d.functions[0], sum, "h")?
                 }
                 Cell::Lstm => self.lstm(site, own, &mut d)?,
                 Cell::Gru => self.gru(site, own, &d, recurrent_bias)?,
@@ -254,7 +332,7 @@ impl RnnLayer {
         apply(site, Opcode::Add, &[own, product], "sum")
     }
 
-    fn function(&self, site: &mut Site, op: Opcode, x: ValueId, suffix: &str) -> Outcome<ValueId> {
+    fn function(&self, site: &mut Site, function: &(Opcode, Attrs), x: ValueId, suffix: &str) -> Outcome<ValueId> {
         let x = match self.clip {
             Some(bound) if bound.is_finite() && bound > 0.0 => {
                 let attrs = Attrs::new(Opcode::Clip).with(attr::MIN, -bound).with(attr::MAX, bound);
@@ -263,7 +341,7 @@ impl RnnLayer {
             Some(bound) => return Err(Fault::shape(format!("`clip` is {bound}"))),
             None => x,
         };
-        apply(site, op, &[x], suffix)
+        site.emit(function.0, &[x], function.1.clone(), suffix)
     }
 
     fn gate(&self, site: &mut Site, x: ValueId, gates: std::ops::Range<usize>) -> Outcome<ValueId> {
@@ -274,8 +352,8 @@ impl RnnLayer {
     fn lstm(&self, site: &mut Site, own: ValueId, d: &mut Direction) -> Outcome<ValueId> {
         let sum = self.sum(site, own, d.h, d.r)?;
         let (gates, new) = (self.gate(site, sum, 0..3)?, self.gate(site, sum, 3..4)?);
-        let gates = self.function(site, d.functions[0], gates, "gates")?;
-        let new = self.function(site, d.functions[1], new, "new")?;
+        let gates = self.function(site, &d.functions[0], gates, "gates")?;
+        let new = self.function(site, &d.functions[1], new, "new")?;
         let input = self.gate(site, gates, 0..1)?;
         let mut c = apply(site, Opcode::Mul, &[input, new], "input")?;
         if let Some(before) = d.c {
@@ -285,7 +363,8 @@ impl RnnLayer {
         }
         d.c = Some(c);
         let output = self.gate(site, gates, 1..2)?;
-        let shown = apply(site, d.functions[2], &[c], "shown")?;
+        let (op, attrs) = &d.functions[2];
+        let shown = site.emit(*op, &[c], attrs.clone(), "shown")?;
         apply(site, Opcode::Mul, &[output, shown], "h")
     }
 
@@ -303,7 +382,7 @@ impl RnnLayer {
         let (own_gates, own_new) = (self.gate(site, own, 0..2)?, self.gate(site, own, 2..3)?);
         let gates = linear(site, h, 0..2 * rows)?;
         let gates = apply(site, Opcode::Add, &[own_gates, gates], "sum")?;
-        let gates = self.function(site, d.functions[0], gates, "gates")?;
+        let gates = self.function(site, &d.functions[0], gates, "gates")?;
         let (update, reset) = (self.gate(site, gates, 0..1)?, self.gate(site, gates, 1..2)?);
         let new = if self.before_reset {
             let product = linear(site, h, 2 * rows..3 * rows)?;
@@ -313,7 +392,7 @@ impl RnnLayer {
             linear(site, product, 2 * rows..3 * rows)?
         };
         let new = apply(site, Opcode::Add, &[own_new, new], "sum")?;
-        let new = self.function(site, d.functions[1], new, "new")?;
+        let new = self.function(site, &d.functions[1], new, "new")?;
         let difference = apply(site, Opcode::Sub, &[h, new], "difference")?;
         let kept = apply(site, Opcode::Mul, &[update, difference], "kept")?;
         apply(site, Opcode::Add, &[new, kept], "h")

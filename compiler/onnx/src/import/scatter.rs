@@ -94,10 +94,40 @@ fn must_fit(within: &[usize], dims: &[usize], axis: usize) -> Outcome<()> {
 pub(super) fn gather_elements(site: &mut Site) -> Outcome<ValueId> {
     let x = site.operand(0)?;
     let (dims, axis) = (site.dims(x), axis(site, x, 0)?);
+    let at = site.operand(1)?;
+    if site.known(1).is_err() {
+        return rows_at(site, x, at, axis);
+    }
     let (within, at) = positions(site)?;
     must_fit(&within, &dims, axis)?;
     let from = flat_positions(&at, &within, &dims, axis)?;
     picked(site, x, &from, &within)
+}
+
+/// Positions that the model computes and that are the same wherever they do not lead along the axis, as those of the greatest scores are
+/// for all numbers beside them: whole slices are taken.
+fn rows_at(site: &mut Site, x: ValueId, at: ValueId, axis: usize) -> Outcome<ValueId> {
+    let (dims, within) = (site.dims(x), site.dims(at));
+    let fault = || {
+        Fault::unsupported("positions that the model computes and that differ within a slice")
+            .help("end the model in front of it, with --outputs VALUE,.., and take the elements in the host")
+    };
+    let graph = site.builder().graph();
+    let expanded = graph.producer(at).filter(|&n| graph.op(n) == Opcode::Expand);
+    let source = expanded.map_or(at, |n| graph.operands(n)[0]);
+    let mut own = site.dims(source);
+    while own.len() < within.len() {
+        own.insert(0, 1);
+    }
+    let count = within.get(axis).copied().unwrap_or(1);
+    let beside = |d: usize| d == axis || (own[d] == 1 && within[d] == dims[d]);
+    let fits = within.len() == dims.len() && own.get(axis) == Some(&count) && (0..dims.len()).all(beside);
+    if !fits {
+        return Err(fault());
+    }
+    let list = layout::reshape(site, source, &[count], "positions")?;
+    let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, layout::extent(axis)?);
+    site.emit(Opcode::Gather, &[x, list], attrs, "")
 }
 
 pub(super) fn scatter_elements(site: &mut Site) -> Outcome<ValueId> {
@@ -138,6 +168,14 @@ pub(super) fn gather_nd(site: &mut Site) -> Outcome<ValueId> {
     let dims = site.dims(x);
     let batch = site.attrs.int("batch_dims")?.unwrap_or(0);
     let batch = usize::try_from(batch).map_err(|_| Fault::shape("`batch_dims` is negative"))?;
+    let at = site.operand(1)?;
+    if let (true, 0, Some((1, outer))) =
+        (site.known(1).is_err(), batch, site.dims(at).split_last().map(|(d, o)| (*d, o)))
+    {
+        // Each position is one number along the first dimension.
+        let list = layout::reshape(site, at, outer, "positions")?;
+        return site.emit(Opcode::Gather, &[x, list], Attrs::new(Opcode::Gather).with(attr::AXIS, 0), "");
+    }
     let (within, at) = positions(site)?;
     let (Some(inner), Some((&depth, outer))) = (dims.get(batch..), within.split_last()) else {
         return Err(Fault::shape(format!("positions of shape {within:?} in {dims:?}")));

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use qcc_ir::{Attrs, Data, Elem, Int, Opcode, Tensor, ValueId, attr};
 
+use super::cast;
 use super::layout::{self, Repeat};
 use super::numbers::Numbers;
 use super::site::Site;
@@ -193,6 +194,8 @@ pub(super) fn gather(site: &mut Site) -> Outcome<ValueId> {
         let tensor = Tensor::new(&tensor.dims, Data::I64(values));
         positions = site.constant_of(tensor, Elem::Int(Int::I64), "positions");
     }
+    // Positions are the same in whatever integers.
+    let positions = cast::positions(site, positions);
     let axis = layout::extent(axis)?;
     site.emit(Opcode::Gather, &[x, positions], Attrs::new(Opcode::Gather).with(attr::AXIS, axis), "")
 }

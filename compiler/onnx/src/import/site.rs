@@ -12,6 +12,7 @@ use super::numbers::Numbers;
 use crate::element::DataType;
 use crate::fault::{Fault, Outcome};
 use crate::options::MOST_ELEMENTS;
+use crate::rounding::towards_zero;
 use crate::tensor::Constant;
 
 /// Nodes with more operands are no part of a network, and passes would take very long over them.
@@ -27,6 +28,7 @@ pub(crate) struct Site<'a, 'e, 'g> {
     operands: Vec<Option<ValueId>>,
     read: Vec<bool>,
     created: HashSet<ValueId>,
+    remarks: Vec<String>,
     types: &'e mut HashMap<ValueId, DataType>,
     /// The node's attributes.
     pub(crate) attrs: Attributes<'a>,
@@ -42,7 +44,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
         types: &'e mut HashMap<ValueId, DataType>,
     ) -> Site<'a, 'e, 'g> {
         let (read, created, attrs) = (vec![false; operands.len()], HashSet::new(), Attributes::new(node));
-        Site { builder, node, origin, base, operands, read, created, types, attrs }
+        Site { builder, node, origin, base, operands, read, created, remarks: Vec::new(), types, attrs }
     }
 
     /// Version of the operator set.
@@ -128,7 +130,10 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
         let Some(v) = self.optional(i) else { return Ok(None) };
         let tensor = self.constant(v).or_else(|| fold::known(self.builder.graph(), v)).ok_or_else(|| {
             let fault = Fault::unsupported(format!("{what} are computed by the model at run time"));
-            fault.help("only models whose shapes are known at compile time can be compiled")
+            fault.help(match what.contains("shape") || what.contains("sizes") || what.contains("scales") {
+                true => "only models whose shapes are known at compile time can be compiled",
+                false => "make it a constant of the model, or end the model in front of it, with --outputs VALUE,..",
+            })
         })?;
         Ok(Some(Numbers::of(&tensor)))
     }
@@ -139,6 +144,19 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
             None => Ok(None),
             Some(Numbers::Int(values)) => Ok(Some(values)),
             Some(Numbers::Float(_)) => Err(Fault::shape(format!("{what} are not integers"))),
+        }
+    }
+
+    /// The same, which a model may also give as reals without a fraction.
+    pub(crate) fn int_or_whole(&mut self, i: usize, what: &str) -> Outcome<Vec<i64>> {
+        match self.numbers(i, what)? {
+            None => Err(Fault::shape(format!("operand {i} is missing"))),
+            Some(Numbers::Int(values)) => Ok(values),
+            Some(Numbers::Float(values)) => {
+                let whole = |&v: &f32| (v.fract() == 0.0).then(|| towards_zero(v.into()));
+                let values: Option<Vec<i64>> = values.iter().map(whole).collect();
+                values.ok_or_else(|| Fault::shape(format!("{what} are not integers")))
+            }
         }
     }
 
@@ -158,6 +176,12 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
         } else {
             self.int_list(i, &format!("`{name}`"))
         }
+    }
+
+    /// Says something about the node that is no fault.
+    pub(crate) fn remark(&mut self, what: impl std::fmt::Display) {
+        let node = crate::structure::node_name(self.node);
+        self.remarks.push(format!("node {node:?} ({}): {what}", self.node.op_type));
     }
 
     /// A name for a value of this node.
@@ -265,12 +289,12 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
         Ok(axes)
     }
 
-    /// Ends the import of the node: every attribute and operand must have been read. Gives the values that were added.
-    pub(crate) fn finish(self) -> Outcome<HashSet<ValueId>> {
+    /// Ends the import of the node: every attribute and operand must have been read. Gives the values that were added, and remarks.
+    pub(crate) fn finish(self) -> Outcome<(HashSet<ValueId>, Vec<String>)> {
         self.attrs.finish()?;
         match self.operands.iter().zip(&self.read).position(|(v, read)| v.is_some() && !read) {
             Some(i) => Err(Fault::unsupported(format!("operand {i} is not supported"))),
-            None => Ok(self.created),
+            None => Ok((self.created, self.remarks)),
         }
     }
 }

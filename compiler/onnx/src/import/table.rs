@@ -8,8 +8,9 @@ use onnx_protobuf::NodeProto;
 
 use super::site::Site;
 use super::{
-    boolean, cast, compare, constants, contrib, conv, conv_transpose, decompose, einsum, elementwise, gemm, order,
-    pool, qoperator, quantize, reduce, resize, rnn, scatter, select, sequence, shape_ops, slice,
+    attention, blocks, boolean, cast, compare, constants, contrib, contrib_attention, conv, conv_transpose, decompose,
+    einsum, elementwise, gemm, one_hot, order, pool, qoperator, quantize, reduce, resize, rnn, rotary, scatter, select,
+    sequence, shape_ops, slice,
 };
 use crate::export::operators;
 use crate::export::writer::Write;
@@ -78,6 +79,7 @@ pub(crate) static ROWS: &[Row] = &[
     row("Asinh", 9, NEWEST, Same(Opcode::Asinh)),
     row("Atan", 7, NEWEST, Same(Opcode::Atan)),
     row("Atanh", 9, NEWEST, Same(Opcode::Atanh)),
+    row("Attention", 23, NEWEST, Many(attention::attention)),
     row("AveragePool", 7, NEWEST, One(pool::average_pool)).writes(Opcode::AveragePool, operators::pool),
     row("BatchNormalization", 7, NEWEST, Many(decompose::batch_norm)).writes(Opcode::BatchNorm, operators::same),
     row("Cast", 6, NEWEST, One(cast::cast)),
@@ -127,7 +129,7 @@ pub(crate) static ROWS: &[Row] = &[
     row("IsNaN", 9, NEWEST, One(boolean::is_nan)),
     row("LRN", 1, NEWEST, One(decompose::local_response)),
     row("LSTM", 7, NEWEST, Many(rnn::lstm)),
-    row("LayerNormalization", 17, NEWEST, Many(decompose::layer_norm)).writes(Opcode::LayerNorm, operators::layer_norm),
+    row("LayerNormalization", 1, NEWEST, Many(decompose::layer_norm)).writes(Opcode::LayerNorm, operators::layer_norm),
     row("LeakyRelu", 6, NEWEST, Same(Opcode::LeakyRelu)),
     row("Less", 7, NEWEST, One(compare::less)),
     row("LessOrEqual", 12, NEWEST, One(compare::less_or_equal)),
@@ -148,6 +150,7 @@ pub(crate) static ROWS: &[Row] = &[
     row("Neg", 6, NEWEST, Same(Opcode::Neg)),
     row("NonZero", 9, NEWEST, One(constants::non_zero)),
     row("Not", 1, NEWEST, One(boolean::not)),
+    row("OneHot", 9, NEWEST, One(one_hot::one_hot)),
     row("Or", 7, NEWEST, One(boolean::or)),
     row("PRelu", 7, NEWEST, Same(Opcode::PRelu)),
     row("Pad", 2, NEWEST, One(shape_ops::pad)).writes(Opcode::Pad, operators::pad),
@@ -172,6 +175,7 @@ pub(crate) static ROWS: &[Row] = &[
     row("Relu", 6, NEWEST, Same(Opcode::Relu)),
     row("Reshape", 5, NEWEST, One(shape_ops::reshape)).writes(Opcode::Reshape, operators::shaped),
     row("Resize", 10, NEWEST, One(resize::resize)),
+    row("RotaryEmbedding", 23, NEWEST, One(rotary::embedding)),
     row("Round", 11, NEWEST, Same(Opcode::Round)),
     row("Scatter", 9, 10, One(scatter::scatter_elements)),
     row("ScatterElements", 11, NEWEST, One(scatter::scatter_elements)),
@@ -184,6 +188,7 @@ pub(crate) static ROWS: &[Row] = &[
     row("Shrink", 9, NEWEST, Same(Opcode::Shrink)),
     row("Sigmoid", 6, NEWEST, Same(Opcode::Sigmoid)),
     row("Sign", 9, NEWEST, Same(Opcode::Sign)),
+    row("SimplifiedLayerNormalization", 1, NEWEST, Many(contrib::rms_norm)),
     row("Sin", 7, NEWEST, Same(Opcode::Sin)),
     row("Sinh", 9, NEWEST, Same(Opcode::Sinh)),
     row("Size", 1, NEWEST, One(constants::size)),
@@ -218,14 +223,24 @@ const CONTRIB: &str = "com.microsoft";
 /// Operators of the domain `com.microsoft`, in alphabetical order: those that ONNX Runtime's quantizer and optimizer write.
 #[rustfmt::skip]
 pub(crate) static MICROSOFT: &[Row] = &[
+    row("Attention", 1, 1, Many(contrib_attention::attention)),
     row("BiasGelu", 1, 1, One(contrib::gelu)),
     row("DequantizeLinear", 1, 1, One(quantize::dequantize_linear)),
+    row("DynamicQuantizeLSTM", 1, 1, Many(rnn::dynamic_lstm)),
+    row("DynamicQuantizeMatMul", 1, 1, One(contrib_attention::dynamic_matmul)),
     row("EmbedLayerNormalization", 1, 1, Many(contrib::embed_layer_norm)),
     row("FastGelu", 1, 1, One(contrib::fast_gelu)),
     row("FusedConv", 1, 1, One(contrib::fused_conv)),
     row("FusedGemm", 1, 1, One(contrib::fused_gemm)),
     row("FusedMatMul", 1, 1, One(contrib::fused_matmul)),
+    row("GatherBlockQuantized", 1, 1, One(blocks::gather)),
     row("Gelu", 1, 1, One(contrib::gelu)),
+    row("GroupQueryAttention", 1, 1, Many(contrib_attention::group_query)),
+    row("LayerNormalization", 1, 1, Many(decompose::layer_norm)),
+    row("MatMulIntegerToFloat", 1, 1, One(contrib_attention::matmul_integer_to_float)),
+    row("MatMulNBits", 1, 1, One(blocks::matmul)),
+    row("MultiHeadAttention", 1, 1, Many(contrib_attention::multi_head)),
+    row("QAttention", 1, 1, Many(contrib_attention::quantized_attention)),
     row("QGemm", 1, 1, One(qoperator::gemm)),
     row("QLinearAdd", 1, 1, One(qoperator::add)),
     row("QLinearAveragePool", 1, 1, One(qoperator::average_pool)),
@@ -239,7 +254,10 @@ pub(crate) static MICROSOFT: &[Row] = &[
     row("QLinearWhere", 1, 1, One(qoperator::select)),
     row("QuantizeLinear", 1, 1, One(quantize::quantize_linear)),
     row("QuickGelu", 1, 1, One(contrib::quick_gelu)),
+    row("RotaryEmbedding", 1, 1, One(rotary::contrib_embedding)),
+    row("SimplifiedLayerNormalization", 1, 1, Many(contrib::rms_norm)),
     row("SkipLayerNormalization", 1, 1, Many(contrib::skip_layer_norm)),
+    row("SkipSimplifiedLayerNormalization", 1, 1, Many(contrib::skip_rms_norm)),
 ];
 
 /// An ONNX operator that can be imported.
@@ -290,6 +308,11 @@ fn same(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
         }
     }
     let operands = site.all_operands()?;
+    if matches!(op, Opcode::Add | Opcode::Sub | Opcode::Mul)
+        && let Some(y) = elementwise::of_products(site, op, &operands)?
+    {
+        return Ok(y);
+    }
     site.emit(op, &operands, attrs, "")
 }
 

@@ -1,7 +1,7 @@
 //! Functions of one value as tables; sums and products; affine maps per channel.
 
 use qcc_ir::ops::Binary;
-use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr, format};
+use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, attr, format};
 use qcc_num::convert::nearest_i64;
 use qcc_num::{affine, requant};
 
@@ -47,6 +47,38 @@ impl Lower<'_, '_> {
         }
         let table = self.constant("table", Tensor::new(&[256], Data::U8(table)));
         Ok(self.emit_result(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut), "", &dims))
+    }
+
+    /// Real numbers as integers or booleans: a table, and a change of the element type where the table holds another.
+    pub(super) fn whole(&mut self) -> Result<ValueId, Diag> {
+        let x = self.operand(0);
+        let from = self.bytes(x)?.uniform;
+        let elem = self.g().ty(self.y).elem.clone();
+        let (least, greatest) = match elem {
+            Elem::Int(int) => (Int::min(int), Int::max(int)),
+            _ => (0, 1),
+        };
+        let is_truth = elem == Elem::Bool;
+        let entry = |q: i32| match quantize::real(q, &from) {
+            x if is_truth => i64::from(x != 0.0),
+            x => nearest_i64(f64::from(x.trunc())).clamp(least, greatest),
+        };
+        let entries: Vec<i64> = (0..=255).map(entry).collect();
+        let bytes: Option<Vec<u8>> = entries.iter().map(|&v| u8::try_from(v).ok()).collect();
+        let (table, stored) = match bytes {
+            Some(bytes) => (Data::U8(bytes), Int::U8),
+            None => {
+                let shorts: Option<Vec<i16>> = entries.iter().map(|&v| i16::try_from(v).ok()).collect();
+                let shorts = shorts.ok_or_else(|| self.no_form("integers of more than 16 bits"))?;
+                (Data::I16(shorts), Int::I16)
+            }
+        };
+        let (table, dims) = (self.constant("table", Tensor::new(&[256], table)), self.dims(x));
+        let kept = elem == Elem::Int(stored);
+        let suffix = if kept { "" } else { ".whole" };
+        let y = self.emit(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut), suffix, &dims, Elem::Int(stored));
+        let Some(to) = qcc_ir::shape::cast_to(&elem).filter(|_| !kept) else { return Ok(y) };
+        Ok(self.emit(Opcode::CastTo, &[y], Attrs::new(Opcode::CastTo).with(attr::TO, to), "", &dims, elem))
     }
 
     /// Sum, difference or product.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! %q, %s, %z = DynamicQuantizeLinear(%x)                          // q = round(x / s) + z
-//! %y = (integer layer of q - z and w - zw, as real numbers) * (%s * @sw)
+//! %y = (layer of q - z and w - zw, whole numbers) * (%s * @sw)
 //! // becomes
 //! %y = nn.conv2d(%x, %w)                                          // w: quant.dcast of the same codes with the scales sw
 //! ```
@@ -56,11 +56,9 @@ pub(super) fn take_out(edit: &mut Edit) {
     }
 }
 
-/// `product`, the accumulators of a layer as real numbers, times `scale`, that of the operand times that of the weights.
+/// `product`, the accumulators of a layer, times `scale`, that of the operand times that of the weights.
 fn layer(g: &Graph, product: ValueId, scale: ValueId) -> Option<DynamicLayer> {
-    let whole = produced_by(g, product, Opcode::DCast)?;
-    let rounded = produced_by(g, g.operands(whole)[0], Opcode::QCast)?;
-    let node = g.producer(g.operands(rounded)[0])?;
+    let node = g.producer(product)?;
     let channel_axis = match g.op(node) {
         Opcode::Conv2d => 0,
         Opcode::MatMul => 1,

@@ -57,14 +57,14 @@ pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
     let bias = g.operands(n).get(2).and_then(|&b| reals(g, b));
     let bias = bias.as_ref().and_then(Tensor::as_f32);
     let mut weights = match (&layer.weights.quantization, layer.weights.reals()) {
-        (None, Some(w)) => {
-            let tensor = &layer.weights.tensor;
-            let scales = weight_scales(tensor, w, bias, sx, sy, &layer.weights_format)?;
-            let tensor = quantized_weights(tensor, w, scales.clone(), &layer.weights_format).codes;
-            let (name, codes) = (layer.weights.name.clone(), codes(&tensor).unwrap_or_default());
-            CenteredWeights { name, dims: tensor.dims.clone(), codes, scales, format: Int::I8.into() }
+        (None, Some(w)) => rounded(&layer, w, bias, [sx, sy])?,
+        (Some(uniform), _) if is_by_outputs(uniform) => given(&layer.weights.name, &layer.weights.tensor, uniform)?,
+        (Some(_), _) => {
+            let real = reals(g, g.operands(n)[1]);
+            let w = real.as_ref().and_then(Tensor::as_f32);
+            let w = w.ok_or_else(|| format!("its weights @{} are not known", layer.weights.name))?;
+            rounded(&layer, w, bias, [sx, sy])?
         }
-        (Some(uniform), _) => given(&layer.weights.name, &layer.weights.tensor, uniform)?,
         (None, None) => return Err(format!("its weights @{} are not real numbers", layer.weights.name)),
     };
     let sums_in_64_bits = layer.sums_in_64_bits() || !weights.format.fits_byte();
@@ -99,15 +99,26 @@ pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
     Ok(())
 }
 
+/// True if the codes of an output channel have one scale.
+fn is_by_outputs(u: &Uniform) -> bool {
+    let alike = u.scales.iter().all(|s| *s == u.scale()) && u.zero_points.iter().all(|z| *z == u.zero_point());
+    u.axis.is_none_or(|a| a == 0) || alike
+}
+
+/// Weights that are real, or quantized by scales along another axis than that of the outputs.
+fn rounded(layer: &QuantLayer, w: &[f32], bias: Option<&[f32]>, [sx, sy]: [f64; 2]) -> Result<CenteredWeights, String> {
+    let tensor = Tensor::f32(&layer.weights.tensor.dims, w.to_vec());
+    let scales = weight_scales(&tensor, w, bias, sx, sy, &layer.weights_format)?;
+    let tensor = quantized_weights(&tensor, w, scales.clone(), &layer.weights_format).codes;
+    let (name, codes) = (layer.weights.name.clone(), codes(&tensor).unwrap_or_default());
+    Ok(CenteredWeights { name, dims: tensor.dims.clone(), codes, scales, format: Int::I8.into() })
+}
+
 /// Weights that the model gives.
 fn given(name: &str, tensor: &Tensor, u: &Uniform) -> Result<CenteredWeights, String> {
     let channels = tensor.dims.first().copied().unwrap_or(0);
     let row = tensor.dims.iter().product::<usize>() / channels.max(1);
-    let alike = u.scales.iter().all(|s| *s == u.scale()) && u.zero_points.iter().all(|z| *z == u.zero_point());
     let of = |c: usize| if u.axis == Some(0) { c } else { 0 };
-    if u.axis.is_some_and(|a| a != 0) && !alike {
-        return Err(format!("its weights @{name} differ in scale along an axis that is not that of the outputs"));
-    }
     let codes = codes(tensor).ok_or_else(|| format!("its weights @{name} are not integers"))?;
     let codes: Vec<i64> = codes.iter().enumerate().map(|(i, &q)| q - u.zero_points[of(i / row.max(1))]).collect();
     let scales = (0..channels).map(|c| u.scales[of(c)]).collect();

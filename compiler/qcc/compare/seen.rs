@@ -7,7 +7,7 @@ use super::mixed::Parameter;
 
 /// Facts about a value, gathered over samples.
 #[derive(Debug, Clone)]
-pub(crate) struct ValueFacts {
+pub(crate) struct Seen {
     pub count: u64,
     pub zeros: u64,
     /// Elements beyond the range.
@@ -23,9 +23,9 @@ pub(crate) struct ValueFacts {
     pub channels: Vec<f32>,
 }
 
-impl Default for ValueFacts {
-    fn default() -> ValueFacts {
-        ValueFacts {
+impl Default for Seen {
+    fn default() -> Seen {
+        Seen {
             count: 0,
             zeros: 0,
             outside: 0,
@@ -39,7 +39,7 @@ impl Default for ValueFacts {
     }
 }
 
-impl ValueFacts {
+impl Seen {
     /// Takes the elements of one sample, which are to be stored in `ty`.
     pub fn observe(&mut self, x: &Tensor, ty: &Type) {
         let (Some(values), Some(u)) = (x.as_f32(), ty.uniform()) else { return };
@@ -75,7 +75,7 @@ impl ValueFacts {
     }
 
     /// Adds what other samples show.
-    pub fn merge(&mut self, o: &ValueFacts) {
+    pub fn merge(&mut self, o: &Seen) {
         self.count += o.count;
         self.zeros += o.zeros;
         self.outside += o.outside;
@@ -108,13 +108,13 @@ pub(crate) fn channels(dims: &[usize]) -> (usize, usize) {
 /// Facts about the error that rounded parameters make in the results of a layer: for each channel its sum, and the sum of
 /// squares of all.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct MeanShift {
+pub(crate) struct Shift {
     sums: Vec<f64>,
     squares: f64,
     count: u64,
 }
 
-impl MeanShift {
+impl Shift {
     /// Takes the results of one sample with real and with rounded parameters.
     pub fn observe(&mut self, real: &Tensor, rounded: &Tensor) {
         let (Some(a), Some(b)) = (real.as_f32(), rounded.as_f32()) else { return };
@@ -129,7 +129,7 @@ impl MeanShift {
     }
 
     /// Adds what other samples show.
-    pub fn merge(&mut self, o: &MeanShift) {
+    pub fn merge(&mut self, o: &Shift) {
         self.sums.resize(self.sums.len().max(o.sums.len()), 0.0);
         self.sums.iter_mut().zip(&o.sums).for_each(|(a, b)| *a += b);
         self.squares += o.squares;

@@ -11,7 +11,7 @@ const SOFTMAX: f32 = 7.0;
 
 impl Mixed {
     /// The value `x` of a part without what nothing depends on, brought to where it begins; `None` if that is nothing.
-    pub fn sensitive_values(&self, part: usize, x: &Tensor) -> Option<Tensor> {
+    pub fn told(&self, part: usize, x: &Tensor) -> Option<Tensor> {
         let slot = self.parts[part].rounded_slot;
         if self.outputs.contains(&slot) {
             return None;
@@ -23,11 +23,11 @@ impl Mixed {
             self.steps.iter().enumerate().filter(|(_, s)| s.reads().contains(&slot)).collect();
         if !readers.is_empty() && readers.iter().all(|(_, s)| is_softmax_of_rows(s, x.dims.len())) {
             let row = x.dims.last().copied().filter(|&row| row > 0)?;
-            let sensitive = values.chunks(row).flat_map(|row| {
+            let told = values.chunks(row).flat_map(|row| {
                 let least = row.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x)) - SOFTMAX;
                 row.iter().map(move |x| x.max(least))
             });
-            return Some(Tensor::f32(&x.dims, sensitive.collect()));
+            return Some(Tensor::f32(&x.dims, told.collect()));
         }
         let mut needed: Option<Range> = None;
         for (i, step) in readers {
