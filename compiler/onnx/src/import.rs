@@ -72,7 +72,7 @@ pub struct Imported {
 }
 
 /// A model as a graph of `nn.*`, `tensor.*` and `quant.*`.
-pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions) -> Result<Graph, Diags> {
+pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions) -> Result<Imported, Diags> {
     options.bind(&mut model.graph).map_err(Fault::into_diag)?;
     options.end(&mut model.graph);
     let nodes = functions::inline(&mut model).map_err(Fault::into_diag)?;
