@@ -37,28 +37,28 @@ pub const PRESETS: &[Preset] = &[
     Preset {
         name: "-O1",
         summary: "without samples: ranges from batch normalization, declared ranges and synthesized inputs",
-        text: "canonicalize, fold-constants, synthesize-samples, propagate-ranges, fold-bn, assign-scales, correct-bias, \
+        text: "canonicalize, fold-constants, compose-functions, synthesize-samples, propagate-ranges, fold-bn, assign-scales, correct-bias, \
                insert-qdq, cancel-qdq, fuse, lower-to-int, layout, merge-requant, fuse-epilogue, prove-accumulators, \
                check-integer-only",
     },
     Preset {
         name: "-O2",
         summary: "with samples or a range table",
-        text: "canonicalize, fold-constants, fold-bn, canonicalize, equalize, calibrate, propagate-ranges, assign-scales, \
+        text: "canonicalize, fold-constants, fold-bn, canonicalize, compose-functions, equalize, calibrate, propagate-ranges, assign-scales, \
                round-weights, correct-bias, insert-qdq, cancel-qdq, fuse, lower-to-int, layout, merge-requant, \
                fuse-epilogue, prove-accumulators, check-integer-only",
     },
     Preset {
         name: "-Oq",
         summary: "for a model that is quantized already: its own scales are kept",
-        text: "adopt-qdq, canonicalize, calibrate, propagate-ranges, scale-rest, fuse{exact=yes}, \
+        text: "adopt-qdq, canonicalize, compose-functions, calibrate, propagate-ranges, scale-rest, fuse{exact=yes}, \
                lower-to-int{exact=yes}, layout, merge-requant{exact=yes}, fuse-epilogue{exact=yes}, prove-accumulators, \
                check-integer-only",
     },
     Preset {
         name: "-dynamic",
         summary: "of --mode int8_dynamic: scales are found in each run",
-        text: "canonicalize, fold-constants, fold-bn, canonicalize, lower-to-dynamic, layout, prove-accumulators, \
+        text: "canonicalize, fold-constants, fold-bn, canonicalize, compose-functions, lower-to-dynamic, layout, prove-accumulators, \
                check-integer-only",
     },
 ];

@@ -37,6 +37,16 @@ pub static PASSES: &[PassInfo] = &[
         make: |_| Box::new(float::fold_constants::FoldConstants),
     },
     PassInfo {
+        name: "compose-functions",
+        phase: Phase::Float,
+        summary: "makes one function of functions of one value that follow one another",
+        options: &[],
+        requires: &[Property::Explicit],
+        ensures: &[],
+        breaks: &[],
+        make: |_| Box::new(float::compose_functions::ComposeFunctions),
+    },
+    PassInfo {
         name: "equalize",
         phase: Phase::Float,
         summary: "gives the channels between two layers ranges that are alike",

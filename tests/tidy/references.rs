@@ -39,6 +39,7 @@ fn attribute(schema: &AttrSchema) -> String {
                 AttrKind::Float => "float",
                 AttrKind::Bool => "boolean",
                 AttrKind::Format => "format",
+                AttrKind::Function => "function",
             };
             format!("`{}`: {kind}", schema.name)
         }
@@ -52,6 +53,7 @@ fn value(attr: &qcc_ir::Attr) -> String {
         qcc_ir::Attr::Float(v) => format!("{v:?}"),
         qcc_ir::Attr::Bool(v) => v.to_string(),
         qcc_ir::Attr::Format(v) => v.to_string(),
+        qcc_ir::Attr::Function(v) => v.text().to_string(),
     }
 }
 

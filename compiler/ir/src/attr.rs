@@ -18,7 +18,7 @@
 
 use std::marker::PhantomData;
 
-use crate::attrs::{Attr, AttrKind, AttrSchema, Default};
+use crate::attrs::{Attr, AttrKind, AttrSchema, Body, Default};
 use crate::types::Format;
 
 /// An attribute: its spelling, and in its type the kind of its values.
@@ -117,6 +117,27 @@ kinds! {
     Format: Format, default &'static Format;
 }
 
+impl AttrValue for Body {
+    const KIND: AttrKind = AttrKind::Function;
+
+    fn of(value: &Attr) -> Option<Body> {
+        match value {
+            Attr::Function(f) => Some(f.clone()),
+            _ => None,
+        }
+    }
+
+    fn into_attr(self) -> Attr {
+        Attr::Function(self)
+    }
+}
+
+impl AttrInput<Body> for Body {
+    fn into_value(self) -> Body {
+        self
+    }
+}
+
 impl AttrInput<Vec<i64>> for &[usize] {
     fn into_value(self) -> Vec<i64> {
         self.iter().map(|&v| i64::try_from(v).unwrap_or(i64::MAX)).collect()
@@ -136,6 +157,8 @@ macro_rules! keys {
 }
 
 keys! {
+    /// What is applied to each element.
+    BODY: Body = "body";
     /// Extents of a window.
     KERNEL: Vec<i64> = "kernel";
     /// Distances between windows.
@@ -200,6 +223,10 @@ keys! {
     TANH: bool = "tanh";
     /// What is added to a variance.
     EPSILON: f32 = "epsilon";
+    /// Whether deviations are from the mean, not from 0.
+    CENTERED: bool = "centered";
+    /// The code that deviations are from, or -1 for the mean.
+    CENTER: i64 = "center";
     /// Whether the runtime for which a model was quantized computes with signed codes.
     SIGNED: bool = "signed";
     /// Bits behind the point of a float format.

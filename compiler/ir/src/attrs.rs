@@ -1,6 +1,44 @@
 //! Values of attributes, and what the row of an operator says of each of its attributes.
 
+use std::fmt;
+use std::sync::Arc;
+
 use crate::types::Format;
+
+/// A real function of one real number as an attribute: its text, by which it is compared, and what computes it.
+#[derive(Clone)]
+pub struct Body {
+    text: Arc<str>,
+    at: Arc<dyn Fn(f32) -> f32 + Send + Sync>,
+}
+
+impl Body {
+    pub(crate) fn new(text: &str, at: impl Fn(f32) -> f32 + Send + Sync + 'static) -> Body {
+        Body { text: text.into(), at: Arc::new(at) }
+    }
+
+    /// The text that [`crate::Function::parse`] reads.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The function's value at `x`.
+    pub fn at(&self, x: f32) -> f32 {
+        (self.at)(x)
+    }
+}
+
+impl PartialEq for Body {
+    fn eq(&self, other: &Body) -> bool {
+        self.text == other.text
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({:?})", self.text)
+    }
+}
 
 /// Value of an attribute.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +53,8 @@ pub enum Attr {
     Bool(bool),
     /// A number format.
     Format(Format),
+    /// A function of one value.
+    Function(Body),
 }
 
 /// Kind of an attribute.
@@ -30,6 +70,8 @@ pub enum AttrKind {
     Bool,
     /// [`Attr::Format`].
     Format,
+    /// [`Attr::Function`].
+    Function,
 }
 
 /// Name, kind and default of an attribute of an operator.
@@ -89,6 +131,7 @@ impl Attr {
             Attr::Float(_) => AttrKind::Float,
             Attr::Bool(_) => AttrKind::Bool,
             Attr::Format(_) => AttrKind::Format,
+            Attr::Function(_) => AttrKind::Function,
         }
     }
 }

@@ -426,6 +426,8 @@ ops! {
     Atanh = "nn.atanh" ("x") {} Class::Unary(|_, x| x.atanh());
     /// `x` moved by `bias` towards 0 where its magnitude is greater than `lambd`, else 0.
     Shrink = "nn.shrink" ("x") { attr::LAMBD.or(0.5), attr::BIAS.or(0.0) } Class::Unary(shrink);
+    /// `body` of each element: functions of one value in one, so that nothing is rounded between them.
+    Map = "nn.map" ("x") { attr::BODY.required() } Class::Unary(|a, x| a.get(attr::BODY).at(x));
     /// -1, 0 or 1.
     Sign = "nn.sign" ("x") {} Class::Unary(|_, x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { 0.0 });
 
@@ -472,8 +474,8 @@ ops! {
     BatchNorm = "nn.batch_norm" ("x", "scale", "bias", "mean", "var") { attr::EPSILON.or(1e-5) }
         Class::Norm(Norm::Batch);
     /// `(x - mean) / sqrt(var + epsilon) * scale + bias`, mean and variance over the dimensions from `axis` on; `scale` and `bias`
-    /// broadcast to `x`.
-    LayerNorm = "nn.layer_norm" ("x", "scale", "bias") { attr::AXIS.required(), attr::EPSILON.or(1e-5) } Class::Norm(Norm::Layer);
+    /// broadcast to `x`. Without `centered` the mean counts as 0: root mean square normalization.
+    LayerNorm = "nn.layer_norm" ("x", "scale", "bias") { attr::AXIS.required(), attr::EPSILON.or(1e-5), attr::CENTERED.or(true) } Class::Norm(Norm::Layer);
     /// `exp(x) / sum(exp(x))` along `axis`.
     Softmax = "nn.softmax" ("x") { attr::AXIS.required() } Class::Norm(Norm::Softmax);
 
@@ -559,8 +561,8 @@ ops! {
     IMean = "int.mean" ("x") { attr::AXES.required(), KEEPDIMS, ZERO, MULT, SHL, OFFSET, F32_FRACTION_BITS, LO, HI }
         Class::Int(IntOp::Mean);
     /// Normalization of u8 over the dimensions from `axis` on by `qcc_num::norm`, of which `epsilon` is the `E`; `mult` i32 and
-    /// `offset` i32 broadcast to `x`.
-    ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.or(0).within(0, qcc_num::norm::GREATEST_EPSILON), LO, HI }
+    /// `offset` i32 broadcast to `x`. Deviations are from the code `center`, or from the mean where it is -1.
+    ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.or(0).within(0, qcc_num::norm::GREATEST_EPSILON), LO, HI, attr::CENTER.or(-1).within(-1, 255) }
         Class::Int(IntOp::LayerNorm);
     /// Softmax along the last dimension: with `e = table[max - x]` (i32, not negative, `[256]` for `x` u8 and `[65536]` for i16),
     /// `s = sum(e)` in 64 bits and `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is
@@ -612,8 +614,8 @@ ops! {
     /// The codes of `int.dynamic_table` at the positions that `x` tells.
     DynamicLut = "int.dynamic_lut" ("x", "table") {} Class::Int(IntOp::DynamicLut);
     /// Normalization of u8 over the dimensions from `axis` on, whose `scale` is known at run time only: `floor(u * mult / 2^32) + offset`
-    /// in 32 bits, `u` by `qcc_num::norm` with the `E` of `qcc_num::dynamic` equation (22). `mult` i32 and `offset` i32 broadcast to `x`.
-    DynamicNorm = "int.dynamic_norm" ("x", "scale", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.required().within(0, I32.1), attr::EXPONENT.required().within(EXPONENTS.0, EXPONENTS.1) }
+    /// in 32 bits, `u` by `qcc_num::norm` with the `E` of `qcc_num::dynamic` equation (22). `mult` i32 and `offset` i32 broadcast to `x`. `center` as in `int.layer_norm`.
+    DynamicNorm = "int.dynamic_norm" ("x", "scale", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.required().within(0, I32.1), attr::EXPONENT.required().within(EXPONENTS.0, EXPONENTS.1), attr::CENTER.or(-1).within(-1, 255) }
         Class::Int(IntOp::DynamicNorm);
 }
 

@@ -158,6 +158,7 @@ impl fmt::Display for NodeText<'_> {
                 Attr::Float(v) => write!(f, "{v:?}")?,
                 Attr::Bool(v) => write!(f, "{v}")?,
                 Attr::Format(v) => write!(f, "{v}")?,
+                Attr::Function(v) => write!(f, "\"{}\"", v.text())?,
             }
             separator = ", ";
         }

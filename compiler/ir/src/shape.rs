@@ -297,6 +297,9 @@ mod tests {
                         crate::AttrKind::Float => Attr::Float(f32::NAN),
                         crate::AttrKind::Bool => Attr::Bool(next(2) == 0),
                         crate::AttrKind::Format => Attr::Format(crate::format::I16.clone()),
+                        crate::AttrKind::Function => {
+                            Attr::Function(crate::attr::AttrInput::into_value(crate::Function::Argument))
+                        }
                     };
                     if next(3) > 0 {
                         attrs.try_set(schema.name, value).unwrap();

@@ -4,10 +4,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use qcc_ir::attr::AttrInput;
 use qcc_ir::parse::{no_files, parse, parse_located};
 use qcc_ir::print::{INLINE, Large, Options, print, print_with};
 use qcc_ir::{
-    Attr, AttrKind, Attrs, Builder, Data, Elem, Fact, Format, Graph, Int, Opcode, Range, Tensor, Type, Uniform, ValueId,
+    Attr, AttrKind, Attrs, Builder, Data, Elem, Fact, Format, Function, Graph, Int, Opcode, Range, Tensor, Type,
+    Uniform, ValueId,
 };
 
 /// What the random graphs are made of.
@@ -70,6 +72,11 @@ impl Random {
         Type { dims, elem }
     }
 
+    fn function(&mut self) -> Function {
+        let inner = Function::call(Attrs::new(Opcode::Exp), vec![Function::Argument]).unwrap();
+        Function::call(Attrs::new(Opcode::Mul), vec![inner, Function::Number(self.float())]).unwrap()
+    }
+
     fn attrs(&mut self, op: Opcode) -> Attrs {
         let mut attrs = Attrs::new(op);
         for schema in op.info().attrs {
@@ -79,6 +86,7 @@ impl Random {
                 AttrKind::Float => Attr::Float(self.float()),
                 AttrKind::Bool => Attr::Bool(self.0.below(2) == 0),
                 AttrKind::Format => Attr::Format(self.format()),
+                AttrKind::Function => Attr::Function(AttrInput::into_value(self.function())),
             };
             if self.0.below(3) > 0 {
                 attrs.try_set(schema.name, value).unwrap();

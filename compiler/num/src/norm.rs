@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! (23)  m = floor((2^10 * sum(x) + floor(n / 2)) / n)       the mean, with 10 fraction bits
+//!       or m = 2^10 * center, where deviations are from a code that is given: root mean square normalization
 //! (24)  d = 2^10 * x - m,  w = max(1, E + sum(d^2))         64 bits; E = round(epsilon / Sx^2 * 2^20 * n)
 //! (25)  t = floor(leading_zeros(w) / 2),  g = floor(2^63 / floor(sqrt(w * 4^t)))
 //! (26)  u = floor(d * g / 2^(33 - t))                       d / sqrt(w), in [-1, 1], with 30 fraction bits
@@ -45,15 +46,19 @@ pub struct Row {
 }
 
 impl Row {
-    /// Equations (23) to (25). The row is not empty and not longer than [`LONGEST_ROW`].
+    /// Equations (23) to (25), deviations being from the row's mean or from `center`. The row is not empty and not longer than
+    /// [`LONGEST_ROW`].
     #[expect(
         clippy::cast_possible_wrap,
         clippy::cast_sign_loss,
         reason = "the variance is positive and below 2^63; its reciprocal has 32 bits"
     )]
-    pub fn new(x: impl Iterator<Item = u8> + Clone, epsilon: i64) -> Row {
+    pub fn new(x: impl Iterator<Item = u8> + Clone, center: Option<u8>, epsilon: i64) -> Row {
         let (sum, n) = x.clone().fold((0i64, 0i64), |(s, n), x| (s + i64::from(x), n + 1));
-        let mean = ((sum << MEAN_BITS) + n / 2) / n.max(1);
+        let mean = match center {
+            None => ((sum << MEAN_BITS) + n / 2) / n.max(1),
+            Some(center) => i64::from(center) << MEAN_BITS,
+        };
         let square = |x: u8| ((i64::from(x) << MEAN_BITS) - mean).pow(2);
         let w = (epsilon + x.map(square).sum::<i64>()).max(1) as u64;
         let t = w.leading_zeros() / 2;
@@ -106,7 +111,7 @@ mod tests {
         let (scale, out, zero) = (0.02, 0.03, 120u8);
         let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
         let var = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
-        let row = Row::new(x.iter().copied(), epsilon(eps, scale, x.len()));
+        let row = Row::new(x.iter().copied(), None, epsilon(eps, scale, x.len()));
         for (gamma, beta) in [(1.0, 0.0), (-0.3, 0.5), (0.01, -1.0)] {
             let (m, c) = (multiplier(gamma / out, x.len()).unwrap(), offset(zero, beta / out));
             for &x in x {
@@ -137,9 +142,9 @@ mod tests {
 
     #[test]
     fn extremes_fit() {
-        let row = Row::new([0u8; 9].into_iter(), 0);
+        let row = Row::new([0u8; 9].into_iter(), None, 0);
         assert_eq!((row.mean, row.shift), (0, 2));
-        let all = Row::new((0..100_000u32).map(|i| if i % 2 == 0 { 0 } else { 255 }), GREATEST_EPSILON);
+        let all = Row::new((0..100_000u32).map(|i| if i % 2 == 0 { 0 } else { 255 }), None, GREATEST_EPSILON);
         assert_eq!(all.apply(255, i32::MAX, GREATEST_OFFSET, 0, 255), 255);
         assert!(multiplier(1e9, 4).is_err());
     }

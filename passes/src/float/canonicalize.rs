@@ -16,8 +16,10 @@
 //! |---|---|
 //! | operators that move nothing, chains of data movement, constants as second operand, dead code | here |
 //! | additions, multiplications and padding beside a convolution or linear layer are taken into it | `absorb` |
-//! | factors of matrix products, layer normalization | `attention` |
+//! | factors of matrix products, constants behind normalizations | `attention` |
+//! | layer, root mean square and L2 normalization where they are spelled out | `normalization` |
 //! | masks before a softmax | `mask` |
+//! | softmax and its logarithm where they are spelled out | `softmax` |
 //! | activations that exporters spell out: swish, hard-swish, hard-sigmoid, gelu, mish, clip | `activation` |
 //!
 //! Rules are exact in real numbers; in f32 they may round differently.
@@ -26,6 +28,8 @@ mod absorb;
 mod activation;
 mod attention;
 mod mask;
+mod normalization;
+mod softmax;
 
 pub(crate) use mask::SWITCHED_OFF;
 
@@ -50,7 +54,10 @@ const RULES: &[Rule] = &[
     activation::gated,
     activation::hard_swish_scaled,
     activation::gelu,
-    attention::layer_norm,
+    softmax::spelled_out,
+    softmax::unshifted,
+    softmax::logarithm_of,
+    normalization::spelled_out,
     attention::affine_of_norm,
     attention::factor_of_product,
     attention::factor_of_operand,

@@ -46,6 +46,7 @@ use crate::quant::quantize;
 use crate::quant::sensitive_range::sensitive;
 use crate::ranges::activations::activations;
 use crate::ranges::extent::{span, span_of, workable};
+use crate::ranges::observed::{SOFTMAX_SPAN, Sentinel, sentinels};
 use crate::rewrite::{floats, origin_of};
 use crate::{Context, Pass, diag_at};
 
@@ -165,6 +166,7 @@ struct Ties<'g> {
     mixed: Vec<bool>,
     /// Of the roots: what its set has.
     formats: Vec<&'static Format>,
+    sentinels: HashMap<ValueId, Sentinel>,
 }
 
 impl<'g> Ties<'g> {
@@ -176,7 +178,7 @@ impl<'g> Ties<'g> {
         let mixed: Vec<bool> = values.iter().map(|v| of_mixed.contains(v) && wanted.value(*v).is_none()).collect();
         let of = |(&v, &mixed): (&ValueId, &bool)| wanted.value(v).or(mixed.then_some(&format::I16));
         let wanted = values.iter().zip(&mixed).map(of).collect();
-        let mut ties = Ties { g, values, index, parent, wanted, mixed, formats: Vec::new() };
+        let mut ties = Ties { g, values, index, parent, wanted, mixed, formats: Vec::new(), sentinels: sentinels(g) };
         // What would bring different precisions together comes when they are known.
         let mut loose = Vec::new();
         for n in g.order() {
@@ -285,7 +287,8 @@ impl<'g> Ties<'g> {
             let own = self.formats[root];
             let (above_8_bits, narrow) = (precise && !own.fits_byte(), if own.fits_byte() { own } else { &format::U8 });
             let codes = narrow.extent() as f64;
-            let wanted = Extent { above_8_bits, codes, room: above_8_bits && !self.mixed[i] };
+            let wanted =
+                Extent { above_8_bits, codes, room: above_8_bits && !self.mixed[i], sentinels: &self.sentinels };
             if let Some(range) = needed(self.g, v, wanted) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
@@ -323,10 +326,6 @@ fn into_concat(g: &Graph, v: ValueId, y: ValueId) -> bool {
     (only_concats || span(g, v) * 2.0 >= span(g, y)) && (is_free(g, v) || of_concat)
 }
 
-/// What lies this far below the greatest argument of a softmax vanishes: `exp(-24)` is below 2^-34. Codes of 8 bits are too few
-/// to tell it apart; those of 16 bits also serve samples whose greatest argument is far below that of others.
-const SOFTMAX_SPAN: f32 = 24.0;
-
 /// How much further than what was seen a type of 16 bits reaches: it has a bit to spare, and other inputs have other ranges.
 const ROOM: f32 = 2.0;
 
@@ -349,29 +348,34 @@ fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
 
 /// What a range is for.
 #[derive(Clone, Copy)]
-struct Extent {
+struct Extent<'t> {
     /// Whether the type has more than 8 bits.
     above_8_bits: bool,
     /// Distance of its greatest from its least code, if it has no more than 8 bits.
     codes: f64,
     /// Whether these are to cover more than was seen.
     room: bool,
+    /// Values whose sentinels saturate.
+    sentinels: &'t HashMap<ValueId, Sentinel>,
 }
 
-/// Whether the range of `v` is known to come from elsewhere than from samples.
-fn unseen(g: &Graph, v: ValueId) -> bool {
-    let greatest = g.metadata().get(Fact::Seen, g.name_of(v)).map(|s| s.get(1).copied());
-    greatest.is_some_and(|greatest| greatest.is_none_or(|x| x == f64::NEG_INFINITY))
+/// Whether the range of `v` comes from samples.
+fn is_seen(g: &Graph, v: ValueId) -> bool {
+    let greatest = g.metadata().get(Fact::Seen, g.name_of(v)).and_then(|s| s.get(1).copied());
+    greatest.is_some_and(|greatest| greatest > f64::NEG_INFINITY)
 }
 
 /// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type.
-fn demand(g: &Graph, v: ValueId, wanted: Extent) -> Option<Range> {
+fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
     if wanted.room {
         range = roomy(g, v, range);
-    } else if !wanted.above_8_bits && g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax) && !g.is_output(v) {
-        let greatest = if unseen(g, v) { range.max.min(0.0) } else { range.max };
-        range.min = range.min.max(greatest - SOFTMAX_SPAN);
+    } else if !wanted.above_8_bits
+        && !is_seen(g, v)
+        && g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax && !g.is_output(v))
+    {
+        // What samples showed is cut row by row; of a row's own greatest element nothing else is known.
+        range.min = range.min.max(range.max.min(0.0) - SOFTMAX_SPAN);
     }
     if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))
         && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather | Opcode::Where))
@@ -379,11 +383,11 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent) -> Option<Range> {
         let y = g.result(n);
         return if clamps(g.op(n)) { None } else { demand(g, y, wanted) };
     }
-    produced(g, v, range)
+    produced(g, v, range, wanted)
 }
 
 /// The same less what nothing depends on that reads `v`, which 16 bits can afford.
-fn needed(g: &Graph, v: ValueId, wanted: Extent) -> Option<Range> {
+fn needed(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
     let range = demand(g, v, wanted)?;
     let narrow = Extent { above_8_bits: false, room: false, ..wanted };
     let step = |y: ValueId| demand(g, y, narrow).map(|r| f64::from(span_of(r)) / wanted.codes);
@@ -391,13 +395,18 @@ fn needed(g: &Graph, v: ValueId, wanted: Extent) -> Option<Range> {
 }
 
 /// The range of `v` by what computes it.
-fn produced(g: &Graph, v: ValueId, range: Range) -> Option<Range> {
+fn produced(g: &Graph, v: ValueId, range: Range, wanted: Extent<'_>) -> Option<Range> {
     let Some(n) = g.producer(v) else { return Some(range) };
     Some(match g.op(n) {
         // Probabilities that only later operators read are as fine as the greatest seen: with hundreds of them a 255th is coarse.
         Opcode::Softmax if !g.is_output(v) && range.max > 0.0 => Range { min: 0.0, max: range.max.min(1.0) },
-        op if natural_range(op).is_some() => natural_range(op)?,
-        Opcode::Pad => {
+        op if natural_range(op).is_some() => {
+            let natural = natural_range(op)?;
+            // What samples showed is finer, and never more than the function gives.
+            let seen = Range { min: range.min.max(natural.min), max: range.max.min(natural.max) };
+            if is_seen(g, v) && op != Opcode::Softmax && seen.is_valid() { seen } else { natural }
+        }
+        Opcode::Pad if !wanted.sentinels.contains_key(&v) => {
             let value = g.node(n).attrs.get(attr::VALUE);
             range.union(Range { min: value, max: value })
         }

@@ -7,8 +7,10 @@
 //! ```
 //!
 //! Samples run through the reference evaluator, several at a time. Of each value only a histogram is kept, so that memory
-//! does not grow with their number, and the result does not depend on the number of threads.
+//! does not grow with their number, and the result does not depend on the number of threads. What no reader of a value can tell is not
+//! observed: see `observed`.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use qcc_interp::{Statistics, Survey, Threads};
@@ -22,6 +24,7 @@ use crate::ranges::histogram::Histogram;
 use crate::ranges::merge::entry;
 use crate::ranges::method::Method;
 use crate::ranges::observations::Observations;
+use crate::ranges::observed::{Observed, observed};
 use crate::ranges::table::{RangeEntry, RangeTable};
 use crate::{Context, Options, Pass, Samples};
 
@@ -116,13 +119,15 @@ fn check_names(table: &RangeTable, g: &Graph) -> Result<(), Diag> {
 /// One for each activation; what they count can be merged in any order.
 struct Histograms<'a> {
     index: &'a HashMap<ValueId, usize>,
+    observed: &'a HashMap<ValueId, Observed>,
     all: Vec<Histogram>,
 }
 
 impl Statistics for Histograms<'_> {
     fn observe(&mut self, v: ValueId, tensor: &Tensor) {
         if let (Some(&at), Some(data)) = (self.index.get(&v), tensor.as_f32()) {
-            self.all[at].observe(data);
+            let data = self.observed.get(&v).map_or(Cow::Borrowed(data), |part| part.of(data));
+            self.all[at].observe(&data);
         }
     }
 }
@@ -136,7 +141,8 @@ fn observe(
 ) -> Result<RangeTable, Diags> {
     let count = samples.len();
     let index: HashMap<ValueId, usize> = activations.iter().enumerate().map(|(i, &v)| (v, i)).collect();
-    let new = || Histograms { index: &index, all: vec![Histogram::new(); activations.len()] };
+    let observed = observed(g);
+    let new = || Histograms { index: &index, observed: &observed, all: vec![Histogram::new(); activations.len()] };
     let (sample, watch) = (|i: usize| samples.get(i), |done: usize, of: usize| cx.watch(done, of));
     let survey = Survey { graph: g, count, sample: &sample, watch: &watch };
     let parts = survey.few(&Threads::start(cx.threads)?, new)?;
@@ -146,6 +152,8 @@ fn observe(
             all.merge(one);
         }
     }
+    // A value of which masks left nothing on any sample has no range of its own.
+    merged.iter_mut().filter(|h| h.is_empty()).for_each(|h| h.observe(&[0.0]));
     tabulate(g, activations, &merged, method, count, cx)
 }
 

@@ -107,6 +107,11 @@ impl Histogram {
         }
     }
 
+    /// True if nothing was observed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0 && self.strange == 0
+    }
+
     /// Adds another histogram.
     pub(crate) fn merge(&mut self, mut other: Histogram) {
         while self.exponent < other.exponent {

@@ -12,5 +12,6 @@ pub(crate) mod activations;
 pub(crate) mod extent;
 pub(crate) mod histogram;
 pub(crate) mod moments;
+pub(crate) mod observed;
 
 mod merge;

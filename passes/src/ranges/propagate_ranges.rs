@@ -26,6 +26,7 @@ use qcc_num::convert::nearest_f32;
 use crate::options::{OptionInfo, OptionKind};
 use crate::ranges::activations::activations;
 use crate::ranges::moments::{Channel, Interval, Stats};
+use crate::ranges::observed::{Sentinel, sentinels};
 use crate::ranges::synthesize_samples::Synthesized;
 use crate::ranges::table::{RangeEntry, RangeTable};
 use crate::rewrite::floats;
@@ -67,6 +68,7 @@ impl Pass for PropagateRanges {
             k: self.k,
             synthesized: &synthesized,
             leading: synthesized::leading(edit.graph()),
+            sentinels: sentinels(edit.graph()),
             stats: HashMap::new(),
             assumed: 0,
             declared: 0,
@@ -124,6 +126,8 @@ struct Analysis<'g> {
     k: f64,
     synthesized: &'g Synthesized,
     leading: HashSet<ValueId>,
+    /// Values whose sentinels take no part in their ranges.
+    sentinels: HashMap<ValueId, Sentinel>,
     stats: HashMap<ValueId, Stats>,
     assumed: usize,
     declared: usize,

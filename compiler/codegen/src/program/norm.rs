@@ -139,10 +139,15 @@ impl LayerNorm {
         });
         let [sum, squares] = totals.map(|total| t.b.use_var(total));
         // (23)
-        let scaled = t.b.ins().ishl_imm_s(sum, i64::from(MEAN_BITS));
-        let rounded = t.b.ins().iadd_imm_s(scaled, length as i64 / 2);
         let n = t.b.ins().iconst(types::I64, length as i64);
-        let mean = t.b.ins().udiv(rounded, n);
+        let mean = match self.attrs.get(attr::CENTER) {
+            -1 => {
+                let scaled = t.b.ins().ishl_imm_s(sum, i64::from(MEAN_BITS));
+                let rounded = t.b.ins().iadd_imm_s(scaled, length as i64 / 2);
+                t.b.ins().udiv(rounded, n)
+            }
+            center => t.b.ins().iconst(types::I64, center << MEAN_BITS),
+        };
         // (24)
         let squares = t.b.ins().ishl_imm_s(squares, i64::from(2 * MEAN_BITS));
         let twice = t.b.ins().ishl_imm_s(sum, i64::from(MEAN_BITS) + 1);

@@ -59,18 +59,19 @@ fn batch(call: &Call) -> Result<Vec<f32>, Diag> {
     Ok(out)
 }
 
-/// `(x - mean) / sqrt(var + epsilon) * scale + bias` over the dimensions from `axis` on.
+/// `(x - mean) / sqrt(var + epsilon) * scale + bias` over the dimensions from `axis` on, with the mean taken for 0 where it is not to
+/// be `centered`.
 fn layer(call: &Call) -> Result<Vec<f32>, Diag> {
     let x = call.f32s(0)?;
     let stretched = |i: usize| Ok(gather(call.f32s(i)?, 0, call.dims, &broadcast_strides(call.dims_of(i), call.dims)));
     let (scale, bias): (Vec<f32>, Vec<f32>) = (stretched(1)?, stretched(2)?);
-    let epsilon = f64::from(call.attrs.get(attr::EPSILON));
+    let (epsilon, centered) = (f64::from(call.attrs.get(attr::EPSILON)), call.attrs.get(attr::CENTERED));
     let length = call.dims[call.attrs.get(attr::AXIS) as usize..].iter().product();
     let mut out = call.cx.empty(x.len());
     out.extend_from_slice(x);
     call.cx.chunks(&mut out, length, |row, out| {
         let n = out.len() as f64;
-        let mean = sum(out) / n;
+        let mean = if centered { sum(out) / n } else { 0.0 };
         let var = out.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
         let factor = 1.0 / (var + epsilon).sqrt();
         let parameters = scale[row * length..].iter().zip(&bias[row * length..]);

@@ -94,9 +94,11 @@ pub(super) fn rows<T>(
     let stretched = |data: &[i32], dims: &[usize]| gather(data, 0, call.dims, &broadcast_strides(dims, call.dims));
     let (mult, offset) = (stretched(mult, dims[0]), stretched(offset, dims[1]));
     let length = call.dims[call.attrs.get(attr::AXIS) as usize..].iter().product();
+    // -1 stands for the mean.
+    let center = u8::try_from(call.attrs.get(attr::CENTER)).ok();
     let mut out = Vec::with_capacity(x.len());
     for (row, parameters) in x.chunks(length).zip(mult.chunks(length).zip(offset.chunks(length))) {
-        let rule = Row::new(row.iter().copied(), epsilon);
+        let rule = Row::new(row.iter().copied(), center, epsilon);
         let constants = parameters.0.iter().zip(parameters.1);
         out.extend(row.iter().zip(constants).map(|(&x, (&m, &c))| one(&rule, x, m, c)));
     }

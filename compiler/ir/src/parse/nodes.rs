@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::Parser;
 use super::cursor::Parsed;
+use crate::attr::AttrInput;
 use crate::attrs::{Attr, AttrKind};
 use crate::diag::Code;
+use crate::function::Function;
 use crate::graph::{Origin, ValueId};
 use crate::lex::Token;
 use crate::ops::{Attrs, Opcode};
@@ -57,6 +59,11 @@ impl Parser<'_, '_> {
         let value = match schema.kind {
             AttrKind::Int => Attr::Int(self.cursor.integer()?),
             AttrKind::Float => Attr::Float(self.cursor.float()?),
+            AttrKind::Function => {
+                let text = self.cursor.string("a function of `x`, in quotes")?;
+                let function = Function::parse(&text);
+                Attr::Function(function.map_err(|e| self.cursor.fault_at(at, Code::SYNTAX, e))?.into_value())
+            }
             AttrKind::Bool => Attr::Bool(self.cursor.word("`true` or `false`", |w| w.parse().ok())?),
             AttrKind::Format => Attr::Format(self.format()?),
             AttrKind::Ints => {

@@ -180,7 +180,7 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
             Some(Attr::Ints(list)) if attr::FACTORS.is(schema) => (list, terms),
             Some(Attr::Ints(list)) => (list, 2),
             Some(Attr::Int(v)) => (vec![v], 1),
-            Some(Attr::Float(_) | Attr::Bool(_) | Attr::Format(_)) | None => continue,
+            Some(Attr::Float(_) | Attr::Bool(_) | Attr::Format(_) | Attr::Function(_)) | None => continue,
         };
         if numbers.len() != length || numbers.iter().any(|v| !(least..=greatest).contains(v)) {
             let name = schema.name;

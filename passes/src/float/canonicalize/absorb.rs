@@ -2,6 +2,7 @@
 
 use qcc_ir::{Attrs, Change, Edit, NodeId, Opcode, Tensor, ValueId, attr};
 
+use super::mask::SWITCHED_OFF;
 use crate::rewrite::{either, floats, named, per_channel, produced_once, substitute};
 
 /// A convolution or linear layer with constant weights whose only user is the node at hand.
@@ -109,7 +110,7 @@ pub(super) fn multiplication(edit: &mut Edit, n: NodeId) -> bool {
 pub(super) fn padding(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
     let op = g.op(n);
-    if !matches!(op, Opcode::Conv2d | Opcode::AveragePool) {
+    if !matches!(op, Opcode::Conv2d | Opcode::AveragePool | Opcode::MaxPool) {
         return false;
     }
     let operands = g.operands(n);
@@ -121,10 +122,21 @@ pub(super) fn padding(edit: &mut Edit, n: NodeId) -> bool {
     let averages = op == Opcode::AveragePool;
     // An average without `count_include_pad` counts these zeros and not its own padding: only one kind can be said.
     let mixed = averages && own.iter().any(|&p| p != 0) && !g.node(n).attrs.get(attr::COUNT_INCLUDE_PAD);
-    if attrs.get(attr::VALUE) != 0.0 || mixed || own.len() != 4 {
+    if mixed || own.len() != 4 {
         return false;
     }
     let pads: Vec<i64> = own.iter().zip([top, left, bottom, right]).map(|(a, b)| a + b).collect();
+    let fits = match op {
+        // What pads says "no value", as a maximum's own padding does; every window has some of the operand in it.
+        Opcode::MaxPool => {
+            let kernel = g.node(n).attrs.get(attr::KERNEL);
+            attrs.get(attr::VALUE) <= SWITCHED_OFF && pads.iter().zip(kernel.iter().cycle()).all(|(p, k)| p < k)
+        }
+        _ => attrs.get(attr::VALUE) == 0.0,
+    };
+    if !fits {
+        return false;
+    }
     let mut new = g.node(n).attrs.clone().with(attr::PADS, pads);
     if averages {
         new = new.with(attr::COUNT_INCLUDE_PAD, true);

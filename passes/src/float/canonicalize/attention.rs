@@ -1,4 +1,4 @@
-//! What transformers spell out: factors beside a matrix product, layer normalization.
+//! What transformers spell out: factors beside a matrix product, constants behind a normalization.
 
 use std::sync::Arc;
 
@@ -66,57 +66,6 @@ fn scaled_operand(g: &Graph, n: NodeId, i: usize) -> Option<(NodeId, usize, Valu
             _ => return None,
         }
     }
-}
-
-/// `d / sqrt(mean(d^2) + epsilon)` with `d = x - mean(x)`, means over the last dimensions.
-pub(super) fn layer_norm(edit: &mut Edit, n: NodeId) -> bool {
-    let Some((x, axis, epsilon)) = normalized(edit.graph(), n) else { return false };
-    let y = edit.graph().result(n);
-    let name = edit.graph().name_of(y).to_string();
-    let label = format!("canonicalize: {} becomes nn.layer_norm", named(edit, n));
-    if edit.graph().ty(x).dims != edit.graph().ty(y).dims {
-        return false;
-    }
-    let Some(mut change) = edit.begin(label) else {
-        return false;
-    };
-    let mut one = |name: String, v: f32| change.add_const(&name, Tensor::f32(&[1], vec![v]));
-    let (scale, bias) = (one(format!("{name}.scale"), 1.0), one(format!("{name}.bias"), 0.0));
-    let attrs = Attrs::new(Opcode::LayerNorm).with(attr::AXIS, axis).with(attr::EPSILON, epsilon);
-    substitute(&mut change, y, Opcode::LayerNorm, &[x, scale, bias], attrs);
-    true
-}
-
-/// Operand, first axis and epsilon of what [`layer_norm`] looks for.
-fn normalized(g: &Graph, n: NodeId) -> Option<(ValueId, i64, f32)> {
-    if g.op(n) != Opcode::Div {
-        return None;
-    }
-    let [d, deviation] = g.operands(n)[..] else { return None };
-    let root = produced_once(g, deviation, Opcode::Sqrt)?;
-    let shifted = produced_once(g, g.operands(root)[0], Opcode::Add)?;
-    let (epsilon, variance) = either(g, shifted, |a, _| scalar(g, a))?;
-    let variance = produced_once(g, variance, Opcode::ReduceMean)?;
-    let square = g.producer(g.operands(variance)[0])?;
-    let squared = g.operands(square);
-    let is_square = match g.op(square) {
-        Opcode::Mul => squared == [d, d],
-        Opcode::Pow => squared[0] == d && scalar(g, squared[1]) == Some(2.0),
-        _ => false,
-    };
-    let centred = g.producer(d).filter(|&c| g.op(c) == Opcode::Sub && is_square)?;
-    let [x, mean] = g.operands(centred)[..] else { return None };
-    let mean = g.producer(mean).filter(|&m| g.op(m) == Opcode::ReduceMean && g.operands(m)[0] == x)?;
-    let rank = g.ty(x).rank();
-    let axes = |m: NodeId| {
-        let attrs = &g.node(m).attrs;
-        let mut axes = attrs.sizes(attr::AXES);
-        axes.sort_unstable();
-        let last = axes.iter().rev().zip((0..rank).rev()).all(|(a, b)| *a == b);
-        (last && attrs.get(attr::KEEPDIMS)).then_some(axes)
-    };
-    let first = axes(mean).filter(|a| Some(a) == axes(variance).as_ref())?.first().copied()?;
-    Some((x, i64::try_from(first).ok()?, epsilon))
 }
 
 /// Two constants through an elementwise operator.

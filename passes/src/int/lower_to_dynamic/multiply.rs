@@ -83,7 +83,8 @@ impl Lower<'_, '_> {
         let attrs = Attrs::new(Opcode::DynamicNorm)
             .with(attr::AXIS, axis)
             .with(attr::INT_EPSILON, i64::from(epsilon[0]))
-            .with(attr::EXPONENT, i64::from(exponent));
+            .with(attr::EXPONENT, i64::from(exponent))
+            .with(attr::CENTER, if attrs.get(attr::CENTERED) { -1 } else { i64::from(own.zero) });
         let ty = Type::int(Int::I32, &dims);
         let acc = self.add(Opcode::DynamicNorm, &[x, own.scale, mult, offset], attrs, ".acc", ty);
         let scale = self.known_scale("unit", unit);

@@ -144,7 +144,11 @@ impl Lower<'_, '_> {
         let mult = self.constant("mult", Tensor::new(&scale_dims, Data::I32(mult)));
         let offset = self.constant("offset", Tensor::new(&bias_dims, Data::I32(offset)));
         let epsilon = norm::epsilon(f64::from(self.attrs().get(attr::EPSILON)), from.scale, row);
-        let attrs = Attrs::new(Opcode::ILayerNorm).with(attr::AXIS, axis).with(attr::INT_EPSILON, epsilon);
+        let center = if self.attrs().get(attr::CENTERED) { -1 } else { i64::from(from.zero) };
+        let attrs = Attrs::new(Opcode::ILayerNorm)
+            .with(attr::AXIS, axis)
+            .with(attr::INT_EPSILON, epsilon)
+            .with(attr::CENTER, center);
         Ok(self.emit_result(Opcode::ILayerNorm, &[x, mult, offset], attrs, "", &dims))
     }
 

@@ -182,6 +182,18 @@ impl Analysis<'_> {
                 let (start, step) = (*starts.get(1)?, *steps.get(1)?);
                 Stats { channels: (0..*ydims.get(1)?).map(|i| *x.channel(start + i * step)).collect(), ..x }
             }
+            // Sentinels saturate: what they are merged with has the range.
+            Move::Pad if self.sentinels.contains_key(&g.result(n)) => {
+                if xdims.get(1) == ydims.get(1) {
+                    x
+                } else {
+                    x.collapsed()
+                }
+            }
+            Move::Where if self.sentinels.contains_key(&g.result(n)) => {
+                let computed = operands[..2].iter().find(|&&v| g.constant(v).is_none());
+                self.operand(*computed.unwrap_or(&operands[0]))?
+            }
             Move::Pad => {
                 let value = f64::from(attrs.get(attr::VALUE));
                 let at = Interval::new(value, value);
