@@ -1,28 +1,42 @@
 //! Quantized graphs into ONNX files with explicit casts: every operator of the file computes on real numbers between a
-//! `DequantizeLinear` of each operand and a `QuantizeLinear` of its result.
+//! `DequantizeLinear` of each operand and a `QuantizeLinear` of its result. Plain integers and booleans, such as token ids, positions and
+//! conditions, stay what they are.
 //!
 //! ```text
 //! %y = nn.conv2d(%x, @w.q, @b.q) : !quant.uniform<u8:f32, 0.25>
 //! // becomes
-//! y.real = Conv(x.dq, w.q.dq, b.q.dq)     y = QuantizeLinear(y.real, 0.25, 0)     y.dq = DequantizeLinear(y, 0.25, 0)
+//! y.real = Conv(x.dq, w.q.dq, b.q.dq)     y.q = QuantizeLinear(y.real, 0.25, 0)     y.dq = DequantizeLinear(y.q, 0.25, 0)
 //! ```
 //!
-//! Inputs and outputs of the file are real numbers. A type that keeps to a part of its storage is written as a `Clip`.
+//! Inputs and outputs have the names and types that they have in the model that was compiled: real numbers where it declares no
+//! codes. A type that keeps to a part of its storage is written as a `Clip`.
 
 pub(crate) mod operators;
+pub(crate) mod positions;
 pub(crate) mod writer;
 
 use onnx_protobuf::{Message, ModelProto, OperatorSetIdProto};
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Diags, Graph, Int, NodeId, Opcode, ValueId};
+use qcc_ir::{Class, Data, Diag, Diags, Elem, Format, Graph, Int, NodeId, Opcode, Uniform, ValueId};
 
 use crate::import::table;
-use writer::{Item, Writer, interface};
+use writer::{FLOAT, Item, Value, Writer, interface, number, number_of};
 
 /// Operator set of files, and the one for numbers of 16 bits: the oldest that have all operators, so that as many readers as
 /// possible take them.
 pub(crate) const OPSET: i64 = 20;
 const OPSET_INT16: i64 = 21;
+
+/// An input or output that the model declares as integers: with a scale, codes of real numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Declared {
+    /// Its name.
+    pub name: String,
+    /// Type of the integers.
+    pub storage: Int,
+    /// Scale and zero point, if they stand for real numbers.
+    pub quant: Option<(f32, i64)>,
+}
 
 /// Operator set of a file and version of the format that belongs to it.
 fn versions(graph: &Graph) -> (i64, i64) {
@@ -30,10 +44,12 @@ fn versions(graph: &Graph) -> (i64, i64) {
     if int16 { (OPSET_INT16, 10) } else { (OPSET, 9) }
 }
 
-/// The bytes of an ONNX file that computes what a graph on quantized types does.
-pub fn export(graph: &Graph) -> Result<Vec<u8>, Diags> {
-    let mut writer = Writer::new(graph);
-    whole(&mut writer)?;
+/// The bytes of an ONNX file that computes what a graph on quantized types does; `declared` says which of its inputs and outputs are
+/// integers.
+pub fn export(graph: &Graph, declared: &[Declared]) -> Result<Vec<u8>, Diags> {
+    let interface = graph.inputs().iter().chain(graph.outputs());
+    let mut writer = Writer::new(graph, interface.map(|&v| graph.name_of(v).to_string()));
+    whole(&mut writer, declared)?;
     let (opset, ir_version) = versions(graph);
     let opset = OperatorSetIdProto { version: opset, ..OperatorSetIdProto::new() };
     let model = ModelProto {
@@ -49,18 +65,11 @@ pub fn export(graph: &Graph) -> Result<Vec<u8>, Diags> {
 }
 
 /// Inputs, nodes and outputs of the graph.
-fn whole(w: &mut Writer) -> Result<(), Diags> {
+fn whole(w: &mut Writer, declared: &[Declared]) -> Result<(), Diags> {
     let g = w.g;
     w.out.name.clone_from(&g.name);
     for &x in g.inputs() {
-        // An input that is an output too needs a second name.
-        let name = g.name_of(x).to_string();
-        let outer = if g.is_output(x) { format!("{name}.in") } else { name.clone() };
-        if g.ty(x).uniform().is_none() {
-            return Err(refuse(g, x, "an input without a scale").into());
-        }
-        w.out.input.push(interface(&outer, g.ty(x)));
-        w.quantize(&outer, &format!("{name}.q"), x);
+        input(w, x, declared.iter().find(|d| d.name == g.name_of(x)));
     }
     let mut faults = Diags::default();
     for n in g.order() {
@@ -70,38 +79,203 @@ fn whole(w: &mut Writer) -> Result<(), Diags> {
     }
     faults.into_result()?;
     for &y in g.outputs() {
-        let name = g.name_of(y).to_string();
-        if w.out.output.iter().any(|o| o.name == name) {
-            continue;
+        if w.out.output.iter().all(|o| o.name != g.name_of(y)) {
+            output(w, y, declared.iter().find(|d| d.name == g.name_of(y)))
+                .map_err(|message| Diag::new(Code::UNSUPPORTED, format!("%{}: {message}", g.name_of(y))))?;
         }
-        if g.constant(y).is_some() || g.ty(y).uniform().is_none() {
-            return Err(refuse(g, y, "an output without a scale").into());
-        }
-        w.dequantize(&format!("{name}.q"), &name, y);
-        w.out.output.push(interface(&name, g.ty(y)));
     }
     Ok(())
 }
 
-fn refuse(g: &Graph, v: ValueId, what: &str) -> Diag {
-    Diag::new(Code::UNSUPPORTED, format!("{what} cannot be written as ONNX: %{}", g.name_of(v)))
+/// An input, and its codes where it has a scale.
+fn input(w: &mut Writer, x: ValueId, declared: Option<&Declared>) {
+    let g = w.g;
+    let (name, ty) = (g.name_of(x).to_string(), g.ty(x));
+    // An input that is an output too needs a second name.
+    let outer = if g.is_output(x) { w.fresh(&format!("{name}.in")) } else { name.clone() };
+    let Some(u) = ty.uniform() else {
+        w.out.input.push(interface(&outer, &ty.dims, number_of(&ty.elem)));
+        w.store_as(x, &outer);
+        w.real_as(x, &outer);
+        return;
+    };
+    let given = declared.map(|d| (d, own_uniform(d)));
+    w.out.input.push(interface(&outer, &ty.dims, given.as_ref().map_or(FLOAT, |(d, _)| number(d.storage))));
+    if given.as_ref().is_some_and(|(_, own)| own.as_ref() == Some(&**u)) {
+        w.store_as(x, &outer);
+        return;
+    }
+    let real = match given {
+        None => outer,
+        Some((_, own)) => {
+            let real = w.fresh(&format!("{name}.given"));
+            match own {
+                Some(own) => w.cast_as("DequantizeLinear", &outer, &real, &own, &format!("{name}.given")),
+                None => w.emit("Cast", &[outer], &real, vec![("to", Value::Int(FLOAT.into()))]),
+            }
+            real
+        }
+    };
+    let codes = w.fresh(&format!("{name}.q"));
+    w.quantize(&real, &codes, x);
+    w.store_as(x, &codes);
+}
+
+/// The type of codes that are declared with a scale.
+fn own_uniform(declared: &Declared) -> Option<Uniform> {
+    declared.quant.map(|(scale, zero)| Uniform::per_tensor(Format::all(declared.storage), scale, zero))
+}
+
+/// An output: real numbers, or integers where they are declared.
+fn output(w: &mut Writer, y: ValueId, declared: Option<&Declared>) -> Result<(), String> {
+    let g = w.g;
+    let (name, ty) = (g.name_of(y).to_string(), g.ty(y));
+    let Some(u) = ty.uniform() else {
+        let inner = w.operand(y)?;
+        if inner != name {
+            w.emit("Identity", &[inner], &name, vec![]);
+        }
+        w.out.output.push(interface(&name, &ty.dims, number_of(&ty.elem)));
+        return Ok(());
+    };
+    let codes = w.codes(y)?;
+    let to = declared.map(|d| (number(d.storage), own_uniform(d)));
+    match &to {
+        None => w.dequantize(&codes, &name, y),
+        Some((_, Some(own))) if own == &**u => w.emit("Identity", &[codes], &name, vec![]),
+        Some((to, own)) => {
+            let real = w.fresh(&format!("{name}.taken"));
+            w.dequantize(&codes, &real, y);
+            match own {
+                Some(own) => w.cast_as("QuantizeLinear", &real, &name, own, &format!("{name}.taken")),
+                None => w.emit("Cast", &[real], &name, vec![("to", Value::Int((*to).into()))]),
+            }
+        }
+    }
+    w.out.output.push(interface(&name, &ty.dims, to.map_or(FLOAT, |(to, _)| to)));
+    Ok(())
 }
 
 fn node(w: &mut Writer, n: NodeId) -> Result<(), String> {
     let g = w.g;
     let (op, y) = (g.op(n), g.result(n));
     let name = g.name_of(y).to_string();
-    if g.ty(y).uniform().is_none() {
+    if let Elem::Calibrated(_) = g.ty(y).elem {
         return Err(format!("`{}` computes {}, which has no scale", op.name(), g.ty(y)));
     }
     let operands = g.operands(n).into_iter().map(|v| w.operand(v)).collect::<Result<Vec<_>, _>>()?;
-    let real = format!("{name}.real");
-    if op == Opcode::SCast {
-        w.quantize(&operands[0], &format!("{name}.q"), y);
+    let is_quantized = g.ty(y).uniform().is_some();
+    let codes = if is_quantized { w.fresh(&format!("{name}.q")) } else { name.clone() };
+    if matches!(op, Opcode::SCast | Opcode::QCast) {
+        w.quantize(&operands[0], &codes, y);
+        w.store_as(y, &codes);
         return Ok(());
     }
-    let (onnx, write) = table::written(op).ok_or_else(|| operators::unwritable(op))?;
-    write(w, Item { node: n, onnx, operands, real: &real })?;
-    w.quantize(&real, &format!("{name}.q"), y);
+    if op == Opcode::DCast {
+        w.real_as(y, &operands[0]);
+        return Ok(());
+    }
+    // The outer name of what is an output as it is.
+    let result = match (is_quantized, g.is_output(y)) {
+        (true, _) => w.fresh(&format!("{name}.real")),
+        (false, true) => name.clone(),
+        (false, false) => w.fresh(&name),
+    };
+    match table::written(op) {
+        Some((onnx, write)) => write(w, Item { node: n, onnx, operands, result: &result })?,
+        None => by_table(w, n, &result)?,
+    }
+    if is_quantized {
+        w.quantize(&result, &codes, y);
+        w.store_as(y, &codes);
+    } else {
+        w.store_as(y, &result);
+        w.real_as(y, &result);
+    }
     Ok(())
+}
+
+/// A function of one value that ONNX has no operator for: its results for all codes, in the order of these.
+fn by_table(w: &mut Writer, n: NodeId, result: &str) -> Result<(), String> {
+    let g = w.g;
+    let x = g.operands(n)[0];
+    let of = match (g.op(n).info().class, g.ty(x).uniform()) {
+        (Class::Unary(f), Some(u)) if u.axis.is_none() && u.storage() == Int::U8 => Some((f, u.clone())),
+        _ => None,
+    };
+    let (f, u) = of.ok_or_else(|| operators::unwritable(g.op(n)))?;
+    let attrs = &g.node(n).attrs;
+    let values: Vec<f32> = (0u8..=255).map(|q| f(attrs, (i64::from(q) - u.zero_point()) as f32 * u.scale())).collect();
+    let codes = w.codes(x)?;
+    let (table, positions) =
+        (w.constant(&format!("{result}.table"), &[256], Data::F32(values)), w.fresh(&format!("{result}.positions")));
+    w.emit("Cast", &[codes], &positions, vec![("to", Value::Int(number(Int::I32).into()))]);
+    w.emit("Gather", &[table, positions], result, vec![]);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exported(text: &str, declared: &[Declared]) -> onnx_protobuf::GraphProto {
+        let graph = qcc_ir::parse::parse(text, &qcc_ir::parse::no_files).expect("legal text");
+        let bytes = export(&graph, declared).expect("an ONNX model");
+        crate::import_bytes(&bytes, None, &crate::ImportOptions::default()).expect("it reads back");
+        ModelProto::parse_from_bytes(&bytes).expect("a message").graph.unwrap_or_default()
+    }
+
+    fn names_are_unique(graph: &onnx_protobuf::GraphProto) {
+        let made = graph.node.iter().flat_map(|n| &n.output).filter(|o| !o.is_empty());
+        let mut names: Vec<&String> =
+            made.chain(graph.initializer.iter().map(|t| &t.name)).chain(graph.input.iter().map(|i| &i.name)).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn names_of_values_and_of_parameters_meet() {
+        let graph = exported(
+            "graph @g(%x: tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>, %ids: tensor<1x2xi64>) -> (tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>, tensor<1x2xi64>) {
+  const @y.scale : tensor<2xf32> = dense<[1.5, 2.0]>
+  const @y.zero_point : tensor<2xf32> = dense<[0.5, -1.0]>
+  %y = nn.layer_norm(%x, @y.scale, @y.zero_point) {axis = 1} : tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>
+  %x.q = tensor.reshape(%ids) {shape = [1, 2]} : tensor<1x2xi64>
+  return %y, %x.q
+}
+",
+            &[],
+        );
+        names_are_unique(&graph);
+        let names: Vec<&str> = graph.input.iter().chain(&graph.output).map(|v| v.name.as_str()).collect();
+        assert_eq!(names, ["x", "ids", "y", "x.q"]);
+    }
+
+    #[test]
+    fn codes_of_the_model_stay_codes() {
+        let ty = "tensor<1x2x!quant.uniform<u8:f32, 0.5:125>>";
+        let declared =
+            |name: &str| Declared { name: name.into(), storage: Int::I8, quant: Some((0.5, -3)) };
+        let graph = exported(
+            &format!("graph @g(%x: {ty}) -> ({ty}) {{\n  %y = nn.relu(%x) : {ty}\n  return %y\n}}\n"),
+            &[declared("x"), declared("y")],
+        );
+        names_are_unique(&graph);
+        for value in graph.input.iter().chain(&graph.output) {
+            let ty = value.type_.as_ref().and_then(|t| t.value.as_ref());
+            let Some(onnx_protobuf::type_proto::Value::TensorType(tensor)) = ty else { panic!("no tensor") };
+            assert_eq!(tensor.elem_type, number(Int::I8), "{}", value.name);
+        }
+    }
+
+    #[test]
+    fn what_onnx_lacks_becomes_a_table() {
+        let ty = "tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>";
+        let round = "nn.round_float(%x) {fraction = 3, exponent = -6, greatest = 448.0}";
+        let graph = exported(&format!("graph @g(%x: {ty}) -> ({ty}) {{\n  %y = {round} : {ty}\n  return %y\n}}\n"), &[]);
+        names_are_unique(&graph);
+        assert!(graph.node.iter().any(|n| n.op_type == "Gather"));
+    }
 }

@@ -7,7 +7,7 @@ use qcc_codegen::emit::{jit, object};
 use qcc_codegen::program::tuning::Tuning;
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Elem, Graph, Level, check_level};
+use qcc_ir::{Diag, Elem, Graph, Int, Level, check_level};
 use qcc_passes::RangeTable;
 use qcc_runtime::Model;
 
@@ -152,7 +152,12 @@ impl Compiled {
             let diag = Diag::new(Code::PIPELINE, "there is no graph on quantized types to be written as ONNX");
             return Err(diag.help("let the pipeline contain `fuse`").into());
         };
-        files::write(path.as_ref(), &qcc_onnx::export(graph)?)
+        let manifest = &self.options.manifest;
+        let declared = manifest.integer_inputs.iter().chain(&manifest.integer_outputs).filter_map(|d| {
+            let quant = (d.scale > 0.0).then_some((d.scale, d.zero_point.into()));
+            Some(qcc_onnx::Declared { name: d.name.clone(), storage: Int::from_name(&d.dtype)?, quant })
+        });
+        files::write(path.as_ref(), &qcc_onnx::export(graph, &declared.collect::<Vec<_>>())?)
     }
 
     /// Machine code is made of integer graphs only; another pipeline may end before that.

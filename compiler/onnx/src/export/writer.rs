@@ -1,27 +1,57 @@
 //! The file that is written: nodes, constants, and casts between real and quantized values.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use onnx_protobuf::attribute_proto::AttributeType;
 use onnx_protobuf::tensor_shape_proto::{Dimension, dimension};
 use onnx_protobuf::{
     AttributeProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
-use qcc_ir::{Data, Def, Elem, Graph, Int, NodeId, Tensor, Type, Uniform, ValueId};
+use qcc_ir::{Data, Def, Elem, Graph, Int, NodeId, Tensor, Uniform, ValueId};
+
+/// Numbers of element types in files.
+pub(super) const FLOAT: i32 = 1;
+const BOOL: i32 = 9;
+
+/// The number of an integer type.
+pub(super) fn number(int: Int) -> i32 {
+    match int {
+        Int::U8 | Int::U4 => 2,
+        Int::I8 | Int::I4 => 3,
+        Int::I16 => 5,
+        Int::I32 => 6,
+        Int::I64 => 7,
+    }
+}
+
+/// The number of the type in which a value that is no quantized one is written.
+pub(super) fn number_of(elem: &Elem) -> i32 {
+    match elem {
+        Elem::Bool => BOOL,
+        Elem::Int(int) => number(*int),
+        Elem::F32 | Elem::Calibrated(_) | Elem::Uniform(_) => FLOAT,
+    }
+}
 
 pub(crate) struct Writer<'g> {
     pub(super) g: &'g Graph,
     pub(super) out: GraphProto,
-    /// Names of initializers and of dequantized values that are there already.
-    written: HashSet<String>,
+    /// All names in the file.
+    taken: HashSet<String>,
+    /// Names of values as they are stored: codes, plain integers, booleans.
+    stored: HashMap<ValueId, String>,
+    /// Names of values as real numbers.
+    real: HashMap<ValueId, String>,
+    /// Names of the scale and zero point of a value's type.
+    parameters: HashMap<ValueId, [String; 2]>,
 }
 
-/// A node of the graph that is to be written: by which ONNX operator, on which real values, and the name of its result.
+/// A node of the graph that is to be written: by which ONNX operator, on which operands, and the name of its result.
 pub(crate) struct Item<'a> {
     pub(super) node: NodeId,
     pub(super) onnx: &'static str,
     pub(super) operands: Vec<String>,
-    pub(super) real: &'a str,
+    pub(super) result: &'a str,
 }
 
 /// How a node is written.
@@ -36,82 +66,127 @@ pub(super) enum Value {
 }
 
 impl<'g> Writer<'g> {
-    pub(super) fn new(g: &'g Graph) -> Writer<'g> {
-        Writer { g, out: GraphProto::new(), written: HashSet::new() }
-    }
-
-    /// The name of the real value that an operand stands for.
-    pub(super) fn operand(&mut self, v: ValueId) -> Result<String, String> {
-        let g = self.g;
-        let name = g.name_of(v).to_string();
-        let real = format!("{name}.dq");
-        match (g.def(v), &g.ty(v).elem) {
-            // A bias of 64 bits has no type to be dequantized from, unless it fits 32.
-            (Def::Const(tensor), Elem::Uniform(u)) if u.storage() == Int::I64 => {
-                let codes = tensor.as_i64().unwrap_or_default();
-                let fits: Option<Vec<i32>> = codes.iter().map(|&q| i32::try_from(q).ok()).collect();
-                let new = self.written.insert(real.clone());
-                if let Some(codes) = fits.filter(|_| new) {
-                    self.initializer(&name, &Tensor::new(&tensor.dims, Data::I32(codes)), &Elem::Int(Int::I32));
-                    self.dequantize(&name, &real, v);
-                } else if new {
-                    let codes = tensor.as_i64().unwrap_or_default().iter().enumerate();
-                    let scale = |i: usize| u.scales[if u.axis.is_some() { i } else { 0 }];
-                    let reals = codes.map(|(i, &q)| q as f32 * scale(i)).collect();
-                    self.initializer(&real, &Tensor::f32(&tensor.dims, reals), &Elem::F32);
-                }
-                Ok(real)
-            }
-            (Def::Const(tensor), Elem::Uniform(_)) => {
-                if self.written.insert(real.clone()) {
-                    self.initializer(&name, &tensor, &g.ty(v).elem);
-                    self.dequantize(&name, &real, v);
-                }
-                Ok(real)
-            }
-            (Def::Const(tensor), elem) => {
-                if self.written.insert(name.clone()) {
-                    self.initializer(&name, &tensor, elem);
-                }
-                Ok(name)
-            }
-            (Def::Input(_) | Def::Node(..), Elem::Uniform(_)) => {
-                if self.written.insert(real.clone()) {
-                    self.dequantize(&format!("{name}.q"), &real, v);
-                }
-                Ok(real)
-            }
-            (Def::Input(_) | Def::Node(..), elem) => Err(format!("its operand %{name} is {elem}")),
+    /// A file whose inputs and outputs alone have these names.
+    pub(super) fn new(g: &'g Graph, interface: impl Iterator<Item = String>) -> Writer<'g> {
+        Writer {
+            g,
+            out: GraphProto::new(),
+            taken: interface.collect(),
+            stored: HashMap::new(),
+            real: HashMap::new(),
+            parameters: HashMap::new(),
         }
     }
 
-    fn initializer(&mut self, name: &str, tensor: &Tensor, elem: &Elem) {
-        let number = match (elem, &tensor.data) {
-            (Elem::Bool, _) => 9,
-            (_, Data::F32(_)) => 1,
-            (_, Data::U8(_)) => 2,
-            (_, Data::I8(_)) => 3,
-            (_, Data::I16(_)) => 5,
-            (_, Data::I32(_)) => 6,
-            (_, Data::I64(_)) => 7,
+    /// A name that nothing else has: `base` if it is free.
+    pub(super) fn fresh(&mut self, base: &str) -> String {
+        let numbered = |i: usize| if i == 0 { base.to_string() } else { format!("{base}.{i}") };
+        let name = (0..).map(numbered).find(|name| !self.taken.contains(name)).unwrap_or_default();
+        self.taken.insert(name.clone());
+        name
+    }
+
+    /// Says under which name a value is stored.
+    pub(super) fn store_as(&mut self, v: ValueId, name: &str) {
+        self.stored.insert(v, name.to_string());
+    }
+
+    /// Says which real numbers a value is.
+    pub(super) fn real_as(&mut self, v: ValueId, name: &str) {
+        self.real.insert(v, name.to_string());
+    }
+
+    /// The name of what an operator reads: real numbers, plain integers or booleans.
+    pub(super) fn operand(&mut self, v: ValueId) -> Result<String, String> {
+        match &self.g.ty(v).elem {
+            Elem::Uniform(_) | Elem::F32 => self.real(v),
+            Elem::Int(_) | Elem::Bool => self.codes(v),
+            elem @ Elem::Calibrated(_) => Err(format!("its operand %{} is {elem}", self.g.name_of(v))),
+        }
+    }
+
+    /// The name of a value as it is stored.
+    pub(super) fn codes(&mut self, v: ValueId) -> Result<String, String> {
+        if let Some(name) = self.stored.get(&v) {
+            return Ok(name.clone());
+        }
+        let g = self.g;
+        let Some(tensor) = g.constant(v) else { return Err(format!("its operand %{} is not written", g.name_of(v))) };
+        let name = self.fresh(g.name_of(v));
+        let ty = match &g.ty(v).elem {
+            Elem::Bool => BOOL,
+            _ => data_number(&tensor.data),
         };
+        self.initializer(&name, tensor, ty);
+        self.stored.insert(v, name.clone());
+        Ok(name)
+    }
+
+    fn real(&mut self, v: ValueId) -> Result<String, String> {
+        if let Some(name) = self.real.get(&v) {
+            return Ok(name.clone());
+        }
+        let g = self.g;
+        let name = match (g.def(v), &g.ty(v).elem) {
+            (Def::Const(tensor), Elem::Uniform(u)) if u.storage() == Int::I64 => self.wide_bias(v, &tensor, u),
+            (_, Elem::Uniform(_)) => {
+                let codes = self.codes(v)?;
+                let real = self.fresh(&format!("{}.dq", g.name_of(v)));
+                self.dequantize(&codes, &real, v);
+                real
+            }
+            (Def::Const(tensor), _) => {
+                let name = self.fresh(g.name_of(v));
+                self.initializer(&name, &tensor, FLOAT);
+                name
+            }
+            (Def::Input(_) | Def::Node(..), _) => return Err(format!("its operand %{} is not written", g.name_of(v))),
+        };
+        self.real.insert(v, name.clone());
+        Ok(name)
+    }
+
+    /// A bias of 64 bits has no type to be dequantized from, unless it fits 32.
+    fn wide_bias(&mut self, v: ValueId, tensor: &Tensor, u: &Uniform) -> String {
+        let codes = tensor.as_i64().unwrap_or_default();
+        let real = self.fresh(&format!("{}.dq", self.g.name_of(v)));
+        let narrow: Option<Vec<i32>> = codes.iter().map(|&q| i32::try_from(q).ok()).collect();
+        if let Some(narrow) = narrow {
+            let name = self.fresh(self.g.name_of(v));
+            self.initializer(&name, &Tensor::new(&tensor.dims, Data::I32(narrow)), number(Int::I32));
+            self.dequantize(&name, &real, v);
+        } else {
+            let scale = |i: usize| u.scales[if u.axis.is_some() { i } else { 0 }];
+            let reals = codes.iter().enumerate().map(|(i, &q)| q as f32 * scale(i)).collect();
+            self.initializer(&real, &Tensor::f32(&tensor.dims, reals), FLOAT);
+        }
+        real
+    }
+
+    fn initializer(&mut self, name: &str, tensor: &Tensor, data_type: i32) {
         self.out.initializer.push(TensorProto {
             name: name.to_string(),
             dims: tensor.dims.iter().copied().map(extent).collect(),
-            data_type: number,
+            data_type,
             raw_data: tensor.data.to_bytes(),
             ..TensorProto::new()
         });
     }
 
-    /// A constant that only this operator has; gives its name.
-    pub(super) fn constant(&mut self, name: String, dims: &[usize], data: Data) -> String {
-        let elem = Elem::F32;
-        self.initializer(&name, &Tensor::new(dims, data), &elem);
+    /// A constant that only one node has; gives its name.
+    pub(super) fn constant(&mut self, name: &str, dims: &[usize], data: Data) -> String {
+        let name = self.fresh(name);
+        let ty = data_number(&data);
+        self.initializer(&name, &Tensor::new(dims, data), ty);
         name
     }
 
     pub(super) fn emit(&mut self, op: &str, inputs: &[String], output: &str, attributes: Vec<(&str, Value)>) {
+        self.emit_all(op, inputs, &[output], attributes);
+    }
+
+    /// A node of several results, of which those without a name are not asked for.
+    pub(super) fn emit_all(&mut self, op: &str, inputs: &[String], outputs: &[&str], attributes: Vec<(&str, Value)>) {
         let attribute = |(name, value): (&str, Value)| {
             let mut a = AttributeProto { name: name.to_string(), ..AttributeProto::new() };
             match value {
@@ -123,17 +198,29 @@ impl<'g> Writer<'g> {
             a
         };
         self.out.node.push(NodeProto {
-            name: format!("{output}/{op}"),
+            name: format!("{}/{op}", outputs.iter().find(|o| !o.is_empty()).unwrap_or(&"")),
             op_type: op.to_string(),
             input: inputs.to_vec(),
-            output: vec![output.to_string()],
+            output: outputs.iter().map(ToString::to_string).collect(),
             attribute: attributes.into_iter().map(attribute).collect(),
             ..NodeProto::new()
         });
     }
 
-    /// Scale and zero point of a value's type as constants, and the axis along which they differ.
-    fn parameters(&mut self, name: &str, u: &Uniform) -> (Vec<String>, Vec<(&'static str, Value)>) {
+    /// Scale and zero point as constants, and the axis along which they differ.
+    fn parameters(&mut self, v: ValueId, u: &Uniform) -> (Vec<String>, Vec<(&'static str, Value)>) {
+        let names = match self.parameters.get(&v) {
+            Some(names) => names.clone(),
+            None => {
+                let names = self.parameters_of(&self.g.name_of(v).to_string(), u);
+                self.parameters.insert(v, names.clone());
+                names
+            }
+        };
+        (names.to_vec(), u.axis.map(|a| ("axis", Value::Int(extent(a)))).into_iter().collect())
+    }
+
+    fn parameters_of(&mut self, name: &str, u: &Uniform) -> [String; 2] {
         let dims: &[usize] = if u.axis.is_some() { &[u.scales.len()] } else { &[] };
         let zeros = match u.storage() {
             Int::U8 | Int::U4 => Data::U8(stored(&u.zero_points)),
@@ -141,35 +228,38 @@ impl<'g> Writer<'g> {
             Int::I16 => Data::I16(stored(&u.zero_points)),
             Int::I32 | Int::I64 => Data::I32(stored(&u.zero_points)),
         };
-        let (scale, zero) = (format!("{name}.scale"), format!("{name}.zero_point"));
-        if self.written.insert(scale.clone()) {
-            self.initializer(&scale, &Tensor::f32(dims, u.scales.clone()), &Elem::F32);
-            self.initializer(&zero, &Tensor::new(dims, zeros), &Elem::F32);
-        }
-        (vec![scale, zero], u.axis.map(|a| ("axis", Value::Int(extent(a)))).into_iter().collect())
+        let scale = self.constant(&format!("{name}.scale"), dims, Data::F32(u.scales.clone()));
+        [scale, self.constant(&format!("{name}.zero_point"), dims, zeros)]
     }
 
+    /// Quantizes real numbers to the type of a value.
     pub(super) fn quantize(&mut self, from: &str, to: &str, v: ValueId) {
         let Some(u) = self.g.ty(v).uniform().cloned() else { return };
         let mut from = from.to_string();
         if (u.min(), u.max()) != (u.storage().min(), u.storage().max()) {
             let bound = |q: i64| Data::F32(vec![(q - u.zero_point()) as f32 * u.scale()]);
             let (lo, hi) = (bound(u.min()), bound(u.max()));
-            let ends = [self.constant(format!("{to}.lo"), &[], lo), self.constant(format!("{to}.hi"), &[], hi)];
-            let clipped = format!("{to}.clipped");
+            let ends = [self.constant(&format!("{to}.lo"), &[], lo), self.constant(&format!("{to}.hi"), &[], hi)];
+            let clipped = self.fresh(&format!("{to}.clipped"));
             self.emit("Clip", &[from, ends[0].clone(), ends[1].clone()], &clipped, vec![]);
             from = clipped;
         }
-        let (mut inputs, attributes) = self.parameters(self.g.name_of(v), &u);
+        let (mut inputs, attributes) = self.parameters(v, &u);
         inputs.insert(0, from);
         self.emit("QuantizeLinear", &inputs, to, attributes);
     }
 
     pub(super) fn dequantize(&mut self, from: &str, to: &str, v: ValueId) {
         let Some(u) = self.g.ty(v).uniform().cloned() else { return };
-        let (mut inputs, attributes) = self.parameters(self.g.name_of(v), &u);
+        let (mut inputs, attributes) = self.parameters(v, &u);
         inputs.insert(0, from.to_string());
         self.emit("DequantizeLinear", &inputs, to, attributes);
+    }
+
+    /// A cast of type `u`, which is no value's own, under names made of `name`.
+    pub(super) fn cast_as(&mut self, op: &str, from: &str, to: &str, u: &Uniform, name: &str) {
+        let [scale, zero] = self.parameters_of(name, u);
+        self.emit(op, &[from.to_string(), scale, zero], to, vec![]);
     }
 }
 
@@ -178,16 +268,28 @@ fn stored<T: TryFrom<i64>>(zeros: &[i64]) -> Vec<T> {
     zeros.iter().filter_map(|&z| T::try_from(z).ok()).collect()
 }
 
+/// The number of the type of plain data.
+fn data_number(data: &Data) -> i32 {
+    match data {
+        Data::F32(_) => FLOAT,
+        Data::U8(_) => number(Int::U8),
+        Data::I8(_) => number(Int::I8),
+        Data::I16(_) => number(Int::I16),
+        Data::I32(_) => number(Int::I32),
+        Data::I64(_) => number(Int::I64),
+    }
+}
+
 /// The extent of a tensor in memory.
-fn extent(d: usize) -> i64 {
+pub(super) fn extent(d: usize) -> i64 {
     i64::try_from(d).unwrap_or(i64::MAX)
 }
 
-/// An input or output of real numbers.
-pub(super) fn interface(name: &str, ty: &Type) -> ValueInfoProto {
+/// An input or output.
+pub(super) fn interface(name: &str, dims: &[usize], elem_type: i32) -> ValueInfoProto {
     let known = |&d: &usize| Dimension { value: Some(dimension::Value::DimValue(extent(d))), ..Dimension::new() };
-    let shape = TensorShapeProto { dim: ty.dims.iter().map(known).collect(), ..TensorShapeProto::new() };
-    let tensor = type_proto::Tensor { elem_type: 1, shape: Some(shape).into(), ..type_proto::Tensor::new() };
+    let shape = TensorShapeProto { dim: dims.iter().map(known).collect(), ..TensorShapeProto::new() };
+    let tensor = type_proto::Tensor { elem_type, shape: Some(shape).into(), ..type_proto::Tensor::new() };
     let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::new() };
     ValueInfoProto { name: name.to_string(), type_: Some(ty).into(), ..ValueInfoProto::new() }
 }

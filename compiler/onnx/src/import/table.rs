@@ -12,7 +12,7 @@ use super::{
     einsum, elementwise, gemm, one_hot, order, pool, qoperator, quantize, reduce, resize, rnn, rotary, scatter, select,
     sequence, shape_ops, slice,
 };
-use crate::export::operators;
+use crate::export::{operators, positions};
 use crate::export::writer::Write;
 use crate::fault::{Fault, Outcome};
 use crate::model::domain;
@@ -73,7 +73,7 @@ pub(crate) static ROWS: &[Row] = &[
     row("Acosh", 9, NEWEST, Same(Opcode::Acosh)),
     row("Add", 7, NEWEST, Same(Opcode::Add)),
     row("And", 7, NEWEST, One(boolean::and)),
-    row("ArgMax", 1, NEWEST, One(order::arg_max)),
+    row("ArgMax", 1, NEWEST, One(order::arg_max)).writes(Opcode::ArgMax, positions::arg_max),
     row("ArgMin", 1, NEWEST, One(order::arg_min)),
     row("Asin", 7, NEWEST, Same(Opcode::Asin)),
     row("Asinh", 9, NEWEST, Same(Opcode::Asinh)),
@@ -82,7 +82,7 @@ pub(crate) static ROWS: &[Row] = &[
     row("Attention", 23, NEWEST, Many(attention::attention)),
     row("AveragePool", 7, NEWEST, One(pool::average_pool)).writes(Opcode::AveragePool, operators::pool),
     row("BatchNormalization", 7, NEWEST, Many(decompose::batch_norm)).writes(Opcode::BatchNorm, operators::same),
-    row("Cast", 6, NEWEST, One(cast::cast)),
+    row("Cast", 6, NEWEST, One(cast::cast)).writes(Opcode::CastTo, positions::cast),
     row("CastLike", 15, NEWEST, One(cast::cast_like)),
     row("Ceil", 6, NEWEST, Same(Opcode::Ceil)),
     row("Celu", 12, 27, Same(Opcode::Celu)),
@@ -111,7 +111,7 @@ pub(crate) static ROWS: &[Row] = &[
     row("Flatten", 1, NEWEST, One(shape_ops::flatten)),
     row("Floor", 6, NEWEST, Same(Opcode::Floor)),
     row("GRU", 7, NEWEST, Many(rnn::gru)),
-    row("Gather", 1, NEWEST, One(shape_ops::gather)).writes(Opcode::Gather, operators::gather),
+    row("Gather", 1, NEWEST, One(shape_ops::gather)).writes(Opcode::Gather, positions::gather),
     row("GatherElements", 11, NEWEST, One(scatter::gather_elements)),
     row("GatherND", 11, NEWEST, One(scatter::gather_nd)),
     row("Gelu", 20, NEWEST, One(elementwise::gelu)).writes(Opcode::Gelu, operators::gelu),
@@ -208,12 +208,12 @@ pub(crate) static ROWS: &[Row] = &[
     row("Tanh", 6, NEWEST, Same(Opcode::Tanh)),
     row("ThresholdedRelu", 10, NEWEST, Same(Opcode::ThresholdedRelu)),
     row("Tile", 6, NEWEST, One(shape_ops::tile)),
-    row("TopK", 1, NEWEST, Many(order::top_k)),
+    row("TopK", 1, NEWEST, Many(order::top_k)).writes(Opcode::TopK, positions::top_k),
     row("Transpose", 1, NEWEST, One(shape_ops::transpose)).writes(Opcode::Transpose, operators::transpose),
     row("Trilu", 14, NEWEST, One(elementwise::trilu)),
     row("Unsqueeze", 1, NEWEST, One(shape_ops::unsqueeze)),
     row("Upsample", 7, 9, One(resize::upsample)),
-    row("Where", 9, NEWEST, One(select::select)),
+    row("Where", 9, NEWEST, One(select::select)).writes(Opcode::Where, positions::select),
     row("Xor", 7, NEWEST, One(boolean::xor)),
 ];
 
@@ -318,7 +318,8 @@ fn same(site: &mut Site, op: Opcode) -> Outcome<ValueId> {
 
 /// The ONNX operator as which an operator of graphs is written, and how.
 pub(crate) fn written(op: Opcode) -> Option<(&'static str, Write)> {
-    ROWS.iter().find_map(|row| row.written.filter(|(own, _)| *own == op).map(|(_, write)| (row.name, write)))
+    let own = ROWS.iter().find_map(|row| row.written.filter(|(own, _)| *own == op).map(|(_, write)| (row.name, write)));
+    own.or_else(|| positions::second(op))
 }
 
 /// The rule for a node of a model whose operator set for the node's domain is `opset`.
