@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Graph, Level, Opcode, ValueId, check_level};
+use qcc_ir::{Diag, Fact, Graph, Int, Level, Opcode, Range, ValueId, check_level};
 use qcc_passes::quant::precision::WEIGHTS;
 use qcc_passes::{Context, Pipeline, Precisions, Property, RangeTable, Samples, Step, default_pipeline, preset};
 use qcc_runtime::Manifest;
@@ -149,10 +149,19 @@ pub fn compile_observed(
 pub(crate) fn declared_integers(graph: &Graph, values: &[ValueId], source: &Source) -> Vec<Declared> {
     let one = |&v: &ValueId| {
         let (name, ty) = (graph.name_of(v).to_string(), graph.ty(v));
+        if let Some(int) = whole_input(graph, v) {
+            return Some(Declared { name, dtype: int.name().to_string(), scale: 1.0, zero_point: 0 });
+        }
         let (scale, zero_point) = ty.uniform().map_or((0.0, 0), |u| (u.scale(), u.zero_point() as i32));
         Some(Declared { name, dtype: ty.elem.storage()?.name().to_string(), scale, zero_point })
     };
     if source.is_onnx() { values.iter().filter_map(one).collect() } else { Vec::new() }
+}
+
+/// The integers that a real input of the model is in its file.
+fn whole_input(graph: &Graph, v: ValueId) -> Option<Int> {
+    let &[min, max] = graph.metadata().get(Fact::Declared, graph.name_of(v))? else { return None };
+    [Int::U8, Int::I8, Int::I16].into_iter().find(|int| (Int::min(*int) as f64, Int::max(*int) as f64) == (min, max))
 }
 
 /// Outputs that no input decides on, and empty ones, are no results of a network; nor has the interface room for any number of
@@ -307,7 +316,8 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
     for &v in graph.inputs() {
         let ty = graph.ty(v);
         let images = options.preprocess.as_ref().filter(|p| p.layout_of(ty).is_some());
-        if let Some(range) = fallback.or(images.map(|p| p.range())).filter(|_| ty.is_float()) {
+        let whole = whole_input(graph, v).map(|int| Range { min: Int::min(int) as f32, max: Int::max(int) as f32 });
+        if let Some(range) = whole.or(fallback).or(images.map(|p| p.range())).filter(|_| ty.is_float()) {
             input_ranges.entry(graph.name_of(v).to_string()).or_insert(range);
         }
     }

@@ -26,12 +26,15 @@ pub enum Fact {
     Synthesized,
     /// Mean of each channel.
     ChannelMeans,
+    /// The least and the greatest integer of the type in which the model's file declares a real input: it takes integers, which stand for
+    /// themselves.
+    Declared,
 }
 
 impl Fact {
     /// All kinds.
-    pub const ALL: [Fact; 5] =
-        [Fact::SourceName, Fact::ChannelFactors, Fact::Seen, Fact::Synthesized, Fact::ChannelMeans];
+    pub const ALL: [Fact; 6] =
+        [Fact::SourceName, Fact::ChannelFactors, Fact::Seen, Fact::Synthesized, Fact::ChannelMeans, Fact::Declared];
 
     /// Spelling in the text.
     pub fn name(self) -> &'static str {
@@ -41,6 +44,7 @@ impl Fact {
             Fact::Seen => "seen",
             Fact::Synthesized => "synthesized",
             Fact::ChannelMeans => "channel_means",
+            Fact::Declared => "declared",
         }
     }
 

@@ -17,7 +17,7 @@ pub(crate) mod writer;
 
 use onnx_protobuf::{Message, ModelProto, OperatorSetIdProto};
 use qcc_ir::diag::Code;
-use qcc_ir::{Class, Data, Diag, Diags, Elem, Format, Graph, Int, NodeId, Opcode, Uniform, ValueId};
+use qcc_ir::{Class, Data, Diag, Diags, Elem, Format, Function, Graph, Int, NodeId, Opcode, Uniform, ValueId, attr};
 
 use crate::import::table;
 use writer::{FLOAT, Item, Value, Writer, interface, number, number_of};
@@ -181,8 +181,10 @@ fn node(w: &mut Writer, n: NodeId) -> Result<(), String> {
         (false, true) => name.clone(),
         (false, false) => w.fresh(&name),
     };
+    let attrs = &g.node(n).attrs;
     match table::written(op) {
-        Some((onnx, write)) => write(w, Item { node: n, onnx, operands, result: &result })?,
+        Some((onnx, write)) => write(w, Item { node: n, attrs, onnx, operands, result: &result })?,
+        None if op == Opcode::Map => map(w, n, &operands[0], &result)?,
         None => by_table(w, n, &result)?,
     }
     if is_quantized {
@@ -193,6 +195,44 @@ fn node(w: &mut Writer, n: NodeId) -> Result<(), String> {
         w.real_as(y, &result);
     }
     Ok(())
+}
+
+/// A composed function as the operators that it is put together from; as a table where ONNX lacks one of them.
+fn map(w: &mut Writer, n: NodeId, x: &str, result: &str) -> Result<(), String> {
+    let function = Function::parse(w.g.node(n).attrs.get(attr::BODY).text())?;
+    if !is_writable(&function) {
+        return by_table(w, n, result);
+    }
+    let last = part(w, n, &function, x, result)?;
+    if last != result {
+        w.emit("Identity", &[last], result, vec![]);
+    }
+    Ok(())
+}
+
+fn is_writable(function: &Function) -> bool {
+    match function {
+        Function::Argument | Function::Number(_) => true,
+        Function::Call(call) => table::written(call.attrs.op()).is_some() && call.operands.iter().all(is_writable),
+    }
+}
+
+/// Writes a part of a function; gives the name of its value.
+fn part(w: &mut Writer, n: NodeId, function: &Function, x: &str, result: &str) -> Result<String, String> {
+    let call = match function {
+        Function::Argument => return Ok(x.to_string()),
+        Function::Number(c) => return Ok(w.constant(&format!("{result}.number"), &[], Data::F32(vec![*c]))),
+        Function::Call(call) => call,
+    };
+    let inner = |w: &mut Writer| w.fresh(&format!("{result}.part"));
+    let operands = call.operands.iter().map(|f| {
+        let name = inner(w);
+        part(w, n, f, x, &name)
+    });
+    let operands = operands.collect::<Result<Vec<_>, _>>()?;
+    let (onnx, write) = table::written(call.attrs.op()).ok_or_else(|| operators::unwritable(call.attrs.op()))?;
+    write(w, Item { node: n, attrs: &call.attrs, onnx, operands, result })?;
+    Ok(result.to_string())
 }
 
 /// A function of one value that ONNX has no operator for: its results for all codes, in the order of these.
@@ -207,8 +247,8 @@ fn by_table(w: &mut Writer, n: NodeId, result: &str) -> Result<(), String> {
     let attrs = &g.node(n).attrs;
     let values: Vec<f32> = (0u8..=255).map(|q| f(attrs, (i64::from(q) - u.zero_point()) as f32 * u.scale())).collect();
     let codes = w.codes(x)?;
-    let (table, positions) =
-        (w.constant(&format!("{result}.table"), &[256], Data::F32(values)), w.fresh(&format!("{result}.positions")));
+    let table = w.constant(&format!("{result}.table"), &[256], Data::F32(values));
+    let positions = w.fresh(&format!("{result}.positions"));
     w.emit("Cast", &[codes], &positions, vec![("to", Value::Int(number(Int::I32).into()))]);
     w.emit("Gather", &[table, positions], result, vec![]);
     Ok(())
@@ -218,11 +258,17 @@ fn by_table(w: &mut Writer, n: NodeId, result: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn exported(text: &str, declared: &[Declared]) -> onnx_protobuf::GraphProto {
+    fn written(text: &str, declared: &[Declared]) -> (Vec<u8>, onnx_protobuf::GraphProto) {
         let graph = qcc_ir::parse::parse(text, &qcc_ir::parse::no_files).expect("legal text");
         let bytes = export(&graph, declared).expect("an ONNX model");
+        let graph = ModelProto::parse_from_bytes(&bytes).expect("a message").graph.unwrap_or_default();
+        (bytes, graph)
+    }
+
+    fn exported(text: &str, declared: &[Declared]) -> onnx_protobuf::GraphProto {
+        let (bytes, graph) = written(text, declared);
         crate::import_bytes(&bytes, None, &crate::ImportOptions::default()).expect("it reads back");
-        ModelProto::parse_from_bytes(&bytes).expect("a message").graph.unwrap_or_default()
+        graph
     }
 
     fn names_are_unique(graph: &onnx_protobuf::GraphProto) {
@@ -256,8 +302,7 @@ mod tests {
     #[test]
     fn codes_of_the_model_stay_codes() {
         let ty = "tensor<1x2x!quant.uniform<u8:f32, 0.5:125>>";
-        let declared =
-            |name: &str| Declared { name: name.into(), storage: Int::I8, quant: Some((0.5, -3)) };
+        let declared = |name: &str| Declared { name: name.into(), storage: Int::I8, quant: Some((0.5, -3)) };
         let graph = exported(
             &format!("graph @g(%x: {ty}) -> ({ty}) {{\n  %y = nn.relu(%x) : {ty}\n  return %y\n}}\n"),
             &[declared("x"), declared("y")],
@@ -274,7 +319,8 @@ mod tests {
     fn what_onnx_lacks_becomes_a_table() {
         let ty = "tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>";
         let round = "nn.round_float(%x) {fraction = 3, exponent = -6, greatest = 448.0}";
-        let graph = exported(&format!("graph @g(%x: {ty}) -> ({ty}) {{\n  %y = {round} : {ty}\n  return %y\n}}\n"), &[]);
+        let graph =
+            written(&format!("graph @g(%x: {ty}) -> ({ty}) {{\n  %y = {round} : {ty}\n  return %y\n}}\n"), &[]).1;
         names_are_unique(&graph);
         assert!(graph.node.iter().any(|n| n.op_type == "Gather"));
     }

@@ -40,6 +40,7 @@ mod shape_ops;
 mod site;
 mod slice;
 pub(crate) mod table;
+mod whole_inputs;
 mod window;
 
 use std::collections::{HashMap, HashSet};
@@ -126,6 +127,7 @@ impl<'a> Driver<'a, '_> {
         self.faults.into_result()?;
         self.builder.set_outputs(outputs);
         self.builder.remove_dead();
+        whole_inputs::make_real(&mut self.builder);
         Ok(self.remarks)
     }
 

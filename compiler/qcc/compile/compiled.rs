@@ -148,7 +148,9 @@ impl Compiled {
     /// Writes the model on quantized types as ONNX with explicit casts (`QuantizeLinear`, `DequantizeLinear`), which other
     /// runtimes read: scales, zero points and weights are what the integer model has.
     pub fn write_onnx_qdq(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let Some(graph) = &self.quantized else {
+        // Integers alone are on all levels.
+        let whole = |g: &&Graph| g.values().all(|v| matches!(g.ty(v).elem, Elem::Int(_) | Elem::Bool));
+        let Some(graph) = self.quantized.as_ref().or_else(|| Some(&self.source).filter(whole)) else {
             let diag = Diag::new(Code::PIPELINE, "there is no graph on quantized types to be written as ONNX");
             return Err(diag.help("let the pipeline contain `fuse`").into());
         };

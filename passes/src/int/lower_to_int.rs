@@ -125,6 +125,9 @@ struct Lower<'a, 'g> {
 impl Lower<'_, '_> {
     /// The value that takes the place of the result.
     fn node(&mut self) -> Result<ValueId, Diag> {
+        if self.op() == Opcode::CastTo && matches!(self.g().ty(self.operand(0)).elem, Elem::Int(_)) {
+            return self.number();
+        }
         if self.has_int16() {
             return self.int16();
         }

@@ -27,6 +27,9 @@
 pub(crate) mod chains;
 pub(crate) mod constants;
 mod dynamic;
+mod samples;
+
+use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::{
@@ -35,7 +38,8 @@ use qcc_ir::{
 };
 use qcc_num::convert::nearest_i64;
 
-use crate::{Context, Pass, diag_at};
+use crate::{Context, Pass, Samples, diag_at};
+use samples::{Shift, Shifted};
 
 /// The pass `adopt-qdq`.
 pub struct AdoptQdq;
@@ -47,7 +51,13 @@ impl Pass for AdoptQdq {
         computed_scales(edit.graph())?;
         constants::evaluate(edit);
         edit.remove_dead();
+        let before: Vec<_> = edit.graph().inputs().iter().map(|&x| edit.graph().ty(x).uniform().cloned()).collect();
         activations(edit)?;
+        let shifts = before.into_iter().zip(edit.graph().inputs());
+        let shifts: Vec<_> = shifts.map(|(u, &x)| Some((u?, edit.graph().ty(x).uniform()?))).map(shift_of).collect();
+        if shifts.iter().any(Option::is_some) {
+            cx.samples = cx.samples.take().map(|samples| Arc::new(Shifted::new(samples, shifts)) as Arc<dyn Samples>);
+        }
         edit.remove_dead();
         let casts = merge_casts(edit);
         for q in casts {
@@ -98,6 +108,12 @@ fn one_scale(g: &Graph, v: ValueId, u: &Uniform) -> Option<Uniform> {
     let ends = |(&s, &z): (&f32, &i64)| Range { min: s * (u.min() - z) as f32, max: s * (u.max() - z) as f32 };
     let range = u.scales.iter().zip(&u.zero_points).map(ends).reduce(Range::union)?;
     (is_cast && is_real && computed_in(u).is_err() && u.axis.is_some()).then(|| Uniform::covering(&format::I16, range))
+}
+
+/// How the codes of an input changed.
+fn shift_of(types: Option<(Arc<Uniform>, &Arc<Uniform>)>) -> Option<Shift> {
+    let (before, now) = types.filter(|(before, now)| before != *now)?;
+    Some(Shift { storage: now.storage(), by: now.zero_point() - before.zero_point() })
 }
 
 /// Gives every activation the type in which it is computed.

@@ -27,7 +27,7 @@
 //! the sake of finer codes (`mse`, `percentile`), or an input beyond all samples, would lose more. Weights of 16 bits are quantized here, to `i16` in [-32512, 32512];
 //! another format of at most 8 bits becomes the attribute `weights` of its layer, for those passes that fit and quantize weights.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
@@ -44,6 +44,7 @@ use crate::quant::mixed::mixed;
 use crate::quant::precision::Wanted;
 use crate::quant::quantize;
 use crate::quant::sensitive_range::sensitive;
+use crate::quant::whole;
 use crate::ranges::activations::activations;
 use crate::ranges::extent::{span, span_of, workable};
 use crate::ranges::observed::{SOFTMAX_SPAN, Sentinel, sentinels};
@@ -282,6 +283,7 @@ impl<'g> Ties<'g> {
     /// The type of each value, or what it would be in 8 bits.
     fn types(&mut self, precise: bool) -> Vec<(ValueId, Arc<Uniform>)> {
         let mut ranges: HashMap<usize, Range> = HashMap::new();
+        let mut whole: HashSet<usize> = HashSet::new();
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
             let own = self.formats[root];
@@ -289,14 +291,21 @@ impl<'g> Ties<'g> {
             let codes = narrow.extent() as f64;
             let wanted =
                 Extent { above_8_bits, codes, room: above_8_bits && !self.mixed[i], sentinels: &self.sentinels };
-            if let Some(range) = needed(self.g, v, wanted) {
+            if whole::is_whole(self.g, v) {
+                whole.insert(root);
+            }
+            let declared = whole::declared(self.g, v);
+            if let Some(range) = needed(self.g, v, wanted).map(|range| declared.map_or(range, |d| d.union(range))) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
         }
         let uniform = |root: usize, range: Range| {
             let own = self.formats[root];
             let format = if precise || own.fits_byte() { own } else { &format::U8 };
-            Uniform::covering(format, workable(range))
+            match whole.contains(&root) {
+                true => whole::covering(format, range),
+                false => Uniform::covering(format, workable(range)),
+            }
         };
         let types: HashMap<usize, Arc<Uniform>> =
             ranges.into_iter().map(|(root, range)| (root, Arc::new(uniform(root, range)))).collect();

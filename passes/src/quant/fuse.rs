@@ -21,10 +21,12 @@
 //! | `s u (q t r) = q u r` | no: one rounding less; left out with `exact` |
 
 use egg::{Id, Rewrite, rewrite};
-use qcc_ir::{Class, Def, Diags, Edit, Elem, Int, Opcode};
+use qcc_ir::{Attrs, Class, Def, Diags, Edit, Elem, Int, Opcode, attr};
+use qcc_num::convert::count_i64;
 
 use crate::op_traits::{clamps, selects};
 use crate::quant::cancel_qdq;
+use crate::quant::constant_operands;
 use crate::quant::quantize;
 use crate::quant::terms::{By, Facts, Kind, Site, Term, Terms, dequantized, real_terms, rewrite_regions};
 use crate::{Context, Options, Pass};
@@ -43,8 +45,8 @@ impl Fuse {
 
 impl Pass for Fuse {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
-        inputs(edit);
         outputs(edit);
+        inputs(edit);
         positions(edit);
         edit.remove_dead();
         let mut rules: Vec<Rewrite<Term, Facts>> = cancel_qdq::rules(self.exact);
@@ -56,6 +58,7 @@ impl Pass for Fuse {
             rewrite!("saturation-clamps"; "?x" => { By(saturation_clamps) }),
         ]);
         rewrite_regions(edit, "fuse", &rules);
+        constant_operands::quantize(edit);
         Ok(())
     }
 }
@@ -75,10 +78,16 @@ fn inputs(edit: &mut Edit) {
         let Some(mut change) = edit.begin(label) else {
             continue;
         };
+        let shape: Vec<i64> = ty.dims.iter().map(|&d| count_i64(d)).collect();
         change.set_type(x, ty);
         for n in casts {
             let q = change.graph().result(n);
-            change.replace_uses(q, x);
+            if change.graph().is_output(q) {
+                // An output is no input, and has its own name.
+                change.set_op(n, Opcode::Reshape, Attrs::new(Opcode::Reshape).with(attr::SHAPE, shape.clone()));
+            } else {
+                change.replace_uses(q, x);
+            }
         }
     }
 }
@@ -110,9 +119,17 @@ fn outputs(edit: &mut Edit) {
         {
             let q = g.operands(n)[0];
             let label = format!("fuse: output %{} is quantized", g.name_of(q));
+            let (is_taken, ty) = (matches!(g.def(q), Def::Input(_)) || outputs.contains(&q), g.ty(q).clone());
             let Some(mut change) = edit.begin(label) else { return };
-            outputs[i] = q;
-            change.set_outputs(outputs.clone());
+            if is_taken {
+                // What has a name of the interface already gives a second value.
+                let shape: Vec<i64> = ty.dims.iter().map(|&d| count_i64(d)).collect();
+                change.set_type(outputs[i], ty);
+                change.set_op(n, Opcode::Reshape, Attrs::new(Opcode::Reshape).with(attr::SHAPE, shape));
+            } else {
+                outputs[i] = q;
+                change.set_outputs(outputs.clone());
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod adopt_qdq;
 pub mod assign_scales;
 pub mod cancel_qdq;
+pub(crate) mod constant_operands;
 pub mod fuse;
 pub mod insert_qdq;
 pub mod precision;
@@ -13,3 +14,4 @@ pub(crate) mod forms;
 pub(crate) mod mixed;
 pub(crate) mod quantize;
 pub(crate) mod terms;
+pub(crate) mod whole;

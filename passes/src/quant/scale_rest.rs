@@ -27,6 +27,7 @@ use crate::op_traits::{clamps, natural_range, selects};
 use crate::quant::adopt_qdq::chains;
 use crate::quant::forms::{Side, refused};
 use crate::quant::precision::Wanted;
+use crate::quant::whole;
 use crate::ranges::extent::workable;
 use crate::rewrite::add_cast;
 use crate::{Context, Pass, diag_at};
@@ -154,6 +155,7 @@ fn value(edit: &mut Edit, v: ValueId, wanted: Option<&Format>) -> Result<(), Dia
     };
     let uniform = match known {
         Some(q) => g.ty(q).uniform().cloned(),
+        None if whole::is_whole(g, v) => observed.map(|range| Arc::new(whole::covering(format, range))),
         None => natural.or(observed).map(|range| Arc::new(Uniform::covering(format, range))),
     };
     let uniform = uniform.ok_or_else(|| Diag::new(Code::RANGE, format!("%{} has no range", g.name_of(v))))?;

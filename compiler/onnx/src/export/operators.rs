@@ -21,18 +21,17 @@ impl Item<'_> {
 
 /// The operator of the same meaning; parameters that are reals have the same names.
 pub(crate) fn same(w: &mut Writer, item: Item) -> Written {
-    let node = w.g.node(item.node);
-    let real = |a: &AttrSchema| match node.attrs.of_schema(a) {
+    let real = |a: &AttrSchema| match item.attrs.of_schema(a) {
         Some(Attr::Float(v)) => Some((a.name, Value::Float(v))),
         _ => None,
     };
-    let attributes = node.op.info().attrs.iter().filter_map(real).collect();
+    let attributes = item.attrs.op().info().attrs.iter().filter_map(real).collect();
     w.emit(item.onnx, &item.operands, item.result, attributes);
     Ok(())
 }
 
 pub(crate) fn clip(w: &mut Writer, mut item: Item) -> Written {
-    let attrs = &w.g.node(item.node).attrs;
+    let attrs = item.attrs;
     for key in [attr::MIN, attr::MAX] {
         let bound = w.constant(&item.named(key.name()), &[], Data::F32(vec![attrs.get(key)]));
         item.operands.push(bound);
@@ -42,7 +41,7 @@ pub(crate) fn clip(w: &mut Writer, mut item: Item) -> Written {
 }
 
 pub(crate) fn gelu(w: &mut Writer, item: Item) -> Written {
-    let approximate = if w.g.node(item.node).attrs.get(attr::TANH) { "tanh" } else { "none" };
+    let approximate = if item.attrs.get(attr::TANH) { "tanh" } else { "none" };
     w.emit(item.onnx, &item.operands, item.result, vec![("approximate", Value::Text(approximate))]);
     Ok(())
 }
@@ -50,7 +49,7 @@ pub(crate) fn gelu(w: &mut Writer, item: Item) -> Written {
 /// Its own operator is younger than the files that are written.
 pub(crate) fn swish(w: &mut Writer, item: Item) -> Written {
     let (scaled, gate) = (w.fresh(&item.named("scaled")), w.fresh(&item.named("gate")));
-    let alpha = w.g.node(item.node).attrs.get(attr::ALPHA);
+    let alpha = item.attrs.get(attr::ALPHA);
     let alpha = w.constant(&item.named("alpha"), &[], Data::F32(vec![alpha]));
     w.emit("Mul", &[item.operands[0].clone(), alpha], &scaled, vec![]);
     w.emit("Sigmoid", &[scaled], &gate, vec![]);
@@ -59,7 +58,7 @@ pub(crate) fn swish(w: &mut Writer, item: Item) -> Written {
 }
 
 pub(crate) fn matmul(w: &mut Writer, item: Item) -> Written {
-    let alpha = w.g.node(item.node).attrs.get(attr::ALPHA);
+    let alpha = item.attrs.get(attr::ALPHA);
     if alpha == 1.0 {
         w.emit(item.onnx, &item.operands, item.result, vec![]);
         return Ok(());
@@ -72,7 +71,7 @@ pub(crate) fn matmul(w: &mut Writer, item: Item) -> Written {
 }
 
 pub(crate) fn conv(w: &mut Writer, item: Item) -> Written {
-    let attrs = &w.g.node(item.node).attrs;
+    let attrs = item.attrs;
     let ints = |key: Key<Vec<i64>>| (key.name(), Value::Ints(attrs.get(key)));
     let groups = ("group", Value::Int(attrs.get(attr::GROUPS)));
     w.emit(
@@ -107,7 +106,7 @@ pub(crate) fn pool(w: &mut Writer, item: Item) -> Written {
 }
 
 pub(super) fn pool_attributes(w: &Writer, item: &Item) -> Vec<(&'static str, Value)> {
-    let attrs = &w.g.node(item.node).attrs;
+    let attrs = item.attrs;
     let ints = |key| Value::Ints(attrs.get(key));
     let mut attributes =
         vec![("kernel_shape", ints(attr::KERNEL)), ("strides", ints(attr::STRIDES)), ("pads", ints(attr::PADS))];
@@ -122,7 +121,7 @@ pub(super) fn pool_attributes(w: &Writer, item: &Item) -> Vec<(&'static str, Val
 }
 
 pub(crate) fn reduce(w: &mut Writer, mut item: Item) -> Written {
-    let attrs = &w.g.node(item.node).attrs;
+    let attrs = item.attrs;
     let axes = list(w, &item, "axes", attrs.get(attr::AXES));
     item.operands.push(axes);
     w.emit(item.onnx, &item.operands, item.result, vec![("keepdims", Value::Int(attrs.get(attr::KEEPDIMS).into()))]);
@@ -131,12 +130,13 @@ pub(crate) fn reduce(w: &mut Writer, mut item: Item) -> Written {
 
 /// `LayerNormalization` where scale and bias have the shape of what is normalized; elsewhere its parts.
 pub(crate) fn layer_norm(w: &mut Writer, item: Item) -> Written {
-    let (g, attrs) = (w.g, &w.g.node(item.node).attrs);
+    let (g, attrs) = (w.g, item.attrs);
     let (axis, epsilon) = (attrs.get(attr::AXIS), attrs.get(attr::EPSILON));
     let operands = g.operands(item.node);
     let dims = &g.ty(operands[0]).dims;
     let normalized = usize::try_from(axis).ok().and_then(|axis| dims.get(axis..)).unwrap_or_default();
-    if operands[1..].iter().all(|&v| g.ty(v).dims == normalized) {
+    let centered = attrs.get(attr::CENTERED);
+    if centered && operands[1..].iter().all(|&v| g.ty(v).dims == normalized) {
         let attributes = vec![("axis", Value::Int(axis)), ("epsilon", Value::Float(epsilon))];
         w.emit(item.onnx, &item.operands, item.result, attributes);
         return Ok(());
@@ -144,8 +144,12 @@ pub(crate) fn layer_norm(w: &mut Writer, item: Item) -> Written {
     let axes = list(w, &item, "axes", (axis..).take(normalized.len()).collect());
     let epsilon = w.constant(&item.named("epsilon"), &[], Data::F32(vec![epsilon]));
     let x = &item.operands[0];
-    let mean = step(w, &item, "ReduceMean", "mean", &[x, &axes]);
-    let centred = step(w, &item, "Sub", "centred", &[x, &mean]);
+    let centred = if centered {
+        let mean = step(w, &item, "ReduceMean", "mean", &[x, &axes]);
+        step(w, &item, "Sub", "centred", &[x, &mean])
+    } else {
+        x.clone()
+    };
     let squares = step(w, &item, "Mul", "squares", &[&centred, &centred]);
     let variance = step(w, &item, "ReduceMean", "variance", &[&squares, &axes]);
     let shifted = step(w, &item, "Add", "shifted", &[&variance, &epsilon]);
@@ -166,14 +170,14 @@ pub(super) fn step(w: &mut Writer, item: &Item, op: &str, part: &str, operands: 
 
 /// What has an axis and nothing else.
 pub(crate) fn along_axis(w: &mut Writer, item: Item) -> Written {
-    let axis = Value::Int(w.g.node(item.node).attrs.get(attr::AXIS));
+    let axis = Value::Int(item.attrs.get(attr::AXIS));
     w.emit(item.onnx, &item.operands, item.result, vec![("axis", axis)]);
     Ok(())
 }
 
 /// What takes its result's shape as an operand.
 pub(crate) fn shaped(w: &mut Writer, mut item: Item) -> Written {
-    let shape = w.g.node(item.node).attrs.get(attr::SHAPE);
+    let shape = item.attrs.get(attr::SHAPE);
     let shape = list(w, &item, "shape", shape);
     item.operands.push(shape);
     w.emit(item.onnx, &item.operands, item.result, vec![]);
@@ -181,13 +185,13 @@ pub(crate) fn shaped(w: &mut Writer, mut item: Item) -> Written {
 }
 
 pub(crate) fn transpose(w: &mut Writer, item: Item) -> Written {
-    let perm = Value::Ints(w.g.node(item.node).attrs.get(attr::PERM));
+    let perm = Value::Ints(item.attrs.get(attr::PERM));
     w.emit(item.onnx, &item.operands, item.result, vec![("perm", perm)]);
     Ok(())
 }
 
 pub(crate) fn slice(w: &mut Writer, mut item: Item) -> Written {
-    let attrs = &w.g.node(item.node).attrs;
+    let attrs = item.attrs;
     let axes = (0..).zip(attrs.get(attr::STARTS)).map(|(axis, _)| axis).collect();
     for (name, values) in [
         ("starts", attrs.get(attr::STARTS)),
@@ -203,7 +207,7 @@ pub(crate) fn slice(w: &mut Writer, mut item: Item) -> Written {
 }
 
 pub(crate) fn pad(w: &mut Writer, mut item: Item) -> Written {
-    let (g, attrs) = (w.g, &w.g.node(item.node).attrs);
+    let (g, attrs) = (w.g, item.attrs);
     let pads = list(w, &item, "pads", attrs.get(attr::PADS));
     // On quantized types the value is a code.
     let code = attrs.get(attr::VALUE);

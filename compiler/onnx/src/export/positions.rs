@@ -10,7 +10,7 @@ type Written = Result<(), String>;
 
 /// Rows of ONNX are at 32- or 64-bit positions within the extent; without `wrap` all others are the last one.
 pub(crate) fn gather(w: &mut Writer, mut item: Item) -> Written {
-    let (g, attrs) = (w.g, &w.g.node(item.node).attrs);
+    let (g, attrs) = (w.g, item.attrs);
     let operands = g.operands(item.node);
     let axis = attrs.get(attr::AXIS);
     let kind = match g.ty(operands[1]).elem {
@@ -37,7 +37,7 @@ pub(crate) fn gather(w: &mut Writer, mut item: Item) -> Written {
 }
 
 pub(crate) fn arg_max(w: &mut Writer, item: Item) -> Written {
-    let attrs = &w.g.node(item.node).attrs;
+    let attrs = item.attrs;
     let attributes = vec![
         ("axis", Value::Int(attrs.get(attr::AXIS))),
         ("keepdims", Value::Int(attrs.get(attr::KEEPDIMS).into())),
@@ -48,15 +48,17 @@ pub(crate) fn arg_max(w: &mut Writer, item: Item) -> Written {
 }
 
 pub(crate) fn top_k(w: &mut Writer, item: Item) -> Written {
-    top(w, &item, [item.result, ""])
+    let index = w.fresh(&item.named("positions"));
+    top(w, &item, [item.result, &index])
 }
 
 pub(crate) fn top_k_index(w: &mut Writer, item: Item) -> Written {
-    top(w, &item, ["", item.result])
+    let values = w.fresh(&item.named("values"));
+    top(w, &item, [&values, item.result])
 }
 
 fn top(w: &mut Writer, item: &Item, results: [&str; 2]) -> Written {
-    let attrs = &w.g.node(item.node).attrs;
+    let attrs = item.attrs;
     let attributes =
         vec![("axis", Value::Int(attrs.get(attr::AXIS))), ("largest", Value::Int(attrs.get(attr::LARGEST).into()))];
     let k = list(w, item, "k", vec![attrs.get(attr::K)]);
@@ -78,7 +80,9 @@ pub(crate) fn cast(w: &mut Writer, item: Item) -> Written {
     let elem = g.ty(g.result(item.node)).elem.clone();
     let from = g.operands(item.node)[0];
     let mut x = item.operands[0].clone();
-    if let (Elem::Int(int @ (Int::U8 | Int::I8 | Int::I16)), false) = (&elem, matches!(g.ty(from).elem, Elem::Int(_) | Elem::Bool)) {
+    if let (Elem::Int(int @ (Int::U8 | Int::I8 | Int::I16)), false) =
+        (&elem, matches!(g.ty(from).elem, Elem::Int(_) | Elem::Bool))
+    {
         let bounds = [Int::min(*int), Int::max(*int)].map(|q| q as f32);
         let [lo, hi] = bounds.map(|q| w.constant(&item.named("bound"), &[], Data::F32(vec![q])));
         x = step(w, &item, "Clip", "bounded", &[&x, &lo, &hi]);
@@ -98,7 +102,15 @@ pub(crate) fn select(w: &mut Writer, item: Item) -> Written {
         w.emit("Cast", &[holds], &cast, vec![("to", to)]);
         holds = cast;
     }
-    w.emit(item.onnx, &[holds, item.operands[0].clone(), item.operands[1].clone()], item.result, vec![]);
+    if g.ty(g.result(item.node)).elem != Elem::Bool {
+        w.emit(item.onnx, &[holds, item.operands[0].clone(), item.operands[1].clone()], item.result, vec![]);
+        return Ok(());
+    }
+    // ONNX Runtime selects no booleans.
+    let fails = step(w, &item, "Not", "fails", &[&holds]);
+    let first = step(w, &item, "And", "first", &[&holds, &item.operands[0]]);
+    let second = step(w, &item, "And", "second", &[&fails, &item.operands[1]]);
+    w.emit("Or", &[first, second], item.result, vec![]);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use onnx_protobuf::tensor_shape_proto::{Dimension, dimension};
 use onnx_protobuf::{
     AttributeProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
-use qcc_ir::{Data, Def, Elem, Graph, Int, NodeId, Tensor, Uniform, ValueId};
+use qcc_ir::{Attrs, Data, Def, Elem, Graph, Int, NodeId, Tensor, Uniform, ValueId};
 
 /// Numbers of element types in files.
 pub(super) const FLOAT: i32 = 1;
@@ -49,6 +49,8 @@ pub(crate) struct Writer<'g> {
 /// A node of the graph that is to be written: by which ONNX operator, on which operands, and the name of its result.
 pub(crate) struct Item<'a> {
     pub(super) node: NodeId,
+    /// The node's own, or those of a part of its function.
+    pub(super) attrs: &'a Attrs,
     pub(super) onnx: &'static str,
     pub(super) operands: Vec<String>,
     pub(super) result: &'a str,

@@ -69,8 +69,6 @@ fn at_run_time(site: &mut Site, x: ValueId, to: &Elem) -> Outcome<ValueId> {
         (Elem::Int(_), Elem::Bool) => boolean::of_integers(site, x),
         (Elem::Bool, _) => boolean::as_numbers(site, x, to),
         (_, Elem::F32) => as_reals(site, x),
-        // Positions are read as 64-bit integers wherever they are used.
-        (Elem::Int(Int::I32), Elem::Int(Int::I64)) => Ok(x),
         (Elem::F32 | Elem::Int(_), Elem::Int(_) | Elem::Bool) => {
             let number = shape::cast_to(to).ok_or_else(|| unsupported(&from, to))?;
             site.emit(Opcode::CastTo, &[x], Attrs::new(Opcode::CastTo).with(attr::TO, number), "")

@@ -12,8 +12,8 @@ use super::{
     einsum, elementwise, gemm, one_hot, order, pool, qoperator, quantize, reduce, resize, rnn, rotary, scatter, select,
     sequence, shape_ops, slice,
 };
-use crate::export::{operators, positions};
 use crate::export::writer::Write;
+use crate::export::{operators, positions};
 use crate::fault::{Fault, Outcome};
 use crate::model::domain;
 

@@ -3,8 +3,7 @@
 //! A mask of constants stays an addition, of nothing less than -1e4. One of run time becomes a selection between the argument and
 //! -1e4, because codes of a sum with numbers so far apart would tell little. A row of which a mask leaves nothing has equal shares.
 
-use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Change, Data, Diag, Diags, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, ValueId, attr};
+use qcc_ir::{Attrs, Change, Data, Edit, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, ValueId, attr};
 
 use crate::rewrite::{either, floats, named, origin_of, produced_by, scalar, substitute};
 
@@ -53,20 +52,6 @@ fn is_mask(g: &Graph, v: ValueId) -> bool {
         g.op(n) == Opcode::Add && !g.is_output(y) && (before(y) || again())
     };
     !g.is_output(v) && g.uses(v).iter().all(|&(n, _)| added(n))
-}
-
-/// Integers of run time become real numbers in masks only: what is left of these conversions has no integer form.
-pub(super) fn none_left(g: &Graph) -> Result<(), Diags> {
-    let left = |&n: &NodeId| {
-        g.op(n) == Opcode::CastTo && g.ty(g.result(n)).is_float() && g.constant(g.operands(n)[0]).is_none()
-    };
-    let fault = |n: NodeId| {
-        let from = &g.ty(g.operands(n)[0]).elem;
-        Diag::new(Code::UNSUPPORTED, format!("a conversion from {from} to f32 at run time")).at(g.describe(n)).help(
-            "only masks before a softmax, `(1 - m) * -10000`, may convert integers: give the value as a real input",
-        )
-    };
-    Diags(g.order().into_iter().filter(left).map(fault).collect()).into_result()
 }
 
 fn one_float(change: &mut Change, name: &str, x: f32) -> ValueId {

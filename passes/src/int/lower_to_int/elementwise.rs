@@ -1,7 +1,7 @@
 //! Functions of one value as tables; sums and products; affine maps per channel.
 
 use qcc_ir::ops::Binary;
-use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, attr, format};
+use qcc_ir::{Attrs, Data, Diag, Elem, Format, Int, Opcode, Tensor, Uniform, ValueId, attr, format};
 use qcc_num::convert::nearest_i64;
 use qcc_num::{affine, requant};
 
@@ -79,6 +79,27 @@ impl Lower<'_, '_> {
         let y = self.emit(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut), suffix, &dims, Elem::Int(stored));
         let Some(to) = qcc_ir::shape::cast_to(&elem).filter(|_| !kept) else { return Ok(y) };
         Ok(self.emit(Opcode::CastTo, &[y], Attrs::new(Opcode::CastTo).with(attr::TO, to), "", &dims, elem))
+    }
+
+    /// Integers of run time as real numbers: a table of their codes. Those beyond the range have the code of its end.
+    pub(super) fn number(&mut self) -> Result<ValueId, Diag> {
+        let (x, ty) = (self.operand(0), self.g().ty(self.y).clone());
+        let Some(u) = ty.uniform().filter(|u| u.axis.is_none()) else {
+            return Err(self.no_form("its result has no scale"));
+        };
+        let [least, greatest] = [u.min(), u.max()].map(|q| Format::dequantize(q, u.scale(), u.zero_point()));
+        let whole = nearest_i64(f64::from(greatest.floor()));
+        if least <= -1.0 || !(0..1 << 16).contains(&whole) {
+            let diag = self.no_form("integers of run time become real numbers from 0 to 65535 only");
+            return Err(diag.help("let the model take the value as a real input"));
+        }
+        let codes = (0..=whole).map(|v| u.format.quantize(v as f32, u.scale(), u.zero_point()));
+        let data = Data::integers(u.storage(), codes);
+        let name = format!("{}.codes", self.name);
+        let table = Tensor::new(&[data.len()], data);
+        let table = self.change.add_typed_const(&name, table, ty.elem.clone());
+        let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, 0).with(attr::WRAP, false);
+        Ok(self.emit_result(Opcode::Gather, &[table, x], attrs, "", &ty.dims))
     }
 
     /// Sum, difference or product.

@@ -58,7 +58,12 @@ pub(super) fn take_out(edit: &mut Edit) {
 
 /// `product`, the accumulators of a layer, times `scale`, that of the operand times that of the weights.
 fn layer(g: &Graph, product: ValueId, scale: ValueId) -> Option<DynamicLayer> {
-    let node = g.producer(product)?;
+    // Between them may stand casts to 32-bit integers, which hold the accumulators, and back.
+    let whole = |v: ValueId| {
+        let codes = g.operands(produced_by(g, v, Opcode::DCast)?)[0];
+        Some(g.operands(produced_by(g, codes, Opcode::QCast)?)[0])
+    };
+    let node = g.producer(whole(product).unwrap_or(product))?;
     let channel_axis = match g.op(node) {
         Opcode::Conv2d => 0,
         Opcode::MatMul => 1,
