@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Fact, Graph, Int, Level, Opcode, Range, ValueId, check_level};
+use qcc_ir::{Diag, Graph, Int, Level, Opcode, Range, check_level};
 use qcc_passes::quant::precision::WEIGHTS;
 use qcc_passes::{Context, Pipeline, Precisions, Property, RangeTable, Samples, Step, default_pipeline, preset};
 use qcc_runtime::Manifest;
 use qcc_runtime::info::MAX_TENSORS;
-use qcc_runtime::manifest::Declared;
 
 use crate::budget::{Budget, Effect};
-use crate::data::{Dataset, spread};
+use crate::data::Dataset;
 use crate::options::{Calibration, Mode};
+use crate::source::whole_input;
 use crate::{Error, Options, Source};
 pub use compiled::Compiled;
 use digest::digest;
@@ -119,8 +119,8 @@ pub fn compile_observed(
         preprocessing,
         ranges: report.range_source.clone(),
         source: source.file_name(),
-        integer_inputs: declared_integers(&imported, imported.inputs(), &source),
-        integer_outputs: declared_integers(&imported, imported.outputs(), &source),
+        integer_inputs: source.declared_integers(&imported, imported.inputs()),
+        integer_outputs: source.declared_integers(&imported, imported.outputs()),
         ..Manifest::default()
     };
     let refusal = options.float_interface.then(|| qcc_codegen::program::float_interface_refusal(&graph)).flatten();
@@ -143,25 +143,6 @@ pub fn compile_observed(
         report,
         threads: options.threads,
     })
-}
-
-/// Those of an ONNX file's inputs or outputs that it declares as integers.
-pub(crate) fn declared_integers(graph: &Graph, values: &[ValueId], source: &Source) -> Vec<Declared> {
-    let one = |&v: &ValueId| {
-        let (name, ty) = (graph.name_of(v).to_string(), graph.ty(v));
-        if let Some(int) = whole_input(graph, v) {
-            return Some(Declared { name, dtype: int.name().to_string(), scale: 1.0, zero_point: 0 });
-        }
-        let (scale, zero_point) = ty.uniform().map_or((0.0, 0), |u| (u.scale(), u.zero_point() as i32));
-        Some(Declared { name, dtype: ty.elem.storage()?.name().to_string(), scale, zero_point })
-    };
-    if source.is_onnx() { values.iter().filter_map(one).collect() } else { Vec::new() }
-}
-
-/// The integers that a real input of the model is in its file.
-fn whole_input(graph: &Graph, v: ValueId) -> Option<Int> {
-    let &[min, max] = graph.metadata().get(Fact::Declared, graph.name_of(v))? else { return None };
-    [Int::U8, Int::I8, Int::I16].into_iter().find(|int| (Int::min(*int) as f64, Int::max(*int) as f64) == (min, max))
 }
 
 /// Outputs that no input decides on, and empty ones, are no results of a network; nor has the interface room for any number of
@@ -261,11 +242,6 @@ fn model_name(options: &Options, source: &Source, imported: &Graph) -> String {
     }
 }
 
-/// The calls that a model is calibrated with, of `all` that there are.
-pub(crate) fn calibration_calls(all: usize, batch: usize, options: &Options) -> Vec<usize> {
-    spread(all, options.samples.map_or(all, |n| n.div_ceil(batch.max(1))))
-}
-
 /// Names as graphs spell them, for those that are spelled as in the ONNX file.
 fn graph_names(graph: &Graph, precision: &Precisions) -> Precisions {
     let spelled = |name: &String| {
@@ -301,7 +277,7 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
         Some(Calibration::Samples(samples)) => Some(samples.clone()),
         Some(Calibration::Path(path)) => {
             let dataset = Dataset::open(path, graph, options.preprocess.as_ref())?;
-            let calls = calibration_calls(dataset.len(), dataset.batch(), options);
+            let calls = options.calibration_calls(&dataset);
             Some(Arc::new(if calls.len() < dataset.len() { dataset.only(calls) } else { dataset }))
         }
     };
@@ -327,6 +303,7 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
         ranges: options.ranges.clone().map(|table| named_ranges(graph, table)),
         corrections: options.corrections,
         precision: graph_names(graph, &options.precision),
+        states: options.states.clone(),
         method: options.method,
         progress: options.progress.clone(),
         threads: options.threads,

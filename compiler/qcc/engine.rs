@@ -7,7 +7,6 @@ use qcc_runtime::abi::NAME_BYTES;
 use qcc_runtime::manifest::Declared;
 use qcc_runtime::{Model, Pool, RunError, Session};
 
-use crate::compile::declared_integers;
 use crate::float_interface::{Boundary, dynamic_scales, taken, view};
 use crate::{Compiled, Error, Source};
 
@@ -98,7 +97,7 @@ impl Engine {
     /// Takes and gives in [`Runner::run_as_declared`] what the model that was read from `source` declares, as compiled models do by
     /// what they record.
     pub fn of_source(self, source: &Source, graph: &Graph) -> Engine {
-        let list = |values| declared_integers(graph, values, source);
+        let list = |values| source.declared_integers(graph, values);
         self.declared(&list(graph.inputs()), &list(graph.outputs()))
     }
 

@@ -12,8 +12,16 @@ use qcc_onnx::ImportOptions;
 use qcc_passes::context::Progress;
 use qcc_passes::{Corrections, Method, Precisions, RangeTable, Samples};
 
-use crate::compile::calibration_calls;
-use crate::data::{Dataset, Preprocess};
+use crate::data::{Dataset, Preprocess, spread};
+
+/// Calls of which none is held out.
+const FEW: usize = 16;
+
+/// Of more than these each of so many calls is held out, or fewer, so that no more than [`HELD_OUT`] are.
+const HELD_OUT_STEP: usize = 8;
+
+/// Calls that are held out at most.
+const HELD_OUT: usize = 64;
 
 /// Samples to calibrate with.
 #[derive(Clone)]
@@ -70,7 +78,8 @@ pub struct Options {
     pub shapes: ImportOptions,
     /// Samples from which ranges are found.
     pub calibration: Option<Calibration>,
-    /// Most samples that are taken of them, spread evenly over all.
+    /// Most samples that are taken of them, spread evenly over all. Unless this says how many, of 16 calls or more from a path each
+    /// eighth is held out, and [`Options::held_out`] has them.
     pub samples: Option<usize>,
     /// Where scales come from. Ranges and samples are for static scales only.
     pub mode: Mode,
@@ -82,6 +91,8 @@ pub struct Options {
     pub corrections: Corrections,
     /// What has 16 bits instead of 8, by name: see [`qcc_passes::quant::precision`].
     pub precision: Precisions,
+    /// Inputs and outputs that are the same state, before and after a call, beside those that are known by their names.
+    pub states: Vec<(String, String)>,
     /// Declared ranges of inputs, by name; under an empty name, of all inputs that are not named.
     pub input_ranges: HashMap<String, Range>,
     /// How images become inputs; also declares the inputs' range where nothing else does.
@@ -115,6 +126,7 @@ impl Default for Options {
             method: Method::default(),
             corrections: Corrections::default(),
             precision: Precisions::new(),
+            states: Vec::new(),
             input_ranges: HashMap::new(),
             preprocess: None,
             pipeline: None,
@@ -128,9 +140,23 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The calls that a model is calibrated with, of those over `dataset`: as many as `samples` says, or all but some that are held
+    /// out, if there are more than a few.
+    pub(crate) fn calibration_calls(&self, dataset: &Dataset) -> Vec<usize> {
+        let all = dataset.len();
+        match self.samples {
+            Some(samples) => spread(all, samples.div_ceil(dataset.batch().max(1))),
+            None if all < FEW => (0..all).collect(),
+            None => {
+                let step = HELD_OUT_STEP.max(all.div_ceil(HELD_OUT));
+                (0..all).filter(|call| call % step != step - 1).collect()
+            }
+        }
+    }
+
     /// The calls of a model over `dataset` that it is not calibrated with.
     pub fn held_out(&self, dataset: &Dataset) -> Vec<usize> {
-        let used: HashSet<usize> = calibration_calls(dataset.len(), dataset.batch(), self).into_iter().collect();
+        let used: HashSet<usize> = self.calibration_calls(dataset).into_iter().collect();
         (0..dataset.len()).filter(|call| !used.contains(call)).collect()
     }
 
@@ -163,6 +189,7 @@ impl Options {
         list("bind", self.shapes.binds.iter().map(|(n, v)| format!("{n}={}", numbers(v))).collect());
         list("dim", self.shapes.dims.iter().map(|(n, d)| format!("{n}={d}")).collect());
         list("precision", self.precision.iter().map(|(n, p)| format!("{n}={}", p.name())).collect());
+        list("state", self.states.iter().map(|(x, y)| format!("{x}={y}")).collect());
         list("input-range", self.input_ranges.iter().map(|(n, r)| format!("{n}={:?}:{:?}", r.min, r.max)).collect());
         record
     }

@@ -5,7 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Graph, parse};
+use qcc_ir::{Diag, Fact, Graph, Int, ValueId, parse};
+use qcc_runtime::manifest::Declared;
 
 use crate::{Error, Options};
 
@@ -122,6 +123,19 @@ impl Source {
         }
     }
 
+    /// Those of an ONNX file's inputs or outputs that it declares as integers.
+    pub(crate) fn declared_integers(&self, graph: &Graph, values: &[ValueId]) -> Vec<Declared> {
+        let one = |&v: &ValueId| {
+            let (name, ty) = (graph.name_of(v).to_string(), graph.ty(v));
+            if let Some(int) = whole_input(graph, v) {
+                return Some(Declared { name, dtype: int.name().to_string(), scale: 1.0, zero_point: 0 });
+            }
+            let (scale, zero_point) = ty.uniform().map_or((0.0, 0), |u| (u.scale(), u.zero_point() as i32));
+            Some(Declared { name, dtype: ty.elem.storage()?.name().to_string(), scale, zero_point })
+        };
+        if self.is_onnx() { values.iter().filter_map(one).collect() } else { Vec::new() }
+    }
+
     /// Reads and verifies the model.
     pub fn load(&self, options: &Options) -> Result<Graph, Error> {
         self.load_with_remarks(options).map(|imported| imported.graph)
@@ -140,6 +154,12 @@ impl Source {
         };
         Ok(qcc_onnx::Imported { graph, remarks: Vec::new() })
     }
+}
+
+/// The integers that a real input of the model is in its file.
+pub(crate) fn whole_input(graph: &Graph, v: ValueId) -> Option<Int> {
+    let &[min, max] = graph.metadata().get(Fact::Declared, graph.name_of(v))? else { return None };
+    [Int::U8, Int::I8, Int::I16].into_iter().find(|int| (Int::min(*int) as f64, Int::max(*int) as f64) == (min, max))
 }
 
 fn is_text(path: &Path) -> bool {

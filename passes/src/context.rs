@@ -89,6 +89,8 @@ pub struct Context {
     pub corrections: Corrections,
     /// What has 16 bits instead of 8, by name.
     pub precision: Precisions,
+    /// Inputs and outputs that are the same state, before and after a call, beside those that are known by their names.
+    pub states: Vec<(String, String)>,
     /// How `calibrate` chooses a range, unless its options say otherwise.
     pub method: Method,
     /// Where to report progress.

@@ -168,7 +168,7 @@ fn open_dimensions_and_bound_inputs() {
     std::fs::write(folder.path().join("m.onnx"), whole).unwrap();
     let output = qcc(folder.path(), &["m.onnx", "-o", "out.so", "--bind", "sr=2"]);
     let said = stderr(&output);
-    assert!(said.contains("`height`, dimension 1, and `width`, dimension 2, of input `x` are not known"), "{said}");
+    assert!(said.contains("`height`, dimension 1, and `width`, dimension 2 of input `x` are not known"), "{said}");
     assert!(said.contains("--dim height=NUMBER --dim width=NUMBER, or --shape x=1xNUMBERxNUMBER"), "{said}");
     let sized = ["--dim", "height=1", "--dim", "width=3", "--input-range", "0:1", "--bind", "sr=2"];
     let x = qcc::ir::Tensor::f32(&[1, 1, 3], vec![0.0, 0.5, 1.0]);

@@ -65,7 +65,12 @@ fn onnx_becomes_text() {
 fn a_command_that_does_not_fail_is_refused() {
     let folder = folder(NET);
     refused(folder.path(), &["reduce", "net.qir", "-o", "out.qir", "--", "true", "{}"], 2, "does not fail");
-    refused(folder.path(), &["reduce", "net.qir", "-o", "./net.qir", "--", "false", "{}"], 2, "is the model");
+    refused(
+        folder.path(),
+        &["reduce", "net.qir", "-o", "./net.qir", "--", "false", "{}"],
+        2,
+        "this file is also the model",
+    );
     refused(folder.path(), &["reduce", "net.qir", "-o", "out.qir", "--", "true"], 2, "`{}`");
     let text = ["reduce", "net.qir", "-o", "out.qir", "--stderr", "no such words", "--", "cat", "{}", "missing"];
     refused(folder.path(), &text, 2, "does not fail");

@@ -81,7 +81,7 @@ fn a_calibrated_compilation_says_how_good_it_is() {
     assert!(said.contains("quality: agreement ") && said.contains("3 samples that it was calibrated with"), "{said}");
     let said = stderr(&qcc(folder.path(), &[EXAMPLE, "-o", "m.so", "--calibrate", "x.npy", "--samples", "2"]));
     assert!(
-        said.contains("calibration, 2 samples") && said.contains("1 samples that it was not calibrated with"),
+        said.contains("calibrated with 2 samples") && said.contains("1 sample that it was not calibrated with"),
         "{said}"
     );
     let said = stderr(&qcc(folder.path(), &[EXAMPLE, "-o", "m.so", "--data", "x.npy"]));

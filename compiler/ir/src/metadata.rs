@@ -29,12 +29,21 @@ pub enum Fact {
     /// The least and the greatest integer of the type in which the model's file declares a real input: it takes integers, which stand for
     /// themselves.
     Declared,
+    /// The model takes or gives codes of 8 bits with a sign by this name. No numbers.
+    SignedCodes,
 }
 
 impl Fact {
     /// All kinds.
-    pub const ALL: [Fact; 6] =
-        [Fact::SourceName, Fact::ChannelFactors, Fact::Seen, Fact::Synthesized, Fact::ChannelMeans, Fact::Declared];
+    pub const ALL: [Fact; 7] = [
+        Fact::SourceName,
+        Fact::ChannelFactors,
+        Fact::Seen,
+        Fact::Synthesized,
+        Fact::ChannelMeans,
+        Fact::Declared,
+        Fact::SignedCodes,
+    ];
 
     /// Spelling in the text.
     pub fn name(self) -> &'static str {
@@ -45,6 +54,7 @@ impl Fact {
             Fact::Synthesized => "synthesized",
             Fact::ChannelMeans => "channel_means",
             Fact::Declared => "declared",
+            Fact::SignedCodes => "signed_codes",
         }
     }
 

@@ -38,7 +38,8 @@ struct RangeFlags {
     /// Samples to find ranges with: .npy, .npz, image, list or folder
     #[arg(long, value_name = "SAMPLES")]
     calibrate: Option<PathBuf>,
-    /// Take at most so many of these samples, spread evenly over all
+    /// Take at most so many of these samples, spread evenly over all [default: of 16 and more all but each eighth, which serves to
+    /// judge the result]
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
     /// Ranges from an earlier run; samples then serve the corrections of weights and biases only
@@ -63,6 +64,10 @@ struct PrecisionFlags {
     /// Format of a value, of a layer's weights (NAME.weights), or of all: i16 for u8, i16 for weights of i8; 16 and 8 stand for both
     #[arg(long, value_name = "NAME=FORMAT[,NAME=FORMAT..]")]
     precision: Vec<String>,
+    /// An output that is fed back as an input of the next call: both have one scale. Pairs such as state and stateN, or h0 and hn, are
+    /// known by their names
+    #[arg(long, value_name = "INPUT=OUTPUT")]
+    state: Vec<String>,
     /// Where scales of activations come from: int8_static, int8_dynamic (each run's own ranges)
     #[arg(long, default_value = "int8_static")]
     mode: Mode,
@@ -216,9 +221,9 @@ pub fn usage(message: impl Into<String>) -> Error {
 }
 
 impl ModelFlags {
-    /// The preprocessing of images, if any flag speaks of it.
-    pub fn preprocess(&self) -> Result<Option<Preprocess>, Error> {
-        self.image.preprocess()
+    /// The preprocessing of images: what a model records, with what flags say in its place. `None` if neither speaks of it.
+    pub fn preprocess(&self, recorded: Option<Preprocess>) -> Result<Option<Preprocess>, Error> {
+        self.image.preprocess(recorded)
     }
 
     /// Whether scales are found in each run.
@@ -320,6 +325,7 @@ impl ModelFlags {
             (Group::Ranges, "--input-range", !r.input_range.is_empty()),
             (Group::Precision, "--synthesize-samples", r.synthesize_samples.is_some()),
             (Group::Precision, "--precision", !p.precision.is_empty()),
+            (Group::Precision, "--state", !p.state.is_empty()),
             (Group::Precision, "--mode", p.mode != Mode::default()),
             (Group::Precision, "--equalize", p.equalize.is_some()),
             (Group::Precision, "--round-weights", p.round_weights.is_some()),
@@ -354,7 +360,7 @@ impl ModelFlags {
                 round_weights: on(p.round_weights, usual.round_weights),
                 correct_bias: on(p.correct_bias, usual.correct_bias),
             },
-            preprocess: self.image.preprocess()?,
+            preprocess: self.image.preprocess(None)?,
             pipeline: p.passes.clone(),
             threads,
             tuning: c.tuning.as_deref().map(load_tuning).transpose()?.unwrap_or_default(),
@@ -370,6 +376,11 @@ impl ModelFlags {
             return Err(
                 usage("--precision: values whose scales are found in each run have 8 bits").help("leave `--mode` out")
             );
+        }
+        for text in &p.state {
+            let expected = || usage(format!("--state: expected INPUT=OUTPUT, found `{text}`"));
+            let (input, output) = text.split_once('=').ok_or_else(expected)?;
+            options.states.push((input.to_string(), output.to_string()));
         }
         for text in &r.input_range {
             let (name, range) = input_range(text)?;
@@ -430,14 +441,15 @@ fn input_range(text: &str) -> Result<(String, Range), Error> {
 }
 
 impl ImageFlags {
-    /// The preprocessing, if any flag speaks of it.
-    pub fn preprocess(&self) -> Result<Option<Preprocess>, Error> {
+    /// The preprocessing, if any flag speaks of it or a model records one. A preset takes the place of all that is recorded, other
+    /// flags that of a part.
+    pub fn preprocess(&self, recorded: Option<Preprocess>) -> Result<Option<Preprocess>, Error> {
         let mut p = match &self.preset {
             Some(name) => Preprocess::preset(name).ok_or_else(|| {
                 let known: Vec<_> = Preprocess::PRESETS.iter().map(|p| p.0).collect();
                 usage(format!("--preset: `{name}` is none of {}", known.join(", ")))
             })?,
-            None => Preprocess::default(),
+            None => recorded.clone().unwrap_or_default(),
         };
         let untouched = p.clone();
         if let Some(text) = &self.resize {
@@ -460,7 +472,7 @@ impl ImageFlags {
         p.order = self.channel_order.unwrap_or(p.order);
         p.check().map_err(usage)?;
         // `--scale 255` changes nothing and yet says that inputs are images.
-        let speaks = self.preset.is_some() || self.scale.is_some() || p != untouched;
+        let speaks = recorded.is_some() || self.preset.is_some() || self.scale.is_some() || p != untouched;
         Ok(speaks.then_some(p))
     }
 }

@@ -1,6 +1,6 @@
 //! What `qcc run` is given for the inputs of a model: arrays, images, or samples in any other form.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qcc::data::array::Array;
 use qcc::data::{Dataset, Preprocess, image, is_image};
@@ -10,8 +10,7 @@ use qcc::ir::{Builder, Elem, Graph, Tensor, Type};
 use qcc::passes::Samples as _;
 use qcc::{Error, Model};
 
-use super::flags::usage;
-use super::run::assign;
+use super::flags::{ModelFlags, usage};
 
 /// Inputs of all calls.
 pub enum Given {
@@ -37,7 +36,7 @@ pub enum One {
 
 impl Given {
     /// Opens what `--input` names. Images become inputs as `flags` say, or else as the model records.
-    pub fn open(texts: &[String], engine: &Engine, io: Io, flags: Option<&Preprocess>) -> Result<Given, Error> {
+    pub fn open(texts: &[String], engine: &Engine, io: Io, flags: &ModelFlags) -> Result<Given, Error> {
         let names: Vec<String> = engine.inputs(io).iter().map(|(name, _)| name.clone()).collect();
         let paths = assign("--input", texts, &names, 0)?;
         let types: Vec<Type> = engine
@@ -53,8 +52,8 @@ impl Given {
             && !is_array(path)
             && (names.len() == 1 || path.extension().is_some_and(|e| e == "npz"))
         {
-            let recorded = recorded(engine.model(), &names[0]);
-            let dataset = Dataset::open(path, &inputs(&names, &types), flags.or(recorded.as_ref()))?;
+            let preprocess = flags.preprocess(recorded(engine.model(), &names[0]))?;
+            let dataset = Dataset::open(path, &inputs(&names, &types), preprocess.as_ref())?;
             return Ok(Given::Samples(dataset));
         }
         let missing: Vec<&str> =
@@ -68,8 +67,8 @@ impl Given {
         let mut inputs = Vec::with_capacity(names.len());
         for (i, ((name, ty), path)) in names.into_iter().zip(types).zip(paths.into_iter().flatten()).enumerate() {
             let one = if is_image(&path) {
-                let recorded = recorded(engine.model(), &name);
-                One::Image(image(&path, flags.or(recorded.as_ref()), &ty)?)
+                let preprocess = flags.preprocess(recorded(engine.model(), &name))?;
+                One::Image(image(&path, preprocess.as_ref(), &ty)?)
             } else {
                 let array = Array::open(&path)?;
                 let undeclared = engine.declared_input(i).is_none() && engine.is_quantized(i);
@@ -161,4 +160,42 @@ fn calls(inputs: &[(String, Type, One)]) -> Result<usize, Error> {
         }
     }
     Ok(common.unwrap_or(1))
+}
+
+/// Paths for names: `NAME=PATH`, or a path for the first name that has none. `extra` more may be given by position.
+pub fn assign(flag: &str, texts: &[String], names: &[String], extra: usize) -> Result<Vec<Option<PathBuf>>, Error> {
+    let mut paths: Vec<Option<PathBuf>> = vec![None; names.len() + extra];
+    let listed = || format!("names are {}", names.join(", "));
+    for text in texts {
+        let named = names
+            .iter()
+            .enumerate()
+            .filter_map(|(i, n)| Some((i, text.strip_prefix(n.as_str())?.strip_prefix('=')?)))
+            .max_by_key(|&(i, _)| names[i].len());
+        let (i, path) = match named {
+            Some(found) => found,
+            None => {
+                if let Some((name, path)) = text.split_once('=').filter(|_| extra == 0 && !leads_somewhere(text)) {
+                    let message = format!("{flag} {text}: the model has no such tensor, `{name}`");
+                    return Err(usage(message).help(format!("{}; a path is ./{name}={path}", listed())));
+                }
+                (paths.iter().position(Option::is_none).unwrap_or(paths.len()), text.as_str())
+            }
+        };
+        let Some(slot) = paths.get_mut(i) else {
+            let message = format!("{flag} is given {} times for {} tensors", texts.len(), names.len());
+            return Err(usage(message).help(listed()));
+        };
+        if slot.is_some() {
+            return Err(usage(format!("{flag} is given twice for `{}`", names[i])));
+        }
+        *slot = Some(path.into());
+    }
+    Ok(paths)
+}
+
+/// Whether a text with `=` in it is a path for all that: that of a file, or one into a folder that exists.
+fn leads_somewhere(text: &str) -> bool {
+    let path = Path::new(text);
+    path.exists() || path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && folder.is_dir())
 }

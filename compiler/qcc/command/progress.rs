@@ -1,6 +1,6 @@
 //! How far long work is: a bar on a terminal, elsewhere a line now and then.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,11 @@ pub fn apart(write: impl FnOnce()) {
     }
 }
 
+/// Writes a line to stderr, whatever else is there.
+pub fn write_line(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 fn with_work(f: impl FnOnce(&mut Option<Work>)) {
     f(&mut WORK.lock().unwrap_or_else(PoisonError::into_inner));
 }
@@ -100,7 +105,7 @@ impl Work {
         if io::stderr().is_terminal() {
             self.draw(now);
         } else if let Some(line) = self.line(now) {
-            super::terminal::write_line(&line);
+            write_line(&line);
         }
     }
 

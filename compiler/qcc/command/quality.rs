@@ -65,7 +65,7 @@ fn measure(compiled: &Compiled, options: &Options, data: Option<&Path>) -> Resul
     let dataset = dataset.only(calls);
     let how = CompareOptions { threads: options.threads, progress: progress::progress(), ..CompareOptions::default() };
     let result = compare(compiled, &Engine::measuring(compiled)?, &dataset, &how)?;
-    terminal::note(&format!("quality: {} on {} samples {which}", figures(&result), result.samples));
+    terminal::note(&format!("quality: {} on {} {which}", figures(&result), counted(result.samples)));
     if let Some(what) = shortfall(&result) {
         terminal::warn(&what);
     }
@@ -97,6 +97,10 @@ fn figures(result: &Comparison) -> String {
         Some(share) => format!("agreement {:.1} %, {sqnr}", 100.0 * share),
         None => sqnr,
     }
+}
+
+fn counted(samples: usize) -> String {
+    if samples == 1 { "1 sample".to_string() } else { format!("{samples} samples") }
 }
 
 /// What falls short of the stated levels, and the flag that helps.

@@ -12,7 +12,7 @@ use qcc::{Error, Model, Source, check_places, compile};
 
 use super::build::announce;
 use super::flags::{Io, ModelFlags, usage};
-use super::given::Given;
+use super::given::{Given, assign};
 use super::terminal;
 use super::top::TopFlags;
 
@@ -81,7 +81,7 @@ impl Run {
     pub fn execute(&self) -> Result<(), Error> {
         let engine = self.engine()?.with_threads(self.threads)?;
         let io = self.io.into();
-        let given = Given::open(&self.input, &engine, io, self.flags.preprocess()?.as_ref())?;
+        let given = Given::open(&self.input, &engine, io, &self.flags)?;
         let mut runner = engine.runner();
         let mut results: Vec<Option<Tensor>> = vec![None; engine.outputs(io).len()];
         for call in 0..given.calls() {
@@ -170,44 +170,6 @@ impl Run {
         }
         terminal::result(&text)
     }
-}
-
-/// Paths for names: `NAME=PATH`, or a path for the first name that has none. `extra` more may be given by position.
-pub fn assign(flag: &str, texts: &[String], names: &[String], extra: usize) -> Result<Vec<Option<PathBuf>>, Error> {
-    let mut paths: Vec<Option<PathBuf>> = vec![None; names.len() + extra];
-    let listed = || format!("names are {}", names.join(", "));
-    for text in texts {
-        let named = names
-            .iter()
-            .enumerate()
-            .filter_map(|(i, n)| Some((i, text.strip_prefix(n.as_str())?.strip_prefix('=')?)))
-            .max_by_key(|&(i, _)| names[i].len());
-        let (i, path) = match named {
-            Some(found) => found,
-            None => {
-                if let Some((name, path)) = text.split_once('=').filter(|_| extra == 0 && !leads_somewhere(text)) {
-                    let message = format!("{flag} {text}: the model has no such tensor, `{name}`");
-                    return Err(usage(message).help(format!("{}; a path is ./{name}={path}", listed())));
-                }
-                (paths.iter().position(Option::is_none).unwrap_or(paths.len()), text.as_str())
-            }
-        };
-        let Some(slot) = paths.get_mut(i) else {
-            let message = format!("{flag} is given {} times for {} tensors", texts.len(), names.len());
-            return Err(usage(message).help(listed()));
-        };
-        if slot.is_some() {
-            return Err(usage(format!("{flag} is given twice for `{}`", names[i])));
-        }
-        *slot = Some(path.into());
-    }
-    Ok(paths)
-}
-
-/// Whether a text with `=` in it is a path for all that: that of a file, or one into a folder that exists.
-fn leads_somewhere(text: &str) -> bool {
-    let path = Path::new(text);
-    path.exists() || path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && folder.is_dir())
 }
 
 /// Appends along the first axis.

@@ -22,12 +22,7 @@ pub fn result(text: &str) -> Result<(), Error> {
 
 /// Writes a line to stderr.
 pub fn note(text: &str) {
-    progress::apart(|| write_line(text));
-}
-
-/// [`note`] for the one who holds the terminal already.
-pub fn write_line(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    progress::apart(|| progress::write_line(text));
 }
 
 /// Writes a warning to stderr.

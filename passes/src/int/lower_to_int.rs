@@ -23,13 +23,15 @@
 //! | data movement | stays | |
 //! | all of these with 16 bits on either side | sums of products of bytes, then `int.combine` | `int16` |
 //!
-//! Results keep the quantized types: they say what the integers stand for. Everything without an integer form is reported
+//! Results keep the quantized types: they say what the integers stand for. Inputs and outputs that the model has as codes with a
+//! sign (`signed_codes`) keep it (module `signs`). Everything without an integer form is reported
 //! at once.
 
 mod elementwise;
 mod exact;
 mod int16;
 mod layer;
+mod signs;
 mod window;
 
 use std::sync::Arc;
@@ -78,6 +80,7 @@ impl Pass for LowerToInt {
             }
         }
         faults.into_result()?;
+        signs::restore(edit);
         Fact::ALL.into_iter().for_each(|fact| edit.clear_metadata(fact));
         edit.remove_dead();
         Ok(())

@@ -33,8 +33,8 @@ use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::{
-    Attrs, Change, Data, Def, Diag, Diags, Edit, Elem, Format, Graph, Int, NodeId, Opcode, Range, Tensor, Uniform,
-    ValueId, attr, format,
+    Attrs, Change, Data, Def, Diag, Diags, Edit, Elem, Fact, Format, Graph, Int, NodeId, Opcode, Range, Tensor,
+    Uniform, ValueId, attr, format,
 };
 use qcc_num::convert::nearest_i64;
 
@@ -80,6 +80,9 @@ fn computed_scales(g: &Graph) -> Result<(), Diags> {
     Err(diag.help("give the float model that it was made from, or one that is quantized statically").into())
 }
 
+/// By how much codes of 8 bits without a sign are greater than those with one.
+const SIGN: i64 = 128;
+
 /// The type in which an activation is computed, and by how much its codes are greater there.
 fn computed_in(u: &Uniform) -> Result<(Uniform, i64), String> {
     let alike = u.scales.iter().all(|&s| s == u.scale()) && u.zero_points.iter().all(|&z| z == u.zero_point());
@@ -88,7 +91,7 @@ fn computed_in(u: &Uniform) -> Result<(Uniform, i64), String> {
     }
     let (storage, shift) = match (u.storage(), u.max() - u.min()) {
         (Int::U8 | Int::U4, _) => (Int::U8, 0),
-        (Int::I8, _) => (Int::U8, 128),
+        (Int::I8, _) => (Int::U8, SIGN),
         (Int::I4, _) => (Int::U8, 8),
         (Int::I16, _) => (Int::I16, 0),
         (Int::I32, 65535) => (Int::I16, -32768),
@@ -149,6 +152,11 @@ fn activations(edit: &mut Edit) -> Result<(), Diags> {
         else {
             continue;
         };
+        let at_interface = change.graph().is_output(v) || matches!(change.graph().def(v), Def::Input(_));
+        if shift == SIGN && at_interface {
+            let name = change.graph().name_of(v).to_string();
+            change.set_metadata(Fact::SignedCodes, &name, Vec::new());
+        }
         retype(&mut change, v, &to, shift);
     }
     faults.into_result()

@@ -13,7 +13,8 @@
 //! - the result of data movement or of a maximum has its operand's type: nothing is computed;
 //! - what only a rectifier or clip reads takes the type of its result: saturation then does the clamping;
 //! - operands of a concat take the type of its result, so that they are written where they belong, if only concats read
-//!   them or they lose one bit at most.
+//!   them or they lose one bit at most;
+//! - an input and the output that a host feeds back into it have one (`states`).
 //!
 //! A shared type covers the ranges of all its values, except of those that are clamped anyway. A concat operand that keeps
 //! its own type gets a `quant.scast`. Functions with a natural range (logistic, softmax, tanh) keep to it, and what only functions
@@ -44,6 +45,7 @@ use crate::quant::mixed::mixed;
 use crate::quant::precision::Wanted;
 use crate::quant::quantize;
 use crate::quant::sensitive_range::sensitive;
+use crate::quant::states;
 use crate::quant::whole;
 use crate::ranges::activations::activations;
 use crate::ranges::extent::{span, span_of, workable};
@@ -57,9 +59,14 @@ pub struct AssignScales;
 impl Pass for AssignScales {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let wanted = Wanted::find(edit.graph(), &cx.precision)?;
-        let mut ties = Ties::new(edit.graph(), &wanted);
+        let states = states::pairs(edit.graph(), &cx.states)?;
+        let mut ties = Ties::new(edit.graph(), &wanted, &states);
         let mut remarks = ties.refused();
         remarks.extend(ties.mixing_outputs());
+        let of_state = |&(x, y): &(ValueId, ValueId)| {
+            format!("%{} and %{} are one state: they have one type", edit.graph().name_of(x), edit.graph().name_of(y))
+        };
+        remarks.extend(states.iter().map(of_state));
         let types = ties.types(true);
         let narrow: HashMap<ValueId, Arc<Uniform>> = ties.types(false).into_iter().collect();
         remarks.into_iter().for_each(|r| edit.remark(r));
@@ -171,7 +178,7 @@ struct Ties<'g> {
 }
 
 impl<'g> Ties<'g> {
-    fn new(g: &'g Graph, wanted: &Wanted) -> Ties<'g> {
+    fn new(g: &'g Graph, wanted: &Wanted, states: &[(ValueId, ValueId)]) -> Ties<'g> {
         let values = activations(g);
         let index = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
         let parent = (0..values.len()).collect();
@@ -185,6 +192,7 @@ impl<'g> Ties<'g> {
         for n in g.order() {
             ties.tie_node(n, &mut loose);
         }
+        states.iter().for_each(|&(x, y)| ties.tie(x, y));
         ties.choose();
         for (a, b) in loose {
             let [i, j] = [a, b].map(|v| ties.index.get(&v).copied().map(|i| ties.root(i)));

@@ -13,5 +13,6 @@ pub mod sensitive_range;
 pub(crate) mod forms;
 pub(crate) mod mixed;
 pub(crate) mod quantize;
+pub(crate) mod states;
 pub(crate) mod terms;
 pub(crate) mod whole;

@@ -26,7 +26,7 @@ mod relocatable;
 use std::collections::HashSet;
 
 pub use error::LinkError;
-pub use layout::{FLOAT_TEXT, TEXT};
+pub use input::{FLOAT_TEXT, TEXT};
 pub use relocatable::link_relocatable;
 
 /// What [`link_shared`] needs to know beside the object.

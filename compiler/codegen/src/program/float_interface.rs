@@ -22,7 +22,7 @@ mod values;
 use std::collections::HashMap;
 
 use cranelift_module::{FuncId, Linkage};
-use qcc_ir::{Diags, ValueId};
+use qcc_ir::{Diags, Int, ValueId};
 
 use super::builder::{Border, Builder, bug};
 use super::call::Call;
@@ -30,7 +30,7 @@ use super::task::{Task, frame};
 use crate::kernel::float_conversion::{ConversionKind, ConversionSpec, Layout, emit as emit_kernel};
 use crate::kernel::window::signature;
 use crate::plan::{ALIGN, element_bytes};
-use conversion::{Bytes, Conversion, Scale, code_bytes};
+use conversion::{Bytes, Conversion, Scale};
 use fused::{Fused, early_scale, fused, zmm};
 use inner_loop::InnerLoop;
 use measure::Measure;
@@ -129,7 +129,9 @@ impl InterfaceBuilder<'_, '_> {
         for (side, reals) in sides.into_iter().enumerate() {
             let quantize = side == 0;
             for (index, &(v, scale)) in reals.iter().enumerate() {
-                let fused = fused(self.builder, quantize, index, borders);
+                // Only bytes without a sign have conversions in place of copies.
+                let bytes = graph.ty(v).uniform().is_some_and(|u| u.storage() == Int::U8);
+                let fused = if bytes { fused(self.builder, quantize, index, borders) } else { Vec::new() };
                 if fused.is_empty() {
                     let ty = graph.ty(v);
                     staged[side][index] = Some(self.stage(ty.elements() * element_bytes(ty)));
@@ -163,8 +165,8 @@ impl InterfaceBuilder<'_, '_> {
 
     fn convert(&mut self, c: &Conversion) -> Result<Call, Diags> {
         let kernel = match zmm(self.builder) {
-            // Kernels convert bytes.
-            Some(zmm) if code_bytes(&c.uniform) == 1 => self.kernel(c.spec(zmm), c.inner.length())?,
+            // Kernels convert bytes without a sign.
+            Some(zmm) if c.uniform.storage() == Int::U8 => self.kernel(c.spec(zmm), c.inner.length())?,
             Some(_) | None => None,
         };
         let kind = if c.quantize { "quantize" } else { "dequantize" };

@@ -1,8 +1,8 @@
 //! Writing the shared object. Addresses equal file offsets throughout.
 
 use super::error::LinkError;
-use super::input::{Home, Input, Machine, Symbol};
-use super::layout::{FLOAT_TEXT, Layout, TEXT};
+use super::input::{FLOAT_TEXT, Home, Input, Machine, Symbol, TEXT};
+use super::layout::Layout;
 use object::write::StringId;
 use object::write::elf::{FileHeader, ProgramHeader, SectionHeader, SectionIndex, Sym, Writer};
 use object::{Endianness, elf};

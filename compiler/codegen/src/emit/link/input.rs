@@ -1,11 +1,16 @@
 //! Reading the relocatable object: pieces to place, symbols, and references between them.
 
 use super::error::LinkError;
-use super::layout::FLOAT_TEXT;
 use object::read::elf::ElfFile64;
 use object::read::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SymbolIndex};
 use object::{Endianness, RelocationFlags, SectionFlags, SymbolKind, elf};
 use std::collections::{HashMap, HashSet};
+
+/// Section of the integer code.
+pub const TEXT: &str = ".text";
+
+/// Section of the float interface.
+pub const FLOAT_TEXT: &str = ".text.qcc_edge";
 
 /// Target machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

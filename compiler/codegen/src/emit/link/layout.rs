@@ -2,12 +2,6 @@
 
 use super::input::{Home, Input};
 
-/// Section of the integer code.
-pub const TEXT: &str = ".text";
-
-/// Section of the float interface.
-pub const FLOAT_TEXT: &str = ".text.qcc_edge";
-
 /// Least alignment of an output section: a cache line, and the widest vector register.
 const SECTION_ALIGN: u64 = 64;
 

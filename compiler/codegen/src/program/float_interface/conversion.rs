@@ -1,6 +1,7 @@
 //! Between the floats of one value and its bytes: which loops go along them, and what a block of them becomes.
 
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
+use cranelift_frontend::FunctionBuilder;
 use cranelift_module::FuncId;
 use qcc_ir::{Int, Uniform};
 
@@ -165,9 +166,23 @@ impl Conversion {
     }
 }
 
-/// Bytes of a code: u8, or i16.
-pub(super) fn code_bytes(u: &Uniform) -> usize {
+/// Bytes of a code: u8 or i8, or i16.
+fn code_bytes(u: &Uniform) -> usize {
     if u.storage() == Int::I16 { 2 } else { 1 }
+}
+
+/// By how much codes are less than the bytes without a sign that they are computed as: those differ in the highest bit.
+fn sign(u: &Uniform) -> i64 {
+    if u.storage() == Int::I8 { 128 } else { 0 }
+}
+
+/// Bytes with the highest bit the other way round, where codes have a sign.
+fn change_sign(b: &mut FunctionBuilder<'_>, bytes: Value, u: &Uniform) -> Value {
+    if sign(u) == 0 {
+        return bytes;
+    }
+    let highest = clif::splat(b, types::I8X16, 0x80);
+    b.ins().bxor(bytes, highest)
 }
 
 /// Equation (6) on up to 16 floats.
@@ -175,7 +190,7 @@ fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uni
     let b = &mut t.b;
     // Far beyond any code, and far enough from the ends of 32 bits for the zero point to be added.
     let (least, greatest) = (clif::splat(b, types::I32X4, -(1 << 30)), clif::splat(b, types::I32X4, 1 << 30));
-    let zero_point = clif::splat(b, types::I32X4, u.zero_point());
+    let zero_point = clif::splat(b, types::I32X4, u.zero_point() + sign(u));
     let codes: Vec<Value> = clif::load_lanes(b, types::I32, floats, lanes)
         .into_iter()
         .map(|x| {
@@ -198,19 +213,22 @@ fn quantize(t: &mut Task<'_>, floats: Value, bytes: Value, lanes: usize, u: &Uni
         return clif::store_lanes(b, types::I16, &codes, bytes, lanes);
     }
     let packed = b.ins().unarrow(low, high);
-    let packed = clif::clamp(b, packed, u.min().clamp(0, 255) as u8, u.max().clamp(0, 255) as u8);
+    let [lo, hi] = [u.min(), u.max()].map(|end| (end + sign(u)).clamp(0, 255) as u8);
+    let packed = clif::clamp(b, packed, lo, hi);
+    let packed = change_sign(b, packed, u);
     clif::store_bytes(b, packed, bytes, 0, lanes);
 }
 
 /// Equation (7) on up to 16 codes.
 fn dequantize(t: &mut Task<'_>, bytes: Value, floats: Value, lanes: usize, u: &Uniform, scale: Value) {
     let b = &mut t.b;
-    let zero_point = clif::splat(b, types::I32X4, u.zero_point());
+    let zero_point = clif::splat(b, types::I32X4, u.zero_point() + sign(u));
     let codes = if u.storage() == Int::I16 {
         let x = clif::load_lanes(b, types::I16, bytes, lanes);
         [b.ins().swiden_low(x[0]), b.ins().swiden_high(x[0]), b.ins().swiden_low(x[1]), b.ins().swiden_high(x[1])]
     } else {
         let codes = clif::load_bytes(b, bytes, 0, lanes);
+        let codes = change_sign(b, codes, u);
         clif::widen_bytes(b, codes)
     };
     let reals = codes.map(|code| {

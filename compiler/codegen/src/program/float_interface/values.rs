@@ -25,7 +25,7 @@ pub fn real_values(graph: &Graph, values: &[ValueId]) -> Vec<(ValueId, Option<us
 pub fn boundary(graph: &Graph, v: ValueId) -> Result<Arc<Uniform>, Diag> {
     let value = graph.value(v);
     match value.ty.uniform() {
-        Some(u) if matches!(u.storage(), Int::U8 | Int::I16) && u.axis.is_none() => Ok(u.clone()),
+        Some(u) if matches!(u.storage(), Int::U8 | Int::I8 | Int::I16) && u.axis.is_none() => Ok(u.clone()),
         _ => Err(Diag::new(Code::TARGET, format!("%{} of type {} has no float interface", value.name, value.ty))
             .help("compile with --io int")),
     }
