@@ -57,6 +57,7 @@ const RULES: &[Rule] = &[
     softmax::spelled_out,
     softmax::unshifted,
     softmax::logarithm_of,
+    softmax::logarithm_of_sum,
     normalization::spelled_out,
     attention::affine_of_norm,
     attention::factor_of_product,

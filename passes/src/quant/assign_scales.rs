@@ -394,6 +394,11 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
         // What samples showed is cut row by row; of a row's own greatest element nothing else is known.
         range.min = range.min.max(range.max.min(0.0) - SOFTMAX_SPAN);
     }
+    if !is_seen(g, v) && wanted.sentinels.contains_key(&v) && g.uses(v).iter().any(|&(n, _)| g.op(n) == Opcode::Softmax)
+    {
+        // What is masked is to vanish.
+        range.min = range.min.min(range.max.min(0.0) - SOFTMAX_SPAN);
+    }
     if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))
         && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather | Opcode::Where))
     {

@@ -89,20 +89,28 @@ pub(super) fn log_sum(site: &mut Site) -> Outcome<ValueId> {
     reduction(site, Opcode::ReduceSum, 18, None, Some(Opcode::Log))
 }
 
-/// `max + log(sum(exp(x - max)))`, in which nothing is large.
+/// `max(x) - log(max(softmax(x)))`, in which nothing is large: the greatest share is `1 / sum(exp(x - max(x)))`. One axis after the
+/// other.
 pub(super) fn log_sum_exp(site: &mut Site) -> Outcome<ValueId> {
-    let x = site.operand(0)?;
+    let mut x = site.operand(0)?;
     let keep = site.attrs.flag("keepdims", true)?;
     let Some(axes) = axes(site, site.ty(x).rank(), 18)?.filter(|axes| !axes.is_empty()) else { return Ok(x) };
-    let greatest = over(site, Opcode::ReduceMax, x, &axes, true, "greatest")?;
-    let below = apply(site, Opcode::Sub, &[x, greatest], "below")?;
-    let terms = apply(site, Opcode::Exp, &[below], "terms")?;
-    let sum = over(site, Opcode::ReduceSum, terms, &axes, true, "sum")?;
-    let log = apply(site, Opcode::Log, &[sum], "log")?;
-    let y = apply(site, Opcode::Add, &[log, greatest], "")?;
-    let dims = site.dims(y);
+    for &axis in &axes {
+        let greatest = over(site, Opcode::ReduceMax, x, &[axis], true, "greatest")?;
+        let log = log_of_greatest_share(site, x, axis)?;
+        x = apply(site, Opcode::Sub, &[greatest, log], "")?;
+    }
+    let dims = site.dims(x);
     let kept: Vec<usize> = (0..dims.len()).filter(|d| keep || !axes.contains(d)).map(|d| dims[d]).collect();
-    layout::reshape(site, y, &kept, "reduced")
+    layout::reshape(site, x, &kept, "reduced")
+}
+
+/// `log(max(softmax(x)))` along an axis: minus the logarithm of the sum of `exp(x - max(x))`.
+fn log_of_greatest_share(site: &mut Site, x: ValueId, axis: usize) -> Outcome<ValueId> {
+    let attrs = Attrs::new(Opcode::Softmax).with(attr::AXIS, layout::extent(axis)?);
+    let shares = site.emit(Opcode::Softmax, &[x], attrs, "shares")?;
+    let share = over(site, Opcode::ReduceMax, shares, &[axis], true, "share")?;
+    apply(site, Opcode::Log, &[share], "log")
 }
 
 /// Sums of all elements up to each along an axis: of real numbers a product with a triangle of ones.
@@ -173,14 +181,12 @@ pub(super) fn softmax(site: &mut Site) -> Outcome<ValueId> {
     })
 }
 
-/// `d - log(sum(exp(d)))` with `d = x - max(x)`, which neither overflows nor loses small probabilities.
+/// `x - max(x) + log(max(softmax(x)))`, which neither overflows nor loses small probabilities.
 pub(super) fn log_softmax(site: &mut Site) -> Outcome<ValueId> {
     along(site, |site, x, axis| {
         let greatest = over(site, Opcode::ReduceMax, x, &[axis], true, "max")?;
         let shifted = apply(site, Opcode::Sub, &[x, greatest], "shifted")?;
-        let exp = apply(site, Opcode::Exp, &[shifted], "exp")?;
-        let sum = over(site, Opcode::ReduceSum, exp, &[axis], true, "sum")?;
-        let log = apply(site, Opcode::Log, &[sum], "log")?;
-        apply(site, Opcode::Sub, &[shifted, log], "log_softmax")
+        let log = log_of_greatest_share(site, x, axis)?;
+        apply(site, Opcode::Add, &[shifted, log], "log_softmax")
     })
 }

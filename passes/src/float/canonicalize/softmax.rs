@@ -10,7 +10,9 @@
 //!
 //! The quotient has few codes for the sum of many exponentials, and none for their span; `nn.softmax` needs neither.
 
-use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, Tensor, Type, ValueId, attr};
+use std::sync::Arc;
+
+use qcc_ir::{Attrs, Change, Edit, Elem, Graph, NodeId, Opcode, Origin, Tensor, Type, ValueId, attr};
 
 use super::mask::SWITCHED_OFF;
 use crate::rewrite::{either, floats, named, origin_of, produced_by, produced_once, scalar, substitute};
@@ -122,33 +124,88 @@ pub(super) fn unshifted(edit: &mut Edit, n: NodeId) -> bool {
     true
 }
 
-/// `log(softmax(x))`: `u - log(sum(exp(u)))` with `u = x - max(x)`, whose values span no decades.
+/// `log(softmax(x))`: `x - max(x) + log(max(softmax(x)))`, of which no operand spans decades: the greatest share of a row of `n` is
+/// at least `1 / n`.
 pub(super) fn logarithm_of(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
     if g.op(n) != Opcode::Log {
         return false;
     }
-    let Some(softmax) = produced_once(g, g.operands(n)[0], Opcode::Softmax) else { return false };
-    let (x, y, axis) = (g.operands(softmax)[0], g.result(n), g.node(softmax).attrs.get(attr::AXIS));
-    let (name, dims) = (g.name_of(y).to_string(), g.ty(y).dims.clone());
-    let Some(extent) = usize::try_from(axis).ok().filter(|&a| a < dims.len()) else { return false };
+    let Some(softmax) = produced_by(g, g.operands(n)[0], Opcode::Softmax) else { return false };
+    let (x, axis) = (g.operands(softmax)[0], g.node(softmax).attrs.get(attr::AXIS));
     let label = format!("canonicalize: {} of a softmax", named(edit, n));
-    let origin = origin_of(g, y);
-    let Some(mut change) = edit.begin(label) else { return false };
-    let row = Type {
-        dims: dims.iter().enumerate().map(|(i, &d)| if i == extent { 1 } else { d }).collect(),
-        elem: Elem::F32,
-    };
-    let over = |op: Opcode| Attrs::new(op).with(attr::AXES, vec![axis]);
-    let mut add = |op: Opcode, operands: &[ValueId], attrs: Attrs, suffix: &str, ty: &Type| {
-        change.add(op, operands, attrs, &format!("{name}.{suffix}"), ty.clone(), origin.clone())
-    };
-    let whole = Type { dims, elem: Elem::F32 };
-    let greatest = add(Opcode::ReduceMax, &[x], over(Opcode::ReduceMax), "max", &row);
-    let shifted = add(Opcode::Sub, &[x, greatest], Attrs::new(Opcode::Sub), "shifted", &whole);
-    let exp = add(Opcode::Exp, &[shifted], Attrs::new(Opcode::Exp), "exp", &whole);
-    let sum = add(Opcode::ReduceSum, &[exp], over(Opcode::ReduceSum), "sum", &row);
-    let log = add(Opcode::Log, &[sum], Attrs::new(Opcode::Log), "log", &row);
-    substitute(&mut change, y, Opcode::Sub, &[shifted, log], Attrs::new(Opcode::Sub));
+    let Some(mut row) = Row::begin(edit, n, x, axis, label) else { return false };
+    let whole = row.whole.clone();
+    let greatest = row.greatest(x, "max");
+    let shifted = row.add(Opcode::Sub, &[x, greatest], Attrs::new(Opcode::Sub), "shifted", &whole);
+    let log = row.log_of_greatest_share(x);
+    let y = row.y;
+    substitute(&mut row.change, y, Opcode::Add, &[shifted, log], Attrs::new(Opcode::Add));
     true
+}
+
+/// `log(sum(exp(x)))` along an axis: `max(x) - log(max(softmax(x)))`.
+pub(super) fn logarithm_of_sum(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Log {
+        return false;
+    }
+    let sum = produced_by(g, g.operands(n)[0], Opcode::ReduceSum);
+    let found = sum.and_then(|sum| Some((sum, produced_by(g, g.operands(sum)[0], Opcode::Exp)?)));
+    let Some((sum, exp)) = found else { return false };
+    let (x, attrs) = (g.operands(exp)[0], &g.node(sum).attrs);
+    let [axis] = attrs.get(attr::AXES)[..] else { return false };
+    if !attrs.get(attr::KEEPDIMS) {
+        return false;
+    }
+    let label = format!("canonicalize: {} of a sum of exponentials", named(edit, n));
+    let Some(mut row) = Row::begin(edit, n, x, axis, label) else { return false };
+    let greatest = row.greatest(x, "max");
+    let log = row.log_of_greatest_share(x);
+    let y = row.y;
+    substitute(&mut row.change, y, Opcode::Sub, &[greatest, log], Attrs::new(Opcode::Sub));
+    true
+}
+
+/// Builds what is computed of rows along an axis, in the place of the node that gives `y`.
+struct Row<'e> {
+    change: Change<'e>,
+    y: ValueId,
+    axis: i64,
+    name: String,
+    origin: Option<Arc<Origin>>,
+    /// The type of `x`.
+    whole: Type,
+    /// The same with extent 1 along the axis.
+    row: Type,
+}
+
+impl<'e> Row<'e> {
+    fn begin(edit: &'e mut Edit, n: NodeId, x: ValueId, axis: i64, label: String) -> Option<Row<'e>> {
+        let g = edit.graph();
+        let (y, whole) = (g.result(n), g.ty(x).clone());
+        let extent = usize::try_from(axis).ok().filter(|&a| a < whole.rank() && whole.is_float())?;
+        let (name, origin) = (g.name_of(y).to_string(), origin_of(g, y));
+        let dims = whole.dims.iter().enumerate().map(|(i, &d)| if i == extent { 1 } else { d }).collect();
+        let change = edit.begin(label)?;
+        Some(Row { change, y, axis, name, origin, whole, row: Type { dims, elem: Elem::F32 } })
+    }
+
+    fn add(&mut self, op: Opcode, operands: &[ValueId], attrs: Attrs, suffix: &str, ty: &Type) -> ValueId {
+        self.change.add(op, operands, attrs, &format!("{}.{suffix}", self.name), ty.clone(), self.origin.clone())
+    }
+
+    fn greatest(&mut self, x: ValueId, suffix: &str) -> ValueId {
+        let attrs = Attrs::new(Opcode::ReduceMax).with(attr::AXES, vec![self.axis]);
+        let row = self.row.clone();
+        self.add(Opcode::ReduceMax, &[x], attrs, suffix, &row)
+    }
+
+    fn log_of_greatest_share(&mut self, x: ValueId) -> ValueId {
+        let (whole, row) = (self.whole.clone(), self.row.clone());
+        let attrs = Attrs::new(Opcode::Softmax).with(attr::AXIS, self.axis);
+        let shares = self.add(Opcode::Softmax, &[x], attrs, "shares", &whole);
+        let share = self.greatest(shares, "share");
+        self.add(Opcode::Log, &[share], Attrs::new(Opcode::Log), "log", &row)
+    }
 }
