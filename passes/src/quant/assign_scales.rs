@@ -34,7 +34,8 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::format::Role;
 use qcc_ir::{
-    Attrs, Change, Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Range, Uniform, ValueId, attr, format,
+    Attrs, Change, Class, Diags, Edit, Elem, Fact, Format, Graph, NodeId, Opcode, Range, Tensor, Uniform, ValueId,
+    attr, format,
 };
 use qcc_num::convert::nearest_f32;
 
@@ -49,7 +50,7 @@ use crate::quant::states;
 use crate::quant::whole;
 use crate::ranges::activations::activations;
 use crate::ranges::extent::{span, span_of, workable};
-use crate::ranges::observed::{SOFTMAX_SPAN, Sentinel, sentinels};
+use crate::ranges::observed::{Sentinel, sentinels, span_of_softmax};
 use crate::rewrite::{floats, origin_of};
 use crate::{Context, Pass, diag_at};
 
@@ -77,6 +78,7 @@ impl Pass for AssignScales {
         for (v, uniform) in types {
             change.set_elem(v, Elem::Uniform(uniform));
         }
+        bound_masks(&mut change);
         for n in change.graph().order() {
             if let Class::Move(_) = change.graph().op(n).info().class {
                 settle_operands(&mut change, n);
@@ -94,6 +96,25 @@ impl Pass for AssignScales {
         faults.into_result()?;
         change.remove_dead();
         Ok(())
+    }
+}
+
+/// Constant masks that are added reach no further below the type of the sum than it extends: the sum saturates there as well.
+fn bound_masks(change: &mut Change) {
+    let mut masked: Vec<ValueId> = sentinels(change.graph()).into_keys().collect();
+    masked.sort_unstable();
+    for y in masked {
+        let g = change.graph();
+        let Some(n) = g.producer(y).filter(|&n| g.op(n) == Opcode::Add) else { continue };
+        let Some(to) = g.ty(y).uniform() else { continue };
+        let bound = 2.0 * to.scale() * to.format.extent() as f32;
+        for (i, v) in g.operands(n).into_iter().enumerate() {
+            let Some((tensor, data)) = floats(change.graph(), v) else { continue };
+            let bounded = Tensor::f32(&tensor.dims, data.iter().map(|x| x.clamp(-bound, bound)).collect());
+            let name = format!("{}.bounded", change.graph().name_of(v));
+            let bounded = change.add_const(&name, bounded);
+            change.set_operand(n, i, bounded);
+        }
     }
 }
 
@@ -389,18 +410,20 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
         range = roomy(g, v, range);
     } else if !wanted.above_8_bits
         && !is_seen(g, v)
-        && g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax && !g.is_output(v))
+        && let Some(span) = span_of_softmax(g, v)
     {
         // What samples showed is cut row by row; of a row's own greatest element nothing else is known.
-        range.min = range.min.max(range.max.min(0.0) - SOFTMAX_SPAN);
-    }
-    if !is_seen(g, v) && wanted.sentinels.contains_key(&v) && g.uses(v).iter().any(|&(n, _)| g.op(n) == Opcode::Softmax)
-    {
+        let bound = range.max.min(0.0) - span;
+        if g.only_user(v).is_some_and(|n| g.op(n) == Opcode::Softmax && !g.is_output(v)) {
+            range.min = range.min.max(bound);
+        }
         // What is masked is to vanish.
-        range.min = range.min.min(range.max.min(0.0) - SOFTMAX_SPAN);
+        if wanted.sentinels.contains_key(&v) {
+            range.min = range.min.min(bound);
+        }
     }
     if let Some(n) = g.only_user(v).filter(|_| is_free(g, v))
-        && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather | Opcode::Where))
+        && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather))
     {
         let y = g.result(n);
         return if clamps(g.op(n)) { None } else { demand(g, y, wanted) };

@@ -22,7 +22,7 @@ use qcc_ir::{Class, Graph, NodeId, Opcode, ValueId, attr};
 use crate::rewrite::{either, floats, scalar};
 
 /// What lies this far below the greatest argument of any softmax vanishes: `exp(-24)` is below 2^-34.
-pub(crate) const SOFTMAX_SPAN: f32 = 24.0;
+const SOFTMAX_SPAN: f32 = 24.0;
 
 /// What lies this far below the greatest of `length` arguments of a softmax vanishes: all of it together is below `exp(-8)`, less than a
 /// tenth of a step of 8 bits.
@@ -94,7 +94,8 @@ pub(crate) enum Observed {
 }
 
 impl Sentinel {
-    fn is(self, x: f32) -> bool {
+    /// Whether an element is one.
+    pub(crate) fn is(self, x: f32) -> bool {
         x == self.value || (x - self.value).abs() <= self.tolerance * self.value.abs()
     }
 
@@ -130,6 +131,11 @@ pub(crate) fn observed(g: &Graph) -> HashMap<ValueId, Observed> {
     found
         .extend(g.values().filter(|&v| only_softmax(v)).filter_map(|v| Some((v, Observed::Rows(softmax_rows(g, v)?)))));
     found
+}
+
+/// The span of the softmax that reads `v`, if one does.
+pub(crate) fn span_of_softmax(g: &Graph, v: ValueId) -> Option<f32> {
+    softmax_rows(g, v).map(|rows| softmax_span(rows.length))
 }
 
 /// The rows of a value that a softmax reads, or several along the same axis.

@@ -30,6 +30,8 @@ struct Normalization {
 /// `sqrt(mean(d^2) + epsilon)` of some `d`.
 struct Deviation {
     d: ValueId,
+    /// Whether squares are of `d` less its mean.
+    less_mean: bool,
     axes: Vec<usize>,
     epsilon: f32,
     divisor: f32,
@@ -111,13 +113,13 @@ fn normalization(g: &Graph, n: NodeId) -> Option<Normalization> {
         }
         _ => return None,
     };
-    let Deviation { axes, epsilon, divisor, .. } = deviation;
+    let Deviation { ref axes, epsilon, divisor, .. } = deviation;
     let found = |x: ValueId, centered: bool| {
         Some(Normalization { x, axes: axes.clone(), epsilon, centered, divisor, scale: None, bias: None })
     };
     match centred(g, d) {
-        Some((x, of)) if of == axes && is_centred(g, deviation.d, x, &axes) => found(x, true),
-        _ if deviation.d == d => found(d, false),
+        Some((x, of)) if of == *axes && is_of_centred(g, &deviation, x) => found(x, true),
+        _ if deviation.d == d && !deviation.less_mean => found(d, false),
         _ => None,
     }
 }
@@ -147,8 +149,9 @@ fn affine(g: &Graph, n: NodeId) -> Option<Normalization> {
                 }
             };
             let of = mean_of(g, mean, x)?;
-            let Deviation { axes, epsilon, divisor, d } = deviation;
-            let fits = g.operands(shift).contains(&s) && of == axes && divisor == 1.0 && is_centred(g, d, x, &axes);
+            let is_of_x = is_of_centred(g, &deviation, x);
+            let Deviation { axes, epsilon, divisor, .. } = deviation;
+            let fits = g.operands(shift).contains(&s) && of == axes && divisor == 1.0 && is_of_x;
             fits.then_some(Normalization { x, axes, epsilon, centered: true, divisor, scale, bias: Some(c) })
         })
     })
@@ -174,8 +177,10 @@ fn centred(g: &Graph, v: ValueId) -> Option<(ValueId, Vec<usize>)> {
     Some((x, mean_of(g, mean, x)?))
 }
 
-fn is_centred(g: &Graph, v: ValueId, x: ValueId, axes: &[usize]) -> bool {
-    centred(g, v).is_some_and(|(of, over)| of == x && over == axes)
+/// Whether the deviation is that of `x - mean(x)`.
+fn is_of_centred(g: &Graph, deviation: &Deviation, x: ValueId) -> bool {
+    let is_less_mean = || centred(g, deviation.d).is_some_and(|(of, over)| of == x && over == deviation.axes);
+    if deviation.less_mean { deviation.d == x } else { is_less_mean() }
 }
 
 /// `1 / sqrt(..)`, `(..)^-0.5`.
@@ -213,7 +218,7 @@ fn deviation(g: &Graph, v: ValueId) -> Option<Deviation> {
     }
 }
 
-/// The mean or sum of squares, plus a constant if there is one.
+/// The mean or sum of squares, plus a constant if there is one; or the mean of squares less the square of the mean.
 fn of_squares(g: &Graph, v: ValueId) -> Option<Deviation> {
     let n = g.producer(v)?;
     let (n, epsilon) = match g.op(n) {
@@ -229,6 +234,13 @@ fn of_squares(g: &Graph, v: ValueId) -> Option<Deviation> {
         }
         _ => (n, 0.0),
     };
+    if g.op(n) == Opcode::Sub {
+        let (x, axes) = variance(g, n)?;
+        return Some(Deviation { d: x, less_mean: true, axes, epsilon, divisor: 1.0 });
+    }
+    if !matches!(g.op(n), Opcode::ReduceMean | Opcode::ReduceSum) {
+        return None;
+    }
     let of = g.operands(n)[0];
     let axes = kept_axes(g, n)?;
     let length: usize = axes.iter().map(|&a| g.ty(of).dims.get(a).copied().unwrap_or(1)).product();
@@ -238,12 +250,27 @@ fn of_squares(g: &Graph, v: ValueId) -> Option<Deviation> {
         Opcode::ReduceSum => ((length as f32).sqrt(), epsilon / length.max(1) as f32),
         _ => return None,
     };
-    let square = g.producer(of)?;
-    let squared = g.operands(square);
-    let is_square = match g.op(square) {
+    Some(Deviation { d: square_root_of(g, of)?, less_mean: false, axes, epsilon, divisor })
+}
+
+/// `d` if `v` is its square.
+fn square_root_of(g: &Graph, v: ValueId) -> Option<ValueId> {
+    let n = g.producer(v)?;
+    let squared = g.operands(n);
+    let is_square = match g.op(n) {
         Opcode::Mul => squared[0] == squared[1],
         Opcode::Pow => scalar(g, squared[1]) == Some(2.0),
         _ => false,
     };
-    is_square.then_some(Deviation { d: squared[0], axes, epsilon, divisor })
+    is_square.then_some(squared[0])
+}
+
+/// `mean(x^2) - mean(x)^2`: `x`, and the dimensions of the means.
+fn variance(g: &Graph, n: NodeId) -> Option<(ValueId, Vec<usize>)> {
+    let [mean_of_squares, square_of_mean] = g.operands(n)[..] else { return None };
+    let mean = square_root_of(g, square_of_mean)?;
+    let x = g.operands(produced_by(g, mean, Opcode::ReduceMean)?)[0];
+    let squares = g.operands(produced_by(g, mean_of_squares, Opcode::ReduceMean)?)[0];
+    let axes = mean_of(g, mean, x).filter(|axes| mean_of(g, mean_of_squares, squares).as_ref() == Some(axes))?;
+    (square_root_of(g, squares)? == x).then_some((x, axes))
 }

@@ -62,13 +62,8 @@ fn quotient(g: &Graph, n: NodeId) -> Option<(Exponential, i64)> {
         }
         _ => return None,
     };
-    let sum = unfloored(g, sum);
-    let sum =
-        produced_by(g, sum, Opcode::ReduceSum).filter(|&s| g.operands(s)[0] == e && g.only_user(sum).is_some())?;
-    let attrs = &g.node(sum).attrs;
-    let [axis] = attrs.get(attr::AXES)[..] else { return None };
-    // A sum that loses its dimension divides rows only where the shape brings it back, which none of one operand does.
-    attrs.get(attr::KEEPDIMS).then_some(())?;
+    let (axis, of) = reduced_to_1(g, unfloored(g, sum), Opcode::ReduceSum)?;
+    (of == e).then_some(())?;
     let found = match produced_by(g, e, Opcode::Exp) {
         Some(exp) => Exponential { argument: g.operands(exp)[0], mask: None },
         None => {
@@ -78,6 +73,22 @@ fn quotient(g: &Graph, n: NodeId) -> Option<(Exponential, i64)> {
         }
     };
     Some((found, axis))
+}
+
+/// The one axis over which `op` reduces something to extent 1, whether it keeps the dimension or a reshape brings it back, and what it
+/// reduces.
+fn reduced_to_1(g: &Graph, v: ValueId, op: Opcode) -> Option<(i64, ValueId)> {
+    let dims = &g.ty(v).dims;
+    let (n, reshaped) = match produced_by(g, v, Opcode::Reshape) {
+        Some(reshape) => (produced_by(g, g.operands(reshape)[0], op)?, true),
+        None => (produced_by(g, v, op)?, false),
+    };
+    let (attrs, of) = (&g.node(n).attrs, g.operands(n)[0]);
+    let [axis] = attrs.get(attr::AXES)[..] else { return None };
+    let whole = &g.ty(of).dims;
+    let at = usize::try_from(axis).ok().filter(|&a| a < whole.len())?;
+    let kept = dims.len() == whole.len() && (0..whole.len()).all(|i| dims[i] == if i == at { 1 } else { whole[i] });
+    (kept && (reshaped || attrs.get(attr::KEEPDIMS))).then_some((axis, of))
 }
 
 /// What a positive number too small to matter is added to, or is the least that is taken: a guard against a division by zero.
@@ -125,13 +136,14 @@ pub(super) fn unshifted(edit: &mut Edit, n: NodeId) -> bool {
 }
 
 /// `log(softmax(x))`: `x - max(x) + log(max(softmax(x)))`, of which no operand spans decades: the greatest share of a row of `n` is
-/// at least `1 / n`.
+/// at least `1 / n`. Where something is added to the shares, or they are clamped, before the logarithm, they become `exp` of that: a
+/// function of one value with what follows.
 pub(super) fn logarithm_of(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
     if g.op(n) != Opcode::Log {
         return false;
     }
-    let Some(softmax) = produced_by(g, g.operands(n)[0], Opcode::Softmax) else { return false };
+    let Some((softmax, reader)) = guarded_shares(g, n) else { return false };
     let (x, axis) = (g.operands(softmax)[0], g.node(softmax).attrs.get(attr::AXIS));
     let label = format!("canonicalize: {} of a softmax", named(edit, n));
     let Some(mut row) = Row::begin(edit, n, x, axis, label) else { return false };
@@ -139,9 +151,33 @@ pub(super) fn logarithm_of(edit: &mut Edit, n: NodeId) -> bool {
     let greatest = row.greatest(x, "max");
     let shifted = row.add(Opcode::Sub, &[x, greatest], Attrs::new(Opcode::Sub), "shifted", &whole);
     let log = row.log_of_greatest_share(x);
-    let y = row.y;
-    substitute(&mut row.change, y, Opcode::Add, &[shifted, log], Attrs::new(Opcode::Add));
+    let Some((reader, position)) = reader else {
+        let y = row.y;
+        substitute(&mut row.change, y, Opcode::Add, &[shifted, log], Attrs::new(Opcode::Add));
+        return true;
+    };
+    let log = row.add(Opcode::Add, &[shifted, log], Attrs::new(Opcode::Add), "log_softmax", &whole);
+    let shares = row.add(Opcode::Exp, &[log], Attrs::new(Opcode::Exp), "exp", &whole);
+    row.change.set_operand(reader, position, shares);
     true
+}
+
+/// The softmax whose result a logarithm reads, and what stands between them, with the position at which it reads the shares.
+fn guarded_shares(g: &Graph, log: NodeId) -> Option<(NodeId, Option<(NodeId, usize)>)> {
+    let v = g.operands(log)[0];
+    if let Some(softmax) = produced_by(g, v, Opcode::Softmax) {
+        return Some((softmax, None));
+    }
+    let guard = g.producer(v).filter(|_| g.only_user(v).is_some() && !g.is_output(v))?;
+    let operands = g.operands(guard);
+    let position = match g.op(guard) {
+        Opcode::Clip => 0,
+        Opcode::Add | Opcode::Max => operands.iter().position(|&v| scalar(g, v).is_none())?,
+        _ => return None,
+    };
+    let all_constant = operands.iter().enumerate().all(|(i, &v)| i == position || scalar(g, v).is_some());
+    let softmax = produced_by(g, operands[position], Opcode::Softmax).filter(|_| all_constant)?;
+    Some((softmax, Some((guard, position))))
 }
 
 /// `log(sum(exp(x)))` along an axis: `max(x) - log(max(softmax(x)))`.
@@ -150,20 +186,25 @@ pub(super) fn logarithm_of_sum(edit: &mut Edit, n: NodeId) -> bool {
     if g.op(n) != Opcode::Log {
         return false;
     }
-    let sum = produced_by(g, g.operands(n)[0], Opcode::ReduceSum);
-    let found = sum.and_then(|sum| Some((sum, produced_by(g, g.operands(sum)[0], Opcode::Exp)?)));
-    let Some((sum, exp)) = found else { return false };
-    let (x, attrs) = (g.operands(exp)[0], &g.node(sum).attrs);
-    let [axis] = attrs.get(attr::AXES)[..] else { return false };
-    if !attrs.get(attr::KEEPDIMS) {
-        return false;
-    }
+    let v = g.operands(n)[0];
+    let Some(sum) = produced_by(g, v, Opcode::ReduceSum) else { return false };
+    let Some(exp) = produced_by(g, g.operands(sum)[0], Opcode::Exp) else { return false };
+    let [axis] = g.node(sum).attrs.get(attr::AXES)[..] else { return false };
+    let x = g.operands(exp)[0];
     let label = format!("canonicalize: {} of a sum of exponentials", named(edit, n));
     let Some(mut row) = Row::begin(edit, n, x, axis, label) else { return false };
     let greatest = row.greatest(x, "max");
     let log = row.log_of_greatest_share(x);
-    let y = row.y;
-    substitute(&mut row.change, y, Opcode::Sub, &[greatest, log], Attrs::new(Opcode::Sub));
+    let (y, ty) = (row.y, row.row.clone());
+    if row.change.graph().ty(y).dims == ty.dims {
+        substitute(&mut row.change, y, Opcode::Sub, &[greatest, log], Attrs::new(Opcode::Sub));
+    } else {
+        // The sum loses its dimension.
+        let dims = row.change.graph().ty(y).dims.clone();
+        let kept = row.add(Opcode::Sub, &[greatest, log], Attrs::new(Opcode::Sub), "kept", &ty);
+        let attrs = Attrs::new(Opcode::Reshape).with(attr::SHAPE, dims.as_slice());
+        substitute(&mut row.change, y, Opcode::Reshape, &[kept], attrs);
+    }
     true
 }
 

@@ -22,6 +22,7 @@ impl Analysis<'_> {
         let x = self.operand(*operands.first()?)?;
         Some(match node.op.info().class {
             Class::Unary(f) => x.apply(&node.attrs, f),
+            Class::Binary(Binary::Add) if self.sentinels.contains_key(&g.result(n)) => self.masked_sum(n)?,
             Class::Binary(kind) => binary(kind, &x, &self.operand(*operands.get(1)?)?),
             Class::Contract(Contract::MatMul) => self.product(n, &x)?,
             Class::Contract(Contract::Conv2d | Contract::Linear) => self.layer(n, &x)?,
@@ -37,6 +38,25 @@ impl Analysis<'_> {
             Class::Move(kind) => self.moved(kind, n, x)?,
             Class::Cast(_) | Class::Int(_) => return None,
         })
+    }
+
+    /// A sum of which a constant operand masks elements: what it adds to the others.
+    fn masked_sum(&self, n: NodeId) -> Option<Stats> {
+        let g = self.g;
+        let sentinel = self.sentinels.get(&g.result(n))?;
+        let mut sum = Stats::of_interval(Interval::new(0.0, 0.0));
+        for v in g.operands(n) {
+            let term = match floats(g, v) {
+                Some((_, data)) => {
+                    let kept = || data.iter().copied().filter(|&x| !sentinel.is(x)).map(f64::from);
+                    let (lo, hi) = (kept().fold(f64::INFINITY, f64::min), kept().fold(f64::NEG_INFINITY, f64::max));
+                    Stats::of_interval(if lo <= hi { Interval::new(lo, hi) } else { Interval::new(0.0, 0.0) })
+                }
+                None => self.operand(v)?,
+            };
+            sum = binary(Binary::Add, &sum, &term);
+        }
+        Some(sum)
     }
 
     /// Statistics of an operand of an operation whose result has shape `dims`.
