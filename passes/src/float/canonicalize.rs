@@ -62,6 +62,7 @@ const RULES: &[Rule] = &[
     attention::affine_of_norm,
     attention::factor_of_product,
     attention::factor_of_operand,
+    mask::scaled,
     mask::of_integers,
     mask::selected_sum,
     mask::selected_mask,

@@ -32,6 +32,7 @@ use qcc_num::convert::{nearest_f32, nearest_i64};
 use crate::fit::lockstep::footprint;
 use crate::ranges::activations::activations;
 use crate::ranges::moments::{Channel, Interval};
+use crate::ranges::observed::{Sentinel, sentinels};
 use crate::{Context, Pass};
 
 /// Multiplications that all samples together may take.
@@ -177,7 +178,8 @@ fn synthesize(g: &Graph, cx: &Context, wanted: &[ValueId]) -> Result<Synthesized
         g.inputs().iter().map(|&v| inputs::synthesize(g, v, declared(v), i)).collect()
     };
     let wanted: HashSet<ValueId> = wanted.iter().copied().collect();
-    let mut seen = Synthesis { g, numbering: &numbering, wanted: &wanted, channels: HashMap::new() };
+    let (sentinels, channels) = (sentinels(g), HashMap::new());
+    let mut seen = Synthesis { g, numbering: &numbering, wanted: &wanted, sentinels: &sentinels, channels };
     let evaluate = || {
         let inputs = (0..samples).map(sample).collect();
         execute(&numbering.schedule(g, &[]), &mut seen, inputs, &|done, of| cx.watch(done, of))
@@ -192,6 +194,8 @@ struct Synthesis<'a> {
     g: &'a Graph,
     numbering: &'a Numbering,
     wanted: &'a HashSet<ValueId>,
+    /// What says "no value" is not seen.
+    sentinels: &'a HashMap<ValueId, Sentinel>,
     /// By name.
     channels: HashMap<String, Vec<Channel>>,
 }
@@ -217,7 +221,9 @@ impl Domain for Synthesis<'_> {
             eval_node(node.op, &node.attrs, &lent, g.ty(y))
         })?;
         if self.wanted.contains(&y) {
-            let channels: Vec<Channel> = statistics(results.iter()).into_iter().map(rounded).collect();
+            let sentinel = self.sentinels.get(&y);
+            let counts = |x: f32| sentinel.is_none_or(|s| !s.is(x));
+            let channels: Vec<Channel> = statistics(results.iter(), counts).into_iter().map(rounded).collect();
             if channels.iter().all(|c| c.var.is_finite() && c.soft.lo.is_finite() && c.soft.hi.is_finite()) {
                 self.channels.insert(g.name_of(y).to_string(), channels);
             }
@@ -233,7 +239,7 @@ impl Synthesis<'_> {
         let operands = g.operands(n);
         let Some(slot) = self.numbering.slot(operands[0]) else { return Ok(None) };
         let read: Vec<&Tensor> = samples.iter().map(|sample| sample.get(slot)).collect::<Result<_, Diag>>()?;
-        let channels = statistics(read.into_iter());
+        let channels = statistics(read.into_iter(), |_| true);
         let count = samples.len() * g.ty(g.result(n)).elements() / channels.len().max(1);
         if count < ENOUGH || channels.len() != g.ty(operands[3]).elements() {
             return Ok(None);
@@ -245,8 +251,8 @@ impl Synthesis<'_> {
     }
 }
 
-/// Mean, variance and extremes of each channel, axis 1, over all tensors.
-fn statistics<'t>(tensors: impl Iterator<Item = &'t Tensor>) -> Vec<Channel> {
+/// Mean, variance and extremes of each channel, axis 1, over all elements of the tensors that count.
+fn statistics<'t>(tensors: impl Iterator<Item = &'t Tensor>, counts: impl Fn(f32) -> bool) -> Vec<Channel> {
     let mut sums: Vec<([f64; 3], Interval)> = Vec::new();
     for t in tensors {
         let channels = if t.dims.len() > 1 { t.dims[1] } else { 1 };
@@ -256,18 +262,21 @@ fn statistics<'t>(tensors: impl Iterator<Item = &'t Tensor>) -> Vec<Channel> {
         for (i, part) in t.as_f32().unwrap_or_default().chunks(plane.max(1)).enumerate() {
             let (sum, reach) = &mut sums[i % channels.max(1)];
             let (mut lo, mut hi) = (f32::INFINITY, f32::NEG_INFINITY);
-            let (mut total, mut square) = (0.0, 0.0);
-            for &x in part {
+            let (mut total, mut square, mut count) = (0.0, 0.0, 0.0);
+            for &x in part.iter().filter(|&&x| counts(x)) {
                 // A comparison with what is not a number leaves it out; its sum does not.
                 (lo, hi) = (lo.min(x), hi.max(x));
                 let x = f64::from(x);
-                (total, square) = (total + x, square + x * x);
+                (total, square, count) = (total + x, square + x * x, count + 1.0);
             }
-            *sum = [sum[0] + part.len() as f64, sum[1] + total, sum[2] + square];
+            *sum = [sum[0] + count, sum[1] + total, sum[2] + square];
             *reach = reach.union(Interval::new(f64::from(lo), f64::from(hi)));
         }
     }
     let channel = |([count, total, square], soft): ([f64; 3], Interval)| {
+        if count == 0.0 {
+            return Channel::constant(0.0);
+        }
         let mean = total / count;
         Channel { mean, var: (square / count - mean * mean).max(0.0), soft }
     };

@@ -156,6 +156,44 @@ fn switched(g: &Graph, n: NodeId) -> Option<(ValueId, Tensor)> {
     Some((x, Tensor::f32(&condition.dims, mask)))
 }
 
+/// `where(x, off, c) * f` and `(x + mask) * f` with a positive number `f`: what is switched off stays so where only `x` takes the factor, and no
+/// scale has to hold both sides of it.
+pub(super) fn scaled(edit: &mut Edit, n: NodeId) -> bool {
+    let g = edit.graph();
+    if g.op(n) != Opcode::Mul {
+        return false;
+    }
+    let found = either(g, n, |f, masked| {
+        scalar(g, f).filter(|f| *f > 0.0 && f.is_finite())?;
+        let inner = g.producer(masked).filter(|_| g.only_user(masked).is_some() && !g.is_output(masked))?;
+        let off = |v: ValueId| floats(g, v).is_some_and(|(_, data)| data.iter().any(|&x| x < OFF));
+        let operands = g.operands(inner);
+        let at = match g.op(inner) {
+            Opcode::Where => (0..2).find(|&i| off(operands[i]) && scalar(g, operands[i]).is_some())?,
+            Opcode::Add => (0..2).find(|&i| off(operands[i]))?,
+            _ => return None,
+        };
+        Some((inner, at, f))
+    });
+    let Some(((inner, at, f), _)) = found else { return false };
+    let (Some(factor), Some((tensor, data))) = (scalar(g, f), floats(g, g.operands(inner)[at])) else { return false };
+    let scaled = Tensor::f32(&tensor.dims, data.iter().map(|x| (x * factor).max(f32::MIN)).collect());
+    let (y, mut operands, attrs) = (g.result(n), g.operands(inner), g.node(inner).attrs.clone());
+    let x = operands[1 - at];
+    if g.constant(x).is_some() {
+        return false;
+    }
+    let (name, ty, origin) = (g.name_of(y).to_string(), g.ty(x).clone(), origin_of(g, y));
+    let label = format!("canonicalize: {} before its mask", named(edit, n));
+    let Some(mut change) = edit.begin(label) else {
+        return false;
+    };
+    operands[at] = change.add_const(&format!("{name}.mask"), scaled);
+    operands[1 - at] = change.add(Opcode::Mul, &[x, f], Attrs::new(Opcode::Mul), &format!("{name}.scaled"), ty, origin);
+    substitute(&mut change, y, attrs.op(), &operands, attrs);
+    true
+}
+
 /// A constant mask before a softmax adds [`SWITCHED_OFF`] where it adds less or minus infinity, and so does a selection.
 pub(super) fn finite(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
