@@ -96,7 +96,8 @@ pub(crate) enum Observed {
 impl Sentinel {
     /// Whether an element is one.
     pub(crate) fn is(self, x: f32) -> bool {
-        x == self.value || (x - self.value).abs() <= self.tolerance * self.value.abs()
+        let beyond = if self.value < 0.0 { x <= self.value } else { x >= self.value };
+        beyond || (x - self.value).abs() <= self.tolerance * self.value.abs()
     }
 
     fn scaled(self, factor: f32) -> Sentinel {
@@ -186,7 +187,9 @@ fn inherited(g: &Graph, n: NodeId, held: &HashMap<ValueId, Sentinel>) -> Option<
     let mut all = carried(g, n).into_iter().filter_map(|(v, factor)| Some(held.get(&v)?.scaled(factor)));
     let first = all.next()?;
     if !matches!(g.op(n), Opcode::Add | Opcode::Sub) {
-        return Some(first);
+        let selects = matches!(g.op(n).info().class, Class::Pool(_) | Class::Reduce(_));
+        // What prefers it to every number makes a number of it.
+        return (!selects || orders(g, n, first)).then_some(first);
     }
     // The other summand is a real number: two sentinels give neither.
     let alone = all.next().is_none() && first.reaches(NO_VALUE) && g.operands(n)[0] != g.operands(n)[1];
@@ -271,5 +274,6 @@ mod tests {
         let masked = |value: f32, tolerance: f32| Observed::Except(Sentinel { value, tolerance });
         assert_eq!(masked(-1e4, 0.5).of(&[1.0, -1e4, -9990.0, -2.0])[..], [1.0, -2.0]);
         assert_eq!(masked(f32::NEG_INFINITY, 1e-5).of(&[1.0, f32::NEG_INFINITY, -2e9])[..], [1.0, -2e9]);
+        assert_eq!(masked(-1e9, 1e-5).of(&[1.0, f32::NEG_INFINITY, -1e9])[..], [1.0]);
     }
 }
