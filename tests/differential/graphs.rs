@@ -302,10 +302,11 @@ pub fn random_graph(seed: u64) -> Graph {
     let steps = 1 + random.below(7);
     let mut m = Maker { builder, random, now, earlier: Vec::new() };
     for _ in 0..steps {
-        match m.random.below(10) {
+        match m.random.below(11) {
             0..=2 => m.conv(),
             8 => m.dense_block(),
             9 => m.sixteen_bits(),
+            10 => m.curve(),
             3 => m.raw_conv(),
             4 => m.pool(),
             5 => m.movement(),

@@ -2,6 +2,9 @@
 
 use qcc_ir::{Attrs, Data, Opcode, Tensor, ValueId, attr};
 
+use qcc_num::curve;
+use qcc_num::dynamic::{PART_ROW, SIDE};
+
 use super::Maker;
 
 impl Maker<'_> {
@@ -54,7 +57,7 @@ impl Maker<'_> {
     fn of_sixteen_bits(&mut self, x: ValueId) -> ValueId {
         let dims: [usize; 4] = self.builder.graph().ty(x).dims.clone().try_into().expect("rank 4");
         let same = |m: &Self, v: ValueId| m.builder.graph().ty(v).dims == dims;
-        match self.random.below(8) {
+        match self.random.below(12) {
             0 => {
                 let factors = vec![self.random.within(-(1 << 23), 1 << 23), self.random.within(1, 1 << 23)];
                 let other = if same(self, self.now) { self.now } else { x };
@@ -106,8 +109,103 @@ impl Maker<'_> {
                 let y = self.combined(&[x], vec![factor], 1 << 16, 16);
                 if dims[3] > 70 { y } else { self.add(Opcode::Concat, &[x, y], joined) }
             }
+            7 => {
+                let zeros = vec![self.random.within(-32768, 32767), self.random.within(0, 255)];
+                let bits = self.random.pick(&[8, 16]);
+                let attrs = Attrs::new(Opcode::WideDiv)
+                    .with(attr::ZEROS, zeros)
+                    .with(attr::MULT, self.random.within(0, 1 << 45))
+                    .with(attr::SHIFT, self.random.within(20, 61))
+                    .with(attr::OFFSET, self.random.within(-200, 200))
+                    .with(attr::LO, if bits == 16 { -32768 } else { 3 })
+                    .with(attr::HI, if bits == 16 { 32767 } else { 251 })
+                    .with(attr::BITS, bits);
+                let other = if same(self, self.now) { self.now } else { x };
+                let y = self.add(Opcode::WideDiv, &[x, other], attrs);
+                if bits == 16 { y } else { self.combined(&[y], vec![1], 255, 16) }
+            }
+            8 => {
+                let (n, channels) = (self.random.pick(&[1, dims[3]]), self.random.pick(&[1, dims[3]]));
+                let (mult, offset) = (self.i32s(n, -20_000_000, 20_000_000), self.i32s(channels, -100_000, 100_000));
+                let bits = self.random.pick(&[8, 16]);
+                let attrs = Attrs::new(Opcode::ILayerNorm)
+                    .with(attr::AXIS, 1 + self.random.below(3) as i64)
+                    .with(attr::INT_EPSILON, self.random.within(0, 1 << 40))
+                    .with(attr::CENTER, self.random.pick(&[-1, -1, 0, 32768, 65535]))
+                    .with(attr::BITS, bits);
+                let y = self.add(Opcode::ILayerNorm, &[x, mult, offset], attrs);
+                if bits == 16 { y } else { self.combined(&[y], vec![1], 255, 16) }
+            }
+            9 => {
+                let axis = 1 + self.random.below(3);
+                let k = 1 + self.random.below(dims[axis].min(4));
+                let attrs = Attrs::new(Opcode::TopK).with(attr::AXIS, axis as i64).with(attr::K, k as i64);
+                let largest = self.random.below(2) == 0;
+                let y = self.add(Opcode::TopK, &[x], attrs.with(attr::LARGEST, largest));
+                let data = (0..dims[3]).map(|_| self.random.below(2) as u8).collect();
+                let condition = self.builder.add_const("condition", Tensor::new(&[dims[3]], Data::U8(data)));
+                let negated = self.combined(&[x], vec![-1], 1 << 15, 16);
+                let chosen = self.add(Opcode::Where, &[x, negated, condition], Attrs::new(Opcode::Where));
+                self.random.pick(&[y, chosen])
+            }
+            10 => self.of_24_bits(x),
             _ => self.product_of_bytes(x, dims),
         }
+    }
+
+    /// To 24 bits, moved, and a byte or a function of that in 16 again.
+    fn of_24_bits(&mut self, x: ValueId) -> ValueId {
+        let codes = 1i64 << 23;
+        let ends = self.random.pick(&[(-codes, codes - 1), (-1000, 100_000)]);
+        let mult = self.i64s(1, -(1 << 45), 1 << 45);
+        let (bias, offset) = (self.i64s(1, -40_000, 40_000), self.i64s(1, -(codes << 37), codes << 37));
+        let attrs = Attrs::new(Opcode::Combine).with(attr::FACTORS, vec![self.random.within(1, 3)]);
+        let attrs = attrs.with(attr::BITS, 32).with(attr::LO, ends.0).with(attr::HI, ends.1);
+        let mut y = self.add(Opcode::Combine, &[bias, mult, offset, x], attrs);
+        if self.random.below(2) == 0 {
+            let perm = self.random.pick(&[[0i64, 3, 1, 2], [0, 2, 1, 3]]);
+            y = self.add(Opcode::Transpose, &[y], Attrs::new(Opcode::Transpose).with(attr::PERM, perm.to_vec()));
+        }
+        if self.random.below(3) == 0 {
+            let (mult, offset) = (self.i32s(1, -20_000_000, 20_000_000), self.i32s(1, -100_000, 100_000));
+            let attrs = Attrs::new(Opcode::ILayerNorm)
+                .with(attr::AXIS, 3)
+                .with(attr::INT_EPSILON, self.random.within(0, 1 << 40))
+                .with(attr::CENTER, self.random.pick(&[-1, -1, codes]))
+                .with(attr::BITS, 16);
+            return self.add(Opcode::ILayerNorm, &[y, mult, offset], attrs);
+        }
+        if self.random.below(3) == 0 {
+            let index = self.random.within(0, 2);
+            let byte = self.add(Opcode::Byte, &[y], Attrs::new(Opcode::Byte).with(attr::INDEX, index));
+            return self.combined(&[byte, y], vec![1 << 16, 1], 1 << 25, 16);
+        }
+        let most = i64::from(curve::GREATEST);
+        let data = (0..2 * curve::SIDE).map(|_| self.random.within(-most, most) as i32).collect();
+        let table = self.builder.add_const("curve", Tensor::new(&[2 * curve::SIDE], Data::I32(data)));
+        let attrs = Attrs::new(Opcode::Curve).with(attr::CENTER, self.random.within(-codes, codes - 1));
+        self.add(Opcode::Curve, &[y, table], attrs.with(attr::BITS, 16))
+    }
+
+    /// A function of codes whose scale is a constant here.
+    pub fn curve(&mut self) {
+        let zero = self.random.pick(&[0i64, 128]);
+        let sides = if zero == 0 { 1 } else { 2 };
+        let mut samples: Vec<i32> = Vec::new();
+        for _ in 0..sides * SIDE / PART_ROW {
+            samples.extend((1..PART_ROW).map(|_| self.random.within(-(1 << 30), 1 << 30) as i32));
+            samples.push(self.random.within(-60, 20) as i32);
+        }
+        samples.extend([self.random.within(-(1 << 30), 1 << 30) as i32, -30]);
+        let samples = self.builder.add_const("samples", Tensor::new(&[samples.len()], Data::I32(samples)));
+        let scale = vec![self.random.within(1 << 30, i64::from(i32::MAX)) as i32, self.random.within(-90, 10) as i32];
+        let scale = self.builder.add_const("scale", Tensor::new(&[2], Data::I32(scale)));
+        let attrs = Attrs::new(Opcode::DynamicCurve)
+            .with(attr::ZERO, zero)
+            .with(attr::RESULT_ZERO, self.random.pick(&[0i64, 32, 128]))
+            .with(attr::HALF, self.random.below(2) == 0);
+        let table = self.add(Opcode::DynamicCurve, &[scale, samples, self.now], attrs);
+        self.step(Opcode::DynamicLut, &[self.now, table], Attrs::new(Opcode::DynamicLut));
     }
 
     /// A convolution of 16-bit values: two of bytes, or four with two digits of weights.

@@ -270,6 +270,8 @@ keys! {
     INT_EPSILON: i64 = "epsilon";
     /// Whether the least code is switched off.
     MASKED: bool = "masked";
+    /// Whether 0 counts as half a code.
+    HALF: bool = "half";
     /// Whether the high byte is taken.
     HIGH: bool = "high";
     /// Multipliers of a combination's terms.

@@ -245,7 +245,7 @@ const HI: AttrSchema = attr::HI.or(255).within(0, 255);
 /// Bounds of a result of 8 or 16 bits; with 8 they are those of a byte.
 const WIDE_LO: AttrSchema = attr::LO.or(I16.0).within(I16.0, I16.1);
 const WIDE_HI: AttrSchema = attr::HI.or(I16.1).within(I16.0, I16.1);
-/// Bits of the result: 8 for u8, 16 for i16.
+/// Bits of the result: 8 for u8, 16 for i16, and where the row says so 32 for i32 of 24 bits.
 const BITS: AttrSchema = attr::BITS.or(8);
 const MULT: AttrSchema = attr::MULT.required().within(I32.0, I32.1);
 const SHL: AttrSchema = attr::SHL.or(0).within(0, 31);
@@ -263,6 +263,9 @@ const WIDE_MULT: AttrSchema =
     attr::MULT.required().within(-qcc_num::wide::GREATEST_MULTIPLIER, qcc_num::wide::GREATEST_MULTIPLIER);
 const WIDE_OFFSET: AttrSchema =
     attr::OFFSET.required().within(-qcc_num::wide::GREATEST_OFFSET, qcc_num::wide::GREATEST_OFFSET);
+/// Of equation (28).
+const QUOTIENT_MULT: AttrSchema = attr::MULT.required().within(0, qcc_num::wide::GREATEST_QUOTIENT_MULTIPLIER);
+const QUOTIENT_SHIFT: AttrSchema = attr::SHIFT.required().within(1, qcc_num::wide::GREATEST_QUOTIENT_SHIFT as i64);
 const FACTORS: AttrSchema =
     attr::FACTORS.required().within(-qcc_num::wide::GREATEST_FACTOR, qcc_num::wide::GREATEST_FACTOR);
 /// Real numbers of type f32 and their quotients have no exponents beyond these.
@@ -560,9 +563,10 @@ ops! {
     /// Sum of `x - zero` over `axes`, requantized by `qcc_num::requant` with `mult`.
     IMean = "int.mean" ("x") { attr::AXES.required(), KEEPDIMS, ZERO, MULT, SHL, OFFSET, F32_FRACTION_BITS, LO, HI }
         Class::Int(IntOp::Mean);
-    /// Normalization of u8 over the dimensions from `axis` on by `qcc_num::norm`, of which `epsilon` is the `E`; `mult` i32 and
-    /// `offset` i32 broadcast to `x`. Deviations are from the code `center`, or from the mean where it is -1.
-    ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.or(0).within(0, qcc_num::norm::GREATEST_EPSILON), LO, HI, attr::CENTER.or(-1).within(-1, 255) }
+    /// Normalization of u8, i16 or i32 of 24 bits over the dimensions from `axis` on by `qcc_num::norm`, of which `epsilon` is the `E`; `mult` i32 and
+    /// `offset` i32 broadcast to `x`. Deviations are from `center`, which counts from the least code, or from the mean where it is -1. The
+    /// result is u8 within `lo` and `hi`, or with `bits` 16 any i16.
+    ILayerNorm = "int.layer_norm" ("x", "mult", "offset") { attr::AXIS.required(), attr::INT_EPSILON.or(0).within(0, qcc_num::norm::GREATEST_EPSILON), LO, HI, attr::CENTER.or(-1).within(-1, (1 << 24) - 1), BITS }
         Class::Int(IntOp::LayerNorm);
     /// Softmax along the last dimension: with `e = table[max - x]` (i32, not negative, `[256]` for `x` u8 and `[65536]` for i16),
     /// `s = sum(e)` in 64 bits and `r = floor(mult * 2^32 / s)`, the result is `min(255, floor((e * r + 2^39) / 2^40))`; its scale is
@@ -583,21 +587,30 @@ ops! {
     AlignScales = "int.align_scales" ("a", "b") {} Class::Int(IntOp::AlignScales);
     /// `(a - zeros[0]) * factors[2] + (b - zeros[1]) * factors[3]` in 32 bits, with the factors of `int.align_scales`.
     DynamicAdd = "int.dynamic_add" ("a", "b", "factors") { ZEROS } Class::Int(IntOp::DynamicAdd);
-    /// The low byte of `x + 2^15`, `x` i16, or the high one: `x + 2^15 = 256 high + low`.
-    Byte = "int.byte" ("x") { attr::HIGH.or(false) } Class::Int(IntOp::Byte);
-    /// `bias + sum of factors[i] * xs[i]` requantized by `qcc_num::wide` with `mult` and `offset` to u8, or with `bits` 16 to i16. `xs`
+    /// The low byte of `x + 2^15`, `x` i16, or the high one: `x + 2^15 = 256 high + low`. Of `x` i32 byte number `index` of `x + 2^23`, the
+    /// lowest being 0.
+    Byte = "int.byte" ("x") { attr::HIGH.or(false), attr::INDEX.or(0).within(0, 2) } Class::Int(IntOp::Byte);
+    /// The function of `x - center`, `x` i32 of 24 bits, that `table` i32 `[8734]` holds, by `qcc_num::curve` equation (31), as u8 or with `bits`
+    /// 16 as i16.
+    Curve = "int.curve" ("x", "table") { attr::CENTER.required().within(-(1 << 23), (1 << 23) - 1), BITS } Class::Int(IntOp::Curve);
+    /// `bias + sum of factors[i] * xs[i]` requantized by `qcc_num::wide` with `mult` and `offset` to u8, with `bits` 16 to i16, or with 32 to i32 of 24 bits. `xs`
     /// u8, i16 or i32, broadcast; `bias`, `mult`, `offset` i64, broadcast to them.
     Combine = "int.combine" ("bias", "mult", "offset", "xs*") { FACTORS, WIDE_LO, WIDE_HI, BITS }
         Class::Int(IntOp::Combine);
-    /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::wide` with `mult` and `offset` to u8, or with `bits` 16 to i16. `a` and
+    /// `(a - zeros[0]) * (b - zeros[1])` requantized by `qcc_num::wide` with `mult` and `offset` to u8, i16 or i32, as `int.combine` is. `a` and
     /// `b` u8 or i16, broadcast.
     WideMul = "int.wide_mul" ("a", "b") { WIDE_ZEROS, WIDE_MULT, WIDE_OFFSET, WIDE_LO, WIDE_HI, BITS }
         Class::Int(IntOp::WideMul);
+    /// The quotient of `a - zeros[0]` by `b - zeros[1]` by `qcc_num::wide` equation (28), with `mult`, `shift` and the zero point `offset`, as u8
+    /// or with `bits` 16 as i16. `a` and `b` u8 or i16, broadcast.
+    WideDiv = "int.wide_div" ("a", "b") { WIDE_ZEROS, QUOTIENT_MULT, QUOTIENT_SHIFT, OFFSET, WIDE_LO, WIDE_HI, BITS }
+        Class::Int(IntOp::WideDiv);
     /// A scale for all of some values, of whose codes `levels` are used to either side, and the factors from theirs to it, by
     /// `qcc_num::dynamic` equation (16): the values' levels come first, that of the result is the last one.
     CommonScale = "int.common_scale" ("scales*") { attr::LEVELS.required() } Class::Int(IntOp::CommonScale);
-    /// `result_zero + floor(((x - zero) * factor + 2^13) / 2^14)`, the factor being number `index` of `int.common_scale`.
-    DynamicRescale = "int.dynamic_rescale" ("x", "scales") { attr::INDEX.required(), ZERO, RESULT_ZERO }
+    /// `result_zero + floor(((x - zero) * factor + 2^13) / 2^14)`, the factor being number `index` of `int.common_scale`, as u8 or with `bits`
+    /// 16 as i16.
+    DynamicRescale = "int.dynamic_rescale" ("x", "scales") { attr::INDEX.required(), ZERO, RESULT_ZERO, BITS }
         Class::Int(IntOp::DynamicRescale);
     /// The scale of a product of two dynamically scaled values.
     ProductScale = "int.product_scale" ("a", "b") {} Class::Int(IntOp::ProductScale);
@@ -608,6 +621,10 @@ ops! {
     /// four codes in each number.
     DynamicTable = "int.dynamic_table" ("scale", "samples") { ZERO, RESULT_ZERO }
         Class::Int(IntOp::DynamicTable);
+    /// As `int.dynamic_table`, for codes of which those in `x` occur, from `samples` in every octave by `qcc_num::dynamic` equations (29) and (30):
+    /// i32 `[9218]`, or `[18434]` with those for negative operands. With `half` 0 counts as half a code.
+    DynamicCurve = "int.dynamic_curve" ("scale", "samples", "x") { ZERO, RESULT_ZERO, attr::HALF.or(false) }
+        Class::Int(IntOp::DynamicCurve);
     /// The table of `int.softmax` for codes with a scale known at run time only, by `qcc_num::dynamic` equation (19), from `samples`
     /// i32 `[1025]` of `2^30 2^(-j / 1024)`.
     ExpTable = "int.exp_table" ("scale", "samples") {} Class::Int(IntOp::ExpTable);

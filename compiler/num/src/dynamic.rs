@@ -23,11 +23,13 @@
 //! normalizations.
 
 mod common;
+mod curve;
 mod norm;
 mod requant;
 mod tables;
 
 pub use common::{ALIGN_BITS, align, common, product, rescale};
+pub use curve::{Curve, OCTAVES, PART_ROW, PARTS, PER_PART, SIDE, curve_samples};
 pub use norm::{DROPPED_BITS, epsilon};
 pub use requant::{HEADER, Rule, epilogue, requantize, weight_scales};
 pub use tables::{

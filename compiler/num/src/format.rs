@@ -68,6 +68,8 @@ pub struct Row {
 
 /// Values of 8 bits.
 pub static U8: Format = Format::all(Int::U8);
+/// Values of 24 bits, which are inside of a model only.
+pub static I24: Format = Format::linear(Int::I32, -(1 << 23), (1 << 23) - 1);
 /// Weights of 8 bits.
 pub static I8: Format = Format::symmetric(Int::I8, 127);
 /// Values of 16 bits.

@@ -20,6 +20,7 @@
 
 pub mod affine;
 pub mod convert;
+pub mod curve;
 pub mod dynamic;
 pub mod edge;
 pub mod fixed;

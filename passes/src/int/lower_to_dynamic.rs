@@ -18,21 +18,26 @@
 //! | convolution, linear layer, with the rectifier that follows | as above |
 //! | sum and difference of two values | `int.dynamic_add` of aligned operands, then as above |
 //! | batch normalization, product and sum with constants of each channel | a depthwise convolution of 1x1 |
-//! | mean and sum over axes, average pooling without partial windows | a depthwise convolution with weights of 1 |
+//! | mean and sum over axes, average pooling | a depthwise convolution with weights of 1 |
 //! | product of two values | `int.dynamic_mul`, then as above |
 //! | product with a positive constant | the scale changes, the codes stay |
 //! | product of two matrices | `int.matmul`, then as above |
 //! | layer, group and instance normalization | `int.dynamic_norm`, then as above |
-//! | concatenation | `int.dynamic_rescale` to the scale of `int.common_scale`, which has room for all |
+//! | concatenation | `int.dynamic_rescale` to the scale of `int.common_scale`, which has room for all; to 16 bits where it leaves the graph |
 //! | softmax along any axis | `int.softmax` with the table of `int.exp_table` |
 //! | mask before a softmax | `tensor.where` with code 0, which this softmax switches off |
 //! | selection between two values | `tensor.where` of both in the scale of `int.common_scale` |
-//! | function of one value | `int.dynamic_lut` with a table that `int.dynamic_table` makes of samples |
+//! | function of one value | `int.dynamic_lut` with a table that `int.dynamic_table` makes of samples, or `int.dynamic_curve` where it is steep |
+//! | quotient of two values | the product with the reciprocal, a function |
+//! | greater or lesser of two values | `int.max_pool` of both in the scale of `int.common_scale` |
+//! | slopes of each channel | a depthwise convolution over what is above and what is below 0 |
 //! | greatest elements, data movement, rectifier | codes change or move, the scale stays |
 //!
 //! A layer takes in the rectifier that follows it, with or without an upper bound.
 
+mod binary;
 mod combine;
+mod function;
 mod layer;
 mod multiply;
 mod window;
@@ -88,6 +93,12 @@ impl Pass for LowerToDynamic {
         for n in edit.graph().order() {
             let g = edit.graph();
             if done.contains(&n) || !is_live(g, n) {
+                continue;
+            }
+            if makes_integers(g, n) {
+                let message = format!("`{}` has no form with dynamic scales", g.op(n).name());
+                let help = "compile with --mode int8_static, or cut the model before it";
+                faults.0.push(Diag::new(Code::NO_INTEGER_FORM, message).help(help).at(g.describe(n)));
                 continue;
             }
             // What depends on a fault is none of its own.
@@ -169,6 +180,13 @@ fn scale_name(change: &mut Change, name: &str) -> String {
     name
 }
 
+/// What makes integers of real numbers that are no positions: codes tell these only with their scale.
+fn makes_integers(g: &Graph, n: NodeId) -> bool {
+    let to_numbers = g.op(n) == Opcode::CastTo && matches!(g.ty(g.result(n)).elem, Elem::Int(_));
+    let of_codes = g.ty(g.operands(n)[0]).uniform().is_some();
+    of_codes && (to_numbers || g.op(n) == Opcode::MaxPoolIndex)
+}
+
 /// Positions and other integers: what computes them takes codes as well as real numbers.
 fn moves_integers(g: &Graph, n: NodeId) -> bool {
     matches!(g.op(n).info().class, Class::Move(_)) && !g.ty(g.result(n)).is_float()
@@ -236,7 +254,22 @@ impl Lower<'_, '_> {
             }
             Opcode::MaxPool | Opcode::ReduceMax => {
                 self.relu = None;
-                self.maximum()
+                let x = self.data(0)?;
+                self.maximum(x)
+            }
+            Opcode::ReduceMin => {
+                self.relu = None;
+                self.minimum()
+            }
+            Opcode::Div if self.one_value().is_none() => self.quotient(),
+            Opcode::Max | Opcode::Min if self.one_value().is_none() => {
+                self.relu = None;
+                self.extreme(op == Opcode::Max)
+            }
+            Opcode::PRelu if self.one_value().is_none() => self.slopes(),
+            Opcode::Pad if self.attrs().get(attr::VALUE) != 0.0 => {
+                self.relu = None;
+                self.padded()
             }
             Opcode::Concat if self.operands().len() > 1 => {
                 self.relu = None;
@@ -246,7 +279,7 @@ impl Lower<'_, '_> {
                 self.relu = None;
                 self.softmax()
             }
-            _ if matches!(op.info().class, Class::Unary(_)) => {
+            _ if self.one_value().is_some() => {
                 self.relu = None;
                 self.function()
             }
@@ -361,11 +394,10 @@ impl Lower<'_, '_> {
             Move::Reshape | Move::Transpose | Move::Slice | Move::Expand | Move::Gather | Move::TopK => {}
             Move::Pad if attrs.get(attr::VALUE) == 0.0 => attrs = attrs.with(attr::VALUE, f32::from(own.zero)),
             Move::Concat if operands.len() == 1 => {}
-            Move::Pad => return Err(self.no_form("it pads with something other than 0")),
             _ => return Err(self.no_form("it takes elements of several values")),
         }
         let operands: Vec<ValueId> = [x].into_iter().chain(operands.into_iter().skip(1)).collect();
-        let ty = codes(&self.dims(self.y), own.zero);
+        let ty = Type { dims: self.dims(self.y), elem: self.g().ty(x).elem.clone() };
         Ok((self.add(op, &operands, attrs, "", ty), own))
     }
 

@@ -34,6 +34,8 @@ mod layer;
 mod signs;
 mod window;
 
+pub(crate) use window::elements_inside;
+
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;

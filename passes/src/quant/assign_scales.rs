@@ -21,7 +21,9 @@
 //! of one value read reaches no further than they depend on it: to -3 for `nn.hard_swish`, whose results are 0 below.
 //!
 //! An output that mixes magnitudes, as a detector's boxes beside its scores, has 16 bits as well, and the arithmetic that ends
-//! in it (`mixed`), unless precisions are given for these values or for all.
+//! in it (`mixed`), and so have operands of logarithms, roots, powers and quotients that span decades (`decades`), and the
+//! residual streams of transformers (`residual`), operands of rectifiers with slopes (`slopes`), and long sums without samples
+//! (`long_sums`), unless precisions are given for these values or for all.
 //!
 //! Values share 16 bits as they share a type; into a concat of another precision, or an operator that knows 8 bits only, a value
 //! goes through a `quant.scast`. A type of 16 bits covers twice what was seen: it has codes to spare, and a method that clips for
@@ -41,11 +43,15 @@ use qcc_num::convert::nearest_f32;
 
 use crate::layer::{QuantLayer, is_layer, quantized_weights, scales_for_64_bit_sums};
 use crate::op_traits::{clamps, natural_range, selects};
-use crate::quant::forms::{Side, form, refused};
+use crate::quant::decades::{Decades, decades};
+use crate::quant::forms::{Side, form, moves_any, refused};
+use crate::quant::long_sums::long_sums;
 use crate::quant::mixed::mixed;
 use crate::quant::precision::Wanted;
 use crate::quant::quantize;
+use crate::quant::residual::streams;
 use crate::quant::sensitive_range::sensitive;
+use crate::quant::slopes::slopes;
 use crate::quant::states;
 use crate::quant::whole;
 use crate::ranges::activations::activations;
@@ -61,15 +67,18 @@ impl Pass for AssignScales {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let wanted = Wanted::find(edit.graph(), &cx.precision)?;
         let states = states::pairs(edit.graph(), &cx.states)?;
-        let mut ties = Ties::new(edit.graph(), &wanted, &states);
+        let uneven = decades(edit.graph());
+        let mut ties = Ties::new(edit.graph(), &wanted, &states, &uneven);
         let mut remarks = ties.refused();
         remarks.extend(ties.mixing_outputs());
+        remarks.extend(ties.uneven_operands(&uneven));
         let of_state = |&(x, y): &(ValueId, ValueId)| {
             format!("%{} and %{} are one state: they have one type", edit.graph().name_of(x), edit.graph().name_of(y))
         };
         remarks.extend(states.iter().map(of_state));
-        let types = ties.types(true);
-        let narrow: HashMap<ValueId, Arc<Uniform>> = ties.types(false).into_iter().collect();
+        let types = ties.types(24);
+        let narrow =
+            Narrow { two_bytes: ties.types(16).into_iter().collect(), byte: ties.types(8).into_iter().collect() };
         remarks.into_iter().for_each(|r| edit.remark(r));
         let Some(mut change) = edit.begin(format!("assign-scales: {} values", types.len())) else {
             return Ok(());
@@ -88,7 +97,7 @@ impl Pass for AssignScales {
         for n in change.graph().order() {
             narrow_operands(&mut change, n, &narrow);
             if is_layer(change.graph().op(n))
-                && let Err(message) = weights(&mut change, n, wanted.weights(n))
+                && let Err(message) = weights(&mut change, n, wanted.weights_or(n, uneven.weights(n)))
             {
                 faults.0.push(diag_at(change.graph(), n, Code::NO_INTEGER_FORM, message));
             }
@@ -118,13 +127,22 @@ fn bound_masks(change: &mut Change) {
     }
 }
 
-/// What has more bits than an operation can read it gets in 8, in the type that the value would have if it were not to have more.
-fn narrow_operands(change: &mut Change, n: NodeId, types: &HashMap<ValueId, Arc<Uniform>>) {
+/// The types that values would have if they were not to have more bits.
+struct Narrow {
+    two_bytes: HashMap<ValueId, Arc<Uniform>>,
+    byte: HashMap<ValueId, Arc<Uniform>>,
+}
+
+/// What has more bits than an operation can read it gets in fewer, in the type that the value would have if it were not to have more.
+fn narrow_operands(change: &mut Change, n: NodeId, types: &Narrow) {
     for (i, v) in change.graph().operands(n).into_iter().enumerate() {
         let g = change.graph();
-        let (Some(narrow), Some(own)) = (types.get(&v), refused(g, v, n, Side::Reads(i))) else { continue };
+        let Some(own) = refused(g, v, n, Side::Reads(i)) else { continue };
+        let takes_16 = form(g, n, Side::Reads(i)).take(&format::I16);
+        let Some(narrow) = (if takes_16 { &types.two_bytes } else { &types.byte }).get(&v) else { continue };
         let (op, bits) = (g.op(n).name(), own.bits());
-        let remark = format!("%{} is read in 8 bits: `{op}` has no form of {bits}", g.name_of(v));
+        let remark =
+            format!("%{} is read in {} bits: `{op}` has no form of {bits}", g.name_of(v), narrow.format.bits());
         let (name, ty, origin) =
             (format!("{}.s", g.name_of(v)), g.ty(v).with_elem(Elem::Uniform(narrow.clone())), origin_of(g, v));
         change.remark(remark);
@@ -191,23 +209,35 @@ struct Ties<'g> {
     parent: Vec<usize>,
     /// Of the values: the format that each is to have, as far as can be seen from it alone, if not the usual one.
     wanted: Vec<Option<&'static Format>>,
-    /// Of the values: which are to have 16 bits only because an output mixes magnitudes. They have no codes to spare.
-    mixed: Vec<bool>,
+    /// Of the values: which are to have 16 bits only because of what they are. They have no codes to spare.
+    unasked: Vec<bool>,
     /// Of the roots: what its set has.
     formats: Vec<&'static Format>,
     sentinels: HashMap<ValueId, Sentinel>,
 }
 
 impl<'g> Ties<'g> {
-    fn new(g: &'g Graph, wanted: &Wanted, states: &[(ValueId, ValueId)]) -> Ties<'g> {
+    fn new(g: &'g Graph, wanted: &Wanted, states: &[(ValueId, ValueId)], uneven: &Decades) -> Ties<'g> {
         let values = activations(g);
         let index = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
         let parent = (0..values.len()).collect();
-        let of_mixed = mixed(g);
-        let mixed: Vec<bool> = values.iter().map(|v| of_mixed.contains(v) && wanted.value(*v).is_none()).collect();
-        let of = |(&v, &mixed): (&ValueId, &bool)| wanted.value(v).or(mixed.then_some(&format::I16));
-        let wanted = values.iter().zip(&mixed).map(of).collect();
-        let mut ties = Ties { g, values, index, parent, wanted, mixed, formats: Vec::new(), sentinels: sentinels(g) };
+        let of_streams = streams(g);
+        let mut finer = mixed(g);
+        finer.extend(long_sums(g, |v| is_seen(g, v)));
+        finer.extend(slopes(g));
+        finer.extend(of_streams.values.iter().chain(&uneven.values));
+        let unasked: Vec<bool> = values.iter().map(|v| finer.contains(v) && wanted.value(*v).is_none()).collect();
+        let own = |v: ValueId| if uneven.fine.contains(&v) { &format::I24 } else { &format::I16 };
+        let asked = |v: ValueId| {
+            let format = wanted.value(v)?;
+            let more = !format.fits_byte()
+                && !wanted.is_named(v)
+                && (uneven.fine.contains(&v) || of_streams.sums.contains(&v));
+            Some(if more { &format::I24 } else { format })
+        };
+        let of = |(&v, &finer): (&ValueId, &bool)| asked(v).or(finer.then_some(own(v)));
+        let wanted = values.iter().zip(&unasked).map(of).collect();
+        let mut ties = Ties { g, values, index, parent, wanted, unasked, formats: Vec::new(), sentinels: sentinels(g) };
         // What would bring different precisions together comes when they are known.
         let mut loose = Vec::new();
         for n in g.order() {
@@ -233,10 +263,13 @@ impl<'g> Ties<'g> {
         }
         let usual = format::usual(Role::Values);
         self.formats = found.into_iter().map(|format| format.unwrap_or(usual)).collect();
-        for i in 0..self.values.len() {
-            let root = self.root(i);
-            if self.cannot(i, self.formats[root]) {
-                self.formats[root] = usual;
+        // The next format below, where one of them cannot.
+        for _ in 0..2 {
+            for i in 0..self.values.len() {
+                let root = self.root(i);
+                if self.cannot(i, self.formats[root]) {
+                    self.formats[root] = if self.formats[root].bits() > 16 { &format::I16 } else { usual };
+                }
             }
         }
     }
@@ -269,9 +302,25 @@ impl<'g> Ties<'g> {
         for &y in self.g.outputs() {
             let Some(&i) = self.index.get(&y) else { continue };
             let root = self.root(i);
-            if self.mixed[i] && !self.formats[root].fits_byte() {
+            let concat = self.g.producer(y).is_some_and(|n| moves_any(self.g, n));
+            if self.unasked[i] && !self.formats[root].fits_byte() && concat {
                 let name = self.g.name_of(y);
                 remarks.push(format!("%{name} has 16 bits: the extents of its parts differ too much for 8"));
+            }
+        }
+        remarks
+    }
+
+    /// Remarks on operands that have 16 bits because they span decades.
+    fn uneven_operands(&mut self, uneven: &Decades) -> Vec<String> {
+        let mut remarks = Vec::new();
+        for (v, op) in &uneven.operands {
+            let Some(&i) = self.index.get(v) else { continue };
+            let root = self.root(i);
+            if self.unasked[i] && !self.formats[root].fits_byte() {
+                let name = self.g.name_of(*v);
+                let bits = self.formats[root].bits();
+                remarks.push(format!("%{name} has {bits} bits: a step of fewer is too coarse for `{}`", op.name()));
             }
         }
         remarks
@@ -309,17 +358,18 @@ impl<'g> Ties<'g> {
         }
     }
 
-    /// The type of each value, or what it would be in 8 bits.
-    fn types(&mut self, precise: bool) -> Vec<(ValueId, Arc<Uniform>)> {
+    /// The type of each value, in a format of no more than so many bits.
+    fn types(&mut self, most: u32) -> Vec<(ValueId, Arc<Uniform>)> {
         let mut ranges: HashMap<usize, Range> = HashMap::new();
         let mut whole: HashSet<usize> = HashSet::new();
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
             let own = self.formats[root];
-            let (above_8_bits, narrow) = (precise && !own.fits_byte(), if own.fits_byte() { own } else { &format::U8 });
+            let (above_8_bits, narrow) =
+                (most > 8 && !own.fits_byte(), if own.fits_byte() { own } else { &format::U8 });
             let codes = narrow.extent() as f64;
             let wanted =
-                Extent { above_8_bits, codes, room: above_8_bits && !self.mixed[i], sentinels: &self.sentinels };
+                Extent { above_8_bits, codes, room: above_8_bits && !self.unasked[i], sentinels: &self.sentinels };
             if whole::is_whole(self.g, v) {
                 whole.insert(root);
             }
@@ -330,7 +380,11 @@ impl<'g> Ties<'g> {
         }
         let uniform = |root: usize, range: Range| {
             let own = self.formats[root];
-            let format = if precise || own.fits_byte() { own } else { &format::U8 };
+            let format = match most {
+                _ if own.bits() <= most => own,
+                16 => &format::I16,
+                _ => &format::U8,
+            };
             match whole.contains(&root) {
                 true => whole::covering(format, range),
                 false => Uniform::covering(format, workable(range)),
@@ -367,6 +421,9 @@ fn into_concat(g: &Graph, v: ValueId, y: ValueId) -> bool {
 /// How much further than what was seen a type of 16 bits reaches: it has a bit to spare, and other inputs have other ranges.
 const ROOM: f32 = 2.0;
 
+/// Steps in which a function is looked through.
+const IMAGE_STEPS: u16 = 1024;
+
 /// The range that a value of 16 bits is to cover, from the one that one of 8 bits is.
 fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
     let seen = g.metadata().get(Fact::Seen, g.name_of(v)).and_then(|s| <[f64; 2]>::try_from(s).ok());
@@ -377,11 +434,28 @@ fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
         match g.op(n) {
             Opcode::Relu => least = 0.0,
             Opcode::Clip => (least, greatest) = (g.node(n).attrs.get(attr::MIN), g.node(n).attrs.get(attr::MAX)),
-            _ => {}
+            op => {
+                if let Class::Unary(f) = op.info().class
+                    && let Some(image) = image(g, n, f)
+                {
+                    (least, greatest) = (image.min.min(range.min), image.max.max(range.max));
+                }
+            }
         }
     }
     let wider = Range { min: (range.min * ROOM).max(least.min(0.0)), max: (range.max * ROOM).min(greatest.max(0.0)) };
     if wider.is_valid() { wider } else { range }
+}
+
+/// What a function makes of the range that its operand is to cover in 16 bits, as far as it is finite: no result lies beyond.
+fn image(g: &Graph, n: NodeId, f: fn(&Attrs, f32) -> f32) -> Option<Range> {
+    let x = g.operands(n)[0];
+    let Elem::Calibrated(range) = g.ty(x).elem else { return None };
+    let (range, attrs) = (roomy(g, x, range), &g.node(n).attrs);
+    let points = (0..=IMAGE_STEPS).map(|i| range.min + (range.max - range.min) * f32::from(i) / f32::from(IMAGE_STEPS));
+    let results = points.map(|x| f(attrs, x)).filter(|y| y.is_finite());
+    let all = results.fold((f32::INFINITY, f32::NEG_INFINITY), |(l, g), y| (l.min(y), g.max(y)));
+    Some(Range { min: all.0, max: all.1 }).filter(|r| r.is_valid())
 }
 
 /// What a range is for.

@@ -10,9 +10,13 @@ pub mod precision;
 pub mod scale_rest;
 pub mod sensitive_range;
 
+pub(crate) mod decades;
 pub(crate) mod forms;
+pub(crate) mod long_sums;
 pub(crate) mod mixed;
 pub(crate) mod quantize;
+pub(crate) mod residual;
+pub(crate) mod slopes;
 pub(crate) mod states;
 pub(crate) mod terms;
 pub(crate) mod whole;

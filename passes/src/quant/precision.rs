@@ -3,7 +3,8 @@
 //! ```text
 //! conv1=i16                   the value conv1
 //! conv1.weights=i16           the weights of the layer that computes conv1
-//! all=i16, all.weights=i16    every value, all weights; what is named itself comes first: all=i16,logits=u8
+//! all=i16                     every value and all weights; what is named itself comes first: all=i16,logits=u8
+//! all=i16, all.weights=i8     every value alone
 //! ```
 //!
 //! Formats are rows of `qcc_num::format`; 8 and 16 stand for those of so many bits.
@@ -93,18 +94,14 @@ pub(crate) struct Wanted {
     weights: HashMap<NodeId, &'static Format>,
     /// Of all other values, if it is said.
     all: Option<&'static Format>,
-    all_weights: &'static Format,
+    /// Of all other weights, if it is said; else they follow `all` above 8 bits.
+    all_weights: Option<&'static Format>,
 }
 
 impl Wanted {
     /// Finds what the names stand for; those that stand for nothing are reported.
     pub(crate) fn find(g: &Graph, by_name: &Precisions) -> Result<Wanted, Diags> {
-        let mut wanted = Wanted {
-            values: HashMap::new(),
-            weights: HashMap::new(),
-            all: None,
-            all_weights: format::usual(Role::Weights),
-        };
+        let mut wanted = Wanted { values: HashMap::new(), weights: HashMap::new(), all: None, all_weights: None };
         let mut faults = Diags::default();
         for (name, &precision) in by_name {
             if let Err(fault) = wanted.add(g, name, precision) {
@@ -122,7 +119,7 @@ impl Wanted {
             self.all = Some(format(Role::Values)?);
             return Ok(());
         } else if prefix == Some(ALL) {
-            self.all_weights = format(Role::Weights)?;
+            self.all_weights = Some(format(Role::Weights)?);
             return Ok(());
         }
         let of_layer = prefix.and_then(|n| value(g, n)).and_then(|v| layer(g, v));
@@ -142,9 +139,20 @@ impl Wanted {
         self.values.get(&v).copied().or(self.all)
     }
 
+    /// Whether something is said of the value itself.
+    pub(crate) fn is_named(&self, v: ValueId) -> bool {
+        self.values.contains_key(&v)
+    }
+
     /// The format that the weights of the layer are to have.
     pub(crate) fn weights(&self, layer: NodeId) -> &'static Format {
-        self.weights.get(&layer).copied().unwrap_or(self.all_weights)
+        self.weights_or(layer, format::usual(Role::Weights))
+    }
+
+    /// The same, with what they have where nothing is said.
+    pub(crate) fn weights_or(&self, layer: NodeId, usual: &'static Format) -> &'static Format {
+        let finer = self.all.filter(|format| !format.fits_byte()).map(|_| &format::I16_WEIGHTS);
+        self.weights.get(&layer).copied().or(self.all_weights).or(finer).unwrap_or(usual)
     }
 }
 

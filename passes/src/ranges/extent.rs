@@ -2,8 +2,8 @@
 
 use qcc_ir::{Elem, Graph, Range, ValueId};
 
-/// Extent below which a range counts as zero: no scale that follows from it could be told from another.
-const LEAST_SPAN: f32 = 1e-12;
+/// Extent below which a range counts as zero: scales that follow from it leave single precision.
+const LEAST_SPAN: f32 = 1e-30;
 
 /// A range with an extent: that of a value which was never seen to differ from zero is made up.
 pub(crate) fn workable(range: Range) -> Range {

@@ -3,7 +3,8 @@
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
 use cranelift_module::{DataId, Linkage};
 use qcc_ir::{Attrs, Diags, NodeId, attr};
-use qcc_num::wide::{SHIFT, limit};
+use qcc_num::curve::{DIRECT, FARTHEST, FRACTION, OCTAVE, SIDE};
+use qcc_num::wide::{limit, shift_of};
 
 use super::builder::{Builder, Operation, bug};
 use super::elementwise::{loops, operand};
@@ -37,12 +38,12 @@ struct Sum {
 struct Rule {
     lo: i64,
     hi: i64,
-    is_i16: bool,
+    bits: u32,
 }
 
 impl Rule {
     fn of(attrs: &Attrs) -> Rule {
-        Rule { lo: attrs.get(attr::LO), hi: attrs.get(attr::HI), is_i16: attrs.get(attr::BITS) == 16 }
+        Rule { lo: attrs.get(attr::LO), hi: attrs.get(attr::HI), bits: attrs.get(attr::BITS) as u32 }
     }
 }
 
@@ -149,15 +150,23 @@ fn finish(t: &mut Task<'_>, [acc, mult, offset]: [[Value; I64_VECTORS]; 3], rule
         let mask = t.b.func.dfg.immediates.push(high.as_slice().into());
         let halves = t.b.ins().shuffle(scaled[2 * i], scaled[2 * i + 1], mask);
         let halves = clif::cast(&mut t.b, types::I32X4, halves);
-        t.b.ins().sshr_imm_s(halves, i64::from(SHIFT) - 32)
+        t.b.ins().sshr_imm_s(halves, i64::from(shift_of(rule.bits)) - 32)
     });
+    if rule.bits == 32 {
+        let (lo, hi) = (clif::splat(&mut t.b, types::I32X4, rule.lo), clif::splat(&mut t.b, types::I32X4, rule.hi));
+        let codes = units.map(|x| {
+            let x = t.b.ins().smax(x, lo);
+            t.b.ins().smin(x, hi)
+        });
+        return clif::store_lanes(&mut t.b, types::I32, &codes, to, lanes);
+    }
     let (lo, hi) = (clif::splat(&mut t.b, types::I16X8, rule.lo), clif::splat(&mut t.b, types::I16X8, rule.hi));
     let codes = [0, 2].map(|i| {
         let x = t.b.ins().snarrow(units[i], units[i + 1]);
         let x = t.b.ins().smax(x, lo);
         t.b.ins().smin(x, hi)
     });
-    if rule.is_i16 {
+    if rule.bits == 16 {
         return clif::store_lanes(&mut t.b, types::I16, &codes, to, lanes);
     }
     let bytes = t.b.ins().unarrow(codes[0], codes[1]);
@@ -245,10 +254,27 @@ pub fn product(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], result:
 }
 
 /// `int.byte`.
-pub fn byte(t: &mut Task<'_>, high: bool, operands: &[BufferView], result: &BufferView) {
+pub fn byte(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], result: &BufferView) {
     let loops = loops(operands, result);
     let bases = [t.address(&operands[0]), t.address(result)];
     let splat = loops.inner[0] == 0;
+    if operands[0].element == 4 {
+        return t.lanes(&loops, &bases, &mut |t, at, lanes| {
+            let x = operand(t, at[0], 4, splat, lanes);
+            let (least, mask) =
+                (clif::splat(&mut t.b, types::I32X4, 1 << 23), clif::splat(&mut t.b, types::I32X4, 0xFF));
+            let mut part = |x: Value| {
+                let x = t.b.ins().iadd(x, least);
+                let x = t.b.ins().ushr_imm_s(x, 8 * attrs.get(attr::INDEX));
+                t.b.ins().band(x, mask)
+            };
+            let parts = [part(x[0]), part(x[1]), part(x[2]), part(x[3])];
+            let halves = [t.b.ins().snarrow(parts[0], parts[1]), t.b.ins().snarrow(parts[2], parts[3])];
+            let bytes = t.b.ins().unarrow(halves[0], halves[1]);
+            clif::store_bytes(&mut t.b, bytes, at[1], 0, lanes);
+        });
+    }
+    let high = attrs.get(attr::HIGH);
     t.lanes(&loops, &bases, &mut |t, at, lanes| {
         let x = operand(t, at[0], 2, splat, lanes);
         let mut part = |x: Value| {
@@ -285,4 +311,108 @@ pub fn lut(t: &mut Task<'_>, x: &[BufferView], table: &BufferView, result: &Buff
             t.b.ins().store(memory(), y, at[1], (i * inner[1]) as i32);
         }
     });
+}
+
+/// `int.wide_div`: one division an element.
+pub fn quotient(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], result: &BufferView) {
+    let loops = loops(operands, result);
+    let mut bases: Vec<Value> = operands.iter().map(|p| t.address(p)).collect();
+    bases.push(t.address(result));
+    let inner = loops.inner.clone();
+    let (zeros, rule) = (attrs.get(attr::ZEROS), Rule::of(attrs));
+    let (mult, shift, zero) = (attrs.get(attr::MULT), attrs.get(attr::SHIFT), attrs.get(attr::OFFSET));
+    t.lanes(&loops, &bases, &mut |t, at, lanes| {
+        for i in 0..lanes {
+            let centred = |t: &mut Task<'_>, k: usize| {
+                let lane = clif::lane_type(operands[k].element);
+                let x = t.b.ins().load(lane, memory(), at[k], (i * inner[k]) as i32);
+                let x = match operands[k].element {
+                    1 => t.b.ins().uextend(types::I64, x),
+                    _ => t.b.ins().sextend(types::I64, x),
+                };
+                t.b.ins().iadd_imm_s(x, -zeros[k])
+            };
+            let (a, b) = (centred(t, 0), centred(t, 1));
+            let numerator = t.b.ins().imul_imm_s(a, mult);
+            let [one, zero_point, lo, hi] = [1, zero, rule.lo, rule.hi].map(|x| t.b.ins().iconst(types::I64, x));
+            let none = t.b.ins().icmp_imm_s(IntCC::Equal, b, 0);
+            let divisor = t.b.ins().select(none, one, b);
+            let quotient = t.b.ins().sdiv(numerator, divisor);
+            let rounded = t.b.ins().iadd_imm_s(quotient, 1 << (shift - 1));
+            let units = t.b.ins().sshr_imm_s(rounded, shift);
+            let q = t.b.ins().iadd(units, zero_point);
+            // What is divided by 0.
+            let (above, below) = (
+                t.b.ins().icmp_imm_s(IntCC::SignedGreaterThan, numerator, 0),
+                t.b.ins().icmp_imm_s(IntCC::SignedLessThan, numerator, 0),
+            );
+            let end = t.b.ins().select(below, lo, zero_point);
+            let end = t.b.ins().select(above, hi, end);
+            let q = t.b.ins().select(none, end, q);
+            let q = t.b.ins().smax(q, lo);
+            let q = t.b.ins().smin(q, hi);
+            let at = (at[2], (i * inner[2]) as i32);
+            match rule.bits {
+                16 => t.b.ins().istore16(memory(), q, at.0, at.1),
+                _ => t.b.ins().istore8(memory(), q, at.0, at.1),
+            };
+        }
+    });
+}
+
+/// `int.curve`: one look-up an element.
+pub fn curve(t: &mut Task<'_>, attrs: &Attrs, x: &[BufferView], table: &BufferView, result: &BufferView) {
+    let loops = loops(x, result);
+    let bases = [t.address(&x[0]), t.address(result)];
+    let table = t.address(table);
+    let (inner, center) = (loops.inner.clone(), attrs.get(attr::CENTER));
+    let (least, greatest) = if result.element == 2 { (-32768, 32767) } else { (0, 255) };
+    t.lanes(&loops, &bases, &mut |t, at, lanes| {
+        for i in 0..lanes {
+            let x = t.b.ins().load(types::I32, memory(), at[0], (i * inner[0]) as i32);
+            let x = t.b.ins().sextend(types::I64, x);
+            let distance = t.b.ins().iadd_imm_s(x, -center);
+            let v = curve_at(t, table, distance);
+            let v = t.b.ins().iadd_imm_s(v, 1 << (FRACTION - 1));
+            let q = t.b.ins().sshr_imm_s(v, i64::from(FRACTION));
+            let [lo, hi] = [least, greatest].map(|x| t.b.ins().iconst(types::I64, x));
+            let q = t.b.ins().smax(q, lo);
+            let q = t.b.ins().smin(q, hi);
+            let to = (i * inner[1]) as i32;
+            match result.element {
+                2 => t.b.ins().istore16(memory(), q, at[1], to),
+                _ => t.b.ins().istore8(memory(), q, at[1], to),
+            };
+        }
+    });
+}
+
+/// `v` of equation (31).
+fn curve_at(t: &mut Task<'_>, table: Value, distance: Value) -> Value {
+    let negative = t.b.ins().icmp_imm_s(IntCC::SignedLessThan, distance, 0);
+    let other = t.plus(table, 4 * SIDE);
+    let side = t.b.ins().select(negative, other, table);
+    let (magnitude, farthest) = (t.b.ins().iabs(distance), t.b.ins().iconst(types::I64, FARTHEST));
+    let d = t.b.ins().smin(magnitude, farthest);
+    let zeros = t.b.ins().clz(d);
+    let (none, below) = (t.b.ins().iconst(types::I64, 0), t.b.ins().iconst(types::I64, 64 - 9));
+    let n = t.b.ins().isub(below, zeros);
+    let n = t.b.ins().smax(n, none);
+    let j = t.b.ins().ushr(d, n);
+    // Octave `n` begins with sample 256.
+    let row = t.b.ins().imul_imm_s(n, OCTAVE as i64);
+    let row = t.b.ins().iadd_imm_s(row, DIRECT as i64 - 2 * OCTAVE as i64 + 1);
+    let is_far = t.b.ins().icmp_imm_s(IntCC::NotEqual, n, 0);
+    let row = t.b.ins().select(is_far, row, none);
+    let sample = t.b.ins().iadd(row, j);
+    let at = t.at(side, sample, 4);
+    let first = t.b.ins().load(types::I32, memory(), at, 0);
+    let next = t.b.ins().load(types::I32, memory(), at, 4);
+    let (first, next) = (t.b.ins().sextend(types::I64, first), t.b.ins().sextend(types::I64, next));
+    let begin = t.b.ins().ishl(j, n);
+    let rest = t.b.ins().isub(d, begin);
+    let rise = t.b.ins().isub(next, first);
+    let rise = t.b.ins().imul(rise, rest);
+    let rise = t.b.ins().sshr(rise, n);
+    t.b.ins().iadd(first, rise)
 }

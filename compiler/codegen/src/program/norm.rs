@@ -5,7 +5,7 @@ use cranelift_frontend::Variable;
 use qcc_ir::Attrs;
 use qcc_ir::attr;
 use qcc_ir::ops::IntOp;
-use qcc_num::norm::MEAN_BITS;
+use qcc_num::norm::{FINE_ENDS, FINE_MEAN_BITS, MEAN_BITS, WIDE_MEAN_BITS};
 use qcc_num::requant::FRACTION_BITS;
 
 use super::collapse::Loops;
@@ -30,8 +30,10 @@ pub struct LayerNorm {
 
 /// What is made of normal values.
 enum Output {
-    /// Codes within bounds.
+    /// Codes of 8 bits within bounds.
     Codes([u8; 2]),
+    /// Codes of 16 bits.
+    WideCodes,
     /// 32 bits before the rounding, of an operand with a dynamic scale.
     Raw { scale: BufferView },
 }
@@ -41,6 +43,7 @@ impl LayerNorm {
     pub fn new(op: IntOp, attrs: &Attrs, operands: &[BufferView], result: &BufferView) -> LayerNorm {
         let (output, parameters) = match op {
             IntOp::DynamicNorm => (Output::Raw { scale: operands[1].clone() }, &operands[2..]),
+            _ if result.element == 2 => (Output::WideCodes, &operands[1..]),
             _ => (Output::Codes([attrs.get(attr::LO) as u8, attrs.get(attr::HI) as u8]), &operands[1..]),
         };
         LayerNorm {
@@ -64,7 +67,7 @@ impl LayerNorm {
         let views = [&self.x, &self.mult, &self.offset, &self.result];
         let bases = views.map(|p| t.address(p));
         let epsilon = match &self.output {
-            Output::Codes(_) => t.b.ins().iconst(types::I64, self.attrs.get(attr::INT_EPSILON)),
+            Output::Codes(_) | Output::WideCodes => t.b.ins().iconst(types::I64, self.attrs.get(attr::INT_EPSILON)),
             Output::Raw { scale } => {
                 let scale = t.address(scale);
                 epsilon(t, &self.attrs, scale)
@@ -80,7 +83,7 @@ impl LayerNorm {
     /// Loops over a row.
     fn loops(&self) -> Loops {
         let strides = [&self.x, &self.mult, &self.offset, &self.result].map(|p| &p.strides[self.axis..]);
-        Loops::new(&self.x.dims[self.axis..], &strides).dense(&[1, 4, 4, self.result.element])
+        Loops::new(&self.x.dims[self.axis..], &strides).dense(&[self.x.element, 4, 4, self.result.element])
     }
 
     fn row(&self, t: &mut Task<'_>, at: [Value; 4], epsilon: Value) {
@@ -94,10 +97,9 @@ impl LayerNorm {
         t.nest(&loops.outer, &at, &mut |t, at| {
             t.vectors(loops.run, at, &loops.inner, &mut |t, at, lanes| {
                 let [mults, offsets] = [1, 2].map(|i| factors(t, at[i], loops.inner[i], lanes));
-                let bytes = clif::load_bytes(&mut t.b, at[0], 0, lanes);
-                let mut i32s = clif::widen_bytes(&mut t.b, bytes);
+                let mut i32s = self.codes(t, at[0], lanes);
                 for (i, x) in i32s.iter_mut().enumerate() {
-                    let scaled = t.b.ins().ishl_imm_s(*x, i64::from(MEAN_BITS));
+                    let scaled = t.b.ins().ishl_imm_s(*x, self.mean_bits());
                     let distance = t.b.ins().isub(scaled, mean);
                     let normal = normalized(t, distance, reciprocal, row.shift);
                     let high = clif::mul_high(&mut t.b, normal, mults[i]);
@@ -108,49 +110,97 @@ impl LayerNorm {
         });
     }
 
+    /// Fraction bits of the mean.
+    fn mean_bits(&self) -> i64 {
+        i64::from(match self.x.element {
+            1 => MEAN_BITS,
+            2 => WIDE_MEAN_BITS,
+            _ => FINE_MEAN_BITS,
+        })
+    }
+
+    /// The least code.
+    fn least(&self) -> i64 {
+        match self.x.element {
+            1 => 0,
+            2 => i64::from(i16::MIN),
+            _ => FINE_ENDS[0],
+        }
+    }
+
+    /// Up to 16 codes.
+    fn codes(&self, t: &mut Task<'_>, at: Value, lanes: usize) -> [Value; 4] {
+        match self.x.element {
+            1 => {
+                let bytes = clif::load_bytes(&mut t.b, at, 0, lanes);
+                clif::widen_bytes(&mut t.b, bytes)
+            }
+            2 => {
+                let x = clif::load_lanes(&mut t.b, types::I16, at, lanes);
+                let b = &mut t.b;
+                let (low, high) = (x[0], x[1]);
+                [b.ins().swiden_low(low), b.ins().swiden_high(low), b.ins().swiden_low(high), b.ins().swiden_high(high)]
+            }
+            _ => fine_codes(t, at, lanes),
+        }
+    }
+
     /// Stores up to 16 values, before their rounding.
     fn store(&self, t: &mut Task<'_>, i32s: [Value; 4], at: Value, lanes: usize) {
-        let Output::Codes([lo, hi]) = self.output else {
+        if let Output::Raw { .. } = self.output {
             return clif::store_lanes(&mut t.b, types::I32, &i32s, at, lanes);
-        };
+        }
         let i32s = i32s.map(|v| t.b.ins().sshr_imm_s(v, i64::from(FRACTION_BITS)));
         let halves = [t.b.ins().snarrow(i32s[0], i32s[1]), t.b.ins().snarrow(i32s[2], i32s[3])];
+        let Output::Codes([lo, hi]) = self.output else {
+            return clif::store_lanes(&mut t.b, types::I16, &halves, at, lanes);
+        };
         let bytes = t.b.ins().unarrow(halves[0], halves[1]);
         let bytes = clif::clamp(&mut t.b, bytes, lo, hi);
         clif::store_bytes(&mut t.b, bytes, at, 0, lanes);
     }
 
-    /// Equations (23) to (25). The sum of squares in (24) is `2^20 sum(x^2) - 2^11 m sum(x) + n m^2`, in which what exceeds 64 bits
-    /// cancels.
+    /// Equations (23) to (25). The sum of squares in (24) is `2^(2 f) sum(x^2) - 2^(f + 1) m sum(x) + n m^2`, in which what exceeds 64
+    /// bits cancels.
     fn statistics(&self, t: &mut Task<'_>, loops: &Loops, at: [Value; 4], epsilon: Value) -> Row {
         let length: usize = self.x.dims[self.axis..].iter().product();
         let zero = t.b.ins().iconst(types::I64, 0);
         let totals = [t.b.declare_var(types::I64), t.b.declare_var(types::I64)];
         totals.iter().for_each(|&total| t.b.def_var(total, zero));
         t.nest(&loops.outer, &at, &mut |t, at| {
+            let element = self.x.element;
+            let add: fn(&mut Task<'_>, Value, usize, [Variable; 2]) = match element {
+                1 => add_sums,
+                2 => add_wide_sums,
+                _ => add_fine_sums,
+            };
             t.count(loops.run / CHUNK, &mut |t, chunk| {
-                let x = t.at(at[0], chunk, CHUNK);
-                add_sums(t, x, CHUNK, totals);
+                let x = t.at(at[0], chunk, CHUNK * element);
+                add(t, x, CHUNK, totals);
             });
             if !loops.run.is_multiple_of(CHUNK) {
-                let x = t.plus(at[0], loops.run - loops.run % CHUNK);
-                add_sums(t, x, loops.run % CHUNK, totals);
+                let x = t.plus(at[0], (loops.run - loops.run % CHUNK) * element);
+                add(t, x, loops.run % CHUNK, totals);
             }
         });
         let [sum, squares] = totals.map(|total| t.b.use_var(total));
         // (23)
-        let n = t.b.ins().iconst(types::I64, length as i64);
+        let (n, bits) = (t.b.ins().iconst(types::I64, length as i64), self.mean_bits());
+        // Codes count from the least, so that what is divided is not negative.
+        let least = self.least();
         let mean = match self.attrs.get(attr::CENTER) {
             -1 => {
-                let scaled = t.b.ins().ishl_imm_s(sum, i64::from(MEAN_BITS));
+                let from_least = t.b.ins().iadd_imm_s(sum, -least * length as i64);
+                let scaled = t.b.ins().ishl_imm_s(from_least, bits);
                 let rounded = t.b.ins().iadd_imm_s(scaled, length as i64 / 2);
-                t.b.ins().udiv(rounded, n)
+                let mean = t.b.ins().udiv(rounded, n);
+                t.b.ins().iadd_imm_s(mean, least << bits)
             }
-            center => t.b.ins().iconst(types::I64, center << MEAN_BITS),
+            center => t.b.ins().iconst(types::I64, (center + least) << bits),
         };
         // (24)
-        let squares = t.b.ins().ishl_imm_s(squares, i64::from(2 * MEAN_BITS));
-        let twice = t.b.ins().ishl_imm_s(sum, i64::from(MEAN_BITS) + 1);
+        let squares = t.b.ins().ishl_imm_s(squares, 2 * bits);
+        let twice = t.b.ins().ishl_imm_s(sum, bits + 1);
         let all = t.b.ins().imul(mean, n);
         let rest = t.b.ins().isub(all, twice);
         let rest = t.b.ins().imul(rest, mean);
@@ -168,6 +218,78 @@ impl LayerNorm {
         let half = t.b.ins().ushr_imm_s(even, 1);
         let top = t.b.ins().iconst(types::I64, 33);
         Row { mean, reciprocal, shift: t.b.ins().isub(top, half) }
+    }
+}
+
+/// Up to 16 codes of 24 bits; behind the last there are zeros.
+fn fine_codes(t: &mut Task<'_>, at: Value, lanes: usize) -> [Value; 4] {
+    let x = clif::load_lanes(&mut t.b, types::I32, at, lanes);
+    let [least, greatest] = FINE_ENDS.map(|end| clif::splat(&mut t.b, types::I32X4, end));
+    [x[0], x[1], x[2], x[3]].map(|x| {
+        let x = t.b.ins().smax(x, least);
+        t.b.ins().smin(x, greatest)
+    })
+}
+
+/// Adds the sum and the sum of squares of codes of 24 bits.
+fn add_fine_sums(t: &mut Task<'_>, x: Value, count: usize, totals: [Variable; 2]) {
+    let sums = [t.b.declare_var(types::I64X2), t.b.declare_var(types::I64X2)];
+    let zero = clif::splat(&mut t.b, types::I64X2, 0);
+    sums.iter().for_each(|&sum| t.b.def_var(sum, zero));
+    t.vectors(count, &[x], &[4], &mut |t, at, lanes| {
+        for codes in fine_codes(t, at[0], lanes) {
+            for half in [t.b.ins().swiden_low(codes), t.b.ins().swiden_high(codes)] {
+                let square = t.b.ins().imul(half, half);
+                for (sum, term) in sums.into_iter().zip([half, square]) {
+                    let old = t.b.use_var(sum);
+                    let new = t.b.ins().iadd(old, term);
+                    t.b.def_var(sum, new);
+                }
+            }
+        }
+    });
+    for (sum, total) in sums.into_iter().zip(totals) {
+        let lanes = t.b.use_var(sum);
+        for lane in [0, 1] {
+            let (part, old) = (t.b.ins().extractlane(lanes, lane), t.b.use_var(total));
+            let new = t.b.ins().iadd(old, part);
+            t.b.def_var(total, new);
+        }
+    }
+}
+
+/// Adds the sum and the sum of squares of up to [`CHUNK`] numbers of 16 bits.
+fn add_wide_sums(t: &mut Task<'_>, x: Value, count: usize, [total, total_squares]: [Variable; 2]) {
+    let ones = clif::splat(&mut t.b, types::I16X8, 1);
+    let (sums, squares) = (t.b.declare_var(types::I32X4), t.b.declare_var(types::I64X2));
+    let zeros = [types::I32X4, types::I64X2].map(|kind| clif::splat(&mut t.b, kind, 0));
+    t.b.def_var(sums, zeros[0]);
+    t.b.def_var(squares, zeros[1]);
+    t.vectors(count, &[x], &[2], &mut |t, at, lanes| {
+        for i16s in clif::load_lanes(&mut t.b, types::I16, at[0], lanes) {
+            let terms = clif::dot_pairs(&mut t.b, i16s, ones);
+            let old = t.b.use_var(sums);
+            let new = t.b.ins().iadd(old, terms);
+            t.b.def_var(sums, new);
+            // Two squares are at most 2^31: a number without sign.
+            let terms = clif::dot_pairs(&mut t.b, i16s, i16s);
+            for half in [t.b.ins().uwiden_low(terms), t.b.ins().uwiden_high(terms)] {
+                let old = t.b.use_var(squares);
+                let new = t.b.ins().iadd(old, half);
+                t.b.def_var(squares, new);
+            }
+        }
+    });
+    let lanes = t.b.use_var(sums);
+    let sum = clif::sum_lanes(&mut t.b, lanes);
+    let (sum, old) = (t.b.ins().sextend(types::I64, sum), t.b.use_var(total));
+    let new = t.b.ins().iadd(old, sum);
+    t.b.def_var(total, new);
+    let lanes = t.b.use_var(squares);
+    for lane in [0, 1] {
+        let (part, old) = (t.b.ins().extractlane(lanes, lane), t.b.use_var(total_squares));
+        let new = t.b.ins().iadd(old, part);
+        t.b.def_var(total_squares, new);
     }
 }
 

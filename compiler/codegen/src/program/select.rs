@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types};
+use cranelift_codegen::ir::{InstBuilder, Type, Value, condcodes::IntCC, types};
 use qcc_ir::ops::Move;
 use qcc_ir::{Attrs, Elem, Int, attr};
 
@@ -34,10 +34,23 @@ pub fn cast(t: &mut Task<'_>, [from, to]: &[Elem; 2], operands: &[BufferView], r
     });
 }
 
-/// Emits a choice between bytes; its units are those of `loops`, over both operands, the condition and the result.
+/// Emits a choice between elements; its units are those of `loops`, over both operands, the condition and the result.
 pub fn choose(t: &mut Task<'_>, loops: &Loops, operands: &[BufferView], result: &BufferView) {
     let bases: Vec<Value> = operands.iter().chain([result]).map(|p| t.address(p)).collect();
     let inner = loops.inner.clone();
+    if result.element != 1 {
+        let lane = clif::lane_type(result.element);
+        return t.lanes(loops, &bases, &mut |t, at, lanes| {
+            for i in 0..lanes {
+                let load = |t: &mut Task<'_>, ty: Type, k: usize| {
+                    t.b.ins().load(ty, clif::memory(), at[k], (i * inner[k]) as i32)
+                };
+                let (x, y, condition) = (load(t, lane, 0), load(t, lane, 1), load(t, types::I8, 2));
+                let chosen = t.b.ins().select(condition, x, y);
+                t.b.ins().store(clif::memory(), chosen, at[3], (i * inner[3]) as i32);
+            }
+        });
+    }
     t.lanes(loops, &bases, &mut |t, at, lanes| {
         let load = |t: &mut Task<'_>, i: usize| match inner[i] {
             1 => clif::load_bytes(&mut t.b, at[i], 0, lanes),
@@ -64,7 +77,7 @@ pub fn choose(t: &mut Task<'_>, loops: &Loops, operands: &[BufferView], result: 
     });
 }
 
-/// Elements of bytes along an axis in order, or their positions.
+/// Codes of 8 or 16 bits along an axis in order, or their positions.
 pub struct Order {
     x: BufferView,
     result: BufferView,
@@ -104,6 +117,10 @@ impl Order {
     /// greatest of those below the last one found.
     pub fn emit(&self, t: &mut Task<'_>) {
         let (x, y) = (t.address(&self.x), t.address(&self.result));
+        let lane = clif::lane_type(self.x.element);
+        // Codes of 16 bits have a sign: as unsigned numbers they count from the least. The order is reversed by the complement.
+        let (order, all) = if self.x.element == 2 { (0x8000, 0xFFFF) } else { (0, 0xFF) };
+        let flip = if self.largest { order } else { order ^ all };
         let mut rows = self.x.dims.clone();
         rows[self.axis] = 1;
         t.units(&mut |t, unit| {
@@ -116,10 +133,10 @@ impl Order {
                 t.b.def_var(best, none);
                 t.count(self.x.dims[self.axis], &mut |t, i| {
                     let at = t.at(from, i, self.x.strides[self.axis]);
-                    let byte = t.b.ins().load(types::I8, clif::memory(), at, 0);
-                    let mut value = t.b.ins().uextend(types::I64, byte);
-                    if !self.largest {
-                        value = t.b.ins().bxor_imm_s(value, 255);
+                    let code = t.b.ins().load(lane, clif::memory(), at, 0);
+                    let mut value = t.b.ins().uextend(types::I64, code);
+                    if flip != 0 {
+                        value = t.b.ins().bxor_imm_s(value, flip);
                     }
                     let high = t.b.ins().ishl_imm_s(value, 32);
                     let low = if self.last { i } else { t.b.ins().bxor_imm_s(i, i64::from(u32::MAX)) };
@@ -139,8 +156,8 @@ impl Order {
                     t.b.ins().store(clif::memory(), position, at, 0);
                 } else {
                     let source = t.at(from, position, self.x.strides[self.axis]);
-                    let byte = t.b.ins().load(types::I8, clif::memory(), source, 0);
-                    t.b.ins().store(clif::memory(), byte, at, 0);
+                    let code = t.b.ins().load(lane, clif::memory(), source, 0);
+                    t.b.ins().store(clif::memory(), code, at, 0);
                 }
             });
         });

@@ -6,7 +6,7 @@ use qcc_ir::{Diag, Diags, Graph, NodeId, Opcode, attr};
 
 use super::builder::{Border, Builder, Operation, TaskCost, bug, symbol};
 use super::dynamic::parameters::dynamic_scale;
-use super::dynamic::{common, tables};
+use super::dynamic::{common, curve, tables};
 use super::lookup::Lookup;
 use super::mean::Mean;
 use super::moves::{self, Copy};
@@ -28,8 +28,8 @@ pub fn packed(op: Opcode) -> std::ops::Range<usize> {
     }
 }
 
-fn not_bytes(graph: &Graph, node: NodeId) -> Diags {
-    let message = format!("`{}` on elements of more than 8 bits", graph.op(node).name());
+fn not_codes(graph: &Graph, node: NodeId) -> Diags {
+    let message = format!("`{}` on elements of more than 16 bits", graph.op(node).name());
     Diag::new(Code::NO_INTEGER_FORM, message).at(graph.describe(node)).into()
 }
 
@@ -118,8 +118,8 @@ impl Builder<'_> {
         let kernel = graph.op(o.node).name();
         match op {
             Move::TopK | Move::TopKIndex | Move::ArgMax => {
-                if o.operands[0].element != 1 {
-                    return Err(not_bytes(graph, o.node));
+                if o.operands[0].element > 2 {
+                    return Err(not_codes(graph, o.node));
                 }
                 let order = Order::new(op, o.attrs, &o.operands[0], o.result);
                 self.task_of(o, order.units(), TaskCost::of(kernel), |t| order.emit(t))
@@ -130,9 +130,6 @@ impl Builder<'_> {
                 self.task_of(o, lookup.units(), TaskCost::of("lookup"), |t| lookup.emit(t))
             }
             Move::Where => {
-                if o.operands.iter().any(|p| p.element != 1) {
-                    return Err(not_bytes(graph, o.node));
-                }
                 let operands: Vec<BufferView> = o.operands.iter().map(|p| p.broadcast(&o.result.dims)).collect();
                 let loops = elementwise::loops(&operands, o.result);
                 self.task_of(o, loops.units(), TaskCost::of("where"), |t| {
@@ -203,16 +200,19 @@ impl Builder<'_> {
                 common::rescale(t, attrs, operands, result);
             }),
             IntOp::DynamicTable => self.once(o, "dynamic_table", |t| tables::table(t, attrs, operands, result)),
+            IntOp::DynamicCurve => self.once(o, "dynamic_curve", |t| curve::table(t, attrs, operands, result)),
             IntOp::ExpTable => self.once(o, "exp_table", |t| tables::exponentials(t, operands, result)),
             IntOp::DynamicLut => {
                 let loops = tables::look_up_loops(operands, result);
                 self.task_of(o, loops.units(), TaskCost::of("dynamic_lut"), |t| tables::look_up(t, operands, result))
             }
             IntOp::Combine => self.combine(o),
-            IntOp::Byte => {
-                self.each(o, operands, "int.byte", |t| int16::byte(t, attrs.get(attr::HIGH), operands, result))
-            }
+            IntOp::Byte => self.each(o, operands, "int.byte", |t| int16::byte(t, attrs, operands, result)),
+            IntOp::Curve => self.each(o, &operands[..1], "int.curve", |t| {
+                int16::curve(t, attrs, &operands[..1], &operands[1], result);
+            }),
             IntOp::WideMul => self.each(o, operands, "int.wide_mul", |t| int16::product(t, attrs, operands, result)),
+            IntOp::WideDiv => self.each(o, operands, "int.wide_div", |t| int16::quotient(t, attrs, operands, result)),
             IntOp::Lut if operands[0].element != 1 || result.element != 1 => {
                 self.each(o, &operands[..1], "int.lut", |t| int16::lut(t, &operands[..1], &operands[1], result))
             }

@@ -1,9 +1,8 @@
 //! Values whose scale is found at run time: the range of accumulators, what follows from it, and sums.
 
-use qcc_ir::Diag;
-use qcc_ir::attr;
 use qcc_ir::diag::Code;
-use qcc_num::dynamic::{self, INTERVALS, ROW, Rule, Samples, Scale};
+use qcc_ir::{Data, Diag, attr};
+use qcc_num::dynamic::{self, Curve, INTERVALS, PART_ROW, ROW, Rule, Samples, Scale};
 use qcc_num::norm::Row;
 
 use super::{Call, elementwise};
@@ -84,11 +83,16 @@ pub(super) fn common(call: &Call) -> Result<Vec<i32>, Diag> {
 }
 
 /// Codes in another scale.
-pub(super) fn rescale(call: &Call) -> Result<Vec<u8>, Diag> {
+pub(super) fn rescale(call: &Call) -> Result<Data, Diag> {
     let number = |key| call.attrs.get(key) as i32;
     let factor = call.i32s(1)?[2 + number(attr::INDEX) as usize];
     let (zero, new_zero) = (number(attr::ZERO), number(attr::RESULT_ZERO));
-    Ok(call.u8s(0)?.iter().map(|&q| dynamic::rescale(q, zero, factor, new_zero)).collect())
+    let x = call.integers(0)?.into_iter();
+    let code = |q: i64, ends| dynamic::rescale(q as i32, zero, factor, new_zero, ends);
+    Ok(match call.attrs.get(attr::BITS) {
+        16 => Data::I16(x.map(|q| code(q, [i32::from(i16::MIN), i32::from(i16::MAX)]) as i16).collect()),
+        _ => Data::U8(x.map(|q| code(q, [0, 255]) as u8).collect()),
+    })
 }
 
 /// The scale of a product.
@@ -117,6 +121,24 @@ pub(super) fn table(call: &Call) -> Result<Vec<i32>, Diag> {
     }
     let number = |key| call.attrs.get(key) as i32;
     Ok(Samples { rows }.table(scale, number(attr::ZERO), number(attr::RESULT_ZERO)))
+}
+
+/// Equations (29) and (30).
+pub(super) fn curve(call: &Call) -> Result<Vec<i32>, Diag> {
+    let (scale, numbers, x) = (Scale::of(call.i32s(0)?), call.i32s(1)?, call.u8s(2)?);
+    // What keeps (29) and (30) within 64 bits.
+    let (samples, at_zero) = numbers.split_at(numbers.len() - 2);
+    let rows = samples.chunks(PART_ROW).map(|row| row.split_at(PART_ROW - 1)).chain([at_zero.split_at(1)]);
+    let is_far = |(values, exponent): (&[i32], &[i32])| {
+        values.iter().any(|v| v.unsigned_abs() > 1 << 30) || exponent[0].unsigned_abs() > 1 << 24
+    };
+    if rows.into_iter().any(is_far) {
+        return Err(Diag::new(Code::VERIFY, "a sample of a curve is beyond 2^30"));
+    }
+    let number = |key| call.attrs.get(key) as i32;
+    let codes = [x.iter().copied().min().unwrap_or(0), x.iter().copied().max().unwrap_or(0)];
+    let curve = Curve { numbers, half: call.attrs.get(attr::HALF) };
+    Ok(curve.table(scale, number(attr::ZERO), number(attr::RESULT_ZERO), codes))
 }
 
 /// Equation (19).

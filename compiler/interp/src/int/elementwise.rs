@@ -2,7 +2,7 @@
 
 use qcc_ir::diag::Code;
 use qcc_ir::{Data, Diag, attr, map_data};
-use qcc_num::norm::{GREATEST_OFFSET, Row};
+use qcc_num::norm::{FINE_ENDS, FINE_MEAN_BITS, GREATEST_OFFSET, MEAN_BITS, Row, WIDE_MEAN_BITS};
 
 use super::{Call, accumulator};
 use crate::layout::{broadcast_strides, gather, zip_broadcast};
@@ -74,9 +74,15 @@ pub(super) fn lut2(call: &Call) -> Result<Vec<u8>, Diag> {
 }
 
 /// `qcc_num::norm` of each row, which are the dimensions from `axis` on.
-pub(super) fn layer_norm(call: &Call) -> Result<Vec<u8>, Diag> {
+pub(super) fn layer_norm(call: &Call) -> Result<Data, Diag> {
+    let epsilon = call.attrs.get(attr::INT_EPSILON);
+    if call.attrs.get(attr::BITS) == 16 {
+        let ends = [i32::from(i16::MIN), i32::from(i16::MAX)];
+        return Ok(Data::I16(rows(call, [1, 2], epsilon, |row, x, m, c| row.apply(x, m, c, ends) as i16)?));
+    }
     let (lo, hi) = call.attrs.byte_bounds();
-    rows(call, [1, 2], call.attrs.get(attr::INT_EPSILON), |row, x, m, c| row.apply(x, m, c, lo, hi))
+    let ends = [i32::from(lo), i32::from(hi)];
+    Ok(Data::U8(rows(call, [1, 2], epsilon, |row, x, m, c| row.apply(x, m, c, ends) as u8)?))
 }
 
 /// What `one` makes of each element of a row, its multiplier and its offset, which are the operands given.
@@ -84,21 +90,27 @@ pub(super) fn rows<T>(
     call: &Call,
     [mult, offset]: [usize; 2],
     epsilon: i64,
-    one: impl Fn(&Row, u8, i32, i32) -> T,
+    one: impl Fn(&Row, i64, i32, i32) -> T,
 ) -> Result<Vec<T>, Diag> {
     let dims = [mult, offset].map(|i| call.dims_of(i));
-    let (x, mult, offset) = (call.u8s(0)?, call.i32s(mult)?, call.i32s(offset)?);
+    let (x, mult, offset) = (call.integers(0)?, call.i32s(mult)?, call.i32s(offset)?);
     if offset.iter().any(|c| c.unsigned_abs() > GREATEST_OFFSET.unsigned_abs()) {
         return Err(Diag::new(Code::OVERFLOW, "an offset of a normalization exceeds 2^30"));
     }
+    let (mean_bits, [least, greatest]) = match call.operands[0].0.data {
+        Data::I32(_) => (FINE_MEAN_BITS, FINE_ENDS),
+        Data::I16(_) => (WIDE_MEAN_BITS, [i64::from(i16::MIN), i64::from(i16::MAX)]),
+        _ => (MEAN_BITS, [0, 255]),
+    };
+    let x: Vec<i64> = x.into_iter().map(|x| x.clamp(least, greatest)).collect();
     let stretched = |data: &[i32], dims: &[usize]| gather(data, 0, call.dims, &broadcast_strides(dims, call.dims));
     let (mult, offset) = (stretched(mult, dims[0]), stretched(offset, dims[1]));
     let length = call.dims[call.attrs.get(attr::AXIS) as usize..].iter().product();
-    // -1 stands for the mean.
-    let center = u8::try_from(call.attrs.get(attr::CENTER)).ok();
+    // It counts from the least code; -1 stands for the mean.
+    let center = Some(call.attrs.get(attr::CENTER)).filter(|&c| c >= 0).map(|c| c + least);
     let mut out = Vec::with_capacity(x.len());
     for (row, parameters) in x.chunks(length).zip(mult.chunks(length).zip(offset.chunks(length))) {
-        let rule = Row::new(row.iter().copied(), center, epsilon);
+        let rule = Row::new(row.iter().copied(), mean_bits, center, epsilon);
         let constants = parameters.0.iter().zip(parameters.1);
         out.extend(row.iter().zip(constants).map(|(&x, (&m, &c))| one(&rule, x, m, c)));
     }

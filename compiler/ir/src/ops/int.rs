@@ -28,7 +28,7 @@ pub enum Gives {
     Always(Int),
     /// That of an operand.
     Operand(usize),
-    /// u8, or i16 where the attribute `bits` is 16.
+    /// u8, or i16 where the attribute `bits` is 16, or i32 where it is 32.
     Bits,
 }
 
@@ -129,22 +129,25 @@ int_ops! {
     AveragePool (Window) =
         IntForm { takes: &[U8, I32], reads: Reads::Windows(Some(attr::ZERO)), ..BYTES };
     Mean (Axes) = BYTES;
-    LayerNorm (None) = IntForm { takes: &[U8, I32, I32], ..BYTES };
+    LayerNorm (None) = IntForm { takes: &[&[Int::U8, Int::I16, Int::I32], I32, I32], gives: Gives::Bits, ..BYTES };
     Softmax (None) = IntForm { takes: &[CODES, I32], gives: Gives::Bits, order: Order::LastStays, ..BYTES };
     Extrema (None) = IntForm { takes: &[I32], ..WIDE };
     DynamicScale (None) = IntForm { takes: &[I32], ..WIDE };
     DynamicRequant (None) = IntForm { takes: &[I32], ..BYTES };
     AlignScales (None) = IntForm { takes: &[I32], ..WIDE };
     DynamicAdd (None) = IntForm { takes: &[U8, U8, I32], ..WIDE };
-    Byte (None) = IntForm { takes: &[I16], ..ELEMENTS };
+    Byte (None) = IntForm { takes: &[&[Int::I16, Int::I32]], ..ELEMENTS };
+    Curve (None) = IntForm { takes: &[I32], gives: Gives::Bits, ..ELEMENTS };
     Combine (None) =
         IntForm { takes: &[I64, I64, I64, &[Int::U8, Int::I16, Int::I32]], gives: Gives::Bits, data: ALL, ..ELEMENTS };
     WideMul (None) = IntForm { takes: &[CODES], gives: Gives::Bits, data: ALL, ..ELEMENTS };
+    WideDiv (None) = IntForm { takes: &[CODES], gives: Gives::Bits, data: ALL, ..ELEMENTS };
     CommonScale (None) = IntForm { takes: &[I32], ..WIDE };
-    DynamicRescale (None) = IntForm { takes: &[U8, I32], ..ELEMENTS };
+    DynamicRescale (None) = IntForm { takes: &[CODES, I32], gives: Gives::Bits, ..ELEMENTS };
     ProductScale (None) = IntForm { takes: &[I32], ..WIDE };
     DynamicMul (None) = WIDE;
     DynamicTable (None) = IntForm { takes: &[I32], ..WIDE };
+    DynamicCurve (None) = IntForm { takes: &[I32, I32, U8], ..WIDE };
     DynamicLut (None) = IntForm { takes: &[U8, I32], ..ELEMENTS };
     ExpTable (None) = IntForm { takes: &[I32], ..WIDE };
     DynamicNorm (None) = IntForm { takes: &[U8, I32, I32, I32], ..WIDE };

@@ -16,6 +16,7 @@ pub(super) fn result(kind: IntOp, attrs: &Attrs, operands: &[&Type]) -> Int {
         Gives::Always(storage) => storage,
         Gives::Operand(i) => operands.get(i).and_then(|t| t.elem.storage()).unwrap_or(Int::U8),
         Gives::Bits if attrs.try_get(attr::BITS) == Some(16) => Int::I16,
+        Gives::Bits if attrs.try_get(attr::BITS) == Some(32) => Int::I32,
         Gives::Bits => Int::U8,
     }
 }
@@ -60,7 +61,11 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
             Ok(call.dims(0).to_vec())
         }
         IntOp::Byte => Ok(call.dims(0).to_vec()),
-        IntOp::WideMul => call.broadcast(0, 1),
+        IntOp::Curve => {
+            call.expect_dims(1, &[2 * qcc_num::curve::SIDE])?;
+            Ok(call.dims(0).to_vec())
+        }
+        IntOp::WideMul | IntOp::WideDiv => call.broadcast(0, 1),
         IntOp::Combine => combined(call),
         IntOp::MaxPool => max_pool(call),
         IntOp::AveragePool => average_pool(call),
@@ -76,6 +81,7 @@ pub(super) fn dims(kind: IntOp, call: &Call) -> Result<Vec<usize>, String> {
         IntOp::DynamicMul => call.broadcast(0, 1),
         IntOp::ExpTable => dynamic::exponentials(call),
         IntOp::DynamicTable => dynamic::table(call),
+        IntOp::DynamicCurve => dynamic::curve(call),
         IntOp::DynamicLut => dynamic::look_up(call),
         IntOp::DynamicNorm => {
             dynamic::expect_scale(call, 1)?;
@@ -128,8 +134,12 @@ fn normalized(call: &Call, parameters: [usize; 2]) -> Result<Vec<usize>, String>
     let axis = call.axis(0)?;
     parameters.into_iter().try_for_each(|i| call.broadcasts_to(i, 0))?;
     let row = call.dims(0)[axis..].iter().fold(1usize, |n, &d| n.saturating_mul(d));
+    let longest = match call.operands[0].elem.storage() {
+        Some(Int::I32) => qcc_num::norm::LONGEST_FINE_ROW,
+        _ => qcc_num::norm::LONGEST_ROW,
+    };
     match row {
-        1..=qcc_num::norm::LONGEST_ROW => Ok(call.dims(0).to_vec()),
+        1.. if row <= longest => Ok(call.dims(0).to_vec()),
         n => Err(format!("a row of {n} elements cannot be normalized")),
     }
 }
@@ -169,13 +179,18 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
         return Err(format!("expected at most {} summands, found {terms}", qcc_num::wide::MOST_TERMS));
     }
     let bits = call.attrs.try_get(attr::BITS);
-    if let Some(bits) = bits.filter(|bits| ![8, 16].contains(bits)) {
+    let has_24 = matches!(kind, IntOp::Combine | IntOp::WideMul);
+    if let Some(bits) = bits.filter(|&bits| ![8, 16].contains(&bits) && !(bits == 32 && has_24)) {
         return Err(format!("expected `bits` of 8 or 16, found {bits}"));
     }
     for schema in call.info.attrs {
         let Some(range) = schema.range else { continue };
         let is_bound = attr::LO.is(schema) || attr::HI.is(schema);
-        let (least, greatest) = if is_bound && bits == Some(8) { (0, 255) } else { range };
+        let (least, greatest) = match bits {
+            Some(8) if is_bound => (0, 255),
+            Some(32) if is_bound => (-qcc_num::wide::FINE_CODES, qcc_num::wide::FINE_CODES - 1),
+            _ => range,
+        };
         let (numbers, length) = match call.attrs.of_schema(schema) {
             Some(Attr::Ints(list)) if attr::FACTORS.is(schema) => (list, terms),
             Some(Attr::Ints(list)) => (list, 2),
@@ -205,6 +220,16 @@ fn check_together(kind: IntOp, call: &Call) -> Result<(), String> {
         return Err(format!(
             "expected `f32_fraction_bits` of 0 or in {LEAST_FRACTION_BITS}..={GREATEST_FRACTION_BITS}, found {found}"
         ));
+    }
+    if kind == IntOp::LayerNorm {
+        let codes = match call.operands[0].elem.storage() {
+            Some(Int::U8) => 1i64 << 8,
+            Some(Int::I16) => 1 << 16,
+            _ => 1 << 24,
+        };
+        if call.attrs.get(attr::CENTER) >= codes {
+            return Err(format!("expected a `center` below {codes}, the number of codes"));
+        }
     }
     if kind == IntOp::Add {
         let products: i64 = call.attrs.get(attr::MULTS).iter().map(|m| 255 * m.abs()).sum();

@@ -43,17 +43,18 @@ pub fn common(scales: &[(Scale, i32)], levels: i32) -> Vec<i32> {
     let (mantissa, exponent) = (leading(quotient), exponent + bits(quotient) - 62);
     let factor = |&(scale, _): &(Scale, i32)| {
         let ratio = (i64::from(scale.mantissa) << 16) / mantissa;
-        let shift = (2 + exponent - scale.exponent).clamp(1, 31);
-        round_shift(ratio, shift) as i32
+        // The result's codes may have 16 bits: then they are up to 258 times finer.
+        let shift = (2 + exponent - scale.exponent).clamp(-8, 31);
+        let factor = if shift > 0 { round_shift(ratio, shift) } else { ratio << -shift };
+        factor as i32
     };
     [mantissa as i32, exponent].into_iter().chain(scales.iter().map(factor)).collect()
 }
 
-/// A code in another scale: `Z' + floor(((q - Z) k + 2^13) / 2^14)`, limited to 8 bits.
-#[expect(clippy::cast_sign_loss, reason = "clamped to a byte")]
-pub fn rescale(q: u8, zero: i32, factor: i32, new_zero: i32) -> u8 {
-    let product = (i32::from(q) - zero).wrapping_mul(factor).wrapping_add(1 << (ALIGN_BITS - 1));
-    ((product >> ALIGN_BITS) + new_zero).clamp(0, 255) as u8
+/// A code of 8 or 16 bits in another scale: `Z' + floor(((q - Z) k + 2^13) / 2^14)`, limited to the storage of the result.
+pub fn rescale(q: i32, zero: i32, factor: i32, new_zero: i32, [lo, hi]: [i32; 2]) -> i32 {
+    let product = (q - zero).wrapping_mul(factor).wrapping_add(1 << (ALIGN_BITS - 1));
+    ((product >> ALIGN_BITS) + new_zero).clamp(lo, hi)
 }
 
 /// The scale of a product of two values.
@@ -91,7 +92,16 @@ mod tests {
                 );
             }
         }
-        assert_eq!((rescale(228, 128, 1 << 14, 128), rescale(255, 0, 8160, 128)), (228, 255));
+        let byte = [0, 255];
+        assert_eq!((rescale(228, 128, 1 << 14, 128, byte), rescale(255, 0, 8160, 128, byte)), (228, 255));
+        // 640 beside 1 in codes of 16 bits.
+        let [_, _, great, small] = common(&[(Scale::nearest(640.0), 127), (Scale::nearest(1.0), 255)], 32767)[..]
+        else {
+            panic!("a scale and two factors")
+        };
+        let wide = [-32768, 32767];
+        assert!((rescale(255, 128, great, 0, wide) - 32767).abs() <= 1);
+        assert_eq!(rescale(255, 0, small, 0, wide), 103);
         let p = Scale::of(&product(Scale::nearest(3.0), Scale::nearest(0.7))).real();
         assert!((p - 2.1).abs() < 1e-8);
     }

@@ -34,7 +34,7 @@ mod tests {
             for (eps, n) in [(1e-5, 768), (1e-12, 64), (1e-3, 5), (0.0, 9)] {
                 let (a, exponent) = mantissas(&[eps * 1048576.0 * f64::from(n)]);
                 let found = epsilon(a[0], exponent, Scale::nearest(scale));
-                let wanted = crate::norm::epsilon(eps, scale, n as usize);
+                let wanted = crate::norm::epsilon(eps, scale, crate::norm::MEAN_BITS, n as usize);
                 assert!((found - wanted).abs() <= 1 + (wanted >> 27), "{scale} {eps} {n}: {found} for {wanted}");
             }
         }

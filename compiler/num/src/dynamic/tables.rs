@@ -49,10 +49,10 @@ impl Samples<'_> {
     ///
     /// `Z'` is 0, if no result is negative, or 32 and more.
     #[expect(
-        clippy::cast_possible_truncation,
         clippy::cast_possible_wrap,
+        clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "few grids; codes are clamped to bytes, mantissas have 31 bits"
+        reason = "few grids"
     )]
     pub fn table(&self, scale: Scale, zero: i32, new_zero: i32) -> Vec<i32> {
         let finest = GRIDS as i32 - 1;
@@ -61,27 +61,44 @@ impl Samples<'_> {
         let near =
             Scale { exponent: scale.exponent.max(if row[INTERVALS / 2] == 0 { LEAST } else { i32::MIN }), ..scale };
         let values: Vec<i64> = (0..256).map(|q| at(row, GRID - FINER * i, i64::from(q - zero), near)).collect();
-        let above = values.iter().copied().max().unwrap_or(0).max(1);
-        let below = values.iter().map(|y| -y).max().unwrap_or(0).max(0);
-        // 40 bits of the greatest are more than codes can show.
-        let dropped = (bits(above.max(below)) - 40).max(0);
-        let [up, down] = [i64::from(255 - new_zero), i64::from(new_zero)];
-        let fits = down == 0 || (above >> dropped) * down >= (below >> dropped) * up;
-        let (greatest, levels) = if fits { (above, up) } else { (below, down) };
-        let length = bits(greatest);
-        let quotient = (leading(greatest) << 31) / levels;
-        let exponent = row[ROW - 1] + scale.exponent - near.exponent + length + bits(quotient) - 93;
-        let divisor = (greatest >> dropped).max(1);
-        let code = |&y: &i64| {
-            // The longer side has at most seven times the codes of the other.
-            let shifted = (y >> dropped).clamp(-8 * divisor, 8 * divisor);
-            let quotient = (2 * (shifted + 8 * divisor) * levels + divisor) / (2 * divisor) - 8 * levels;
-            (quotient + i64::from(new_zero)).clamp(0, 255) as u8
-        };
-        let codes: Vec<u8> = values.iter().map(code).collect();
-        let word = |four: &[u8]| i32::from_le_bytes([four[0], four[1], four[2], four[3]]);
-        [leading(quotient) as i32, exponent].into_iter().chain(codes.chunks(4).map(word)).collect()
+        codes_of(&Results { values, unit: row[ROW - 1] + scale.exponent - near.exponent }, new_zero)
     }
+}
+
+/// The results of a function for all codes, and the exponent of their unit.
+pub(super) struct Results {
+    pub(super) values: Vec<i64>,
+    pub(super) unit: i32,
+}
+
+/// Equation (18): the scale of the results and their codes.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "codes are clamped to bytes, mantissas have 31 bits"
+)]
+pub(super) fn codes_of(results: &Results, new_zero: i32) -> Vec<i32> {
+    let Results { values, unit } = results;
+    let above = values.iter().copied().max().unwrap_or(0).max(1);
+    let below = values.iter().map(|y| -y).max().unwrap_or(0).max(0);
+    // 40 bits of the greatest are more than codes can show.
+    let dropped = (bits(above.max(below)) - 40).max(0);
+    let [up, down] = [i64::from(255 - new_zero), i64::from(new_zero)];
+    let fits = down == 0 || (above >> dropped) * down >= (below >> dropped) * up;
+    let (greatest, levels) = if fits { (above, up) } else { (below, down) };
+    let length = bits(greatest);
+    let quotient = (leading(greatest) << 31) / levels;
+    let exponent = unit + length + bits(quotient) - 93;
+    let divisor = (greatest >> dropped).max(1);
+    let code = |&y: &i64| {
+        // The longer side has at most seven times the codes of the other.
+        let shifted = (y >> dropped).clamp(-8 * divisor, 8 * divisor);
+        let quotient = (2 * (shifted + 8 * divisor) * levels + divisor) / (2 * divisor) - 8 * levels;
+        (quotient + i64::from(new_zero)).clamp(0, 255) as u8
+    };
+    let codes: Vec<u8> = values.iter().map(code).collect();
+    let word = |four: &[u8]| i32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+    [leading(quotient) as i32, exponent].into_iter().chain(codes.chunks(4).map(word)).collect()
 }
 
 /// `y` of (17).

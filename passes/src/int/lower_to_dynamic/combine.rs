@@ -1,28 +1,41 @@
-//! Values with scales of their own that meet, and functions of them.
+//! Values with scales of their own that meet, and softmax.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use qcc_ir::ops::Class;
-use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Type, ValueId, attr};
-use qcc_num::convert::{count_i64, nearest_f32};
-use qcc_num::dynamic::{GRID, GRIDS, INTERVALS, ROW, SIGNED_ZERO, TABLE, exponential_samples, function_samples};
+use qcc_ir::{Attrs, Data, Diag, Elem, Graph, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
+use qcc_num::convert::count_i64;
+use qcc_num::dynamic::{INTERVALS, SIGNED_ZERO, exponential_samples};
 
-use super::{Dynamic, Lower, codes};
+use super::{Dynamic, Lower, MOST, codes};
 use crate::float::canonicalize::SWITCHED_OFF;
 use crate::rewrite::{floats, inverse, scalar};
-
-/// How far from a line a function may be beyond its samples, as a share of its greatest value there.
-const STRAY: f64 = 1.0 / 512.0;
-
-/// Zero point of functions that are hardly ever negative.
-const LOW_ZERO: u8 = 32;
-
-/// How far below 0 these functions may go: where results are seven times as great, none of the codes above is wasted.
-const LOW_LEAST: f64 = -0.4;
 
 /// Codes above the zero point; no value is farther below it.
 fn levels(zero: u8) -> i64 {
     i64::from(255 - zero)
+}
+
+/// What codes in a common scale are.
+struct Codes {
+    /// How many there are above the zero point.
+    levels: i64,
+    zero: u8,
+    elem: Elem,
+}
+
+/// The type of codes of 16 bits, with zero point 0.
+fn codes_16(dims: &[usize]) -> Type {
+    Type { dims: dims.to_vec(), elem: Elem::Uniform(Arc::new(Uniform::per_tensor(Int::I16, 1.0, 0))) }
+}
+
+/// Whether a value leaves the graph, through movement alone, and nothing computes with it.
+fn leaves(g: &Graph, v: ValueId) -> bool {
+    let moves = |n: NodeId| {
+        matches!(g.op(n), Opcode::Reshape | Opcode::Transpose | Opcode::Slice | Opcode::Expand | Opcode::Concat)
+    };
+    let uses = g.uses(v);
+    (g.is_output(v) || !uses.is_empty()) && uses.iter().all(|&(n, _)| moves(n) && leaves(g, g.result(n)))
 }
 
 impl Lower<'_, '_> {
@@ -46,19 +59,45 @@ impl Lower<'_, '_> {
             let joined = self.add(Opcode::Concat, &flat, attrs, "", codes(&dims, first.zero));
             return Ok((joined, first));
         }
+        if leaves(self.g(), self.y) {
+            let (scaled, own) = self.in_common_16(&parts);
+            let name = self.name.clone();
+            self.change.remark(format!("%{name} has 16 bits: its parts have scales of their own"));
+            let joined = self.add(Opcode::Concat, &scaled, attrs, "", codes_16(&dims));
+            self.made.joined.insert(joined, (axis, parts));
+            return Ok((joined, own));
+        }
         let (scaled, own) = self.in_common(&parts);
         let joined = self.add(Opcode::Concat, &scaled, attrs, "", codes(&dims, own.zero));
         self.made.joined.insert(joined, (axis, parts));
         Ok((joined, own))
     }
 
+    /// Values in a scale of 16 bits that has room for all.
+    fn in_common_16(&mut self, parts: &[(ValueId, Dynamic)]) -> (Vec<ValueId>, Dynamic) {
+        self.rescaled(parts, Codes { levels: i64::from(i16::MAX), zero: 0, elem: codes_16(&[]).elem })
+    }
+
     /// Values in a scale that has room for all.
-    fn in_common(&mut self, parts: &[(ValueId, Dynamic)]) -> (Vec<ValueId>, Dynamic) {
-        let (flat, own): (Vec<ValueId>, Vec<Dynamic>) = parts.iter().copied().unzip();
+    pub(super) fn in_common(&mut self, parts: &[(ValueId, Dynamic)]) -> (Vec<ValueId>, Dynamic) {
+        let own: Vec<Dynamic> = parts.iter().map(|p| p.1).collect();
         let zero = if own.iter().all(|d| d.zero == own[0].zero) { own[0].zero } else { SIGNED_ZERO };
+        self.rescaled(parts, Codes { levels: levels(zero), zero, elem: codes(&[], zero).elem })
+    }
+
+    /// Whether a value's codes have 16 bits.
+    fn is_wide(&self, v: ValueId) -> bool {
+        self.g().ty(v).elem.storage() == Some(Int::I16)
+    }
+
+    /// Values as codes of a scale that has room for all.
+    fn rescaled(&mut self, parts: &[(ValueId, Dynamic)], to: Codes) -> (Vec<ValueId>, Dynamic) {
+        let (flat, own): (Vec<ValueId>, Vec<Dynamic>) = parts.iter().copied().unzip();
         let mut seen = HashSet::new();
         let scales: Vec<Dynamic> = own.iter().copied().filter(|d| seen.insert((d.scale, d.zero))).collect();
-        let all: Vec<i64> = scales.iter().map(|d| levels(d.zero)).chain([levels(zero)]).collect();
+        let wide: HashSet<ValueId> = parts.iter().filter(|p| self.is_wide(p.0)).map(|p| p.1.scale).collect();
+        let own_levels = |d: &Dynamic| if wide.contains(&d.scale) { i64::from(i16::MAX) } else { levels(d.zero) };
+        let all: Vec<i64> = scales.iter().map(own_levels).chain([to.levels]).collect();
         let operands: Vec<ValueId> = scales.iter().map(|d| d.scale).collect();
         let ty = Type::int(Int::I32, &[2 + scales.len()]);
         let common = Attrs::new(Opcode::CommonScale).with(attr::LEVELS, all);
@@ -69,11 +108,12 @@ impl Lower<'_, '_> {
             let attrs = Attrs::new(Opcode::DynamicRescale)
                 .with(attr::INDEX, count_i64(index))
                 .with(attr::ZERO, i64::from(d.zero))
-                .with(attr::RESULT_ZERO, i64::from(zero));
-            let ty = codes(&self.dims(v), zero);
+                .with(attr::RESULT_ZERO, i64::from(to.zero))
+                .with(attr::BITS, if to.elem.storage() == Some(Int::I16) { 16 } else { 8 });
+            let ty = Type { dims: self.dims(v), elem: to.elem.clone() };
             scaled.push(self.add(Opcode::DynamicRescale, &[v, common], attrs, &format!(".{i}"), ty));
         }
-        (scaled, Dynamic { scale: common, zero })
+        (scaled, Dynamic { scale: common, zero: to.zero })
     }
 
     /// Elements of two values. What is switched off before a softmax gets code 0.
@@ -92,6 +132,39 @@ impl Lower<'_, '_> {
             self.in_common(&parts)
         };
         let ty = codes(&self.dims(self.y), own.zero);
+        let y = self.add(Opcode::Where, &[scaled[0], scaled[1], condition], Attrs::new(Opcode::Where), "", ty);
+        Ok((y, own))
+    }
+
+    /// Padding with a number other than 0: it is put where nothing was, in a scale that both have in common. What lies below all
+    /// values, before a maximum, is the least code.
+    pub(super) fn padded(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+        let (x, own) = self.data(0)?;
+        let (g, attrs, dims) = (self.g(), self.attrs(), self.dims(self.y));
+        let (value, ty) = (attrs.get(attr::VALUE), Type { dims: dims.clone(), elem: g.ty(x).elem.clone() });
+        let of_maxima = |n: NodeId| matches!(g.op(n), Opcode::MaxPool | Opcode::ReduceMax);
+        if value <= SWITCHED_OFF && !g.is_output(self.y) && g.uses(self.y).iter().all(|&(n, _)| of_maxima(n)) {
+            return Ok((self.add(Opcode::Pad, &[x], attrs.with(attr::VALUE, 0.0), "", ty), own));
+        }
+        if value.abs() >= MOST {
+            return Err(self.no_form(format_args!("beside {value:e} nothing else has codes")));
+        }
+        let inside = vec![1u8; self.dims(x).iter().product()];
+        let pads = attrs.get(attr::PADS);
+        let padded = attrs.clone().with(attr::VALUE, f32::from(own.zero));
+        let whole = self.add(Opcode::Pad, &[x], padded, ".whole", ty);
+        let on = Tensor::new(&self.dims(x), Data::U8(inside));
+        let on = self.change.add_typed_const(&format!("{}.inside", self.name), on, Elem::Bool);
+        let inside = Attrs::new(Opcode::Pad).with(attr::PADS, pads).with(attr::VALUE, 0.0);
+        let condition = self.add(Opcode::Pad, &[on], inside, ".on", Type { dims: dims.clone(), elem: Elem::Bool });
+        let name = format!("{}.value", self.name);
+        let code = if value > 0.0 { 255 } else { 1 };
+        let c = Tensor::new(&[1], Data::U8(vec![code]));
+        let c = self.change.add_typed_const(&name, c, codes(&[1], SIGNED_ZERO).elem);
+        let c =
+            (c, Dynamic { scale: self.known_scale("value.scale", f64::from(value.abs()) / 127.0), zero: SIGNED_ZERO });
+        let (scaled, own) = self.in_common(&[(whole, own), c]);
+        let ty = codes(&dims, own.zero);
         let y = self.add(Opcode::Where, &[scaled[0], scaled[1], condition], Attrs::new(Opcode::Where), "", ty);
         Ok((y, own))
     }
@@ -178,63 +251,5 @@ impl Lower<'_, '_> {
         let dims: Vec<usize> = perm.iter().map(|&p| ty.dims[p]).collect();
         let attrs = Attrs::new(Opcode::Transpose).with(attr::PERM, perm);
         self.add(Opcode::Transpose, &[v], attrs, suffix, Type { dims, elem: ty.elem })
-    }
-
-    /// A constant, one for all operators with the same function.
-    fn samples(&mut self, dims: &[usize], samples: Vec<i32>) -> ValueId {
-        if let Some(&v) = self.made.samples.get(&samples) {
-            return v;
-        }
-        let v = self.constant("samples", Tensor::new(dims, Data::I32(samples.clone())));
-        self.made.samples.insert(samples, v);
-        v
-    }
-
-    /// A function of one value, as a table that each run makes from samples.
-    pub(super) fn function(&mut self) -> Result<(ValueId, Dynamic), Diag> {
-        let Class::Unary(f) = self.g().op(self.n).info().class else {
-            return Err(self.no_form("its range is not that of a sum"));
-        };
-        let attrs = self.attrs();
-        let f = |x: f64| f64::from(f(&attrs, nearest_f32(x)));
-        let half = INTERVALS as f64 / 2.0;
-        let step = f64::from(GRID).exp2();
-        let reals: Vec<f64> = (0..=INTERVALS).map(|j| f((j as f64 - half) * step)).collect();
-        let samples = function_samples(f);
-        for side in [-1.0, 1.0] {
-            let (end, before) =
-                if side < 0.0 { (reals[0], reals[1]) } else { (reals[INTERVALS], reals[INTERVALS - 1]) };
-            for x in [24.0, 64.0, 250.0] {
-                let line = end + (end - before) * (x / step - half);
-                let wanted = f(side * x);
-                let near = (wanted - line).abs() <= STRAY * wanted.abs().max(1.0);
-                if !near || reals.iter().any(|y| !y.is_finite()) {
-                    return Err(self.no_form("it is not finite, or far from 0 it is no line"));
-                }
-            }
-        }
-        let values = &samples[..=INTERVALS];
-        let steep = |a: i32, b: i32| (i64::from(a) - i64::from(b)).abs() > 1 << 22;
-        let positive =
-            values.iter().all(|&v| v >= 0) && values[0] >= values[1] && values[INTERVALS] >= values[INTERVALS - 1];
-        if steep(values[0], values[1]) || steep(values[INTERVALS], values[INTERVALS - 1]) {
-            return Err(self.no_form("it is too steep far from 0"));
-        }
-        let (x, own) = self.data(0)?;
-        let least = reals.iter().copied().fold(0.0, f64::min);
-        let zero = match positive {
-            true => 0,
-            false if least >= LOW_LEAST && reals[0] > LOW_LEAST / 8.0 => LOW_ZERO,
-            false => SIGNED_ZERO,
-        };
-        let samples = self.samples(&[GRIDS, ROW], samples);
-        let attrs = Attrs::new(Opcode::DynamicTable)
-            .with(attr::ZERO, i64::from(own.zero))
-            .with(attr::RESULT_ZERO, i64::from(zero));
-        let ty = Type::int(Int::I32, &[TABLE]);
-        let table = self.add(Opcode::DynamicTable, &[own.scale, samples], attrs, ".table", ty);
-        let ty = codes(&self.dims(self.y), zero);
-        let y = self.add(Opcode::DynamicLut, &[x, table], Attrs::new(Opcode::DynamicLut), "", ty);
-        Ok((y, Dynamic { scale: table, zero }))
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct IntWeights {
 
 impl IntWeights {
     /// Symmetric weights of each output channel in the usual format.
-    fn new(dims: &[usize], weights: &[f64], bias: Vec<f64>) -> IntWeights {
+    pub(super) fn new(dims: &[usize], weights: &[f64], bias: Vec<f64>) -> IntWeights {
         let row = weights.len() / bias.len().max(1);
         let bound = format::I8.magnitude() as f64;
         let greatest = |w: &[f64]| w.iter().fold(0.0f64, |m, x| m.max(x.abs())) / bound;
@@ -85,7 +85,7 @@ pub(super) struct Sums {
 }
 
 /// A constant, broadcast to the last of the dimensions `dims`: those from the first on along which it varies.
-fn last_dimensions((tensor, data): (&Tensor, &[f32]), dims: &[usize]) -> Option<Vec<f64>> {
+pub(super) fn last_dimensions((tensor, data): (&Tensor, &[f32]), dims: &[usize]) -> Option<Vec<f64>> {
     let missing = dims.len().checked_sub(tensor.dims.len())?;
     let own: Vec<usize> = std::iter::repeat_n(1, missing).chain(tensor.dims.iter().copied()).collect();
     let first = own.iter().position(|&d| d != 1).unwrap_or(dims.len()).min(dims.len().checked_sub(1)?);
@@ -238,7 +238,7 @@ impl Lower<'_, '_> {
     }
 
     /// The codes of the negated value: 255 less the codes, and less the zero point.
-    fn negated(&mut self, x: ValueId, own: Dynamic) -> (ValueId, Dynamic) {
+    pub(super) fn negated(&mut self, x: ValueId, own: Dynamic) -> (ValueId, Dynamic) {
         let table = self.constant("negated", Tensor::new(&[256], Data::U8((0..=255).rev().collect())));
         let own = Dynamic { zero: 255 - own.zero, ..own };
         let ty = codes(&self.dims(x), own.zero);

@@ -16,7 +16,15 @@ impl Lower<'_, '_> {
     /// The product of two values, broadcast, or a square.
     pub(super) fn product_of_values(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let second = usize::from(self.g().op(self.n) != Opcode::Pow);
-        let ((a, own_a), (b, own_b)) = (self.data(0)?, self.data(second)?);
+        let both = (self.data(0)?, self.data(second)?);
+        self.product(both)
+    }
+
+    /// The product of values that are broadcast.
+    pub(super) fn product(
+        &mut self,
+        ((a, own_a), (b, own_b)): ((ValueId, Dynamic), (ValueId, Dynamic)),
+    ) -> Result<(ValueId, Dynamic), Diag> {
         let dims = self.dims(self.y);
         if dims.is_empty() {
             return Err(self.no_form("it has no dimensions"));

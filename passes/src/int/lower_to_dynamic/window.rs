@@ -1,10 +1,11 @@
 //! Means, sums and greatest elements of windows and of whole axes.
 
-use qcc_ir::{Attrs, Diag, Opcode, Type, ValueId, Window, attr};
+use qcc_ir::{Attrs, Diag, Int, Opcode, Type, ValueId, Window, attr};
 use qcc_num::convert::count_i64;
 
-use super::layer::IntWeights;
+use super::layer::{IntWeights, Sums};
 use super::{Dynamic, Lower, codes};
+use crate::int::lower_to_int::elements_inside;
 
 impl Lower<'_, '_> {
     /// Means over windows, means and sums over axes: a depthwise convolution with weights of 1.
@@ -27,21 +28,55 @@ impl Lower<'_, '_> {
         let mut kernel = [h, w];
         if op == Opcode::AveragePool {
             let window = Window::pool(&given);
+            attrs = attrs.with_those_of(&given, &[attr::STRIDES, attr::PADS, attr::DILATIONS]);
             if window.pads != [0; 4] && !given.get(attr::COUNT_INCLUDE_PAD) {
-                return Err(self.no_form("windows at the border have fewer elements"));
+                return self.partial_mean((x, own), &window, attrs);
             }
-            attrs = attrs.with(attr::STRIDES, given.get(attr::STRIDES)).with(attr::PADS, given.get(attr::PADS));
             kernel = window.kernel;
         }
         let layer = IntWeights::window(kernel, channels, weight(kernel[0] * kernel[1]));
         self.convolution(x, &layer, attrs)
     }
 
-    /// The greatest element of windows or over axes.
-    pub(super) fn maximum(&mut self) -> Result<(ValueId, Dynamic), Diag> {
+    /// The mean of windows of which those at the border have fewer elements: positions take the place of channels.
+    fn partial_mean(
+        &mut self,
+        (x, own): (ValueId, Dynamic),
+        window: &Window,
+        attrs: Attrs,
+    ) -> Result<(ValueId, Dynamic), Diag> {
+        let ([_, _, h, w], [n, c, oh, ow]) = (self.rank_4(x)?, self.rank_4(self.y)?);
+        let (rows, columns) = (elements_inside(window, 0, oh, h), elements_inside(window, 1, ow, w));
+        let scales: Vec<f64> = rows.iter().flat_map(|r| columns.iter().map(move |c| 1.0 / (r * c) as f64)).collect();
+        let layer = IntWeights::window(window.kernel, c, 1.0);
+        let x = self.nhwc(x);
+        let attrs = attrs.with(attr::PAD_VALUE, i64::from(own.zero));
+        let sums = self.accumulators((x, own), &layer, attrs, &[n, oh, ow, c])?;
+        let acc = self.permuted(sums.acc, &[0, 3, 1, 2], ".planes");
+        let flat = [n * c, 1, 1, oh * ow];
+        let shape = Attrs::new(Opcode::Reshape).with(attr::SHAPE, flat.as_slice());
+        let acc = self.add(Opcode::Reshape, &[acc], shape, ".positions", Type::int(Int::I32, &flat));
+        let bias = vec![0.0; scales.len()];
+        let (q, dynamic) = self.requantize(&Sums { acc, scales, bias, dense: false, ..sums }, ".codes");
+        Ok((self.flattened(q), dynamic))
+    }
+
+    fn rank_4(&self, v: ValueId) -> Result<[usize; 4], Diag> {
+        self.dims(v).try_into().map_err(|_| self.no_form("it is not of rank 4"))
+    }
+
+    /// The least over axes.
+    pub(super) fn minimum(&mut self) -> Result<(ValueId, Dynamic), Diag> {
         let (x, own) = self.data(0)?;
+        let (x, own) = self.negated(x, own);
+        let (least, own) = self.maximum((x, own))?;
+        Ok(self.negated(least, own))
+    }
+
+    /// The greatest element of windows or over axes.
+    pub(super) fn maximum(&mut self, (x, own): (ValueId, Dynamic)) -> Result<(ValueId, Dynamic), Diag> {
         let (op, given) = (self.g().op(self.n), self.attrs());
-        if op == Opcode::ReduceMax && !self.is_spatial(x) {
+        if op != Opcode::MaxPool && !self.is_spatial(x) {
             let (x, [count, rest]) = self.flattened_axes(x);
             let attrs = Attrs::new(Opcode::IMaxPool).with(attr::KERNEL, [count, 1].as_slice());
             let pooled = self.add(Opcode::IMaxPool, &[x], attrs, ".max", codes(&[1, 1, 1, rest], own.zero));
@@ -49,7 +84,7 @@ impl Lower<'_, '_> {
         }
         let mut attrs = Attrs::new(Opcode::IMaxPool);
         let (kept, [n, c, h, w]) = match (op, &self.dims(x)[..]) {
-            (Opcode::ReduceMax, &[n, c, h, w]) => {
+            (Opcode::ReduceMax | Opcode::ReduceMin, &[n, c, h, w]) => {
                 attrs = attrs.with(attr::KERNEL, [h, w].as_slice());
                 (given.get(attr::KEEPDIMS), [n, c, 1, 1])
             }

@@ -52,7 +52,7 @@ impl Lower<'_, '_> {
     /// Real numbers as integers or booleans: a table, and a change of the element type where the table holds another.
     pub(super) fn whole(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
-        let from = self.bytes(x)?.uniform;
+        let from = self.quantization(x)?;
         let elem = self.g().ty(self.y).elem.clone();
         let (least, greatest) = match elem {
             Elem::Int(int) => (Int::min(int), Int::max(int)),
@@ -63,7 +63,8 @@ impl Lower<'_, '_> {
             x if is_truth => i64::from(x != 0.0),
             x => nearest_i64(f64::from(x.trunc())).clamp(least, greatest),
         };
-        let entries: Vec<i64> = (0..=255).map(entry).collect();
+        let least_code = i32::try_from(from.storage().min()).unwrap_or(0);
+        let entries: Vec<i64> = (0..1i32 << from.storage().bits()).map(|q| entry(q + least_code)).collect();
         let bytes: Option<Vec<u8>> = entries.iter().map(|&v| u8::try_from(v).ok()).collect();
         let (table, stored) = match bytes {
             Some(bytes) => (Data::U8(bytes), Int::U8),
@@ -73,7 +74,7 @@ impl Lower<'_, '_> {
                 (Data::I16(shorts), Int::I16)
             }
         };
-        let (table, dims) = (self.constant("table", Tensor::new(&[256], table)), self.dims(x));
+        let (table, dims) = (self.constant("table", Tensor::new(&[entries.len()], table)), self.dims(x));
         let kept = elem == Elem::Int(stored);
         let suffix = if kept { "" } else { ".whole" };
         let y = self.emit(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut), suffix, &dims, Elem::Int(stored));

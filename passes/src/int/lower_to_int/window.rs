@@ -126,29 +126,38 @@ impl Lower<'_, '_> {
 
     pub(super) fn layer_norm(&mut self) -> Result<ValueId, Diag> {
         let x = self.operand(0);
-        let (from, to) = (self.bytes(x)?, self.bytes(self.y)?);
+        let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
         let (dims, axis) = (self.dims(x), self.attrs().get(attr::AXIS));
         let row: usize = dims[usize::try_from(axis).unwrap_or(0).min(dims.len())..].iter().product();
         let parameter = |i: usize| {
             let g = self.g();
             let values = floats(g, self.operand(i)).filter(|(_, data)| data.iter().all(|x| x.is_finite()));
-            values
-                .map(|(t, data)| (t.dims.clone(), data.iter().map(|&x| f64::from(x) / to.scale).collect::<Vec<f64>>()))
+            values.map(|(t, data)| {
+                (t.dims.clone(), data.iter().map(|&x| f64::from(x) / f64::from(to.scale())).collect::<Vec<f64>>())
+            })
         };
         let (Some((scale_dims, scale)), Some((bias_dims, bias))) = (parameter(1), parameter(2)) else {
             return Err(self.no_form("its parameters are not constant"));
         };
         let mult: Result<Vec<i32>, _> = scale.iter().map(|&s| norm::multiplier(s, row)).collect();
         let mult = mult.map_err(|e| self.scale_error(e))?;
-        let offset = bias.iter().map(|&b| norm::offset(to.zero, b)).collect();
+        let zero = i32::try_from(to.zero_point()).unwrap_or(0);
+        let offset = bias.iter().map(|&b| norm::offset(zero, b)).collect();
         let mult = self.constant("mult", Tensor::new(&scale_dims, Data::I32(mult)));
         let offset = self.constant("offset", Tensor::new(&bias_dims, Data::I32(offset)));
-        let epsilon = norm::epsilon(f64::from(self.attrs().get(attr::EPSILON)), from.scale, row);
-        let center = if self.attrs().get(attr::CENTERED) { -1 } else { i64::from(from.zero) };
+        let mean_bits = match from.storage() {
+            Int::I32 => norm::FINE_MEAN_BITS,
+            Int::I16 => norm::WIDE_MEAN_BITS,
+            _ => norm::MEAN_BITS,
+        };
+        let epsilon =
+            norm::epsilon(f64::from(self.attrs().get(attr::EPSILON)), f64::from(from.scale()), mean_bits, row);
+        let center = if self.attrs().get(attr::CENTERED) { -1 } else { from.zero_point() - from.min() };
         let attrs = Attrs::new(Opcode::ILayerNorm)
             .with(attr::AXIS, axis)
             .with(attr::INT_EPSILON, epsilon)
-            .with(attr::CENTER, center);
+            .with(attr::CENTER, center)
+            .with(attr::BITS, i64::from(to.storage().bits()));
         Ok(self.emit_result(Opcode::ILayerNorm, &[x, mult, offset], attrs, "", &dims))
     }
 
@@ -183,7 +192,7 @@ impl Lower<'_, '_> {
 }
 
 /// How many elements of the window lie inside the input, for each output position along height (0) or width (1).
-pub(super) fn elements_inside(window: &Window, along: usize, outputs: usize, input: usize) -> Vec<usize> {
+pub(crate) fn elements_inside(window: &Window, along: usize, outputs: usize, input: usize) -> Vec<usize> {
     let before = window.pads[along];
     (0..outputs)
         .map(|o| {

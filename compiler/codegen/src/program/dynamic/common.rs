@@ -101,10 +101,15 @@ pub fn common_scale(t: &mut Task<'_>, levels: &[i64], operands: &[BufferView], r
             let ratio = t.b.ins().udiv(scaled, mantissa);
             let apart = t.b.ins().isub(exponent, e);
             let shift = t.b.ins().iadd_imm_s(apart, 2);
-            let (least, most) = (number(t, 1), number(t, 31));
+            let (least, one, most) = (number(t, -8), number(t, 1), number(t, 31));
             let shift = t.b.ins().smax(shift, least);
             let shift = t.b.ins().smin(shift, most);
-            let factor = round_shift(t, ratio, shift);
+            let right = t.b.ins().smax(shift, one);
+            let rounded = round_shift(t, ratio, right);
+            let left = t.b.ins().ineg(shift);
+            let raised = t.b.ins().ishl(ratio, left);
+            let to_the_right = t.b.ins().icmp_imm_s(IntCC::SignedGreaterThan, shift, 0);
+            let factor = t.b.ins().select(to_the_right, rounded, raised);
             store_i32(t, factor, out, 2 + i);
         }
     });
@@ -119,7 +124,10 @@ pub fn rescale(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], result:
     let bases = [t.address(&operands[0]), t.address(result)];
     let is_splat = loops.inner[0] == 0;
     t.lanes(&loops, &bases, &mut |t, at, lanes| {
-        let terms = centred(t, at[0], is_splat, attrs.get(attr::ZERO), lanes);
+        let terms = match operands[0].element {
+            1 => centred(t, at[0], is_splat, attrs.get(attr::ZERO), lanes),
+            _ => wide_centred(t, at[0], is_splat, attrs.get(attr::ZERO), lanes),
+        };
         let (half, zero) = (1 << (ALIGN_BITS - 1), attrs.get(attr::RESULT_ZERO));
         let offset = clif::splat(&mut t.b, types::I32X4, half + (zero << ALIGN_BITS));
         let codes = terms.map(|x| {
@@ -128,6 +136,9 @@ pub fn rescale(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], result:
             t.b.ins().sshr_imm_s(x, i64::from(ALIGN_BITS))
         });
         let (low, high) = (t.b.ins().snarrow(codes[0], codes[1]), t.b.ins().snarrow(codes[2], codes[3]));
+        if result.element == 2 {
+            return clif::store_lanes(&mut t.b, types::I16, &[low, high], at[1], lanes);
+        }
         let bytes = t.b.ins().unarrow(low, high);
         clif::store_bytes(&mut t.b, bytes, at[1], 0, lanes);
     });
@@ -138,6 +149,16 @@ fn centred(t: &mut Task<'_>, at: Value, is_splat: bool, zero: i64, lanes: usize)
     let codes = operand(t, at, 1, is_splat, lanes)[0];
     let zero = clif::splat(&mut t.b, types::I32X4, zero);
     clif::widen_bytes(&mut t.b, codes).map(|x| t.b.ins().isub(x, zero))
+}
+
+/// The same of codes of 16 bits.
+fn wide_centred(t: &mut Task<'_>, at: Value, is_splat: bool, zero: i64, lanes: usize) -> [Value; 4] {
+    let x = operand(t, at, 2, is_splat, lanes);
+    let zero = clif::splat(&mut t.b, types::I32X4, zero);
+    let (low, high) = (x[0], x[1]);
+    let b = &mut t.b;
+    let wide = [b.ins().swiden_low(low), b.ins().swiden_high(low), b.ins().swiden_low(high), b.ins().swiden_high(high)];
+    wide.map(|x| t.b.ins().isub(x, zero))
 }
 
 /// `int.product_scale`, in one unit.

@@ -78,21 +78,29 @@ pub fn table(t: &mut Task<'_>, attrs: &Attrs, operands: &[BufferView], result: &
         let right = t.b.ins().smax(negated, none);
         let right = t.b.ins().smin(right, most_right);
         let f = Function { row, mantissa, shifts: [left, right], zero: attrs.get(attr::ZERO) };
-        let reach = f.reach(t, new_zero);
-        let length = bits(t, reach.greatest);
-        let first = leading(t, reach.greatest);
-        let shifted = t.b.ins().ishl_imm_s(first, 31);
-        let quotient = t.b.ins().udiv(shifted, reach.levels);
-        let (quotient_length, mantissa) = (bits(t, quotient), leading(t, quotient));
-        let exponent = t.b.ins().iadd(length, quotient_length);
         let unit = load_i32(t, row, ROW - 1);
         let unit = t.b.ins().isub(unit, lifted);
-        let exponent = t.b.ins().iadd(exponent, unit);
-        let exponent = t.b.ins().iadd_imm_s(exponent, -93);
-        store_i32(t, mantissa, out, 0);
-        store_i32(t, exponent, out, 1);
-        f.codes(t, &reach, new_zero, out);
+        store_table(t, &|t, code| f.at(t, code), unit, new_zero, out);
     });
+}
+
+/// The result of a function for a code.
+type Result<'f> = &'f dyn Fn(&mut Task<'_>, Value) -> Value;
+
+/// Equation (18): stores the scale of results in units of `2^unit`, and the code of each.
+pub(super) fn store_table(t: &mut Task<'_>, f: Result<'_>, unit: Value, new_zero: i64, out: Value) {
+    let reach = reach(t, f, new_zero);
+    let length = bits(t, reach.greatest);
+    let first = leading(t, reach.greatest);
+    let shifted = t.b.ins().ishl_imm_s(first, 31);
+    let quotient = t.b.ins().udiv(shifted, reach.levels);
+    let (quotient_length, mantissa) = (bits(t, quotient), leading(t, quotient));
+    let exponent = t.b.ins().iadd(length, quotient_length);
+    let exponent = t.b.ins().iadd(exponent, unit);
+    let exponent = t.b.ins().iadd_imm_s(exponent, -93);
+    store_i32(t, mantissa, out, 0);
+    store_i32(t, exponent, out, 1);
+    codes(t, f, &reach, new_zero, out);
 }
 
 /// What the results of a function fill: equation (18).
@@ -105,67 +113,65 @@ struct Reach {
     dropped: Value,
 }
 
-impl Function {
-    /// The side, of the results above zero and those below, that decides on the scale.
-    fn reach(&self, t: &mut Task<'_>, new_zero: i64) -> Reach {
-        let (up, down) = (255 - new_zero, new_zero);
-        let (above, below) = (variable(t, 1), variable(t, 0));
-        t.count(256, &mut |t, code| {
-            let y = self.at(t, code);
-            raise(t, above, y);
-            let y = t.b.ins().ineg(y);
-            raise(t, below, y);
-        });
-        let (above, below) = (t.b.use_var(above), t.b.use_var(below));
-        let both = t.b.ins().smax(above, below);
-        let length = bits(t, both);
-        let dropped = t.b.ins().iadd_imm_s(length, -40);
-        let none = number(t, 0);
-        let dropped = t.b.ins().smax(dropped, none);
-        let (greatest, levels) = match down {
-            0 => (above, number(t, up)),
-            _ => {
-                let [a, b] = [above, below].map(|y| t.b.ins().sshr(y, dropped));
-                let (a, b) = (t.b.ins().imul_imm_s(a, down), t.b.ins().imul_imm_s(b, up));
-                let fits = t.b.ins().icmp(IntCC::SignedGreaterThanOrEqual, a, b);
-                let (up, down) = (number(t, up), number(t, down));
-                (t.b.ins().select(fits, above, below), t.b.ins().select(fits, up, down))
-            }
-        };
-        Reach { greatest, levels, dropped }
-    }
+/// The side, of the results above zero and those below, that decides on the scale.
+fn reach(t: &mut Task<'_>, f: Result<'_>, new_zero: i64) -> Reach {
+    let (up, down) = (255 - new_zero, new_zero);
+    let (above, below) = (variable(t, 1), variable(t, 0));
+    t.count(256, &mut |t, code| {
+        let y = f(t, code);
+        raise(t, above, y);
+        let y = t.b.ins().ineg(y);
+        raise(t, below, y);
+    });
+    let (above, below) = (t.b.use_var(above), t.b.use_var(below));
+    let both = t.b.ins().smax(above, below);
+    let length = bits(t, both);
+    let dropped = t.b.ins().iadd_imm_s(length, -40);
+    let none = number(t, 0);
+    let dropped = t.b.ins().smax(dropped, none);
+    let (greatest, levels) = match down {
+        0 => (above, number(t, up)),
+        _ => {
+            let [a, b] = [above, below].map(|y| t.b.ins().sshr(y, dropped));
+            let (a, b) = (t.b.ins().imul_imm_s(a, down), t.b.ins().imul_imm_s(b, up));
+            let fits = t.b.ins().icmp(IntCC::SignedGreaterThanOrEqual, a, b);
+            let (up, down) = (number(t, up), number(t, down));
+            (t.b.ins().select(fits, above, below), t.b.ins().select(fits, up, down))
+        }
+    };
+    Reach { greatest, levels, dropped }
+}
 
-    /// Stores the code of each result behind the scale.
-    fn codes(&self, t: &mut Task<'_>, reach: &Reach, new_zero: i64, out: Value) {
-        let &Reach { greatest, levels, dropped } = reach;
-        let divisor = t.b.ins().sshr(greatest, dropped);
-        let one = number(t, 1);
-        let divisor = t.b.ins().smax(divisor, one);
-        let most = t.b.ins().ishl_imm_s(divisor, 3);
-        let least = t.b.ins().ineg(most);
-        let shifted_zero = t.b.ins().imul_imm_s(levels, -8);
-        let shifted_zero = t.b.ins().iadd_imm_s(shifted_zero, new_zero);
-        let twice_levels = t.b.ins().ishl_imm_s(levels, 1);
-        let twice = t.b.ins().ishl_imm_s(divisor, 1);
-        let codes = t.plus(out, 2 * I32_BYTES);
-        t.count(256, &mut |t, code| {
-            let y = self.at(t, code);
-            let y = t.b.ins().sshr(y, dropped);
-            let y = t.b.ins().smax(y, least);
-            let y = t.b.ins().smin(y, most);
-            let y = t.b.ins().iadd(y, most);
-            let y = t.b.ins().imul(y, twice_levels);
-            let y = t.b.ins().iadd(y, divisor);
-            let y = t.b.ins().udiv(y, twice);
-            let y = t.b.ins().iadd(y, shifted_zero);
-            let (lo, hi) = (number(t, 0), number(t, 255));
-            let y = t.b.ins().smax(y, lo);
-            let y = t.b.ins().smin(y, hi);
-            let y = t.b.ins().ireduce(types::I8, y);
-            let to = t.b.ins().iadd(codes, code);
-            t.b.ins().store(memory(), y, to, 0);
-        });
-    }
+/// Stores the code of each result behind the scale.
+fn codes(t: &mut Task<'_>, f: Result<'_>, reach: &Reach, new_zero: i64, out: Value) {
+    let &Reach { greatest, levels, dropped } = reach;
+    let divisor = t.b.ins().sshr(greatest, dropped);
+    let one = number(t, 1);
+    let divisor = t.b.ins().smax(divisor, one);
+    let most = t.b.ins().ishl_imm_s(divisor, 3);
+    let least = t.b.ins().ineg(most);
+    let shifted_zero = t.b.ins().imul_imm_s(levels, -8);
+    let shifted_zero = t.b.ins().iadd_imm_s(shifted_zero, new_zero);
+    let twice_levels = t.b.ins().ishl_imm_s(levels, 1);
+    let twice = t.b.ins().ishl_imm_s(divisor, 1);
+    let codes = t.plus(out, 2 * I32_BYTES);
+    t.count(256, &mut |t, code| {
+        let y = f(t, code);
+        let y = t.b.ins().sshr(y, dropped);
+        let y = t.b.ins().smax(y, least);
+        let y = t.b.ins().smin(y, most);
+        let y = t.b.ins().iadd(y, most);
+        let y = t.b.ins().imul(y, twice_levels);
+        let y = t.b.ins().iadd(y, divisor);
+        let y = t.b.ins().udiv(y, twice);
+        let y = t.b.ins().iadd(y, shifted_zero);
+        let (lo, hi) = (number(t, 0), number(t, 255));
+        let y = t.b.ins().smax(y, lo);
+        let y = t.b.ins().smin(y, hi);
+        let y = t.b.ins().ireduce(types::I8, y);
+        let to = t.b.ins().iadd(codes, code);
+        t.b.ins().store(memory(), y, to, 0);
+    });
 }
 
 /// `int.exp_table`, in one unit: equation (19).

@@ -1,7 +1,7 @@
 //! Shapes of operators on values whose scale is found at run time: see [`qcc_num::dynamic`].
 
 use crate::attr;
-use qcc_num::dynamic::{GRIDS, HEADER, INTERVALS, ROW, TABLE};
+use qcc_num::dynamic::{GRIDS, HEADER, INTERVALS, ROW, SIDE, TABLE};
 
 use crate::shape::Call;
 
@@ -66,11 +66,15 @@ pub fn add(call: &Call) -> Result<Vec<usize>, String> {
 
 pub fn common_scale(call: &Call) -> Result<Vec<usize>, String> {
     let (scales, levels) = (call.operands.len(), call.attrs.get(attr::LEVELS));
-    if levels.len() != scales + 1 || levels.iter().any(|n| !(1..=255).contains(n)) {
+    let all_of_16_bits = i64::from(i16::MAX);
+    let fits = |n: &i64| (1..=255).contains(n) || levels.last() == Some(&all_of_16_bits) && *n == all_of_16_bits;
+    if levels.len() != scales + 1 || !levels.iter().all(fits) {
         return Err(format!("expected `levels` of {} numbers in 1..=255, found {levels:?}", scales + 1));
     }
-    // A factor is at most twice its unit.
-    if scales == 0 || scales > MOST_SCALES || levels.iter().any(|n| levels[scales] > 3 * n) {
+    // A factor is at most twice its unit, or as many times that as 16 bits have more levels.
+    let wide = levels[scales] == all_of_16_bits;
+    let near = |n: &i64| if wide { *n >= 127 } else { levels[scales] <= 3 * n };
+    if scales == 0 || scales > MOST_SCALES || !levels.iter().all(near) {
         return Err(format!("expected 1 to {MOST_SCALES} scales whose levels are near the result's"));
     }
     (0..scales).try_for_each(|i| expect_scale(call, i))?;
@@ -104,6 +108,19 @@ pub fn table(call: &Call) -> Result<Vec<usize>, String> {
     }
     expect_scale(call, 0)?;
     call.expect_dims(1, &[GRIDS, ROW])?;
+    Ok(vec![TABLE])
+}
+
+pub fn curve(call: &Call) -> Result<Vec<usize>, String> {
+    if (1..32).contains(&call.attrs.get(attr::RESULT_ZERO)) {
+        return Err("expected `result_zero` to be 0, or 32 and more".to_string());
+    }
+    expect_scale(call, 0)?;
+    let samples = if call.attrs.get(attr::ZERO) == 0 { SIDE + 2 } else { 2 * SIDE + 2 };
+    call.expect_dims(1, &[samples])?;
+    if call.operands[2].elements() == 0 {
+        return Err(call.expected(2, "an element"));
+    }
     Ok(vec![TABLE])
 }
 

@@ -1,15 +1,15 @@
-//! Functions of one value and of two at the same position.
+//! Functions of one value; sums and products.
 
 use qcc_ir::ops::Binary;
-use qcc_ir::{Attrs, Data, Diag, Elem, Opcode, Tensor, Uniform, ValueId, attr, format};
-use qcc_num::convert::nearest_i64;
-use qcc_num::wide;
+use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, attr, format};
+use qcc_num::convert::{nearest_f32, nearest_i64};
+use qcc_num::curve;
 
 use super::{Rule, one};
 use crate::constants;
-use crate::int::lower_to_int::{Lower, elementwise};
+use crate::int::lower_to_int::Lower;
 use crate::quant::quantize;
-use crate::rewrite::{floats, scalar};
+use crate::rewrite::floats;
 
 /// Weight of the greater operand of a sum.
 const SUM_UNIT: f64 = (1u32 << 23) as f64;
@@ -29,27 +29,38 @@ impl Lower<'_, '_> {
     /// Any function of one value.
     pub(super) fn int16_table(&mut self, x: ValueId, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
         let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
+        let dims = self.dims(x);
+        if from.format == format::I24 {
+            return self.curve(x, &from, &to, f);
+        }
         let least = i32::try_from(from.storage().min()).unwrap_or(i32::MIN);
         let codes: Vec<f32> = (0..1i32 << from.storage().bits()).map(|q| f(quantize::real(q + least, &from))).collect();
         let table = quantize::tensor(&[codes.len()], &codes, &to);
         let table = self.constant("table", table);
-        let dims = self.dims(x);
         Ok(self.emit_result(Opcode::Lut, &[x, table], Attrs::new(Opcode::Lut), "", &dims))
     }
 
-    /// Quotients, extremes, powers and slopes with one constant.
-    pub(super) fn int16_function(&mut self, kind: Binary) -> Result<ValueId, Diag> {
-        let operands = [self.operand(0), self.operand(1)];
-        let f = elementwise::function(kind);
-        match operands.map(|v| scalar(self.g(), v)) {
-            [None, Some(c)] if self.dims(operands[0]) == self.dims(self.y) => {
-                self.int16_table(operands[0], |x| f(x, c))
-            }
-            [Some(c), None] if self.dims(operands[1]) == self.dims(self.y) => {
-                self.int16_table(operands[1], |x| f(c, x))
-            }
-            _ => Err(self.no_form("it is a function of two values, of which one has 16 bits")),
+    /// A function of 24 bits, by samples in every octave. What is not finite is what it is at the next distance where it is.
+    fn curve(&mut self, x: ValueId, from: &Uniform, to: &Uniform, f: impl Fn(f32) -> f32) -> Result<ValueId, Diag> {
+        if !matches!(to.storage(), Int::U8 | Int::I16) {
+            return Err(self.no_form("its operand and its result have 24 bits"));
         }
+        let units = |d: i64| {
+            let real = f(nearest_f32(d as f64 * f64::from(from.scale())));
+            f64::from(real) / f64::from(to.scale()) + to.zero_point() as f64
+        };
+        let finite = |d: i64| {
+            let next = (0..curve::DIRECT as i64).map(|i| units(if d < 0 { i - d.abs() } else { d + i }));
+            let found = next.take(1 + curve::DIRECT).find(|y| y.is_finite());
+            Some(units(d)).filter(|y| !y.is_nan()).or(found).unwrap_or(0.0)
+        };
+        let samples = curve::samples(finite);
+        let table = self.constant("curve", Tensor::new(&[samples.len()], Data::I32(samples)));
+        let attrs = Attrs::new(Opcode::Curve)
+            .with(attr::CENTER, from.zero_point())
+            .with(attr::BITS, i64::from(to.storage().bits()));
+        let dims = self.dims(x);
+        Ok(self.emit_result(Opcode::Curve, &[x, table], attrs, "", &dims))
     }
 
     /// The operand that is a constant of real numbers, its elements, and the other one.
@@ -69,7 +80,7 @@ impl Lower<'_, '_> {
         let dims = self.dims(self.y);
         if let Some((at, c, x)) = self.constant_operand()? {
             let from = self.quantization(x)?;
-            let term = |c: &f32| wide::offset(to.zero_point(), sign(at) * f64::from(*c) / f64::from(to.scale()));
+            let term = |c: &f32| self.offset(to.zero_point(), sign(at) * f64::from(*c) / f64::from(to.scale()));
             let offsets = c.as_f32().unwrap_or_default().iter().map(term).collect();
             let rule = Rule {
                 bias: one(-from.zero_point()),
@@ -89,13 +100,13 @@ impl Lower<'_, '_> {
         let rule = Rule {
             bias: one(-(ka * ta.zero_point() + kb * tb.zero_point())),
             mult: one(self.multiplier(greater / f64::from(to.scale()) / SUM_UNIT)?),
-            offset: one(wide::offset(to.zero_point(), 0.0)),
+            offset: one(self.offset(to.zero_point(), 0.0)),
         };
         self.combine(&[(a, ka), (b, kb)], rule, None, "", &dims)
     }
 
     /// The operand; a float constant becomes one of 16 bits.
-    fn int16_operand(&mut self, i: usize) -> Result<ValueId, Diag> {
+    pub(super) fn int16_operand(&mut self, i: usize) -> Result<ValueId, Diag> {
         let v = self.operand(i);
         let Some((tensor, data)) = floats(self.g(), v) else { return Ok(v) };
         let (min, max) = data.iter().fold((0.0f32, 0.0f32), |(lo, hi), &x| (lo.min(x), hi.max(x)));
@@ -117,21 +128,12 @@ impl Lower<'_, '_> {
             let rule = Rule {
                 bias: one(-from.zero_point()),
                 mult: Tensor::new(&c.dims, Data::I64(factors.collect::<Result<_, _>>()?)),
-                offset: one(wide::offset(to.zero_point(), 0.0)),
+                offset: one(self.offset(to.zero_point(), 0.0)),
             };
             return self.combine(&[(x, 1)], rule, None, "", &dims);
         }
         let (a, b) = (self.int16_operand(0)?, self.int16_operand(1)?);
-        let (ta, tb) = (self.quantization(a)?, self.quantization(b)?);
-        let attrs = Attrs::new(Opcode::WideMul)
-            .with(attr::ZEROS, vec![ta.zero_point(), tb.zero_point()])
-            .with(attr::MULT, self.multiplier(self.factor(&[ta.scale(), tb.scale()], to.scale()))?)
-            .with(attr::OFFSET, wide::offset(to.zero_point(), 0.0))
-            .with(attr::LO, to.min())
-            .with(attr::HI, to.max())
-            .with(attr::BITS, i64::from(to.storage().bits()));
-        let elem = self.g().ty(self.y).elem.clone();
-        Ok(self.emit(Opcode::WideMul, &[a, b], attrs, "", &dims, elem))
+        self.int16_product_of(a, b)
     }
 
     /// `a[c] x + b[c]` with one rounding.
@@ -142,7 +144,7 @@ impl Lower<'_, '_> {
         let (from, to) = (self.quantization(x)?, self.quantization(self.y)?);
         let (sx, sy) = (f64::from(from.scale()), f64::from(to.scale()));
         let mult = a.iter().map(|a| self.multiplier(a * sx / sy)).collect::<Result<Vec<_>, _>>()?;
-        let offset = b.iter().map(|b| wide::offset(to.zero_point(), b / sy)).collect::<Vec<_>>();
+        let offset = b.iter().map(|b| self.offset(to.zero_point(), b / sy)).collect::<Vec<_>>();
         let dims = self.dims(x);
         let channels: Vec<usize> = (0..dims.len()).map(|i| if i == 1 { dims[i] } else { 1 }).collect();
         let rule = Rule {

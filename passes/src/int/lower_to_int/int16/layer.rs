@@ -53,6 +53,25 @@ impl Lower<'_, '_> {
         terms
     }
 
+    /// The product of two computed matrices: one for each pair of their bytes.
+    pub(super) fn int16_matmul(&mut self) -> Result<ValueId, Diag> {
+        let (a, b, to) = (self.int16_operand(0)?, self.int16_operand(1)?, self.quantization(self.y)?);
+        let scales = [self.attrs().get(attr::ALPHA), self.quantization(a)?.scale(), self.quantization(b)?.scale()];
+        let (left, right, dims) = (self.pieces(a)?, self.pieces(b)?, self.dims(self.y));
+        let mut terms = Vec::new();
+        for (x, y) in left.iter().flat_map(|x| right.iter().map(move |y| (x, y))) {
+            let attrs = Attrs::new(Opcode::IMatMul).with(attr::ZEROS, vec![x.zero, y.zero]);
+            let acc = self.emit(Opcode::IMatMul, &[x.value, y.value], attrs, ".acc", &dims, Elem::Int(Int::I32));
+            terms.push((acc, x.factor * y.factor));
+        }
+        let rule = Rule {
+            bias: one(0),
+            mult: one(self.multiplier(self.factor(&scales, to.scale()))?),
+            offset: one(self.offset(to.zero_point(), 0.0)),
+        };
+        self.combine(&terms, rule, None, "", &dims)
+    }
+
     pub(super) fn int16_layer(&mut self) -> Result<ValueId, Diag> {
         let (input, output) = (self.quantization(self.operand(0))?, self.quantization(self.y)?);
         let layer = self.quantized_layer()?;
@@ -79,7 +98,7 @@ impl Lower<'_, '_> {
         let rule = Rule {
             bias: Tensor::new(&[channels], Data::I64(bias)),
             mult: Tensor::new(&[channels], Data::I64(mult)),
-            offset: one(wide::offset(output.zero_point(), 0.0)),
+            offset: one(self.offset(output.zero_point(), 0.0)),
         };
         let digits = digits(&w);
         if self.op() == Opcode::Linear {

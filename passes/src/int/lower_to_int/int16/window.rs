@@ -3,7 +3,6 @@
 use qcc_ir::ops::Reduce;
 use qcc_ir::{Attrs, Data, Diag, Elem, Format, Opcode, Tensor, Uniform, ValueId, Window, attr};
 use qcc_num::convert::{count_i64, nearest_i32, nearest_i64};
-use qcc_num::wide;
 
 use super::{Piece, Rule, one};
 use crate::int::lower_to_int::Lower;
@@ -74,7 +73,7 @@ impl Lower<'_, '_> {
         let rule = Rule {
             bias: one(-zero * count_i64(taps)),
             mult: Tensor::new(m.shape, Data::I64(mult)),
-            offset: one(wide::offset(to.zero_point(), 0.0)),
+            offset: one(self.offset(to.zero_point(), 0.0)),
         };
         self.combine(&terms, rule, None, m.suffix, &m.dims)
     }

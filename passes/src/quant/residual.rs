@@ -1,0 +1,88 @@
+//! The residual streams of transformers: sums that layer normalizations read, and what is added to them.
+//!
+//! ```text
+//! %h = nn.linear(%n, @w1, @b1)
+//! %a = nn.gelu(%h)
+//! %d = nn.linear(%a, @w2, @b2)
+//! %s = nn.add(%n, %d)                  // one channel of 384 reaches 190, the others 1
+//! %n2 = nn.layer_norm(%s, ..)
+//! ```
+//!
+//! A few channels of such a stream are hundreds of times as great as the others, on purpose: what the normalization makes of the others
+//! lies within one step of 8 bits. The stream has 16 bits, what is normalized, and what its branches activate: all else stays in 8.
+
+use std::collections::HashSet;
+
+use qcc_ir::ops::{Class, Contract, Norm};
+use qcc_ir::{Graph, Opcode, ValueId};
+
+use crate::op_traits::clamps;
+use crate::quant::forms::moves_any;
+
+/// Values of residual streams.
+#[derive(Default)]
+pub(crate) struct Streams {
+    /// All that is to have 16 bits.
+    pub(crate) values: HashSet<ValueId>,
+    /// The sums and what layers add to them: where more than 8 bits are wanted anyway, they have 24.
+    pub(crate) sums: HashSet<ValueId>,
+}
+
+/// Finds the streams.
+pub(crate) fn streams(g: &Graph) -> Streams {
+    let mut found = Streams::default();
+    for n in g.order() {
+        let Class::Norm(Norm::Layer) = g.op(n).info().class else { continue };
+        let x = g.operands(n)[0];
+        if found.sum(g, x) {
+            found.values.insert(g.result(n));
+        }
+    }
+    found
+}
+
+impl Streams {
+    /// Adds a sum and its terms; false if the value is none.
+    fn sum(&mut self, g: &Graph, v: ValueId) -> bool {
+        if self.sums.contains(&v) {
+            return true;
+        }
+        let Some(n) = g.producer(v).filter(|_| !g.is_output(v)) else { return false };
+        if moves_any(g, n) && g.operands(n).len() == 1 {
+            let found = self.sum(g, g.operands(n)[0]);
+            if found {
+                self.values.insert(v);
+                self.sums.insert(v);
+            }
+            return found;
+        }
+        let terms = g.operands(n);
+        if g.op(n) != Opcode::Add || terms.iter().any(|&t| g.constant(t).is_some()) {
+            return false;
+        }
+        self.values.insert(v);
+        self.sums.insert(v);
+        for t in terms {
+            if !self.sum(g, t) {
+                self.term(g, t);
+            }
+        }
+        true
+    }
+
+    /// A term that is no sum: what a branch gives, or a value that was normalized.
+    fn term(&mut self, g: &Graph, v: ValueId) {
+        let Some(n) = g.producer(v).filter(|_| !g.is_output(v)) else { return };
+        self.values.insert(v);
+        if let Class::Contract(Contract::Linear | Contract::Conv2d) = g.op(n).info().class {
+            self.sums.insert(v);
+            let activated = g.operands(n)[0];
+            let by = g.producer(activated).filter(|&a| {
+                matches!(g.op(a).info().class, Class::Unary(_)) && !clamps(g.op(a)) && g.only_user(activated) == Some(n)
+            });
+            if let Some(a) = by {
+                self.values.extend([activated, g.operands(a)[0]]);
+            }
+        }
+    }
+}
