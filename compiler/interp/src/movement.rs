@@ -4,7 +4,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::ops::Move;
 use qcc_ir::{Attrs, Data, Diag, Tensor, Type, Window, attr, for_data, map_data};
 
-use crate::cast::dequantize;
+use crate::cast::{dequantize, quantize};
 use crate::element::{Element, widen};
 use crate::layout::{around, broadcast_strides, gather, strides};
 
@@ -63,7 +63,11 @@ pub(crate) fn eval(m: Move, attrs: &Attrs, operands: &[(&Tensor, &Type)], result
             }
         }
     };
-    Ok(Tensor { dims: result.dims.clone(), data })
+    let tensor = Tensor { dims: result.dims.clone(), data };
+    match (m, result.uniform(), &tensor.data) {
+        (Move::Cast, Some(_), Data::F32(_)) => quantize(&tensor, result),
+        _ => Ok(tensor),
+    }
 }
 
 /// Elements of the first operand where the third is not 0, else of the second.

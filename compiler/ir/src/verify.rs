@@ -242,7 +242,9 @@ impl Verifier<'_> {
             }
         }
         let inferred = infer_elem(node.op, &node.attrs, &types);
-        if !elem_fits(node.op.info().dialect(), inferred.as_ref(), &found.elem) {
+        // Integers become real numbers, whose scale is as free as that of computed ones.
+        let is_real = node.op == Opcode::CastTo && inferred == Some(Elem::F32) && found.uniform().is_some();
+        if !is_real && !elem_fits(node.op.info().dialect(), inferred.as_ref(), &found.elem) {
             let wanted = inferred.map_or("a quantized type".to_string(), |e| e.to_string());
             self.at_node(n, format!("`{}` gives {wanted}, declared is {}", node.op.name(), found.elem));
         }

@@ -72,6 +72,8 @@ pub static U8: Format = Format::all(Int::U8);
 pub static I24: Format = Format::linear(Int::I32, -(1 << 23), (1 << 23) - 1);
 /// Weights of 8 bits.
 pub static I8: Format = Format::symmetric(Int::I8, 127);
+/// Weights of 7 bits: two products with bytes fit 16 bits.
+pub static I7: Format = Format::symmetric(Int::I8, 63);
 /// Values of 16 bits.
 pub static I16: Format = Format::all(Int::I16);
 /// Weights of 16 bits: the high byte is signed, and so is what remains for the low one.
@@ -86,6 +88,13 @@ pub static FORMATS: &[Row] = &[
     Row { name: "u8", alias: Some("8"), role: Role::Values, format: &U8, summary: "values of 8 bits" },
     Row { name: "i16", alias: Some("16"), role: Role::Values, format: &I16, summary: "values of 16 bits" },
     Row { name: "i8", alias: Some("8"), role: Role::Weights, format: &I8, summary: "weights of 8 bits" },
+    Row {
+        name: "i7",
+        alias: None,
+        role: Role::Weights,
+        format: &I7,
+        summary: "weights of 7 bits, for runtimes that add products in 16 bits",
+    },
     Row { name: "i16", alias: Some("16"), role: Role::Weights, format: &I16_WEIGHTS, summary: "weights of 16 bits" },
     Row { name: "i32", alias: None, role: Role::Bias, format: &I32, summary: "biases in units of 32-bit accumulators" },
     Row { name: "i64", alias: None, role: Role::Bias, format: &I64, summary: "biases in units of sums of 64 bits" },

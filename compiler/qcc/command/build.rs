@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use qcc::dump::Dump;
 use qcc::ir::Graph;
+use qcc::passes::Precision;
+use qcc::passes::quant::precision::{ALL, WEIGHTS};
 use qcc::{Compiled, Error, Event, Source, check_places, compile_observed, header_place, save_ranges};
 
 use super::flags::{Io, ModelFlags, TuneFlags, usage, warn_idle};
@@ -24,6 +26,9 @@ pub struct Build {
     /// What to write, whatever the extension
     #[arg(long)]
     emit: Option<Emit>,
+    /// CPU on which an ONNX file is to run: without VNNI, ONNX Runtime adds products in 16 bits, and weights get 7 bits
+    #[arg(long, value_enum, value_name = "CPU")]
+    export_for: Option<ExportFor>,
     /// Name of the model in C [default: that of the output file]
     #[arg(long)]
     name: Option<String>,
@@ -69,6 +74,15 @@ pub struct WatchFlags {
     pub remarks: bool,
 }
 
+/// CPUs on which other runtimes run an exported model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ExportFor {
+    /// x86-64 with VNNI, Arm: sums of products have 32 bits
+    Vnni,
+    /// x86-64 without VNNI
+    Avx2,
+}
+
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Emit {
@@ -95,6 +109,9 @@ impl Build {
         self.warn(model, emit);
         let mut options = self.flags.options(self.threads)?;
         options.float_interface = self.io.unwrap_or(Io::Float) == Io::Float;
+        if let (Emit::OnnxQdq, Some(ExportFor::Avx2), Some(i7)) = (emit, self.export_for, Precision::named("i7")) {
+            options.precision.entry(format!("{ALL}{WEIGHTS}")).or_insert(i7);
+        }
         let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         options.name = self.name.clone().or(stem);
         let data = self.limit.data();
@@ -129,8 +146,29 @@ impl Build {
             }
         }
         announce(&compiled);
+        if emit == Emit::OnnxQdq {
+            self.note_saturation(&compiled);
+        }
         self.quality.report(&compiled, &options, data.as_deref());
         Ok(())
+    }
+
+    /// What ONNX Runtime makes of full weights where it adds products in 16 bits.
+    fn note_saturation(&self, compiled: &Compiled) {
+        let given = compiled.source_is_quantized();
+        let text = match self.export_for {
+            Some(ExportFor::Vnni) => return,
+            Some(ExportFor::Avx2) if !given => return,
+            Some(ExportFor::Avx2) => {
+                "warning: weights stay those of the model, which is quantized already: ONNX Runtime saturates sums of \
+                 products on x86-64 CPUs without VNNI unless they have 7 bits"
+            }
+            None => {
+                "note: on x86-64 CPUs without VNNI, ONNX Runtime saturates sums of products of 8-bit weights: --export-for avx2 writes \
+                 weights of 7 bits, and --export-for vnni leaves this note out"
+            }
+        };
+        terminal::note(text);
     }
 
     /// Refuses to write over what is read, or over a file beside the output that is not qcc's.
@@ -162,6 +200,9 @@ impl Build {
             let own =
                 [self.name.as_ref().map(|_| "--name"), self.io.map(|_| "--io"), self.tune.is_on().then_some("--tune")];
             warn_idle(&own.into_iter().flatten().collect::<Vec<_>>(), &format!("{what} holds no machine code"));
+        }
+        if self.export_for.is_some() && emit != Emit::OnnxQdq {
+            warn_idle(&["--export-for"], "no ONNX file is written");
         }
         self.flags.warn();
         if model.extension().is_some_and(|e| e == "qir") {

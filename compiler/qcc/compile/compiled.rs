@@ -145,6 +145,11 @@ impl Compiled {
         files::write(path.as_ref(), qcc_ir::print(&self.graph).as_bytes())
     }
 
+    /// True if the model was quantized before it was compiled.
+    pub fn source_is_quantized(&self) -> bool {
+        self.source.values().any(|v| self.source.ty(v).uniform().is_some())
+    }
+
     /// Writes the model on quantized types as ONNX with explicit casts (`QuantizeLinear`, `DequantizeLinear`), which other
     /// runtimes read: scales, zero points and weights are what the integer model has.
     pub fn write_onnx_qdq(&self, path: impl AsRef<Path>) -> Result<(), Error> {

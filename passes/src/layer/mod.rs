@@ -83,7 +83,8 @@ impl NoLayer {
     pub(crate) fn message(self, g: &Graph) -> String {
         match self {
             NoLayer::Other => "it is neither a convolution nor a linear layer".to_string(),
-            NoLayer::Weights(v) | NoLayer::Bias(v) => format!("%{} is not constant", g.name_of(v)),
+            NoLayer::Weights(v) => format!("the weights of a layer must be constant, and %{} is not", g.name_of(v)),
+            NoLayer::Bias(v) => format!("the bias of a layer must be constant, and %{} is not", g.name_of(v)),
         }
     }
 }

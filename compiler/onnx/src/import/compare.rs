@@ -3,6 +3,7 @@
 use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId, attr, shape};
 
 use super::boolean::{self, row};
+use super::cast;
 use super::layout::{self, apply};
 use super::numbers::{LARGE, Numbers, compared};
 use super::site::Site;
@@ -37,9 +38,25 @@ fn compare(site: &mut Site, how: Comparison) -> Outcome<ValueId> {
     if at_run_time && site.elem(a) == Elem::F32 && site.elem(b) == Elem::F32 {
         return reals(site, a, b, how);
     }
+    if at_run_time && matches!((site.elem(a), site.elem(b)), (Elem::Int(_), Elem::Int(_))) {
+        // Real numbers hold integers of up to 24 bits.
+        let [a, b] = [as_number(site, a)?, as_number(site, b)?];
+        return reals(site, a, b, how);
+    }
     let (a, b) = (site.known(0)?, site.known(1)?);
     let holds = compared(&a, &b, |a, b| how.holds(a, b), |a, b| how.holds(a, b))?;
     Ok(site.constant_of(holds, Elem::Bool, ""))
+}
+
+/// Integers as real numbers.
+fn as_number(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
+    match site.constant(x) {
+        Some(tensor) => {
+            let data = Numbers::of(&tensor).cast(&Elem::F32)?;
+            Ok(site.constant_of(Tensor::new(&tensor.dims, data), Elem::F32, "number"))
+        }
+        None => cast::as_reals(site, x),
+    }
 }
 
 /// By the sign of the difference, which is a function of one value if the other is constant.

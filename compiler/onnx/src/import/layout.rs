@@ -76,6 +76,10 @@ pub(super) enum Repeat {
 /// Repeats along each dimension: a new dimension is inserted beside each, broadcast, and merged.
 pub(super) fn repeat(site: &mut Site, x: ValueId, times: &[usize], how: Repeat) -> Outcome<ValueId> {
     let dims = site.dims(x);
+    if dims.len() == times.len() && dims.iter().zip(times).all(|(&d, &r)| d == 1 || r == 1) {
+        let wide: Vec<usize> = dims.iter().zip(times).map(|(&d, &r)| d.max(r)).collect();
+        return expand(site, x, &wide);
+    }
     let (mut split, mut wide, mut merged) = (Vec::new(), Vec::new(), Vec::new());
     for (&d, &r) in dims.iter().zip(times) {
         match (r, how) {

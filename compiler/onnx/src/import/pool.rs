@@ -117,6 +117,13 @@ fn finish(site: &mut Site, op: Opcode, x: ValueId, window: Window, attrs: Attrs)
     if let [n, c, d, h, w] = *site.dims(x) {
         // The greatest of the greatest, the mean of means: the last two dimensions, then the first.
         let (depth, area) = window.split_first();
+        if op == Opcode::AveragePool
+            && depth.pads == [[0, 0]]
+            && depth.extra == [0]
+            && area.dilations.first() == Some(&1)
+        {
+            return mean_of_volumes(site, x, &depth, area, attrs);
+        }
         let planes = layout::reshape(site, x, &[n, layout::product(&[c, d])?, h, w], "planes")?;
         let attrs_of = |w: &Window| w.set(attrs.clone());
         let planes = site.emit(op, &[planes], attrs_of(&area)?, "planes")?;
@@ -130,6 +137,29 @@ fn finish(site: &mut Site, op: Opcode, x: ValueId, window: Window, attrs: Attrs)
     let attrs = window.set(attrs)?;
     let y = site.emit(op, &[x], attrs, "")?;
     without_height(site, y, rank)
+}
+
+/// The mean of windows in three dimensions as one of two, so that it is rounded once: the planes of a window lie between one another's
+/// rows.
+fn mean_of_volumes(site: &mut Site, x: ValueId, depth: &Window, mut area: Window, attrs: Attrs) -> Outcome<ValueId> {
+    let [n, c, d, h, w] = *site.dims(x) else { return Err(Fault::shape("a volume has five dimensions")) };
+    let (planes, step, apart) = (depth.kernel[0], depth.strides[0], depth.dilations[0]);
+    let last =
+        d.checked_sub((planes - 1) * apart + 1).ok_or_else(|| Fault::shape("the window is deeper than its operand"))?;
+    let windows = last / step + 1;
+    let positions: Vec<usize> = (0..windows).flat_map(|i| (0..planes).map(move |j| i * step + j * apart)).collect();
+    let taken = layout::at_positions(site, x, 2, &positions, "planes")?;
+    let split = layout::reshape(site, taken, &[n, c, windows, planes, h, w], "windows")?;
+    let between = layout::transpose(site, split, &[0, 1, 2, 4, 3, 5], "between")?;
+    let shape = [n, layout::product(&[c, windows])?, layout::product(&[h, planes])?, w];
+    let flat = layout::reshape(site, between, &shape, "rows")?;
+    area.kernel[0] *= planes;
+    area.strides[0] *= planes;
+    area.pads[0] = area.pads[0].map(|p| p * planes);
+    area.extra[0] *= planes;
+    let y = site.emit(Opcode::AveragePool, &[flat], area.set(attrs)?, "means")?;
+    let (h, w) = (site.dims(y)[2], site.dims(y)[3]);
+    layout::reshape(site, y, &[n, c, windows, h, w], "")
 }
 
 pub(super) fn global_average_pool(site: &mut Site) -> Outcome<ValueId> {

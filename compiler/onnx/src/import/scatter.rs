@@ -6,6 +6,7 @@ use qcc_ir::{Attrs, Opcode, ValueId, attr};
 use super::layout;
 use super::numbers::listed;
 use super::site::Site;
+use super::slice::part;
 use crate::fault::{Fault, Outcome};
 
 /// Operand 1, positions that must be constant: its shape and its elements.
@@ -104,8 +105,11 @@ pub(super) fn gather_elements(site: &mut Site) -> Outcome<ValueId> {
     picked(site, x, &from, &within)
 }
 
-/// Positions that the model computes and that are the same wherever they do not lead along the axis, as those of the greatest scores are
-/// for all numbers beside them: whole slices are taken.
+/// Most slices from each of which rows are taken by positions of their own.
+const MOST_SLICES: usize = 64;
+
+/// Positions that the model computes and that are the same for all that lies behind the axis, as those of the greatest scores are for all
+/// numbers beside them: whole rows are taken, from each slice in front of the axis by its own positions.
 fn rows_at(site: &mut Site, x: ValueId, at: ValueId, axis: usize) -> Outcome<ValueId> {
     let (dims, within) = (site.dims(x), site.dims(at));
     let fault = || {
@@ -120,14 +124,31 @@ fn rows_at(site: &mut Site, x: ValueId, at: ValueId, axis: usize) -> Outcome<Val
         own.insert(0, 1);
     }
     let count = within.get(axis).copied().unwrap_or(1);
-    let beside = |d: usize| d == axis || (own[d] == 1 && within[d] == dims[d]);
+    let beside = |d: usize| d == axis || within[d] == dims[d] && (own[d] == 1 || d < axis);
+    let slices: usize = dims[..axis].iter().product();
     let fits = within.len() == dims.len() && own.get(axis) == Some(&count) && (0..dims.len()).all(beside);
-    if !fits {
+    if !fits || slices > MOST_SLICES {
         return Err(fault());
     }
-    let list = layout::reshape(site, source, &[count], "positions")?;
-    let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, layout::extent(axis)?);
-    site.emit(Opcode::Gather, &[x, list], attrs, "")
+    if own[..axis].iter().all(|&d| d == 1) {
+        let list = layout::reshape(site, source, &[count], "positions")?;
+        let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, layout::extent(axis)?);
+        return site.emit(Opcode::Gather, &[x, list], attrs, "");
+    }
+    let shape: Vec<usize> = dims[..axis].iter().copied().chain([count]).collect();
+    let at = layout::reshape(site, source, &own[..=axis], "positions")?;
+    let at = layout::expand(site, at, &shape)?;
+    let at = layout::reshape(site, at, &[slices, count], "positions")?;
+    let flat: Vec<usize> = [slices].into_iter().chain(dims[axis..].iter().copied()).collect();
+    let x = layout::reshape(site, x, &flat, "slices")?;
+    let mut rows = Vec::with_capacity(slices);
+    for i in 0..slices {
+        let (slice, list) = (part(site, x, 0, i..i + 1)?, part(site, at, 0, i..i + 1)?);
+        let list = layout::reshape(site, list, &[count], "list")?;
+        rows.push(site.emit(Opcode::Gather, &[slice, list], Attrs::new(Opcode::Gather).with(attr::AXIS, 1), "rows")?);
+    }
+    let y = site.emit(Opcode::Concat, &rows, Attrs::new(Opcode::Concat).with(attr::AXIS, 0), "taken")?;
+    layout::reshape(site, y, &within, "")
 }
 
 pub(super) fn scatter_elements(site: &mut Site) -> Outcome<ValueId> {

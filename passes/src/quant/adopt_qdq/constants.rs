@@ -22,7 +22,26 @@ pub(super) fn evaluate(edit: &mut Edit) {
     for n in edit.graph().order() {
         if edit.graph().op(n) == Opcode::DCast {
             real_numbers(edit, n);
+        } else if matches!(edit.graph().op(n).info().class, Class::Move(_)) {
+            moved_reals(edit, n);
         }
+    }
+}
+
+/// Movement of constants that have become real.
+fn moved_reals(edit: &mut Edit, n: NodeId) {
+    let g = edit.graph();
+    let y = g.result(n);
+    let known: Option<Vec<_>> =
+        g.operands(n).into_iter().map(|v| Some((g.constant(v)?.clone(), g.ty(v).clone()))).collect();
+    let Some(known) = known.filter(|_| g.ty(y).elem == Elem::F32 && !g.is_output(y)) else { return };
+    let operands: Vec<(&Tensor, &Type)> = known.iter().map(|(t, ty)| (t.as_ref(), ty)).collect();
+    let Ok(tensor) = eval_node(g.op(n), &g.node(n).attrs, &operands, g.ty(y)) else { return };
+    let name = g.name_of(y).to_string();
+    if let Some(mut change) = edit.begin(format!("adopt-qdq: %{name} is constant")) {
+        change.rename(y, &format!("{name}.dead"));
+        let c = change.add_const(&name, tensor);
+        change.replace_uses(y, c);
     }
 }
 
@@ -170,7 +189,11 @@ fn linear(edit: &mut Edit, n: NodeId) -> bool {
 fn real_numbers(edit: &mut Edit, n: NodeId) {
     let g = edit.graph();
     let y = g.result(n);
-    let Some(tensor) = dequantized(g, y).and_then(|_| reals(g, y)) else { return };
+    let Some((_, _, uniform)) = dequantized(g, y) else { return };
+    // No activation has several scales.
+    let several = uniform.scales.iter().any(|&s| s != uniform.scale());
+    let several = several || uniform.zero_points.iter().any(|&z| z != uniform.zero_point());
+    let Some(tensor) = reals(g, y) else { return };
     let name = format!("{}.real", g.name_of(y));
     let uses = g.uses(y);
     let mut real = None;
@@ -182,7 +205,8 @@ fn real_numbers(edit: &mut Edit, n: NodeId) {
                 let dims = &g.ty(g.result(user)).dims;
                 (0..dims.len()).any(|axis| by_channel(&tensor, dims, axis).is_some())
             }
-            Class::Move(_) | Class::Cast(_) | Class::Pool(_) => false,
+            Class::Move(_) => several,
+            Class::Cast(_) | Class::Pool(_) => false,
             Class::Unary(_) | Class::Reduce(_) | Class::Norm(_) | Class::Int(_) => true,
         };
         if takes && let Some(mut change) = edit.begin(format!("adopt-qdq: @{name} as real numbers")) {
