@@ -15,6 +15,8 @@ pub(crate) mod operators;
 pub(crate) mod positions;
 pub(crate) mod writer;
 
+use std::collections::HashSet;
+
 use onnx_protobuf::{Message, ModelProto, OperatorSetIdProto};
 use qcc_ir::diag::Code;
 use qcc_ir::{Class, Data, Diag, Diags, Elem, Format, Function, Graph, Int, NodeId, Opcode, Uniform, ValueId, attr};
@@ -26,6 +28,15 @@ use writer::{FLOAT, Item, Value, Writer, interface, number, number_of};
 /// possible take them.
 pub(crate) const OPSET: i64 = 20;
 const OPSET_INT16: i64 = 21;
+
+/// What a file depends on beside the graph.
+#[derive(Debug, Clone, Default)]
+pub struct ExportOptions {
+    /// Inputs and outputs that are integers in the model.
+    pub declared: Vec<Declared>,
+    /// Names of values that are not rounded, because the integer model adds something to their sums of products before it rounds.
+    pub unrounded: HashSet<String>,
+}
 
 /// An input or output that the model declares as integers: with a scale, codes of real numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,12 +55,11 @@ fn versions(graph: &Graph) -> (i64, i64) {
     if int16 { (OPSET_INT16, 10) } else { (OPSET, 9) }
 }
 
-/// The bytes of an ONNX file that computes what a graph on quantized types does; `declared` says which of its inputs and outputs are
-/// integers.
-pub fn export(graph: &Graph, declared: &[Declared]) -> Result<Vec<u8>, Diags> {
+/// The bytes of an ONNX file that computes what a graph on quantized types does.
+pub fn export(graph: &Graph, options: &ExportOptions) -> Result<Vec<u8>, Diags> {
     let interface = graph.inputs().iter().chain(graph.outputs());
     let mut writer = Writer::new(graph, interface.map(|&v| graph.name_of(v).to_string()));
-    whole(&mut writer, declared)?;
+    whole(&mut writer, options)?;
     let (opset, ir_version) = versions(graph);
     let opset = OperatorSetIdProto { version: opset, ..OperatorSetIdProto::new() };
     let model = ModelProto {
@@ -65,15 +75,16 @@ pub fn export(graph: &Graph, declared: &[Declared]) -> Result<Vec<u8>, Diags> {
 }
 
 /// Inputs, nodes and outputs of the graph.
-fn whole(w: &mut Writer, declared: &[Declared]) -> Result<(), Diags> {
-    let g = w.g;
+fn whole(w: &mut Writer, options: &ExportOptions) -> Result<(), Diags> {
+    let (g, declared) = (w.g, &options.declared);
     w.out.name.clone_from(&g.name);
     for &x in g.inputs() {
         input(w, x, declared.iter().find(|d| d.name == g.name_of(x)));
     }
     let mut faults = Diags::default();
     for n in g.order() {
-        if let Err(message) = node(w, n) {
+        let unrounded = options.unrounded.contains(g.name_of(g.result(n)));
+        if let Err(message) = node(w, n, unrounded) {
             faults.0.push(Diag::new(Code::UNSUPPORTED, message).at(g.describe(n)));
         }
     }
@@ -156,7 +167,7 @@ fn output(w: &mut Writer, y: ValueId, declared: Option<&Declared>) -> Result<(),
     Ok(())
 }
 
-fn node(w: &mut Writer, n: NodeId) -> Result<(), String> {
+fn node(w: &mut Writer, n: NodeId, unrounded: bool) -> Result<(), String> {
     let g = w.g;
     let (op, y) = (g.op(n), g.result(n));
     let name = g.name_of(y).to_string();
@@ -164,7 +175,7 @@ fn node(w: &mut Writer, n: NodeId) -> Result<(), String> {
         return Err(format!("`{}` computes {}, which has no scale", op.name(), g.ty(y)));
     }
     let operands = g.operands(n).into_iter().map(|v| w.operand(v)).collect::<Result<Vec<_>, _>>()?;
-    let is_quantized = g.ty(y).uniform().is_some();
+    let is_quantized = g.ty(y).uniform().is_some() && !(unrounded && is_layer(op) && !g.is_output(y));
     let codes = if is_quantized { w.fresh(&format!("{name}.q")) } else { name.clone() };
     if matches!(op, Opcode::SCast | Opcode::QCast) {
         w.quantize(&operands[0], &codes, y);
@@ -195,6 +206,10 @@ fn node(w: &mut Writer, n: NodeId) -> Result<(), String> {
         w.real_as(y, &result);
     }
     Ok(())
+}
+
+fn is_layer(op: Opcode) -> bool {
+    matches!(op.info().class, Class::Contract(_))
 }
 
 /// A composed function as the operators that it is put together from; as a table where ONNX lacks one of them.
@@ -258,15 +273,15 @@ fn by_table(w: &mut Writer, n: NodeId, result: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn written(text: &str, declared: &[Declared]) -> (Vec<u8>, onnx_protobuf::GraphProto) {
+    fn written(text: &str, options: &ExportOptions) -> (Vec<u8>, onnx_protobuf::GraphProto) {
         let graph = qcc_ir::parse::parse(text, &qcc_ir::parse::no_files).expect("legal text");
-        let bytes = export(&graph, declared).expect("an ONNX model");
+        let bytes = export(&graph, options).expect("an ONNX model");
         let graph = ModelProto::parse_from_bytes(&bytes).expect("a message").graph.unwrap_or_default();
         (bytes, graph)
     }
 
-    fn exported(text: &str, declared: &[Declared]) -> onnx_protobuf::GraphProto {
-        let (bytes, graph) = written(text, declared);
+    fn exported(text: &str, options: &ExportOptions) -> onnx_protobuf::GraphProto {
+        let (bytes, graph) = written(text, options);
         crate::import_bytes(&bytes, None, &crate::ImportOptions::default()).expect("it reads back");
         graph
     }
@@ -292,7 +307,7 @@ mod tests {
   return %y, %x.q
 }
 ",
-            &[],
+            &ExportOptions::default(),
         );
         names_are_unique(&graph);
         let names: Vec<&str> = graph.input.iter().chain(&graph.output).map(|v| v.name.as_str()).collect();
@@ -305,7 +320,7 @@ mod tests {
         let declared = |name: &str| Declared { name: name.into(), storage: Int::I8, quant: Some((0.5, -3)) };
         let graph = exported(
             &format!("graph @g(%x: {ty}) -> ({ty}) {{\n  %y = nn.relu(%x) : {ty}\n  return %y\n}}\n"),
-            &[declared("x"), declared("y")],
+            &ExportOptions { declared: vec![declared("x"), declared("y")], ..ExportOptions::default() },
         );
         names_are_unique(&graph);
         for value in graph.input.iter().chain(&graph.output) {
@@ -319,8 +334,11 @@ mod tests {
     fn what_onnx_lacks_becomes_a_table() {
         let ty = "tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>";
         let round = "nn.round_float(%x) {fraction = 3, exponent = -6, greatest = 448.0}";
-        let graph =
-            written(&format!("graph @g(%x: {ty}) -> ({ty}) {{\n  %y = {round} : {ty}\n  return %y\n}}\n"), &[]).1;
+        let graph = written(
+            &format!("graph @g(%x: {ty}) -> ({ty}) {{\n  %y = {round} : {ty}\n  return %y\n}}\n"),
+            &ExportOptions::default(),
+        )
+        .1;
         names_are_unique(&graph);
         assert!(graph.node.iter().any(|n| n.op_type == "Gather"));
     }

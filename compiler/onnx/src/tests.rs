@@ -215,7 +215,7 @@ fn exports_read_back() {
 }
 ";
     let graph = qcc_ir::parse::parse(text, &qcc_ir::parse::no_files).expect("legal text");
-    let bytes = crate::export(&graph, &[]).expect("an ONNX model");
+    let bytes = crate::export(&graph, &crate::ExportOptions::default()).expect("an ONNX model");
     let again = crate::import_bytes(&bytes, None, &crate::ImportOptions::default()).expect("it reads back");
     let printed = qcc_ir::print(&again);
     for part in ["nn.layer_norm(", "epsilon = 0.001", "nn.matmul(", "dense<[0.375]>"] {

@@ -26,7 +26,8 @@ pub struct Build {
     /// What to write, whatever the extension
     #[arg(long)]
     emit: Option<Emit>,
-    /// CPU on which an ONNX file is to run: without VNNI, ONNX Runtime adds products in 16 bits, and weights get 7 bits
+    /// CPU on which ONNX Runtime is to run an ONNX file: every layer is rounded, as its integer kernels need it, also where qcc adds before
+    /// it rounds; without VNNI it adds products in 16 bits, and weights get 7 bits
     #[arg(long, value_enum, value_name = "CPU")]
     export_for: Option<ExportFor>,
     /// Name of the model in C [default: that of the output file]
@@ -134,7 +135,7 @@ impl Build {
         match (emit, &self.output) {
             (Emit::So, Some(path)) => compiled.write_so(path)?,
             (Emit::Obj, Some(path)) => compiled.write_object(path)?,
-            (Emit::OnnxQdq, Some(path)) => compiled.write_onnx_qdq(path)?,
+            (Emit::OnnxQdq, Some(path)) => compiled.write_onnx_qdq(path, self.export_for.is_some())?,
             (Emit::Qir, Some(path)) => compiled.write_text(path)?,
             (Emit::Clif, Some(path)) => compiled.write_clif(path)?,
             (Emit::Asm, Some(path)) => compiled.write_asm(path)?,

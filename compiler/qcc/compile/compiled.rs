@@ -1,5 +1,6 @@
 //! A compiled model and what is made of it: machine code in memory or in a file, or a text.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use qcc_codegen::emit::{jit, object};
 use qcc_codegen::program::tuning::Tuning;
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Elem, Graph, Int, Level, check_level};
+use qcc_ir::{Diag, Elem, Graph, Int, Level, Opcode, ValueId, check_level};
 use qcc_passes::RangeTable;
 use qcc_runtime::Model;
 
@@ -151,8 +152,9 @@ impl Compiled {
     }
 
     /// Writes the model on quantized types as ONNX with explicit casts (`QuantizeLinear`, `DequantizeLinear`), which other
-    /// runtimes read: scales, zero points and weights are what the integer model has.
-    pub fn write_onnx_qdq(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+    /// runtimes read: scales, zero points and weights are what the integer model has. With `round_all` every layer is rounded, as
+    /// kernels of other runtimes need it; without, a layer whose result the integer model adds to before it rounds is not.
+    pub fn write_onnx_qdq(&self, path: impl AsRef<Path>, round_all: bool) -> Result<(), Error> {
         // Integers alone are on all levels.
         let whole = |g: &&Graph| g.values().all(|v| matches!(g.ty(v).elem, Elem::Int(_) | Elem::Bool));
         let Some(graph) = self.quantized.as_ref().or_else(|| Some(&self.source).filter(whole)) else {
@@ -164,7 +166,20 @@ impl Compiled {
             let quant = (d.scale > 0.0).then_some((d.scale, d.zero_point.into()));
             Some(qcc_onnx::Declared { name: d.name.clone(), storage: Int::from_name(&d.dtype)?, quant })
         });
-        files::write(path.as_ref(), &qcc_onnx::export(graph, &declared.collect::<Vec<_>>())?)
+        let unrounded = if round_all { HashSet::new() } else { self.unrounded(graph) };
+        let options = qcc_onnx::ExportOptions { declared: declared.collect(), unrounded };
+        files::write(path.as_ref(), &qcc_onnx::export(graph, &options)?)
+    }
+
+    /// Values of the quantized graph that an addition reads and that the integer graph does not have any more.
+    fn unrounded(&self, quantized: &Graph) -> HashSet<String> {
+        let integer: HashSet<&str> = self.graph.values().map(|v| self.graph.name_of(v)).collect();
+        let gone = |name: &str| {
+            !["", ".nhwc", ".t", ".acc"].iter().any(|suffix| integer.contains(&*format!("{name}{suffix}")))
+        };
+        let added = |v: ValueId| quantized.only_user(v).is_some_and(|n| quantized.op(n) == Opcode::Add);
+        let names = quantized.values().filter(|&v| added(v)).map(|v| quantized.name_of(v));
+        names.filter(|name| gone(name)).map(str::to_string).collect()
     }
 
     /// Machine code is made of integer graphs only; another pipeline may end before that.
