@@ -2,6 +2,7 @@
 
 mod compiled;
 mod digest;
+mod own_words;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -88,7 +89,7 @@ pub fn compile_observed(
 ) -> Result<Compiled, Error> {
     let source = source.into();
     let start = Instant::now();
-    let qcc_onnx::Imported { graph: imported, remarks } = source.load_with_remarks(options)?;
+    let qcc_onnx::Imported { graph: imported, remarks, names } = source.load_with_remarks(options)?;
     let time = start.elapsed();
     tracing::info!(ms = time.as_millis(), nodes = imported.node_count(), "imported");
     observe(&Event::Imported { graph: &imported, time });
@@ -97,7 +98,11 @@ pub fn compile_observed(
     let mut cx = context(&graph, options)?;
     let text = pipeline_text(&graph, &cx, &source, options)?;
     let mut report = Report { remarks_on_model: remarks, ..Report::default() };
-    let quantized = run_pipeline(&text, &mut graph, &mut cx, options, &mut report, observe)?;
+    let ran = run_pipeline(&text, &mut graph, &mut cx, options, &mut report, observe);
+    let mut quantized = ran.map_err(|error| own_words::renamed(error, &names))?;
+    for graph in [Some(&mut graph), quantized.as_mut()].into_iter().flatten() {
+        own_words::name_outputs(graph, &imported);
+    }
     if options.pipeline.is_none() && text.is_empty() {
         prove(&graph)?;
     }

@@ -52,6 +52,16 @@ impl Error {
         }
     }
 
+    /// The same with other texts: each diagnostic's message and help pass through `text`.
+    #[must_use]
+    pub(crate) fn with_texts(mut self, text: impl Fn(&str) -> String) -> Error {
+        for d in &mut self.diags {
+            d.message = text(&d.message);
+            d.help = d.help.as_deref().map(&text);
+        }
+        self
+    }
+
     /// What is wrong, one for each fault.
     pub fn diags(&self) -> &[Diag] {
         &self.diags

@@ -152,7 +152,8 @@ impl Source {
                 graph.clone()
             }
         };
-        Ok(qcc_onnx::Imported { graph, remarks: Vec::new() })
+        let names = graph.values().map(|v| graph.name_of(v).to_string()).collect();
+        Ok(qcc_onnx::Imported { graph, remarks: Vec::new(), names })
     }
 }
 

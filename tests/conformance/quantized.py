@@ -296,22 +296,15 @@ def main():
                 steps = sum(n.op_type == "QuantizeLinear" for n in onnx.load(export).graph.node)
                 exported, out = again.get_inputs()[0].name, again.get_outputs()[0].name
                 constants = {t.name: numpy_helper.to_array(t) for t in onnx.load(export).graph.initializer}
-                # An export takes and gives real numbers: codes are dequantized for it.
-                real, real_got = batch, got
-                if io == "int":
-                    s, z = constants[f"{exported}.scale"], constants[f"{exported}.zero_point"]
-                    # Codes with a sign are computed, and exported, as codes without one, greater by 128.
-                    codes = lambda array: array.astype(np.float32) + (128 if array.dtype == np.int8 else 0)
-                    real = ((codes(batch) - np.float32(z)) * s).astype(np.float32)
-                    if np.issubdtype(got.dtype, np.integer):
-                        real_got = ((codes(got) - np.float32(constants[f"{out}.zero_point"])) * constants[f"{out}.scale"]).astype(np.float32)
-                samples = np.split(real, args.inputs)
-                own = float(constants[f"{out}.scale"])
-                rows["export"] = units(np.concatenate([again.run(None, {exported: x})[0] for x in samples]), real_got, own)
+                # An export takes and gives what the model does.
+                codes_out = np.issubdtype(got.dtype, np.integer)
+                own = 1.0 if codes_out else float(constants[f"{out}.scale"])
+                samples = np.split(batch, args.inputs)
+                rows["export"] = units(np.concatenate([again.run(None, {exported: x})[0] for x in samples]), got, own)
                 if openvino:
                     vino = openvino.compile_model(openvino.Core().read_model(export), "CPU")
-                    rows["openvino"] = units(np.concatenate([np.asarray(vino([x])[0]) for x in samples]), real_got, own)
-                rows["again"] = units(run(args.qcc, export, {exported: real}, "float", folder), real_got, own)
+                    rows["openvino"] = units(np.concatenate([np.asarray(vino([x])[0]) for x in samples]), got, own)
+                rows["again"] = units(run(args.qcc, export, {exported: batch}, io, folder), got, own)
                 ties = any(n.op_type == "QLinearAdd" for n in model.graph.node)
                 failed = failed or rows["export"][0] > steps or rows["again"][0] > (steps if ties else 0)
             note = f" (ONNX Runtime computes {floats} operators as floats)" if floats else ""

@@ -46,7 +46,7 @@ mod window;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use onnx_protobuf::{NodeProto, TensorProto};
+use onnx_protobuf::{GraphProto, NodeProto, TensorProto};
 use qcc_ir::diag::Code;
 use qcc_ir::{Attrs, Builder, Def, Diags, Graph, Opcode, Origin, ValueId, attr};
 
@@ -70,6 +70,8 @@ pub struct Imported {
     pub graph: Graph,
     /// Each is a sentence without a full stop.
     pub remarks: Vec<String>,
+    /// Names of the model's own values, as graphs spell them; others are made here.
+    pub names: HashSet<String>,
 }
 
 /// A model as a graph of `nn.*`, `tensor.*` and `quant.*`.
@@ -91,8 +93,16 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
         faults: Diags::default(),
         remarks: Vec::new(),
     };
+    let names = own_names(&model.graph, &nodes);
     let remarks = driver.run(&nodes, options)?;
-    Ok(Imported { graph, remarks })
+    Ok(Imported { graph, remarks, names })
+}
+
+/// How graphs spell the names of a model's values.
+fn own_names(graph: &GraphProto, nodes: &[NodeProto]) -> HashSet<String> {
+    let interface = graph.input.iter().chain(&graph.output).map(|v| v.name.clone());
+    let results = nodes.iter().flat_map(|n| &n.output).chain(graph.initializer.iter().map(|t| &t.name));
+    interface.chain(results.filter(|name| !name.is_empty()).map(|name| value_name(name))).collect()
 }
 
 fn sequence_fault(what: &str) -> Fault {
@@ -298,7 +308,11 @@ impl<'a> Driver<'a, '_> {
         let mut site = Site::new(&mut self.builder, node, Arc::new(origin), base, operands, &mut self.types);
         let results = rule.apply(&mut site)?;
         let (created, remarks) = site.finish()?;
-        self.remarks.extend(remarks);
+        for remark in remarks {
+            if !self.remarks.contains(&remark) {
+                self.remarks.push(remark);
+            }
+        }
         let unexpected = node.output.iter().skip(results.len()).find(|o| self.structure.used.contains(o.as_str()));
         if let Some(name) = unexpected {
             return Err(Fault::unsupported(format!("result `{name}` of {} is not supported", node.op_type)));

@@ -78,6 +78,7 @@ fn operators_agree_with_onnx_runtime() {
         ("attention", 20),
         ("contrib", 30),
         ("whole", 20),
+        ("run_time", 18),
         ("resize_10", 10),
         ("resize_19", 40),
     ] {

@@ -92,7 +92,10 @@ impl Pass for LowerToInt {
 fn needs_lowering(g: &Graph, n: NodeId) -> bool {
     match g.op(n).info().class {
         Class::Int(_) => false,
-        Class::Move(Move::Cast) => !matches!(g.ty(g.operands(n)[0]).elem, Elem::Int(_) | Elem::Bool) || is_real(g, n),
+        Class::Move(Move::Cast) => {
+            let from_whole = matches!(g.ty(g.operands(n)[0]).elem, Elem::Int(_) | Elem::Bool);
+            !from_whole || is_real(g, n) || g.ty(g.result(n)).uniform().is_some()
+        }
         Class::Move(kind) => kind == Move::MaxPoolIndex || is_real(g, n),
         Class::Unary(_)
         | Class::Binary(_)

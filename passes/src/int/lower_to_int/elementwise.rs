@@ -82,7 +82,7 @@ impl Lower<'_, '_> {
         Ok(self.emit(Opcode::CastTo, &[y], Attrs::new(Opcode::CastTo).with(attr::TO, to), "", &dims, elem))
     }
 
-    /// Integers of run time as real numbers: a table of their codes. Those beyond the range have the code of its end.
+    /// Integers of run time as real numbers: a table of their codes, of which the last is that of all beyond the range.
     pub(super) fn number(&mut self) -> Result<ValueId, Diag> {
         let (x, ty) = (self.operand(0), self.g().ty(self.y).clone());
         let Some(u) = ty.uniform().filter(|u| u.axis.is_none()) else {
@@ -94,7 +94,7 @@ impl Lower<'_, '_> {
             let diag = self.no_form("integers of run time become real numbers from 0 to 65535 only");
             return Err(diag.help("let the model take the value as a real input"));
         }
-        let codes = (0..=whole).map(|v| u.format.quantize(v as f32, u.scale(), u.zero_point()));
+        let codes = (0..=whole + 1).map(|v| u.format.quantize(v as f32, u.scale(), u.zero_point()));
         let data = Data::integers(u.storage(), codes);
         let name = format!("{}.codes", self.name);
         let table = Tensor::new(&[data.len()], data);

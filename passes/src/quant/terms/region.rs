@@ -1,7 +1,7 @@
 //! From the graph to the term of a region.
 
 use egg::{Id, RecExpr};
-use qcc_ir::{Graph, NodeId, Opcode, ValueId};
+use qcc_ir::{Elem, Graph, NodeId, Opcode, ValueId};
 
 use super::{Facts, Kind, LeafId, Operation, Site, Term};
 
@@ -10,11 +10,12 @@ pub fn is_root(g: &Graph, v: ValueId) -> bool {
     ends_region(g, v) && (g.is_output(v) || !g.uses(v).is_empty())
 }
 
-/// True if the value belongs to no other region than its own. A dequantization belongs to each of its readers, which are
+/// True if the value belongs to no other region than its own, as integers and conditions do. A dequantization belongs to each of its readers, which are
 /// then readers of what it dequantizes.
 fn ends_region(g: &Graph, v: ValueId) -> bool {
     let dequantizes = g.producer(v).is_some_and(|n| g.op(n) == Opcode::DCast) && !g.is_output(v);
-    !dequantizes && (g.is_output(v) || readers(g, v) != 1)
+    let is_whole = matches!(g.ty(v).elem, Elem::Int(_) | Elem::Bool);
+    is_whole || !dequantizes && (g.is_output(v) || readers(g, v) != 1)
 }
 
 /// Number of uses, seen through dequantizations.
