@@ -1,6 +1,6 @@
 //! Data movement that moves nothing, or twice.
 
-use qcc_ir::{Attrs, Edit, Graph, NodeId, Opcode, attr};
+use qcc_ir::{Attrs, Edit, Elem, Graph, NodeId, Opcode, attr};
 
 use crate::rewrite::{bypass, can_bypass, compose, keeps_order, produced_by, substitute};
 
@@ -8,7 +8,12 @@ use crate::rewrite::{bypass, can_bypass, compose, keeps_order, produced_by, subs
 pub(crate) fn is_identity(g: &Graph, n: NodeId) -> bool {
     let operands = g.operands(n);
     let Some(&x) = operands.first() else { return false };
-    let same_dims = g.ty(x).dims == g.ty(g.result(n)).dims;
+    let (from, to) = (g.ty(x), g.ty(g.result(n)));
+    // Codes that become plain integers stand for something else.
+    if matches!((&from.elem, &to.elem), (Elem::Uniform(_), Elem::Int(_))) {
+        return false;
+    }
+    let same_dims = from.dims == to.dims;
     match g.op(n) {
         Opcode::Reshape | Opcode::Expand | Opcode::Pad | Opcode::Slice => same_dims,
         Opcode::Transpose => g.node(n).attrs.sizes(attr::PERM).is_sorted(),

@@ -7,7 +7,8 @@
 
 use qcc_ir::Diag;
 use qcc_ir::diag::Code;
-use qcc_passes::{Precision, Samples as _};
+use qcc_passes::quant::precision::ALL;
+use qcc_passes::{Precision, RangeTable, Samples as _};
 use serde::Serialize;
 
 use super::account::measure;
@@ -139,7 +140,7 @@ pub fn raise(
             count += 1;
         }
         if count == failed {
-            return Err(search.missed(&best, "everything that can have 16 bits has them"));
+            return search.everything(&best, &options.ranges);
         }
         let attempt = search.attempt(&candidates[..count])?;
         if limit.holds(&attempt.result)? {
@@ -213,12 +214,31 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn attempt(&self, raised: &[Candidate]) -> Result<Outcome, Error> {
+        self.attempt_named(raised.iter().map(|c| c.name.clone()))
+    }
+
+    /// The last resort: all values and weights, also those that no layer of the report has.
+    fn everything(&self, best: &Outcome, ranges: &Option<RangeTable>) -> Result<Outcome, Error> {
+        let mut outcome = self.attempt_named([ALL.to_string()])?;
+        if !self.limit.holds(&outcome.result)? {
+            let (a, b) = (self.limit.lost(&outcome.result)?, self.limit.lost(&best.result)?);
+            let best = if (a > b) == (self.limit.metric == Metric::Sqnr) { &outcome } else { best };
+            return Err(self.missed(best, "everything that can have 16 bits has them"));
+        }
+        outcome.raised = vec![Raised { name: ALL.to_string(), share: 1.0 }];
+        outcome.work = 1.0;
+        outcome.options.ranges.clone_from(ranges);
+        Ok(outcome)
+    }
+
+    fn attempt_named(&self, names: impl IntoIterator<Item = String>) -> Result<Outcome, Error> {
         let mut options = self.options.clone();
-        options.precision.extend(raised.iter().map(|c| (c.name.clone(), Precision::FINER)));
+        let names: Vec<String> = names.into_iter().collect();
+        options.precision.extend(names.iter().map(|name| (name.clone(), Precision::FINER)));
         let mut stages = Stages::default();
         let compiled = compile_observed(self.source.clone(), &options, &mut |event| stages.observe(event))?;
         let result = compare(&compiled, &Engine::measuring(&compiled)?, self.data, self.how)?;
-        tracing::info!(raised = raised.len(), reached = self.limit.text(&result), "compared");
+        tracing::info!(raised = names.len(), reached = self.limit.text(&result), "compared");
         Ok(Outcome { compiled, stages, options, result, raised: Vec::new(), work: 0.0 })
     }
 

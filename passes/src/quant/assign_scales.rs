@@ -25,6 +25,9 @@
 //! residual streams of transformers (`residual`), operands of rectifiers with slopes (`slopes`), and long sums without samples
 //! (`long_sums`), unless precisions are given for these values or for all.
 //!
+//! In a network with a state, whose errors add up from call to call, everything has 16 bits, unless precisions are given. Magnitudes of
+//! 16 bits are computed in two ways, one for small ones (`magnitudes`).
+//!
 //! Values share 16 bits as they share a type; into a concat of another precision, or an operator that knows 8 bits only, a value
 //! goes through a `quant.scast`. A type of 16 bits covers twice what was seen: it has codes to spare, and a method that clips for
 //! the sake of finer codes (`mse`, `percentile`), or an input beyond all samples, would lose more. Weights of 16 bits are quantized here, to `i16` in [-32512, 32512];
@@ -46,8 +49,9 @@ use crate::op_traits::{clamps, natural_range, selects};
 use crate::quant::decades::{Decades, decades};
 use crate::quant::forms::{Side, form, moves_any, refused};
 use crate::quant::long_sums::long_sums;
+use crate::quant::magnitudes;
 use crate::quant::mixed::mixed;
-use crate::quant::precision::Wanted;
+use crate::quant::precision::{self, Wanted};
 use crate::quant::quantize;
 use crate::quant::residual::streams;
 use crate::quant::sensitive_range::sensitive;
@@ -65,7 +69,10 @@ pub struct AssignScales;
 
 impl Pass for AssignScales {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
-        let wanted = Wanted::find(edit.graph(), &cx.precision)?;
+        let recurrent = !states::pairs(edit.graph(), &cx.states)?.is_empty();
+        let fine = (recurrent && cx.precision.is_empty()).then(precision::finer);
+        let wanted = Wanted::find(edit.graph(), fine.as_ref().unwrap_or(&cx.precision))?;
+        magnitudes::split(edit, &wanted);
         let states = states::pairs(edit.graph(), &cx.states)?;
         let uneven = decades(edit.graph());
         let mut ties = Ties::new(edit.graph(), &wanted, &states, &uneven);
@@ -76,6 +83,9 @@ impl Pass for AssignScales {
             format!("%{} and %{} are one state: they have one type", edit.graph().name_of(x), edit.graph().name_of(y))
         };
         remarks.extend(states.iter().map(of_state));
+        if fine.is_some() {
+            remarks.push("errors of a state add up from call to call: all has 16 bits".to_string());
+        }
         let types = ties.types(24);
         let narrow =
             Narrow { two_bytes: ties.types(16).into_iter().collect(), byte: ties.types(8).into_iter().collect() };

@@ -13,6 +13,7 @@ pub mod sensitive_range;
 pub(crate) mod decades;
 pub(crate) mod forms;
 pub(crate) mod long_sums;
+pub(crate) mod magnitudes;
 pub(crate) mod mixed;
 pub(crate) mod quantize;
 pub(crate) mod residual;

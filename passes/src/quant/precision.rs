@@ -61,6 +61,11 @@ fn names(role: Role) -> String {
     format::rows(role).map(|row| row.name).collect::<Vec<_>>().join(", ")
 }
 
+/// 16 bits for all values and weights.
+pub(crate) fn finer() -> Precisions {
+    [ALL.to_string(), format!("{ALL}{WEIGHTS}")].map(|name| (name, Precision::FINER)).into()
+}
+
 /// Adds what a text says, `NAME=i16,NAME=u8`, or says what is wrong with it.
 pub fn parse(text: &str, into: &mut Precisions) -> Result<(), String> {
     for part in text.split(',') {
@@ -142,6 +147,11 @@ impl Wanted {
     /// Whether something is said of the value itself.
     pub(crate) fn is_named(&self, v: ValueId) -> bool {
         self.values.contains_key(&v)
+    }
+
+    /// The format that values are to have that are not named, if it is said.
+    pub(crate) fn others(&self) -> Option<&'static Format> {
+        self.all
     }
 
     /// The format that the weights of the layer are to have.
