@@ -3,7 +3,7 @@
 //! 1. Inputs, outputs and operands are values of the graph; every value is an input, a constant or a result, and only one
 //!    of these; names are unique; there is no cycle.
 //! 2. An operation has one result, as many operands as its row allows, all attributes that have no default, and operand
-//!    and result types that its rule in [`crate::shape`] allows.
+//!    and result types that its rule in [`crate::shape`] allows; what it adds to a variance is finite and not less than 0.
 //! 3. A type has a number of elements that fits the address space; its range is finite; its scales are finite and positive,
 //!    one or as many as its axis is long; its zero points are within its integers, and these within its storage.
 //! 4. A constant has as many elements as its type, stored as its type says and within its integers.
@@ -14,6 +14,7 @@ use std::collections::{HashMap, HashSet};
 
 use petgraph::Direction;
 
+use crate::attr;
 use crate::diag::{Code, Diag, Diags};
 use crate::graph::{Graph, NodeId, ValueId, Vertex};
 use crate::ops::{Dialect, GREATEST_AFFINE_OFFSET, Opcode};
@@ -220,6 +221,9 @@ impl Verifier<'_> {
         }
         if let Err(message) = check_elems(node.op, &types) {
             return self.at_node(n, message);
+        }
+        if let Some(epsilon) = node.attrs.try_get(attr::EPSILON).filter(|e| !(e.is_finite() && *e >= 0.0)) {
+            self.at_node(n, format!("expected a finite `epsilon` of 0 or more, found {epsilon:?}"));
         }
         if node.op == Opcode::ScaleChannels
             && let Some(offsets) = graph.constant(operands[2]).and_then(|t| t.as_i32())

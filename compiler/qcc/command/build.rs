@@ -12,7 +12,7 @@ use qcc::{Compiled, Error, Event, Source, check_places, compile_observed, header
 use super::flags::{Io, ModelFlags, TuneFlags, usage, warn_idle};
 use super::limit::{self, LimitFlags};
 use super::quality::QualityFlags;
-use super::{opt, progress, terminal};
+use super::{progress, terminal};
 
 /// Compile a model.
 #[derive(Args)]
@@ -139,7 +139,7 @@ impl Build {
             (Emit::Qir, Some(path)) => compiled.write_text(path)?,
             (Emit::Clif, Some(path)) => compiled.write_clif(path)?,
             (Emit::Asm, Some(path)) => compiled.write_asm(path)?,
-            (Emit::Qir, None) => terminal::result(&opt::text(&compiled)?)?,
+            (Emit::Qir, None) => terminal::result(&terminal::graph(&compiled)?)?,
             (Emit::Clif, None) => terminal::result(&compiled.clif()?)?,
             (Emit::Asm, None) => terminal::result(&compiled.asm()?)?,
             (Emit::So | Emit::Obj | Emit::OnnxQdq, None) => {

@@ -1,11 +1,9 @@
 //! `qcc opt`: passes on a graph in textual form.
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use qcc::ir::print::{INLINE, Large, Options as PrintOptions, print_with};
-use qcc::{Compiled, Error, check_places};
+use qcc::{Error, check_places};
 
 use super::build::WatchFlags;
 use super::flags::ModelFlags;
@@ -42,16 +40,7 @@ impl Opt {
         let compiled = self.watch.compile(&self.file, &options)?;
         match &self.output {
             Some(path) => compiled.write_text(path),
-            None => terminal::result(&text(&compiled)?),
+            None => terminal::result(&terminal::graph(&compiled)?),
         }
     }
-}
-
-/// The graph as text; nobody wants to see the weights of a network run over a terminal.
-pub fn text(compiled: &Compiled) -> Result<String, Error> {
-    if !std::io::stdout().is_terminal() {
-        return Ok(qcc::ir::print(compiled.graph()));
-    }
-    let elided = print_with(compiled.graph(), PrintOptions { inline: INLINE, large: Large::Elide });
-    elided.map_err(|e| Error::file(Path::new("-"), "print the graph", e))
 }

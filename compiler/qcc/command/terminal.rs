@@ -2,9 +2,11 @@
 
 use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 
 use qcc::ir::diag::Code;
-use qcc::{Diag, Error};
+use qcc::ir::print::{INLINE, Large, Options as PrintOptions, print_with};
+use qcc::{Compiled, Diag, Error};
 
 use super::progress;
 
@@ -18,6 +20,15 @@ pub fn result(text: &str) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// The graph as text; nobody wants to see the weights of a network run over a terminal.
+pub fn graph(compiled: &Compiled) -> Result<String, Error> {
+    if !io::stdout().is_terminal() {
+        return Ok(qcc::ir::print(compiled.graph()));
+    }
+    let elided = print_with(compiled.graph(), PrintOptions { inline: INLINE, large: Large::Elide });
+    elided.map_err(|e| Error::file(Path::new("-"), "print the graph", e))
 }
 
 /// Writes a line to stderr.

@@ -48,6 +48,9 @@ impl Halo {
     }
 }
 
+/// Bytes of a padded image, and of what the rows of a kernel lie apart: offsets have 32 bits, and scratch memory an end.
+const MOST: usize = 1 << 30;
+
 /// What [`requests`] finds.
 pub struct Requests {
     /// The halo that each windowed node needs around its first operand.
@@ -104,5 +107,14 @@ fn needed(graph: &Graph, node: NodeId, around: Option<attr::Key<i64>>) -> Result
     let value = u8::try_from(value).map_err(|_| {
         Diag::new(Code::CODEGEN, format!("padding value {value} is not a byte")).at(graph.describe(node))
     })?;
-    Ok(Halo { top: w.pads[0], left: w.pads[1], bottom: after(0), right: after(1), value })
+    let halo = Halo { top: w.pads[0], left: w.pads[1], bottom: after(0), right: after(1), value };
+    let rows = dims[1].saturating_add(halo.top).saturating_add(halo.bottom);
+    let columns = dims[2].saturating_add(halo.left).saturating_add(halo.right);
+    let bytes = [dims[3], w.dilations[0].max(1)].into_iter().fold(columns, usize::saturating_mul);
+    if rows.saturating_mul(columns).saturating_mul(dims[3]) > MOST || bytes.saturating_mul(w.kernel[0]) >= MOST {
+        let message = format!("an image of {rows} x {columns} pixels, padding included, is too large");
+        let diag = Diag::new(Code::UNSUPPORTED, message).at(graph.describe(node));
+        return Err(diag.help("give less padding, or a smaller dilation"));
+    }
+    Ok(halo)
 }

@@ -57,9 +57,14 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// A float.
+    /// A float. What is added so that nothing is divided by zero is no less than zero.
     pub(crate) fn float(&mut self, name: &'static str) -> Outcome<Option<f32>> {
-        Ok(self.get(name, AttributeType::FLOAT)?.map(|a| a.f))
+        let Some(x) = self.get(name, AttributeType::FLOAT)?.map(|a| a.f) else { return Ok(None) };
+        let least = if name == "epsilon" { 0.0 } else { f32::NEG_INFINITY };
+        if x.is_nan() || x < least || name == "epsilon" && x.is_infinite() {
+            return Err(Fault::shape(format!("attribute `{name}` is {x:?}: the result would not be a number")));
+        }
+        Ok(Some(x))
     }
 
     /// A list of integers.
