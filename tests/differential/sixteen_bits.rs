@@ -109,7 +109,17 @@ impl Maker<'_> {
                 let y = self.combined(&[x], vec![factor], 1 << 16, 16);
                 if dims[3] > 70 { y } else { self.add(Opcode::Concat, &[x, y], joined) }
             }
-            7 => {
+            7..=9 => self.rows_and_choices(x, dims),
+            10 => self.of_24_bits(x),
+            _ => self.product_of_bytes(x, dims),
+        }
+    }
+
+    /// Quotients, normalizations, orders and choices.
+    fn rows_and_choices(&mut self, x: ValueId, dims: [usize; 4]) -> ValueId {
+        let same = |m: &Self, v: ValueId| m.builder.graph().ty(v).dims == dims;
+        match self.random.below(3) {
+            0 => {
                 let zeros = vec![self.random.within(-32768, 32767), self.random.within(0, 255)];
                 let bits = self.random.pick(&[8, 16]);
                 let attrs = Attrs::new(Opcode::WideDiv)
@@ -124,7 +134,7 @@ impl Maker<'_> {
                 let y = self.add(Opcode::WideDiv, &[x, other], attrs);
                 if bits == 16 { y } else { self.combined(&[y], vec![1], 255, 16) }
             }
-            8 => {
+            1 => {
                 let (n, channels) = (self.random.pick(&[1, dims[3]]), self.random.pick(&[1, dims[3]]));
                 let (mult, offset) = (self.i32s(n, -20_000_000, 20_000_000), self.i32s(channels, -100_000, 100_000));
                 let bits = self.random.pick(&[8, 16]);
@@ -136,7 +146,7 @@ impl Maker<'_> {
                 let y = self.add(Opcode::ILayerNorm, &[x, mult, offset], attrs);
                 if bits == 16 { y } else { self.combined(&[y], vec![1], 255, 16) }
             }
-            9 => {
+            _ => {
                 let axis = 1 + self.random.below(3);
                 let k = 1 + self.random.below(dims[axis].min(4));
                 let attrs = Attrs::new(Opcode::TopK).with(attr::AXIS, axis as i64).with(attr::K, k as i64);
@@ -148,8 +158,6 @@ impl Maker<'_> {
                 let chosen = self.add(Opcode::Where, &[x, negated, condition], Attrs::new(Opcode::Where));
                 self.random.pick(&[y, chosen])
             }
-            10 => self.of_24_bits(x),
-            _ => self.product_of_bytes(x, dims),
         }
     }
 

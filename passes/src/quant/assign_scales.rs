@@ -219,7 +219,7 @@ struct Ties<'g> {
     parent: Vec<usize>,
     /// Of the values: the format that each is to have, as far as can be seen from it alone, if not the usual one.
     wanted: Vec<Option<&'static Format>>,
-    /// Of the values: which are to have 16 bits only because of what they are. They have no codes to spare.
+    /// Of the values: which are to have more bits only because they span magnitudes. They have no codes to spare.
     unasked: Vec<bool>,
     /// Of the roots: what its set has.
     formats: Vec<&'static Format>,
@@ -231,12 +231,14 @@ impl<'g> Ties<'g> {
         let values = activations(g);
         let index = values.iter().enumerate().map(|(i, &v)| (v, i)).collect();
         let parent = (0..values.len()).collect();
+        // What spans magnitudes needs all its codes; what only is to be finer has room for what samples did not show.
         let of_streams = streams(g);
-        let mut finer = mixed(g);
-        finer.extend(long_sums(g, |v| is_seen(g, v)));
-        finer.extend(slopes(g));
-        finer.extend(of_streams.values.iter().chain(&uneven.values));
-        let unasked: Vec<bool> = values.iter().map(|v| finer.contains(v) && wanted.value(*v).is_none()).collect();
+        let mut spanning = mixed(g);
+        spanning.extend(long_sums(g, |v| is_seen(g, v)));
+        spanning.extend(&uneven.values);
+        let mut finer = slopes(g);
+        finer.extend(&of_streams.values);
+        let unasked: Vec<bool> = values.iter().map(|v| spanning.contains(v) && !wanted.is_named(*v)).collect();
         let own = |v: ValueId| if uneven.fine.contains(&v) { &format::I24 } else { &format::I16 };
         let asked = |v: ValueId| {
             let format = wanted.value(v)?;
@@ -245,8 +247,8 @@ impl<'g> Ties<'g> {
                 && (uneven.fine.contains(&v) || of_streams.sums.contains(&v));
             Some(if more { &format::I24 } else { format })
         };
-        let of = |(&v, &finer): (&ValueId, &bool)| asked(v).or(finer.then_some(own(v)));
-        let wanted = values.iter().zip(&unasked).map(of).collect();
+        let of = |&v: &ValueId| asked(v).or((spanning.contains(&v) || finer.contains(&v)).then_some(own(v)));
+        let wanted = values.iter().map(of).collect();
         let mut ties = Ties { g, values, index, parent, wanted, unasked, formats: Vec::new(), sentinels: sentinels(g) };
         // What would bring different precisions together comes when they are known.
         let mut loose = Vec::new();
