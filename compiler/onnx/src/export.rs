@@ -104,7 +104,7 @@ fn input(w: &mut Writer, x: ValueId, declared: Option<&Declared>) {
     let (name, ty) = (g.name_of(x).to_string(), g.ty(x));
     // An input that is an output too needs a second name.
     let outer = if g.is_output(x) { w.fresh(&format!("{name}.in")) } else { name.clone() };
-    let Some(u) = ty.uniform() else {
+    let Some(u) = ty.uniform().filter(|_| is_written(g, x)) else {
         w.out.input.push(interface(&outer, &ty.dims, number_of(&ty.elem)));
         w.store_as(x, &outer);
         w.real_as(x, &outer);
@@ -141,7 +141,7 @@ fn own_uniform(declared: &Declared) -> Option<Uniform> {
 fn output(w: &mut Writer, y: ValueId, declared: Option<&Declared>) -> Result<(), String> {
     let g = w.g;
     let (name, ty) = (g.name_of(y).to_string(), g.ty(y));
-    let Some(u) = ty.uniform() else {
+    let Some(u) = ty.uniform().filter(|_| is_written(g, y)) else {
         let inner = w.operand(y)?;
         if inner != name {
             w.emit("Identity", &[inner], &name, vec![]);
@@ -175,8 +175,12 @@ fn node(w: &mut Writer, n: NodeId, unrounded: bool) -> Result<(), String> {
         return Err(format!("`{}` computes {}, which has no scale", op.name(), g.ty(y)));
     }
     let operands = g.operands(n).into_iter().map(|v| w.operand(v)).collect::<Result<Vec<_>, _>>()?;
-    let is_quantized = g.ty(y).uniform().is_some() && !(unrounded && is_layer(op) && !g.is_output(y));
+    let is_quantized = is_written(g, y) && !(unrounded && is_layer(op) && !g.is_output(y));
     let codes = if is_quantized { w.fresh(&format!("{name}.q")) } else { name.clone() };
+    if matches!(op, Opcode::SCast | Opcode::QCast) && !is_quantized {
+        w.real_as(y, &operands[0]);
+        return Ok(());
+    }
     if matches!(op, Opcode::SCast | Opcode::QCast) {
         w.quantize(&operands[0], &codes, y);
         w.store_as(y, &codes);
@@ -206,6 +210,11 @@ fn node(w: &mut Writer, n: NodeId, unrounded: bool) -> Result<(), String> {
         w.real_as(y, &result);
     }
     Ok(())
+}
+
+/// Whether a value is written as codes: those of more than 16 bits are as good as real numbers, for which ONNX has no casts.
+fn is_written(g: &Graph, v: ValueId) -> bool {
+    g.ty(v).uniform().is_some_and(|u| u.storage().bits() <= 16)
 }
 
 fn is_layer(op: Opcode) -> bool {

@@ -386,7 +386,10 @@ impl<'g> Ties<'g> {
                 whole.insert(root);
             }
             let declared = whole::declared(self.g, v);
-            if let Some(range) = needed(self.g, v, wanted).map(|range| declared.map_or(range, |d| d.union(range))) {
+            // All integers that were seen: a table has a place for each.
+            let seen = || if let Elem::Calibrated(range) = self.g.ty(v).elem { Some(range) } else { None };
+            let range = if whole::is_from_integers(self.g, v) { seen() } else { needed(self.g, v, wanted) };
+            if let Some(range) = range.map(|range| declared.map_or(range, |d| d.union(range))) {
                 ranges.entry(root).and_modify(|r| *r = r.union(range)).or_insert(range);
             }
         }

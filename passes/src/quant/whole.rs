@@ -8,10 +8,17 @@ use qcc_num::convert::{nearest_f32, nearest_i64};
 
 /// True for such a value.
 pub(crate) fn is_whole(g: &Graph, v: ValueId) -> bool {
-    let is_integer = |v: ValueId| matches!(g.ty(v).elem, Elem::Int(_));
-    let from = g.producer(v).is_some_and(|n| g.op(n) == Opcode::CastTo && is_integer(g.operands(n)[0]));
-    let to = || g.uses(v).iter().any(|&(n, _)| g.op(n) == Opcode::CastTo && is_integer(g.result(n)));
-    from || declared(g, v).is_some() || to()
+    let to = || g.uses(v).iter().any(|&(n, _)| g.op(n) == Opcode::CastTo && is_integer(g, g.result(n)));
+    is_from_integers(g, v) || declared(g, v).is_some() || to()
+}
+
+/// True for integers of run time that have become real.
+pub(crate) fn is_from_integers(g: &Graph, v: ValueId) -> bool {
+    g.producer(v).is_some_and(|n| g.op(n) == Opcode::CastTo && is_integer(g, g.operands(n)[0]))
+}
+
+fn is_integer(g: &Graph, v: ValueId) -> bool {
+    matches!(g.ty(v).elem, Elem::Int(_))
 }
 
 /// The integers that an input is in the model's file.

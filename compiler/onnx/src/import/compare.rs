@@ -39,6 +39,12 @@ fn compare(site: &mut Site, how: Comparison) -> Outcome<ValueId> {
         return reals(site, a, b, how);
     }
     if at_run_time && matches!((site.elem(a), site.elem(b)), (Elem::Int(_), Elem::Int(_))) {
+        if let Some(y) = with_number(site, a, b, |x, c| how.holds(x, c))? {
+            return Ok(y);
+        }
+        if let Some(y) = with_number(site, b, a, |x, c| how.holds(c, x))? {
+            return Ok(y);
+        }
         // Real numbers hold integers of up to 24 bits.
         let [a, b] = [as_number(site, a)?, as_number(site, b)?];
         return reals(site, a, b, how);
@@ -46,6 +52,30 @@ fn compare(site: &mut Site, how: Comparison) -> Outcome<ValueId> {
     let (a, b) = (site.known(0)?, site.known(1)?);
     let holds = compared(&a, &b, |a, b| how.holds(a, b), |a, b| how.holds(a, b))?;
     Ok(site.constant_of(holds, Elem::Bool, ""))
+}
+
+/// Integers of run time up to this magnitude are compared by a table.
+const REACH: i64 = 1 << 16;
+
+/// Integers of run time beside one constant: a table of those that are not negative and, from its end, of those that are.
+fn with_number(
+    site: &mut Site,
+    x: ValueId,
+    number: ValueId,
+    holds: impl Fn(i64, i64) -> bool,
+) -> Outcome<Option<ValueId>> {
+    let (Some(constant), None) = (site.constant(number), site.constant(x)) else { return Ok(None) };
+    let Numbers::Int(values) = Numbers::of(&constant) else { return Ok(None) };
+    let &[value] = values.as_slice() else { return Ok(None) };
+    if value.abs() >= REACH {
+        return Ok(None);
+    }
+    let table: Vec<bool> = (0..REACH).chain(-REACH..0).map(|x| holds(x, value)).collect();
+    let table = boolean::constant(site, &table, "table");
+    let dims = layout::broadcast(site, x, &constant.dims)?;
+    let x = layout::expand(site, x, &dims)?;
+    let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, 0).with(attr::WRAP, true);
+    site.emit(Opcode::Gather, &[table, x], attrs, "").map(Some)
 }
 
 /// Integers as real numbers.

@@ -118,8 +118,8 @@ fn finish(site: &mut Site, op: Opcode, x: ValueId, window: Window, attrs: Attrs)
         // The greatest of the greatest, the mean of means: the last two dimensions, then the first.
         let (depth, area) = window.split_first();
         if op == Opcode::AveragePool
-            && depth.pads == [[0, 0]]
-            && depth.extra == [0]
+            && depth.pads.iter().all(|p| *p == [0, 0])
+            && depth.extra.iter().all(|&e| e == 0)
             && area.dilations.first() == Some(&1)
         {
             return mean_of_volumes(site, x, &depth, area, attrs);

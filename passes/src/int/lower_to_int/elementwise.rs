@@ -10,6 +10,9 @@ use crate::constants;
 use crate::quant::quantize;
 use crate::rewrite::{inverse, per_channel, scalar};
 
+/// Magnitude of integers of run time below which these can become real numbers.
+const MOST_INTEGERS: i64 = 1 << 15;
+
 /// Greatest magnitude of a constant term of `qcc_num::affine` equation (5); beyond it every result saturates.
 const GREATEST_OFFSET: f64 = (1u32 << 30) as f64;
 
@@ -88,18 +91,21 @@ impl Lower<'_, '_> {
         let Some(u) = ty.uniform().filter(|u| u.axis.is_none()) else {
             return Err(self.no_form("its result has no scale"));
         };
-        let [least, greatest] = [u.min(), u.max()].map(|q| Format::dequantize(q, u.scale(), u.zero_point()));
-        let whole = nearest_i64(f64::from(greatest.floor()));
-        if least <= -1.0 || !(0..1 << 16).contains(&whole) {
-            let diag = self.no_form("integers of run time become real numbers from 0 to 65535 only");
+        let [least, greatest] = [u.min(), u.max()]
+            .map(|q| nearest_i64(f64::from(Format::dequantize(q, u.scale(), u.zero_point()).trunc())));
+        if least <= -MOST_INTEGERS || greatest >= MOST_INTEGERS {
+            let diag = self.no_form(format_args!("integers of run time become real numbers below {MOST_INTEGERS} only"));
             return Err(diag.help("let the model take the value as a real input"));
         }
-        let codes = (0..=whole + 1).map(|v| u.format.quantize(v as f32, u.scale(), u.zero_point()));
+        // Behind the greatest the negative ones, counted from the end; those that are far beyond what was seen have a place too.
+        let (above, below) = if least < 0 { (MOST_INTEGERS, MOST_INTEGERS) } else { (greatest + 2, 0) };
+        let code = |v: i64| u.format.quantize(v as f32, u.scale(), u.zero_point());
+        let codes = (0..above).chain(-below..0).map(code);
         let data = Data::integers(u.storage(), codes);
         let name = format!("{}.codes", self.name);
         let table = Tensor::new(&[data.len()], data);
         let table = self.change.add_typed_const(&name, table, ty.elem.clone());
-        let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, 0).with(attr::WRAP, false);
+        let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, 0).with(attr::WRAP, least < 0);
         Ok(self.emit_result(Opcode::Gather, &[table, x], attrs, "", &ty.dims))
     }
 
