@@ -94,7 +94,8 @@ impl Lower<'_, '_> {
         let [least, greatest] = [u.min(), u.max()]
             .map(|q| nearest_i64(f64::from(Format::dequantize(q, u.scale(), u.zero_point()).trunc())));
         if least <= -MOST_INTEGERS || greatest >= MOST_INTEGERS {
-            let diag = self.no_form(format_args!("integers of run time become real numbers below {MOST_INTEGERS} only"));
+            let diag =
+                self.no_form(format_args!("integers of run time become real numbers below {MOST_INTEGERS} only"));
             return Err(diag.help("let the model take the value as a real input"));
         }
         // Behind the greatest the negative ones, counted from the end; those that are far beyond what was seen have a place too.
