@@ -56,10 +56,11 @@ impl Streams {
             }
             return found;
         }
-        let terms = g.operands(n);
-        if g.op(n) != Opcode::Add || terms.iter().any(|&t| g.constant(t).is_some()) {
+        if g.op(n) != Opcode::Add {
             return false;
         }
+        // Positions are constants.
+        let terms: Vec<ValueId> = g.operands(n).into_iter().filter(|&t| g.constant(t).is_none()).collect();
         self.values.insert(v);
         self.sums.insert(v);
         for t in terms {
