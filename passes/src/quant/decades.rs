@@ -10,6 +10,8 @@
 //! operands have 16 bits, and with them what they are computed from, through simple arithmetic and two layers with their weights: a
 //! spectrum is no finer than the signal it is taken of. Where a step of 16 bits is too coarse as well, sums and products that lead to
 //! the operand have 24: seven decades, as the power of a signal of 16 bits has.
+//!
+//! Arguments of a softmax are logarithms: a step is a ratio of shares, and must not be great.
 
 use std::collections::HashSet;
 
@@ -25,6 +27,9 @@ use crate::rewrite::scalar;
 
 /// By how much of its extent a result may differ from one code of an operand of 8 bits to the next.
 const COARSE: f32 = 1.0 / 32.0;
+
+/// The greatest step of a softmax's argument: shares that differ by less are told apart to 8 %.
+const SOFTMAX_STEP: f32 = 1.0 / 12.0;
 
 /// Layers behind which values are still followed.
 const LAYERS: usize = 2;
@@ -52,6 +57,12 @@ pub(crate) fn decades(g: &Graph) -> Decades {
     let mut found = Decades::default();
     for n in g.order() {
         for (i, v) in g.operands(n).into_iter().enumerate() {
+            if let (Opcode::Softmax, Elem::Calibrated(range)) = (g.op(n), &g.ty(v).elem)
+                && span_of(*range) > STEPS[0] * SOFTMAX_STEP
+            {
+                found.operands.push((v, Opcode::Softmax));
+                found.follow(g, v, 0, false);
+            }
             let Some(f) = function(g, n, i) else { continue };
             if g.constant(v).is_none() && is_coarse(g, n, v, STEPS[0], &f) {
                 found.operands.push((v, g.op(n)));
