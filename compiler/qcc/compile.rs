@@ -4,6 +4,7 @@ mod compiled;
 mod digest;
 mod own_words;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -286,6 +287,23 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
             Some(Arc::new(if calls.len() < dataset.len() { dataset.only(calls) } else { dataset }))
         }
     };
+    let input_ranges = declared_ranges(graph, options)?;
+    Ok(Context {
+        samples,
+        input_ranges,
+        ranges: options.ranges.clone().map(|table| named_ranges(graph, table)),
+        corrections: options.corrections,
+        precision: graph_names(graph, &options.precision),
+        states: options.states.clone(),
+        method: options.method,
+        progress: options.progress.clone(),
+        threads: options.threads,
+        ..Context::default()
+    })
+}
+
+/// Ranges of inputs by what is said of them: by options, by the preprocessing of images, by the model's integers.
+pub fn declared_ranges(graph: &Graph, options: &Options) -> Result<HashMap<String, Range>, Error> {
     let mut input_ranges = options.input_ranges.clone();
     let fallback = input_ranges.remove("");
     let known = |name: &str| graph.inputs().iter().any(|&v| graph.name_of(v) == name);
@@ -302,16 +320,5 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
             input_ranges.entry(graph.name_of(v).to_string()).or_insert(range);
         }
     }
-    Ok(Context {
-        samples,
-        input_ranges,
-        ranges: options.ranges.clone().map(|table| named_ranges(graph, table)),
-        corrections: options.corrections,
-        precision: graph_names(graph, &options.precision),
-        states: options.states.clone(),
-        method: options.method,
-        progress: options.progress.clone(),
-        threads: options.threads,
-        ..Context::default()
-    })
+    Ok(input_ranges)
 }

@@ -51,7 +51,7 @@ mod tune;
 
 pub use budget::Effect;
 pub use calibrate::{calibrate, save_ranges};
-pub use compile::{Compiled, Event, PassReport, Report, compile, compile_observed};
+pub use compile::{Compiled, Event, PassReport, Report, compile, compile_observed, declared_ranges};
 pub use error::{Error, Kind};
 pub use files::{check_places, header_place, write as write_file};
 pub use options::{Calibration, Mode, Options};

@@ -18,11 +18,13 @@ mod npy;
 mod preprocess;
 mod sets;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Data, Diag, Elem, Graph, Int, Tensor, Type};
+use qcc_ir::{Data, Diag, Elem, Graph, Int, Range, Tensor, Type, ValueId};
 use qcc_passes::Samples;
+use qcc_passes::ranges::synthesize_samples::synthesized;
 
 use crate::Error;
 use array::Array;
@@ -66,6 +68,8 @@ enum Records {
     Sets(Sets),
     /// An image for each row of this one.
     Strip(RgbImage),
+    /// A tensor for each input, as often as there are samples.
+    Synthesized(Vec<Vec<Tensor>>),
 }
 
 impl Dataset {
@@ -119,6 +123,23 @@ impl Dataset {
         Ok(dataset)
     }
 
+    /// Samples that are synthesized, as the pass `synthesize-samples` does.
+    pub fn synthesized(graph: &Graph, ranges: &HashMap<String, Range>, count: usize) -> Dataset {
+        let whole = |&v: &ValueId| {
+            let ty = graph.ty(v).clone();
+            Input { name: graph.name_of(v).to_string(), sample: ty.dims.clone(), ty }
+        };
+        Dataset {
+            path: PathBuf::new(),
+            inputs: graph.inputs().iter().map(whole).collect(),
+            records: Records::Synthesized((0..count).map(|i| synthesized(graph, ranges, i)).collect()),
+            labels: None,
+            preprocess: Preprocess::default(),
+            batch: 1,
+            chosen: None,
+        }
+    }
+
     /// Where every array holds whole inputs, `[N, 4, 16]` for an input `[4, 16]`, the first extent of the inputs is no batch.
     fn take_whole_inputs(&mut self) {
         let whole = match &self.records {
@@ -130,7 +151,7 @@ impl Dataset {
                 let holds = |(list, i): (&Vec<Item>, &Input)| list.first().is_some_and(|f| f.holds(&i.ty.dims));
                 lists.len() == self.inputs.len() && lists.iter().zip(&self.inputs).all(holds)
             }
-            Records::Sets(_) | Records::Strip(_) => false,
+            Records::Sets(_) | Records::Strip(_) | Records::Synthesized(_) => false,
         };
         if whole && self.batch > 1 {
             self.batch = 1;
@@ -187,6 +208,7 @@ impl Dataset {
             Records::Rows(_) | Records::Files(_) => self.counts().into_iter().min().unwrap_or(0),
             Records::Sets(sets) => sets.len(),
             Records::Strip(image) => image.height(),
+            Records::Synthesized(samples) => samples.len(),
         }
     }
 
@@ -195,7 +217,7 @@ impl Dataset {
         match &self.records {
             Records::Rows(arrays) => arrays.iter().zip(&self.inputs).map(|(a, i)| i.rows(a)).collect(),
             Records::Files(lists) => lists.iter().map(Vec::len).collect(),
-            Records::Sets(_) | Records::Strip(_) => Vec::new(),
+            Records::Sets(_) | Records::Strip(_) | Records::Synthesized(_) => Vec::new(),
         }
     }
 
@@ -203,7 +225,7 @@ impl Dataset {
         match &self.records {
             Records::Files(lists) => lists.iter().flatten().any(Item::is_image),
             Records::Strip(_) => true,
-            Records::Rows(_) | Records::Sets(_) => false,
+            Records::Rows(_) | Records::Sets(_) | Records::Synthesized(_) => false,
         }
     }
 
@@ -264,7 +286,7 @@ impl Dataset {
         let file = match &self.records {
             Records::Files(lists) => lists[input][i].path(),
             Records::Sets(sets) => sets.file(input, i).unwrap_or(&self.path),
-            Records::Rows(_) | Records::Strip(_) => &self.path,
+            Records::Rows(_) | Records::Strip(_) | Records::Synthesized(_) => &self.path,
         };
         let diag = Diag::new(Code::DATA, what).in_file(file.display().to_string());
         Err(diag.help("check how the samples are made"))
@@ -281,6 +303,7 @@ impl Dataset {
             }
             Records::Files(lists) => lists[input][i].load(spec, &self.preprocess),
             Records::Sets(sets) => sets.sample(input, spec, i),
+            Records::Synthesized(samples) => Ok(samples[i][input].data.clone()),
             Records::Strip(image) => {
                 let (height, width) = pixels(&spec.ty, &self.preprocess).unwrap_or_default();
                 let row = width * height * 3;

@@ -26,7 +26,7 @@ use std::collections::{HashMap, HashSet};
 
 use qcc_interp::{Domain, Numbering, Operand, SampleState, Threads, eval_node, execute, in_order};
 use qcc_ir::ops::{Contract, Norm};
-use qcc_ir::{Change, Class, Diag, Diags, Edit, Fact, Graph, NodeId, Opcode, Tensor, Type, ValueId};
+use qcc_ir::{Change, Class, Diag, Diags, Edit, Fact, Graph, NodeId, Opcode, Range, Tensor, Type, ValueId};
 use qcc_num::convert::{nearest_f32, nearest_i64};
 
 use crate::fit::lockstep::footprint;
@@ -164,6 +164,11 @@ fn multiplications(g: &Graph) -> u64 {
     g.order().into_iter().map(of).fold(0, u64::saturating_add)
 }
 
+/// Synthesized sample `index`: a tensor for each input, within the ranges that are declared of them by name.
+pub fn synthesized(g: &Graph, declared: &HashMap<String, Range>, index: usize) -> Vec<Tensor> {
+    g.inputs().iter().map(|&v| inputs::synthesize(g, v, declared.get(g.name_of(v)), index)).collect()
+}
+
 /// What synthesized samples show of the values that are wanted, or why there is nothing to be seen.
 fn synthesize(g: &Graph, cx: &Context, wanted: &[ValueId]) -> Result<Synthesized, String> {
     let cost = multiplications(g).max(1);
@@ -173,10 +178,7 @@ fn synthesize(g: &Graph, cx: &Context, wanted: &[ValueId]) -> Result<Synthesized
     let numbering = Numbering::of(g);
     let fitting = (MEMORY / footprint(g, &numbering).max(1)) as u64;
     let samples = usize::try_from((MULTIPLICATIONS / cost).min(fitting).clamp(1, SAMPLES)).unwrap_or(1);
-    let sample = |i: usize| -> Vec<Tensor> {
-        let declared = |v: ValueId| cx.input_ranges.get(g.name_of(v));
-        g.inputs().iter().map(|&v| inputs::synthesize(g, v, declared(v), i)).collect()
-    };
+    let sample = |i: usize| synthesized(g, &cx.input_ranges, i);
     let wanted: HashSet<ValueId> = wanted.iter().copied().collect();
     let (sentinels, channels) = (sentinels(g), HashMap::new());
     let mut seen = Synthesis { g, numbering: &numbering, wanted: &wanted, sentinels: &sentinels, channels };
