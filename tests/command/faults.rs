@@ -188,3 +188,17 @@ fn open_dimensions_and_bound_inputs() {
     bind("sr=1,2", 2, "2 numbers are given for input `sr`");
     bind("sr", 2, "--bind: expected INPUT=NUMBER");
 }
+
+/// Padding beyond what offsets hold is no fault of qcc, nor is a negative number under a root.
+#[test]
+fn padding_has_an_end() {
+    let folder = TempDir::new().unwrap();
+    let text = "graph @g(%x: tensor<1x1x4x4xf32>) -> (tensor<1x1x4x4xf32>) {
+  const @w : tensor<1x1x3x3xf32> = dense<[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]>
+  %y = nn.conv2d(%x, @w) {pads = [20000, 20000, 20000, 20000], dilations = [20000, 20000]} : tensor<1x1x4x4xf32>
+  return %y
+}
+";
+    std::fs::write(folder.path().join("g.qir"), text).unwrap();
+    refused(folder.path(), &["g.qir", "-o", "out.so"], 1, "padding included, is too large");
+}

@@ -68,6 +68,13 @@ fn integers_of_the_file_are_codes_whatever_io_says() {
             assert_eq!(done(folder, &["run", &file, "--input", &array, how]), expected, "{name} {how}");
         }
         assert_eq!(done(folder, &["run", &format!("{name}.int.so"), "--input", &array]), expected);
+        // C programs take and give the same codes.
+        let header = std::fs::read_to_string(folder.join(format!("{name}.h"))).unwrap();
+        let zero = if name == "u8" { 100 } else { 3 };
+        for tensor in ["in[0]: \"x\"", "out[0]: \"y\""] {
+            let line = format!("{tensor}, {name} [1, 4]; real = 0.5 * (stored - {zero})");
+            assert!(header.contains(&line), "{line}\n{header}");
+        }
         // What the model computes is what the float model computes, in real numbers.
         let compared = done(folder, &["compare", &file, "--data", &array, "--metric", "sqnr"]);
         assert!(compared.contains("exact"), "{compared}");
@@ -166,4 +173,50 @@ fn images_become_inputs_as_the_model_records() {
     assert_eq!(many.lines().filter(|l| l.starts_with("sample ")).count(), 3, "{many}");
     std::fs::write(at.join("few.txt"), "a\nb\n").unwrap();
     refused(at, &["run", "images.so", "--input", "cat.png", "--labels", "few.txt"], 2, "2 names for 10 classes");
+}
+
+/// What a host feeds back has one scale: known by the names, or named.
+#[test]
+fn states_have_one_scale() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    let text = "graph @cell(%x: tensor<1x4xf32>, %h0: tensor<1x4xf32>, %m: tensor<1x4xf32>) -> (tensor<1x4xf32>, tensor<1x4xf32>) {
+  %s = nn.add(%x, %h0) : tensor<1x4xf32>
+  %hn = nn.tanh(%s) : tensor<1x4xf32>
+  %k = nn.sub(%m, %hn) : tensor<1x4xf32>
+  return %hn, %k
+}
+";
+    std::fs::write(at.join("cell.qir"), text).unwrap();
+    let ranges = ["--input-range", "x=-1:1", "--input-range", "h0=-1:1", "--input-range", "m=-8:8"];
+    let scale = |name: &str| {
+        let described = done(at, &["inspect", "cell.so"]);
+        let line = described.lines().find(|l| l.contains(&format!("`{name}` "))).unwrap_or_default().to_string();
+        (line.contains(" i16 "), line.rsplit_once("], ").map(|(_, scale)| scale.to_string()))
+    };
+    done(at, &[&["cell.qir", "-o", "cell.so"], &ranges[..]].concat());
+    assert!(scale("h0") == scale("hn") && scale("h0").0, "{:?} {:?}", scale("h0"), scale("hn"));
+    assert_ne!(scale("m"), scale("k"));
+    done(at, &[&["cell.qir", "-o", "cell.so", "--state", "m=k", "--precision", "all=8"], &ranges[..]].concat());
+    assert!(scale("m") == scale("k") && !scale("m").0, "{:?} {:?}", scale("m"), scale("k"));
+    refused(at, &["cell.qir", "-o", "out.so", "--state", "m=x"], 2, "outputs are hn, k");
+    refused(at, &["cell.qir", "-o", "out.so", "--state", "m"], 2, "expected INPUT=OUTPUT");
+}
+
+/// Of more than a few samples some are held out, and judge the result.
+#[test]
+fn samples_are_held_out() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    std::fs::write(at.join("m.onnx"), model(&[("Sigmoid", "x", "y")], &[1, 6])).unwrap();
+    let numbers = |n: usize| Data::F32((0..n * 6).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect());
+    for (count, used, judged) in
+        [(15, 15, "15 samples that it was calibrated"), (40, 35, "5 samples that it was not calibrated")]
+    {
+        write(at, "x.npy", &[count, 6], numbers(count));
+        let said = stderr(&qcc(at, &["m.onnx", "-o", "m.so", "--calibrate", "x.npy"]));
+        assert!(said.contains(&format!("calibrated with {used} samples")) && said.contains(judged), "{said}");
+    }
+    let said = stderr(&qcc(at, &["m.onnx", "-o", "m.so", "--calibrate", "x.npy", "--samples", "40"]));
+    assert!(said.contains("calibrated with 40 samples"), "{said}");
 }

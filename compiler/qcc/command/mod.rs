@@ -70,6 +70,7 @@ enum Command {
 /// What other tools call the commands.
 const OTHER_NAMES: &[(&str, &str)] = &[
     ("quantize", "compile"),
+    ("quantise", "compile"),
     ("convert", "compile"),
     ("export", "compile"),
     ("infer", "run"),
@@ -83,6 +84,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("show", "inspect"),
     ("verify", "check"),
     ("optimize", "opt"),
+    ("optimise", "opt"),
     ("merge", "ranges merge"),
 ];
 

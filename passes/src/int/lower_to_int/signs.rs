@@ -16,7 +16,11 @@ const SHIFT: i64 = 128;
 
 /// Gives inputs and outputs back the signs that the model has them with.
 pub(super) fn restore(edit: &mut Edit) {
-    let named: Vec<String> = edit.graph().metadata().of(Fact::SignedCodes).map(|(name, _)| name.to_string()).collect();
+    let metadata = edit.graph().metadata();
+    let signed = |numbers: &[f64]| numbers == [f64::from(i8::MIN), f64::from(i8::MAX)];
+    let declared = metadata.of(Fact::Declared).filter(|(_, numbers)| signed(numbers));
+    let named = metadata.of(Fact::SignedCodes).chain(declared).map(|(name, _)| name.to_string());
+    let named: Vec<String> = named.collect();
     for name in named {
         let g = edit.graph();
         let Some(v) = g.find(&name) else { continue };
