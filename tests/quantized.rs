@@ -1,4 +1,5 @@
-//! Quantized models against ONNX Runtime, by `tests/conformance/quantized.py`: needs Python with `onnx` and `onnxruntime`.
+//! Quantized models and exports against ONNX Runtime, by `tests/conformance/quantized.py` and `exports.py`: needs Python with `onnx` and
+//! `onnxruntime`.
 
 mod optional;
 
@@ -9,5 +10,6 @@ fn main() -> std::process::ExitCode {
         ("agrees_with_onnx_runtime", || python("conformance/quantized.py", &["--inputs", "2"])),
         // What is done on machines without VNNI, where ONNX Runtime saturates sums.
         ("agrees_where_sums_saturate", || python("conformance/quantized.py", &["--inputs", "1", "--saturated"])),
+        ("operators_are_exported", || python("conformance/exports.py", &[])),
     ])
 }

@@ -28,6 +28,7 @@ pub(crate) fn quantize(edit: &mut Edit) {
         let q = change.add_typed_const(&name, tensor, Elem::Uniform(uniform.into()));
         change.set_operand(n, at, q);
     }
+    edit.remove_dead();
 }
 
 fn in_bytes(tensor: &Tensor) -> Option<(Tensor, Uniform)> {

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use qcc_ir::ops::Move;
-use qcc_ir::{Builder, Class, Elem, Fact, Graph, Opcode, ValueId};
+use qcc_ir::{Attrs, Builder, Class, Elem, Fact, Graph, Opcode, ValueId, attr};
 
 /// Makes such inputs real, where nothing else in the graph is quantized.
 pub(super) fn make_real(builder: &mut Builder) {
@@ -31,7 +31,14 @@ pub(super) fn make_real(builder: &mut Builder) {
     }
     for n in casts {
         let (x, y) = (builder.graph().operands(n)[0], builder.graph().result(n));
-        builder.replace(y, x);
+        if builder.graph().is_output(y) {
+            // An output has its own name.
+            let dims = builder.graph().ty(y).dims.clone();
+            let shape: Vec<i64> = dims.into_iter().map(|d| i64::try_from(d).unwrap_or(i64::MAX)).collect();
+            builder.set_op(n, Opcode::Reshape, Attrs::new(Opcode::Reshape).with(attr::SHAPE, shape));
+        } else {
+            builder.replace(y, x);
+        }
     }
     builder.remove_dead();
 }
