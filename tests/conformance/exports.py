@@ -118,6 +118,9 @@ def check(qcc, model, feeds, samples, folder):
     node = next(n for n in graph.node if again.get_outputs()[0].name in n.output)
     scales = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     scale = float(scales[node.input[1]]) if node.op_type == "DequantizeLinear" else 1.0
+    if got.size and got.dtype == np.float32:
+        # Behind values of 8 bits, an output of 16 is as exact as these.
+        scale = max(scale, float(got.max() - got.min()) / 255)
     units = np.abs(found.astype(np.float64) - got.astype(np.float64)).max() / scale if got.size else 0
     return f"export: {units:.1f} units" if units > 2.01 else None
 
