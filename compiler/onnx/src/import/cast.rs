@@ -83,7 +83,7 @@ fn unsupported(from: &Elem, to: &Elem) -> Fault {
 
 /// Integers of 8 or 16 bits stand for the real numbers of the same value, wherever they were widened. Wider ones can be a mask before
 /// a softmax, which `canonicalize` knows; others become codes of what samples show.
-pub(super) fn as_reals(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
+fn as_reals(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
     let narrow = widened(site, x);
     match site.elem(narrow) {
         Elem::Int(Int::I8 | Int::U8 | Int::I16) | Elem::Uniform(_) => affine::in_units(site, narrow, ""),

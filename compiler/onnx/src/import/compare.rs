@@ -3,7 +3,6 @@
 use qcc_ir::{Attrs, Data, Elem, Opcode, Tensor, ValueId, attr, shape};
 
 use super::boolean::{self, row};
-use super::cast;
 use super::layout::{self, apply};
 use super::numbers::{LARGE, Numbers, compared};
 use super::site::Site;
@@ -45,9 +44,8 @@ fn compare(site: &mut Site, how: Comparison) -> Outcome<ValueId> {
         if let Some(y) = with_number(site, b, a, |x, c| how.holds(c, x))? {
             return Ok(y);
         }
-        // Real numbers hold integers of up to 24 bits.
-        let [a, b] = [as_number(site, a)?, as_number(site, b)?];
-        return reals(site, a, b, how);
+        return Err(Fault::unsupported("a comparison of two integers that are known only at run time")
+            .help("compare one with a constant, or let the model take the result as an input"));
     }
     let (a, b) = (site.known(0)?, site.known(1)?);
     let holds = compared(&a, &b, |a, b| how.holds(a, b), |a, b| how.holds(a, b))?;
@@ -76,17 +74,6 @@ fn with_number(
     let x = layout::expand(site, x, &dims)?;
     let attrs = Attrs::new(Opcode::Gather).with(attr::AXIS, 0).with(attr::WRAP, true);
     site.emit(Opcode::Gather, &[table, x], attrs, "").map(Some)
-}
-
-/// Integers as real numbers.
-fn as_number(site: &mut Site, x: ValueId) -> Outcome<ValueId> {
-    match site.constant(x) {
-        Some(tensor) => {
-            let data = Numbers::of(&tensor).cast(&Elem::F32)?;
-            Ok(site.constant_of(Tensor::new(&tensor.dims, data), Elem::F32, "number"))
-        }
-        None => cast::as_reals(site, x),
-    }
 }
 
 /// By the sign of the difference, which is a function of one value if the other is constant.
