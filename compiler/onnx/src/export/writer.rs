@@ -214,7 +214,8 @@ impl<'g> Writer<'g> {
         let names = match self.parameters.get(&v) {
             Some(names) => names.clone(),
             None => {
-                let names = self.parameters_of(&self.g.name_of(v).to_string(), u);
+                let g = self.g;
+                let names = self.parameters_of(g.name_of(v), u);
                 self.parameters.insert(v, names.clone());
                 names
             }
