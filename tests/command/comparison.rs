@@ -66,7 +66,12 @@ fn where_there_are_no_classes_none_are_compared() {
     let json: serde_json::Value = serde_json::from_str(&done(folder.path(), &with(&["--json"]))).unwrap();
     assert_eq!((&json["agreement"], json["outputs"].as_array().map(Vec::len)), (&serde_json::Value::Null, Some(2)));
     refused(folder.path(), &with(&["--metric", "agreement"]), 2, "gives classes");
-    refused(folder.path(), &with(&["--max-drop", "1"]), 2, "cannot be measured");
+    refused(folder.path(), &with(&["--max-drop", "1", "--metric", "agreement"]), 2, "cannot be measured");
+    // Without classes the limit is one of the noise: 1 % of the power are 20 dB.
+    let output = qcc(folder.path(), &with(&["--max-drop", "1"]));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("an SQNR of 20.0 dB"), "{}", stderr(&output));
+    refused(folder.path(), &with(&["--max-drop", "0"]), 2, "no loss that can be kept to");
 }
 
 #[test]

@@ -76,7 +76,8 @@ impl Compare {
             return Err(usage("--metric picks one line of the text, and --json has all of them").help("leave one out"));
         }
         let source = Source::from(self.model.as_path());
-        let mut data = Dataset::open(&self.data, &source.load(&options)?, options.preprocess.as_ref())?;
+        let graph = source.load(&options)?;
+        let mut data = Dataset::open(&self.data, &graph, options.preprocess.as_ref())?;
         if let Some(labels) = &self.labels {
             data = data.with_labels(labels)?;
         }
@@ -93,7 +94,7 @@ impl Compare {
         };
         let (compiled, stages, raised) = match self.max_drop {
             Some(drop) => {
-                let limit = limit::limit(self.metric.unwrap_or(Metric::Agreement), drop)?;
+                let limit = limit::limit(self.metric, drop, &graph, &data)?;
                 let outcome = limit::within(&source, &options, limit, &data, &how)?;
                 options = outcome.options;
                 (outcome.compiled, outcome.stages, Some((outcome.raised, outcome.work)))

@@ -21,7 +21,7 @@ pub enum Given {
         calls: usize,
     },
     /// Samples for all inputs.
-    Samples(Dataset),
+    Samples(Box<Dataset>),
 }
 
 /// What one input is given.
@@ -54,7 +54,7 @@ impl Given {
         {
             let preprocess = flags.preprocess(recorded(engine.model(), &names[0]))?;
             let dataset = Dataset::open(path, &inputs(&names, &types), preprocess.as_ref())?;
-            return Ok(Given::Samples(dataset));
+            return Ok(Given::Samples(Box::new(dataset)));
         }
         let missing: Vec<&str> =
             names.iter().zip(&paths).filter(|(_, p)| p.is_none()).map(|(n, _)| n.as_str()).collect();

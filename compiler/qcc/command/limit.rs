@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use qcc::compare::{CompareOptions, Limit, Metric, RaisedOutcome, raise};
+use qcc::compare::{CompareOptions, Limit, Metric, RaisedOutcome, has_classes, raise};
 use qcc::data::Dataset;
+use qcc::ir::Graph;
 use qcc::{Calibration, Error, Options, Source};
 
 use super::flags::usage;
@@ -18,9 +19,10 @@ pub struct LimitFlags {
     /// cosine's distance from 1; with sqnr, the decibels to be kept
     #[arg(long, value_name = "X", allow_hyphen_values = true)]
     max_drop: Option<f64>,
-    /// What the limit is about: top1, top5, agreement, sqnr, cosine
-    #[arg(long, default_value = "agreement", requires = "max_drop")]
-    metric: Metric,
+    /// What the limit is about: top1, top5, agreement, sqnr, cosine [default: agreement; where a model gives no classes, noise of at
+    /// most X percent of the outputs' power]
+    #[arg(long, requires = "max_drop")]
+    metric: Option<Metric>,
     /// Samples to measure the loss with, and how good the result is [default: of --calibrate]
     #[arg(long, value_name = "SAMPLES")]
     data: Option<PathBuf>,
@@ -47,7 +49,6 @@ impl LimitFlags {
     /// The limit and the samples that the flags name, if they set one.
     pub fn limit(&self, model: &Path, options: &Options) -> Result<Option<(Limit, Dataset, CompareOptions)>, Error> {
         let Some(drop) = self.max_drop else { return Ok(None) };
-        let limit = limit(self.metric, drop)?;
         let path = match (&self.data, &options.calibration) {
             (Some(path), _) | (None, Some(Calibration::Path(path))) => path,
             (None, _) => {
@@ -59,6 +60,7 @@ impl LimitFlags {
         if let Some(labels) = &self.labels {
             data = data.with_labels(labels)?;
         }
+        let limit = limit(self.metric, drop, &graph, &data)?;
         let how = CompareOptions {
             threads: options.threads,
             progress: progress::progress(),
@@ -69,12 +71,23 @@ impl LimitFlags {
     }
 }
 
-/// The limit on a metric.
-pub fn limit(metric: Metric, drop: f64) -> Result<Limit, Error> {
+/// The limit on a metric, or on that which a model is judged by.
+pub fn limit(metric: Option<Metric>, drop: f64, graph: &Graph, data: &Dataset) -> Result<Limit, Error> {
+    let refuse = || usage(format!("--max-drop: {drop} is no loss that can be kept to"));
     if !drop.is_finite() || drop < 0.0 {
-        return Err(usage(format!("--max-drop: {drop} is no loss that can be kept to")));
+        return Err(refuse());
     }
-    Ok(Limit { metric, drop })
+    if metric.is_some() || has_classes(graph, data) {
+        return Ok(Limit { metric: metric.unwrap_or(Metric::Agreement), drop });
+    }
+    let decibels = 10.0 * (100.0 / drop).log10();
+    if !decibels.is_finite() {
+        return Err(refuse().help("quantization always makes some noise"));
+    }
+    terminal::note(&format!(
+        "no classes: noise is kept to {drop} % of the outputs' power, an SQNR of {decibels:.1} dB"
+    ));
+    Ok(Limit { metric: Metric::Sqnr, drop: decibels })
 }
 
 /// Compiles within the limit, and says what was raised and what it costs.

@@ -8,6 +8,7 @@
 use qcc_ir::{Graph, Tensor, Type};
 
 use super::noise::{reals, stands_for_reals};
+use crate::data::Dataset;
 
 /// Classes that count for the top-5 share.
 pub(crate) const TOP: usize = 5;
@@ -47,6 +48,11 @@ impl Classes {
             Classes::Index(_) => values.iter().map(|&x| vec![x as i64]).collect(),
         }
     }
+}
+
+/// Whether a model gives classes for each sample of `data`, by which it can be judged.
+pub fn has_classes(graph: &Graph, data: &Dataset) -> bool {
+    Classes::of(graph, data.batch()).is_ok()
 }
 
 /// Whether each of `batch` samples has one row of at least two numbers.

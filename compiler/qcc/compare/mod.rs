@@ -23,6 +23,7 @@ mod trials;
 
 pub use crate::engine::{Engine, Io, Runner};
 pub use cause::Cause;
+pub use classes::has_classes;
 pub use comparison::{CompareOptions, Comparison, OutputNoise, compare};
 pub use damage::damage;
 pub use layers::layers;
