@@ -15,7 +15,7 @@ use super::{progress, terminal};
 /// Agreement, in percent, below which there is a warning.
 const AGREEMENT: f64 = 95.0;
 
-/// Signal-to-noise ratio in decibels below which there is a warning, where there are no classes.
+/// Signal-to-noise ratio in decibels below which there is a warning.
 const SQNR: f64 = 20.0;
 
 /// Samples that the result is measured on, at most.
@@ -41,10 +41,27 @@ const INTERPRETED: usize = 8;
 #[command(next_help_heading = "Accuracy")]
 pub struct QualityFlags {
     /// With --calibrate or --data: say at the end how near the model is to the float one, over at most 64 samples, and warn of an
-    /// agreement below 95 %, or an SQNR below 20 dB where there are no classes. Without samples: warn of an SQNR below 20 dB on
+    /// agreement below 95 %, or an SQNR below 20 dB. Without samples: warn of an SQNR below 20 dB on
     /// synthesized inputs, for models of at most 268 million multiply-accumulates
     #[arg(long, value_enum, default_value = "on", value_name = "on|off")]
     quality: Switch,
+}
+
+/// Measures a model that was compiled to be run at once, and warns if little is left of it.
+pub fn warn_of_little(compiled: &Compiled, options: &Options) {
+    let integer = qcc::ir::check_level(compiled.graph(), qcc::ir::Level::Int).is_ok();
+    if integer && let Err(error) = measure(compiled, options, None, Say::Warnings) {
+        terminal::warn(&format!("how good the model is could not be measured: {error}"));
+    }
+}
+
+/// What is said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Say {
+    /// How good the model is, and warnings.
+    All,
+    /// Warnings alone.
+    Warnings,
 }
 
 impl QualityFlags {
@@ -53,7 +70,7 @@ impl QualityFlags {
         let integer = qcc::ir::check_level(compiled.graph(), qcc::ir::Level::Int).is_ok();
         if self.quality == Switch::On
             && integer
-            && let Err(error) = measure(compiled, options, data)
+            && let Err(error) = measure(compiled, options, data, Say::All)
         {
             terminal::warn(&format!("how good the model is could not be measured: {error}"));
         }
@@ -78,7 +95,7 @@ fn measure_unseen(compiled: &Compiled, options: &Options, work: u64) -> Result<(
     Ok(())
 }
 
-fn measure(compiled: &Compiled, options: &Options, data: Option<&Path>) -> Result<(), Error> {
+fn measure(compiled: &Compiled, options: &Options, data: Option<&Path>, say: Say) -> Result<(), Error> {
     let work: u64 = compiled.source().order().iter().map(|&n| multiply_accumulates(compiled.source(), n)).sum();
     let Some((dataset, which)) = samples(compiled, options, data)? else {
         return measure_unseen(compiled, options, work);
@@ -92,7 +109,9 @@ fn measure(compiled: &Compiled, options: &Options, data: Option<&Path>) -> Resul
     let dataset = dataset.only(calls);
     let how = CompareOptions { threads: options.threads, progress: progress::progress(), ..CompareOptions::default() };
     let result = compare(compiled, &Engine::measuring(compiled)?, &dataset, &how)?;
-    terminal::note(&format!("quality: {} on {} {which}", figures(&result), counted(result.samples)));
+    if say == Say::All {
+        terminal::note(&format!("quality: {} on {} {which}", figures(&result), counted(result.samples)));
+    }
     if let Some(what) = shortfall(&result) {
         terminal::warn(&what);
     }
@@ -138,7 +157,7 @@ fn shortfall(result: &Comparison) -> Option<String> {
         Some(share) if 100.0 * share < AGREEMENT && (result.samples >= ENOUGH || likely < AGREEMENT / 100.0) => {
             (format!("the agreement with the float model is below {AGREEMENT} %"), "--max-drop 1")
         }
-        None if db < SQNR => (format!("the SQNR is below {SQNR} dB"), "--max-drop 20 --metric sqnr"),
+        _ if db < SQNR => (format!("the SQNR is below {SQNR} dB"), "--max-drop 20 --metric sqnr"),
         _ => return None,
     };
     Some(format!("{what}: {flags} raises to 16 bits what does the most damage; qcc compare says where it is lost"))

@@ -13,6 +13,7 @@ use qcc::{Error, Model, Source, check_places, compile};
 use super::build::announce;
 use super::flags::{Io, ModelFlags, usage};
 use super::given::{Given, assign};
+use super::quality::warn_of_little;
 use super::terminal;
 use super::top::TopFlags;
 
@@ -131,6 +132,7 @@ impl Run {
         options.float_interface = self.io == Io::Float;
         let compiled = compile(source.clone(), &options)?;
         announce(&compiled);
+        warn_of_little(&compiled, &options);
         if self.interp {
             return Ok(Engine::of_graph(compiled.graph()).of_source(&source, compiled.source()));
         }
