@@ -27,7 +27,12 @@ pub const FARTHEST: i64 = (1 << 24) - 1;
 pub const GREATEST: i32 = 1 << 29;
 
 /// `v` of (31); `samples` are those for positive distances, then for negative ones.
-#[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a distance has 24 bits")]
+#[expect(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "a distance has 24 bits"
+)]
 pub fn at(samples: &[i32], distance: i64) -> i64 {
     let side = if distance < 0 { &samples[SIDE..] } else { samples };
     let d = distance.abs().min(FARTHEST);
@@ -47,7 +52,7 @@ pub fn apply(samples: &[i32], distance: i64, [lo, hi]: [i64; 2]) -> i64 {
 }
 
 /// The samples of a function from distances to units of the result.
-#[expect(clippy::cast_possible_truncation, reason = "clamped to samples")]
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "clamped to samples; few distances")]
 pub fn samples(f: impl Fn(i64) -> f64) -> Vec<i32> {
     let side = |sign: i64| {
         let direct = 0..DIRECT as i64;

@@ -98,7 +98,7 @@ pub fn offset(zero_point: i64, constant: f64, shift: u32) -> i64 {
 }
 
 /// `M` and `k` of (28) for a real factor `s` that is positive: `M = round(s * 2^k)` with 45 bits, or fewer where `k` would exceed 61.
-#[expect(clippy::cast_possible_truncation, reason = "45 bits, and an exponent of f64")]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "45 bits, and a shift of 1 at least")]
 pub fn quotient_multiplier(factor: f64) -> Result<(i64, u32), ScaleError> {
     let limit = f64::from(1u32 << 31);
     if !(factor > 0.0 && factor < limit) {

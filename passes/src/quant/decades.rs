@@ -118,9 +118,8 @@ fn is_coarse(g: &Graph, n: NodeId, v: ValueId, steps: f32, f: &dyn Fn(f32) -> f3
         _ => greatest(),
     };
     // Beyond the end of the range there is nothing. What is not finite is coarse.
-    let inside = points.iter().zip(&results).filter(|(x, _)| *x + step <= range.max + step / 2.0);
-    let fine = |(&x, &y): (&f32, &f32)| (f(x + step) - y).abs() <= COARSE * extent;
-    !inside.map(fine).all(|fine| fine)
+    let mut inside = points.iter().zip(&results).filter(|(x, _)| *x + step <= range.max + step / 2.0);
+    !inside.all(|(&x, &y)| (f(x + step) - y).abs() <= COARSE * extent)
 }
 
 impl Decades {
@@ -133,7 +132,7 @@ impl Decades {
     fn follow(&mut self, g: &Graph, v: ValueId, layers: usize, fine: bool) {
         let producer = g.producer(v);
         let fine = fine && !g.is_output(v) && producer.is_some_and(|n| form(g, n, Side::Gives).take(&format::I24));
-        if !self.values.insert(v) && !(fine && self.fine.insert(v)) {
+        if !(self.values.insert(v) || fine && self.fine.insert(v)) {
             return;
         }
         if fine {

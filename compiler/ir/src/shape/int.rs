@@ -180,7 +180,7 @@ fn check_attrs(kind: IntOp, call: &Call) -> Result<(), String> {
     }
     let bits = call.attrs.try_get(attr::BITS);
     let has_24 = matches!(kind, IntOp::Combine | IntOp::WideMul);
-    if let Some(bits) = bits.filter(|&bits| ![8, 16].contains(&bits) && !(bits == 32 && has_24)) {
+    if let Some(bits) = bits.filter(|&bits| !([8, 16].contains(&bits) || bits == 32 && has_24)) {
         return Err(format!("expected `bits` of 8 or 16, found {bits}"));
     }
     for schema in call.info.attrs {

@@ -57,11 +57,7 @@ impl Curve<'_> {
     }
 
     /// A result and its exponent.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "limited to the octaves; 8 bits of a mantissa"
-    )]
+    #[expect(clippy::cast_sign_loss, reason = "limited to the octaves; a mantissa is positive")]
     fn at(&self, scale: Scale, centred: i32) -> (i64, i32) {
         let last = self.numbers.len() - 2;
         if centred == 0 && !self.half {

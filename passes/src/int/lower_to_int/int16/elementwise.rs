@@ -2,7 +2,7 @@
 
 use qcc_ir::ops::Binary;
 use qcc_ir::{Attrs, Data, Diag, Elem, Int, Opcode, Tensor, Uniform, ValueId, attr, format};
-use qcc_num::convert::{nearest_f32, nearest_i64};
+use qcc_num::convert::{count_i64, nearest_f32, nearest_i64};
 use qcc_num::curve;
 
 use super::{Rule, one};
@@ -50,7 +50,7 @@ impl Lower<'_, '_> {
             f64::from(real) / f64::from(to.scale()) + to.zero_point() as f64
         };
         let finite = |d: i64| {
-            let next = (0..curve::DIRECT as i64).map(|i| units(if d < 0 { i - d.abs() } else { d + i }));
+            let next = (0..count_i64(curve::DIRECT)).map(|i| units(if d < 0 { i - d.abs() } else { d + i }));
             let found = next.take(1 + curve::DIRECT).find(|y| y.is_finite());
             Some(units(d)).filter(|y| !y.is_nan()).or(found).unwrap_or(0.0)
         };
