@@ -15,10 +15,10 @@ use qcc_passes::{Corrections, Method, Precisions, RangeTable, Samples};
 use crate::data::{Dataset, Preprocess, spread};
 
 /// Calls of which none is held out.
-const FEW: usize = 16;
+const FEW: usize = 64;
 
 /// Of more than these each of so many calls is held out, or fewer, so that no more than [`HELD_OUT`] are.
-const HELD_OUT_STEP: usize = 8;
+const HELD_OUT_STEP: usize = 16;
 
 /// Calls that are held out at most.
 const HELD_OUT: usize = 64;
@@ -78,8 +78,8 @@ pub struct Options {
     pub shapes: ImportOptions,
     /// Samples from which ranges are found.
     pub calibration: Option<Calibration>,
-    /// Most samples that are taken of them, spread evenly over all. Unless this says how many, of 16 calls or more from a path each
-    /// eighth is held out, and [`Options::held_out`] has them.
+    /// Most samples that are taken of them, spread evenly over all. Unless this says how many, of 64 calls or more from a path each
+    /// sixteenth is held out, and [`Options::held_out`] has them.
     pub samples: Option<usize>,
     /// Where scales come from. Ranges and samples are for static scales only.
     pub mode: Mode,

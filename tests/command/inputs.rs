@@ -211,12 +211,12 @@ fn samples_are_held_out() {
     std::fs::write(at.join("m.onnx"), model(&[("Sigmoid", "x", "y")], &[1, 6])).unwrap();
     let numbers = |n: usize| Data::F32((0..n * 6).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect());
     for (count, used, judged) in
-        [(15, 15, "15 samples that it was calibrated"), (40, 35, "5 samples that it was not calibrated")]
+        [(40, 40, "40 samples that it was calibrated"), (96, 90, "6 samples that it was not calibrated")]
     {
         write(at, "x.npy", &[count, 6], numbers(count));
         let said = stderr(&qcc(at, &["m.onnx", "-o", "m.so", "--calibrate", "x.npy"]));
         assert!(said.contains(&format!("calibrated with {used} samples")) && said.contains(judged), "{said}");
     }
-    let said = stderr(&qcc(at, &["m.onnx", "-o", "m.so", "--calibrate", "x.npy", "--samples", "40"]));
-    assert!(said.contains("calibrated with 40 samples"), "{said}");
+    let said = stderr(&qcc(at, &["m.onnx", "-o", "m.so", "--calibrate", "x.npy", "--samples", "96"]));
+    assert!(said.contains("calibrated with 96 samples"), "{said}");
 }

@@ -38,7 +38,7 @@ struct RangeFlags {
     /// Samples to find ranges with: .npy, .npz, image, list or folder
     #[arg(long, value_name = "SAMPLES")]
     calibrate: Option<PathBuf>,
-    /// Take at most so many of these samples, spread evenly over all [default: of 16 and more all but each eighth, which serves to
+    /// Take at most so many of these samples, spread evenly over all [default: of 64 and more all but each sixteenth, which serves to
     /// judge the result]
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
