@@ -61,7 +61,7 @@ pub struct PassReport {
 /// Summary of a compilation.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report {
-    /// What there is to say about the model's file.
+    /// What there is to say about the model: where its file, or the mode, leaves something to be desired.
     pub remarks_on_model: Vec<String>,
     /// How the ranges of activations were found.
     pub range_source: String,
@@ -228,6 +228,9 @@ fn run_pipeline(
             time: step.time,
             remarks: step.remarks.to_vec(),
         });
+        if step.info.name == "lower-to-dynamic" {
+            report.remarks_on_model.extend(step.remarks.iter().cloned());
+        }
         if step.info.name == "fuse" {
             quantized = Some(step.graph.clone());
         }

@@ -1,11 +1,11 @@
 //! A function of one value that is put together from others: what `nn.map` applies to each element.
 //!
 //! ```text
-//! function ::= "x" | number | name "(" function ("," function)? ("," key "=" value)* ")"
+//! function ::= "x" | number | name "(" function ("," function)? ("," key "=" value)* ")" | "where" "(" function "," function "," function ")"
 //! log(add(exp(x), 1.0))
 //! mul(clip(add(x, 3.0), min = 0.0, max = 6.0), 0.16666667)
 //! ```
-//! A name is that of an operator on real numbers, without its dialect, whose class is a function of one or two values; keys are its
+//! `where(a, b, c)` is `a` unless `c` is 0, else `b`. Any other name is that of an operator on real numbers, without its dialect, whose class is a function of one or two values; keys are its
 //! attributes. A function has at most [`LIMIT`] parts, so that no text nests deeply.
 
 use std::fmt;
@@ -26,6 +26,8 @@ pub enum Function {
     Number(f32),
     /// An operator on the results of other functions.
     Call(Box<Call>),
+    /// The first, unless the third is 0, else the second.
+    Select(Box<[Function; 3]>),
 }
 
 /// An operator that is part of a [`Function`].
@@ -76,9 +78,16 @@ impl Function {
         (fits && all.parts() <= LIMIT).then_some(all)
     }
 
+    /// A selection among functions; `None` if it becomes too large.
+    pub fn select(parts: [Function; 3]) -> Option<Function> {
+        let all = Function::Select(Box::new(parts));
+        (all.parts() <= LIMIT).then_some(all)
+    }
+
     /// The function's value at `x`.
     pub fn at(&self, x: f32) -> f32 {
         match self {
+            Function::Select(parts) => parts[if parts[2].at(x) == 0.0 { 1 } else { 0 }].at(x),
             Function::Argument => x,
             Function::Number(c) => *c,
             Function::Call(call) => match (call.attrs.op().info().class, &call.operands[..]) {
@@ -95,6 +104,10 @@ impl Function {
         match self {
             Function::Argument => Some(inner.clone()),
             Function::Number(c) => Some(Function::Number(*c)),
+            Function::Select(parts) => {
+                let [a, b, c] = &**parts;
+                Function::select([a.after(inner)?, b.after(inner)?, c.after(inner)?])
+            }
             Function::Call(call) => {
                 let operands = call.operands.iter().map(|f| f.after(inner)).collect::<Option<_>>()?;
                 Function::call(call.attrs.clone(), operands)
@@ -107,6 +120,7 @@ impl Function {
         match self {
             Function::Argument | Function::Number(_) => 1,
             Function::Call(call) => 1 + call.operands.iter().map(Function::parts).sum::<usize>(),
+            Function::Select(parts) => 1 + parts.iter().map(Function::parts).sum::<usize>(),
         }
     }
 
@@ -131,6 +145,7 @@ impl fmt::Display for Function {
         match self {
             Function::Argument => f.write_str("x"),
             Function::Number(c) => write!(f, "{c:?}"),
+            Function::Select(parts) => write!(f, "where({}, {}, {})", parts[0], parts[1], parts[2]),
             Function::Call(call) => {
                 let name = call.attrs.op().name();
                 write!(f, "{}(", name.split_once('.').map_or(name, |(_, name)| name))?;
@@ -203,6 +218,9 @@ impl<'a> Parser<'a> {
         if let Some(number) = word.parse::<f32>().ok().filter(|c| !c.is_nan()) {
             return Ok(Function::Number(number));
         }
+        if word == "where" {
+            return self.selection();
+        }
         let op = Opcode::from_name(&format!("nn.{word}"));
         let Some((op, arity)) = op.and_then(|op| Some((op, arity(op)?))) else {
             return Err(format!("`{word}` is neither `x`, nor a number, nor a function of one or two values"));
@@ -222,6 +240,17 @@ impl<'a> Parser<'a> {
             return Err(format!("`{word}` needs its attribute `{missing}`"));
         }
         Function::call(attrs, operands).ok_or_else(|| format!("a function has at most {LIMIT} parts"))
+    }
+
+    fn selection(&mut self) -> Result<Function, String> {
+        self.expect('(')?;
+        let a = self.function()?;
+        self.expect(',')?;
+        let b = self.function()?;
+        self.expect(',')?;
+        let c = self.function()?;
+        self.expect(')')?;
+        Function::select([a, b, c]).ok_or_else(|| format!("a function has at most {LIMIT} parts"))
     }
 
     fn attribute(&mut self, attrs: &mut Attrs) -> Result<(), String> {
@@ -252,6 +281,7 @@ mod tests {
             "log(add(exp(x), 1.0))",
             "mul(clip(add(x, 3.0), min = 0.0, max = 6.0), 0.16666667)",
             "gelu(x, tanh = true)",
+            "where(x, add(exp(x), -1.0), relu(sign(x)))",
         ] {
             assert_eq!(Function::parse(text).unwrap().to_string(), text);
         }
@@ -264,6 +294,8 @@ mod tests {
         let twice = Function::parse("mul(x, 2)").unwrap();
         assert_eq!(twice.after(&twice).unwrap().at(3.0), 12.0);
         assert_eq!(Function::parse("prelu(x, 0.5)").unwrap().at(-2.0), -1.0);
+        let either = Function::parse("where(2, neg(x), relu(x))").unwrap();
+        assert_eq!([either.at(3.0), either.at(-3.0)], [2.0, 3.0]);
     }
 
     #[test]

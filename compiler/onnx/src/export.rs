@@ -234,26 +234,39 @@ fn map(w: &mut Writer, n: NodeId, x: &str, result: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// ONNX's number for booleans.
+const BOOL: i64 = 9;
+
 fn is_writable(function: &Function) -> bool {
     match function {
         Function::Argument | Function::Number(_) => true,
+        Function::Select(parts) => parts.iter().all(is_writable),
         Function::Call(call) => table::written(call.attrs.op()).is_some() && call.operands.iter().all(is_writable),
     }
 }
 
 /// Writes a part of a function; gives the name of its value.
 fn part(w: &mut Writer, n: NodeId, function: &Function, x: &str, result: &str) -> Result<String, String> {
+    let parts = |w: &mut Writer, all: &[Function]| -> Result<Vec<String>, String> {
+        let inner = |f: &Function| {
+            let name = w.fresh(&format!("{result}.part"));
+            part(w, n, f, x, &name)
+        };
+        all.iter().map(inner).collect()
+    };
     let call = match function {
         Function::Argument => return Ok(x.to_string()),
         Function::Number(c) => return Ok(w.constant(&format!("{result}.number"), &[], Data::F32(vec![*c]))),
+        Function::Select(all) => {
+            let operands = parts(w, &all[..])?;
+            let condition = w.fresh(&format!("{result}.condition"));
+            w.emit("Cast", &[operands[2].clone()], &condition, vec![("to", Value::Int(BOOL))]);
+            w.emit("Where", &[condition, operands[0].clone(), operands[1].clone()], result, vec![]);
+            return Ok(result.to_string());
+        }
         Function::Call(call) => call,
     };
-    let inner = |w: &mut Writer| w.fresh(&format!("{result}.part"));
-    let operands = call.operands.iter().map(|f| {
-        let name = inner(w);
-        part(w, n, f, x, &name)
-    });
-    let operands = operands.collect::<Result<Vec<_>, _>>()?;
+    let operands = parts(w, &call.operands)?;
     let (onnx, write) = table::written(call.attrs.op()).ok_or_else(|| operators::unwritable(call.attrs.op()))?;
     write(w, Item { node: n, attrs: &call.attrs, onnx, operands, result })?;
     Ok(result.to_string())

@@ -15,8 +15,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use qcc_ir::ops::Binary;
-use qcc_ir::{Attrs, Class, Diags, Edit, Function, Graph, NodeId, Opcode, ValueId, attr};
+use qcc_ir::ops::{Binary, Move};
+use qcc_ir::{Attrs, Class, Diags, Edit, Elem, Function, Graph, NodeId, Opcode, ValueId, attr};
 
 use crate::rewrite::{is_live, named, scalar, substitute};
 use crate::{Context, Pass};
@@ -67,7 +67,10 @@ impl Composition {
         candidates.sort_unstable();
         candidates.into_iter().rev().find_map(|(size, root)| {
             let twice = g.operands(n).len() > 1 && g.operands(n).iter().all(|&v| v == root);
-            let fits = g.ty(root).dims == g.ty(y).dims && g.ty(root).is_float() && g.constant(root).is_none();
+            let fits = g.ty(root).dims == g.ty(y).dims
+                && g.ty(root).is_float()
+                && g.ty(y).is_float()
+                && g.constant(root).is_none();
             let nodes = (fits && (size >= 2 || twice)).then(|| between(g, n, root, gone)).flatten()?;
             let body = body(g, y, root)?;
             (is_curved(&body) || twice).then_some(Composition { root, body, nodes })
@@ -108,7 +111,9 @@ fn is_elementwise(g: &Graph, n: NodeId) -> bool {
     let fits = |&v: &ValueId| g.ty(v).dims == g.ty(y).dims && g.constant(v).is_none() || scalar(g, v).is_some();
     match g.op(n).info().class {
         Class::Unary(_) => real,
-        Class::Binary(_) => real && g.operands(n).iter().all(fits),
+        Class::Binary(_) | Class::Move(Move::Where) => real && g.operands(n).iter().all(fits),
+        // The condition of a selection.
+        Class::Move(Move::Cast) => g.ty(y).elem == Elem::Bool && g.ty(g.operands(n)[0]).is_float(),
         _ => false,
     }
 }
@@ -145,6 +150,8 @@ fn body(g: &Graph, y: ValueId, root: ValueId) -> Option<Function> {
     let operands: Vec<Function> = g.operands(n).into_iter().map(|v| body(g, v, root)).collect::<Option<_>>()?;
     let attrs = &g.node(n).attrs;
     match attrs.op() {
+        Opcode::CastTo => operands.into_iter().next(),
+        Opcode::Where => Function::select(operands.try_into().ok()?),
         Opcode::Map => Function::parse(attrs.get(attr::BODY).text()).ok()?.after(operands.first()?),
         _ => Function::call(attrs.clone(), operands),
     }
@@ -152,7 +159,11 @@ fn body(g: &Graph, y: ValueId, root: ValueId) -> Option<Function> {
 
 /// Whether it is more than straight lines and clamps.
 fn is_curved(f: &Function) -> bool {
-    let Function::Call(call) = f else { return false };
+    let call = match f {
+        Function::Call(call) => call,
+        Function::Select(_) => return true,
+        Function::Argument | Function::Number(_) => return false,
+    };
     let varies = |f: &Function| !matches!(f, Function::Number(_));
     let own = match call.attrs.op().info().class {
         Class::Unary(_) => !matches!(call.attrs.op(), Opcode::Relu | Opcode::Clip | Opcode::Neg),

@@ -56,6 +56,7 @@ use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
 use qcc_num::edge::LEAST_SCALE;
 
 use crate::constants;
+use crate::quant::decades::is_uneven;
 use crate::rewrite::{either, floats, is_live, per_channel, scalar};
 use crate::{Context, Pass};
 
@@ -88,6 +89,12 @@ impl Pass for LowerToDynamic {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
         let (mut known, mut made) = (HashMap::new(), Made::default());
         inputs(edit, &mut known);
+        for n in edit.graph().order().into_iter().filter(|&n| is_uneven(edit.graph(), n)).collect::<Vec<_>>() {
+            let place = edit.graph().describe(n);
+            edit.remark(format!(
+                "{place} reads 8 bits, which are coarse for small numbers: --calibrate finds what needs more, and gives it more"
+            ));
+        }
         let mut faults = Diags::default();
         let mut done = HashSet::new();
         for n in edit.graph().order() {

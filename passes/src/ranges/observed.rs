@@ -97,7 +97,7 @@ impl Sentinel {
     /// Whether an element is one.
     pub(crate) fn is(self, x: f32) -> bool {
         let beyond = if self.value < 0.0 { x <= self.value } else { x >= self.value };
-        beyond || (x - self.value).abs() <= self.tolerance * self.value.abs()
+        beyond || self.value.is_finite() && (x - self.value).abs() <= self.tolerance * self.value.abs()
     }
 
     fn scaled(self, factor: f32) -> Sentinel {
