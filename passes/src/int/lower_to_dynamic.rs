@@ -85,16 +85,23 @@ struct Made {
     samples: HashMap<Vec<i32>, ValueId>,
 }
 
+/// Says which operands have too few codes if small numbers are among them, or rows of small ones.
+fn remark_uneven(edit: &mut Edit) {
+    let g = edit.graph();
+    let uneven: Vec<NodeId> = g.order().into_iter().filter(|&n| is_uneven(g, n)).collect();
+    let Some((&first, others)) = uneven.split_first() else { return };
+    let (place, count) = (g.describe(first), others.len());
+    let more = if count > 0 { format!(", and {count} more,") } else { String::new() };
+    edit.remark(format!(
+        "{place}{more} has 8 bits to read at run time, which are coarse for small numbers: --calibrate finds what needs more, and gives it more"
+    ));
+}
+
 impl Pass for LowerToDynamic {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
+        remark_uneven(edit);
         let (mut known, mut made) = (HashMap::new(), Made::default());
         inputs(edit, &mut known);
-        for n in edit.graph().order().into_iter().filter(|&n| is_uneven(edit.graph(), n)).collect::<Vec<_>>() {
-            let place = edit.graph().describe(n);
-            edit.remark(format!(
-                "{place} reads 8 bits, which are coarse for small numbers: --calibrate finds what needs more, and gives it more"
-            ));
-        }
         let mut faults = Diags::default();
         let mut done = HashSet::new();
         for n in edit.graph().order() {

@@ -96,8 +96,11 @@ fn function(g: &Graph, n: NodeId, i: usize) -> Option<Box<dyn Fn(f32) -> f32>> {
     }
 }
 
-/// Whether small values of an operand that is computed count as much as great ones.
+/// Whether small values of an operand that is computed count as much as great ones, or small rows as much as great ones.
 pub(crate) fn is_uneven(g: &Graph, n: NodeId) -> bool {
+    if g.op(n) == Opcode::LayerNorm {
+        return true;
+    }
     let operands = g.operands(n).into_iter().enumerate();
     operands.filter(|&(_, v)| g.constant(v).is_none() && g.ty(v).is_float()).any(|(i, _)| function(g, n, i).is_some())
 }
