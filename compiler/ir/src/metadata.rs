@@ -19,8 +19,8 @@ pub enum Fact {
     SourceName,
     /// Factors by which the channels of the value were scaled; the range table of the user repeats them.
     ChannelFactors,
-    /// The least and the greatest value that samples showed, infinite where that is not known; no numbers where the range is not
-    /// from samples.
+    /// The least and the greatest value that samples showed, infinite where that is not known, and the standard deviation where it is
+    /// known; no numbers where the range is not from samples.
     Seen,
     /// What synthesized samples showed: their number, then mean, variance, least and greatest value of each channel.
     Synthesized,

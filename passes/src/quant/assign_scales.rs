@@ -441,7 +441,7 @@ const IMAGE_STEPS: u16 = 1024;
 
 /// The range that a value of 16 bits is to cover, from the one that one of 8 bits is.
 fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
-    let seen = g.metadata().get(Fact::Seen, g.name_of(v)).and_then(|s| <[f64; 2]>::try_from(s).ok());
+    let seen = g.metadata().get(Fact::Seen, g.name_of(v)).and_then(|s| s.first_chunk::<2>().copied());
     let seen = seen.map(|[min, max]| Range { min: nearest_f32(min), max: nearest_f32(max) }).filter(|r| r.is_valid());
     let range = seen.map_or(range, |seen| range.union(seen)).with_zero();
     let (mut least, mut greatest) = (f32::MIN, f32::MAX);

@@ -100,7 +100,10 @@ impl Pass for Calibrate {
 fn seen(entry: &RangeEntry) -> Vec<f64> {
     match (entry.seen_min, entry.seen_max) {
         (None, None) => Vec::new(),
-        (min, max) => vec![min.map_or(f64::INFINITY, f64::from), max.map_or(f64::NEG_INFINITY, f64::from)],
+        (min, max) => {
+            let extremes = [min.map_or(f64::INFINITY, f64::from), max.map_or(f64::NEG_INFINITY, f64::from)];
+            extremes.into_iter().chain(entry.deviation.map(f64::from)).collect()
+        }
     }
 }
 
