@@ -68,6 +68,7 @@ fn with_number(
     if value.abs() >= REACH {
         return Ok(None);
     }
+    site.remark(format!("integers of run time are compared up to a magnitude of {}, and no greater ones", REACH - 1));
     let table: Vec<bool> = (0..REACH).chain(-REACH..0).map(|x| holds(x, value)).collect();
     let table = boolean::constant(site, &table, "table");
     let dims = layout::broadcast(site, x, &constant.dims)?;
