@@ -89,3 +89,21 @@ fn a_calibrated_compilation_says_how_good_it_is() {
     let said = stderr(&qcc(folder.path(), &[EXAMPLE, "-o", "m.so", "--calibrate", "x.npy", "--quality", "off"]));
     assert!(!said.contains("quality"), "{said}");
 }
+
+/// Without samples a model of which little is left on synthesized inputs is warned of, one that gives no numbers there is not.
+#[test]
+fn what_is_lost_without_samples_is_said() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    let said = |op: &str, args: &[&str]| {
+        std::fs::write(at.join("m.onnx"), model(&[(op, "x", "y")], &[1, 64])).unwrap();
+        stderr(&qcc(at, &[&["m.onnx", "-o", "m.so"], args].concat()))
+    };
+    let (measured, coarse) = ("dB on synthesized inputs", "coarse for small numbers");
+    assert!(said("Reciprocal", &[]).contains(measured));
+    assert!(!said("Exp", &[]).contains(measured));
+    assert!(!said("Reciprocal", &["--quality", "off"]).contains(measured));
+    let root = said("Sqrt", &["--mode", "int8_dynamic"]);
+    assert!(root.contains(coarse) && !root.contains(measured), "{root}");
+    assert!(!said("Exp", &["--mode", "int8_dynamic"]).contains(coarse));
+}

@@ -33,7 +33,10 @@ const SMALL: u64 = 1 << 28;
 /// How many of them.
 const SYNTHESIZED: usize = 4;
 
-/// Samples where the model is compiled for another machine, and interpreted.
+/// The ratio that stands for noise without bound.
+const UNBOUNDED: f64 = -300.0;
+
+/// Samples where the model is compiled for another machine, and interpreted, or is to be run at once.
 const INTERPRETED: usize = 8;
 
 /// Whether a compilation says how good it is.
@@ -47,21 +50,12 @@ pub struct QualityFlags {
     quality: Switch,
 }
 
-/// Measures a model that was compiled to be run at once, and warns if little is left of it.
-pub fn warn_of_little(compiled: &Compiled, options: &Options) {
+/// Measures a model that was compiled to be run at once by `engine`, and warns if little is left of it.
+pub fn warn_of_little(compiled: &Compiled, options: &Options, engine: &Engine) {
     let integer = qcc::ir::check_level(compiled.graph(), qcc::ir::Level::Int).is_ok();
-    if integer && let Err(error) = measure(compiled, options, None, Say::Warnings) {
+    if integer && let Err(error) = measure(compiled, options, None, Some(engine)) {
         terminal::warn(&format!("how good the model is could not be measured: {error}"));
     }
-}
-
-/// What is said.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Say {
-    /// How good the model is, and warnings.
-    All,
-    /// Warnings alone.
-    Warnings,
 }
 
 impl QualityFlags {
@@ -70,7 +64,7 @@ impl QualityFlags {
         let integer = qcc::ir::check_level(compiled.graph(), qcc::ir::Level::Int).is_ok();
         if self.quality == Switch::On
             && integer
-            && let Err(error) = measure(compiled, options, data, Say::All)
+            && let Err(error) = measure(compiled, options, data, None)
         {
             terminal::warn(&format!("how good the model is could not be measured: {error}"));
         }
@@ -79,15 +73,16 @@ impl QualityFlags {
 
 /// Without samples: what is lost on synthesized ones, said only where it is much. They are not what the model was trained with; but
 /// what computes little of them right does so of nothing.
-fn measure_unseen(compiled: &Compiled, options: &Options, work: u64) -> Result<(), Error> {
+fn measure_unseen(compiled: &Compiled, options: &Options, work: u64, engine: Option<&Engine>) -> Result<(), Error> {
     if options.ranges.is_some() || work > SMALL || compiled.source_is_quantized() {
         return Ok(());
     }
     let ranges = qcc::declared_ranges(compiled.source(), options)?;
     let dataset = Dataset::synthesized(compiled.source(), &ranges, SYNTHESIZED);
     let how = CompareOptions { threads: options.threads, ..CompareOptions::default() };
-    let result = compare(compiled, &Engine::measuring(compiled)?, &dataset, &how)?;
-    if let Some(db) = result.sqnr_db.filter(|db| *db < SQNR) {
+    let result = compared(compiled, engine, &dataset, &how)?;
+    // A float model that gives no finite numbers there says nothing.
+    if let Some(db) = result.sqnr_db.filter(|db| (UNBOUNDED + 1.0..SQNR).contains(db)) {
         terminal::warn(&format!(
             "the SQNR is {db:.1} dB on synthesized inputs: give samples (--calibrate) to find ranges with, and to see how good the model is"
         ));
@@ -95,12 +90,14 @@ fn measure_unseen(compiled: &Compiled, options: &Options, work: u64) -> Result<(
     Ok(())
 }
 
-fn measure(compiled: &Compiled, options: &Options, data: Option<&Path>, say: Say) -> Result<(), Error> {
+/// A model that is to be run at once has its `engine`: few samples, and warnings alone.
+fn measure(compiled: &Compiled, options: &Options, data: Option<&Path>, engine: Option<&Engine>) -> Result<(), Error> {
     let work: u64 = compiled.source().order().iter().map(|&n| multiply_accumulates(compiled.source(), n)).sum();
     let Some((dataset, which)) = samples(compiled, options, data)? else {
-        return measure_unseen(compiled, options, work);
+        return measure_unseen(compiled, options, work, engine);
     };
     let most = match (compiled.codegen_options().target.runs_here(), work) {
+        _ if engine.is_some() => INTERPRETED,
         (false, _) => INTERPRETED,
         (true, LARGE..) => SAMPLES / 4,
         (true, _) => SAMPLES,
@@ -108,14 +105,27 @@ fn measure(compiled: &Compiled, options: &Options, data: Option<&Path>, say: Say
     let calls = spread(dataset.len(), most.div_ceil(dataset.batch().max(1)));
     let dataset = dataset.only(calls);
     let how = CompareOptions { threads: options.threads, progress: progress::progress(), ..CompareOptions::default() };
-    let result = compare(compiled, &Engine::measuring(compiled)?, &dataset, &how)?;
-    if say == Say::All {
+    let result = compared(compiled, engine, &dataset, &how)?;
+    if engine.is_none() {
         terminal::note(&format!("quality: {} on {} {which}", figures(&result), counted(result.samples)));
     }
     if let Some(what) = shortfall(&result) {
         terminal::warn(&what);
     }
     Ok(())
+}
+
+/// Compares by the engine that there is, or one for this alone.
+fn compared(
+    compiled: &Compiled,
+    engine: Option<&Engine>,
+    dataset: &Dataset,
+    how: &CompareOptions,
+) -> Result<Comparison, Error> {
+    match engine {
+        Some(engine) => compare(compiled, engine, dataset, how),
+        None => compare(compiled, &Engine::measuring(compiled)?, dataset, how),
+    }
 }
 
 /// The samples to measure with, and how they stand to those that the model was calibrated with.

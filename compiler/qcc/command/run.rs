@@ -132,11 +132,12 @@ impl Run {
         options.float_interface = self.io == Io::Float;
         let compiled = compile(source.clone(), &options)?;
         announce(&compiled);
-        warn_of_little(&compiled, &options);
-        if self.interp {
-            return Ok(Engine::of_graph(compiled.graph()).of_source(&source, compiled.source()));
-        }
-        Engine::jit(&compiled)
+        let engine = match self.interp {
+            true => Engine::of_graph(compiled.graph()).of_source(&source, compiled.source()),
+            false => Engine::jit(&compiled)?,
+        };
+        warn_of_little(&compiled, &options, &engine);
+        Ok(engine)
     }
 
     /// Refuses arrays for what the model does not have, and results in files that are read.

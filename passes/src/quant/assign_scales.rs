@@ -89,6 +89,8 @@ impl Pass for AssignScales {
         let types = ties.types(24);
         let narrow =
             Narrow { two_bytes: ties.types(16).into_iter().collect(), byte: ties.types(8).into_iter().collect() };
+        let mut masked: Vec<ValueId> = ties.sentinels.keys().copied().collect();
+        masked.sort_unstable();
         remarks.into_iter().for_each(|r| edit.remark(r));
         let Some(mut change) = edit.begin(format!("assign-scales: {} values", types.len())) else {
             return Ok(());
@@ -97,7 +99,7 @@ impl Pass for AssignScales {
         for (v, uniform) in types {
             change.set_elem(v, Elem::Uniform(uniform));
         }
-        bound_masks(&mut change);
+        bound_masks(&mut change, &masked);
         for n in change.graph().order() {
             if let Class::Move(_) = change.graph().op(n).info().class {
                 settle_operands(&mut change, n);
@@ -119,10 +121,8 @@ impl Pass for AssignScales {
 }
 
 /// Constant masks that are added reach no further below the type of the sum than it extends: the sum saturates there as well.
-fn bound_masks(change: &mut Change) {
-    let mut masked: Vec<ValueId> = sentinels(change.graph()).into_keys().collect();
-    masked.sort_unstable();
-    for y in masked {
+fn bound_masks(change: &mut Change, masked: &[ValueId]) {
+    for &y in masked {
         let g = change.graph();
         let Some(n) = g.producer(y).filter(|&n| g.op(n) == Opcode::Add) else { continue };
         let Some(to) = g.ty(y).uniform() else { continue };
