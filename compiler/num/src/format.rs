@@ -74,6 +74,16 @@ pub static I24: Format = Format::linear(Int::I32, -(1 << 23), (1 << 23) - 1);
 pub static I8: Format = Format::symmetric(Int::I8, 127);
 /// Weights of 7 bits: two products with bytes fit 16 bits.
 pub static I7: Format = Format::symmetric(Int::I8, 63);
+/// Weights of 6 bits.
+pub static I6: Format = Format::symmetric(Int::I8, 31);
+/// Weights of 5 bits.
+pub static I5: Format = Format::symmetric(Int::I8, 15);
+/// Weights of 4 bits.
+pub static I4: Format = Format::symmetric(Int::I8, 7);
+/// Weights of 3 bits.
+pub static I3: Format = Format::symmetric(Int::I8, 3);
+/// Values of 4 bits, each in a byte.
+pub static U4: Format = Format::linear(Int::U8, 0, 15);
 /// Values of 16 bits.
 pub static I16: Format = Format::all(Int::I16);
 /// Weights of 16 bits: the high byte is signed, and so is what remains for the low one.
@@ -87,6 +97,7 @@ pub static I64: Format = Format::all(Int::I64);
 pub static FORMATS: &[Row] = &[
     Row { name: "u8", alias: Some("8"), role: Role::Values, format: &U8, summary: "values of 8 bits" },
     Row { name: "i16", alias: Some("16"), role: Role::Values, format: &I16, summary: "values of 16 bits" },
+    Row { name: "u4", alias: Some("4"), role: Role::Values, format: &U4, summary: "values of 4 bits, each in a byte" },
     Row { name: "i8", alias: Some("8"), role: Role::Weights, format: &I8, summary: "weights of 8 bits" },
     Row {
         name: "i7",
@@ -95,6 +106,10 @@ pub static FORMATS: &[Row] = &[
         format: &I7,
         summary: "weights of 7 bits, for runtimes that add products in 16 bits",
     },
+    Row { name: "i6", alias: Some("6"), role: Role::Weights, format: &I6, summary: "weights of 6 bits" },
+    Row { name: "i5", alias: Some("5"), role: Role::Weights, format: &I5, summary: "weights of 5 bits" },
+    Row { name: "i4", alias: Some("4"), role: Role::Weights, format: &I4, summary: "weights of 4 bits" },
+    Row { name: "i3", alias: Some("3"), role: Role::Weights, format: &I3, summary: "weights of 3 bits" },
     Row { name: "i16", alias: Some("16"), role: Role::Weights, format: &I16_WEIGHTS, summary: "weights of 16 bits" },
     Row { name: "i32", alias: None, role: Role::Bias, format: &I32, summary: "biases in units of 32-bit accumulators" },
     Row { name: "i64", alias: None, role: Role::Bias, format: &I64, summary: "biases in units of sums of 64 bits" },
@@ -321,7 +336,7 @@ mod tests {
         for row in FORMATS {
             assert!(row.format.is_valid() && row.format.contains(0), "{}", row.name);
             assert_eq!(named(row.name, row.role), Some(row), "{}", row.name);
-            assert!(row.alias.is_none_or(|a| a.parse() == Ok(row.format.storage().bits())), "{}", row.name);
+            assert!(row.alias.is_none_or(|a| a.parse() == Ok(row.format.bits())), "{}", row.name);
             assert_eq!(row.format.row().map(|r| r.format), Some(row.format), "{}", row.name);
             let symmetric = row.format.min() == -row.format.max();
             assert!(row.role != Role::Weights || symmetric, "{}", row.name);
