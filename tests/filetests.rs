@@ -8,7 +8,8 @@
 //! | `//~ error[Q0011]: text` | a fault on this line (one without a line: on the line of `graph`) |
 //! | `//@ passes="fold-bn, .."` | the pipeline gives the text of the `//=` lines: the graph and its remarks, or faults |
 //! | `//@ sample (dense<[1, 2]>)` | inputs to calibrate with, before `passes`; one line a sample |
-//! | `//@ precision y=16,y.weights=16` | what has 16 bits, before `passes` |
+//! | `//@ precision y=16,y.weights=16` | formats by name, before `passes` |
+//! | `//@ weights 4`, `//@ activations 4` | formats of all else, before `passes` |
 //! | `//@ run (dense<[1, 2]>) == dense<[3]>` | evaluation of the resulting graph, the same bits on every engine |
 //! | `//@ run before (..) == ..` | evaluation of the graph as written, before any passes |
 //! | `//@ run (..) == .. within 1e-6` | the same up to an absolute difference; floats only |
@@ -30,7 +31,7 @@ use case::{Case, Directive};
 use qcc_ir::parse::{no_files, parse as read, parse_located};
 use qcc_ir::{Diag, Diags, Graph, Level, Tensor, print};
 use qcc_passes::quant::precision;
-use qcc_passes::{Context, Pipeline, Precisions, Samples};
+use qcc_passes::{Context, Overall, Pipeline, Precision, Precisions, Samples};
 
 macro_rules! folders {
     ($($folder:ident),*) => {
@@ -109,6 +110,7 @@ fn check_text(text: &str) -> Result<String, String> {
     let mut result: Option<Graph> = None;
     let mut samples: Vec<Vec<Tensor>> = Vec::new();
     let mut precision = Precisions::new();
+    let mut overall = Overall::default();
     for directive in case.directives.clone() {
         match directive {
             Directive::Roundtrip => {
@@ -124,7 +126,7 @@ fn check_text(text: &str) -> Result<String, String> {
             }
             Directive::Passes(pipeline) => {
                 let mut graph = checked(text)?;
-                let found = match run_passes(&pipeline, &mut graph, samples.clone(), precision.clone()) {
+                let found = match run_passes(&pipeline, &mut graph, samples.clone(), (precision.clone(), overall)) {
                     Ok(remarks) => print(&graph) + &remarks,
                     Err(faults) => format!("{faults}\n"),
                 };
@@ -137,6 +139,8 @@ fn check_text(text: &str) -> Result<String, String> {
                 samples.push(run::tensors(&inputs, &types)?);
             }
             Directive::Precision(text) => precision::parse(&text, &mut precision)?,
+            Directive::Weights(text) => overall.weights = Some(format_named(&text)?),
+            Directive::Activations(text) => overall.activations = Some(format_named(&text)?),
             Directive::Run(line) => {
                 let source;
                 let graph = match &result {
@@ -151,6 +155,10 @@ fn check_text(text: &str) -> Result<String, String> {
         }
     }
     Ok(case.text())
+}
+
+fn format_named(text: &str) -> Result<Precision, String> {
+    Precision::named(text).ok_or_else(|| format!("`{text}` is no format"))
 }
 
 /// A graph that parses, verifies, and reads back from its printed form.
@@ -179,10 +187,10 @@ fn run_passes(
     pipeline: &str,
     graph: &mut Graph,
     samples: Vec<Vec<Tensor>>,
-    precision: Precisions,
+    (precision, overall): (Precisions, Overall),
 ) -> Result<String, Diags> {
     let samples: Option<Arc<dyn Samples>> = if samples.is_empty() { None } else { Some(Arc::new(samples)) };
-    let mut cx = Context { samples, precision, ..Context::default() };
+    let mut cx = Context { samples, precision, overall, ..Context::default() };
     let mut remarks = String::new();
     let mut observe = |step: &qcc_passes::Step| {
         for remark in step.remarks {

@@ -63,6 +63,8 @@ pub struct PassReport {
 pub struct Report {
     /// What there is to say about the model: where its file, or the mode, leaves something to be desired.
     pub remarks_on_model: Vec<String>,
+    /// What was not done that was asked for, and why.
+    pub notes: Vec<String>,
     /// How the ranges of activations were found.
     pub range_source: String,
     /// Whether some were derived from the model, without samples.
@@ -107,6 +109,7 @@ pub fn compile_observed(
     if options.pipeline.is_none() && text.is_empty() {
         prove(&graph)?;
     }
+    report.notes = std::mem::take(&mut cx.notes);
     report.range_source.clone_from(&cx.range_source);
     report.derived_ranges = cx.derived_ranges;
     let ran = |name: &str| report.passes.iter().any(|p| p.text.starts_with(name));
@@ -297,6 +300,7 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
         ranges: options.ranges.clone().map(|table| named_ranges(graph, table)),
         corrections: options.corrections,
         precision: graph_names(graph, &options.precision),
+        overall: options.overall,
         states: options.states.clone(),
         method: options.method,
         progress: options.progress.clone(),

@@ -66,6 +66,6 @@ pub use qcc_ir as ir;
 pub use qcc_ir::{Diag, Graph};
 pub use qcc_onnx::ImportOptions;
 pub use qcc_passes as passes;
-pub use qcc_passes::{Corrections, Method, Observations, Precision, Precisions, RangeTable, Samples, Shard};
+pub use qcc_passes::{Corrections, Method, Observations, Overall, Precision, Precisions, RangeTable, Samples, Shard};
 pub use qcc_runtime as runtime;
 pub use qcc_runtime::{Model, Pool, Session, Tensor, TensorRef};

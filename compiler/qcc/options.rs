@@ -10,7 +10,7 @@ use qcc_codegen::program::tuning::Tuning;
 use qcc_ir::Range;
 use qcc_onnx::ImportOptions;
 use qcc_passes::context::Progress;
-use qcc_passes::{Corrections, Method, Precisions, RangeTable, Samples};
+use qcc_passes::{Corrections, Method, Overall, Precisions, RangeTable, Samples};
 
 use crate::data::{Dataset, Preprocess, spread};
 
@@ -89,8 +89,10 @@ pub struct Options {
     pub method: Method,
     /// What samples correct besides ranges.
     pub corrections: Corrections,
-    /// What has 16 bits instead of 8, by name: see [`qcc_passes::quant::precision`].
+    /// Formats of values and weights by name: see [`qcc_passes::quant::precision`].
     pub precision: Precisions,
+    /// Formats of what has no other by name.
+    pub overall: Overall,
     /// Inputs and outputs that are the same state, before and after a call, beside those that are known by their names.
     pub states: Vec<(String, String)>,
     /// Declared ranges of inputs, by name; under an empty name, of all inputs that are not named.
@@ -126,6 +128,7 @@ impl Default for Options {
             method: Method::default(),
             corrections: Corrections::default(),
             precision: Precisions::new(),
+            overall: Overall::default(),
             states: Vec::new(),
             input_ranges: HashMap::new(),
             preprocess: None,
@@ -170,6 +173,11 @@ impl Options {
         put("method", self.method.to_string());
         if self.mode != Mode::default() {
             put("mode", self.mode.name().to_string());
+        }
+        for (name, precision) in [("weights", self.overall.weights), ("activations", self.overall.activations)] {
+            if let Some(precision) = precision {
+                put(name, precision.name().to_string());
+            }
         }
         if !self.tuning.is_empty() {
             put("tuning", tuning_record(&self.tuning));

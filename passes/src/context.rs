@@ -9,7 +9,7 @@ use std::sync::Arc;
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Range, Tensor};
 
-use crate::quant::precision::Precisions;
+use crate::quant::precision::{Overall, Precisions};
 use crate::ranges::method::Method;
 use crate::ranges::observations::Observing;
 use crate::ranges::table::RangeTable;
@@ -87,8 +87,10 @@ pub struct Context {
     pub observing: Option<Observing>,
     /// Corrections that the usual pipeline makes.
     pub corrections: Corrections,
-    /// What has 16 bits instead of 8, by name.
+    /// Formats by name.
     pub precision: Precisions,
+    /// Formats of what has no other by name.
+    pub overall: Overall,
     /// Inputs and outputs that are the same state, before and after a call, beside those that are known by their names.
     pub states: Vec<(String, String)>,
     /// How `calibrate` chooses a range, unless its options say otherwise.
@@ -103,6 +105,8 @@ pub struct Context {
     pub range_source: String,
     /// Whether some were derived from the model, without samples.
     pub derived_ranges: bool,
+    /// For the user: what was not done that was asked for.
+    pub notes: Vec<String>,
 }
 
 impl fmt::Debug for Context {

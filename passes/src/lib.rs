@@ -29,7 +29,7 @@ pub use int::prove_accumulators::accumulator_bounds;
 pub use options::{OptionInfo, Options};
 pub use pass::{Pass, PassInfo, Phase, Property};
 pub use pipeline::{PRESETS, Pipeline, Preset, Step, default_pipeline, preset};
-pub use quant::precision::{Precision, Precisions};
+pub use quant::precision::{Overall, Precision, Precisions};
 pub use ranges::method::Method;
 pub use ranges::observations::{Observations, Observing, Shard};
 pub use ranges::table::{RangeEntry, RangeTable};

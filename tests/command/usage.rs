@@ -75,6 +75,28 @@ fn flags_without_effect_are_named() {
 }
 
 #[test]
+fn formats_of_all_layers_are_checked_and_said() {
+    let folder = example();
+    let said = |arguments: &[&str]| {
+        let output = qcc(folder.path(), &[&[EXAMPLE, "-o", "m.qir"], arguments].concat());
+        (output.status.code(), stderr(&output))
+    };
+    let (code, text) = said(&["--weights", "u8"]);
+    assert!(code != Some(0) && text.contains("--weights: `u8` is none of i8,"), "{text}");
+    let (code, text) = said(&["--activations", "i8"]);
+    assert!(code != Some(0) && text.contains("--activations: `i8` is none of u8,"), "{text}");
+    let (code, text) = said(&["--weights", "4", "--mode", "int8_dynamic"]);
+    assert!(code != Some(0) && text.contains("--weights: where scales are found in each run"), "{text}");
+    let (code, text) = said(&["--weights", "4", "--activations", "4"]);
+    assert!(code == Some(0) && text.contains("keep 8 bits (first: "), "{text}");
+    let (code, text) = said(&["--weights", "7"]);
+    assert!(code != Some(0), "{text}");
+    let (code, text) = said(&["--weights", "i7"]);
+    assert!(code == Some(0) && !text.contains("keep 8 bits"), "{text}");
+    assert!(std::fs::read_to_string(folder.path().join("m.qir")).unwrap().contains("-63"), "weights of 7 bits");
+}
+
+#[test]
 fn a_calibrated_compilation_says_how_good_it_is() {
     let folder = example();
     let said = stderr(&qcc(folder.path(), &[EXAMPLE, "-o", "m.so", "--calibrate", "x.npy"]));

@@ -190,9 +190,20 @@ fn constant(tensor: &Tensor, options: &mut Options) -> io::Result<String> {
     }
 }
 
+/// From so many elements on, a constant whose elements are all the same is printed as one.
+const MANY: usize = 64;
+
 /// Elements as an inline constant.
 pub fn dense(data: &Data) -> String {
-    crate::for_data!(data, v => format!("dense<{v:?}>"))
+    crate::for_data!(data, v => match v.first() {
+        Some(first) if v.len() >= MANY && v.iter().all(|x| x == first) => {
+            let text = format!("{first:?}");
+            // Zeros of both signs are equal.
+            let same = !text.ends_with("0.0") || v.iter().all(|x| format!("{x:?}") == text);
+            if same { format!("dense<{text}>") } else { format!("dense<{v:?}>") }
+        }
+        _ => format!("dense<{v:?}>"),
+    })
 }
 
 /// Names a side file: FNV-1a (Fowler, Noll, Vo) in 128 bits, eight bytes a step, over length and contents.

@@ -240,6 +240,7 @@ pub fn announce(compiled: &Compiled) {
     for remark in &report.remarks_on_model {
         terminal::note(&format!("warning: {remark}"));
     }
+    report.notes.iter().for_each(|note| terminal::note(note));
     let source = &report.range_source;
     if !source.is_empty() {
         let hint = match (report.uncorrected, report.derived_ranges) {

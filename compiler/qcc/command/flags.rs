@@ -8,10 +8,12 @@ use qcc::codegen::target::Vectors;
 use qcc::data::{ChannelOrder, Extent, Layout, Preprocess, Resize};
 use qcc::engine;
 use qcc::ir::Range;
+use qcc::ir::format::{self, Role};
+use qcc::passes::Precision;
 use qcc::passes::quant::precision;
 use qcc::{
-    Calibration, Compiled, Corrections, Error, ImportOptions, Method, Mode, Options, RangeTable, Target, load_tuning,
-    save_tuning,
+    Calibration, Compiled, Corrections, Error, ImportOptions, Method, Mode, Options, Overall, RangeTable, Target,
+    load_tuning, save_tuning,
 };
 
 use super::{progress, terminal};
@@ -61,7 +63,14 @@ struct RangeFlags {
 #[derive(Args)]
 #[command(next_help_heading = "Precision")]
 struct PrecisionFlags {
-    /// Format of a value, of a layer's weights (NAME.weights), or of all: i16 for u8, i16 for weights of i8; 16 and 8 stand for both
+    #[arg(long, value_name = "FORMAT", help = weights_help())]
+    weights: Option<String>,
+    /// Format of all values: 4 (operands of layers, but for those above; sums and functions keep 8), 8, 16 [default: 8, and 16 where 8
+    /// are known to be too few]
+    #[arg(long, value_name = "4|8|16")]
+    activations: Option<String>,
+    /// Format of a value (u8, i16, u4), of a layer's weights (NAME.weights: i8, i16, i7 to i3), or of all (all, all.weights); numbers of
+    /// bits stand for them
     #[arg(long, value_name = "NAME=FORMAT[,NAME=FORMAT..]")]
     precision: Vec<String>,
     /// An output that is fed back as an input of the next call: both have one scale. Pairs such as state and stateN, or h0 and hn, are
@@ -182,6 +191,25 @@ pub struct ImageFlags {
     /// Order of the channels: rgb, bgr [default: rgb]
     #[arg(long)]
     channel_order: Option<ChannelOrder>,
+}
+
+/// What `--weights` does.
+fn weights_help() -> String {
+    let formats: Vec<&str> = format::rows(Role::Weights).map(|row| row.alias.unwrap_or(row.name)).collect();
+    format!(
+        "Format of all weights: {}. Below 7 bits the first and the last layers, depthwise and small ones keep 8, unless they are named \
+         (--precision NAME.weights=..) [default: 8]",
+        formats.join(", ")
+    )
+}
+
+/// What a flag says of all values or weights.
+fn overall(flag: &str, text: Option<&str>, role: Role) -> Result<Option<Precision>, Error> {
+    let known = |text: &str| {
+        let found = Precision::named(text).filter(|precision| precision.format(role).is_some());
+        found.ok_or_else(|| usage(format!("{flag}: `{text}` is none of {}", precision::names(role))))
+    };
+    text.map(known).transpose()
 }
 
 /// The presets and what they contain.
@@ -325,6 +353,8 @@ impl ModelFlags {
             (Group::Ranges, "--input-range", !r.input_range.is_empty()),
             (Group::Precision, "--synthesize-samples", r.synthesize_samples.is_some()),
             (Group::Precision, "--precision", !p.precision.is_empty()),
+            (Group::Precision, "--weights", p.weights.is_some()),
+            (Group::Precision, "--activations", p.activations.is_some()),
             (Group::Precision, "--state", !p.state.is_empty()),
             (Group::Precision, "--mode", p.mode != Mode::default()),
             (Group::Precision, "--equalize", p.equalize.is_some()),
@@ -372,10 +402,15 @@ impl ModelFlags {
         for text in &p.precision {
             precision::parse(text, &mut options.precision).map_err(|e| usage(format!("--precision: {e}")))?;
         }
-        if self.is_dynamic() && !options.precision.is_empty() {
-            return Err(
-                usage("--precision: values whose scales are found in each run have 8 bits").help("leave `--mode` out")
-            );
+        options.overall = Overall {
+            weights: overall("--weights", p.weights.as_deref(), Role::Weights)?,
+            activations: overall("--activations", p.activations.as_deref(), Role::Values)?,
+        };
+        let flags = self.given(&[Group::Precision]).into_iter();
+        let flag = flags.into_iter().find(|f| ["--precision", "--weights", "--activations"].contains(f));
+        if let Some(flag) = flag.filter(|_| self.is_dynamic()) {
+            let message = format!("{flag}: where scales are found in each run, values and weights have 8 bits");
+            return Err(usage(message).help("leave `--mode` out"));
         }
         for text in &p.state {
             let expected = || usage(format!("--state: expected INPUT=OUTPUT, found `{text}`"));

@@ -33,6 +33,7 @@ use qcc_num::convert::nearest_f32;
 
 use crate::layer::{NewParameter, Parameter, QuantLayer};
 use crate::quant::precision::Wanted;
+use crate::quant::states;
 use crate::{Context, Pass};
 
 /// Greatest factor: channels that are almost dead are not worth more.
@@ -62,7 +63,7 @@ impl Pass for Equalize {
             return Ok(());
         }
         let seen = if known.is_none() { observe(g, &pairs, cx)? } else { HashMap::new() };
-        let wanted = Wanted::find(g, &cx.precision)?;
+        let wanted = Wanted::find(g, &cx.precision, cx.overall, &states::pairs(g, &cx.states)?)?;
         for pair in pairs {
             let g = edit.graph();
             let name = g.name_of(pair.value).to_string();

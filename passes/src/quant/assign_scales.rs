@@ -49,6 +49,7 @@ use crate::op_traits::{clamps, natural_range, selects};
 use crate::quant::decades::{Decades, decades};
 use crate::quant::forms::{Side, form, moves_any, refused};
 use crate::quant::long_sums::long_sums;
+use crate::quant::low_bits;
 use crate::quant::magnitudes;
 use crate::quant::mixed::mixed;
 use crate::quant::precision::{self, Wanted};
@@ -69,9 +70,12 @@ pub struct AssignScales;
 
 impl Pass for AssignScales {
     fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
-        let recurrent = !states::pairs(edit.graph(), &cx.states)?.is_empty();
-        let fine = (recurrent && cx.precision.is_empty()).then(precision::finer);
-        let wanted = Wanted::find(edit.graph(), fine.as_ref().unwrap_or(&cx.precision))?;
+        let states = states::pairs(edit.graph(), &cx.states)?;
+        let fine = (!states.is_empty() && cx.precision.is_empty() && cx.overall.activations.is_none())
+            .then(|| precision::finer(cx.overall));
+        let wanted = Wanted::find(edit.graph(), fine.as_ref().unwrap_or(&cx.precision), cx.overall, &states)?;
+        cx.notes.extend(wanted.remarks(edit.graph()));
+        cx.notes.iter().for_each(|note| edit.remark(note.clone()));
         magnitudes::split(edit, &wanted);
         let states = states::pairs(edit.graph(), &cx.states)?;
         let uneven = decades(edit.graph());
@@ -89,6 +93,8 @@ impl Pass for AssignScales {
         let types = ties.types(24);
         let narrow =
             Narrow { two_bytes: ties.types(16).into_iter().collect(), byte: ties.types(8).into_iter().collect() };
+        let low = std::mem::take(&mut ties.low);
+        let nibbles = if low.is_empty() { HashMap::new() } else { ties.types(4).into_iter().collect() };
         let mut masked: Vec<ValueId> = ties.sentinels.keys().copied().collect();
         masked.sort_unstable();
         remarks.into_iter().for_each(|r| edit.remark(r));
@@ -108,6 +114,7 @@ impl Pass for AssignScales {
         let mut faults = Diags::default();
         for n in change.graph().order() {
             narrow_operands(&mut change, n, &narrow);
+            low_bits::narrow(&mut change, n, &low, &nibbles);
             if is_layer(change.graph().op(n))
                 && let Err(message) = weights(&mut change, n, wanted.weights_or(n, uneven.weights(n)))
             {
@@ -224,6 +231,8 @@ struct Ties<'g> {
     /// Of the roots: what its set has.
     formats: Vec<&'static Format>,
     sentinels: HashMap<ValueId, Sentinel>,
+    /// Layers whose operands are to have 4 bits.
+    low: HashSet<NodeId>,
 }
 
 impl<'g> Ties<'g> {
@@ -247,9 +256,17 @@ impl<'g> Ties<'g> {
                 && (uneven.fine.contains(&v) || of_streams.sums.contains(&v));
             Some(if more { &format::I24 } else { format })
         };
-        let of = |&v: &ValueId| asked(v).or((spanning.contains(&v) || finer.contains(&v)).then_some(own(v)));
+        let low = wanted.low_operands(g, |n| uneven.layers.contains(&n));
+        let nibbles = low.as_ref().map_or(HashSet::new(), |(_, layers)| low_bits::operands_of(g, layers));
+        let others = low.as_ref().map(|_| format::usual(Role::Values));
+        let few = |v: &ValueId| low.as_ref().filter(|_| nibbles.contains(v)).map(|(format, _)| *format).or(others);
+        let of = |v: &ValueId| {
+            asked(*v).or((spanning.contains(v) || finer.contains(v)).then_some(own(*v))).or_else(|| few(v))
+        };
         let wanted = values.iter().map(of).collect();
-        let mut ties = Ties { g, values, index, parent, wanted, unasked, formats: Vec::new(), sentinels: sentinels(g) };
+        let (formats, sentinels) = (Vec::new(), sentinels(g));
+        let low = low.map_or(HashSet::new(), |(_, layers)| layers);
+        let mut ties = Ties { g, values, index, parent, wanted, unasked, formats, sentinels, low };
         // What would bring different precisions together comes when they are known.
         let mut loose = Vec::new();
         for n in g.order() {
@@ -370,15 +387,17 @@ impl<'g> Ties<'g> {
         }
     }
 
-    /// The type of each value, in a format of no more than so many bits.
+    /// The type of each value, in a format of no more than so many bits: 4, 8, 16 or 24.
     fn types(&mut self, most: u32) -> Vec<(ValueId, Arc<Uniform>)> {
         let mut ranges: HashMap<usize, Range> = HashMap::new();
         let mut whole: HashSet<usize> = HashSet::new();
         for (i, v) in self.values.clone().into_iter().enumerate() {
             let root = self.root(i);
             let own = self.formats[root];
-            let (above_8_bits, narrow) =
-                (most > 8 && !own.fits_byte(), if own.fits_byte() { own } else { &format::U8 });
+            let (above_8_bits, narrow) = match most {
+                4 => (false, &format::U4),
+                _ => (most > 8 && !own.fits_byte(), if own.fits_byte() { own } else { &format::U8 }),
+            };
             let codes = narrow.extent() as f64;
             let wanted =
                 Extent { above_8_bits, codes, room: above_8_bits && !self.unasked[i], sentinels: &self.sentinels };
@@ -398,6 +417,7 @@ impl<'g> Ties<'g> {
             let format = match most {
                 _ if own.bits() <= most => own,
                 16 => &format::I16,
+                4 => &format::U4,
                 _ => &format::U8,
             };
             match whole.contains(&root) {

@@ -13,6 +13,7 @@ pub mod sensitive_range;
 pub(crate) mod decades;
 pub(crate) mod forms;
 pub(crate) mod long_sums;
+pub(crate) mod low_bits;
 pub(crate) mod magnitudes;
 pub(crate) mod mixed;
 pub(crate) mod quantize;

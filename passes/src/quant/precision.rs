@@ -13,14 +13,18 @@
 //! --layers` prints it (`conv1.nhwc`), stands for the value without it.
 //!
 //! Before operators that read or give fewer bits (`forms`) a value is rounded to 8.
+//!
+//! Beside names stands what is said of all at once, [`Overall`]: with fewer than 7 bits not quite all (`low_bits`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use qcc_ir::diag::Code;
 use qcc_ir::format::{self, Role};
 use qcc_ir::{Diag, Diags, Format, Graph, NodeId, Opcode, ValueId};
 
+use crate::layer::is_layer;
 use crate::op_traits::clamps;
+use crate::quant::low_bits::{self, Reason};
 
 /// The name of a format, or its bits where a row says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +32,15 @@ pub struct Precision(&'static str);
 
 /// Precision by name, as said in the header; what is not named has the usual format of its role.
 pub type Precisions = BTreeMap<String, Precision>;
+
+/// What layers have where nothing is said of them by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Overall {
+    /// Format of weights.
+    pub weights: Option<Precision>,
+    /// Format of values. One of 16 bits is that of every value, one of fewer than 8 that of operands of layers.
+    pub activations: Option<Precision>,
+}
 
 /// Behind the name of a value: the weights of the layer that computes it.
 pub const WEIGHTS: &str = ".weights";
@@ -57,13 +70,14 @@ impl Precision {
 }
 
 /// The names of the formats of a role.
-fn names(role: Role) -> String {
+pub fn names(role: Role) -> String {
     format::rows(role).map(|row| row.name).collect::<Vec<_>>().join(", ")
 }
 
-/// 16 bits for all values and weights.
-pub(crate) fn finer() -> Precisions {
-    [ALL.to_string(), format!("{ALL}{WEIGHTS}")].map(|name| (name, Precision::FINER)).into()
+/// 16 bits for all values, and for all weights of which nothing is said.
+pub(crate) fn finer(overall: Overall) -> Precisions {
+    let weights = overall.weights.is_none().then(|| format!("{ALL}{WEIGHTS}"));
+    weights.into_iter().chain([ALL.to_string()]).map(|name| (name, Precision::FINER)).collect()
 }
 
 /// Adds what a text says, `NAME=i16,NAME=u8`, or says what is wrong with it.
@@ -101,13 +115,42 @@ pub(crate) struct Wanted {
     all: Option<&'static Format>,
     /// Of all other weights, if it is said; else they follow `all` above 8 bits.
     all_weights: Option<&'static Format>,
+    /// Of weights and values of which all this says nothing.
+    overall: [Option<&'static Format>; 2],
+    /// Layers that keep 8 bits where `overall` has few.
+    kept: HashMap<NodeId, Reason>,
+    /// Number of layers.
+    layers: usize,
 }
 
 impl Wanted {
-    /// Finds what the names stand for; those that stand for nothing are reported.
-    pub(crate) fn find(g: &Graph, by_name: &Precisions) -> Result<Wanted, Diags> {
-        let mut wanted = Wanted { values: HashMap::new(), weights: HashMap::new(), all: None, all_weights: None };
+    /// Finds what the names stand for; those that stand for nothing are reported. `states` are inputs and what is fed back into them.
+    pub(crate) fn find(
+        g: &Graph,
+        by_name: &Precisions,
+        overall: Overall,
+        states: &[(ValueId, ValueId)],
+    ) -> Result<Wanted, Diags> {
         let mut faults = Diags::default();
+        let mut of_all = |name: &str, precision: Option<Precision>, role: Role| {
+            let found = precision.map(|precision| chosen(name, precision, role)).transpose();
+            found.unwrap_or_else(|fault| {
+                faults.0.push(fault);
+                None
+            })
+        };
+        let weights = of_all("--weights", overall.weights, Role::Weights);
+        let values = of_all("--activations", overall.activations, Role::Values);
+        let low = [weights, values].into_iter().flatten().any(low_bits::is_low);
+        let mut wanted = Wanted {
+            values: HashMap::new(),
+            weights: HashMap::new(),
+            all: None,
+            all_weights: None,
+            overall: [weights, values],
+            kept: if low { low_bits::kept(g, states) } else { HashMap::new() },
+            layers: g.order().into_iter().filter(|&n| is_layer(g.op(n))).count(),
+        };
         for (name, &precision) in by_name {
             if let Err(fault) = wanted.add(g, name, precision) {
                 faults.0.push(fault);
@@ -141,7 +184,7 @@ impl Wanted {
 
     /// The format that the value is to have, if anything is said of it or of all values.
     pub(crate) fn value(&self, v: ValueId) -> Option<&'static Format> {
-        self.values.get(&v).copied().or(self.all)
+        self.values.get(&v).copied().or(self.others())
     }
 
     /// Whether something is said of the value itself.
@@ -151,7 +194,38 @@ impl Wanted {
 
     /// The format that values are to have that are not named, if it is said.
     pub(crate) fn others(&self) -> Option<&'static Format> {
-        self.all
+        self.all.or(self.overall[1].filter(|format| !format.fits_byte()))
+    }
+
+    /// The format that operands of layers are to have, if it has fewer than 8 bits, and these layers; `fine` are those of which an
+    /// operand has more than 8.
+    pub(crate) fn low_operands(
+        &self,
+        g: &Graph,
+        fine: impl Fn(NodeId) -> bool,
+    ) -> Option<(&'static Format, HashSet<NodeId>)> {
+        let format = self.overall[1].filter(|format| low_bits::is_low(format) && self.all.is_none())?;
+        let low = |&n: &NodeId| {
+            is_layer(g.op(n)) && !self.kept.contains_key(&n) && !fine(n) && !self.is_named(g.operands(n)[0])
+        };
+        Some((format, g.order().into_iter().filter(low).collect()))
+    }
+
+    /// Remarks on layers that keep 8 bits.
+    pub(crate) fn remarks(&self, g: &Graph) -> Vec<String> {
+        let is_low = |format: Option<&'static Format>| format.is_some_and(low_bits::is_low);
+        let mut remarks = Vec::new();
+        if is_low(self.overall[0]) && self.all_weights.is_none() {
+            let unnamed = self.kept.iter().filter(|(n, _)| !self.weights.contains_key(n));
+            let kept = unnamed.map(|(&n, &reason)| (n, reason)).collect();
+            remarks.extend(low_bits::remark(g, ("weights", "NAME.weights"), &kept, self.layers));
+        }
+        if is_low(self.overall[1]) && self.all.is_none() {
+            let unnamed = self.kept.iter().filter(|(n, _)| !self.is_named(g.operands(**n)[0]));
+            let kept = unnamed.map(|(&n, &reason)| (n, reason)).collect();
+            remarks.extend(low_bits::remark(g, ("operands", "NAME"), &kept, self.layers));
+        }
+        remarks
     }
 
     /// The format that the weights of the layer are to have.
@@ -162,7 +236,14 @@ impl Wanted {
     /// The same, with what they have where nothing is said.
     pub(crate) fn weights_or(&self, layer: NodeId, usual: &'static Format) -> &'static Format {
         let finer = self.all.filter(|format| !format.fits_byte()).map(|_| &format::I16_WEIGHTS);
-        self.weights.get(&layer).copied().or(self.all_weights).or(finer).unwrap_or(usual)
+        // Weights that need more than 8 bits have them.
+        let spared = |format: &&Format| low_bits::is_low(format) && self.kept.contains_key(&layer);
+        let overall = match self.overall[0] {
+            Some(format) if format.fits_byte() && !usual.fits_byte() => Some(usual),
+            Some(format) => Some(if spared(&format) { usual } else { format }),
+            None => finer,
+        };
+        self.weights.get(&layer).copied().or(self.all_weights).or(overall).unwrap_or(usual)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::layer::is_layer;
 use crate::op_traits::{clamps, natural_range, selects};
 use crate::quant::adopt_qdq::chains;
 use crate::quant::forms::{Side, refused};
-use crate::quant::precision::Wanted;
+use crate::quant::precision::{Overall, Wanted};
 use crate::quant::whole;
 use crate::ranges::extent::workable;
 use crate::rewrite::add_cast;
@@ -43,7 +43,12 @@ impl Pass for ScaleRest {
         }
         let computed = edit.graph().order().into_iter().rev().map(|n| edit.graph().result(n));
         let values: Vec<ValueId> = computed.chain(edit.graph().inputs().to_vec()).collect();
-        let wanted = Wanted::find(edit.graph(), &cx.precision)?;
+        let wanted = Wanted::find(edit.graph(), &cx.precision, cx.overall, &[])?;
+        if cx.overall != Overall::default() {
+            cx.notes.push(
+                "the model brings its own scales and formats: --weights and --activations change none".to_string(),
+            );
+        }
         for v in values {
             if let Err(diag) = value(edit, v, wanted.value(v)) {
                 faults.0.push(diag);

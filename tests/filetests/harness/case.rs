@@ -10,6 +10,8 @@ pub enum Directive {
     Passes(String),
     Sample(String),
     Precision(String),
+    Weights(String),
+    Activations(String),
     Run(RunLine),
 }
 
@@ -89,6 +91,8 @@ fn directive(text: &str) -> Result<Directive, String> {
             None => unknown(),
         },
         "precision" => Ok(Directive::Precision(rest.trim().to_string())),
+        "weights" => Ok(Directive::Weights(rest.trim().to_string())),
+        "activations" => Ok(Directive::Activations(rest.trim().to_string())),
         "run" => match run_line(text, rest) {
             Some(line) => Ok(Directive::Run(line)),
             None => unknown(),
