@@ -43,7 +43,10 @@ impl Maker<'_> {
 
     fn i8s(&mut self, dims: &[usize]) -> ValueId {
         let n = dims.iter().product();
-        let data = (0..n).map(|_| self.random.within(-127, 127) as i8).collect();
+        // Of each width that a format has; of one sign now and then, so that sums reach the ends of their range.
+        let greatest = self.random.pick(&[127, 127, 63, 31, 15, 7, 3]);
+        let least = -self.random.pick(&[greatest, greatest, 0, -greatest]);
+        let data = (0..n).map(|_| self.random.within(least, greatest) as i8).collect();
         self.builder.add_const("w", Tensor::new(dims, Data::I8(data)))
     }
 
@@ -53,7 +56,7 @@ impl Maker<'_> {
     }
 
     fn clamps(&mut self, attrs: Attrs) -> Attrs {
-        let (lo, hi) = self.random.pick(&[(0, 255), (0, 255), (3, 250), (128, 255)]);
+        let (lo, hi) = self.random.pick(&[(0, 255), (0, 255), (3, 250), (128, 255), (0, 15)]);
         attrs.with(attr::LO, lo).with(attr::HI, hi)
     }
 

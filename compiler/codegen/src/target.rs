@@ -34,8 +34,10 @@ pub enum Backend {
     Clif,
     /// [`crate::machine::Avx2`].
     Ymm(Dot),
-    /// [`crate::machine::Avx512`].
+    /// [`crate::machine::Avx512`] with VNNI.
     Avx512,
+    /// [`crate::machine::Avx512`] with BW alone: sums of 16 bits.
+    Avx512I16Sums,
 }
 
 impl Backend {
@@ -45,7 +47,9 @@ impl Backend {
             Backend::Clif => &VectorShape::CLIF,
             Backend::Ymm(Dot::I16Pairs) => &VectorShape::AVX2,
             Backend::Ymm(Dot::Vex | Dot::Evex) => &VectorShape::AVX_VNNI,
+            Backend::Ymm(Dot::I16Sums) => &VectorShape::AVX2_I16_SUMS,
             Backend::Avx512 => &VectorShape::AVX512,
+            Backend::Avx512I16Sums => &VectorShape::AVX512_I16_SUMS,
         }
     }
 }
@@ -125,7 +129,7 @@ impl Target {
         let all = levels.flat_map(|level| {
             let mut widths =
                 [Vectors::V128, Vectors::V256, Vectors::Widest].map(|vectors| Target { level, vectors }).to_vec();
-            widths.dedup_by_key(|target| target.backend());
+            widths.dedup_by_key(|target| (target.backend(), target.i16_sums_backend()));
             widths
         });
         all.collect()
@@ -145,6 +149,15 @@ impl Target {
             (Level::X86V3Vnni, _) => Backend::Ymm(Dot::Vex),
             (Level::X86V4Vnni, Vectors::V256) => Backend::Ymm(Dot::Evex),
             (Level::X86V4Vnni, Vectors::Widest) => Backend::Avx512,
+        }
+    }
+
+    /// The back end of microkernels that sum products in 16 bits, where there is no dot of bytes.
+    pub fn i16_sums_backend(&self) -> Option<Backend> {
+        match (self.level, self.vectors) {
+            (Level::X86V4, Vectors::Widest) => Some(Backend::Avx512I16Sums),
+            (Level::X86V3 | Level::X86V4, Vectors::V256 | Vectors::Widest) => Some(Backend::Ymm(Dot::I16Sums)),
+            _ => None,
         }
     }
 

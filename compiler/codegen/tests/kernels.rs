@@ -10,7 +10,7 @@ use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Module, default_libcall_names};
 use iced_x86::{Decoder, DecoderOptions, EncodingKind, Formatter, GasFormatter, Instruction};
 use qcc_codegen::Target;
-use qcc_codegen::kernel::microkernel::{self, MEASURED_STEP, Microkernel, MicrokernelSpec, Output, Residual};
+use qcc_codegen::kernel::microkernel::{self, MEASURED_STEP, Microkernel, MicrokernelSpec, Output, Residual, i16_sums};
 use qcc_codegen::kernel::peak;
 use qcc_codegen::machine::{Dot, VectorShape};
 use qcc_codegen::target::Backend;
@@ -116,6 +116,7 @@ fn random_spec(r: &mut Random) -> (MicrokernelSpec, usize, RandomRequant) {
         out_pixel_step,
         out_row_step,
         pixel_terms,
+        i16_steps: 0,
         output,
     };
     (spec, rows, requant)
@@ -302,6 +303,13 @@ impl Jit {
     }
 }
 
+/// Back ends with sums of 16 bits that run on this CPU.
+fn with_i16_sums() -> Vec<Backend> {
+    let mut all: Vec<Backend> = Target::all_runnable().iter().filter_map(Target::i16_sums_backend).collect();
+    all.dedup();
+    all
+}
+
 /// Back ends that make machine code which runs on this CPU.
 fn coded() -> Vec<Backend> {
     let backends = Target::all_runnable().iter().map(Target::backend).collect::<Vec<_>>();
@@ -331,12 +339,13 @@ fn baseline() -> OwnedTargetIsa {
 
 fn check(
     seeds: std::ops::Range<u64>,
+    case: impl Fn(u64) -> Case,
     shape: &'static VectorShape,
     isa: impl Fn() -> OwnedTargetIsa,
     make: impl Fn(&mut Jit, &Microkernel) -> Code,
 ) {
     for seed in seeds {
-        let case = Case::random(seed);
+        let case = case(seed);
         let mut jit = Jit::new(isa());
         let kernel = Microkernel::new(case.spec.clone(), shape);
         let got = case.run(make(&mut jit, &kernel), &kernel);
@@ -356,20 +365,64 @@ fn check(
 
 #[test]
 fn clif_equals_the_reference() {
-    check(0..150, &VectorShape::CLIF, native, Jit::clif_code);
+    check(0..150, Case::random, &VectorShape::CLIF, native, Jit::clif_code);
 }
 
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn clif_without_vnni_equals_the_reference() {
-    check(0..60, &VectorShape::CLIF, baseline, Jit::clif_code);
+    check(0..60, Case::random, &VectorShape::CLIF, baseline, Jit::clif_code);
 }
 
 #[test]
 fn machine_code_equals_the_reference() {
     for backend in coded() {
         println!("{backend:?}");
-        check(0..400, backend.shape(), native, |jit, kernel| jit.machine_code(kernel, backend));
+        check(0..400, Case::random, backend.shape(), native, |jit, kernel| jit.machine_code(kernel, backend));
+    }
+}
+
+impl Case {
+    /// A random case whose products are summed in 16 bits, as many steps as its weights allow or fewer. Activations are the greatest or the
+    /// least in places, and weights are of one sign in whole groups of some lanes, so that sums reach both ends of 16 bits.
+    fn of_i16_sums(seed: u64) -> Case {
+        let mut case = Case::random(seed);
+        let r = &mut Random::new(seed ^ 0x5EED);
+        case.spec.pixel_terms = false;
+        let steps = r.within(1, 16);
+        let (run, channels) = (case.spec.run, case.spec.channels);
+        let magnitude = (128 / (2 * steps)).max(1);
+        let per_run = case.weights.len() / run;
+        for at in 0..per_run {
+            let sign = r.within(0, 3);
+            for weight in &mut case.weights[at * run..][..run] {
+                let w = r.within(0, magnitude) as i8;
+                *weight = match sign {
+                    0 => magnitude as i8,
+                    1 => -(magnitude as i8),
+                    _ if r.chance(2) => -w,
+                    _ => w,
+                };
+            }
+        }
+        let greatest = r.chance(2);
+        case.input.iter_mut().filter(|_| greatest).for_each(|x| *x |= if r.chance(4) { 0 } else { u8::MAX });
+        let weights = case.weights.chunks(case.weights.len() / channels);
+        case.spec.i16_steps =
+            i16_sums::longest(weights, run, u8::MAX, steps).expect("the magnitude is for so many steps");
+        if let Output::Requant { acc_bound, .. } = &mut case.spec.output {
+            *acc_bound = None;
+        }
+        case
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn sums_in_16_bits_equal_the_reference() {
+    for backend in with_i16_sums() {
+        println!("{backend:?}");
+        check(0..400, Case::of_i16_sums, backend.shape(), native, |jit, kernel| jit.machine_code(kernel, backend));
     }
 }
 

@@ -42,5 +42,10 @@ pub(super) fn machine_code(kernel: &impl Emit, backend: Backend) -> Result<Optio
             kernel.emit(&mut machine);
             Some(machine.finish()?)
         }
+        Backend::Avx512I16Sums => {
+            let mut machine = Avx512::with_i16_sums()?;
+            kernel.emit(&mut machine);
+            Some(machine.finish()?)
+        }
     })
 }

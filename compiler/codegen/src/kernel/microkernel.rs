@@ -5,6 +5,8 @@
 //! ```
 
 mod emit;
+mod emit_i16_sums;
+pub mod i16_sums;
 mod pack;
 mod plan;
 mod spec;

@@ -1,12 +1,13 @@
-//! AVX2 and AVX-VNNI: ymm registers. The two differ in their dot, in the width of its factors, and in nothing else.
+//! AVX2 and AVX-VNNI: ymm registers. They differ in their dot, in the width of its factors, and in nothing else.
 //!
 //! ```text
 //! Dot::I16Pairs   vpmaddwd, vpaddd    two 16-bit pairs a lane: weights are packed as i16, activations widened on the way
-//! Dot::Vex     vpdpbusd            four bytes a lane, as AVX-VNNI encodes it
-//! Dot::Evex    vpdpbusd            the same, as AVX-512-VNNI encodes it for ymm registers
+//! Dot::I16Sums    vpmaddubsw, vpaddw  four bytes a lane, their products in two sums of 16 bits; from time to time vpmaddwd by 1, vpaddd
+//! Dot::Vex        vpdpbusd            four bytes a lane, as AVX-VNNI encodes it
+//! Dot::Evex       vpdpbusd            the same, as AVX-512-VNNI encodes it for ymm registers
 //! ```
-//! `vpmaddubsw` would take bytes without AVX-VNNI, but saturates: the sum of two products leaves 16 bits as soon as two
-//! neighbouring weights of one sign sum to more than 128.
+//! `vpmaddubsw` saturates: the sum of two products leaves 16 bits as soon as two neighbouring weights of one sign sum to more
+//! than 128. It is used where weights exclude that, see [`crate::kernel::microkernel`].
 //!
 //! **16-bit activations.** To widen a broadcast in registers takes two operations for each pixel and step, an eighth of
 //! the time of a tile of three pixels by four vectors. [`Machine::stage`] widens sixteen bytes of a pixel at once into the
@@ -18,7 +19,7 @@ mod parts;
 mod registers;
 mod requant_f32;
 
-use iced_x86::code_asm::registers::gpr32::eax;
+use iced_x86::code_asm::registers::{gpr32::eax, gpr64::rsp};
 use iced_x86::code_asm::{AsmRegister64, dword_ptr, qword_ptr, word_ptr, xmmword_ptr, ymmword_ptr};
 use qcc_num::requant::Epilogue;
 
@@ -26,7 +27,7 @@ use super::code::{self, emit, memory};
 use super::shape::VectorShape;
 use super::vector_machine::{At, Body, Machine, Pixels, Requantize};
 pub use registers::{Avx2, Dot};
-use registers::{CONSTANTS, I16_SCRATCH, STAGED, Vector, frame};
+use registers::{BYTES, CONSTANTS, I16_SCRATCH, ONES, STAGED, Vector, frame};
 
 impl Machine for Avx2 {
     type Vector = Vector;
@@ -35,6 +36,7 @@ impl Machine for Avx2 {
     fn shape(&self) -> VectorShape {
         match self.dot {
             Dot::I16Pairs => VectorShape::AVX2,
+            Dot::I16Sums => VectorShape::AVX2_I16_SUMS,
             Dot::Vex | Dot::Evex => VectorShape::AVX_VNNI,
         }
     }
@@ -156,6 +158,26 @@ impl Machine for Avx2 {
 
     fn dot(&mut self, acc: Vector, activations: Vector, weights: Vector) {
         self.dot_with(acc.register(), activations.register(), weights);
+    }
+
+    fn pair_products(&mut self, activations: Vector, weights: Vector) -> Vector {
+        self.byte_products(activations.register(), weights).vector()
+    }
+
+    fn add_pair_products(&mut self, sums: Vector, activations: Vector, weights: Vector) {
+        let (sums, product) = (sums.register(), self.byte_products(activations.register(), weights));
+        emit!(self, vpaddw, sums.ymm(), sums.ymm(), product.ymm());
+        self.give(product);
+    }
+
+    fn widen_and_add(&mut self, sums: Vector, at: At<AsmRegister64>) {
+        let sums = sums.register();
+        emit!(self, vpmaddwd, sums.ymm(), sums.ymm(), ymmword_ptr(frame(ONES, 0)));
+        emit!(self, vpaddd, sums.ymm(), sums.ymm(), ymmword_ptr(memory(at)));
+    }
+
+    fn partial_sum(&self, index: usize) -> At<AsmRegister64> {
+        At::new(rsp).plus((ONES + 1 + index) * BYTES)
     }
 
     fn add(&mut self, acc: Vector, term: Vector) {

@@ -1,4 +1,5 @@
-//! AVX-512 with VNNI: the vectors are zmm registers and the result is position-independent bytes.
+//! AVX-512: the vectors are zmm registers and the result is position-independent bytes. A dot is `vpdpbusd` of VNNI; without VNNI,
+//! with BW, products are summed in 16 bits as AVX2 does it ([`super::avx2`]), and partial sums lie in a frame.
 
 mod bytes;
 mod epilogue;
@@ -7,7 +8,7 @@ mod registers;
 mod requant_f32;
 
 use iced_x86::IcedError;
-use iced_x86::code_asm::registers::gpr32::eax;
+use iced_x86::code_asm::registers::{gpr32::eax, gpr64::rsp};
 use iced_x86::code_asm::{AsmRegister64, dword_ptr, zmmword_ptr};
 
 use super::code::{self, Code, emit, memory};
@@ -15,10 +16,25 @@ use super::shape::VectorShape;
 use super::vector_machine::{At, Body, Machine, Pixels, Requantize};
 pub use registers::{Avx512, Zmm};
 
+/// Bytes of a vector.
+const BYTES: usize = 64;
+/// Bytes of the frame of partial sums.
+const FRAME: usize = VectorShape::AVX512_I16_SUMS.accumulators * BYTES;
+
 impl Avx512 {
     /// A function that has saved what its callers want back.
     pub fn new() -> Result<Avx512, IcedError> {
-        Ok(Avx512 { code: Code::new(32, false, 0)?, routine: None })
+        Ok(Avx512 { code: Code::new(32, false, 0)?, routine: None, ones: None })
+    }
+
+    /// The same for microkernels that sum products in 16 bits, without VNNI.
+    pub fn with_i16_sums() -> Result<Avx512, IcedError> {
+        let mut machine = Avx512 { code: Code::new(32, false, FRAME as u16)?, routine: None, ones: None };
+        let ones = machine.take();
+        emit!(machine, mov, eax, 1);
+        emit!(machine, vpbroadcastw, ones.zmm(), eax);
+        machine.ones = Some(ones);
+        Ok(machine)
     }
 
     /// Restores, returns, and gives the bytes.
@@ -33,7 +49,7 @@ impl Machine for Avx512 {
     type Pointer = AsmRegister64;
 
     fn shape(&self) -> VectorShape {
-        VectorShape::AVX512
+        if self.ones.is_some() { VectorShape::AVX512_I16_SUMS } else { VectorShape::AVX512 }
     }
 
     fn argument(&mut self, index: usize) -> AsmRegister64 {
@@ -84,7 +100,35 @@ impl Machine for Avx512 {
     }
 
     fn dot(&mut self, acc: Zmm, activations: Zmm, weights: Zmm) {
-        emit!(self, vpdpbusd, acc.zmm(), activations.zmm(), weights.zmm());
+        let Some(ones) = self.ones else {
+            return emit!(self, vpdpbusd, acc.zmm(), activations.zmm(), weights.zmm());
+        };
+        let products = self.pair_products(activations, weights);
+        emit!(self, vpmaddwd, products.zmm(), products.zmm(), ones.zmm());
+        emit!(self, vpaddd, acc.zmm(), acc.zmm(), products.zmm());
+        self.release(products);
+    }
+
+    fn pair_products(&mut self, activations: Zmm, weights: Zmm) -> Zmm {
+        let products = self.take();
+        emit!(self, vpmaddubsw, products.zmm(), activations.zmm(), weights.zmm());
+        products
+    }
+
+    fn add_pair_products(&mut self, sums: Zmm, activations: Zmm, weights: Zmm) {
+        let products = self.pair_products(activations, weights);
+        emit!(self, vpaddw, sums.zmm(), sums.zmm(), products.zmm());
+        self.release(products);
+    }
+
+    fn widen_and_add(&mut self, sums: Zmm, at: At<AsmRegister64>) {
+        let ones = self.ones.expect("a machine with sums of 16 bits");
+        emit!(self, vpmaddwd, sums.zmm(), sums.zmm(), ones.zmm());
+        emit!(self, vpaddd, sums.zmm(), sums.zmm(), zmmword_ptr(memory(at)));
+    }
+
+    fn partial_sum(&self, index: usize) -> At<AsmRegister64> {
+        At::new(rsp).plus(index * BYTES)
     }
 
     fn add(&mut self, acc: Zmm, term: Zmm) {

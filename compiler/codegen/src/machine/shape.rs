@@ -29,6 +29,10 @@ pub struct VectorShape {
     pub unroll: usize,
     /// Whether multipliers are stored twice, see [`VectorShape::multiplier_copies`].
     pub paired_multipliers: bool,
+    /// Time of a dot in thirds of a cycle: estimates of two shapes are compared in it.
+    pub dot_time: usize,
+    /// Most steps whose products are summed in 16 bits; 0 where every dot sums in 32.
+    pub max_i16_steps: usize,
 }
 
 impl VectorShape {
@@ -47,6 +51,8 @@ impl VectorShape {
         max_vectors: 4,
         unroll: 8,
         paired_multipliers: true,
+        dot_time: 3,
+        max_i16_steps: 0,
     };
 
     /// AVX2. A dot is a multiplication and an addition, of which only the additions wait for each other. Weights are in
@@ -65,6 +71,8 @@ impl VectorShape {
         max_vectors: 4,
         unroll: 16,
         paired_multipliers: true,
+        dot_time: 2,
+        max_i16_steps: 0,
     };
 
     /// AVX-VNNI: Alder Lake and later (two dots a cycle, each five cycles long), Zen 5.
@@ -82,6 +90,24 @@ impl VectorShape {
         max_vectors: 4,
         unroll: 8,
         paired_multipliers: true,
+        dot_time: 2,
+        max_i16_steps: 0,
+    };
+
+    /// AVX2 with products of bytes that are summed in 16 bits: what was an addition to 32 bits is one to 16, on twice the products.
+    pub const AVX2_I16_SUMS: VectorShape =
+        VectorShape { weight_bytes: 1, weights_in_registers: true, max_i16_steps: 16, ..VectorShape::AVX2 };
+
+    /// AVX-512 BW without VNNI, likewise. Where vectors have 512 bits, two ports of three compute.
+    pub const AVX512_I16_SUMS: VectorShape = VectorShape {
+        registers: 31,
+        accumulators: 27,
+        accumulators_of_fewer: 27,
+        scratch_registers: 2,
+        independent_dots: 2,
+        unroll: 16,
+        max_i16_steps: 16,
+        ..VectorShape::AVX512
     };
 
     /// Cranelift's 128-bit vectors. A broadcast passes through a general register there, and a longer loop body spills:
@@ -100,6 +126,8 @@ impl VectorShape {
         max_vectors: 4,
         unroll: 1,
         paired_multipliers: false,
+        dot_time: 2,
+        max_i16_steps: 0,
     };
 
     /// Activations of a pixel that one dot takes, and weights of a lane: four bytes or two 16-bit numbers.

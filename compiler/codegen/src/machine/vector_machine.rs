@@ -107,6 +107,22 @@ pub trait Machine {
     fn splat_at(&mut self, at: At<Self::Pointer>) -> Self::Vector;
     /// `acc += unsigned activations . signed weights`, [`VectorShape::dot_depth`] products a lane, wrapping.
     fn dot(&mut self, acc: Self::Vector, activations: Self::Vector, weights: Self::Vector);
+    /// Products of the activations and weights of a step, summed in pairs: 16-bit lanes. With [`VectorShape::max_i16_steps`] only.
+    fn pair_products(&mut self, _activations: Self::Vector, _weights: Self::Vector) -> Self::Vector {
+        unreachable!("the shape has no sums of 16 bits")
+    }
+    /// `sums += ` these, in 16 bits. With [`VectorShape::max_i16_steps`] only.
+    fn add_pair_products(&mut self, _sums: Self::Vector, _activations: Self::Vector, _weights: Self::Vector) {
+        unreachable!("the shape has no sums of 16 bits")
+    }
+    /// Neighbouring 16-bit lanes added up to lanes of 32 bits, plus the vector at `at`. With [`VectorShape::max_i16_steps`] only.
+    fn widen_and_add(&mut self, _sums: Self::Vector, _at: At<Self::Pointer>) {
+        unreachable!("the shape has no sums of 16 bits")
+    }
+    /// Memory of the function for a vector for each accumulator of a tile. With [`VectorShape::max_i16_steps`] only.
+    fn partial_sum(&self, _index: usize) -> At<Self::Pointer> {
+        unreachable!("the shape has no sums of 16 bits")
+    }
     /// `acc += term`, wrapping.
     fn add(&mut self, acc: Self::Vector, term: Self::Vector);
     /// Stores a vector.

@@ -9,6 +9,7 @@ use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleError};
 use qcc_ir::{Attrs, Diag, Diags, Graph, NodeId, Tensor, ValueId, diag::Code};
 
+use super::greatest_bytes::greatest_bytes;
 use super::moves::Copy;
 use super::task::Task;
 use super::tuning::Choice;
@@ -104,6 +105,8 @@ pub(crate) struct Builder<'a> {
     pub(super) elementwise_kernels: HashMap<ElementwiseSpec, FuncId>,
     pub(super) dynamic_kernels: HashMap<DynamicSpec, FuncId>,
     pub(super) tasks: Vec<TaskInfo>,
+    /// See [`greatest_bytes`].
+    pub(super) greatest: HashMap<ValueId, u8>,
     /// How products leave the extrema of their accumulators, by the buffers of these.
     pub(super) part_extrema: HashMap<BufferId, ExtremaParts>,
     /// Index of the step that is being emitted.
@@ -157,6 +160,7 @@ impl<'a> Builder<'a> {
             elementwise_kernels: HashMap::new(),
             dynamic_kernels: HashMap::new(),
             tasks: Vec::new(),
+            greatest: greatest_bytes(graph),
             part_extrema: HashMap::new(),
             step: 0,
             borders: Vec::new(),
@@ -239,7 +243,9 @@ impl<'a> Builder<'a> {
             spec.k_rows * spec.segments * spec.run
         );
         let id = self.declare(&name, Linkage::Local, &microkernel::signature(config))?;
-        if let Some(code) = microkernel::machine_code(kernel, self.options.target.backend()).map_err(bug)? {
+        let target = &self.options.target;
+        let backend = target.i16_sums_backend().filter(|_| spec.i16_steps > 0).unwrap_or(target.backend());
+        if let Some(code) = microkernel::machine_code(kernel, backend).map_err(bug)? {
             self.define_bytes(id, &name, &code)?;
         } else {
             let function = microkernel::emit_clif(kernel, config, &mut self.context).map_err(bug)?;

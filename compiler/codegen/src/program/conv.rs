@@ -15,12 +15,27 @@ use cranelift_module::Linkage;
 use qcc_ir::ops::IntOp;
 use qcc_ir::{Diag, Diags, diag::Code};
 
-use super::builder::{Builder, ExtremaParts, Operation, TaskCost};
+use super::builder::{Builder, ExtremaParts, Operation, TaskCost, bug};
+use crate::target::Backend;
 use emit::Kernels;
-use plan::ProductPlan;
+use plan::{ProductPlan, Shapes};
 use product::Product;
 
+/// How products are summed, where it is not 32 bits throughout.
+fn i16_sums_text(steps: &[usize]) -> String {
+    if steps.iter().all(|&steps| steps == 0) {
+        return String::new();
+    }
+    let steps: Vec<String> = steps.iter().map(usize::to_string).collect();
+    format!(", sums of {} steps in 16 bits", steps.join("/"))
+}
+
 impl Builder<'_> {
+    fn shapes(&self) -> Shapes {
+        let i16_sums = self.options.target.i16_sums_backend().map(Backend::shape);
+        Shapes { dots: self.shape(), i16_sums }
+    }
+
     /// Emits a product with constant weights.
     pub(super) fn product(&mut self, o: &Operation<'_>, op: IntOp) -> Result<(), Diags> {
         let product = Product::new(self, o, op)?;
@@ -30,7 +45,7 @@ impl Builder<'_> {
             return self.depthwise(o, &product, cost);
         }
         let choice = self.options.tuning.get(o.value).copied().unwrap_or_default();
-        let plan = ProductPlan::new(&product, self.shape(), choice, self.next_bytes).map_err(|why| {
+        let plan = ProductPlan::new(&product, self.shapes(), choice, self.next_bytes).map_err(|why| {
             let message = format!("the tuning of `{}`: {why}", o.value);
             Diag::new(Code::FLAGS, message).help("tune this model anew: --tune")
         })?;
@@ -41,12 +56,14 @@ impl Builder<'_> {
         }
         let mut sections = Vec::new();
         for (i, section) in plan.sections.iter().enumerate() {
-            let (bytes, layout) = pack::pack(&product, &plan, section);
+            let (bytes, layout) = pack::pack(&product, &plan, section)
+                .ok_or_else(|| bug(format!("{}: sums of 16 bits that its weights leave", o.value)))?;
             let data = self.data(&format!("weights_{}_{i}", o.name), Linkage::Local, bytes)?;
             let functions = section.kernels.iter().map(|kernel| self.microkernel(kernel)).collect::<Result<_, _>>()?;
             sections.push(Kernels { functions, data, layout });
         }
-        let cost = TaskCost { choices: plan.alternatives.clone(), ..cost };
+        let kernel = cost.kernel + &i16_sums_text(&plan.i16_steps());
+        let cost = TaskCost { kernel, choices: plan.alternatives.clone(), ..cost };
         self.task_of(o, plan.schedule.units(), cost, |t| emit::emit(t, &product, &plan, &sections))
     }
 }

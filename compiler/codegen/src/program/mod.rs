@@ -9,6 +9,7 @@ mod dynamic;
 mod elementwise;
 mod entry;
 mod float_interface;
+mod greatest_bytes;
 mod int16;
 mod lookup;
 mod matmul;

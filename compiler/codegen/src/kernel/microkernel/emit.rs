@@ -19,7 +19,7 @@ use crate::machine::{At, Clif, Machine, Pixels, Requantize, VectorShape};
 use crate::target::Backend;
 
 /// Bytes of a 32-bit lane.
-const LANE: usize = 4;
+pub(super) const LANE: usize = 4;
 /// Bytes that a prefetch brings.
 const LINE: usize = 64;
 
@@ -80,10 +80,10 @@ impl Microkernel {
     }
 }
 
-struct Pointers<P> {
-    input: P,
-    weights: P,
-    bias: P,
+pub(super) struct Pointers<P> {
+    pub(super) input: P,
+    pub(super) weights: P,
+    pub(super) bias: P,
     mult: P,
     output: P,
     residual: P,
@@ -104,11 +104,11 @@ impl<P> Prefetch<P> {
 }
 
 /// The loops of a microkernel, with its arguments in registers.
-struct LoopNest<'a, P> {
-    kernel: &'a Microkernel,
-    spec: &'a MicrokernelSpec,
-    shape: &'static VectorShape,
-    pointers: Pointers<P>,
+pub(super) struct LoopNest<'a, P> {
+    pub(super) kernel: &'a Microkernel,
+    pub(super) spec: &'a MicrokernelSpec,
+    pub(super) shape: &'static VectorShape,
+    pub(super) pointers: Pointers<P>,
     prefetch: Option<Prefetch<P>>,
 }
 
@@ -274,8 +274,11 @@ impl<P: Copy> LoopNest<'_, P> {
         all_offsets: &[Vec<usize>],
     ) -> Vec<Vec<M::Vector>> {
         let (spec, offsets) = (self.spec, &all_offsets[0]);
+        if spec.i16_steps > 1 {
+            return self.accumulate_i16_sums(m, panel, tiles, offsets);
+        }
         let bodies = spec.k_rows * spec.segments * self.bodies().1;
-        let lines = self.prefetch.as_ref().map_or(0, |prefetch| prefetch.lines);
+        let lines = self.prefetch_lines();
         let in_body = if 2 * lines > bodies { lines.div_ceil(bodies) } else { 0 };
         if in_body == 0 {
             self.prefetch(m, lines);
@@ -357,8 +360,13 @@ impl<P: Copy> LoopNest<'_, P> {
         (unroll, steps / unroll)
     }
 
+    /// Lines that a tile prefetches.
+    pub(super) fn prefetch_lines(&self) -> usize {
+        self.prefetch.as_ref().map_or(0, |prefetch| prefetch.lines)
+    }
+
     /// Hints at the next `lines` lines of what is wanted next.
-    fn prefetch<M: Machine<Pointer = P>>(&self, m: &mut M, lines: usize) {
+    pub(super) fn prefetch<M: Machine<Pointer = P>>(&self, m: &mut M, lines: usize) {
         if let Some(prefetch) = &self.prefetch {
             (0..lines).for_each(|line| m.prefetch(At::new(prefetch.pointer).plus(line * LINE)));
             m.advance(prefetch.pointer, (lines * LINE) as i64);

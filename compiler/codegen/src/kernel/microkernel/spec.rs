@@ -71,6 +71,9 @@ pub struct MicrokernelSpec {
     /// Whether each pixel has a term of its own, i32, that is added to all its accumulators: at `residual`, which no residual may
     /// need then, densely in the order of the pixels.
     pub pixel_terms: bool,
+    /// Steps of a run whose products are summed in 16 bits before they are widened: the weights must be such that no sum leaves
+    /// them (`super::i16_sums`). 0 where every dot sums in 32 bits.
+    pub i16_steps: usize,
     /// What becomes of the accumulators.
     pub output: Output,
 }
@@ -117,6 +120,9 @@ impl MicrokernelSpec {
         }
         if [self.width, self.block_rows, self.k_rows, self.segments, self.run].contains(&0) {
             return refuse("an empty row, row block, kernel or run".to_string());
+        }
+        if self.i16_steps > 0 && self.pixel_terms {
+            return refuse("sums of 16 bits beside terms of the pixels".to_string());
         }
         let mut spans = vec![
             ("input row", self.width, self.pixel_step),

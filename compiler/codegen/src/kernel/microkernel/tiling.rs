@@ -7,6 +7,9 @@
 //! step  = max(h * v, h + v, h * broadcast, independent_dots / chains) + (h + v) / 8     dots; loads, as many a cycle; latency
 //! tile  = steps * step + h * v * epilogue(v) + TILE                              h pixels, v vectors
 //! ```
+//! Where groups of steps are summed in 16 bits, one of single steps included, each of them takes `h * v * WIDENING` beside: a multiplication
+//! and an addition to 32 bits.
+//!
 //! Loads have ports of their own, but they are not free: vectors that come from the second-level cache wait for each
 //! other.
 //!
@@ -23,6 +26,8 @@ use crate::machine::VectorShape;
 
 /// Slots to begin and end a tile.
 const TILE: usize = 24;
+/// Eighths of a slot to widen a vector of 16-bit sums and to add it to a partial sum.
+const WIDENING: usize = 6;
 
 /// Vectors side by side, and what passes over them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -144,13 +149,17 @@ fn chains(spec: &MicrokernelSpec, shape: &VectorShape, height: usize, vectors: u
 /// The estimate for a panel.
 fn panel_cost(spec: &MicrokernelSpec, shape: &VectorShape, panel: &Panel) -> usize {
     let steps = spec.k_rows * spec.segments * spec.run_steps(shape);
+    let groups = match spec.i16_steps {
+        0 => 0,
+        group => spec.k_rows * spec.segments * spec.run_steps(shape).div_ceil(group),
+    };
     let epilogue = shape.epilogue[panel.vectors - 1];
     let tile = |tiles: &Tiles| {
         let dots = tiles.height * panel.vectors;
         let loads = tiles.height + panel.vectors;
         let latency = shape.independent_dots.div_ceil(tiles.chains);
         let step = dots.max(loads).max(tiles.height * shape.broadcast).max(latency);
-        tiles.count * (steps * (8 * step + loads) + 8 * (epilogue * dots + TILE))
+        tiles.count * (steps * (8 * step + loads) + groups * WIDENING * dots + 8 * (epilogue * dots + TILE))
     };
     panel.count * panel.tiles.iter().map(tile).sum::<usize>()
 }

@@ -15,8 +15,13 @@ pub(super) const BYTES: usize = 32;
 pub(super) const CONSTANTS: usize = 4;
 /// Vectors of the frame for a pixel's 16-bit activations of one loop body.
 pub(super) const STAGED: usize = 2 * VectorShape::AVX2.dot_depth() * VectorShape::AVX2.unroll / BYTES;
-/// Bytes of the frame: constants, and the 16-bit activations of each pixel of a tile.
-const FRAME: usize = (CONSTANTS + STAGED * VectorShape::AVX2.accumulators) * BYTES;
+/// Vectors of the frame behind the constants: the 16-bit activations of each pixel of a tile, or [`ONES`] and partial sums.
+const WORK: usize = STAGED * VectorShape::AVX2.accumulators;
+/// Vector of the frame with 1 in each 16-bit lane; the partial sums of a tile follow.
+pub(super) const ONES: usize = CONSTANTS;
+const _: () = assert!(VectorShape::AVX2_I16_SUMS.accumulators < WORK);
+/// Bytes of the frame.
+const FRAME: usize = (CONSTANTS + WORK) * BYTES;
 /// Registers that a dot of 16-bit pairs needs beside accumulators and weights: a broadcast and the products.
 pub(super) const I16_SCRATCH: u32 = 2;
 
@@ -25,6 +30,8 @@ pub(super) const I16_SCRATCH: u32 = 2;
 pub enum Dot {
     /// `vpmaddwd` and `vpaddd`: AVX2.
     I16Pairs,
+    /// `vpmaddubsw`, whose sums are widened by `vpmaddwd`: AVX2, for weights that leave no sum beyond 16 bits.
+    I16Sums,
     /// `vpdpbusd` with a VEX prefix: AVX-VNNI.
     Vex,
     /// `vpdpbusd` with an EVEX prefix: AVX-512-VNNI with AVX-512-VL.
@@ -60,7 +67,15 @@ impl Avx2 {
     /// A function that has saved what its callers want back.
     pub fn new(dot: Dot) -> Result<Avx2, IcedError> {
         let code = Code::new(16, true, FRAME as u16)?;
-        Ok(Avx2 { code, dot, tail: 0, prepared: None, staged: Vec::new() })
+        let mut machine = Avx2 { code, dot, tail: 0, prepared: None, staged: Vec::new() };
+        if dot == Dot::I16Sums {
+            let ones = machine.take();
+            emit!(machine, vpcmpeqw, ones.ymm(), ones.ymm(), ones.ymm());
+            emit!(machine, vpsrlw, ones.ymm(), ones.ymm(), 15);
+            emit!(machine, vmovdqa, ymmword_ptr(frame(ONES, 0)), ones.ymm());
+            machine.give(ones);
+        }
+        Ok(machine)
     }
 
     /// Restores, returns, and gives the bytes.
@@ -93,6 +108,12 @@ impl Avx2 {
             emit!(self, vpaddd, acc.ymm(), acc.ymm(), product.ymm());
             return self.give(product);
         }
+        if self.dot == Dot::I16Sums {
+            let product = self.byte_products(activations, weights);
+            emit!(self, vpmaddwd, product.ymm(), product.ymm(), ymmword_ptr(frame(ONES, 0)));
+            emit!(self, vpaddd, acc.ymm(), acc.ymm(), product.ymm());
+            return self.give(product);
+        }
         self.code.asm.set_prefer_vex(self.dot == Dot::Vex);
         match weights {
             Vector::Register(weights) => {
@@ -101,6 +122,20 @@ impl Avx2 {
             Vector::Memory(at) => emit!(self, vpdpbusd, acc.ymm(), activations.ymm(), ymmword_ptr(memory(at))),
         }
         self.code.asm.set_prefer_vex(true);
+    }
+
+    /// Products of bytes, summed in pairs.
+    pub(super) fn byte_products(&mut self, activations: Ymm, weights: Vector) -> Ymm {
+        let product = self.take();
+        match weights {
+            Vector::Register(weights) => {
+                emit!(self, vpmaddubsw, product.ymm(), activations.ymm(), Ymm(weights).ymm());
+            }
+            Vector::Memory(at) => {
+                emit!(self, vpmaddubsw, product.ymm(), activations.ymm(), ymmword_ptr(memory(at)));
+            }
+        }
+        product
     }
 }
 

@@ -10,6 +10,8 @@ use crate::machine::code::{Code, Coded};
 pub struct Avx512 {
     pub(super) code: Code,
     pub(super) routine: Option<Routine>,
+    /// 1 in each 16-bit lane, where products are summed in 16 bits.
+    pub(super) ones: Option<Zmm>,
 }
 
 /// A zmm register by number.

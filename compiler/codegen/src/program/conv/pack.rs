@@ -23,13 +23,18 @@ pub struct Layout {
     pub bytes: usize,
 }
 
-/// Packs what the blocks of a section read: all weights, then all biases, range by range, then all multipliers.
-pub fn pack(p: &Product<'_>, plan: &ProductPlan, section: &Section) -> (Vec<u8>, Layout) {
+/// Packs what the blocks of a section read: all weights, then all biases, range by range, then all multipliers. Nothing if the packed weights,
+/// read as the microkernel reads them, let a sum leave 16 bits that is to stay there.
+pub fn pack(p: &Product<'_>, plan: &ProductPlan, section: &Section) -> Option<(Vec<u8>, Layout)> {
     let kernel = plan.interior_kernel(section);
     let le = |v: Vec<i32>| v.into_iter().flat_map(i32::to_le_bytes).collect::<Vec<u8>>();
     let (mut weights, mut bias, mut mult) = (Vec::new(), Vec::new(), Vec::new());
     for channels in &section.channels {
-        weights.extend(kernel.pack_weights(p.weights_of(channels)));
+        let packed = kernel.pack_weights(p.weights_of(channels));
+        if !kernel.packed_sums_fit(&packed, p.greatest) {
+            return None;
+        }
+        weights.extend(packed);
         if let Some((m, _)) = &p.requant {
             mult.extend(le(kernel.pack_multipliers(&m[channels.clone()])));
         }
@@ -57,5 +62,5 @@ pub fn pack(p: &Product<'_>, plan: &ProductPlan, section: &Section) -> (Vec<u8>,
     bytes.extend(bias);
     bytes.resize(mult_start, 0);
     bytes.extend(mult);
-    (bytes, layout)
+    Some((bytes, layout))
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::border_rows::RowRange;
 use super::product::Product;
-use crate::kernel::microkernel::{MAX_CHANNELS, Microkernel, MicrokernelSpec};
+use crate::kernel::microkernel::{MAX_CHANNELS, Microkernel, MicrokernelSpec, i16_sums};
 use crate::machine::VectorShape;
 use crate::program::tuning::{Choice, Outer};
 
@@ -125,14 +125,14 @@ impl ProductPlan {
     /// which they are read. Fails where the tuning asks for what cannot be.
     pub fn new(
         product: &Product<'_>,
-        shape: &'static VectorShape,
+        shapes: Shapes,
         choice: Choice,
         next_bytes: usize,
     ) -> Result<ProductPlan, String> {
-        if let Some(panel) = choice.panel.filter(|panel| !(1..=shape.max_vectors).contains(panel)) {
-            return Err(format!("a panel of {panel} vectors, expected 1 to {}", shape.max_vectors));
+        if let Some(panel) = choice.panel.filter(|panel| !(1..=shapes.dots.max_vectors).contains(panel)) {
+            return Err(format!("a panel of {panel} vectors, expected 1 to {}", shapes.dots.max_vectors));
         }
-        let planner = Planner { product, shape, choice };
+        let planner = Planner::new(product, shapes, choice);
         let (mut best, mut known) = (None::<(Candidate, Vec<usize>)>, Vec::new());
         for rows in product.row_ranges() {
             let row_blocks = planner.row_blocks(&rows);
@@ -158,6 +158,13 @@ impl ProductPlan {
     pub fn interior_kernel<'s>(&self, section: &'s Section) -> &'s Microkernel {
         &section.kernels[self.interior]
     }
+
+    /// Steps whose products each section sums in 16 bits, see [`MicrokernelSpec::i16_steps`]; those that differ, in order.
+    pub fn i16_steps(&self) -> Vec<usize> {
+        let mut steps: Vec<usize> = self.sections.iter().map(|s| self.interior_kernel(s).spec().i16_steps).collect();
+        steps.dedup();
+        steps
+    }
 }
 
 /// A choice of ranges and row block with its microkernels.
@@ -170,10 +177,47 @@ struct Candidate {
     cost: usize,
 }
 
+/// The machines that can compute products on a target.
+#[derive(Clone, Copy)]
+pub struct Shapes {
+    /// For any weights.
+    pub dots: &'static VectorShape,
+    /// For weights whose products may be summed in 16 bits.
+    pub i16_sums: Option<&'static VectorShape>,
+}
+
+/// One way of computing a section.
+#[derive(Clone, Copy)]
+struct Leaf {
+    shape: &'static VectorShape,
+    i16_steps: usize,
+}
+
+impl Leaf {
+    /// The estimate of a microkernel, in a unit common to all machines of a target.
+    fn cost(&self, kernel: &Microkernel) -> usize {
+        kernel.cost() * self.shape.dot_time
+    }
+}
+
+/// Blocks of channels that will be a section.
+struct Blocks {
+    /// Blocks of one group.
+    per_group: usize,
+    /// Channels of each.
+    channels: usize,
+    /// First channel of a group's first block.
+    first: usize,
+    /// What can compute them.
+    leaves: Vec<Leaf>,
+}
+
 struct Planner<'p> {
     product: &'p Product<'p>,
-    shape: &'static VectorShape,
     choice: Choice,
+    /// Full blocks, then the remainder.
+    blocks: Vec<Blocks>,
+    max_vectors: usize,
 }
 
 /// The range with the most rows.
@@ -181,60 +225,94 @@ fn interior(rows: &[RowRange]) -> usize {
     (0..rows.len()).max_by_key(|&range| rows[range].rows).unwrap_or(0)
 }
 
-impl Planner<'_> {
-    /// Blocks of a group and their channels: full ones, then the remainder.
-    fn blocks_of_group(&self) -> impl Iterator<Item = (usize, usize)> {
-        let outputs = self.product.group_channels().outputs;
+impl<'p> Planner<'p> {
+    fn new(product: &'p Product<'p>, shapes: Shapes, choice: Choice) -> Planner<'p> {
+        let outputs = product.group_channels().outputs;
         let (full, rest) = (outputs / MAX_CHANNELS, outputs % MAX_CHANNELS);
-        [(full, MAX_CHANNELS), (usize::from(rest > 0), rest)].into_iter().filter(|&(blocks, _)| blocks > 0)
+        let of = |per_group, channels, first| Blocks { per_group, channels, first, leaves: Vec::new() };
+        let all = [of(full, MAX_CHANNELS, 0), of(usize::from(rest > 0), rest, full * MAX_CHANNELS)];
+        let max_vectors = shapes.dots.max_vectors;
+        let mut planner = Planner { product, choice, blocks: Vec::new(), max_vectors };
+        for mut blocks in all.into_iter().filter(|blocks| blocks.per_group > 0) {
+            blocks.leaves = planner.leaves(&blocks, shapes);
+            planner.blocks.push(blocks);
+        }
+        planner
+    }
+
+    /// The channels of each block.
+    fn channels(&self, blocks: &Blocks) -> Vec<Range<usize>> {
+        let outputs = self.product.group_channels().outputs;
+        let per_group = blocks.per_group;
+        let start = |block: usize| block / per_group * outputs + blocks.first + block % per_group * MAX_CHANNELS;
+        (0..self.product.groups * per_group).map(|block| start(block)..start(block) + blocks.channels).collect()
+    }
+
+    /// What can compute some blocks: dots, and groups of steps in 16 bits where their weights allow it.
+    fn leaves(&self, blocks: &Blocks, shapes: Shapes) -> Vec<Leaf> {
+        let run = self.spec(blocks.channels, &RowRange::whole(1), 1, 0).run;
+        let dots = Leaf { shape: shapes.dots, i16_steps: 0 };
+        let sums = shapes.i16_sums.and_then(|shape| {
+            let weights = self.channels(blocks).into_iter().map(|channels| self.product.weights_of(&channels));
+            let i16_steps = i16_sums::longest(weights, run, self.product.greatest, shape.max_i16_steps)?;
+            Some(Leaf { shape, i16_steps })
+        });
+        std::iter::once(dots).chain(sums).collect()
     }
 
     /// Rows of a row block of the interior, the best first.
     fn row_blocks(&self, rows: &[RowRange]) -> Vec<usize> {
-        let Some((_, channels)) = self.blocks_of_group().next() else { return Vec::new() };
+        let Some(first) = self.blocks.first() else { return Vec::new() };
         let interior = &rows[interior(rows)];
-        let spec = self.spec(channels, interior, 1);
         let calls = blocks(self.product) * self.product.result.dims[0];
-        let kernels = Microkernel::row_blocks(&spec, self.shape, interior.rows, calls);
-        kernels.iter().map(|kernel| kernel.spec().block_rows).collect()
+        let of_leaf = |leaf: &Leaf| {
+            let spec = self.spec(first.channels, interior, 1, leaf.i16_steps);
+            let kernels = Microkernel::row_blocks(&spec, leaf.shape, interior.rows, calls);
+            let cost = kernels.first().map_or(usize::MAX, |kernel| leaf.cost(kernel) / kernel.spec().block_rows);
+            (cost, kernels)
+        };
+        let best = first.leaves.iter().map(of_leaf).min_by_key(|(cost, _)| *cost);
+        best.into_iter().flat_map(|(_, kernels)| kernels).map(|kernel| kernel.spec().block_rows).collect()
     }
 
-    /// The microkernels of all sections and ranges of rows, if those of a section agree on how weights are packed. Those of border rows
-    /// go row by row.
-    fn candidate(&self, rows: &[RowRange], row_block: usize) -> Option<Candidate> {
-        let groups = self.product.groups;
+    /// The microkernels of some blocks, one for each range of rows, and their estimate for an image, if they agree on how weights are packed.
+    /// Those of border rows go row by row.
+    fn kernels(
+        &self,
+        blocks: &Blocks,
+        leaf: &Leaf,
+        rows: &[RowRange],
+        row_block: usize,
+    ) -> Option<(usize, Vec<Microkernel>)> {
         let interior = interior(rows);
-        let (mut sections, mut cost, mut first) = (Vec::new(), 0, 0);
-        for (per_group, channels) in self.blocks_of_group() {
-            let kernel = Microkernel::new(self.spec(channels, &rows[interior], row_block), self.shape);
-            let panel_vectors = kernel.panels().first().map_or(0, |panel| panel.vectors);
-            let kernels: Vec<Microkernel> = rows
-                .iter()
-                .enumerate()
-                .map(|(i, range)| match i == interior {
-                    true => kernel.clone(),
-                    false => {
-                        let spec = MicrokernelSpec { panel_vectors, ..self.spec(channels, range, 1) };
-                        Microkernel::new(spec, self.shape)
-                    }
-                })
-                .collect();
-            if kernels.iter().any(|other| !other.packs_like(&kernel)) {
-                return None;
-            }
-            let of_image = kernels.iter().zip(rows).map(|(k, range)| range.rows / k.spec().block_rows * k.cost());
-            cost += groups * per_group * of_image.sum::<usize>();
-            let outputs = self.product.group_channels().outputs;
-            let start = |block: usize| block / per_group * outputs + first + block % per_group * MAX_CHANNELS;
-            let channels = (0..groups * per_group).map(|block| start(block)..start(block) + channels).collect();
-            sections.push(Section { kernels, channels, per_group, first });
-            first += per_group * MAX_CHANNELS;
+        let spec = |range, block_rows| self.spec(blocks.channels, range, block_rows, leaf.i16_steps);
+        let kernel = Microkernel::new(spec(&rows[interior], row_block), leaf.shape);
+        let panel_vectors = kernel.panels().first().map_or(0, |panel| panel.vectors);
+        let of_range = |(i, range)| match i == interior {
+            true => kernel.clone(),
+            false => Microkernel::new(MicrokernelSpec { panel_vectors, ..spec(range, 1) }, leaf.shape),
+        };
+        let kernels: Vec<Microkernel> = rows.iter().enumerate().map(of_range).collect();
+        let alike = kernels.iter().all(|other| other.packs_like(&kernel));
+        let of_image = kernels.iter().zip(rows).map(|(k, range)| range.rows / k.spec().block_rows * leaf.cost(k)).sum();
+        alike.then_some((of_image, kernels))
+    }
+
+    /// The microkernels of all sections and ranges of rows, each section's as its best leaf has them.
+    fn candidate(&self, rows: &[RowRange], row_block: usize) -> Option<Candidate> {
+        let (mut sections, mut cost) = (Vec::new(), 0);
+        for blocks in &self.blocks {
+            let of_leaves = blocks.leaves.iter().filter_map(|leaf| self.kernels(blocks, leaf, rows, row_block));
+            let (of_image, kernels) = of_leaves.min_by_key(|(cost, _)| *cost)?;
+            let &Blocks { per_group, first, .. } = blocks;
+            cost += self.product.groups * per_group * of_image;
+            sections.push(Section { kernels, channels: self.channels(blocks), per_group, first });
         }
-        Some(Candidate { rows: rows.to_vec(), interior, row_block, sections, cost })
+        Some(Candidate { rows: rows.to_vec(), interior: interior(rows), row_block, sections, cost })
     }
 
     /// The microkernel of a block of channels in some rows, with nothing to prefetch.
-    fn spec(&self, channels: usize, range: &RowRange, block_rows: usize) -> MicrokernelSpec {
+    fn spec(&self, channels: usize, range: &RowRange, block_rows: usize, i16_steps: usize) -> MicrokernelSpec {
         let p = self.product;
         let inputs = p.group_channels().inputs;
         let [_, row, pixel, _] = p.x.strides[..] else { unreachable!("activations are NHWC") };
@@ -257,6 +335,7 @@ impl Planner<'_> {
             out_row_step: p.result.strides[1],
             prefetch_bytes: 0,
             pixel_terms: false,
+            i16_steps,
             output: p.output(),
         }
     }
@@ -289,7 +368,7 @@ impl Planner<'_> {
         let can_be = |&other: &usize| other != row_block && self.candidate(rows, other).is_some();
         let others = row_blocks.iter().copied().filter(can_be).take(OTHER_ROW_BLOCKS);
         let others = others.map(|other| Choice { row_block: Some(other), ..now });
-        let panels = (1..=self.shape.max_vectors).rev().map(|panel| Choice { panel: Some(panel), ..now });
+        let panels = (1..=self.max_vectors).rev().map(|panel| Choice { panel: Some(panel), ..now });
         outer.into_iter().chain(others).chain(panels).filter(|&choice| choice != now).collect()
     }
 }

@@ -36,6 +36,8 @@ pub struct Product<'a> {
     pub residual: Option<(BufferView, u16)>,
     /// Greatest magnitude of any accumulator.
     pub acc_bound: u32,
+    /// Greatest activation, padding included.
+    pub greatest: u8,
     /// What the padding holds.
     pub pad_value: i32,
 }
@@ -84,6 +86,7 @@ impl<'a> Product<'a> {
             true => halo_window(b.graph, node),
             false => Window { kernel: [1, 1], strides: [1, 1], pads: [0; 4], dilations: [1, 1] },
         };
+        let pad_value = if is_conv(op) { attrs.get(attr::PAD_VALUE) as i32 } else { 0 };
         let extrema = b.plan.part_extrema.get(&result.buffer).filter(|_| !fused);
         Ok(Product {
             x: images[0].clone(),
@@ -96,7 +99,8 @@ impl<'a> Product<'a> {
             extrema: extrema.map(|&offset| BufferView { offset, ..result.clone() }),
             residual: images.get(2).map(|image| (image.clone(), attrs.get(attr::RESIDUAL_MULT) as u16)),
             acc_bound: accumulator_bound(weights, bias),
-            pad_value: if is_conv(op) { attrs.get(attr::PAD_VALUE) as i32 } else { 0 },
+            greatest: b.greatest.get(&values[0]).map_or(u8::MAX, |&greatest| greatest.max(pad_value as u8)),
+            pad_value,
         })
     }
 

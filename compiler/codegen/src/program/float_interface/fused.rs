@@ -23,7 +23,7 @@ pub(super) type Fused = Vec<(usize, Vec<Level>, InnerLoop)>;
 /// Whether the target has kernels for conversions, and whether their vectors are the wider ones.
 pub(super) fn zmm(b: &Builder<'_>) -> Option<bool> {
     match b.options.target.backend() {
-        Backend::Avx512 => Some(true),
+        Backend::Avx512 | Backend::Avx512I16Sums => Some(true),
         Backend::Ymm(_) => Some(false),
         Backend::Clif => None,
     }

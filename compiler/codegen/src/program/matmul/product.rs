@@ -96,6 +96,7 @@ impl MatMul {
             out_row_step: rows * result_row,
             prefetch_bytes: 0,
             pixel_terms: self.has_terms(),
+            i16_steps: 0,
             output: self.requant.map_or(Output::Raw, |(_, epilogue)| Output::Requant {
                 epilogue,
                 residual: None,
