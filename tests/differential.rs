@@ -12,7 +12,7 @@ use qcc_ir::{Builder, Data, Graph, Int, Tensor, ValueId, print};
 use qcc_num::random::Random;
 use qcc_runtime::{Model, Pool, TensorRef};
 
-use graphs::{random_graph, random_matrices};
+use graphs::{random_graph, random_low_bits, random_matrices};
 
 fn options(graph: &Graph, target: Target) -> Options {
     let float_interface = graph.outputs().iter().all(|&v| graph.ty(v).uniform().is_some());
@@ -127,4 +127,9 @@ fn all_engines_agree_on_random_graphs() {
 #[test]
 fn all_engines_agree_on_random_matrices() {
     check_many(random_matrices, 120);
+}
+
+#[test]
+fn all_engines_agree_on_weights_of_few_values() {
+    check_many(random_low_bits, 36);
 }

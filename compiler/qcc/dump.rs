@@ -116,7 +116,7 @@ impl Dump {
 
     /// Writes the memory plan: `plan.txt`.
     pub fn plan(&self, compiled: &crate::Compiled) -> Result<(), Error> {
-        let plan = qcc_codegen::plan::plan(compiled.graph())?;
+        let plan = qcc_codegen::program::plan(compiled.graph(), compiled.codegen_options())?;
         files::write(&self.folder.join("plan.txt"), plan.to_string().as_bytes())
     }
 

@@ -3,10 +3,11 @@
 //! Every candidate of every layer is compiled into a program of its own once: program `k` takes the `k`-th choice of each layer.
 //! A choice that beats the estimate's in one round must do so in a second one, in which estimate and choices run in turn.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use qcc_codegen::emit::jit::{self, Jit};
+use qcc_codegen::program::TaskInfo;
 use qcc_codegen::program::tuning::{Choice, Tuning};
 use qcc_ir::Diag;
 use qcc_ir::diag::Code;
@@ -38,29 +39,33 @@ fn measure(compiled: &Compiled) -> Result<Tuning, Error> {
     let given = compiled.codegen_options().tuning.clone();
     let base = program(&given)?;
     let before = times(&base)?;
-    let most = base.tasks.iter().map(|task| task.choices.len()).max().unwrap_or(0);
-    let mut best: Vec<(f64, Option<Choice>)> = before.iter().map(|&time| (BETTER * time, None)).collect();
+    let layers: Vec<&TaskInfo> = base.tasks.iter().filter(|task| !task.choices.is_empty()).collect();
+    let most = layers.iter().map(|task| task.choices.len()).max().unwrap_or(0);
+    let time_of = |times: &BTreeMap<String, f64>, task: &TaskInfo| times.get(&task.name).copied().unwrap_or(f64::MAX);
+    let mut best: Vec<(f64, Option<Choice>)> =
+        layers.iter().map(|task| (BETTER * time_of(&before, task), None)).collect();
     for k in 0..most {
-        let chosen = |task: &qcc_codegen::program::TaskInfo| Some((task.name.clone(), *task.choices.get(k)?));
+        let chosen = |task: &&TaskInfo| Some((task.name.clone(), *task.choices.get(k)?));
         let mut tuning = given.clone();
-        tuning.extend(base.tasks.iter().filter_map(chosen));
-        for ((best, task), time) in best.iter_mut().zip(&base.tasks).zip(times(&program(&tuning)?)?) {
+        tuning.extend(layers.iter().filter_map(chosen));
+        let times = times(&program(&tuning)?)?;
+        for (best, task) in best.iter_mut().zip(&layers) {
+            let time = time_of(&times, task);
             if let Some(&choice) = task.choices.get(k).filter(|_| time < best.0) {
                 *best = (time, Some(choice));
             }
         }
     }
-    let kept =
-        |(task, best): (&qcc_codegen::program::TaskInfo, &(f64, Option<Choice>))| Some((task.name.clone(), best.1?));
+    let kept = |(task, best): (&&TaskInfo, &(f64, Option<Choice>))| Some((task.name.clone(), best.1?));
     let mut tuning = given.clone();
-    tuning.extend(base.tasks.iter().zip(&best).filter_map(kept));
+    tuning.extend(layers.iter().zip(&best).filter_map(kept));
     if tuning == given {
         return Ok(given);
     }
     let tuned = program(&tuning)?;
     let (before, after) = (times(&base)?, times(&tuned)?);
-    for ((task, before), after) in base.tasks.iter().zip(before).zip(after) {
-        if after > BETTER * before {
+    for task in layers {
+        if time_of(&after, task) > BETTER * time_of(&before, task) {
             match given.get(&task.name) {
                 Some(&choice) => tuning.insert(task.name.clone(), choice),
                 None => tuning.remove(&task.name),
@@ -70,12 +75,16 @@ fn measure(compiled: &Compiled) -> Result<Tuning, Error> {
     Ok(tuning)
 }
 
-/// Seconds of each task.
-fn times(program: &Jit) -> Result<Vec<f64>, Error> {
+/// Seconds of what computes each value: a choice may take a task more, or one less.
+fn times(program: &Jit) -> Result<BTreeMap<String, f64>, Error> {
     let inputs = bench::inputs(&program.model);
     let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
     let times = program.profile(&views, ROUNDS, None).map_err(|e| Error::new(Code::DATA, e.to_string()))?;
-    Ok(times.iter().map(Duration::as_secs_f64).collect())
+    let mut sums = BTreeMap::new();
+    for (task, time) in program.tasks.iter().zip(times) {
+        *sums.entry(task.name.clone()).or_insert(0.0) += time.as_secs_f64();
+    }
+    Ok(sums)
 }
 
 /// Reads choices that [`save_tuning`] wrote, or that a model's manifest holds.

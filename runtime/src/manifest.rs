@@ -120,9 +120,12 @@ pub struct Step {
     /// Bytes written.
     #[prost(uint64, tag = "4")]
     pub output_bytes: u64,
-    /// Bytes of constants read.
+    /// Bytes of constants read, as they are stored.
     #[prost(uint64, tag = "5")]
     pub weight_bytes: u64,
+    /// Bits of a stored weight, of a product; else 0.
+    #[prost(uint32, tag = "6")]
+    pub weight_bits: u32,
 }
 
 /// How one stored tensor stands for real values: `real = scale * (stored - zero_point)`.

@@ -1,6 +1,7 @@
 //! Random integer graphs, each from a seed.
 
 mod elementwise;
+mod low_bits;
 mod matrices;
 mod sixteen_bits;
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use qcc_ir::{Attrs, Builder, Data, Dialect, Elem, Graph, Int, Opcode, Tensor, Type, Uniform, ValueId, attr};
 use qcc_num::random::Random;
 
+pub use low_bits::random_low_bits;
 pub use matrices::random_matrices;
 
 /// A graph in the making: its present value is u8 [N, H, W, C].
@@ -43,6 +45,12 @@ impl Maker<'_> {
 
     fn i8s(&mut self, dims: &[usize]) -> ValueId {
         let n = dims.iter().product();
+        if self.random.below(4) == 0 {
+            // A table of 16 values.
+            let values: Vec<i8> = (0..16).map(|_| self.random.within(-127, 127) as i8).collect();
+            let data = (0..n).map(|_| self.random.pick(&values)).collect();
+            return self.builder.add_const("w", Tensor::new(dims, Data::I8(data)));
+        }
         // Of each width that a format has; of one sign now and then, so that sums reach the ends of their range.
         let greatest = self.random.pick(&[127, 127, 63, 31, 15, 7, 3]);
         let least = -self.random.pick(&[greatest, greatest, 0, -greatest]);

@@ -10,7 +10,10 @@ use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Module, default_libcall_names};
 use iced_x86::{Decoder, DecoderOptions, EncodingKind, Formatter, GasFormatter, Instruction};
 use qcc_codegen::Target;
-use qcc_codegen::kernel::microkernel::{self, MEASURED_STEP, Microkernel, MicrokernelSpec, Output, Residual, i16_sums};
+use qcc_codegen::kernel::decode::{self, DecodeSpec};
+use qcc_codegen::kernel::microkernel::{
+    self, MEASURED_STEP, Microkernel, MicrokernelSpec, Output, Residual, codes, i16_sums,
+};
 use qcc_codegen::kernel::peak;
 use qcc_codegen::machine::{Dot, VectorShape};
 use qcc_codegen::target::Backend;
@@ -115,6 +118,7 @@ fn random_spec(r: &mut Random) -> (MicrokernelSpec, usize, RandomRequant) {
         in_row_step,
         out_pixel_step,
         out_row_step,
+        coded: left_out == [0; 2] && r.chance(2),
         pixel_terms,
         i16_steps: 0,
         output,
@@ -144,6 +148,13 @@ fn random_factors(r: &mut Random, s: &MicrokernelSpec, epilogue: &Epilogue) -> (
     (bias, mult)
 }
 
+/// Weights of any value, or of fifteen and zero.
+fn random_weights(r: &mut Random, count: usize, few: bool) -> Vec<i8> {
+    let values: Vec<i8> = (0..15).map(|_| r.0.bits() as i8).collect();
+    let weight = |_| if few { values[r.within(0, 14)] } else { (r.0.bits() % 255) as i8 };
+    (0..count).map(weight).collect()
+}
+
 impl Case {
     fn random(seed: u64) -> Case {
         let r = &mut Random::new(seed);
@@ -162,7 +173,7 @@ impl Case {
         let mut case = Case {
             rows,
             input: (0..reach).map(|_| r.0.bits() as u8).collect(),
-            weights: (0..s.channels * packed_rows * s.segments * s.run).map(|_| (r.0.bits() % 255) as i8).collect(),
+            weights: random_weights(r, s.channels * packed_rows * s.segments * s.run, s.coded),
             bias,
             mult,
             residual: (0..residual_bytes).map(|_| r.0.bits() as u8).collect(),
@@ -345,8 +356,9 @@ fn check(
     make: impl Fn(&mut Jit, &Microkernel) -> Code,
 ) {
     for seed in seeds {
-        let case = case(seed);
+        let mut case = case(seed);
         let mut jit = Jit::new(isa());
+        case.spec.coded &= Microkernel::new(case.spec.clone(), shape).pairs_up();
         let kernel = Microkernel::new(case.spec.clone(), shape);
         let got = case.run(make(&mut jit, &kernel), &kernel);
         let want = case.expected();
@@ -408,6 +420,7 @@ impl Case {
         let greatest = r.chance(2);
         case.input.iter_mut().filter(|_| greatest).for_each(|x| *x |= if r.chance(4) { 0 } else { u8::MAX });
         let weights = case.weights.chunks(case.weights.len() / channels);
+        case.spec.coded = false;
         case.spec.i16_steps =
             i16_sums::longest(weights, run, u8::MAX, steps).expect("the magnitude is for so many steps");
         if let Output::Requant { acc_bound, .. } = &mut case.spec.output {
@@ -470,7 +483,9 @@ fn instructions(code: &[u8]) -> Vec<(EncodingKind, String)> {
 #[cfg(target_arch = "x86_64")]
 fn small_tiles_equal_the_reference() {
     let mut jit = Jit::new(native());
-    for (width, channels, run) in [(1, 1, 1), (1, 64, 512), (2, 17, 33), (3, 16, 64), (1, 48, 100), (5, 33, 7)] {
+    let sizes =
+        [(1, 1, 1), (1, 64, 512), (2, 17, 33), (3, 16, 64), (1, 48, 100), (5, 33, 7), (7, 64, 513), (1, 40, 68)];
+    for (coded_weights, (width, channels, run)) in [false, true].into_iter().flat_map(|c| sizes.map(|s| (c, s))) {
         let mut case = Case::random(1);
         case.rows = 2;
         case.spec.output = if channels % 2 == 0 { Output::Measured } else { Output::Raw };
@@ -481,7 +496,8 @@ fn small_tiles_equal_the_reference() {
             (run, width * run, 4 * channels, 4 * width * channels);
         let r = &mut Random::new(width as u64);
         case.input = (0..2 * width * run + 3).map(|_| r.0.bits() as u8).collect();
-        case.weights = (0..channels * run).map(|_| (r.0.bits() % 255) as i8).collect();
+        case.spec.coded = coded_weights;
+        case.weights = random_weights(r, channels * run, coded_weights);
         case.bias = (0..channels as i32).collect();
         case.mult = case.bias.clone();
         case.output = vec![0xA5; 2 * width * channels * 4 + 64];
@@ -498,6 +514,51 @@ fn small_tiles_equal_the_reference() {
     }
 }
 
+/// Decoded codes are the packed weights that they were made of, on every back end and in both forms.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn decoding_equals_the_packed_weights() {
+    let mut jit = Jit::new(native());
+    for seed in 0..40 {
+        let mut case = Case::random(seed);
+        let s = &mut case.spec;
+        (s.coded, s.width, s.block_rows) = (false, 100, 1);
+        let r = &mut Random::new(seed);
+        case.weights = random_weights(r, case.weights.len(), true);
+        for backend in coded().into_iter().chain([Backend::Clif]) {
+            let (shape, bytes) = (backend.shape(), r.chance(2));
+            let kernel = Microkernel::new(case.spec.clone(), shape);
+            let all = kernel.packed_bytes();
+            let Some(weight_bytes) =
+                kernel.weight_bytes().filter(|&w| if bytes { w == 1 } else { w == shape.weight_bytes })
+            else {
+                continue;
+            };
+            let unit = codes::unit(shape, weight_bytes);
+            let stored = kernel.pack_codes(&case.weights, unit).expect("few values");
+            let spec = DecodeSpec { bytes };
+            let code = match decode::machine_code(&spec, backend).unwrap() {
+                Some(code) => jit.bytes(&code),
+                None => {
+                    let config = jit.module.target_config();
+                    let function = decode::emit_clif(&spec, config, &mut jit.context);
+                    jit.clif(function)
+                }
+            };
+            let pairs = (all / weight_bytes).div_ceil(2 * unit);
+            assert_eq!(stored.len(), codes::HEADER + pairs * unit);
+            let mut decoded = vec![0xA5; 2 * pairs * unit * weight_bytes + 8];
+            // SAFETY: the function has this signature, and the buffers are as long as its pairs say.
+            unsafe {
+                let decode = std::mem::transmute::<*const u8, unsafe extern "C" fn(*const u8, *mut u8, usize)>(code);
+                decode(stored.as_ptr(), decoded.as_mut_ptr(), pairs);
+            }
+            assert_eq!(decoded[..all], kernel.pack_weights(&case.weights), "seed {seed}, {backend:?}, bytes {bytes}");
+            assert_eq!(decoded[decoded.len() - 8..], [0xA5; 8], "seed {seed}, {backend:?}: written beyond the end");
+        }
+    }
+}
+
 #[test]
 fn impossible_descriptions_are_refused() {
     let good = Case::random(3).spec;
@@ -507,6 +568,7 @@ fn impossible_descriptions_are_refused() {
         MicrokernelSpec { channels: 65, ..good.clone() },
         MicrokernelSpec { run: 0, ..good.clone() },
         MicrokernelSpec { block_rows: 0, ..good.clone() },
+        MicrokernelSpec { coded: true, left_out: [1, 0], ..good.clone() },
         MicrokernelSpec { pixel_step: 1 << 30, ..good.clone() },
     ] {
         assert!(bad.validate().is_err(), "{bad:?}");

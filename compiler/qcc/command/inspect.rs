@@ -85,9 +85,11 @@ impl Inspect {
             row("section", format!("{name:<16} {size:>12} bytes"));
         }
         if let Some(m) = &binary.manifest {
-            let _ = writeln!(out, "\n{:>14} {:>12}  step: kernel", "MACs", "weight bytes");
+            let _ = writeln!(out, "\n{:>14} {:>12} {:>4}  step: kernel", "MACs", "weight bytes", "bits");
             for step in &m.steps {
-                let _ = writeln!(out, "{:>14} {:>12}  {}: {}", step.macs, step.weight_bytes, step.name, step.kernel);
+                let bits = if step.weight_bits == 0 { String::new() } else { step.weight_bits.to_string() };
+                let (macs, bytes) = (step.macs, step.weight_bytes);
+                let _ = writeln!(out, "{macs:>14} {bytes:>12} {bits:>4}  {}: {}", step.name, step.kernel);
             }
         }
         Ok(out)

@@ -1,9 +1,10 @@
 //! The microkernels of convolutions and matrix products.
 //!
 //! ```text
-//! spec (what is computed) --tiling (register tiles)--> plan (the microkernel) --pack, emit--> operands, code
+//! spec (what is computed) --tiling (register tiles)--> plan (the microkernel) --pack, codes, emit--> operands, code
 //! ```
 
+pub mod codes;
 mod emit;
 mod emit_i16_sums;
 pub mod i16_sums;

@@ -1,6 +1,7 @@
 //! Kernels, each described once against the vector machine of [`crate::machine`].
 
 mod assemble;
+pub mod decode;
 pub mod dynamic;
 pub mod elementwise;
 pub mod float_conversion;

@@ -14,6 +14,7 @@
 //! frame, from where broadcasts of 16-bit pairs are mere loads.
 
 mod bytes;
+mod codes;
 mod epilogue;
 mod parts;
 mod registers;
@@ -136,6 +137,25 @@ impl Machine for Avx2 {
         let &(address, _, index) = self.staged.iter().find(holds).expect("broadcasts are staged");
         emit!(self, vpbroadcastd, to.ymm(), dword_ptr(frame(index, 2 * (at.disp - address.disp) as usize)));
         to.vector()
+    }
+
+    fn begin_codes(&mut self, table: At<AsmRegister64>) {
+        codes::begin(self, table);
+    }
+
+    fn end_codes(&mut self) {
+        codes::end(self);
+    }
+
+    fn decoded_bytes(&mut self, at: At<AsmRegister64>) -> [Vector; 2] {
+        codes::decode(self, at)
+    }
+
+    fn decoded_weights(&mut self, at: At<AsmRegister64>) -> [Vector; 2] {
+        match self.dot {
+            Dot::I16Pairs => codes::decode_i16s(self, at),
+            Dot::I16Sums | Dot::Vex | Dot::Evex => codes::decode(self, at),
+        }
     }
 
     fn splat(&mut self, value: i32) -> Vector {

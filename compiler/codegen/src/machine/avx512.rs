@@ -2,6 +2,7 @@
 //! with BW, products are summed in 16 bits as AVX2 does it ([`super::avx2`]), and partial sums lie in a frame.
 
 mod bytes;
+mod codes;
 mod epilogue;
 mod lanes;
 mod registers;
@@ -24,12 +25,12 @@ const FRAME: usize = VectorShape::AVX512_I16_SUMS.accumulators * BYTES;
 impl Avx512 {
     /// A function that has saved what its callers want back.
     pub fn new() -> Result<Avx512, IcedError> {
-        Ok(Avx512 { code: Code::new(32, false, 0)?, routine: None, ones: None })
+        Ok(Avx512 { code: Code::new(32, false, 0)?, routine: None, ones: None, codes: None })
     }
 
     /// The same for microkernels that sum products in 16 bits, without VNNI.
     pub fn with_i16_sums() -> Result<Avx512, IcedError> {
-        let mut machine = Avx512 { code: Code::new(32, false, FRAME as u16)?, routine: None, ones: None };
+        let mut machine = Avx512 { code: Code::new(32, false, FRAME as u16)?, routine: None, ones: None, codes: None };
         let ones = machine.take();
         emit!(machine, mov, eax, 1);
         emit!(machine, vpbroadcastw, ones.zmm(), eax);
@@ -82,6 +83,18 @@ impl Machine for Avx512 {
         let to = self.take();
         emit!(self, vpbroadcastd, to.zmm(), dword_ptr(memory(at)));
         to
+    }
+
+    fn begin_codes(&mut self, table: At<AsmRegister64>) {
+        codes::begin(self, table);
+    }
+
+    fn end_codes(&mut self) {
+        codes::end(self);
+    }
+
+    fn decoded_bytes(&mut self, at: At<AsmRegister64>) -> [Zmm; 2] {
+        codes::decode(self, at)
     }
 
     fn splat(&mut self, value: i32) -> Zmm {

@@ -12,7 +12,7 @@ use cranelift_frontend::Variable;
 
 use super::shape::VectorShape;
 use super::vector_machine::{At, Body, Machine, Pixels, Requantize};
-use crate::clif::{memory, splat};
+use crate::clif::{cast, memory, splat};
 pub use function::Clif;
 
 impl Machine for Clif<'_> {
@@ -70,6 +70,26 @@ impl Machine for Clif<'_> {
 
     fn broadcast(&mut self, at: At<Variable>) -> Variable {
         self.splat_at(at)
+    }
+
+    fn begin_codes(&mut self, table: At<Variable>) {
+        let table = self.load_constant(types::I8X16, table);
+        self.codes = Some([table, splat(&mut self.b, types::I8X16, 0x0F)]);
+    }
+
+    fn end_codes(&mut self) {
+        self.codes = None;
+    }
+
+    fn decoded_bytes(&mut self, at: At<Variable>) -> [Variable; 2] {
+        let [table, mask] = self.codes.expect("decoding has begun");
+        let codes = self.load_constant(types::I8X16, at);
+        let halves = [self.b.ins().band(codes, mask), self.b.ins().ushr_imm_s(codes, 4)];
+        halves.map(|codes| {
+            let bytes = self.b.ins().swizzle(table, codes);
+            let lanes = cast(&mut self.b, types::I32X4, bytes);
+            self.vector(lanes)
+        })
     }
 
     fn splat(&mut self, value: i32) -> Variable {

@@ -99,6 +99,16 @@ pub trait Machine {
     fn weights_of_bytes(&mut self, at: At<Self::Pointer>) -> Self::Vector {
         self.weights(at)
     }
+    /// Keeps the 16 values of codes at `table`, and what else decoding takes, in registers until [`Machine::end_codes`].
+    fn begin_codes(&mut self, table: At<Self::Pointer>);
+    /// See [`Machine::begin_codes`].
+    fn end_codes(&mut self);
+    /// Two vectors of bytes: what the codes in the low and in the high halves of the bytes at `at` stand for.
+    fn decoded_bytes(&mut self, at: At<Self::Pointer>) -> [Self::Vector; 2];
+    /// The same as factors of [`Machine::dot`]: of as many weights each as a factor has.
+    fn decoded_weights(&mut self, at: At<Self::Pointer>) -> [Self::Vector; 2] {
+        self.decoded_bytes(at)
+    }
     /// The activations of a step from memory in every lane, as a factor of [`Machine::dot`].
     fn broadcast(&mut self, at: At<Self::Pointer>) -> Self::Vector;
     /// `value` in every lane.

@@ -113,7 +113,7 @@ mod tests {
 
     fn planned(body: &str, result: &str) -> Plan {
         let text = format!("graph @g(%x: tensor<1x4x4x8xu8>) -> ({result}) {{\n{body}\n}}\n");
-        plan(&parse(&text, &no_files).expect("a graph")).expect("a plan")
+        plan(&parse(&text, &no_files).expect("a graph"), &Default::default()).expect("a plan")
     }
 
     /// A dense block: every concatenation but the output's is a part of one buffer, and no step.

@@ -17,6 +17,7 @@ mod concat;
 mod halo;
 mod scratch;
 mod steps;
+mod storage;
 mod text;
 mod view;
 
@@ -29,12 +30,14 @@ pub use buffer::{ALIGN, Buffer, BufferId, SLACK, Storage};
 pub use concat::windows as concat_windows;
 pub use halo::{Halo, window_of as halo_window};
 pub use steps::{PART_CHANNELS, PART_EXTREMA, Plan, Step, StepKind};
+pub use storage::{Decoding, Storages};
 pub use view::{BufferView, element_bytes};
 
-/// Plans a graph that [`qcc_ir::verify::check_level`] accepts as integer-only.
-pub fn plan(graph: &Graph) -> Result<Plan, Diags> {
+/// Plans a graph that [`qcc_ir::verify::check_level`] accepts as integer-only, whose products store weights so.
+pub fn plan(graph: &Graph, storages: &Storages) -> Result<Plan, Diags> {
     let mut planner = Planner {
         graph,
+        storages,
         buffers: Vec::new(),
         views: HashMap::new(),
         halos: HashMap::new(),
@@ -56,6 +59,7 @@ pub fn plan(graph: &Graph) -> Result<Plan, Diags> {
 
 struct Planner<'g> {
     graph: &'g Graph,
+    storages: &'g Storages,
     buffers: Vec<Buffer>,
     views: HashMap<ValueId, BufferView>,
     halos: HashMap<BufferId, Halo>,
@@ -140,7 +144,11 @@ impl Planner<'_> {
             self.views.insert(result, view);
             return Ok(());
         }
-        if let Some(bytes) = scratch::bytes(graph, node) {
+        let decoded = match self.storages.get(&node) {
+            Some(&Decoding::Scratch(bytes)) => Some(bytes),
+            _ => None,
+        };
+        if let Some(bytes) = decoded.or_else(|| scratch::bytes(graph, node)) {
             let buffer = self.buffer(&format!("{name}.scratch"), Storage::Arena(0), bytes);
             self.scratch.insert(node, buffer);
         }
@@ -245,7 +253,7 @@ impl Planner<'_> {
 
     fn finish(mut self) -> Result<Plan, Diags> {
         let arena_bytes = arena::assign(&mut self.buffers);
-        let Planner { buffers, steps, part_extrema, scratch, .. } = self;
-        Ok(Plan { buffers, steps, arena_bytes, part_extrema, scratch })
+        let Planner { buffers, steps, part_extrema, scratch, storages, .. } = self;
+        Ok(Plan { buffers, steps, arena_bytes, part_extrema, scratch, storages: storages.clone() })
     }
 }

@@ -6,6 +6,7 @@ use qcc_ir::NodeId;
 
 use super::buffer::{Buffer, BufferId};
 use super::halo::Halo;
+use super::storage::Storages;
 use super::view::BufferView;
 
 /// One unit of work between two barriers.
@@ -59,6 +60,8 @@ pub struct Plan {
     pub part_extrema: HashMap<BufferId, usize>,
     /// Memory that a node's step needs for itself.
     pub scratch: HashMap<NodeId, BufferId>,
+    /// Products whose weights are codes.
+    pub storages: Storages,
 }
 
 /// Bytes of the extrema of one part of a product: least and greatest of up to [`PART_CHANNELS`] channels.

@@ -40,9 +40,11 @@ impl fmt::Display for Plan {
         )?;
         for (i, step) in self.steps.iter().enumerate() {
             let kind = match &step.kind {
-                StepKind::Node { .. } => "",
-                StepKind::Fill { .. } => "  (fills the halo)",
-                StepKind::Copy { .. } => "  (copies)",
+                StepKind::Node { node, .. } => {
+                    self.storages.get(node).map_or(String::new(), |decoding| format!("  (weights: {decoding})"))
+                }
+                StepKind::Fill { .. } => "  (fills the halo)".to_string(),
+                StepKind::Copy { .. } => "  (copies)".to_string(),
             };
             writeln!(f, "{i:4}  %{}{kind}", step.name)?;
         }

@@ -14,6 +14,7 @@ use super::moves::Copy;
 use super::task::Task;
 use super::tuning::Choice;
 use crate::Options;
+use crate::kernel::decode::DecodeSpec;
 use crate::kernel::dynamic::DynamicSpec;
 use crate::kernel::elementwise::ElementwiseSpec;
 use crate::kernel::microkernel::{self, Microkernel, MicrokernelSpec};
@@ -38,8 +39,10 @@ pub struct TaskInfo {
     pub input_bytes: u64,
     /// Bytes written.
     pub output_bytes: u64,
-    /// Bytes of constants read.
+    /// Bytes of constants read, as they are stored.
     pub weight_bytes: u64,
+    /// Bits of a stored weight, of a product; else 0.
+    pub weight_bits: usize,
     /// What could have been chosen otherwise, the likeliest first.
     pub choices: Vec<Choice>,
 }
@@ -48,14 +51,23 @@ pub struct TaskInfo {
 pub(super) struct TaskCost {
     pub kernel: String,
     pub macs: u64,
+    pub input_bytes: u64,
     pub weight_bytes: u64,
+    pub weight_bits: usize,
     pub choices: Vec<Choice>,
 }
 
 impl TaskCost {
     /// A task without multiplications.
     pub fn of(kernel: impl Into<String>) -> TaskCost {
-        TaskCost { kernel: kernel.into(), macs: 0, weight_bytes: 0, choices: Vec::new() }
+        TaskCost {
+            kernel: kernel.into(),
+            macs: 0,
+            input_bytes: 0,
+            weight_bytes: 0,
+            weight_bits: 0,
+            choices: Vec::new(),
+        }
     }
 }
 
@@ -101,6 +113,7 @@ pub(crate) struct Builder<'a> {
     /// Constants of the graph that tasks read as they are.
     pub(super) constants: HashMap<ValueId, DataId>,
     pub(super) microkernels: HashMap<MicrokernelSpec, FuncId>,
+    pub(super) decode_kernels: HashMap<DecodeSpec, FuncId>,
     pub(super) window_kernels: HashMap<WindowSpec, FuncId>,
     pub(super) elementwise_kernels: HashMap<ElementwiseSpec, FuncId>,
     pub(super) dynamic_kernels: HashMap<DynamicSpec, FuncId>,
@@ -156,6 +169,7 @@ impl<'a> Builder<'a> {
             context: FunctionBuilderContext::new(),
             constants: HashMap::new(),
             microkernels: HashMap::new(),
+            decode_kernels: HashMap::new(),
             window_kernels: HashMap::new(),
             elementwise_kernels: HashMap::new(),
             dynamic_kernels: HashMap::new(),
@@ -297,9 +311,10 @@ impl<'a> Builder<'a> {
             function,
             units,
             macs: cost.macs,
-            input_bytes: 0,
+            input_bytes: cost.input_bytes,
             output_bytes: output_bytes as u64,
             weight_bytes: cost.weight_bytes,
+            weight_bits: cost.weight_bits,
             choices: cost.choices,
         });
         Ok(())

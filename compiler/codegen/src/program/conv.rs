@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! operation --product--> what is computed --plan--> microkernels, blocks, schedule --pack--> constants --emit--> task
+//!     `-----storage----> codes or bytes ----^
 //! ```
 
 mod border_rows;
@@ -10,15 +11,17 @@ mod emit;
 mod pack;
 mod plan;
 mod product;
+pub(super) mod storage;
 
-use cranelift_module::Linkage;
+use cranelift_module::{FuncId, Linkage};
 use qcc_ir::ops::IntOp;
 use qcc_ir::{Diag, Diags, diag::Code};
 
 use super::builder::{Builder, ExtremaParts, Operation, TaskCost, bug};
+use crate::kernel::decode::{self, DecodeSpec};
 use crate::target::Backend;
-use emit::Kernels;
-use plan::{ProductPlan, Shapes};
+use emit::{Decode, Kernels};
+use plan::{BlockDecoding, Decoded, ProductPlan, Shapes};
 use product::Product;
 
 /// How products are summed, where it is not 32 bits throughout.
@@ -39,13 +42,15 @@ impl Builder<'_> {
     /// Emits a product with constant weights.
     pub(super) fn product(&mut self, o: &Operation<'_>, op: IntOp) -> Result<(), Diags> {
         let product = Product::new(self, o, op)?;
-        let weight_bytes = product.weights.len() as u64;
+        let multipliers = product.requant.as_ref().map_or(0, |(multipliers, _)| multipliers.len());
+        let weight_bytes = (product.weights.len() + 4 * (product.bias.len() + multipliers)) as u64;
         let cost = TaskCost { macs: product.macs(), weight_bytes, ..TaskCost::of(product.describe(op)) };
         if product.is_depthwise() {
             return self.depthwise(o, &product, cost);
         }
         let choice = self.options.tuning.get(o.value).copied().unwrap_or_default();
-        let plan = ProductPlan::new(&product, self.shapes(), choice, self.next_bytes).map_err(|why| {
+        let decoding = self.plan.storages.get(&o.node).copied();
+        let plan = ProductPlan::new(&product, self.shapes(), choice, self.next_bytes, decoding).map_err(|why| {
             let message = format!("the tuning of `{}`: {why}", o.value);
             Diag::new(Code::FLAGS, message).help("tune this model anew: --tune")
         })?;
@@ -54,16 +59,58 @@ impl Builder<'_> {
             let parts = plan.schedule.images * plan.schedule.chunks;
             self.part_extrema.insert(o.result.buffer, ExtremaParts { parts, blocks });
         }
-        let mut sections = Vec::new();
+        let (mut sections, mut decoded_bytes, mut weight_bytes) = (Vec::new(), 0, 0);
         for (i, section) in plan.sections.iter().enumerate() {
             let (bytes, layout) = pack::pack(&product, &plan, section)
                 .ok_or_else(|| bug(format!("{}: sums of 16 bits that its weights leave", o.value)))?;
+            weight_bytes += bytes.len() as u64;
             let data = self.data(&format!("weights_{}_{i}", o.name), Linkage::Local, bytes)?;
             let functions = section.kernels.iter().map(|kernel| self.microkernel(kernel)).collect::<Result<_, _>>()?;
-            sections.push(Kernels { functions, data, layout });
+            let decode = match plan.decoded {
+                Decoded::Never | Decoded::Inside => None,
+                Decoded::Ahead | Decoded::ByUnit(_) => {
+                    section.decoding(self.shape()).map(|decoding| self.decode(decoding)).transpose()?
+                }
+            };
+            let decode = decode.map(|decode| Decode { first: decoded_bytes, ..decode });
+            decoded_bytes += decode.map_or(0, |decode| section.blocks() * decode.bytes);
+            sections.push(Kernels { functions, data, layout, decode });
         }
+        let memory = self.plan.scratch.get(&o.node).copied();
+        if plan.decoded == Decoded::Ahead {
+            let name = format!("{}_decode", o.name);
+            let cost = TaskCost { input_bytes: weight_bytes, ..TaskCost::of("decode weights") };
+            self.task(&name, o.value, plan.schedule.blocks, decoded_bytes, cost, |t| {
+                emit::decode_all(t, memory, &plan, &sections);
+            })?;
+        }
+        let weight_bits = plan.weight_bits();
         let kernel = cost.kernel + &i16_sums_text(&plan.i16_steps());
-        let cost = TaskCost { kernel, choices: plan.alternatives.clone(), ..cost };
-        self.task_of(o, plan.schedule.units(), cost, |t| emit::emit(t, &product, &plan, &sections))
+        let cost = TaskCost { kernel, choices: plan.alternatives.clone(), weight_bytes, weight_bits, ..cost };
+        self.task_of(o, plan.schedule.units(), cost, |t| emit::emit(t, &product, memory, &plan, &sections))
+    }
+
+    /// The function that decodes weights so.
+    fn decode(&mut self, decoding: BlockDecoding) -> Result<Decode, Diags> {
+        let BlockDecoding { as_factors, pairs, bytes, .. } = decoding;
+        let function = self.decode_kernel(DecodeSpec { bytes: !as_factors })?;
+        Ok(Decode { function, pairs, bytes, first: 0 })
+    }
+
+    fn decode_kernel(&mut self, spec: DecodeSpec) -> Result<FuncId, Diags> {
+        if let Some(&id) = self.decode_kernels.get(&spec) {
+            return Ok(id);
+        }
+        let config = self.module.target_config();
+        let name = format!("decode_{:03}", self.decode_kernels.len());
+        let id = self.declare(&name, Linkage::Local, &decode::signature(config))?;
+        if let Some(code) = decode::machine_code(&spec, self.options.target.backend()).map_err(bug)? {
+            self.define_bytes(id, &name, &code)?;
+        } else {
+            let function = decode::emit_clif(&spec, config, &mut self.context);
+            self.define(id, &name, function)?;
+        }
+        self.decode_kernels.insert(spec, id);
+        Ok(id)
     }
 }

@@ -34,7 +34,7 @@ use qcc_runtime::manifest::{ArenaPlan, Manifest, Step as ManifestStep};
 use qcc_runtime::{DType, ModelInfo, Quant, TensorInfo};
 
 use crate::Options;
-use crate::plan::{self, StepKind, Storage};
+use crate::plan::{self, Plan, StepKind, Storage};
 pub use builder::TaskInfo;
 pub(crate) use builder::bug;
 use builder::{Builder, symbol};
@@ -58,6 +58,11 @@ pub struct Program {
     pub tasks: Vec<TaskInfo>,
 }
 
+/// Plans the memory of an integer graph's program.
+pub fn plan(graph: &Graph, options: &Options) -> Result<Plan, Diags> {
+    plan::plan(graph, &conv::storage::storages(graph, options))
+}
+
 /// Builds the program of an integer graph in `module`. The graph has passed `prove-accumulators` and `check-integer-only`.
 pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Result<Program, Diags> {
     build_listed(graph, options, module, None)
@@ -70,7 +75,7 @@ pub fn build_listed(
     module: &mut dyn Module,
     listing: Option<&mut String>,
 ) -> Result<Program, Diags> {
-    let plan = plan::plan(graph)?;
+    let plan = plan(graph, options)?;
     let computes = |name: &String| plan.steps.iter().any(|step| step.name == *name);
     if let Some(name) = options.tuning.keys().find(|name| !computes(name)) {
         let message = format!("the tuning speaks of `{name}`, which no step of this model computes");
@@ -158,6 +163,7 @@ impl Builder<'_> {
             macs: t.macs,
             output_bytes: t.output_bytes,
             weight_bytes: t.weight_bytes,
+            weight_bits: t.weight_bits as u32,
         });
         Manifest {
             compiler: info.compiler.clone(),

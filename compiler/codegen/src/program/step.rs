@@ -51,28 +51,32 @@ impl Builder<'_> {
                 let before = self.tasks.len();
                 let attrs = &self.graph.node(*node).attrs;
                 self.operation(&Operation { name: &name, value: &step.name, node: *node, attrs, operands, result })?;
-                self.count_reads(before, operands);
+                self.count_reads(before, *node, operands);
                 Ok(())
             }
         }
     }
 
-    /// Notes what the tasks of a node read: its operands, or, of a movement in several tasks, as much as each writes.
-    fn count_reads(&mut self, first: usize, operands: &[BufferView]) {
+    /// Notes what the tasks of a node read: its operands, or, of a movement in several tasks, as much as each writes. A product says itself what it
+    /// reads of those that it packs.
+    fn count_reads(&mut self, first: usize, node: NodeId, operands: &[BufferView]) {
+        let packed = packed(self.graph.op(node));
         let bytes = |constant: bool| {
-            let of_kind =
-                |p: &&BufferView| matches!(self.plan.buffers[p.buffer].storage, Storage::Const(_)) == constant;
-            operands.iter().filter(of_kind).map(|p| (p.elements() * p.element) as u64).sum::<u64>()
+            let of_kind = |(i, p): &(usize, &BufferView)| {
+                !packed.contains(i) && matches!(self.plan.buffers[p.buffer].storage, Storage::Const(_)) == constant
+            };
+            operands.iter().enumerate().filter(of_kind).map(|(_, p)| (p.elements() * p.element) as u64).sum::<u64>()
         };
         let (activations, constants) = (bytes(false), bytes(true));
         let tasks = &mut self.tasks[first..];
-        if let [task] = tasks {
-            task.input_bytes = activations;
-            task.weight_bytes = task.weight_bytes.max(constants);
-            return;
-        }
-        for task in tasks {
-            task.input_bytes = task.output_bytes;
+        let is_product = !packed.is_empty();
+        let has_main = tasks.len() == 1 || is_product;
+        match tasks {
+            [.., task] if has_main => {
+                task.input_bytes = activations;
+                task.weight_bytes += constants;
+            }
+            _ => tasks.iter_mut().for_each(|task| task.input_bytes = task.output_bytes),
         }
     }
 
@@ -82,7 +86,8 @@ impl Builder<'_> {
         let weights = *self.graph.operands(*node).get(1).filter(|_| packed(self.graph.op(*node)).contains(&1))?;
         let dims = &self.graph.value(weights).ty.dims;
         let (&channels, rest) = dims.split_first()?;
-        Some(channels.min(MAX_CHANNELS) * rest.iter().product::<usize>() * self.shape().weight_bytes)
+        let block = channels.min(MAX_CHANNELS) * rest.iter().product::<usize>();
+        Some(if self.plan.storages.contains_key(node) { block.div_ceil(2) } else { block * self.shape().weight_bytes })
     }
 
     fn copy(&mut self, name: &str, value: &str, copy: &Copy, kernel: &str) -> Result<(), Diags> {

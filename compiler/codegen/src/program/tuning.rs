@@ -22,6 +22,19 @@ pub struct Choice {
     /// The outer loop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outer: Option<Outer>,
+    /// How weights are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
+}
+
+/// How weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// As they are multiplied.
+    Bytes,
+    /// As codes of 4 bits, if they are few enough values.
+    Codes,
 }
 
 /// Which of the loops over blocks of channels and over chunks of row blocks is the outer one.

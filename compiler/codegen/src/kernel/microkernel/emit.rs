@@ -192,7 +192,7 @@ impl<P: Copy> LoopNest<'_, P> {
             m.repeat(panel.count, &mut |m| self.panel(m, panel));
             passed += panel.count * panel.channels;
             lanes += panel.count * panel.vectors * self.shape.lanes;
-            weights += panel.count * self.kernel.panel_bytes(panel, spec.packed_rows());
+            weights += panel.count * (self.kernel.header_bytes() + self.kernel.panel_bytes(panel, spec.packed_rows()));
         }
         m.advance(self.pointers.weights, -(weights as i64));
         m.advance(self.pointers.bias, -((LANE * lanes) as i64));
@@ -217,7 +217,7 @@ impl<P: Copy> LoopNest<'_, P> {
             }
         }
         let lanes = panel.vectors * self.shape.lanes;
-        let all = self.kernel.panel_bytes(panel, spec.packed_rows());
+        let all = self.kernel.header_bytes() + self.kernel.panel_bytes(panel, spec.packed_rows());
         m.advance(self.pointers.weights, (all - left_out) as i64);
         m.advance(self.pointers.bias, (LANE * lanes) as i64);
         m.advance(self.pointers.mult, self.mult_step(lanes));
@@ -277,7 +277,7 @@ impl<P: Copy> LoopNest<'_, P> {
         if spec.i16_steps > 1 {
             return self.accumulate_i16_sums(m, panel, tiles, offsets);
         }
-        let bodies = spec.k_rows * spec.segments * self.bodies().1;
+        let bodies = spec.k_rows * spec.segments * self.bodies(panel).1;
         let lines = self.prefetch_lines();
         let in_body = if 2 * lines > bodies { lines.div_ceil(bodies) } else { 0 };
         if in_body == 0 {
@@ -299,6 +299,9 @@ impl<P: Copy> LoopNest<'_, P> {
                 m.release(term);
             }
         }
+        if spec.coded {
+            m.begin_codes(At::new(self.pointers.weights));
+        }
         m.repeat(spec.k_rows, &mut |m| {
             m.repeat(spec.segments, &mut |m| {
                 self.run(m, panel, &chains, offsets, in_body);
@@ -308,6 +311,9 @@ impl<P: Copy> LoopNest<'_, P> {
         });
         m.advance(self.pointers.input, -((spec.k_rows * spec.k_row_step) as i64));
         m.advance(self.pointers.weights, -(self.kernel.panel_bytes(panel, spec.k_rows) as i64));
+        if spec.coded {
+            m.end_codes();
+        }
         let mut chains = chains.into_iter();
         let tile = chains.next().expect("at least one chain");
         for extra in chains {
@@ -329,34 +335,34 @@ impl<P: Copy> LoopNest<'_, P> {
         lines: usize,
     ) {
         let steps = self.kernel.run_steps();
-        let step_bytes = panel.vectors * panel.vector_bytes;
-        let (unroll, loops) = self.bodies();
+        let (unroll, loops) = self.bodies(panel);
         let rest = steps - loops * unroll;
         let taken = self.shape.dot_depth();
-        let stage = |m: &mut M, steps: usize| {
+        let body = |m: &mut M, steps: usize| {
             let pixels: Vec<_> =
                 offsets[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
             m.stage(&pixels, taken * steps);
+            self.steps(m, panel, chains, steps, offsets);
+            let vectors = steps * panel.vectors;
+            let stored = if self.spec.coded { vectors.div_ceil(2) } else { vectors };
+            m.advance(self.pointers.weights, (stored * panel.vector_bytes) as i64);
         };
         m.repeat(loops, &mut |m| {
-            stage(m, unroll);
-            (0..unroll).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, offsets));
+            body(m, unroll);
             m.advance(self.pointers.input, (taken * unroll) as i64);
-            m.advance(self.pointers.weights, (unroll * step_bytes) as i64);
             self.prefetch(m, lines);
         });
         if rest > 0 {
-            stage(m, rest);
+            body(m, rest);
         }
-        (0..rest).for_each(|step| self.step(m, panel, &chains[step % chains.len()], step, offsets));
-        m.advance(self.pointers.weights, (rest * step_bytes) as i64);
         m.advance(self.pointers.input, -((taken * loops * unroll) as i64));
     }
 
-    /// Steps of a loop body, and how often it runs in a run.
-    fn bodies(&self) -> (usize, usize) {
+    /// Steps of a loop body, and how often it runs in a run. A body of a loop ends behind a pair of vectors of codes.
+    fn bodies(&self, panel: &Panel) -> (usize, usize) {
         let steps = self.kernel.run_steps();
-        let unroll = unroll(steps, self.shape.unroll);
+        let multiple = if self.spec.coded && panel.vectors % 2 == 1 { 2 } else { 1 };
+        let unroll = unroll(steps, self.shape.unroll, multiple);
         (unroll, steps / unroll)
     }
 
@@ -373,36 +379,46 @@ impl<P: Copy> LoopNest<'_, P> {
         }
     }
 
-    /// A step's activations of each pixel against all vectors of weights, which are read once.
-    fn step<M: Machine<Pointer = P>>(
+    /// So many steps: the activations of each pixel against all vectors of weights, which are read once.
+    fn steps<M: Machine<Pointer = P>>(
         &self,
         m: &mut M,
         panel: &Panel,
-        tile: &[Vec<M::Vector>],
-        step: usize,
+        chains: &[Vec<Vec<M::Vector>>],
+        steps: usize,
         offsets: &[usize],
     ) {
-        let (vector, taken) = (panel.vector_bytes, self.shape.dot_depth());
-        let as_bytes = panel.weight_bytes == 1;
-        let first = At::new(self.pointers.weights).plus(step * panel.vectors * vector);
-        let load = |v: usize| first.plus(v * vector);
-        let weights: Vec<M::Vector> = match as_bytes {
-            true => (0..panel.vectors).map(|v| m.weights_of_bytes(load(v))).collect(),
-            false => (0..panel.vectors).map(|v| m.weights(load(v))).collect(),
-        };
-        for (pixel, offset) in tile.iter().zip(offsets) {
-            let activations = m.broadcast(At::new(self.pointers.input).plus(offset + taken * step));
-            pixel.iter().zip(&weights).for_each(|(&acc, &weights)| m.dot(acc, activations, weights));
-            m.release(activations);
+        let (bytes, taken) = (panel.vector_bytes, self.shape.dot_depth());
+        let first = At::new(self.pointers.weights).plus(self.kernel.header_bytes());
+        let (mut read, mut ready) = (0, Vec::new());
+        for step in 0..steps {
+            while ready.len() < panel.vectors {
+                let at = first.plus(read * bytes);
+                match (self.spec.coded, panel.weight_bytes) {
+                    (true, _) => ready.extend(m.decoded_weights(at)),
+                    (false, 1) => ready.push(m.weights_of_bytes(at)),
+                    (false, _) => ready.push(m.weights(at)),
+                }
+                read += 1;
+            }
+            let weights: Vec<M::Vector> = ready.drain(..panel.vectors).collect();
+            for (pixel, offset) in chains[step % chains.len()].iter().zip(offsets) {
+                let activations = m.broadcast(At::new(self.pointers.input).plus(offset + taken * step));
+                pixel.iter().zip(&weights).for_each(|(&acc, &weights)| m.dot(acc, activations, weights));
+                m.release(activations);
+            }
+            weights.into_iter().for_each(|weights| m.release(weights));
         }
-        weights.into_iter().for_each(|weights| m.release(weights));
+        ready.into_iter().for_each(|left| m.release(left));
     }
 }
 
-/// Steps of a loop body: all of a short run, else as many as divide it, from half of `most` up.
-fn unroll(steps: usize, most: usize) -> usize {
+/// Steps of a loop body: all of a short run, else as many as divide it, from half of `most` up; a multiple of `multiple` if it may run twice.
+fn unroll(steps: usize, most: usize, multiple: usize) -> usize {
+    let most = most.max(multiple);
     if steps <= most {
         return steps;
     }
-    (most.div_ceil(2)..=most).rev().find(|unroll| steps.is_multiple_of(*unroll)).unwrap_or(most)
+    let divides = |unroll: &usize| steps.is_multiple_of(*unroll) && unroll.is_multiple_of(multiple);
+    (most.div_ceil(2)..=most).rev().find(divides).unwrap_or(most)
 }

@@ -166,6 +166,7 @@ mod tests {
             out_pixel_step: 37,
             out_row_step: 200,
             prefetch_bytes: 0,
+            coded: false,
             pixel_terms: false,
             i16_steps: 4,
             output: Output::Raw,

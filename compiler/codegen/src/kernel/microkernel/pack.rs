@@ -4,6 +4,7 @@
 //! weights      [panel][kernel row][segment][step of 4][vector][lane][4]      i8, or
 //!              [panel][kernel row][segment][step of 2][vector][lane][2]      i16 ([`VectorShape::dot_depth`]), in some panels i8
 //!                                                                              ([`Panel::weight_bytes`](super::Panel))
+//! codes        [panel]{header, [kernel row][segment][pair of vectors][byte]}   two of 4 bits a byte: [`super::codes`]
 //! biases       [panel][vector][lane]                                         i32
 //! multipliers  [panel][vector][copy][lane]                                   i32
 //! ```
@@ -11,7 +12,9 @@
 //! not exist is zero: lanes beyond the channels, bytes beyond the run. The second copy of multipliers, where the machine
 //! wants one ([`VectorShape::multiplier_copies`]), holds those of lanes 1, 3, 5... in lanes 0, 2, 4...
 
+use super::codes::CodeTable;
 use super::plan::Microkernel;
+use super::tiling::Panel;
 
 impl Microkernel {
     /// Channels in packed order: of each panel, vector and lane, the channel of the block or nothing.
@@ -30,8 +33,45 @@ impl Microkernel {
     /// Packs `weights`, `[channels][kernel rows][segments][run]`; the rows are those of the microkernel and those that it leaves out.
     ///
     /// # Panics
-    /// If `weights` has another length.
+    /// If `weights` has another length; of codes, if they are more values than these can name.
     pub fn pack_weights(&self, weights: &[i8]) -> Vec<u8> {
+        let stored = self.panels().iter().flat_map(|panel| std::iter::repeat_n(panel, panel.count));
+        let panels = self.packed_panels(weights);
+        if self.spec().coded {
+            let table = CodeTable::of(weights, self.pads_runs()).expect("codes name every weight");
+            let codes = |(panel, packed): (&Panel, Vec<i8>)| [table.header(), self.run_codes(&table, panel, &packed)];
+            return stored.zip(panels).flat_map(codes).flatten().collect();
+        }
+        let mut bytes = Vec::with_capacity(self.packed_bytes());
+        for (panel, packed) in stored.zip(panels) {
+            match panel.weight_bytes {
+                1 => bytes.extend(packed.into_iter().map(|weight| weight as u8)),
+                _ => bytes.extend(packed.into_iter().flat_map(|weight| i16::from(weight).to_le_bytes())),
+            }
+        }
+        bytes
+    }
+
+    /// A header and the codes of all that [`Microkernel::pack_weights`] packs, in units of so many; nothing if those are too many values.
+    pub fn pack_codes(&self, weights: &[i8], unit: usize) -> Option<Vec<u8>> {
+        let table = CodeTable::of(weights, self.pads_runs())?;
+        let packed = self.packed_panels(weights).concat();
+        Some([table.header(), table.encode(&packed, unit)].concat())
+    }
+
+    /// Whether packed runs are longer than those of the weights.
+    fn pads_runs(&self) -> bool {
+        !self.spec().run.is_multiple_of(self.shape().dot_depth())
+    }
+
+    /// The codes of a panel, each run for itself.
+    fn run_codes(&self, table: &CodeTable, panel: &Panel, packed: &[i8]) -> Vec<u8> {
+        let run = self.run_steps() * panel.vectors * panel.vector_bytes;
+        packed.chunks(run).flat_map(|run| table.encode(run, panel.vector_bytes)).collect()
+    }
+
+    /// The weights of each panel in the order in which they are read.
+    fn packed_panels(&self, weights: &[i8]) -> Vec<Vec<i8>> {
         let (spec, step_weights) = (self.spec(), self.shape().dot_depth());
         let runs = spec.packed_rows() * spec.segments;
         assert_eq!(
@@ -39,9 +79,8 @@ impl Microkernel {
             spec.channels * runs * spec.run,
             "weights are [channels][kernel rows][segments][run]"
         );
-        let mut packed = Vec::with_capacity(self.packed_bytes());
-        let stored = self.panels().iter().flat_map(|panel| std::iter::repeat_n(panel.weight_bytes, panel.count));
-        for (vectors, bytes) in self.order().zip(stored) {
+        let panel = |vectors: Vec<Vec<Option<usize>>>| {
+            let mut packed = Vec::new();
             for run in 0..runs {
                 for step in 0..self.run_steps() {
                     let at = |lane: Option<usize>, i: usize| {
@@ -49,16 +88,12 @@ impl Microkernel {
                         lane.filter(|_| i < spec.run).map_or(0, weight)
                     };
                     let taken = step_weights * step..step_weights * (step + 1);
-                    for weight in vectors.iter().flatten().flat_map(|&lane| taken.clone().map(move |i| at(lane, i))) {
-                        match bytes {
-                            1 => packed.push(weight as u8),
-                            _ => packed.extend(i16::from(weight).to_le_bytes()),
-                        }
-                    }
+                    packed.extend(vectors.iter().flatten().flat_map(|&lane| taken.clone().map(move |i| at(lane, i))));
                 }
             }
-        }
-        packed
+            packed
+        };
+        self.order().map(panel).collect()
     }
 
     /// Packs one value per channel in the order of the weights: biases.

@@ -1,5 +1,6 @@
 //! A microkernel for a machine: the one value that says how its weights are packed, how its code is made and what it costs.
 
+use super::codes;
 use super::spec::MicrokernelSpec;
 use super::tiling::{self, Panel};
 use crate::machine::VectorShape;
@@ -83,14 +84,34 @@ impl Microkernel {
         self.panels.iter().map(|panel| panel.count * panel.vectors).sum()
     }
 
-    /// Bytes of a panel's packed weights of so many kernel rows.
+    /// Bytes of a panel's packed weights of so many kernel rows, without the header of codes.
     pub fn panel_bytes(&self, panel: &Panel, k_rows: usize) -> usize {
-        k_rows * self.spec.segments * self.run_steps() * panel.vectors * panel.vector_bytes
+        let vectors = self.run_steps() * panel.vectors;
+        let stored = if self.spec.coded { vectors.div_ceil(2) } else { vectors };
+        k_rows * self.spec.segments * stored * panel.vector_bytes
+    }
+
+    /// Bytes in front of a panel's packed weights.
+    pub(crate) fn header_bytes(&self) -> usize {
+        if self.spec.coded { codes::HEADER } else { 0 }
     }
 
     /// Bytes of the packed weights of the block.
     pub fn packed_bytes(&self) -> usize {
-        self.panels.iter().map(|panel| panel.count * self.panel_bytes(panel, self.spec.packed_rows())).sum()
+        let whole = |panel| self.header_bytes() + self.panel_bytes(panel, self.spec.packed_rows());
+        self.panels.iter().map(|panel| panel.count * whole(panel)).sum()
+    }
+
+    /// Whether every run of every panel is made of pairs of vectors, or a panel has one run: codes need that.
+    pub fn pairs_up(&self) -> bool {
+        let runs = self.spec.packed_rows() * self.spec.segments;
+        runs == 1 || self.panels.iter().all(|panel| (self.run_steps() * panel.vectors).is_multiple_of(2))
+    }
+
+    /// Bytes that all panels have for a stored weight, if they agree.
+    pub fn weight_bytes(&self) -> Option<usize> {
+        let (first, others) = self.panels.split_first()?;
+        others.iter().all(|panel| panel.weight_bytes == first.weight_bytes).then_some(first.weight_bytes)
     }
 
     /// Whether both read the same packed weights.

@@ -68,6 +68,9 @@ pub struct MicrokernelSpec {
     pub out_row_step: usize,
     /// Bytes to prefetch while a row block is computed: a share of the weights that are wanted next.
     pub prefetch_bytes: usize,
+    /// Whether weights are codes ([`super::codes`]), decoded where they are multiplied: then a header is in front of each panel's, no rows are
+    /// left out, and runs are whole pairs of vectors unless there is but one.
+    pub coded: bool,
     /// Whether each pixel has a term of its own, i32, that is added to all its accumulators: at `residual`, which no residual may
     /// need then, densely in the order of the pixels.
     pub pixel_terms: bool,
@@ -123,6 +126,9 @@ impl MicrokernelSpec {
         }
         if self.i16_steps > 0 && self.pixel_terms {
             return refuse("sums of 16 bits beside terms of the pixels".to_string());
+        }
+        if self.coded && (self.left_out != [0; 2] || self.i16_steps > 0) {
+            return refuse("rows left out of codes, or their products summed in 16 bits".to_string());
         }
         let mut spans = vec![
             ("input row", self.width, self.pixel_step),

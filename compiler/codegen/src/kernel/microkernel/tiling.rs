@@ -82,8 +82,8 @@ fn panels(spec: &MicrokernelSpec, shape: &VectorShape, vectors: usize) -> Vec<Pa
     let (count, rest) = (spec.channels / whole, spec.channels % whole);
     let panel = |count, channels: usize| {
         let vectors = channels.div_ceil(shape.lanes);
-        let tiles = tiles(spec, shape, vectors);
-        let weight_bytes = stored_weight(shape, vectors, &tiles);
+        let tiles = tiles(spec, &with_codes(spec, shape, vectors), vectors);
+        let weight_bytes = if spec.coded { 1 } else { stored_weight(shape, vectors, &tiles) };
         Panel {
             count,
             vectors,
@@ -96,6 +96,22 @@ fn panels(spec: &MicrokernelSpec, shape: &VectorShape, vectors: usize) -> Vec<Pa
     let whole = (count > 0).then(|| panel(count, whole));
     let rest = (rest > 0).then(|| panel(1, rest));
     whole.into_iter().chain(rest).collect()
+}
+
+/// Registers beside accumulators and weights while codes are decoded: the table, and the mask of a code.
+const CODE_REGISTERS: usize = 2;
+
+/// What codes leave of a machine to a panel: weights are in registers, those of two steps where a pair of vectors belongs to both.
+fn with_codes(spec: &MicrokernelSpec, shape: &VectorShape, vectors: usize) -> VectorShape {
+    if !spec.coded {
+        return *shape;
+    }
+    let next_step = if vectors.is_multiple_of(2) { 0 } else { vectors };
+    VectorShape {
+        scratch_registers: shape.scratch_registers + CODE_REGISTERS + next_step,
+        weights_in_registers: true,
+        ..*shape
+    }
 }
 
 /// Bytes of a stored weight. Where a dot takes 16-bit pairs, weights are stored as such, unless a single tile does all pixels: each weight

@@ -48,6 +48,8 @@ pub struct Avx2 {
     pub(super) prepared: Option<(Epilogue, Option<u16>)>,
     /// Bytes that lie in the frame as 16-bit numbers, and where.
     pub(super) staged: Vec<(At<AsmRegister64>, usize, usize)>,
+    /// The table of codes and the mask of one.
+    pub(super) codes: Option<[Ymm; 2]>,
 }
 
 /// A ymm register by number.
@@ -67,7 +69,7 @@ impl Avx2 {
     /// A function that has saved what its callers want back.
     pub fn new(dot: Dot) -> Result<Avx2, IcedError> {
         let code = Code::new(16, true, FRAME as u16)?;
-        let mut machine = Avx2 { code, dot, tail: 0, prepared: None, staged: Vec::new() };
+        let mut machine = Avx2 { code, dot, tail: 0, prepared: None, staged: Vec::new(), codes: None };
         if dot == Dot::I16Sums {
             let ones = machine.take();
             emit!(machine, vpcmpeqw, ones.ymm(), ones.ymm(), ones.ymm());

@@ -12,6 +12,8 @@ pub struct Avx512 {
     pub(super) routine: Option<Routine>,
     /// 1 in each 16-bit lane, where products are summed in 16 bits.
     pub(super) ones: Option<Zmm>,
+    /// The table of codes and the mask of one.
+    pub(super) codes: Option<[Zmm; 2]>,
 }
 
 /// A zmm register by number.

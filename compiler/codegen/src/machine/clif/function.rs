@@ -14,6 +14,8 @@ pub struct Clif<'a> {
     pub(super) config: TargetFrontendConfig,
     /// Variables that ended their life, to be used again.
     pub(super) free: Vec<Variable>,
+    /// The table of codes and the mask of one.
+    pub(super) codes: Option<[Value; 2]>,
 }
 
 impl<'a> Clif<'a> {
@@ -28,7 +30,7 @@ impl<'a> Clif<'a> {
         b.append_block_params_for_function_params(entry);
         b.switch_to_block(entry);
         b.seal_block(entry);
-        Clif { b, entry, config, free: Vec::new() }
+        Clif { b, entry, config, free: Vec::new(), codes: None }
     }
 
     /// Returns, and ends the function.

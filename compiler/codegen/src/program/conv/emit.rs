@@ -1,31 +1,91 @@
 //! The code of a product's task: which microkernels a unit calls, and with which addresses.
 
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC};
+use cranelift_module::FuncId;
 
 use super::pack::Layout;
-use super::plan::{ProductPlan, Schedule, Section};
+use super::plan::{Decoded, ProductPlan, Schedule, Section};
 use super::product::{GroupChannels, Product};
 use crate::kernel::microkernel::MAX_CHANNELS;
-use crate::plan::{BufferView, PART_EXTREMA};
+use crate::plan::{BufferId, BufferView, PART_EXTREMA};
 use crate::program::task::Task;
 
 /// The code and the constants of a section.
 pub struct Kernels {
     /// The microkernel of each range of rows.
-    pub functions: Vec<cranelift_module::FuncId>,
+    pub functions: Vec<FuncId>,
     /// Packed weights, biases and multipliers of all its blocks, in one data object.
     pub data: cranelift_module::DataId,
     /// Bytes of each of the three for one block, and where biases and multipliers start.
     pub layout: Layout,
+    /// How a block's weights are decoded into scratch, if they are.
+    pub decode: Option<Decode>,
 }
 
-/// Emits the task.
-pub fn emit(t: &mut Task<'_>, p: &Product<'_>, plan: &ProductPlan, kernels: &[Kernels]) {
-    let calls = Calls::new(t, p, plan);
+/// How a block's weights are decoded.
+#[derive(Debug, Clone, Copy)]
+pub struct Decode {
+    /// The kernel.
+    pub function: FuncId,
+    /// Pairs of vectors.
+    pub pairs: usize,
+    /// Bytes of a decoded block.
+    pub bytes: usize,
+    /// Where the first block is, if all are decoded ahead.
+    pub first: usize,
+}
+
+impl Decode {
+    fn call(&self, t: &mut Task<'_>, codes: Value, decoded: Value) {
+        let pairs = t.iconst_ptr(self.pairs);
+        t.call(self.function, &[codes, decoded, pairs]);
+    }
+}
+
+/// Emits the task that decodes all blocks, each a unit.
+pub fn decode_all(t: &mut Task<'_>, memory: Option<BufferId>, plan: &ProductPlan, kernels: &[Kernels]) {
+    let scratch = scratch(t, memory);
+    let mut first_unit = 0;
+    for (section, kernels) in plan.sections.iter().zip(kernels) {
+        let (Some(scratch), Some(decode)) = (scratch, kernels.decode) else { continue };
+        t.units_in(first_unit, first_unit + section.blocks(), &mut |t, block| {
+            let base = t.data(kernels.data);
+            let codes = t.at(base, block, kernels.layout.weights);
+            let decoded = t.plus(scratch, decode.first);
+            let decoded = t.at(decoded, block, decode.bytes);
+            decode.call(t, codes, decoded);
+        });
+        first_unit += section.blocks();
+    }
+}
+
+/// Address of the memory that a step has for itself.
+fn scratch(t: &mut Task<'_>, memory: Option<BufferId>) -> Option<Value> {
+    let view = |buffer| BufferView { buffer, offset: 0, dims: Vec::new(), strides: Vec::new(), element: 1 };
+    memory.map(|buffer| t.address(&view(buffer)))
+}
+
+/// Does `body` for every image, chunk and block, by their number.
+fn calls_of_units(t: &mut Task<'_>, schedule: &Schedule, body: &mut dyn FnMut(&mut Task<'_>, Value)) {
+    if schedule.unit_blocks == 1 {
+        return t.units(&mut |t, unit| body(t, unit));
+    }
+    t.units(&mut |t, unit| {
+        let first = t.b.ins().imul_imm_s(unit, schedule.unit_blocks as i64);
+        let end = t.b.ins().iadd_imm_s(first, schedule.unit_blocks as i64);
+        let all = t.iconst_ptr(schedule.blocks);
+        let end = t.b.ins().umin(end, all);
+        t.range(first, end, &mut |t, block| body(t, block));
+    });
+}
+
+/// Emits the task; `memory` is the step's own.
+pub fn emit(t: &mut Task<'_>, p: &Product<'_>, memory: Option<BufferId>, plan: &ProductPlan, kernels: &[Kernels]) {
+    let calls = Calls::new(t, p, memory, plan);
     let (schedule, sections) = (&plan.schedule, &plan.sections);
-    if p.groups == 1 && sections.len() > 1 {
+    if p.groups == 1 && (sections.len() > 1 || matches!(plan.decoded, Decoded::ByUnit(_))) {
         // Blocks of all sections take part in one order, so that each thread gets its share of the smaller ones.
-        t.units(&mut |t, unit| {
+        calls_of_units(t, schedule, &mut |t, unit| {
             let position = position(t, schedule, schedule.blocks, unit);
             let mut first = 0;
             for (section, kernels) in sections.iter().zip(kernels) {
@@ -60,10 +120,12 @@ struct Calls<'p> {
     output: Value,
     residual: Option<(Value, &'p BufferView)>,
     extrema: Option<Value>,
+    /// Memory for decoded weights.
+    scratch: Option<Value>,
 }
 
 impl<'p> Calls<'p> {
-    fn new(t: &mut Task<'_>, p: &'p Product<'p>, plan: &'p ProductPlan) -> Calls<'p> {
+    fn new(t: &mut Task<'_>, p: &'p Product<'p>, memory: Option<BufferId>, plan: &'p ProductPlan) -> Calls<'p> {
         let pads = p.window.pads;
         let corner = p.x.offset - pads[0] * p.x.strides[1] - pads[1] * p.x.strides[2];
         Calls {
@@ -73,6 +135,7 @@ impl<'p> Calls<'p> {
             output: t.address(&p.result),
             residual: p.residual.as_ref().map(|(view, _)| (t.address(view), view)),
             extrema: p.extrema.as_ref().map(|view| t.address(view)),
+            scratch: scratch(t, memory),
         }
     }
 
@@ -92,7 +155,8 @@ impl<'p> Calls<'p> {
         };
         let y = channel(t, self.output, &p.result);
         let residual = self.residual.map(|(base, view)| (channel(t, base, view), view));
-        let weights = t.at(base, at.block, kernels.layout.weights);
+        let stored = t.at(base, at.block, kernels.layout.weights);
+        let weights = self.weights(t, kernels, stored, at);
         let mult = match self.extrema {
             Some(extrema) => self.part_of_extrema(t, extrema, first_block, at),
             None => {
@@ -117,7 +181,11 @@ impl<'p> Calls<'p> {
                 let r = residual.map_or(y, |(base, view)| rows(t, base, view.strides[1]));
                 let bias = t.plus(base, kernels.layout.bias_start + i * kernels.layout.range_biases);
                 let bias = t.at(bias, at.block, kernels.layout.bias);
-                let prefetch = self.prefetch(t, section, kernels, (base, weights), at);
+                let next = match (plan.decoded, kernels.decode) {
+                    (Decoded::Ahead, Some(decode)) => t.plus(weights, decode.bytes),
+                    _ => t.plus(stored, kernels.layout.weights),
+                };
+                let prefetch = self.prefetch(t, section, kernels, (base, next), at);
                 t.call(kernels.functions[i], &[x, weights, bias, mult, y, r, row_blocks, prefetch]);
             };
             if i == plan.interior || plan.schedule.chunks == 1 {
@@ -130,6 +198,19 @@ impl<'p> Calls<'p> {
         }
     }
 
+    /// The weights of a block as its microkernels read them, which the unit may have to decode before.
+    fn weights(&self, t: &mut Task<'_>, kernels: &Kernels, stored: Value, at: &Position) -> Value {
+        let (Some(scratch), Some(decode)) = (self.scratch, kernels.decode) else { return stored };
+        let Decoded::ByUnit(bytes) = self.plan.decoded else {
+            let first = t.plus(scratch, decode.first);
+            return t.at(first, at.block, decode.bytes);
+        };
+        let (first_unit, _) = t.share();
+        let slot = t.at(scratch, first_unit, bytes);
+        decode.call(t, stored, slot);
+        slot
+    }
+
     /// Where the extrema of a unit go.
     fn part_of_extrema(&self, t: &mut Task<'_>, extrema: Value, first_block: usize, at: &Position) -> Value {
         let part_of_block = self.plan.schedule.images * self.plan.schedule.chunks * PART_EXTREMA;
@@ -139,18 +220,17 @@ impl<'p> Calls<'p> {
         t.at(part, at.chunk, PART_EXTREMA)
     }
 
-    /// What to prefetch: the next block's weights; behind the last block those of what comes next, as constants lie in the order
+    /// What to prefetch: the next block's weights, at `next`; behind the last block those of what comes next, as constants lie in the order
     /// of their use.
     fn prefetch(
         &self,
         t: &mut Task<'_>,
         section: &Section,
         kernels: &Kernels,
-        (base, weights): (Value, Value),
+        (base, next): (Value, Value),
         at: &Position,
     ) -> Value {
         let behind = t.plus(base, kernels.layout.bytes);
-        let next = t.plus(weights, kernels.layout.weights);
         let is_last = t.b.ins().icmp_imm_s(IntCC::Equal, at.block, section.blocks() as i64 - 1);
         let next = t.b.ins().select(is_last, behind, next);
         let schedule = &self.plan.schedule;

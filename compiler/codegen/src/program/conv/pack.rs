@@ -1,7 +1,8 @@
-//! The constants of a product in the order in which its calls read them.
+//! The constants of a product in the order in which its calls read them; weights as codes where they are decoded.
 
-use super::plan::{ProductPlan, Section};
+use super::plan::{Decoded, ProductPlan, Section};
 use super::product::Product;
+use crate::kernel::microkernel::codes;
 use crate::plan::ALIGN;
 
 /// Where the packed constants of a section lie in its data object.
@@ -27,14 +28,30 @@ pub struct Layout {
 /// read as the microkernel reads them, let a sum leave 16 bits that is to stay there.
 pub fn pack(p: &Product<'_>, plan: &ProductPlan, section: &Section) -> Option<(Vec<u8>, Layout)> {
     let kernel = plan.interior_kernel(section);
+    let decoding = match plan.decoded {
+        Decoded::Never | Decoded::Inside => None,
+        Decoded::Ahead | Decoded::ByUnit(_) => section.decoding(plan.decoder),
+    };
+    let stored = |weights: &[i8]| -> Option<Vec<u8>> {
+        let Some(decoding) = decoding else {
+            let packed = kernel.pack_weights(weights);
+            return kernel.packed_sums_fit(&packed, p.greatest).then_some(packed);
+        };
+        let mut codes = kernel.pack_codes(weights, decoding.unit)?;
+        if kernel.spec().i16_steps > 0 {
+            let mut decoded = codes::decoded(&codes, decoding.unit);
+            decoded.truncate(kernel.packed_bytes());
+            if !kernel.packed_sums_fit(&decoded, p.greatest) {
+                return None;
+            }
+        }
+        codes.resize(codes.len().next_multiple_of(ALIGN), 0);
+        Some(codes)
+    };
     let le = |v: Vec<i32>| v.into_iter().flat_map(i32::to_le_bytes).collect::<Vec<u8>>();
     let (mut weights, mut bias, mut mult) = (Vec::new(), Vec::new(), Vec::new());
     for channels in &section.channels {
-        let packed = kernel.pack_weights(p.weights_of(channels));
-        if !kernel.packed_sums_fit(&packed, p.greatest) {
-            return None;
-        }
-        weights.extend(packed);
+        weights.extend(stored(p.weights_of(channels))?);
         if let Some((m, _)) = &p.requant {
             mult.extend(le(kernel.pack_multipliers(&m[channels.clone()])));
         }

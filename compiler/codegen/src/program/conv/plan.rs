@@ -4,17 +4,22 @@
 //! interior, and the interior into row blocks. A unit is one call of a microkernel: image, block of channels and chunk of row blocks; with
 //! the first and the last chunk go the border rows beside them. Which of block and chunk is the outer loop depends on what is the
 //! greater burden on the caches, the layer's weights or its activations.
+//!
+//! Weights that are codes are decoded inside of the microkernel, or into scratch. Where each block passes once, the unit that multiplies with it
+//! decodes it, into the slot of the call: the number of the call's first unit is that of no other call, so that threads do not meet, and a
+//! thread finds its slot in its cache. Else a step of its own decodes them all.
 
 use std::ops::Range;
 
 use super::border_rows::RowRange;
 use super::product::Product;
-use crate::kernel::microkernel::{MAX_CHANNELS, Microkernel, MicrokernelSpec, i16_sums};
+use crate::kernel::microkernel::{MAX_CHANNELS, Microkernel, MicrokernelSpec, codes, i16_sums};
 use crate::machine::VectorShape;
-use crate::program::tuning::{Choice, Outer};
+use crate::plan::{ALIGN, Decoding};
+use crate::program::tuning::{Choice, Outer, Storage};
 
 /// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
-const CACHED_WEIGHTS: usize = 384 << 10;
+pub(super) const CACHED_WEIGHTS: usize = 384 << 10;
 
 /// Weights of the block that is computed and of the next, as far as these are prefetched: the second-level cache holds both.
 const PREFETCHED_WEIGHTS: usize = 896 << 10;
@@ -23,7 +28,7 @@ const PREFETCHED_WEIGHTS: usize = 896 << 10;
 const CHUNK_BYTES: usize = 24 << 10;
 
 /// Least number of units to aim at, so that a few threads have something to share.
-const UNITS: usize = 16;
+pub(super) const UNITS: usize = 16;
 
 /// Row blocks beside the chosen one that may be worth measuring.
 const OTHER_ROW_BLOCKS: usize = 3;
@@ -40,8 +45,25 @@ pub struct ProductPlan {
     pub sections: Vec<Section>,
     /// The units.
     pub schedule: Schedule,
+    /// Where weights are decoded.
+    pub decoded: Decoded,
+    /// The machine that decodes them.
+    pub decoder: &'static VectorShape,
     /// What may be worth measuring in place of the present choice: one thing changed in each.
     pub alternatives: Vec<Choice>,
+}
+
+/// Where a product's weights are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decoded {
+    /// Nowhere: they are stored as they are multiplied.
+    Never,
+    /// In the microkernel.
+    Inside,
+    /// All in a step of their own.
+    Ahead,
+    /// Each block by the unit that multiplies with it, into slots of so many bytes.
+    ByUnit(usize),
 }
 
 /// Blocks of as many channels, which share microkernels.
@@ -61,6 +83,30 @@ impl Section {
     pub fn blocks(&self) -> usize {
         self.channels.len()
     }
+
+    /// How a machine decodes codes into what all microkernels read; nothing where panels disagree on that.
+    pub fn decoding(&self, shape: &VectorShape) -> Option<BlockDecoding> {
+        let kernel = self.kernels.first()?;
+        let weight_bytes = kernel.weight_bytes()?;
+        let as_factors = weight_bytes == shape.weight_bytes;
+        let unit = codes::unit(shape, if as_factors { weight_bytes } else { 1 });
+        let pairs = (kernel.packed_bytes() / weight_bytes).div_ceil(2 * unit);
+        let bytes = (2 * pairs * unit * weight_bytes).next_multiple_of(ALIGN);
+        Some(BlockDecoding { as_factors, unit, pairs, bytes })
+    }
+}
+
+/// How the weights of a block are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockDecoding {
+    /// Whether to factors of a dot; else to bytes, where these are something else.
+    pub as_factors: bool,
+    /// Weights of a decoded vector.
+    pub unit: usize,
+    /// Pairs of vectors.
+    pub pairs: usize,
+    /// Bytes of the decoded block.
+    pub bytes: usize,
 }
 
 /// How the units of a product are laid out.
@@ -76,6 +122,8 @@ pub struct Schedule {
     pub chunk: usize,
     /// Calls for the row blocks of an image.
     pub chunks: usize,
+    /// Blocks of a unit, one after another: more than one where memory for decoded blocks is spared.
+    pub unit_blocks: usize,
     /// Whether all blocks of a chunk come before the next chunk: the weights stay in the second-level cache. Else each block's weights
     /// come from further away and pass once.
     pub chunks_outside: bool,
@@ -92,12 +140,20 @@ impl Schedule {
         let by_cache = if chunks_outside { (CHUNK_BYTES / block_bytes.max(1)).max(1) } else { row_blocks };
         let by_threads = row_blocks.div_ceil(UNITS.div_ceil(blocks * images));
         let chunk = by_cache.min(by_threads).clamp(1, row_blocks);
-        Schedule { images, blocks, row_blocks, chunk, chunks: row_blocks.div_ceil(chunk), chunks_outside }
+        Schedule {
+            images,
+            blocks,
+            row_blocks,
+            chunk,
+            chunks: row_blocks.div_ceil(chunk),
+            unit_blocks: 1,
+            chunks_outside,
+        }
     }
 
     /// Units of the task.
     pub fn units(&self) -> usize {
-        self.blocks * self.chunks * self.images
+        (self.blocks * self.chunks * self.images).div_ceil(self.unit_blocks)
     }
 
     /// Bytes that a call prefetches in a row block: a share of the next block's weights, which are `block_bytes`, or behind the only
@@ -115,6 +171,15 @@ impl Schedule {
     }
 }
 
+/// Units of so many blocks, where each passes once and is decoded by its unit.
+pub(super) fn units_of_blocks(blocks: usize) -> usize {
+    blocks.div_ceil(unit_blocks(blocks))
+}
+
+fn unit_blocks(blocks: usize) -> usize {
+    (blocks / UNITS).max(1)
+}
+
 /// Blocks of all groups.
 fn blocks(p: &Product<'_>) -> usize {
     p.groups * p.group_channels().outputs.div_ceil(MAX_CHANNELS)
@@ -122,19 +187,40 @@ fn blocks(p: &Product<'_>) -> usize {
 
 impl ProductPlan {
     /// Plans a product, behind whose constants lie `next_bytes` that the next product of the network reads first: constants lie in the order in
-    /// which they are read. Fails where the tuning asks for what cannot be.
+    /// which they are read. Its weights may be codes if there is a `decoding`. Fails where the tuning asks for what cannot be.
     pub fn new(
         product: &Product<'_>,
         shapes: Shapes,
         choice: Choice,
         next_bytes: usize,
+        decoding: Option<Decoding>,
+    ) -> Result<ProductPlan, String> {
+        if decoding == Some(Decoding::Inside) {
+            let plan = ProductPlan::with(product, shapes, choice, next_bytes, decoding)?;
+            if plan.sections.iter().flat_map(|section| &section.kernels).all(Microkernel::pairs_up) {
+                return Ok(plan);
+            }
+        }
+        let scratch = decoding.filter(|decoding| *decoding != Decoding::Inside);
+        ProductPlan::with(product, shapes, choice, next_bytes, scratch)
+    }
+
+    fn with(
+        product: &Product<'_>,
+        shapes: Shapes,
+        choice: Choice,
+        next_bytes: usize,
+        decoding: Option<Decoding>,
     ) -> Result<ProductPlan, String> {
         if let Some(panel) = choice.panel.filter(|panel| !(1..=shapes.dots.max_vectors).contains(panel)) {
             return Err(format!("a panel of {panel} vectors, expected 1 to {}", shapes.dots.max_vectors));
         }
-        let planner = Planner::new(product, shapes, choice);
+        let planner = Planner::new(product, shapes, choice, decoding);
         let (mut best, mut known) = (None::<(Candidate, Vec<usize>)>, Vec::new());
         for rows in product.row_ranges() {
+            if decoding == Some(Decoding::Inside) && rows.len() > 1 {
+                continue;
+            }
             let row_blocks = planner.row_blocks(&rows);
             known.extend(row_blocks.iter().copied());
             let row_block = match choice.row_block {
@@ -152,6 +238,15 @@ impl ProductPlan {
         };
         let (best, row_blocks) = best.ok_or_else(unknown)?;
         Ok(planner.finish(best, &row_blocks, next_bytes))
+    }
+
+    /// Bits of a stored weight: of the widest, where panels differ.
+    pub fn weight_bits(&self) -> usize {
+        let panels = self.sections.iter().flat_map(|section| self.interior_kernel(section).panels());
+        match self.decoded {
+            Decoded::Never => 8 * panels.map(|panel| panel.weight_bytes).max().unwrap_or(1),
+            Decoded::Inside | Decoded::Ahead | Decoded::ByUnit(_) => codes::BITS,
+        }
     }
 
     /// The microkernel of a section's interior.
@@ -215,9 +310,12 @@ struct Blocks {
 struct Planner<'p> {
     product: &'p Product<'p>,
     choice: Choice,
+    decoding: Option<Decoding>,
     /// Full blocks, then the remainder.
     blocks: Vec<Blocks>,
     max_vectors: usize,
+    /// The machine that decodes.
+    decoder: &'static VectorShape,
 }
 
 /// The range with the most rows.
@@ -226,13 +324,14 @@ fn interior(rows: &[RowRange]) -> usize {
 }
 
 impl<'p> Planner<'p> {
-    fn new(product: &'p Product<'p>, shapes: Shapes, choice: Choice) -> Planner<'p> {
+    fn new(product: &'p Product<'p>, shapes: Shapes, choice: Choice, decoding: Option<Decoding>) -> Planner<'p> {
         let outputs = product.group_channels().outputs;
         let (full, rest) = (outputs / MAX_CHANNELS, outputs % MAX_CHANNELS);
         let of = |per_group, channels, first| Blocks { per_group, channels, first, leaves: Vec::new() };
         let all = [of(full, MAX_CHANNELS, 0), of(usize::from(rest > 0), rest, full * MAX_CHANNELS)];
         let max_vectors = shapes.dots.max_vectors;
-        let mut planner = Planner { product, choice, blocks: Vec::new(), max_vectors };
+        let decoder = shapes.dots;
+        let mut planner = Planner { product, choice, decoding, blocks: Vec::new(), max_vectors, decoder };
         for mut blocks in all.into_iter().filter(|blocks| blocks.per_group > 0) {
             blocks.leaves = planner.leaves(&blocks, shapes);
             planner.blocks.push(blocks);
@@ -252,7 +351,7 @@ impl<'p> Planner<'p> {
     fn leaves(&self, blocks: &Blocks, shapes: Shapes) -> Vec<Leaf> {
         let run = self.spec(blocks.channels, &RowRange::whole(1), 1, 0).run;
         let dots = Leaf { shape: shapes.dots, i16_steps: 0 };
-        let sums = shapes.i16_sums.and_then(|shape| {
+        let sums = shapes.i16_sums.filter(|_| self.decoding != Some(Decoding::Inside)).and_then(|shape| {
             let weights = self.channels(blocks).into_iter().map(|channels| self.product.weights_of(&channels));
             let i16_steps = i16_sums::longest(weights, run, self.product.greatest, shape.max_i16_steps)?;
             Some(Leaf { shape, i16_steps })
@@ -334,6 +433,7 @@ impl<'p> Planner<'p> {
             out_pixel_step: p.result.strides[2],
             out_row_step: p.result.strides[1],
             prefetch_bytes: 0,
+            coded: self.decoding == Some(Decoding::Inside),
             pixel_terms: false,
             i16_steps,
             output: p.output(),
@@ -342,17 +442,45 @@ impl<'p> Planner<'p> {
 
     fn finish(&self, best: Candidate, row_blocks: &[usize], next_bytes: usize) -> ProductPlan {
         let Candidate { rows, interior, row_block, mut sections, .. } = best;
-        let schedule = Schedule::new(self.product, self.choice, rows[interior].rows / row_block, row_block);
+        let mut schedule = Schedule::new(self.product, self.choice, rows[interior].rows / row_block, row_block);
+        let decoded = self.decoded(&schedule, &sections);
         let alternatives = self.alternatives(&schedule, &rows, row_block, row_blocks);
         let stored = sections.first().and_then(|s| s.kernels[interior].panels().first()).map_or(1, |p| p.weight_bytes);
         let [height, width] = self.product.window.kernel;
-        let channel_bytes = height * width * self.product.group_channels().inputs * stored;
+        let channel_weights = height * width * self.product.group_channels().inputs;
+        let channel_bytes = match decoded {
+            Decoded::Never | Decoded::Ahead => channel_weights * stored,
+            Decoded::Inside | Decoded::ByUnit(_) => channel_weights.div_ceil(2),
+        };
         for section in &mut sections {
             let kernel = section.kernels[interior].clone();
             let bytes = schedule.prefetch_bytes(kernel.spec().channels * channel_bytes, next_bytes);
             section.kernels[interior] = kernel.with_prefetch(bytes);
         }
-        ProductPlan { rows, interior, row_block, sections, schedule, alternatives }
+        if let Decoded::ByUnit(_) = decoded {
+            schedule.unit_blocks = unit_blocks(schedule.blocks);
+        }
+        ProductPlan { rows, interior, row_block, sections, schedule, decoded, decoder: self.decoder, alternatives }
+    }
+
+    /// Where weights are decoded: into scratch only if it has room for them.
+    fn decoded(&self, schedule: &Schedule, sections: &[Section]) -> Decoded {
+        let most = match self.decoding {
+            None => return Decoded::Never,
+            Some(Decoding::Inside) => return Decoded::Inside,
+            Some(Decoding::Scratch(bytes)) => bytes,
+        };
+        let decodings: Option<Vec<BlockDecoding>> =
+            sections.iter().map(|section| section.decoding(self.decoder)).collect();
+        let Some(decodings) = decodings else { return Decoded::Never };
+        let slot = decodings.iter().map(|decoding| decoding.bytes).max().unwrap_or(0);
+        let all: usize = sections.iter().zip(&decodings).map(|(section, each)| section.blocks() * each.bytes).sum();
+        let passes_once = self.product.groups == 1 && schedule.images * schedule.chunks == 1;
+        match passes_once && !schedule.chunks_outside {
+            true if units_of_blocks(schedule.blocks) * slot <= most => Decoded::ByUnit(slot),
+            false if all <= most => Decoded::Ahead,
+            _ => Decoded::Never,
+        }
     }
 
     fn alternatives(
@@ -369,6 +497,8 @@ impl<'p> Planner<'p> {
         let others = row_blocks.iter().copied().filter(can_be).take(OTHER_ROW_BLOCKS);
         let others = others.map(|other| Choice { row_block: Some(other), ..now });
         let panels = (1..=self.max_vectors).rev().map(|panel| Choice { panel: Some(panel), ..now });
-        outer.into_iter().chain(others).chain(panels).filter(|&choice| choice != now).collect()
+        let other_storage = if self.decoding.is_some() { Storage::Bytes } else { Storage::Codes };
+        let storage = self.product.can_be_codes.then_some(Choice { storage: Some(other_storage), ..now });
+        outer.into_iter().chain(others).chain(panels).chain(storage).filter(|&choice| choice != now).collect()
     }
 }

@@ -8,6 +8,7 @@ use qcc_ir::{Diags, attr};
 use qcc_num::requant::Epilogue;
 
 use super::border_rows::{self, RowRange};
+use super::storage;
 use crate::kernel::microkernel::{Output, Residual};
 use crate::plan::{BufferView, halo_window};
 use crate::program::builder::{Builder, Operation, bug};
@@ -40,6 +41,8 @@ pub struct Product<'a> {
     pub greatest: u8,
     /// What the padding holds.
     pub pad_value: i32,
+    /// Whether weights are few enough values for codes.
+    pub can_be_codes: bool,
 }
 
 /// Channels of a group.
@@ -101,6 +104,7 @@ impl<'a> Product<'a> {
             acc_bound: accumulator_bound(weights, bias),
             greatest: b.greatest.get(&values[0]).map_or(u8::MAX, |&greatest| greatest.max(pad_value as u8)),
             pad_value,
+            can_be_codes: storage::can_be_codes(b.graph, node),
         })
     }
 

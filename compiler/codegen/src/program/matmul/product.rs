@@ -95,6 +95,7 @@ impl MatMul {
             out_pixel_step: result_row,
             out_row_step: rows * result_row,
             prefetch_bytes: 0,
+            coded: false,
             pixel_terms: self.has_terms(),
             i16_steps: 0,
             output: self.requant.map_or(Output::Raw, |(_, epilogue)| Output::Requant {
