@@ -10,6 +10,7 @@ use qcc_codegen::Target;
 use qcc_codegen::emit::peak::Peak;
 use qcc_ir::diag::Code;
 use qcc_runtime::info::real_tensors;
+use qcc_runtime::manifest::Step;
 use qcc_runtime::{DType, Model, Pool, RunError, Session, Tensor, TensorRef};
 use serde::Serialize;
 
@@ -41,8 +42,12 @@ pub struct Measurement {
     pub macs: u64,
     /// Multiply-accumulates a second, in thousand millions.
     pub gmacs_per_s: f64,
-    /// The same of a loop of nothing but multiplications in registers, on as many threads: the median of its slices.
+    /// The same of a loop of nothing but multiplications in registers, on as many threads: the median of its slices. Where some layers are
+    /// summed in 16 bits, each layer counts with the rate of its own loop.
     pub peak_gmacs_per_s: f64,
+    /// The rates of both loops, of sums in 32 bits and in 16.
+    #[serde(skip)]
+    pub peaks: Peaks,
     /// The best slice.
     pub peak_best_gmacs_per_s: f64,
     /// The ratio of the two.
@@ -51,6 +56,22 @@ pub struct Measurement {
     pub load_ms: f64,
     /// Greatest memory of the process so far, in units of 10^6 bytes.
     pub peak_rss_mb: Option<f64>,
+}
+
+/// Rates of the loops of nothing but multiplications, in thousand millions a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Peaks {
+    /// Of dots that sum in 32 bits.
+    pub dots: f64,
+    /// Of sums in 16 bits; where the target has none, that of dots.
+    pub i16_sums: f64,
+}
+
+impl Peaks {
+    /// The rate for a step that sums the products of so many steps in 16 bits.
+    pub fn of(&self, i16_steps: u32) -> f64 {
+        if i16_steps > 0 { self.i16_sums } else { self.dots }
+    }
 }
 
 /// A model with everything that a run takes, to be run again and again.
@@ -141,9 +162,13 @@ pub fn measure(model: &Model, threads: usize, io: Io, time: Duration, started: I
     let mut subject = Subject::new(model, &pool, io)?;
     let load = started.elapsed().saturating_sub(subject.making);
     let level = Target::with_features(model.info().cpu_features).filter(Target::runs_here);
-    let peak = Peak::new(level.unwrap_or_else(Target::native))?;
+    let target = level.unwrap_or_else(Target::native);
+    let peak = Peak::new(target)?;
     let limit = Limit::new(&peak, &pool);
-    let (mut times, mut peaks) = (Vec::new(), Vec::new());
+    let in_i16 = share_in_i16(model);
+    let peak_of_sums = if in_i16 > 0.0 { Peak::of_i16_sums(target)? } else { None };
+    let limit_of_sums = peak_of_sums.as_ref().map(|peak| Limit::new(peak, &pool));
+    let (mut times, mut peaks, mut of_sums) = (Vec::new(), Vec::new(), Vec::new());
     let (begin, mut since) = (Instant::now(), Duration::ZERO);
     while begin.elapsed() < time || peaks.is_empty() {
         let once = subject.run()?;
@@ -152,10 +177,15 @@ pub fn measure(model: &Model, threads: usize, io: Io, time: Duration, started: I
         // As much time for the limit as for runs that are short, one slice a run for longer ones.
         if since >= PEAK_TIME {
             peaks.push(limit.slice());
+            of_sums.extend(limit_of_sums.as_ref().map(Limit::slice));
             since = Duration::ZERO;
         }
     }
-    let (median_ms, limit) = (median(&mut times), median(&mut peaks));
+    let (median_ms, dots) = (median(&mut times), median(&mut peaks));
+    let i16_sums = if of_sums.is_empty() { dots } else { median(&mut of_sums) };
+    let together = |dots: f64, i16_sums: f64| 1.0 / ((1.0 - in_i16) / dots + in_i16 / i16_sums);
+    let limit = together(dots, i16_sums);
+    let best = |slices: &[f64], otherwise: f64| slices.last().copied().unwrap_or(otherwise);
     let macs = model.info().macs;
     let rate = macs as f64 / median_ms / 1e6;
     Ok(Measurement {
@@ -166,11 +196,19 @@ pub fn measure(model: &Model, threads: usize, io: Io, time: Duration, started: I
         macs,
         gmacs_per_s: rate,
         peak_gmacs_per_s: limit,
-        peak_best_gmacs_per_s: peaks.last().copied().unwrap_or(limit),
+        peaks: Peaks { dots, i16_sums },
+        peak_best_gmacs_per_s: together(best(&peaks, dots), best(&of_sums, best(&peaks, dots))),
         peak_fraction: rate / limit,
         load_ms: load.as_secs_f64() * 1e3,
         peak_rss_mb: peak_rss_mb(),
     })
+}
+
+/// Share of the multiplications of a model whose sums have 16 bits.
+fn share_in_i16(model: &Model) -> f64 {
+    let steps = model.manifest().map_or(&[][..], |manifest| &manifest.steps);
+    let macs = |of: fn(&&Step) -> bool| steps.iter().filter(of).map(|step| step.macs).sum::<u64>() as f64;
+    macs(|step| step.i16_steps > 0) / macs(|_| true).max(1.0)
 }
 
 /// Runs on request, for benchmarks that let several programs take turns: every line of `requests` is a number of

@@ -126,6 +126,9 @@ pub struct Step {
     /// Bits of a stored weight, of a product; else 0.
     #[prost(uint32, tag = "6")]
     pub weight_bits: u32,
+    /// Steps whose products it sums in 16 bits; 0 where sums have 32.
+    #[prost(uint32, tag = "9")]
+    pub i16_steps: u32,
 }
 
 /// How one stored tensor stands for real values: `real = scale * (stored - zero_point)`.

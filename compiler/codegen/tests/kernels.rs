@@ -582,7 +582,7 @@ fn peak_loops_run() {
     let mut jit = Jit::new(native());
     let function = peak::emit_clif(jit.module.target_config(), &mut FunctionBuilderContext::new());
     let mut loops = vec![(Backend::Clif, jit.clif(function))];
-    for backend in coded() {
+    for backend in coded().into_iter().chain(with_i16_sums()) {
         let code = peak::machine_code(backend).unwrap().expect("a back end that makes machine code");
         loops.push((backend, jit.bytes(&code)));
     }

@@ -4,7 +4,7 @@
 //!
 //! | bound | least time |
 //! |---|---|
-//! | compute | multiply-accumulates at the measured rate of the dot instruction |
+//! | compute | multiply-accumulates at the measured rate of the dot, or of sums in 16 bits where the task has them |
 //! | weights | bytes of constants at the measured rate of reading as many bytes as the whole model's |
 //! | activations | bytes read and written at the measured rate of reading as many |
 //! | epilogue | results, each with [`EPILOGUE_MACS`], at the rate of the dot instruction |
@@ -19,7 +19,7 @@ use qcc_codegen::program::TaskInfo;
 use qcc_runtime::{Tensor, TensorRef};
 use serde::Serialize;
 
-use super::{fail, inputs, median, pool};
+use super::{Peaks, fail, inputs, median, pool};
 use crate::Error;
 
 /// Requantization takes 6.5 vector operations for a vector of accumulators, in the time of each of which the dot instruction
@@ -45,7 +45,9 @@ pub struct TaskProfile {
     pub macs: u64,
     /// Multiply-accumulates a second, in thousand millions.
     pub gmacs_per_s: f64,
-    /// The same as a share of the measured limit.
+    /// Steps whose products are summed in 16 bits; 0 where sums have 32.
+    pub i16_steps: u32,
+    /// The rate as a share of the measured limit, that of its own kind of sums.
     pub peak_fraction: f64,
     /// Bytes of constants read.
     pub weight_bytes: u64,
@@ -61,23 +63,22 @@ pub struct TaskProfile {
     pub bound_fraction: f64,
 }
 
-/// Measures every task of a program on its own, over `rounds` runs; `peak` is the limit in thousand million
-/// multiply-accumulates a second.
-pub fn profile(program: &Jit, threads: usize, rounds: usize, peak: f64) -> Result<Vec<TaskProfile>, Error> {
+/// Measures every task of a program on its own, over `rounds` runs, against the limits `peaks`.
+pub fn profile(program: &Jit, threads: usize, rounds: usize, peaks: Peaks) -> Result<Vec<TaskProfile>, Error> {
     let pool = pool(threads)?;
     let inputs = inputs(&program.model);
     let views: Vec<TensorRef> = inputs.iter().map(Tensor::view).collect();
     let threads = pool.threads();
     let times = program.profile(&views, rounds, (threads > 1).then_some(&pool)).map_err(fail)?;
     let constants: u64 = program.tasks.iter().map(|t| t.weight_bytes).sum();
-    let machine = Machine { peak, threads: threads as f64, weights: read_rate(constants as usize) };
+    let machine = Machine { peaks, threads: threads as f64, weights: read_rate(constants as usize) };
     Ok(program.tasks.iter().zip(times).map(|(task, time)| machine.judge(task, time)).collect())
 }
 
 /// What the machine was measured to do.
 struct Machine {
-    /// Thousand million multiply-accumulates a second on all threads.
-    peak: f64,
+    /// On all threads.
+    peaks: Peaks,
     threads: f64,
     /// Bytes a second of reading the constants of the model one after another, on one thread.
     weights: f64,
@@ -87,7 +88,8 @@ impl Machine {
     fn judge(&self, task: &TaskInfo, time: Duration) -> TaskProfile {
         let seconds = time.as_secs_f64().max(1e-9);
         let activations = task.input_bytes + task.output_bytes;
-        let compute = |macs: f64| macs / (self.peak * 1e9);
+        let peak = self.peaks.of(task.i16_steps);
+        let compute = |macs: f64| macs / (peak * 1e9);
         // The sum of a multiplication ends in an epilogue only where it is requantized at once.
         let results = if task.macs > 0 { task.output_bytes as f64 } else { 0.0 };
         let bounds = [
@@ -104,7 +106,8 @@ impl Machine {
             ms: seconds * 1e3,
             macs: task.macs,
             gmacs_per_s: rate,
-            peak_fraction: rate / self.peak,
+            i16_steps: task.i16_steps,
+            peak_fraction: rate / peak,
             weight_bytes: task.weight_bytes,
             input_bytes: task.input_bytes,
             output_bytes: task.output_bytes,

@@ -70,11 +70,8 @@ impl Bench {
                 return self.take_turns(&program.model, start);
             }
             let result = measure(&program.model, self.threads, self.io.into(), time, start)?;
-            let tasks = if self.per_layer {
-                profile(&program, self.threads, TASK_ROUNDS, result.peak_gmacs_per_s)?
-            } else {
-                Vec::new()
-            };
+            let tasks =
+                if self.per_layer { profile(&program, self.threads, TASK_ROUNDS, result.peaks)? } else { Vec::new() };
             (result, tasks)
         };
         terminal::result(&if self.json { json(&result, &tasks) } else { text(&result, &tasks) })

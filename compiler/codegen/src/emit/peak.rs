@@ -12,6 +12,7 @@ use super::jit::Memory;
 use crate::Target;
 use crate::kernel::peak;
 use crate::program::bug;
+use crate::target::Backend;
 
 /// A loop that does nothing but multiply and add 8-bit integers in registers.
 pub struct Peak {
@@ -23,6 +24,15 @@ pub struct Peak {
 impl Peak {
     /// The loop with the best kernels of a target that runs here; refused for any other.
     pub fn new(target: Target) -> Result<Peak, Diags> {
+        Peak::of(target, target.backend())
+    }
+
+    /// The same for kernels that sum products in 16 bits, if the target has them.
+    pub fn of_i16_sums(target: Target) -> Result<Option<Peak>, Diags> {
+        target.i16_sums_backend().map(|backend| Peak::of(target, backend)).transpose()
+    }
+
+    fn of(target: Target, backend: Backend) -> Result<Peak, Diags> {
         if !target.runs_here() {
             let missing = target.features().minus(CpuFeatures::detect());
             return Err(Diag::new(Code::TARGET, format!("target `{target}`: this CPU lacks {missing}")).into());
@@ -31,7 +41,7 @@ impl Peak {
         let mut signature = module.make_signature();
         signature.params = vec![AbiParam::new(module.target_config().pointer_type())];
         let id = module.declare_function("peak", Linkage::Local, &signature).map_err(bug)?;
-        if let Some(code) = peak::machine_code(target.backend()).map_err(bug)? {
+        if let Some(code) = peak::machine_code(backend).map_err(bug)? {
             module.define_function_bytes(id, 64, &code, &[]).map_err(bug)?;
         } else {
             let function = peak::emit_clif(module.target_config(), &mut FunctionBuilderContext::new());
@@ -41,7 +51,7 @@ impl Peak {
         let address = module.get_finalized_function(id);
         // SAFETY: the function was defined with this signature.
         let code = unsafe { std::mem::transmute::<*const u8, unsafe extern "C" fn(usize)>(address) };
-        Ok(Peak { code, macs: peak::macs_per_iteration(target.backend().shape()), _memory: Memory::new(module) })
+        Ok(Peak { code, macs: peak::macs_per_iteration(backend.shape()), _memory: Memory::new(module) })
     }
 
     /// Runs the loop and returns how many multiply-accumulates that were.

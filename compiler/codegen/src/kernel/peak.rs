@@ -1,5 +1,7 @@
 //! Nothing but dots on registers: what the machine can do at most, measured in the same run as the kernels.
 //!
+//! Where products are summed in 16 bits it is these sums alone, as of steps without end.
+//!
 //! The function is `fn(iterations: usize)`. It reads no memory.
 
 use cranelift_codegen::ir::{AbiParam, Function, Signature};
@@ -50,7 +52,10 @@ fn emit<M: Machine>(m: &mut M) {
     let accumulators: Vec<M::Vector> = (0..m.shape().accumulators).map(|index| m.splat(index as i32)).collect();
     m.repeat_argument(0, &mut |m| {
         for _ in 0..ROUNDS {
-            accumulators.iter().for_each(|&acc| m.dot(acc, activations, weights));
+            match m.shape().max_i16_steps {
+                0 => accumulators.iter().for_each(|&acc| m.dot(acc, activations, weights)),
+                _ => accumulators.iter().for_each(|&acc| m.add_pair_products(acc, activations, weights)),
+            }
         }
     });
     accumulators.into_iter().for_each(|acc| m.keep(acc));

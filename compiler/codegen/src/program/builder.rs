@@ -43,6 +43,8 @@ pub struct TaskInfo {
     pub weight_bytes: u64,
     /// Bits of a stored weight, of a product; else 0.
     pub weight_bits: usize,
+    /// Steps whose products it sums in 16 bits; 0 where sums have 32.
+    pub i16_steps: u32,
     /// What could have been chosen otherwise, the likeliest first.
     pub choices: Vec<Choice>,
 }
@@ -54,6 +56,7 @@ pub(super) struct TaskCost {
     pub input_bytes: u64,
     pub weight_bytes: u64,
     pub weight_bits: usize,
+    pub i16_steps: u32,
     pub choices: Vec<Choice>,
 }
 
@@ -66,6 +69,7 @@ impl TaskCost {
             input_bytes: 0,
             weight_bytes: 0,
             weight_bits: 0,
+            i16_steps: 0,
             choices: Vec::new(),
         }
     }
@@ -315,6 +319,7 @@ impl<'a> Builder<'a> {
             output_bytes: output_bytes as u64,
             weight_bytes: cost.weight_bytes,
             weight_bits: cost.weight_bits,
+            i16_steps: cost.i16_steps,
             choices: cost.choices,
         });
         Ok(())

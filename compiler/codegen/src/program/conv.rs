@@ -85,8 +85,11 @@ impl Builder<'_> {
             })?;
         }
         let weight_bits = plan.weight_bits();
-        let kernel = cost.kernel + &i16_sums_text(&plan.i16_steps());
-        let cost = TaskCost { kernel, choices: plan.alternatives.clone(), weight_bytes, weight_bits, ..cost };
+        let i16_steps = plan.i16_steps();
+        let kernel = cost.kernel + &i16_sums_text(&i16_steps);
+        let i16_steps = i16_steps.first().map_or(0, |&steps| steps as u32);
+        let choices = plan.alternatives.clone();
+        let cost = TaskCost { kernel, i16_steps, choices, weight_bytes, weight_bits, ..cost };
         self.task_of(o, plan.schedule.units(), cost, |t| emit::emit(t, &product, memory, &plan, &sections))
     }
 

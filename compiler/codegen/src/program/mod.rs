@@ -164,6 +164,7 @@ impl Builder<'_> {
             output_bytes: t.output_bytes,
             weight_bytes: t.weight_bytes,
             weight_bits: t.weight_bits as u32,
+            i16_steps: t.i16_steps,
         });
         Manifest {
             compiler: info.compiler.clone(),

@@ -16,7 +16,7 @@ use super::plan::Microkernel;
 const STEP: usize = 4;
 
 /// Lengths of groups that are tried, the longest first: more bring next to nothing.
-const LENGTHS: [usize; 8] = [16, 12, 8, 6, 4, 3, 2, 1];
+const LENGTHS: [usize; 11] = [16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1];
 
 /// Whether (32) holds for `weights`, runs of `run` weights each, in groups of so many steps, with activations up to `greatest`.
 pub fn fits(weights: &[i8], run: usize, steps: usize, greatest: u8) -> bool {
