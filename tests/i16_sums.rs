@@ -23,7 +23,7 @@ fn kernel(graph: &Graph, target: Target, value: &str) -> String {
     let object = emit::object::compile(graph, &options(target)).expect("compiles");
     let report = check::certify(&object.link("net.so").expect("links")).expect("a model");
     assert!(report.is_float_free(), "{target}: {:?}", report.integer.findings);
-    let step = object.manifest.steps.iter().find(|step| step.name == value).expect("a step").clone();
+    let step = object.manifest.steps.iter().find(|step| step.name == value && step.macs > 0).expect("a step").clone();
     step.kernel
 }
 
@@ -125,7 +125,7 @@ fn the_greatest_sums_are_exact() {
             let wanted = Evaluator::new(&graph).run(std::slice::from_ref(&input)).expect("evaluates").remove(0);
             for &target in &targets {
                 let jit = emit::jit::compile(&graph, &options(target)).expect("compiles");
-                let text = &jit.tasks.iter().find(|task| task.name == "y").expect("a step").kernel;
+                let text = &jit.tasks.iter().find(|task| task.name == "y" && task.macs > 0).expect("a step").kernel;
                 assert!(text.contains("in 16 bits"), "{target}: {text}");
                 assert_eq!(run(&jit.model, &input), wanted.data.to_bytes(), "{target}, {magnitude}: {text}");
             }
