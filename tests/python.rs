@@ -1,4 +1,5 @@
-//! Checks that need Python and its packages: the conformance scores and the networks of torchvision.
+//! Checks that need Python and its packages: the conformance scores, small models that quantization gets wrong, and the networks of
+//! torchvision.
 
 mod optional;
 
@@ -12,6 +13,8 @@ fn main() -> std::process::ExitCode {
         ("quantization_is_exact", || {
             python("conformance/conformance.py", &["--score", "B", "--failures", "--require", "B=30"])
         }),
+        // A part of them; `neighbours.py` alone runs all.
+        ("neighbours", || python("conformance/neighbours.py", &["--every", "4", "--random", "6"])),
         ("networks", || python("networks.py", &["--quick"])),
     ])
 }

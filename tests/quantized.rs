@@ -1,4 +1,4 @@
-//! Quantized models and exports against ONNX Runtime, by `tests/conformance/quantized.py` and `exports.py`: needs Python with `onnx` and
+//! Quantized models and exports against ONNX Runtime, by `tests/conformance/quantized.py`, `exports.py` and `agreement.py`: needs Python with `onnx` and
 //! `onnxruntime`.
 
 mod optional;
@@ -10,6 +10,7 @@ fn main() -> std::process::ExitCode {
         ("agrees_with_onnx_runtime", || python("conformance/quantized.py", &["--inputs", "2"])),
         // What is done on machines without VNNI, where ONNX Runtime saturates sums.
         ("agrees_where_sums_saturate", || python("conformance/quantized.py", &["--inputs", "1", "--saturated"])),
+        ("exports_agree_on_equal_operands", || python("conformance/agreement.py", &["--samples", "1"])),
         ("operators_are_exported", || python("conformance/exports.py", &[])),
     ])
 }

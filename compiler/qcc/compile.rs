@@ -2,6 +2,7 @@
 
 mod compiled;
 mod digest;
+mod export;
 mod own_words;
 
 use std::collections::HashMap;

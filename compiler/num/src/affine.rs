@@ -70,6 +70,37 @@ pub fn offset<M: Into<i32> + Copy>(shift: u32, zero_point: u8, operands: &[(u8, 
     rounding + (i32::from(zero_point) << shift) - zeros
 }
 
+/// How far from the nearest multiplier [`line`] looks.
+const RADIUS: i16 = 24;
+
+/// Greatest magnitude of an offset that [`line`] gives: with it (5) stays within 32 bits.
+const GREATEST_OFFSET: i64 = 1 << 30;
+
+/// The multiplier `M` and offset `C` with which `floor((x * M + C) / 2^shift)`, clamped, is `round_half_even(factor * x + term)`, clamped,
+/// for each of the 256 codes `x`, so that one operand has no error beside its rounding: the nearest multiplier, and the offset in the
+/// middle of those that suit it. `None` where neither this nor a neighbour gives all of them.
+#[expect(clippy::cast_possible_truncation, reason = "codes are bytes, offsets are limited")]
+pub fn line(shift: u32, factor: f64, term: f64) -> Option<(i16, i32)> {
+    let nearest = (factor * f64::from(shift).exp2()).round();
+    let nearest = if nearest.abs() <= f64::from(i16::MAX) { nearest as i16 } else { return None };
+    let wanted = |x: i64| (factor * x as f64 + term).round_ties_even().clamp(0.0, 255.0) as i64;
+    let offset = |m: i16| {
+        let (mut least, mut beyond) = (-GREATEST_OFFSET, GREATEST_OFFSET);
+        for x in 0..256 {
+            let (y, product) = (wanted(x), x * i64::from(m));
+            if y > 0 {
+                least = least.max((y << shift) - product);
+            }
+            if y < 255 {
+                beyond = beyond.min(((y + 1) << shift) - product);
+            }
+        }
+        (least < beyond).then(|| ((least + beyond - 1) >> 1) as i32)
+    };
+    let near = (0..=RADIUS).flat_map(|d| [nearest.checked_add(d), nearest.checked_sub(d)]).flatten();
+    near.into_iter().find_map(|m| Some((m, offset(m)?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +144,27 @@ mod tests {
         assert!(wide_multipliers(&[f64::NAN, 1.0]).is_err() && wide_multipliers(&[20000.0, 20000.0]).is_err());
         let (shift, m) = wide_multipliers(&[16000.0, -16000.0]).unwrap();
         assert!(255 * (i64::from(m[0]) - i64::from(m[1])) + (257 << shift) < 1 << 31);
+    }
+
+    /// Every code of a line that was found is the rounded real one; lines are found for nearly all types.
+    #[test]
+    fn lines_round_every_code_as_real_numbers() {
+        let mut found = 0;
+        for i in 0..64u8 {
+            let wave = |k: f64| (k * (f64::from(i) + 0.7)).sin();
+            let (factor, term) = (0.05 + 2.0 * wave(1.3), 128.0 + 200.0 * wave(2.7));
+            let (shift, _) = multipliers(&[factor]).unwrap();
+            let Some((m, offset)) = line(shift, factor, term) else { continue };
+            found += 1;
+            let rule = Affine { shift, offset, lo: 0, hi: 255 };
+            for x in 0..=255u8 {
+                let real = (factor * f64::from(x) + term).round_ties_even().clamp(0.0, 255.0);
+                assert!((f64::from(rule.apply(i32::from(x) * i32::from(m))) - real).abs() < 0.1, "{x} {factor} {term}");
+            }
+        }
+        assert!(found >= 58, "{found} of 64");
+        // A term far beyond the bytes, a factor beyond the multipliers.
+        assert!(line(14, 1.0, 1e30).is_none() && line(14, 3.0, 0.0).is_none());
     }
 
     #[test]

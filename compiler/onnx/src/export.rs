@@ -15,7 +15,7 @@ pub(crate) mod operators;
 pub(crate) mod positions;
 pub(crate) mod writer;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use onnx_protobuf::{Message, ModelProto, OperatorSetIdProto};
 use qcc_ir::diag::Code;
@@ -36,6 +36,18 @@ pub struct ExportOptions {
     pub declared: Vec<Declared>,
     /// Names of values that are not rounded, because the integer model adds something to their sums of products before it rounds.
     pub unrounded: HashSet<String>,
+    /// How the integer model reads an operand of an addition, by the name of the sum and the number of the operand, where that differs
+    /// from its type by the rounding of a multiplier.
+    pub addends: HashMap<(String, usize), Addend>,
+}
+
+/// The real numbers that the codes of an operand add to a sum.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Addend {
+    /// Those of the operand's type with another scale.
+    Scale(f32),
+    /// One for each code.
+    Table(Vec<f32>),
 }
 
 /// An input or output that the model declares as integers: with a scale, codes of real numbers.
@@ -84,7 +96,15 @@ fn whole(w: &mut Writer, options: &ExportOptions) -> Result<(), Diags> {
     let mut faults = Diags::default();
     for n in g.order() {
         let unrounded = options.unrounded.contains(g.name_of(g.result(n)));
-        if let Err(message) = node(w, n, unrounded) {
+        let name = g.name_of(g.result(n));
+        for (i, v) in g.operands(n).into_iter().enumerate() {
+            if let Some(addend) = options.addends.get(&(name.to_string(), i)) {
+                w.read_as(v, addend);
+            }
+        }
+        let written = node(w, n, unrounded);
+        w.read_as_typed();
+        if let Err(message) = written {
             faults.0.push(Diag::new(Code::UNSUPPORTED, message).at(g.describe(n)));
         }
     }
@@ -284,10 +304,7 @@ fn by_table(w: &mut Writer, n: NodeId, result: &str) -> Result<(), String> {
     let attrs = &g.node(n).attrs;
     let values: Vec<f32> = (0u8..=255).map(|q| f(attrs, (i64::from(q) - u.zero_point()) as f32 * u.scale())).collect();
     let codes = w.codes(x)?;
-    let table = w.constant(&format!("{result}.table"), &[256], Data::F32(values));
-    let positions = w.fresh(&format!("{result}.positions"));
-    w.emit("Cast", &[codes], &positions, vec![("to", Value::Int(number(Int::I32).into()))]);
-    w.emit("Gather", &[table, positions], result, vec![]);
+    w.look_up(&codes, values, result);
     Ok(())
 }
 

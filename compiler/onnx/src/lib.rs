@@ -36,7 +36,7 @@ use qcc_ir::{Diag, Diags, Graph, Tensor};
 use crate::external::Folder;
 use crate::fault::Fault;
 
-pub use crate::export::{Declared, ExportOptions, export};
+pub use crate::export::{Addend, Declared, ExportOptions, export};
 pub use crate::import::{Importable, Imported, importable};
 pub use crate::options::ImportOptions;
 

@@ -1,6 +1,5 @@
 //! A compiled model and what is made of it: machine code in memory or in a file, or a text.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -8,12 +7,13 @@ use qcc_codegen::emit::{jit, object};
 use qcc_codegen::program::tuning::Tuning;
 use qcc_interp::Evaluator;
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Elem, Graph, Int, Level, Opcode, ValueId, check_level};
+use qcc_ir::{Diag, Elem, Graph, Int, Level, check_level};
 use qcc_passes::RangeTable;
 use qcc_runtime::Model;
 
 use super::Report;
 use super::digest::digest;
+use super::export;
 use crate::options::tuning_record;
 use crate::{Error, files};
 
@@ -166,20 +166,16 @@ impl Compiled {
             let quant = (d.scale > 0.0).then_some((d.scale, d.zero_point.into()));
             Some(qcc_onnx::Declared { name: d.name.clone(), storage: Int::from_name(&d.dtype)?, quant })
         });
-        let unrounded = if round_all { HashSet::new() } else { self.unrounded(graph) };
-        let options = qcc_onnx::ExportOptions { declared: declared.collect(), unrounded };
+        let mut options =
+            qcc_onnx::ExportOptions { declared: declared.collect(), ..qcc_onnx::ExportOptions::default() };
+        if !round_all {
+            options.unrounded = export::unrounded(graph, &self.graph);
+            // Scales of a model that was quantized already are its own.
+            if !self.source_is_quantized() {
+                options.addends = export::addends(graph, &self.graph, &options.unrounded);
+            }
+        }
         files::write(path.as_ref(), &qcc_onnx::export(graph, &options)?)
-    }
-
-    /// Values of the quantized graph that an addition reads and that the integer graph does not have any more.
-    fn unrounded(&self, quantized: &Graph) -> HashSet<String> {
-        let integer: HashSet<&str> = self.graph.values().map(|v| self.graph.name_of(v)).collect();
-        let gone = |name: &str| {
-            !["", ".nhwc", ".t", ".acc"].iter().any(|suffix| integer.contains(&*format!("{name}{suffix}")))
-        };
-        let added = |v: ValueId| quantized.only_user(v).is_some_and(|n| quantized.op(n) == Opcode::Add);
-        let names = quantized.values().filter(|&v| added(v)).map(|v| quantized.name_of(v));
-        names.filter(|name| gone(name)).map(str::to_string).collect()
     }
 
     /// Machine code is made of integer graphs only; another pipeline may end before that.

@@ -11,7 +11,7 @@
 //!
 //! The addition multiplies `a` by `f = mults[0] / 2^shift` and `r` by `g = mults[1] / 2^shift`. With `qcc_num::requant`
 //! equations (1) to (4), the convolution's factors become `s f`, the residual multiplier `R = round(g 2^14)`, and the
-//! offset follows from the zero points. `a` is no longer rounded to 8 bits and no longer saturates there: the result is
+//! offset follows from the zero points. Where types tell the scales, `f` and `g` are their ratios, which multipliers of 16 bits have rounded. `a` is no longer rounded to 8 bits and no longer saturates there: the result is
 //! nearer to the real sum, and within `1 + f / 2` units of that of the two operations wherever `a` did not saturate. If both
 //! operands come from a layer that nothing else reads, the one computed later takes in the addition. With `exact` additions
 //! stay as they are.
@@ -20,7 +20,7 @@ use qcc_ir::{Attrs, Data, Diags, Edit, Graph, NodeId, Opcode, Tensor, ValueId, a
 use qcc_num::convert::nearest_i64;
 use qcc_num::requant;
 
-use crate::int::merge_requant::zero_point;
+use crate::int::merge_requant::{scale_ratio, zero_point};
 use crate::rewrite::substitute;
 use crate::{Context, Options, Pass};
 
@@ -145,7 +145,8 @@ fn candidate(g: &Graph, n: NodeId, operands: &[ValueId], i: usize) -> Result<Can
     let sum = &g.node(n).attrs;
     let unit = (-(sum.get(attr::SHIFT) as f64)).exp2();
     let mults = sum.get(attr::MULTS);
-    let (f, r) = (mults[i] as f64 * unit, mults[1 - i] as f64 * unit);
+    let ratio = |v: ValueId, mult: i64| scale_ratio(g, v, y, mult as f64 * unit);
+    let (f, r) = (ratio(x, mults[i]), ratio(residual, mults[1 - i]));
     if f > 2.0 {
         return Err("its scale is more than twice that of the sum".into());
     }

@@ -56,7 +56,7 @@ use qcc_num::dynamic::{SCALE_SUFFIX, SIGNED_ZERO};
 use qcc_num::edge::LEAST_SCALE;
 
 use crate::constants;
-use crate::quant::decades::is_uneven;
+use crate::quant::decades::{is_guarded, is_uneven};
 use crate::rewrite::{either, floats, is_live, per_channel, scalar};
 use crate::{Context, Pass};
 
@@ -112,6 +112,13 @@ impl Pass for LowerToDynamic {
             if makes_integers(g, n) {
                 let message = format!("`{}` has no form with dynamic scales", g.op(n).name());
                 let help = "compile with --mode int8_static, or cut the model before it";
+                faults.0.push(Diag::new(Code::NO_INTEGER_FORM, message).help(help).at(g.describe(n)));
+                continue;
+            }
+            if is_guarded(g, n) {
+                let what = "small numbers count in its operand as much as great ones, of which 8 bits tell nothing";
+                let message = format!("`{}` has no form with dynamic scales: {what}", g.op(n).name());
+                let help = "compile with --mode int8_static and samples (--calibrate): such operands then have 16 bits";
                 faults.0.push(Diag::new(Code::NO_INTEGER_FORM, message).help(help).at(g.describe(n)));
                 continue;
             }

@@ -44,7 +44,7 @@ use qcc_ir::{
     Attrs, Change, Class, Diag, Diags, Edit, Elem, Fact, Graph, Int, NodeId, Opcode, Origin, Tensor, Type, Uniform,
     ValueId, attr,
 };
-use qcc_num::ScaleError;
+use qcc_num::{ScaleError, affine};
 
 use crate::{Context, Options, Pass};
 
@@ -278,10 +278,13 @@ impl Lower<'_, '_> {
             return self.function(v, |x| x);
         }
         let (from, to) = (self.bytes(v)?, self.bytes(self.y)?);
-        let (shift, mults) = qcc_num::affine::multipliers(&[from.scale / to.scale]).map_err(|e| self.scale_error(e))?;
-        let offset = qcc_num::affine::offset(shift, to.zero, &[(from.zero, mults[0])]);
+        let factor = from.scale / to.scale;
+        let (shift, mults) = affine::multipliers(&[factor]).map_err(|e| self.scale_error(e))?;
+        let nearest = (mults[0], affine::offset(shift, to.zero, &[(from.zero, mults[0])]));
+        let term = f64::from(to.zero) - factor * f64::from(from.zero);
+        let (mult, offset) = affine::line(shift, factor, term).unwrap_or(nearest);
         let attrs = Attrs::new(Opcode::Rescale)
-            .with(attr::MULT, i64::from(mults[0]))
+            .with(attr::MULT, i64::from(mult))
             .with(attr::SHIFT, i64::from(shift))
             .with(attr::OFFSET, i64::from(offset));
         let dims = self.dims(v);

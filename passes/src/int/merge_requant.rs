@@ -204,6 +204,15 @@ pub(crate) fn zero_point(g: &Graph, v: ValueId) -> Option<u8> {
     g.ty(v).uniform().filter(|u| u.axis.is_none()).and_then(|u| u8::try_from(u.zero_point()).ok())
 }
 
+/// The ratio of the scales of `x` and `y` by their types, of which `found` is what a multiplier made: `found` where types have no
+/// scales, or others.
+pub(crate) fn scale_ratio(g: &Graph, x: ValueId, y: ValueId, found: f64) -> f64 {
+    let scale = |v| g.ty(v).uniform().filter(|u| u.axis.is_none()).map(|u| f64::from(u.scale()));
+    let (Some(sx), Some(sy)) = (scale(x), scale(y)) else { return found };
+    let ratio = sx / sy;
+    if (ratio - found).abs() <= ratio * (-12f64).exp2() { ratio } else { found }
+}
+
 /// A requantization or rescaling whose only reader is a rescaling.
 fn rescale_into_multipliers(edit: &mut Edit, n: NodeId) -> bool {
     let g = edit.graph();
@@ -217,6 +226,7 @@ fn rescale_into_multipliers(edit: &mut Edit, n: NodeId) -> bool {
     if factor <= 0.0 {
         return false;
     }
+    let factor = scale_ratio(g, x, y, factor);
     let Some(inner) = produced_once(g, x, Opcode::Requant).or_else(|| produced_once(g, x, Opcode::Rescale)) else {
         return false;
     };

@@ -20,6 +20,9 @@ use crate::{Context, Pass, diag_at};
 /// The pass `prove-accumulators`.
 pub struct ProveAccumulators;
 
+/// What shortens a sum.
+const HELP: &str = "make the weights or the bias smaller, or split the layer into two, whose results are added";
+
 impl Pass for ProveAccumulators {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
         let mut faults = Diags::default();
@@ -28,12 +31,10 @@ impl Pass for ProveAccumulators {
             let g = edit.graph();
             let Some(bounds) = accumulator_bounds(g, n) else {
                 if has_weights(g, n) {
-                    faults.0.push(diag_at(
-                        g,
-                        n,
-                        Code::OVERFLOW,
-                        "the weights are not constant: nothing is known of the sums",
-                    ));
+                    faults.0.push(
+                        diag_at(g, n, Code::OVERFLOW, "the weights are not constant: nothing is known of the sums")
+                            .help("make them a constant of the graph"),
+                    );
                 }
                 continue;
             };
@@ -46,7 +47,7 @@ impl Pass for ProveAccumulators {
                     None => {
                         let message =
                             format!("the accumulator of output channel {c} may reach {lo} to {hi}: more than 32 bits");
-                        faults.0.push(diag_at(g, n, Code::OVERFLOW, message));
+                        faults.0.push(diag_at(g, n, Code::OVERFLOW, message).help(HELP));
                         break;
                     }
                 }

@@ -28,6 +28,9 @@ use crate::rewrite::scalar;
 /// By how much of its extent a result may differ from one code of an operand of 8 bits to the next.
 const COARSE: f32 = 1.0 / 32.0;
 
+/// The same where scales are found in each run, beyond which there is no sense in the results.
+const GUARDED: f32 = 1.0 / 4.0;
+
 /// The greatest step of a softmax's argument: shares that differ by less are told apart to 8 %.
 const SOFTMAX_STEP: f32 = 1.0 / 12.0;
 
@@ -103,6 +106,17 @@ pub(crate) fn is_uneven(g: &Graph, n: NodeId) -> bool {
     }
     let operands = g.operands(n).into_iter().enumerate();
     operands.filter(|&(_, v)| g.constant(v).is_none() && g.ty(v).is_float()).any(|(i, _)| function(g, n, i).is_some())
+}
+
+/// Whether a function that a guard such as `max(x, 1e-5)` keeps finite at 0 goes more than a quarter of its way between two of the 255
+/// codes that a dynamic scale has up to 1: the guard says that such small numbers occur, and 8 bits tell nothing of them.
+pub(crate) fn is_guarded(g: &Graph, n: NodeId) -> bool {
+    let Class::Unary(_) = g.op(n).info().class else { return false };
+    let Some(f) = function(g, n, 0).filter(|_| g.constant(g.operands(n)[0]).is_none()) else { return false };
+    let results: Vec<f32> = (0..=POINTS).map(|i| f(f32::from(i) / f32::from(POINTS))).collect();
+    let (least, greatest) = results.iter().fold((f32::MAX, f32::MIN), |(lo, hi), &y| (lo.min(y), hi.max(y)));
+    let step = results.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(0.0, f32::max);
+    results.iter().all(|y| y.is_finite()) && step > (greatest - least) * GUARDED
 }
 
 fn bends_at_zero(attrs: &Attrs) -> bool {

@@ -9,6 +9,8 @@ use onnx_protobuf::{
 };
 use qcc_ir::{Attrs, Data, Def, Elem, Graph, Int, NodeId, Tensor, Uniform, ValueId};
 
+use super::Addend;
+
 /// Numbers of element types in files.
 pub(super) const FLOAT: i32 = 1;
 const BOOL: i32 = 9;
@@ -42,6 +44,8 @@ pub(crate) struct Writer<'g> {
     stored: HashMap<ValueId, String>,
     /// Names of values as real numbers.
     real: HashMap<ValueId, String>,
+    /// Other real numbers of values, for the node that is being written.
+    addends: HashMap<ValueId, Addend>,
     /// Names of the scale and zero point of a value's type.
     parameters: HashMap<ValueId, [String; 2]>,
 }
@@ -76,6 +80,7 @@ impl<'g> Writer<'g> {
             taken: interface.collect(),
             stored: HashMap::new(),
             real: HashMap::new(),
+            addends: HashMap::new(),
             parameters: HashMap::new(),
         }
     }
@@ -124,7 +129,42 @@ impl<'g> Writer<'g> {
         Ok(name)
     }
 
+    /// Lets the next node read other real numbers than a value's type says.
+    pub(super) fn read_as(&mut self, v: ValueId, addend: &Addend) {
+        self.addends.insert(v, addend.clone());
+    }
+
+    /// Ends [`Writer::read_as`].
+    pub(super) fn read_as_typed(&mut self) {
+        self.addends.clear();
+    }
+
+    fn addend(&mut self, v: ValueId, addend: &Addend) -> Result<String, String> {
+        let (codes, name) = (self.codes(v)?, self.g.name_of(v).to_string());
+        let added = self.fresh(&format!("{name}.added"));
+        match addend {
+            Addend::Table(values) => self.look_up(&codes, values.clone(), &added),
+            Addend::Scale(scale) => {
+                let Some(u) = self.g.ty(v).uniform().cloned() else { return Err(format!("%{name} has no scale")) };
+                let own = Uniform::per_tensor(u.format.clone(), *scale, u.zero_point());
+                self.cast_as("DequantizeLinear", &codes, &added, &own, &added);
+            }
+        }
+        Ok(added)
+    }
+
+    /// The real number of each code of 8 bits by a table of 256.
+    pub(super) fn look_up(&mut self, codes: &str, values: Vec<f32>, result: &str) {
+        let table = self.constant(&format!("{result}.table"), &[256], Data::F32(values));
+        let positions = self.fresh(&format!("{result}.positions"));
+        self.emit("Cast", &[codes.to_string()], &positions, vec![("to", Value::Int(number(Int::I32).into()))]);
+        self.emit("Gather", &[table, positions], result, vec![]);
+    }
+
     fn real(&mut self, v: ValueId) -> Result<String, String> {
+        if let Some(addend) = self.addends.get(&v).cloned() {
+            return self.addend(v, &addend);
+        }
         if let Some(name) = self.real.get(&v) {
             return Ok(name.clone());
         }

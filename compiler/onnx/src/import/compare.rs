@@ -85,6 +85,11 @@ fn reals(site: &mut Site, a: ValueId, b: ValueId, how: Comparison) -> Outcome<Va
     };
     let difference = apply(site, Opcode::Sub, &[first, second], "difference")?;
     let sign = apply(site, Opcode::Sign, &[difference], "sign")?;
+    if how == Comparison::Equal {
+        site.remark(
+            "real numbers are equal here where their difference is less than half a unit of its scale".to_string(),
+        );
+    }
     let bounded = if how == Comparison::Equal { Opcode::Abs } else { Opcode::Relu };
     let mut holds = apply(site, bounded, &[sign], "holds")?;
     // What does not hold of one is the other.

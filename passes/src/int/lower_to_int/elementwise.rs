@@ -224,7 +224,11 @@ impl Lower<'_, '_> {
         if b.iter().any(|b| !b.is_finite()) {
             return Err(self.no_form("a constant is not finite"));
         }
-        let offsets: Vec<i32> = mult.iter().zip(b).map(term).collect();
+        let exact = |((m, b), factor): ((&i16, &f64), &f64)| {
+            let real = f64::from(to.zero) + b / to.scale - factor * f64::from(from.zero);
+            affine::line(shift, *factor, real).unwrap_or((*m, term((m, b))))
+        };
+        let (mult, offsets): (Vec<i16>, Vec<i32>) = mult.iter().zip(b).zip(&factors).map(exact).unzip();
         let channels = mult.len();
         let mult = self.constant("mult", Tensor::new(&[channels], Data::I16(mult)));
         let offset = self.constant("offset", Tensor::new(&[channels], Data::I32(offsets)));
