@@ -164,7 +164,9 @@ mod tests {
         }
         assert!(found >= 58, "{found} of 64");
         // A term far beyond the bytes, a factor beyond the multipliers.
-        assert!(line(14, 1.0, 1e30).is_none() && line(14, 3.0, 0.0).is_none());
+        let (m, offset) = line(14, 1.0, 1e30).unwrap();
+        assert_eq!(Affine { shift: 14, offset, lo: 0, hi: 255 }.apply(255 * i32::from(m)), 255);
+        assert!(line(14, 3.0, 0.0).is_none());
     }
 
     #[test]

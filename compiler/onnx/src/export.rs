@@ -46,8 +46,17 @@ pub struct ExportOptions {
 pub enum Addend {
     /// Those of the operand's type with another scale.
     Scale(f32),
-    /// One for each code.
-    Table(Vec<f32>),
+    /// `unit * (floor(real * factor + term) - zero)`.
+    Floor {
+        /// What multiplies a real number.
+        factor: f32,
+        /// What is added before the floor.
+        term: f32,
+        /// What the real number 0 gives.
+        zero: f32,
+        /// What 1 is then.
+        unit: f32,
+    },
 }
 
 /// An input or output that the model declares as integers: with a scale, codes of real numbers.
@@ -304,7 +313,10 @@ fn by_table(w: &mut Writer, n: NodeId, result: &str) -> Result<(), String> {
     let attrs = &g.node(n).attrs;
     let values: Vec<f32> = (0u8..=255).map(|q| f(attrs, (i64::from(q) - u.zero_point()) as f32 * u.scale())).collect();
     let codes = w.codes(x)?;
-    w.look_up(&codes, values, result);
+    let table = w.constant(&format!("{result}.table"), &[256], Data::F32(values));
+    let positions = w.fresh(&format!("{result}.positions"));
+    w.emit("Cast", &[codes], &positions, vec![("to", Value::Int(number(Int::I32).into()))]);
+    w.emit("Gather", &[table, positions], result, vec![]);
     Ok(())
 }
 
@@ -367,6 +379,32 @@ mod tests {
             let Some(onnx_protobuf::type_proto::Value::TensorType(tensor)) = ty else { panic!("no tensor") };
             assert_eq!(tensor.elem_type, number(Int::I8), "{}", value.name);
         }
+    }
+
+    #[test]
+    fn an_addition_reads_what_the_integers_add() {
+        let ty = "tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>";
+        let text = format!(
+            "graph @g(%a: {ty}, %b: {ty}) -> ({ty}, {ty}) {{\n  %r = nn.relu(%a) : {ty}\n  %y = nn.add(%a, %b) : {ty}\n  return %r, %y\n}}\n"
+        );
+        let of = |i: usize| ("y".to_string(), i);
+        let addends = [
+            (of(0), Addend::Scale(0.51)),
+            (of(1), Addend::Floor { factor: 32.25, term: 2064.5, zero: 2064.0, unit: 0.015625 }),
+        ];
+        let graph = written(&text, &ExportOptions { addends: addends.into(), ..ExportOptions::default() }).1;
+        names_are_unique(&graph);
+        let node = |op: &str| graph.node.iter().find(|n| n.op_type == op).expect("the node");
+        let last = graph.node.iter().rfind(|n| n.op_type == "Add").expect("the sum");
+        assert_eq!(last.input, ["a.added", "b.added"]);
+        // Others read the type.
+        assert_eq!(node("Relu").input, ["a.dq"]);
+        let float = |name: &str| graph.initializer.iter().find(|t| t.name == name).map(|t| t.raw_data[..4].to_vec());
+        assert_eq!(float("a.added.scale"), Some(0.51f32.to_le_bytes().to_vec()));
+        assert_eq!(float("b.added.term"), Some(2064.5f32.to_le_bytes().to_vec()));
+        let ops: Vec<&str> =
+            graph.node.iter().map(|n| n.op_type.as_str()).filter(|op| !op.ends_with("Linear")).collect();
+        assert_eq!(ops, ["Relu", "Mul", "Add", "Floor", "Sub", "Mul", "Add"]);
     }
 
     #[test]

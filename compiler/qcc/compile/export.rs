@@ -87,14 +87,19 @@ fn residual(
     let kept = |&i: &usize| !unrounded.contains(quantized.name_of(operands[i]));
     let rest: Vec<usize> = (0..operands.len()).filter(kept).collect();
     let ([i], Ok(mult)) = (rest.as_slice(), u16::try_from(mult)) else { return Vec::new() };
-    let (Some((unit, _)), Some((_, zero))) = (bytes(quantized, quantized.result(n)), bytes(quantized, operands[*i]))
+    let (Some((unit, _)), Some((scale, zero))) =
+        (bytes(quantized, quantized.result(n)), bytes(quantized, operands[*i]))
     else {
         return Vec::new();
     };
     if mult == 0 || quantized.constant(operands[*i]).is_some() {
         return Vec::new();
     }
-    let unit = unit / f64::from(1u32 << FRACTION_BITS);
-    let term = |q: u8| f64::from(residual_term(q, mult)) - f64::from(residual_term(zero, mult));
-    vec![(*i, Addend::Table((0..=u8::MAX).map(|q| (term(q) * unit) as f32).collect()))]
+    let unit = (unit / f64::from(1u32 << FRACTION_BITS)) as f32;
+    // Codes times `R / 2^8` are multiples of 1/256: half of that keeps single precision on the right side of whole numbers.
+    let factor = f64::from(mult) / 256.0;
+    let term = (factor * f64::from(zero) + 1.0 / 512.0) as f32;
+    let addend =
+        Addend::Floor { factor: (factor / scale) as f32, term, zero: f32::from(residual_term(zero, mult)), unit };
+    vec![(*i, addend)]
 }

@@ -140,31 +140,40 @@ impl<'g> Writer<'g> {
     }
 
     fn addend(&mut self, v: ValueId, addend: &Addend) -> Result<String, String> {
-        let (codes, name) = (self.codes(v)?, self.g.name_of(v).to_string());
+        let name = self.g.name_of(v).to_string();
+        let Some(u) = self.g.ty(v).uniform().cloned() else { return Err(format!("%{name} has no scale")) };
         let added = self.fresh(&format!("{name}.added"));
         match addend {
-            Addend::Table(values) => self.look_up(&codes, values.clone(), &added),
+            Addend::Floor { factor, term, zero, unit } => {
+                let steps = [("Mul", *factor), ("Add", *term), ("Floor", 0.0), ("Sub", *zero), ("Mul", *unit)];
+                let names = ["factor", "term", "", "zero", "unit"];
+                let mut from = self.real_by_type(v)?;
+                for (i, ((op, number), name)) in steps.into_iter().zip(names).enumerate() {
+                    let to = if i == 4 { added.clone() } else { self.fresh(&format!("{added}.{i}")) };
+                    let mut inputs = vec![from];
+                    if op != "Floor" {
+                        inputs.push(self.constant(&format!("{added}.{name}"), &[], Data::F32(vec![number])));
+                    }
+                    self.emit(op, &inputs, &to, vec![]);
+                    from = to;
+                }
+            }
             Addend::Scale(scale) => {
-                let Some(u) = self.g.ty(v).uniform().cloned() else { return Err(format!("%{name} has no scale")) };
-                let own = Uniform::per_tensor(u.format.clone(), *scale, u.zero_point());
+                let (codes, own) = (self.codes(v)?, Uniform::per_tensor(u.format.clone(), *scale, u.zero_point()));
                 self.cast_as("DequantizeLinear", &codes, &added, &own, &added);
             }
         }
         Ok(added)
     }
 
-    /// The real number of each code of 8 bits by a table of 256.
-    pub(super) fn look_up(&mut self, codes: &str, values: Vec<f32>, result: &str) {
-        let table = self.constant(&format!("{result}.table"), &[256], Data::F32(values));
-        let positions = self.fresh(&format!("{result}.positions"));
-        self.emit("Cast", &[codes.to_string()], &positions, vec![("to", Value::Int(number(Int::I32).into()))]);
-        self.emit("Gather", &[table, positions], result, vec![]);
-    }
-
     fn real(&mut self, v: ValueId) -> Result<String, String> {
         if let Some(addend) = self.addends.get(&v).cloned() {
             return self.addend(v, &addend);
         }
+        self.real_by_type(v)
+    }
+
+    fn real_by_type(&mut self, v: ValueId) -> Result<String, String> {
         if let Some(name) = self.real.get(&v) {
             return Ok(name.clone());
         }

@@ -182,6 +182,16 @@ pub(super) fn whole_real(site: &mut Site, x: ValueId) -> Option<ValueId> {
     Some(graph.operands(cast)[0])
 }
 
+/// Scales that differ by the rounding of a multiplier of 16 bits, as exports of ours have them, are the same.
+const NEAR: f32 = 1.0 / 4096.0;
+
+fn is_near(a: &Elem, b: &Elem) -> bool {
+    let (Elem::Uniform(a), Elem::Uniform(b)) = (a, b) else { return false };
+    let same = a.format == b.format && a.axis == b.axis && a.zero_points == b.zero_points;
+    let near = |(a, b): (&f32, &f32)| (a - b).abs() <= NEAR * a;
+    same && a.scales.len() == b.scales.len() && a.scales.iter().zip(&b.scales).all(near)
+}
+
 /// Gives a computed value of plain integers, and the values from which data movement makes it, a quantized type of the same
 /// storage. It says what the integers of an input of the model stand for.
 fn reinterpret(site: &mut Site, x: ValueId, elem: &Elem) -> Outcome<()> {
@@ -189,7 +199,7 @@ fn reinterpret(site: &mut Site, x: ValueId, elem: &Elem) -> Outcome<()> {
     let (mut waiting, mut found) = (vec![x], Vec::new());
     while let Some(v) = waiting.pop() {
         let own = &graph.ty(v).elem;
-        if own == elem || found.contains(&v) {
+        if own == elem || is_near(own, elem) || found.contains(&v) {
             continue;
         }
         if !matches!(own, Elem::Int(int) if Some(*int) == elem.storage()) {
