@@ -12,6 +12,7 @@ mod pack;
 mod plan;
 mod product;
 pub(super) mod storage;
+mod units;
 
 use cranelift_module::{FuncId, Linkage};
 use qcc_ir::ops::IntOp;

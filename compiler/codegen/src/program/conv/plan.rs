@@ -13,22 +13,17 @@ use std::ops::Range;
 
 use super::border_rows::RowRange;
 use super::product::Product;
+use super::units::{CACHED_WEIGHTS, UNITS, unit_blocks, units_of_blocks};
 use crate::kernel::microkernel::{MAX_CHANNELS, Microkernel, MicrokernelSpec, codes, i16_sums};
 use crate::machine::VectorShape;
 use crate::plan::{ALIGN, Decoding};
 use crate::program::tuning::{Choice, Outer, Storage};
-
-/// Weights that stay in the second-level cache, together with some rows of activations, while all blocks pass.
-pub(super) const CACHED_WEIGHTS: usize = 384 << 10;
 
 /// Weights of the block that is computed and of the next, as far as these are prefetched: the second-level cache holds both.
 const PREFETCHED_WEIGHTS: usize = 896 << 10;
 
 /// Activation bytes of a chunk of row blocks where the chunk is the outer loop: half of a first-level cache.
 const CHUNK_BYTES: usize = 24 << 10;
-
-/// Least number of units to aim at, so that a few threads have something to share.
-pub(super) const UNITS: usize = 16;
 
 /// Row blocks beside the chosen one that may be worth measuring.
 const OTHER_ROW_BLOCKS: usize = 3;
@@ -169,15 +164,6 @@ impl Schedule {
             (_, true) => block_bytes.div_ceil(self.chunk),
         }
     }
-}
-
-/// Units of so many blocks, where each passes once and is decoded by its unit.
-pub(super) fn units_of_blocks(blocks: usize) -> usize {
-    blocks.div_ceil(unit_blocks(blocks))
-}
-
-fn unit_blocks(blocks: usize) -> usize {
-    (blocks / UNITS).max(1)
 }
 
 /// Blocks of all groups.

@@ -3,7 +3,7 @@
 use qcc_ir::ops::{Class, IntOp};
 use qcc_ir::{Graph, NodeId, attr};
 
-use super::plan::{CACHED_WEIGHTS, UNITS, units_of_blocks};
+use super::units::{CACHED_WEIGHTS, UNITS, units_of_blocks};
 use crate::Options;
 use crate::kernel::microkernel::MAX_CHANNELS;
 use crate::kernel::microkernel::codes::{CodeTable, HEADER};
