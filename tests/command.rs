@@ -16,6 +16,8 @@ mod models;
 mod places;
 #[path = "command/reduce.rs"]
 mod reduce;
+#[path = "command/storage.rs"]
+mod storage;
 #[path = "command/usage.rs"]
 mod usage;
 

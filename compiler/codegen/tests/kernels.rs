@@ -535,7 +535,7 @@ fn decoding_equals_the_packed_weights() {
                 continue;
             };
             let unit = codes::unit(shape, weight_bytes);
-            let stored = kernel.pack_codes(&case.weights, unit).expect("few values");
+            let mut stored = kernel.pack_codes(&case.weights, unit).expect("few values");
             let spec = DecodeSpec { bytes };
             let code = match decode::machine_code(&spec, backend).unwrap() {
                 Some(code) => jit.bytes(&code),
@@ -545,13 +545,14 @@ fn decoding_equals_the_packed_weights() {
                     jit.clif(function)
                 }
             };
-            let pairs = (all / weight_bytes).div_ceil(2 * unit);
-            assert_eq!(stored.len(), codes::HEADER + pairs * unit);
+            assert_eq!(stored.len(), codes::HEADER + (all / weight_bytes).div_ceil(2 * unit) * unit);
+            let pairs = (all / weight_bytes).div_ceil(2 * unit).next_multiple_of(decode::PAIRS);
+            stored.resize(codes::HEADER + pairs * unit, 0);
             let mut decoded = vec![0xA5; 2 * pairs * unit * weight_bytes + 8];
             // SAFETY: the function has this signature, and the buffers are as long as its pairs say.
             unsafe {
                 let decode = std::mem::transmute::<*const u8, unsafe extern "C" fn(*const u8, *mut u8, usize)>(code);
-                decode(stored.as_ptr(), decoded.as_mut_ptr(), pairs);
+                decode(stored.as_ptr(), decoded.as_mut_ptr(), pairs / decode::PAIRS);
             }
             assert_eq!(decoded[..all], kernel.pack_weights(&case.weights), "seed {seed}, {backend:?}, bytes {bytes}");
             assert_eq!(decoded[decoded.len() - 8..], [0xA5; 8], "seed {seed}, {backend:?}: written beyond the end");

@@ -1,7 +1,7 @@
 //! The kernel that decodes weights: codes into the packed weights that microkernels read.
 //!
-//! The function, in the System V convention: `fn(codes: *const u8, packed: *mut u8, pairs: usize)`. At `codes` is a header
-//! ([`super::microkernel::codes`]), behind it a unit of codes for each pair of vectors that is written.
+//! The function, in the System V convention: `fn(codes: *const u8, packed: *mut u8, rounds: usize)`. At `codes` is a header
+//! ([`super::microkernel::codes`]), behind it a unit of codes for each pair of vectors that is written: [`PAIRS`] in each round.
 
 use cranelift_codegen::ir::{AbiParam, Function, Signature};
 use cranelift_codegen::isa::TargetFrontendConfig;
@@ -12,6 +12,9 @@ use super::microkernel::codes::HEADER;
 use crate::machine::bytes::ByteMachine;
 use crate::machine::{At, Clif, Machine};
 use crate::target::Backend;
+
+/// Pairs of vectors that are decoded in a round.
+pub const PAIRS: usize = 4;
 
 /// A kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,14 +57,16 @@ impl DecodeSpec {
         let unit = if self.bytes { vector } else { vector / m.shape().weight_bytes };
         m.begin_codes(At::new(codes));
         m.repeat_argument(2, &mut |m| {
-            let at = At::new(codes).plus(HEADER);
-            let pair = if self.bytes { m.decoded_bytes(at) } else { m.decoded_weights(at) };
-            for (i, weights) in pair.into_iter().enumerate() {
-                m.store(weights, At::new(packed).plus(i * vector));
-                m.release(weights);
+            for pair in 0..PAIRS {
+                let at = At::new(codes).plus(HEADER + pair * unit);
+                let vectors = if self.bytes { m.decoded_bytes(at) } else { m.decoded_weights(at) };
+                for (i, weights) in vectors.into_iter().enumerate() {
+                    m.store(weights, At::new(packed).plus((2 * pair + i) * vector));
+                    m.release(weights);
+                }
             }
-            m.advance(codes, unit as i64);
-            m.advance(packed, 2 * vector as i64);
+            m.advance(codes, (PAIRS * unit) as i64);
+            m.advance(packed, (2 * PAIRS * vector) as i64);
         });
         m.end_codes();
     }

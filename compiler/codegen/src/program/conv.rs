@@ -98,7 +98,7 @@ impl Builder<'_> {
     fn decode(&mut self, decoding: BlockDecoding) -> Result<Decode, Diags> {
         let BlockDecoding { as_factors, pairs, bytes, .. } = decoding;
         let function = self.decode_kernel(DecodeSpec { bytes: !as_factors })?;
-        Ok(Decode { function, pairs, bytes, first: 0 })
+        Ok(Decode { function, rounds: pairs / decode::PAIRS, bytes, first: 0 })
     }
 
     fn decode_kernel(&mut self, spec: DecodeSpec) -> Result<FuncId, Diags> {

@@ -27,8 +27,8 @@ pub struct Kernels {
 pub struct Decode {
     /// The kernel.
     pub function: FuncId,
-    /// Pairs of vectors.
-    pub pairs: usize,
+    /// Rounds of it.
+    pub rounds: usize,
     /// Bytes of a decoded block.
     pub bytes: usize,
     /// Where the first block is, if all are decoded ahead.
@@ -37,8 +37,8 @@ pub struct Decode {
 
 impl Decode {
     fn call(&self, t: &mut Task<'_>, codes: Value, decoded: Value) {
-        let pairs = t.iconst_ptr(self.pairs);
-        t.call(self.function, &[codes, decoded, pairs]);
+        let rounds = t.iconst_ptr(self.rounds);
+        t.call(self.function, &[codes, decoded, rounds]);
     }
 }
 
@@ -207,7 +207,14 @@ impl<'p> Calls<'p> {
         };
         let (first_unit, _) = t.share();
         let slot = t.at(scratch, first_unit, bytes);
-        decode.call(t, stored, slot);
+        if self.plan.schedule.chunks == 1 {
+            decode.call(t, stored, slot);
+            return slot;
+        }
+        let begins_call = t.b.ins().icmp(IntCC::Equal, at.unit, first_unit);
+        let begins_block = t.b.ins().icmp_imm_s(IntCC::Equal, at.chunk, 0);
+        let is_new = t.b.ins().bor(begins_call, begins_block);
+        t.when(is_new, &mut |t| decode.call(t, stored, slot));
         slot
     }
 

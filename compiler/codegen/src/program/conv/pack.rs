@@ -45,7 +45,7 @@ pub fn pack(p: &Product<'_>, plan: &ProductPlan, section: &Section) -> Option<(V
                 return None;
             }
         }
-        codes.resize(codes.len().next_multiple_of(ALIGN), 0);
+        codes.resize((codes::HEADER + decoding.pairs * decoding.unit).next_multiple_of(ALIGN), 0);
         Some(codes)
     };
     let le = |v: Vec<i32>| v.into_iter().flat_map(i32::to_le_bytes).collect::<Vec<u8>>();

@@ -5,15 +5,16 @@
 //! the first and the last chunk go the border rows beside them. Which of block and chunk is the outer loop depends on what is the
 //! greater burden on the caches, the layer's weights or its activations.
 //!
-//! Weights that are codes are decoded inside of the microkernel, or into scratch. Where each block passes once, the unit that multiplies with it
-//! decodes it, into the slot of the call: the number of the call's first unit is that of no other call, so that threads do not meet, and a
-//! thread finds its slot in its cache. Else a step of its own decodes them all.
+//! Weights that are codes are decoded inside of the microkernel, or into scratch. Where each block passes once, the first unit of a call that
+//! multiplies with it decodes it, into the slot of the call: the number of the call's first unit is that of no other call, so that threads do not
+//! meet, and a thread finds its slot in its cache. Else a step of its own decodes them all.
 
 use std::ops::Range;
 
 use super::border_rows::RowRange;
 use super::product::Product;
-use super::units::{CACHED_WEIGHTS, UNITS, unit_blocks, units_of_blocks};
+use super::units::{CACHED_WEIGHTS, UNITS, unit_blocks};
+use crate::kernel::decode::PAIRS;
 use crate::kernel::microkernel::{MAX_CHANNELS, Microkernel, MicrokernelSpec, codes, i16_sums};
 use crate::machine::VectorShape;
 use crate::plan::{ALIGN, Decoding};
@@ -57,7 +58,7 @@ pub enum Decoded {
     Inside,
     /// All in a step of their own.
     Ahead,
-    /// Each block by the unit that multiplies with it, into slots of so many bytes.
+    /// Each block by a unit that multiplies with it, into slots of so many bytes.
     ByUnit(usize),
 }
 
@@ -85,7 +86,7 @@ impl Section {
         let weight_bytes = kernel.weight_bytes()?;
         let as_factors = weight_bytes == shape.weight_bytes;
         let unit = codes::unit(shape, if as_factors { weight_bytes } else { 1 });
-        let pairs = (kernel.packed_bytes() / weight_bytes).div_ceil(2 * unit);
+        let pairs = (kernel.packed_bytes() / weight_bytes).div_ceil(2 * unit).next_multiple_of(PAIRS);
         let bytes = (2 * pairs * unit * weight_bytes).next_multiple_of(ALIGN);
         Some(BlockDecoding { as_factors, unit, pairs, bytes })
     }
@@ -98,7 +99,7 @@ pub struct BlockDecoding {
     pub as_factors: bool,
     /// Weights of a decoded vector.
     pub unit: usize,
-    /// Pairs of vectors.
+    /// Pairs of vectors, whole rounds of the kernel that decodes.
     pub pairs: usize,
     /// Bytes of the decoded block.
     pub bytes: usize,
@@ -149,6 +150,16 @@ impl Schedule {
     /// Units of the task.
     pub fn units(&self) -> usize {
         (self.blocks * self.chunks * self.images).div_ceil(self.unit_blocks)
+    }
+
+    /// Has at most so many units, if they are as many as blocks: one of an image, each of which passes once. Fewer where several blocks will do for
+    /// one unit.
+    fn fit_slots(&mut self, slots: usize) {
+        self.chunk = self.row_blocks.div_ceil((slots / self.blocks).clamp(1, self.chunks));
+        self.chunks = self.row_blocks.div_ceil(self.chunk);
+        if self.chunks == 1 {
+            self.unit_blocks = unit_blocks(self.blocks);
+        }
     }
 
     /// Bytes that a call prefetches in a row block: a share of the next block's weights, which are `block_bytes`, or behind the only
@@ -429,7 +440,7 @@ impl<'p> Planner<'p> {
     fn finish(&self, best: Candidate, row_blocks: &[usize], next_bytes: usize) -> ProductPlan {
         let Candidate { rows, interior, row_block, mut sections, .. } = best;
         let mut schedule = Schedule::new(self.product, self.choice, rows[interior].rows / row_block, row_block);
-        let decoded = self.decoded(&schedule, &sections);
+        let decoded = self.decoded(&mut schedule, &sections);
         let alternatives = self.alternatives(&schedule, &rows, row_block, row_blocks);
         let stored = sections.first().and_then(|s| s.kernels[interior].panels().first()).map_or(1, |p| p.weight_bytes);
         let [height, width] = self.product.window.kernel;
@@ -443,14 +454,11 @@ impl<'p> Planner<'p> {
             let bytes = schedule.prefetch_bytes(kernel.spec().channels * channel_bytes, next_bytes);
             section.kernels[interior] = kernel.with_prefetch(bytes);
         }
-        if let Decoded::ByUnit(_) = decoded {
-            schedule.unit_blocks = unit_blocks(schedule.blocks);
-        }
         ProductPlan { rows, interior, row_block, sections, schedule, decoded, decoder: self.decoder, alternatives }
     }
 
     /// Where weights are decoded: into scratch only if it has room for them.
-    fn decoded(&self, schedule: &Schedule, sections: &[Section]) -> Decoded {
+    fn decoded(&self, schedule: &mut Schedule, sections: &[Section]) -> Decoded {
         let most = match self.decoding {
             None => return Decoded::Never,
             Some(Decoding::Inside) => return Decoded::Inside,
@@ -461,12 +469,11 @@ impl<'p> Planner<'p> {
         let Some(decodings) = decodings else { return Decoded::Never };
         let slot = decodings.iter().map(|decoding| decoding.bytes).max().unwrap_or(0);
         let all: usize = sections.iter().zip(&decodings).map(|(section, each)| section.blocks() * each.bytes).sum();
-        let passes_once = self.product.groups == 1 && schedule.images * schedule.chunks == 1;
-        match passes_once && !schedule.chunks_outside {
-            true if units_of_blocks(schedule.blocks) * slot <= most => Decoded::ByUnit(slot),
-            false if all <= most => Decoded::Ahead,
-            _ => Decoded::Never,
+        if self.product.groups > 1 || schedule.images > 1 || schedule.chunks_outside {
+            return if all <= most { Decoded::Ahead } else { Decoded::Never };
         }
+        schedule.fit_slots(most / slot);
+        if schedule.units() * slot <= most { Decoded::ByUnit(slot) } else { Decoded::Never }
     }
 
     fn alternatives(

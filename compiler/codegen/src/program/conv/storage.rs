@@ -5,8 +5,9 @@ use qcc_ir::{Graph, NodeId, attr};
 
 use super::units::{CACHED_WEIGHTS, UNITS, units_of_blocks};
 use crate::Options;
+use crate::kernel::decode::PAIRS;
 use crate::kernel::microkernel::MAX_CHANNELS;
-use crate::kernel::microkernel::codes::{CodeTable, HEADER};
+use crate::kernel::microkernel::codes::CodeTable;
 use crate::machine::VectorShape;
 use crate::plan::{ALIGN, Decoding, Storages};
 use crate::program::tuning::{Choice, Outer, Storage};
@@ -16,6 +17,12 @@ const LEAST_WEIGHTS: usize = 4096;
 
 /// Rows from which on codes are decoded into memory: fewer are one or two tiles, which read every weight about once.
 const SCRATCH_ROWS: usize = 8;
+
+/// Bytes of the slots of units that are several for a block.
+const SLOTS: usize = 5 << 19;
+
+/// Bytes that the last round of decoding may write beyond a block.
+const ROUND: usize = 2 * PAIRS * ALIGN;
 
 /// Channels of the widest vector, of which packed weights are whole ones.
 const LANES: usize = 16;
@@ -100,17 +107,84 @@ impl<'g> Constant<'g> {
     fn scratch(&self, choice: Choice, shape: &VectorShape) -> usize {
         let block = |channels: usize| {
             let weights = channels.next_multiple_of(LANES) * self.taps[0] * self.taps[1].next_multiple_of(4);
-            (weights * shape.weight_bytes + HEADER).next_multiple_of(ALIGN)
+            (weights * shape.weight_bytes).next_multiple_of(ALIGN) + ROUND
         };
         let (full, rest) = (self.outputs / MAX_CHANNELS, self.outputs % MAX_CHANNELS);
         let all = self.groups * (full * block(MAX_CHANNELS) + if rest > 0 { block(rest) } else { 0 });
-        let slots = units_of_blocks(full + usize::from(rest > 0)) * block(self.outputs.min(MAX_CHANNELS));
+        let (blocks, slot) = (full + usize::from(rest > 0), block(self.outputs.min(MAX_CHANNELS)));
         let may_pass_once = self.groups == 1 && self.images == 1;
         let passes_once = self.weights.len() > CACHED_WEIGHTS && choice.outer != Some(Outer::Chunks);
         match (may_pass_once, passes_once) {
-            (true, true) if full >= UNITS => slots,
-            (true, _) => all.max(slots),
+            (true, true) if blocks >= UNITS => units_of_blocks(blocks) * slot,
+            // Units beyond the blocks are wanted, but not at any price.
+            (true, true) => (blocks * slot).max((blocks * UNITS.div_ceil(blocks) * slot).min(SLOTS)),
+            (true, false) => all.max(blocks * slot),
             (false, _) => all,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qcc_ir::parse::{no_files, parse};
+
+    use super::*;
+    use crate::Target;
+    use crate::program::plan;
+    use crate::target::Level;
+
+    fn options(tuning: &[(&str, Storage)]) -> Options {
+        let choice = |&(name, storage): &(&str, Storage)| {
+            (name.to_string(), Choice { storage: Some(storage), ..Choice::default() })
+        };
+        Options {
+            target: Target::of(Level::X86V4Vnni),
+            name: "net".to_string(),
+            float_interface: false,
+            shared_from: 0,
+            hash: [0; 32],
+            tuning: tuning.iter().map(choice).collect(),
+            manifest: Default::default(),
+        }
+    }
+
+    /// Products of so many rows, 64 inputs and `columns` outputs, whose weights go round `values`, as the plan says them.
+    fn planned(rows: usize, columns: usize, values: &[i8], tuning: &[(&str, Storage)]) -> String {
+        let weights: Vec<String> = (0..64 * columns).map(|i| values[i % values.len()].to_string()).collect();
+        let ones = |value: usize| vec![value.to_string(); columns].join(", ");
+        let text = format!(
+            "graph @g(%x: tensor<{rows}x64xu8>) -> (tensor<{rows}x{columns}xu8>) {{
+  const @w : tensor<{columns}x64xi8> = dense<[{}]>
+  const @b : tensor<{columns}xi32> = dense<[{}]>
+  const @m : tensor<{columns}xi32> = dense<[{}]>
+  %y = int.qlinear(%x, @w, @b, @m) : tensor<{rows}x{columns}xu8>
+  return %y
+}}
+",
+            weights.join(", "),
+            ones(1),
+            ones(1 << 20)
+        );
+        let graph = parse(&text, &no_files).expect("a graph");
+        plan(&graph, &options(tuning)).expect("a plan").to_string()
+    }
+
+    #[test]
+    fn the_plan_says_how_weights_are_stored() {
+        let linear: Vec<i8> = (-8..8).collect();
+        let many: Vec<i8> = (-8..9).collect();
+        let inside = "  %y  (weights: codes of 4 bits, decoded where they are multiplied)\n";
+        let scratch = "  %y  (weights: codes of 4 bits, decoded into scratch)\n";
+        let check = |text: String, expected: &str| assert!(text.contains(expected), "{expected}: {text}");
+        check(planned(7, 64, &linear, &[]), inside);
+        check(planned(8, 64, &linear, &[]), scratch);
+        check(planned(8, 64, &linear, &[]), "%y.scratch");
+        check(planned(8, 64, &[-128, 5, 127], &[]), scratch);
+        // Too many values, or too few weights; a tuning decides otherwise where it can be.
+        check(planned(8, 64, &many, &[]), "  %y\n");
+        check(planned(8, 64, &many, &[("y", Storage::Codes)]), "  %y\n");
+        check(planned(8, 63, &linear, &[]), "  %y\n");
+        check(planned(8, 63, &linear, &[("y", Storage::Codes)]), scratch);
+        check(planned(8, 64, &linear, &[("y", Storage::Bytes)]), "  %y\n");
     }
 }
