@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
+use qcc_ir::format::Role;
 use qcc_ir::{Diag, Range, Tensor};
 
 use crate::quant::precision::{Overall, Precisions};
@@ -129,6 +130,12 @@ impl Context {
             self.range_source.push_str("; ");
         }
         self.range_source.push_str(source);
+    }
+
+    /// Whether some values are to have so few bits that their ranges are chosen for these.
+    pub(crate) fn has_few_bits(&self) -> bool {
+        let all = self.precision.values().copied().chain(self.overall.activations);
+        all.filter_map(|p| p.format(Role::Values)).any(|format| format.bits() < 7)
     }
 
     /// Reports progress, if anyone listens.

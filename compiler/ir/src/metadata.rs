@@ -22,6 +22,8 @@ pub enum Fact {
     /// The least and the greatest value that samples showed, infinite where that is not known, and the standard deviation where it is
     /// known; no numbers where the range is not from samples.
     Seen,
+    /// The least and the greatest value that 4 bits are to cover, by what samples showed.
+    Coarse,
     /// What synthesized samples showed: their number, then mean, variance, least and greatest value of each channel.
     Synthesized,
     /// Mean of each channel.
@@ -35,10 +37,11 @@ pub enum Fact {
 
 impl Fact {
     /// All kinds.
-    pub const ALL: [Fact; 7] = [
+    pub const ALL: [Fact; 8] = [
         Fact::SourceName,
         Fact::ChannelFactors,
         Fact::Seen,
+        Fact::Coarse,
         Fact::Synthesized,
         Fact::ChannelMeans,
         Fact::Declared,
@@ -51,6 +54,7 @@ impl Fact {
             Fact::SourceName => "source_name",
             Fact::ChannelFactors => "channel_factors",
             Fact::Seen => "seen",
+            Fact::Coarse => "coarse",
             Fact::Synthesized => "synthesized",
             Fact::ChannelMeans => "channel_means",
             Fact::Declared => "declared",

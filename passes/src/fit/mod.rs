@@ -7,4 +7,5 @@ pub mod round_weights;
 pub(crate) mod lockstep;
 
 mod affine;
+mod descent;
 mod pair;

@@ -7,33 +7,30 @@
 //! %y = nn.conv2d(%x, @w.fit, @b.fit)     // w.fit: !quant.uniform<i8<-127:127>:f32:0, {..}>
 //! ```
 //!
-//! With the inputs `x` that the quantized network gives the layer and `H = cov(x, x)`, rounding changes the result of a channel
-//! by a square error, its mean apart, of
-//!
-//! ```text
-//! (w' - w) (H + d I) (w' - w)      d: what the samples do not tell is rounded to the nearest         (1)
-//! ```
-//!
-//! It is lowered by coordinate descent over the integers, from rounding to the nearest: the best step of integer `k`, of
-//! scale `s`, is `round((H (w - w'))[k] / (s H[k][k]))`, and no step is ever up. That is the layer-wise objective of AdaRound
-//! (Nagel et al., ICML 2020, equation 21), without its relaxation. `H` is estimated from positions spread evenly over the samples.
-//! Where there are fewer positions than weights in a channel, what fits them all fits others worse: rounding to the nearest stays.
+//! What is lowered, by coordinate descent over the integers and, where they have fewer than 7 bits, over the scales, is the square error of the
+//! results against those of the real network: equations (1) and (2) of `descent`. That is the layer-wise objective of AdaRound (Nagel et al., ICML
+//! 2020, equation 21), with the real network's own inputs for the target and without its relaxation (COMQ, arXiv 2403.07134, descends likewise).
+//! The statistics are those of positions spread evenly over the samples. Where there are fewer positions than weights in a channel, what
+//! fits them all fits others worse: rounding to the nearest stays.
 //!
 //! With integers `q` chosen, results `y'` of the quantized channel and `y` of the real one, the scale `s` and the bias `b` become
 //!
 //! ```text
-//! g s, g b + mean(y) - g mean(y'),      g = cov(y, y') / var(y')                                         (2)
+//! g s, g b + mean(y) - g mean(y'),      g = cov(y, y') / var(y')                                         (3)
 //! ```
 //!
 //! A line that is best for a layer is not always best for the network. So the network is also fitted with `g = 1`, and that stays unless the
 //! gains raise the signal-to-noise ratio of the outputs by `gains` decibels.
 
+use std::sync::Arc;
+
 use qcc_interp::eval_node;
-use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Format, Opcode, Tensor, Type};
-use qcc_num::convert::{nearest_f32, nearest_i32};
+use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Opcode, Tensor, Type, Uniform};
+use qcc_num::convert::nearest_f32;
 use rayon::prelude::*;
 
 use crate::fit::correct_bias::fitted_bias;
+use crate::fit::descent::{Channel, Rounded};
 use crate::fit::lockstep::{self, FittedLayer, LayerSamples};
 use crate::layer::{ReceptiveField, WeightCodes};
 use crate::options::{OptionInfo, OptionKind};
@@ -50,7 +47,7 @@ pub const OPTIONS: &[OptionInfo] = &[
     OptionInfo {
         name: "gains",
         default: "0.5",
-        doc: "decibels at the outputs that the gains of equation (2) must bring on the samples to be kept",
+        doc: "decibels at the outputs that the gains of equation (3) must bring on the samples to be kept",
         kind: OptionKind::Number(-200.0, 200.0),
     },
 ];
@@ -61,11 +58,8 @@ const POSITIONS: (usize, usize) = (3, 4096);
 /// Most weights of a channel: `H` of more would take more than 256 MiB.
 const MOST_WEIGHTS: usize = 8192;
 
-/// Times that the descent passes over all integers.
-const SWEEPS: usize = 4;
-
-/// Most steps on the grid of a format by which an integer moves away from rounding to the nearest.
-const REACH: usize = 2;
+/// Bits below which scales are chosen with the integers: with as many, those that cover all weights are as good.
+const FEW_BITS: u32 = 7;
 
 /// The pass `round-weights`.
 pub struct RoundWeights {
@@ -114,8 +108,7 @@ impl RoundWeights {
         let groups = layer.layer.groups;
         let format = &layer.rounded.uniform.format;
         // Weights of 16 bits are rounded to the nearest.
-        let Some(start) = layer.rounded.codes.as_i8() else { return Ok(layer.rounded.clone()) };
-        if depth == 0 || !outputs.is_multiple_of(groups) {
+        if depth == 0 || !outputs.is_multiple_of(groups) || layer.rounded.codes.as_i8().is_none() {
             return Ok(layer.rounded.clone());
         }
         let per_group = outputs / groups;
@@ -123,60 +116,35 @@ impl RoundWeights {
         if positions.count() < depth || depth > MOST_WEIGHTS {
             return Ok(layer.rounded.clone());
         }
-        let one = |group: usize| -> Result<Vec<i8>, Diag> {
+        // A scale that the bias or the requantization asks for covers more than the weights.
+        let chooses = |o: usize, row: &[f32]| {
+            let greatest = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
+            format.bits() < FEW_BITS && scales[o] <= format.symmetric_scale(f64::from(greatest), 0.0) * 1.001
+        };
+        let one = |group: usize| -> Result<Vec<Rounded>, Diag> {
             let mut x = positions.gather(layer, group, depth);
             centre(&mut x, positions.count());
             let h = product(&x, &x, positions.count())?;
+            let rows = group * per_group..(group + 1) * per_group;
+            let mut t = positions.targets(layer, rows.clone());
+            centre(&mut t, positions.count());
+            let g = product(&t, &x, positions.count())?;
             let mean = (0..depth).map(|k| f64::from(h[k * depth + k])).sum::<f64>() / depth as f64;
             let damp = nearest_f32(self.damp * mean);
-            let rows = group * per_group..(group + 1) * per_group;
-            let parts: Vec<Vec<i8>> = rows
-                .into_par_iter()
-                .map(|o| {
-                    let row = o * depth..(o + 1) * depth;
-                    descend(&h, &w[row.clone()], &start[row], (format, scales[o]), damp)
-                })
-                .collect();
-            Ok(parts.concat())
+            let channel = |(o, g): (usize, &[f32])| {
+                let w = &w[o * depth..(o + 1) * depth];
+                let channel = Channel { h: &h, g, w, damp, format };
+                if chooses(o, w) { channel.round_and_scale(scales[o]) } else { channel.round(scales[o]) }
+            };
+            Ok(rows.into_par_iter().zip(g.par_chunks(depth)).map(channel).collect())
         };
-        let parts: Vec<Vec<i8>> = (0..groups).into_par_iter().map(one).collect::<Result<_, Diag>>()?;
-        let codes = Tensor::new(&tensor.dims, Data::I8(parts.concat()));
-        Ok(WeightCodes { codes, uniform: layer.rounded.uniform.clone() })
+        let parts: Vec<Vec<Rounded>> = (0..groups).into_par_iter().map(one).collect::<Result<_, Diag>>()?;
+        let scales = parts.iter().flatten().map(|channel| channel.scale).collect();
+        let codes = parts.iter().flatten().flat_map(|channel| channel.codes.iter().copied());
+        let codes = Tensor::new(&tensor.dims, Data::integers(format.storage(), codes));
+        let uniform = Uniform { scales, ..layer.rounded.uniform.as_ref().clone() };
+        Ok(WeightCodes { codes, uniform: Arc::new(uniform) })
     }
-}
-
-/// Coordinate descent on one channel; `h` is `[depth, depth]`.
-fn descend(h: &[f32], w: &[f32], start: &[i8], (format, scale): (&Format, f32), damp: f32) -> Vec<i8> {
-    let depth = w.len();
-    let mut codes: Vec<i32> = start.iter().map(|&q| i32::from(q)).collect();
-    // Half the slope of (1), downwards.
-    let mut slope = vec![0.0f32; depth];
-    for (k, (&q, &w)) in codes.iter().zip(w).enumerate() {
-        let error = w - q as f32 * scale;
-        slope.iter_mut().zip(&h[k * depth..(k + 1) * depth]).for_each(|(s, h)| *s += h * error);
-        slope[k] += damp * error;
-    }
-    for _ in 0..SWEEPS {
-        let mut moved = false;
-        for k in 0..depth {
-            let curvature = (h[k * depth + k] + damp) * scale;
-            let best = if curvature > 0.0 { nearest_i32(f64::from(slope[k] / curvature)) } else { 0 };
-            let (near, to) = (format.around(i64::from(start[k]), REACH), i64::from(codes[k].saturating_add(best)));
-            let to = i32::try_from(format.nearest(to).clamp(*near.start(), *near.end())).unwrap_or(codes[k]);
-            if to == codes[k] {
-                continue;
-            }
-            let step = (to - codes[k]) as f32 * scale;
-            codes[k] = to;
-            moved = true;
-            slope.iter_mut().zip(&h[k * depth..(k + 1) * depth]).for_each(|(s, h)| *s -= h * step);
-            slope[k] -= damp * step;
-        }
-        if !moved {
-            break;
-        }
-    }
-    codes.into_iter().map(|q| i8::try_from(q).unwrap_or(i8::MAX)).collect()
 }
 
 /// Subtracts the mean of each row of `count` elements.
@@ -221,6 +189,23 @@ impl Positions {
 
     fn count(&self) -> usize {
         self.at.len()
+    }
+
+    /// What these channels should give, `[channels, positions]`.
+    fn targets(&self, layer: &LayerSamples, channels: std::ops::Range<usize>) -> Vec<f32> {
+        let (count, all) = (self.count(), layer.layer.outputs());
+        let plane = layer.layer.output.dims.iter().skip(2).product::<usize>();
+        let mut t = vec![0.0f32; channels.len() * count];
+        t.par_chunks_mut(count.max(1)).zip(channels).for_each(|(row, c)| {
+            for (value, &(sample, position)) in row.iter_mut().zip(&self.at) {
+                let at = match self.field {
+                    Some(_) => (position / plane * all + c) * plane + position % plane,
+                    None => position * all + c,
+                };
+                *value = layer.targets[sample].as_f32().map_or(0.0, |t| t[at]);
+            }
+        });
+        t
     }
 
     /// What the weights of a group are multiplied with, `[depth, positions]`.

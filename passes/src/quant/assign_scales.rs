@@ -102,6 +102,7 @@ impl Pass for AssignScales {
             return Ok(());
         };
         change.clear_metadata(Fact::Seen);
+        change.clear_metadata(Fact::Coarse);
         for (v, uniform) in types {
             change.set_elem(v, Elem::Uniform(uniform));
         }
@@ -459,6 +460,9 @@ const ROOM: f32 = 2.0;
 /// Steps in which a function is looked through.
 const IMAGE_STEPS: u16 = 1024;
 
+/// Codes below which a range is chosen for its error, whatever the method is that chooses others.
+const FEW_CODES: f64 = 32.0;
+
 /// The range that a value of 16 bits is to cover, from the one that one of 8 bits is.
 fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
     let seen = g.metadata().get(Fact::Seen, g.name_of(v)).and_then(|s| s.first_chunk::<2>().copied());
@@ -515,6 +519,11 @@ fn is_seen(g: &Graph, v: ValueId) -> bool {
 /// The range that the type of `v` must cover; `None` if everything that reads `v` clamps it in the same type.
 fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
     let Elem::Calibrated(mut range) = g.ty(v).elem else { return None };
+    if let Some(&[min, max]) = g.metadata().get(Fact::Coarse, g.name_of(v))
+        && wanted.codes < FEW_CODES
+    {
+        range = Range { min: nearest_f32(min), max: nearest_f32(max) };
+    }
     if wanted.room {
         range = roomy(g, v, range);
     } else if !wanted.above_8_bits

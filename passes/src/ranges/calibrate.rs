@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 
 use qcc_interp::{Statistics, Survey, Threads};
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Diags, Edit, Elem, Fact, Graph, Range, Tensor, ValueId};
+use qcc_ir::{Diag, Diags, Edit, Elem, Fact, Graph, Range, Tensor, ValueId, format};
 use qcc_num::convert::nearest_f32;
 
 use crate::options::{OptionInfo, OptionKind};
@@ -54,6 +54,7 @@ impl Pass for Calibrate {
         if activations.is_empty() {
             return Ok(());
         }
+        let mut coarse = Vec::new();
         let table = match (&cx.ranges, cx.samples.clone()) {
             (Some(table), _) => {
                 check_names(table, edit.graph())?;
@@ -61,7 +62,7 @@ impl Pass for Calibrate {
             }
             (None, Some(samples)) if !samples.is_empty() => {
                 let method = self.method.unwrap_or(cx.method);
-                observe(edit.graph(), &activations, samples.as_ref(), method, cx)?
+                observe(edit.graph(), &activations, samples.as_ref(), method, cx, &mut coarse)?
             }
             (None, _) => {
                 edit.remark("nothing calibrated: there are neither samples nor a range table");
@@ -87,6 +88,9 @@ impl Pass for Calibrate {
             change.clear_metadata(Fact::ChannelFactors);
             for (name, entry) in &table.values {
                 change.set_metadata(Fact::Seen, name, seen(entry));
+            }
+            for (name, range) in coarse {
+                change.set_metadata(Fact::Coarse, &name, vec![f64::from(range.min), f64::from(range.max)]);
             }
             let source = if table.source.is_empty() { "ranges from a table" } else { &table.source };
             cx.note_source(source);
@@ -141,6 +145,7 @@ fn observe(
     samples: &dyn Samples,
     method: Method,
     cx: &Context,
+    coarse: &mut Vec<(String, Range)>,
 ) -> Result<RangeTable, Diags> {
     let count = samples.len();
     let index: HashMap<ValueId, usize> = activations.iter().enumerate().map(|(i, &v)| (v, i)).collect();
@@ -157,6 +162,11 @@ fn observe(
     }
     // A value of which masks left nothing on any sample has no range of its own.
     merged.iter_mut().filter(|h| h.is_empty()).for_each(|h| h.observe(&[0.0]));
+    if cx.has_few_bits() {
+        let ranges = activations.iter().zip(&merged);
+        let steps = format::U4.extent();
+        coarse.extend(ranges.filter_map(|(&v, h)| Some((g.name_of(v).to_string(), h.coarse(steps)?))));
+    }
     tabulate(g, activations, &merged, method, count, cx)
 }
 

@@ -16,6 +16,9 @@ const EXPONENTS: (i32, i32) = (-60, 118);
 /// independent and average out in the sums of the next layer, those of clipping have one sign and come together.
 const CLIPPING: f64 = 4.0;
 
+/// Steps of 8 bits over a range.
+const BYTE_STEPS: f64 = 255.0;
+
 /// Counts of values, their extremes and moments.
 #[derive(Debug, Clone)]
 pub(crate) struct Histogram {
@@ -171,11 +174,11 @@ impl Histogram {
         let chosen = match method {
             Method::MinMax => full,
             Method::Percentile => self.quantiles(1e-5),
-            Method::Mse => self.best(full, |r| self.square_error(r, 1.0)),
+            Method::Mse => self.best(full, |r| self.square_error(r, BYTE_STEPS, 1.0)),
             Method::Kl => self.best(full, |r| self.divergence(r)),
             Method::Auto => {
                 let rest = [Method::Percentile, Method::Mse, Method::Kl].into_iter().filter_map(|m| self.range(m));
-                let error = |r: &Range| self.square_error(r.with_zero(), CLIPPING);
+                let error = |r: &Range| self.square_error(r.with_zero(), BYTE_STEPS, CLIPPING);
                 rest.fold((error(&full), full), |best, r| if error(&r) < best.0 { (error(&r), r) } else { best }).1
             }
         };
@@ -227,10 +230,16 @@ impl Histogram {
         best.1
     }
 
-    /// Mean square error of 8-bit quantization over the range: clipping outside, uniform rounding inside.
-    fn square_error(&self, r: Range, clipping: f64) -> f64 {
+    /// The range that so few steps are to cover: the one with the least mean square error, whatever the method for 8 bits is.
+    pub(crate) fn coarse(&self, steps: u64) -> Option<Range> {
+        let full = Range { min: self.min, max: self.max };
+        (self.count > 0).then(|| self.best(full, |r| self.square_error(r, steps as f64, 1.0)))
+    }
+
+    /// Mean square error of quantization over the range: clipping outside, uniform rounding inside.
+    fn square_error(&self, r: Range, steps: f64, clipping: f64) -> f64 {
         let (lo, hi) = (f64::from(r.min), f64::from(r.max));
-        let step = (hi - lo) / 255.0;
+        let step = (hi - lo) / steps;
         let error = |i: usize| {
             let x = self.middle(i);
             let outside = (lo - x).max(x - hi).max(0.0);
@@ -343,12 +352,22 @@ mod tests {
         one.observe(&[40.0]);
         many.observe(&[1.5]);
         for (h, clips) in [(one, false), (many, true)] {
-            let error = |m: Method| h.square_error(h.range(m).unwrap().with_zero(), CLIPPING);
+            let error = |m: Method| h.square_error(h.range(m).unwrap().with_zero(), BYTE_STEPS, CLIPPING);
             for method in [Method::MinMax, Method::Percentile, Method::Mse, Method::Kl] {
                 assert!(error(Method::Auto) <= error(method), "{method}");
             }
             assert_eq!(h.range(Method::Auto).unwrap().max < h.range(Method::MinMax).unwrap().max, clips);
         }
+    }
+
+    /// What is normal is cut at 2.5 deviations by 15 steps (Banner et al., NeurIPS 2019, table 1) and hardly by 255.
+    #[test]
+    fn few_steps_cover_less() {
+        let mut h = Histogram::new();
+        let normal = |i: u32| (0..12).map(|k| (f64::from(i) * 0.618_034 * f64::from(k + 1)).fract()).sum::<f64>() - 6.0;
+        h.observe(&(1..200_000).map(|i| nearest_f32(normal(i).max(0.0))).collect::<Vec<_>>());
+        let (few, many) = (h.coarse(15).unwrap(), h.range(Method::Mse).unwrap());
+        assert!(few.max < 0.85 * many.max && few.min == 0.0, "{few:?} {many:?}");
     }
 
     #[test]
