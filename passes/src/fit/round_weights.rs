@@ -8,10 +8,11 @@
 //! ```
 //!
 //! What is lowered, by coordinate descent over the integers and, where they have fewer than 7 bits, over the scales, is the square error of the
-//! results against those of the real network: equations (1) and (2) of `descent`. That is the layer-wise objective of AdaRound (Nagel et al., ICML
-//! 2020, equation 21), with the real network's own inputs for the target and without its relaxation (COMQ, arXiv 2403.07134, descends likewise).
+//! results: equations (1) and (2) of `descent`. With fewer than 7 bits they are compared with those of the real network from its own inputs; with more,
+//! with those of the real weights from the same inputs. That is the layer-wise objective of AdaRound (Nagel et al., ICML
+//! 2020, equation 21), without its relaxation (COMQ, arXiv 2403.07134, descends likewise).
 //! The statistics are those of positions spread evenly over the samples. Where there are fewer positions than weights in a channel, what
-//! fits them all fits others worse: rounding to the nearest stays.
+//! fits them all fits others worse: rounding to the nearest stays, but for weights of few bits, which are damped the more.
 //!
 //! With integers `q` chosen, results `y'` of the quantized channel and `y` of the real one, the scale `s` and the bias `b` become
 //!
@@ -57,6 +58,15 @@ const POSITIONS: (usize, usize) = (3, 4096);
 
 /// Most weights of a channel: `H` of more would take more than 256 MiB.
 const MOST_WEIGHTS: usize = 8192;
+
+/// The same for weights of few bits, which have more to gain.
+const POSITIONS_OF_FEW_BITS: (usize, usize) = (8, 16384);
+
+/// Most elements of the inputs at these positions, 256 MiB.
+const MOST_ELEMENTS: usize = 1 << 26;
+
+/// Least share of the damping that weights of few bits have; with few positions for each weight it is their ratio.
+const LEAST_DAMP: f64 = 0.02;
 
 /// Bits below which scales are chosen with the integers: with as many, those that cover all weights are as good.
 const FEW_BITS: u32 = 7;
@@ -112,25 +122,31 @@ impl RoundWeights {
             return Ok(layer.rounded.clone());
         }
         let per_group = outputs / groups;
-        let positions = Positions::new(layer, depth);
-        if positions.count() < depth || depth > MOST_WEIGHTS {
+        let few = format.bits() < FEW_BITS;
+        let positions = Positions::new(layer, depth, if few { POSITIONS_OF_FEW_BITS } else { POSITIONS });
+        if positions.count() < depth && !few || positions.count() == 0 || depth > MOST_WEIGHTS {
             return Ok(layer.rounded.clone());
         }
         // A scale that the bias or the requantization asks for covers more than the weights.
         let chooses = |o: usize, row: &[f32]| {
             let greatest = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-            format.bits() < FEW_BITS && scales[o] <= format.symmetric_scale(f64::from(greatest), 0.0) * 1.001
+            few && scales[o] <= format.symmetric_scale(f64::from(greatest), 0.0) * 1.001
         };
         let one = |group: usize| -> Result<Vec<Rounded>, Diag> {
             let mut x = positions.gather(layer, group, depth);
             centre(&mut x, positions.count());
             let h = product(&x, &x, positions.count())?;
             let rows = group * per_group..(group + 1) * per_group;
-            let mut t = positions.targets(layer, rows.clone());
-            centre(&mut t, positions.count());
-            let g = product(&t, &x, positions.count())?;
+            let g = if few {
+                let mut t = positions.targets(layer, rows.clone());
+                centre(&mut t, positions.count());
+                product(&t, &x, positions.count())?
+            } else {
+                product(&w[rows.start * depth..rows.end * depth], &h, depth)?
+            };
             let mean = (0..depth).map(|k| f64::from(h[k * depth + k])).sum::<f64>() / depth as f64;
-            let damp = nearest_f32(self.damp * mean);
+            let share = if few { LEAST_DAMP.max(depth as f64 / positions.count() as f64) } else { 1.0 };
+            let damp = nearest_f32(self.damp * share * mean);
             let channel = |(o, g): (usize, &[f32])| {
                 let w = &w[o * depth..(o + 1) * depth];
                 let channel = Channel { h: &h, g, w, damp, format };
@@ -179,10 +195,11 @@ struct Positions {
 }
 
 impl Positions {
-    fn new(layer: &LayerSamples, depth: usize) -> Positions {
+    /// So many for each weight of a channel, and at least so many, if there are as many.
+    fn new(layer: &LayerSamples, depth: usize, (for_each, least): (usize, usize)) -> Positions {
         let per_sample = positions(layer);
         let all = per_sample * layer.targets.len();
-        let count = (POSITIONS.0 * depth).max(POSITIONS.1).min(all);
+        let count = (for_each * depth).max(least).min(MOST_ELEMENTS / depth.max(1)).min(all);
         let at = (0..count).map(|i| i * all / count).map(|i| (i / per_sample, i % per_sample));
         Positions { at: at.collect(), field: ReceptiveField::of(&layer.layer) }
     }
