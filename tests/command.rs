@@ -10,6 +10,8 @@ mod faults;
 mod hosts;
 #[path = "command/inputs.rs"]
 mod inputs;
+#[path = "command/limits.rs"]
+mod limits;
 #[path = "command/models.rs"]
 mod models;
 #[path = "command/places.rs"]

@@ -21,6 +21,7 @@ fn options(graph: &Graph, target: Target) -> Options {
     Options {
         target,
         name: "random".into(),
+        budget: qcc::ir::Budget::default(),
         float_interface,
         shared_from: 0,
         tuning: Default::default(),

@@ -8,6 +8,7 @@ use qcc_runtime::{Model, TensorRef};
 
 fn options(target: Target) -> Options {
     Options {
+        budget: qcc::ir::Budget::default(),
         target,
         name: "net".into(),
         float_interface: false,

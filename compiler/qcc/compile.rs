@@ -100,6 +100,7 @@ pub fn compile_observed(
     check_interface(&imported, &source)?;
     let mut graph = imported.clone();
     let mut cx = context(&graph, options)?;
+    cx.budget = source.budget(options);
     let text = pipeline_text(&graph, &cx, &source, options)?;
     let mut report = Report { remarks_on_model: remarks, ..Report::default() };
     let ran = run_pipeline(&text, &mut graph, &mut cx, options, &mut report, observe);
@@ -141,6 +142,7 @@ pub fn compile_observed(
         float_interface: options.float_interface && report.no_float_interface.is_none(),
         shared_from: qcc_codegen::SHARED_FROM,
         tuning: options.tuning.clone(),
+        budget: cx.budget,
         hash,
         manifest,
     };
@@ -305,6 +307,7 @@ pub(crate) fn context(graph: &Graph, options: &Options) -> Result<Context, Error
         states: options.states.clone(),
         method: options.method,
         progress: options.progress.clone(),
+        budget: options.shapes.budget,
         threads: options.threads,
         ..Context::default()
     })

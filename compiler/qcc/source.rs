@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Diag, Fact, Graph, Int, ValueId, parse};
+use qcc_ir::{Budget, Diag, Fact, Graph, Int, ValueId, parse};
 use qcc_runtime::manifest::Declared;
 
 use crate::{Error, Options};
@@ -143,6 +143,23 @@ impl Source {
 
     /// The same with what there is to say about the model.
     pub(crate) fn load_with_remarks(&self, options: &Options) -> Result<qcc_onnx::Imported, Error> {
+        let imported = self.read(options)?;
+        let named = |diag: Diag| if self.file_name().is_empty() { diag } else { diag.in_file(self.file_name()) };
+        self.budget(options).check_graph(&imported.graph).map_err(named)?;
+        Ok(imported)
+    }
+
+    /// What the model may ask of the compiler.
+    pub(crate) fn budget(&self, options: &Options) -> Budget {
+        let bytes = match self {
+            Source::Path(path) => std::fs::metadata(path).map_or(0, |m| m.len()),
+            Source::Onnx(bytes) => bytes.len() as u64,
+            Source::Graph(graph) => graph.constant_bytes(),
+        };
+        options.shapes.budget.for_file(bytes)
+    }
+
+    fn read(&self, options: &Options) -> Result<qcc_onnx::Imported, Error> {
         let graph = match self {
             Source::Path(path) if is_text(path) => read_text(path)?,
             Source::Path(path) => return Ok(qcc_onnx::import_with_remarks(path, &options.shapes)?),

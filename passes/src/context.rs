@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::format::Role;
-use qcc_ir::{Diag, Range, Tensor};
+use qcc_ir::{Budget, Diag, Range, Tensor};
 
 use crate::quant::precision::{Overall, Precisions};
 use crate::ranges::method::Method;
@@ -100,6 +100,8 @@ pub struct Context {
     pub progress: Option<Progress>,
     /// The pass that runs.
     pub stage: &'static str,
+    /// What the model may ask of the passes.
+    pub budget: Budget,
     /// Threads to use; 0 for as many as there are cores.
     pub threads: usize,
     /// How ranges were obtained, for the user.
@@ -145,9 +147,12 @@ impl Context {
         }
     }
 
-    /// [`Context::report`] for the executor, which it never stops.
+    /// [`Context::report`] for the executor, which it stops when time is over.
     pub(crate) fn watch(&self, done: usize, total: usize) -> ControlFlow<Diag> {
         self.report(done, total);
-        ControlFlow::Continue(())
+        match self.budget.check_time() {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(diag) => ControlFlow::Break(diag),
+        }
     }
 }

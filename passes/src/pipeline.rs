@@ -196,6 +196,7 @@ struct Run<'o> {
 impl Run<'_> {
     fn items(&mut self, items: &[Item], graph: &mut Graph, cx: &mut Context) -> Result<(), Diags> {
         for item in items {
+            cx.budget.check_time()?;
             // What the others require may not hold without the edits that were refused.
             if self.edits >= self.edit_limit {
                 break;

@@ -1,6 +1,7 @@
 //! What rewriting passes have in common: reading constants, recognising neighbours, putting one operation in the place of
 //! another.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use qcc_ir::{Attrs, Change, Edit, Elem, Graph, NodeId, Opcode, Origin, Tensor, Type, ValueId, attr};
@@ -52,6 +53,27 @@ pub(crate) fn produced_once(graph: &Graph, v: ValueId, op: Opcode) -> Option<Nod
 pub(crate) fn is_live(graph: &Graph, n: NodeId) -> bool {
     let y = graph.result(n);
     graph.is_output(y) || !graph.uses(y).is_empty()
+}
+
+/// True if the value leaves the graph, through operations of one kind alone.
+pub(crate) fn leaves_through(graph: &Graph, v: ValueId, passes: impl Fn(NodeId) -> bool) -> bool {
+    let (mut open, mut seen) = (vec![v], HashSet::new());
+    while let Some(v) = open.pop() {
+        if !seen.insert(v) {
+            continue;
+        }
+        let before = open.len();
+        for n in graph.users(v) {
+            if !passes(n) {
+                return false;
+            }
+            open.push(graph.result(n));
+        }
+        if open.len() == before && !graph.is_output(v) {
+            return false;
+        }
+    }
+    true
 }
 
 /// The two operands of a binary operation, the one with the property first.

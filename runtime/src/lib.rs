@@ -18,6 +18,7 @@
 //! | [`info`] | a model's description as Rust data |
 //! | [`cpu`] | CPU features: needed and present |
 //! | [`manifest`] | how a model was made |
+//! | [`seal`] | whether a file is what was written |
 //! | [`model`], `loader` | a model that can run, from a file or from memory |
 //! | [`session`] | checked runs without allocation |
 //! | [`pool`] | spin-then-park threads |
@@ -35,6 +36,7 @@ mod loader;
 pub mod manifest;
 pub mod model;
 pub mod pool;
+pub mod seal;
 pub mod session;
 pub mod tensor;
 
@@ -43,5 +45,6 @@ pub use info::{InfoError, ModelInfo, Quant, TensorInfo};
 pub use manifest::Manifest;
 pub use model::{EntryPoints, LoadError, Model};
 pub use pool::Pool;
+pub use seal::{Seal, SealError, check_file};
 pub use session::{RunError, Session};
 pub use tensor::{DType, Element, Tensor, TensorRef};

@@ -4,9 +4,8 @@ use crate::abi::{InfoFn, symbol};
 use crate::info::ModelInfo;
 use crate::manifest::Manifest;
 use crate::model::{EntryPoints, LoadError, Model};
+use crate::seal::Seal;
 use libloading::Library;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 /// Longest manifest that is believed, in bytes.
@@ -15,14 +14,30 @@ const MAX_MANIFEST: u64 = 64 << 20;
 impl Model {
     /// Loads a model compiled by qcc, and checks that its ABI and this CPU fit.
     ///
-    /// A shared object is code: load only files that you would also run. The file must not be written to while it is loaded.
+    /// Before any of its code can run, the file is read and compared with its seal ([`crate::seal`]): a damaged file, one that is cut
+    /// short and one that qcc did not write are refused. A shared object is code all the same, and a seal is no signature: load only files
+    /// that you would also run. The file must not be written to while it is loaded.
     pub fn load(path: impl AsRef<Path>) -> Result<Model, LoadError> {
         let path = path.as_ref();
-        // An absolute path also keeps the system's loader from searching its own folders.
-        let absolute = path.canonicalize().map_err(|source| LoadError::Open { path: path.into(), source })?;
-        if let Some(found) = other_machine(&absolute) {
+        let file = std::fs::read(path).map_err(|source| LoadError::Open { path: path.into(), source })?;
+        if let Some(found) = other_machine(&file) {
             return Err(LoadError::Machine { path: path.into(), found });
         }
+        Seal::check(&file).map_err(|source| LoadError::Seal { path: path.into(), source })?;
+        Model::open(path)
+    }
+
+    /// Loads a model that was linked by another linker from the object file that qcc wrote, and has no seal, or was stripped.
+    ///
+    /// # Safety
+    /// The file is a shared object whose code, also that which runs when it is loaded, may run in this process; and it is not damaged.
+    pub unsafe fn load_unchecked(path: impl AsRef<Path>) -> Result<Model, LoadError> {
+        Model::open(path.as_ref())
+    }
+
+    fn open(path: &Path) -> Result<Model, LoadError> {
+        // An absolute path also keeps the system's loader from searching its own folders.
+        let absolute = path.canonicalize().map_err(|source| LoadError::Open { path: path.into(), source })?;
         // SAFETY: objects written by qcc have no initialization code; the caller answers for others.
         let library = unsafe { Library::new(absolute) };
         let library = library.map_err(|source| LoadError::Load { path: path.into(), source })?;
@@ -44,9 +59,8 @@ impl Model {
 }
 
 /// The machine that an ELF file is for, unless it is this one: the system's loader says of such a file that it does not exist.
-fn other_machine(path: &Path) -> Option<String> {
-    let mut header = [0; 20];
-    File::open(path).and_then(|mut file| file.read_exact(&mut header)).ok()?;
+fn other_machine(file: &[u8]) -> Option<String> {
+    let header = file.get(..20)?;
     let machine = u16::from_le_bytes([header[18], header[19]]);
     let known = [(62, "x86_64"), (183, "aarch64"), (3, "x86"), (40, "arm"), (243, "riscv64")];
     let found = known.iter().find(|(code, _)| *code == machine).map(|(_, name)| *name);
@@ -84,6 +98,6 @@ mod tests {
         let own = std::env::current_exe().unwrap().with_extension("d");
         let text = if own.exists() { own } else { "Cargo.toml".into() };
         let refused = Model::load(text).unwrap_err();
-        assert!(matches!(refused, LoadError::Load { .. }) && !refused.to_string().ends_with("failed"), "{refused}");
+        assert!(matches!(refused, LoadError::Seal { .. }), "{refused}");
     }
 }

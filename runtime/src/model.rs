@@ -4,6 +4,7 @@ use crate::abi::{RunF32Fn, RunF32MtFn, RunFn, RunMtFn};
 use crate::cpu::CpuFeatures;
 use crate::info::{InfoError, ModelInfo, TensorInfo};
 use crate::manifest::Manifest;
+use crate::seal::SealError;
 use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
@@ -48,6 +49,14 @@ pub enum LoadError {
         path: PathBuf,
         /// The loader's answer.
         source: libloading::Error,
+    },
+    /// The file is not what qcc wrote.
+    #[error("{}: {source}", path.display())]
+    Seal {
+        /// The file as given.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SealError,
     },
     /// A file for another machine.
     #[error("{} is compiled for {found}, and this machine is {}", path.display(), std::env::consts::ARCH)]

@@ -9,6 +9,9 @@
 //! emits; bytes that do not decode; a jump through a register, which could lead anywhere; and a reference from integer code into
 //! the float interface ([`FLOAT_TEXT`](crate::emit::link::FLOAT_TEXT)), which is decoded and counted apart.
 //!
+//! What is code follows from the program headers, as a loader sees the file. A file whose section headers say otherwise, in which anything runs
+//! when it is loaded, which needs symbols or files from elsewhere, or has a page that is writable and executable, is refused.
+//!
 //! Moves and bit operations that carry a float's name (`movups`, `xorps`, `fmov`) neither compute nor convert: they are counted as
 //! neutral. The lists are allow-lists, so that an instruction which the decoder learns tomorrow is refused until it is listed.
 
@@ -16,6 +19,7 @@ mod aarch64;
 mod contents;
 mod flow;
 mod listing;
+mod mapping;
 mod report;
 mod x86;
 
@@ -40,6 +44,7 @@ pub fn certify(file: &[u8]) -> Result<Report, CheckError> {
     };
     let report = inspect(file)?;
     let elf = parse(file)?;
+    mapping::check(&elf, &mapping::executable(&elf)?)?;
     let is_model = elf.dynamic_symbols().any(|s| s.is_definition() && s.name() == Ok(symbol::INFO));
     if is_model { Ok(report) } else { Err(CheckError::NotAModel) }
 }

@@ -32,6 +32,8 @@ pub struct Options {
     pub float_interface: bool,
     /// Least time of a task, by a rough estimate in nanoseconds, for which other threads are called in; see [`SHARED_FROM`].
     pub shared_from: u64,
+    /// What the model may ask of the memory of the process that runs it.
+    pub budget: qcc_ir::Budget,
     /// Digest of the source model and of the options that it was compiled with.
     pub hash: [u8; 32],
     /// What measurements chose otherwise than the estimates.

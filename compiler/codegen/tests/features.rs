@@ -26,6 +26,7 @@ fn a_model_answers_for_the_cpu_it_is_on() {
     for level in LEVELS.iter().map(|l| l.0).filter(|&level| level != Level::Aarch64) {
         let target = Target::of(level);
         let options = Options {
+            budget: qcc_ir::Budget::default(),
             target,
             name: "clamp".into(),
             float_interface: false,

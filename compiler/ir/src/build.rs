@@ -57,6 +57,7 @@ impl<'g> Builder<'g> {
     pub fn add_typed_const(&mut self, name: &str, tensor: impl Into<Arc<Tensor>>, elem: Elem) -> ValueId {
         let tensor = tensor.into();
         let ty = Type { dims: tensor.dims.clone(), elem };
+        self.graph.constant_bytes = self.graph.constant_bytes.saturating_add(tensor.data.bytes());
         self.add_value(name, ty, Some(tensor))
     }
 

@@ -76,6 +76,7 @@ codes! {
     OVERFLOW = 23, Input, "An accumulator may overflow 32 bits.";
     NOT_INTEGER = 24, Bug, "A float is left in a graph that must be integer-only.";
     ACCURACY = 25, Input, "The accuracy that is asked for is not reached.";
+    BUDGET = 26, Input, "The model asks for more memory, nodes, work or time than it may.";
     CODEGEN = 30, Bug, "Machine code cannot be produced.";
     TARGET = 31, Usage, "The target is unknown or cannot run here.";
     DATA = 40, Input, "Samples do not fit the model.";

@@ -89,6 +89,8 @@ pub struct Graph {
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) names: HashMap<String, ValueId>,
+    /// Bytes of all constants that were ever added, those of shared contents for each.
+    pub(crate) constant_bytes: u64,
     pub(crate) metadata: Metadata,
 }
 
@@ -101,6 +103,7 @@ impl Graph {
             inputs: Vec::new(),
             outputs: Vec::new(),
             names: HashMap::new(),
+            constant_bytes: 0,
             metadata: Metadata::default(),
         }
     }
@@ -209,6 +212,16 @@ impl Graph {
         uses
     }
 
+    /// The nodes that use a value, in no particular order; one that uses it twice comes twice.
+    pub fn users(&self, v: ValueId) -> impl Iterator<Item = NodeId> {
+        self.net.edges_directed(v.0, Direction::Outgoing).map(|e| NodeId(e.target()))
+    }
+
+    /// Number of uses by nodes, counted no further than `most`.
+    pub fn use_count(&self, v: ValueId, most: usize) -> usize {
+        self.net.edges_directed(v.0, Direction::Outgoing).take(most).count()
+    }
+
     /// True if the value is a graph output.
     pub fn is_output(&self, v: ValueId) -> bool {
         self.outputs.contains(&v)
@@ -216,8 +229,9 @@ impl Graph {
 
     /// The node that uses the value, if nothing else does: exactly one use and no output.
     pub fn only_user(&self, v: ValueId) -> Option<NodeId> {
-        match self.uses(v).as_slice() {
-            [(n, _)] if !self.is_output(v) => Some(*n),
+        let mut uses = self.net.edges_directed(v.0, Direction::Outgoing);
+        match (uses.next(), uses.next()) {
+            (Some(only), None) if !self.is_output(v) => Some(NodeId(only.target())),
             _ => None,
         }
     }
@@ -259,6 +273,11 @@ impl Graph {
         self.net.node_weights().filter(|w| matches!(w, Vertex::Node(_))).count()
     }
 
+    /// Bytes of all constants that were ever added, also of those that are gone.
+    pub fn constant_bytes(&self) -> u64 {
+        self.constant_bytes
+    }
+
     /// All values, in order of creation.
     pub fn values(&self) -> impl Iterator<Item = ValueId> {
         self.net.node_indices().filter(|&i| matches!(self.net[i], Vertex::Value { .. })).map(ValueId)
@@ -281,12 +300,24 @@ impl Graph {
         }
     }
 
-    /// The name if it is free, else the name with the least suffix `.1`, `.2`, .. that makes it free.
+    /// The name if it is free, else the name with a suffix `.1`, `.2`, .. that makes it free: the least one up to `.16`, beyond that one
+    /// behind a name that is taken.
     pub fn fresh_name(&self, name: &str) -> String {
         if !self.names.contains_key(name) {
             return name.to_string();
         }
-        (1..).map(|i| format!("{name}.{i}")).find(|n| !self.names.contains_key(n)).unwrap_or_default()
+        let is_free = |i: &u64| !self.names.contains_key(&format!("{name}.{i}"));
+        let suffix = (1..=16).find(is_free).unwrap_or_else(|| {
+            // A suffix that is taken and one that is free, ever nearer to each other: thousands of values may want one name.
+            let mut free = (5..63).map(|bits| 1 << bits).find(is_free).unwrap_or(u64::MAX);
+            let mut taken = free / 2;
+            while taken + 1 < free {
+                let middle = taken.midpoint(free);
+                *(if is_free(&middle) { &mut free } else { &mut taken }) = middle;
+            }
+            free
+        });
+        format!("{name}.{suffix}")
     }
 }
 

@@ -7,7 +7,8 @@
 
 pub mod attr;
 pub mod attrs;
-pub mod build;
+pub mod budget;
+mod build;
 pub mod diag;
 pub mod edit;
 pub mod function;
@@ -26,6 +27,7 @@ pub mod verify;
 pub mod window;
 
 pub use attrs::{Attr, AttrKind};
+pub use budget::Budget;
 pub use build::Builder;
 pub use diag::{Diag, Diags, Place};
 pub use edit::{Change, Edit};

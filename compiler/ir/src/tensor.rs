@@ -86,6 +86,11 @@ impl Data {
         for_data!(self, v => v.iter().flat_map(|x| x.to_le_bytes()).collect())
     }
 
+    /// Bytes in memory.
+    pub fn bytes(&self) -> u64 {
+        for_data!(self, v => size_of_val(v.as_slice()) as u64)
+    }
+
     /// Elements of type `elem` from little-endian bytes; `None` if the last one is not whole.
     pub fn from_bytes(elem: &Elem, bytes: &[u8]) -> Option<Data> {
         macro_rules! whole {

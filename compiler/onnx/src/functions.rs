@@ -4,16 +4,18 @@ use std::collections::{HashMap, HashSet};
 
 use onnx_protobuf::{AttributeProto, FunctionProto, NodeProto};
 
+use qcc_ir::Budget;
+
 use crate::fault::{Fault, Outcome};
 use crate::model::{Model, domain};
 
 /// Deepest nesting of calls. Functions may not recurse, but a file can say so.
 const DEPTH: usize = 16;
-/// Most nodes after replacement.
-const NODES: usize = 1 << 20;
+/// Nodes after replacement for each that a graph may have: most of what exporters write goes away when constants are folded.
+pub(crate) const NODES: usize = 4;
 
 /// Takes the nodes out of the model's graph, calls replaced by the bodies of the functions.
-pub(crate) fn inline(model: &mut Model) -> Outcome<Vec<NodeProto>> {
+pub(crate) fn inline(model: &mut Model, budget: &Budget) -> Outcome<Vec<NodeProto>> {
     let nodes = std::mem::take(&mut model.graph.node);
     if model.functions.is_empty() {
         return Ok(nodes);
@@ -32,9 +34,10 @@ pub(crate) fn inline(model: &mut Model) -> Outcome<Vec<NodeProto>> {
         match called {
             None => done.push(node),
             Some(function) => {
-                if depth == DEPTH || waiting.len() + done.len() > NODES {
+                if depth == DEPTH {
                     return Err(Fault::unsupported(format!("function {} is nested too deep", function.name)));
                 }
+                budget.check_nodes((waiting.len() + done.len()) / NODES)?;
                 check_versions(model, function)?;
                 waiting.extend(body(function, &node, &mut taken).into_iter().rev().map(|n| (n, depth + 1)));
             }

@@ -48,7 +48,7 @@ use std::sync::Arc;
 
 use onnx_protobuf::{GraphProto, NodeProto, TensorProto};
 use qcc_ir::diag::Code;
-use qcc_ir::{Attrs, Builder, Def, Diags, Graph, Opcode, Origin, ValueId, attr};
+use qcc_ir::{Attrs, Budget, Builder, Def, Diag, Diags, Graph, Opcode, Origin, ValueId, attr};
 
 use crate::element::DataType;
 use crate::external::Folder;
@@ -78,7 +78,7 @@ pub struct Imported {
 pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions) -> Result<Imported, Diags> {
     options.bind(&mut model.graph).map_err(Fault::into_diag)?;
     options.end(&mut model.graph);
-    let nodes = functions::inline(&mut model).map_err(Fault::into_diag)?;
+    let nodes = functions::inline(&mut model, &options.budget).map_err(Fault::into_diag)?;
     let structure = analyze(&model.graph, &nodes, model.opset)?;
     let mut graph = Graph::new(names::graph(&model.graph.name));
     let driver = Driver {
@@ -90,6 +90,7 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
         sequences: HashMap::new(),
         types: HashMap::new(),
         folder,
+        budget: options.budget,
         faults: Diags::default(),
         remarks: Vec::new(),
     };
@@ -121,6 +122,7 @@ struct Driver<'a, 'g> {
     /// Types that constants have in the model.
     types: HashMap<ValueId, DataType>,
     folder: &'a Folder,
+    budget: Budget,
     faults: Diags,
     remarks: Vec<String>,
 }
@@ -128,9 +130,10 @@ struct Driver<'a, 'g> {
 impl<'a> Driver<'a, '_> {
     fn run(mut self, nodes: &'a [NodeProto], options: &ImportOptions) -> Result<Vec<String>, Diags> {
         self.inputs(options);
-        self.initializers();
+        self.initializers()?;
         for &i in &self.structure.order {
             self.node(&nodes[i]);
+            self.within_budget(&nodes[i])?;
         }
         let outputs = self.outputs();
         self.propose_outputs(nodes);
@@ -191,10 +194,25 @@ impl<'a> Driver<'a, '_> {
         }
     }
 
-    fn initializers(&mut self) {
-        for proto in self.model.graph.initializer.iter().filter(|t| self.structure.used.contains(t.name.as_str())) {
+    fn initializers(&mut self) -> Result<(), Diags> {
+        let used = self.model.graph.initializer.iter().filter(|t| self.structure.used.contains(t.name.as_str()));
+        // Several may lie in one part of an external file.
+        let mut wanted = 0u64;
+        for proto in used {
+            wanted = wanted.saturating_add(tensor::bytes(proto));
+            self.budget.check_memory(&format!("the initializers up to `{}`", proto.name), wanted)?;
             self.add_initializer(proto);
         }
+        Ok(())
+    }
+
+    /// Refuses to go on when a node has made more constants than fit, or time is over.
+    fn within_budget(&self, node: &NodeProto) -> Result<(), Diag> {
+        let bytes = self.builder.graph().constant_bytes();
+        let memory = self.budget.check_memory("constants that the model computes", bytes);
+        let nodes = self.budget.check_nodes(self.builder.graph().node_count() / functions::NODES);
+        let at = |diag: Diag| diag.at(location(node, self.opset_of(node).unwrap_or(0)));
+        memory.and(nodes).and(self.budget.check_time()).map_err(at)
     }
 
     fn add_initializer(&mut self, proto: &'a TensorProto) {

@@ -55,11 +55,12 @@ pub fn import_with_remarks(path: &Path, options: &ImportOptions) -> Result<Impor
         return Err(unreadable(format!("the model cannot be read: it is {what}")));
     }
     let bytes = std::fs::read(path).map_err(|e| unreadable(format!("the model cannot be read: {e}")))?;
-    let model = model::read(&bytes).map_err(|fault| named(fault.into_diag().into()))?;
+    let options = ImportOptions { budget: options.budget.for_file(bytes.len() as u64), ..options.clone() };
+    let model = model::read(&bytes, &options.budget).map_err(|fault| named(fault.into_diag().into()))?;
     // The message holds all that is wanted of the file; with the graph's constants there would be three copies of every weight.
     drop(bytes);
     let folder = path.parent().map_or_else(Folder::none, Folder::at);
-    import::import(model, &folder, options).map_err(named)
+    import::import(model, &folder, &options).map_err(named)
 }
 
 /// Reads a tensor that lies in a file of its own, as in the folders `test_data_set_0` beside a model.
@@ -77,6 +78,7 @@ pub fn value_name(onnx: &str) -> String {
 
 /// Imports a model from memory. Without a `folder` it can have no external data.
 pub fn import_bytes(bytes: &[u8], folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, Diags> {
-    let model = model::read(bytes).map_err(Fault::into_diag)?;
-    import::import(model, &folder.map_or_else(Folder::none, Folder::at), options).map(|imported| imported.graph)
+    let options = ImportOptions { budget: options.budget.for_file(bytes.len() as u64), ..options.clone() };
+    let model = model::read(bytes, &options.budget).map_err(Fault::into_diag)?;
+    import::import(model, &folder.map_or_else(Folder::none, Folder::at), &options).map(|imported| imported.graph)
 }

@@ -1,6 +1,7 @@
 //! A model as read: whole, parsed, and of versions that are known.
 
 use onnx_protobuf::{GraphProto, Message, ModelProto};
+use qcc_ir::Budget;
 use qcc_ir::diag::Code;
 
 use crate::fault::{Fault, Outcome};
@@ -30,12 +31,13 @@ pub(crate) fn domain(name: &str) -> &str {
 }
 
 /// Reads a model from the bytes of a file.
-pub(crate) fn read(bytes: &[u8]) -> Outcome<Model> {
+pub(crate) fn read(bytes: &[u8], budget: &Budget) -> Outcome<Model> {
     let broken = |what: String| Fault::new(Code::NOT_ONNX, format!("not a whole ONNX model: {what}"));
     if bytes.is_empty() {
         return Err(broken("the file is empty".into()));
     }
-    wire::check(bytes).map_err(broken)?;
+    let parsed = wire::check(bytes).map_err(broken)?;
+    budget.check_memory("the model, parsed,", parsed).map_err(Fault::from)?;
     let mut proto = ModelProto::parse_from_bytes(bytes).map_err(|e| broken(e.to_string()))?;
     let Some(graph) = proto.graph.take() else {
         return Err(broken("there is no graph in it".into()));

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use onnx_protobuf::tensor_shape_proto::dimension;
 use onnx_protobuf::{GraphProto, ValueInfoProto, type_proto};
-use qcc_ir::Type;
 use qcc_ir::diag::Code;
+use qcc_ir::{Budget, Type};
 
 use crate::element::DataType;
 use crate::fault::{Fault, Outcome};
@@ -28,6 +28,8 @@ pub struct ImportOptions {
     pub binds: HashMap<String, Vec<f64>>,
     /// Values that become the outputs, in this order; the model's own where there are none.
     pub outputs: Vec<String>,
+    /// What the model may ask of the compiler, here and in all later stages.
+    pub budget: Budget,
 }
 
 impl ImportOptions {

@@ -139,14 +139,21 @@ const FIXED64: u64 = 1;
 const LENGTH: u64 = 2;
 const FIXED32: u64 = 5;
 
-/// Says what is wrong with the bytes of a model and where, if anything is.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
-    walk(&mut Cursor { bytes, at: 0, end: bytes.len() }, Message::Model, 0)
+/// Memory of a parsed message beside what its fields hold, in bytes. Those of a tensor, the greatest, take as much.
+const MESSAGE_BYTES: u64 = 400;
+/// Memory of a parsed text or number of a list beside what it holds.
+const FIELD_BYTES: u64 = 24;
+
+/// Says what is wrong with the bytes of a model and where, if anything is; else how many bytes it takes when it is parsed.
+pub(crate) fn check(bytes: &[u8]) -> Result<u64, String> {
+    let mut parsed = bytes.len() as u64;
+    walk(&mut Cursor { bytes, at: 0, end: bytes.len() }, Message::Model, 0, &mut parsed)?;
+    Ok(parsed)
 }
 
 /// The same of a file that holds one tensor.
 pub(crate) fn check_tensor(bytes: &[u8]) -> Result<(), String> {
-    walk(&mut Cursor { bytes, at: 0, end: bytes.len() }, Message::Tensor, 0)
+    walk(&mut Cursor { bytes, at: 0, end: bytes.len() }, Message::Tensor, 0, &mut 0)
 }
 
 /// A part of the file. Positions are those of the file, for messages.
@@ -192,7 +199,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn walk(cursor: &mut Cursor, message: Message, depth: usize) -> Result<(), String> {
+fn walk(cursor: &mut Cursor, message: Message, depth: usize, parsed: &mut u64) -> Result<(), String> {
+    *parsed += MESSAGE_BYTES;
     if depth > DEPTH {
         return cursor.fault(&format!("messages are nested more than {DEPTH} deep"));
     }
@@ -213,6 +221,7 @@ fn walk(cursor: &mut Cursor, message: Message, depth: usize) -> Result<(), Strin
             cursor.at = start;
             return cursor.fault(&format!("field {number} has wire type {wire}, which it cannot have"));
         }
+        *parsed += FIELD_BYTES;
         match wire {
             VARINT => {
                 cursor.varint()?;
@@ -227,10 +236,12 @@ fn walk(cursor: &mut Cursor, message: Message, depth: usize) -> Result<(), Strin
                 let length = cursor.varint()?;
                 let mut part = cursor.part(length)?;
                 match field {
-                    Some(Field::Message(inner)) => walk(&mut part, inner, depth + 1)?,
+                    Some(Field::Message(inner)) => walk(&mut part, inner, depth + 1, parsed)?,
                     Some(Field::Varints) => {
                         while part.at < part.end {
                             part.varint()?;
+                            // At most 8 bytes of one.
+                            *parsed += 7;
                         }
                     }
                     Some(Field::Fixed32s) if length % 4 != 0 => return part.fault("a list of floats is cut short"),
@@ -255,8 +266,8 @@ mod tests {
     fn whole_messages_pass() {
         // ir_version = 8, graph { name = "g", node {} }, an unknown field of each wire type.
         let bytes = [0x08, 8, 0x3a, 5, 0x12, 1, b'g', 0x0a, 0, 0xf8, 0x06, 1, 0xfd, 0x06, 0, 0, 0, 0, 0xfa, 0x06, 1, 0];
-        assert_eq!(check(&bytes), Ok(()));
-        assert_eq!(check(&[]), Ok(()));
+        assert!(check(&bytes).is_ok_and(|parsed| parsed > 2 * MESSAGE_BYTES));
+        assert_eq!(check(&[]), Ok(MESSAGE_BYTES));
     }
 
     #[test]
@@ -294,6 +305,6 @@ mod tests {
             bytes = outer;
         }
         let mut cursor = Cursor { bytes: &bytes, at: 0, end: bytes.len() };
-        assert!(walk(&mut cursor, Message::Type, 0).is_err_and(|e| e.contains("64 deep")));
+        assert!(walk(&mut cursor, Message::Type, 0, &mut 0).is_err_and(|e| e.contains("64 deep")));
     }
 }

@@ -7,7 +7,7 @@ use object::read::elf::ElfFile64;
 use object::{Architecture, Endianness, Object as _, ObjectKind, ObjectSection as _, ObjectSymbol as _};
 use qcc::Error;
 use qcc::runtime::abi::symbol;
-use qcc::runtime::{InfoError, Manifest, ModelInfo};
+use qcc::runtime::{InfoError, Manifest, ModelInfo, Seal};
 
 /// Distance at which a description may begin.
 const ALIGN: usize = 8;
@@ -46,6 +46,9 @@ impl Binary {
             Architecture::Aarch64 => "aarch64".to_string(),
             other => format!("{other:?}"),
         };
+        if elf.kind() == ObjectKind::Dynamic {
+            Seal::check(&bytes).map_err(|e| fail(&e))?;
+        }
         let kind = if elf.kind() == ObjectKind::Relocatable { ", relocatable" } else { "" };
         Ok(Binary {
             machine: format!("{machine}{kind}"),

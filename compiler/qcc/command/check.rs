@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use qcc::Error;
 use qcc::codegen::check::{Report, Tally, certify};
+use qcc::runtime::Seal;
 use serde_json::json;
 
 use super::{Verdict, terminal};
@@ -27,6 +28,10 @@ impl Check {
     /// Does it.
     pub fn execute(&self) -> Result<Verdict, Error> {
         let bytes = std::fs::read(&self.file).map_err(|e| Error::file(&self.file, "read the model", e))?;
+        // An object file has no seal: a linker makes another file of it.
+        if bytes.get(16).is_some_and(|&kind| kind == 3) {
+            Seal::check(&bytes).map_err(|e| Error::file(&self.file, "check the model", e))?;
+        }
         let report = certify(&bytes).map_err(|e| Error::file(&self.file, "check the model", e))?;
         terminal::result(&if self.json { json(&report) } else { text(&report) })?;
         Ok(if report.is_float_free() { Verdict::Done } else { Verdict::Refuted })

@@ -16,6 +16,7 @@ use qcc::{
     load_tuning, save_tuning,
 };
 
+use super::budget::BudgetFlags;
 use super::{progress, terminal};
 
 /// How a model is compiled.
@@ -110,6 +111,8 @@ pub struct ShapeFlags {
     /// Values of an ONNX model at which to end, instead of its own outputs
     #[arg(long, value_name = "VALUE,..", value_delimiter = ',')]
     outputs: Vec<String>,
+    #[command(flatten)]
+    budget: BudgetFlags,
 }
 
 /// What machine code is made for.
@@ -441,6 +444,7 @@ impl ShapeFlags {
             options.bind_flag(text).map_err(|e| usage(format!("--bind: {e}")))?;
         }
         options.outputs.clone_from(&self.outputs);
+        options.budget = self.budget.budget();
         Ok(())
     }
 }

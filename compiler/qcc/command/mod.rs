@@ -2,6 +2,7 @@
 
 mod bench;
 mod binary;
+mod budget;
 mod build;
 mod calibrate;
 mod check;

@@ -10,7 +10,7 @@
 //! Evaluation is the reference interpreter's, so that folding changes no result.
 
 use qcc_interp::eval_node;
-use qcc_ir::{Def, Diags, Edit, Graph, NodeId, Tensor};
+use qcc_ir::{Budget, Def, Diags, Edit, Graph, NodeId, Tensor};
 
 use crate::{Context, Pass};
 
@@ -18,10 +18,10 @@ use crate::{Context, Pass};
 pub struct FoldConstants;
 
 impl Pass for FoldConstants {
-    fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
+    fn run(&self, edit: &mut Edit, cx: &mut Context) -> Result<(), Diags> {
         let mut faults = Diags::default();
         for n in edit.graph().order() {
-            let tensor = match evaluate(edit.graph(), n) {
+            let tensor = match evaluate(edit.graph(), n, &cx.budget) {
                 Some(Ok(tensor)) => tensor,
                 Some(Err(diag)) => {
                     faults.0.push(diag);
@@ -43,6 +43,9 @@ impl Pass for FoldConstants {
             change.rename(y, &format!("{name}.dead"));
             let c = change.add_typed_const(&name, tensor, elem);
             change.replace_uses(y, c);
+            let bytes = change.graph().constant_bytes();
+            cx.budget.check_memory("constants that the model computes", bytes)?;
+            cx.budget.check_time()?;
         }
         edit.remove_dead();
         faults.into_result()
@@ -50,7 +53,7 @@ impl Pass for FoldConstants {
 }
 
 /// The node's result if all its operands are constants.
-fn evaluate(g: &Graph, n: NodeId) -> Option<Result<Tensor, qcc_ir::Diag>> {
+fn evaluate(g: &Graph, n: NodeId, budget: &Budget) -> Option<Result<Tensor, qcc_ir::Diag>> {
     let operands = g.operands(n);
     let mut constants = Vec::with_capacity(operands.len());
     for &v in &operands {
@@ -61,6 +64,9 @@ fn evaluate(g: &Graph, n: NodeId) -> Option<Result<Tensor, qcc_ir::Diag>> {
     }
     if constants.is_empty() {
         return None;
+    }
+    if let Err(diag) = budget.check_node(g, n) {
+        return Some(Err(diag));
     }
     let typed: Vec<_> = constants.iter().zip(&operands).map(|(t, &v)| (t.as_ref(), g.ty(v))).collect();
     let node = g.node(n);

@@ -103,7 +103,7 @@ fn addition(edit: &mut Edit, n: NodeId) {
             Err(reason) => reasons.push(format!("%{}: {reason}", g.name_of(operands[i]))),
         }
     }
-    let order = g.order();
+    let order = if candidates.len() > 1 { g.order() } else { Vec::new() };
     let rank = |c: &Candidate| order.iter().position(|&m| m == c.layer);
     let Some(chosen) = candidates.into_iter().max_by_key(rank) else {
         let remark = format!("not fused: addition %{}: {}", g.name_of(y), reasons.join("; "));

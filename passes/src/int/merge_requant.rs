@@ -115,11 +115,14 @@ fn drop_identity(edit: &mut Edit, n: NodeId) -> bool {
 /// The operation with bounds behind `v`, reached through operations that keep the order of codes, if nothing else reads
 /// any of these values.
 fn bounded(g: &Graph, v: ValueId) -> Option<NodeId> {
-    g.only_user(v)?;
-    let n = g.producer(v)?;
-    match g.op(n) {
-        Opcode::Reshape | Opcode::Transpose | Opcode::Slice | Opcode::IMaxPool => bounded(g, g.operands(n)[0]),
-        _ => g.node(n).attrs.has(attr::LO).then_some(n),
+    let mut v = v;
+    loop {
+        g.only_user(v)?;
+        let n = g.producer(v)?;
+        match g.op(n) {
+            Opcode::Reshape | Opcode::Transpose | Opcode::Slice | Opcode::IMaxPool => v = g.operands(n)[0],
+            _ => return g.node(n).attrs.has(attr::LO).then_some(n),
+        }
     }
 }
 

@@ -400,8 +400,13 @@ impl<'g> Ties<'g> {
                 _ => (most > 8 && !own.fits_byte(), if own.fits_byte() { own } else { &format::U8 }),
             };
             let codes = narrow.extent() as f64;
-            let wanted =
-                Extent { above_8_bits, codes, room: above_8_bits && !self.unasked[i], sentinels: &self.sentinels };
+            let wanted = Extent {
+                above_8_bits,
+                codes,
+                room: above_8_bits && !self.unasked[i],
+                far: MOST_MOVES,
+                sentinels: &self.sentinels,
+            };
             if whole::is_whole(self.g, v) {
                 whole.insert(root);
             }
@@ -435,8 +440,13 @@ impl<'g> Ties<'g> {
 
 /// True if the producer can give `v` any type: it computes, or moves what has no other use and can itself have any type.
 fn is_free(g: &Graph, v: ValueId) -> bool {
-    let Some(n) = g.producer(v).filter(|_| !g.is_output(v)) else { return false };
-    let all_free = |operands: Vec<ValueId>| operands.iter().all(|&x| g.only_user(x).is_some() && is_free(g, x));
+    is_free_within(g, v, MOST_MOVES)
+}
+
+fn is_free_within(g: &Graph, v: ValueId, far: usize) -> bool {
+    let Some(n) = g.producer(v).filter(|_| !g.is_output(v) && far > 0) else { return false };
+    let all_free =
+        |operands: Vec<ValueId>| operands.iter().all(|&x| g.only_user(x).is_some() && is_free_within(g, x, far - 1));
     match g.op(n) {
         // Its scale is fixed by its integer form.
         Opcode::Softmax => false,
@@ -463,8 +473,14 @@ const IMAGE_STEPS: u16 = 1024;
 /// Codes below which a range is chosen for its error, whatever the method is that chooses others.
 const FEW_CODES: f64 = 32.0;
 
+/// Functions of one value in a row through which a range is followed.
+const MOST_FUNCTIONS: usize = 8;
+
+/// Movements in a row that are seen through.
+const MOST_MOVES: usize = 64;
+
 /// The range that a value of 16 bits is to cover, from the one that one of 8 bits is.
-fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
+fn roomy(g: &Graph, v: ValueId, range: Range, far: usize) -> Range {
     let seen = g.metadata().get(Fact::Seen, g.name_of(v)).and_then(|s| s.first_chunk::<2>().copied());
     let seen = seen.map(|[min, max]| Range { min: nearest_f32(min), max: nearest_f32(max) }).filter(|r| r.is_valid());
     let range = seen.map_or(range, |seen| range.union(seen)).with_zero();
@@ -475,7 +491,7 @@ fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
             Opcode::Clip => (least, greatest) = (g.node(n).attrs.get(attr::MIN), g.node(n).attrs.get(attr::MAX)),
             op => {
                 if let Class::Unary(f) = op.info().class
-                    && let Some(image) = image(g, n, f)
+                    && let Some(image) = far.checked_sub(1).and_then(|far| image(g, n, f, far))
                 {
                     (least, greatest) = (image.min.min(range.min), image.max.max(range.max));
                 }
@@ -487,10 +503,10 @@ fn roomy(g: &Graph, v: ValueId, range: Range) -> Range {
 }
 
 /// What a function makes of the range that its operand is to cover in 16 bits, as far as it is finite: no result lies beyond.
-fn image(g: &Graph, n: NodeId, f: fn(&Attrs, f32) -> f32) -> Option<Range> {
+fn image(g: &Graph, n: NodeId, f: fn(&Attrs, f32) -> f32, far: usize) -> Option<Range> {
     let x = g.operands(n)[0];
     let Elem::Calibrated(range) = g.ty(x).elem else { return None };
-    let (range, attrs) = (roomy(g, x, range), &g.node(n).attrs);
+    let (range, attrs) = (roomy(g, x, range, far), &g.node(n).attrs);
     let points = (0..=IMAGE_STEPS).map(|i| range.min + (range.max - range.min) * f32::from(i) / f32::from(IMAGE_STEPS));
     let results = points.map(|x| f(attrs, x)).filter(|y| y.is_finite());
     let all = results.fold((f32::INFINITY, f32::NEG_INFINITY), |(l, g), y| (l.min(y), g.max(y)));
@@ -506,6 +522,8 @@ struct Extent<'t> {
     codes: f64,
     /// Whether these are to cover more than was seen.
     room: bool,
+    /// Movements in a row that are still seen through.
+    far: usize,
     /// Values whose sentinels saturate.
     sentinels: &'t HashMap<ValueId, Sentinel>,
 }
@@ -525,7 +543,7 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
         range = Range { min: nearest_f32(min), max: nearest_f32(max) };
     }
     if wanted.room {
-        range = roomy(g, v, range);
+        range = roomy(g, v, range, MOST_FUNCTIONS);
     } else if !wanted.above_8_bits
         && !is_seen(g, v)
         && let Some(span) = span_of_softmax(g, v)
@@ -544,7 +562,11 @@ fn demand(g: &Graph, v: ValueId, wanted: Extent<'_>) -> Option<Range> {
         && (clamps(g.op(n)) || selects(g.op(n)) && !matches!(g.op(n), Opcode::Concat | Opcode::Gather))
     {
         let y = g.result(n);
-        return if clamps(g.op(n)) { None } else { demand(g, y, wanted) };
+        match wanted.far.checked_sub(1) {
+            _ if clamps(g.op(n)) => return None,
+            Some(far) => return demand(g, y, Extent { far, ..wanted }),
+            None => {}
+        }
     }
     produced(g, v, range, wanted)
 }

@@ -153,20 +153,29 @@ impl Decades {
 
     /// Adds a value and what it is computed from; `fine`: with 24 bits, as far as sums and products give them.
     fn follow(&mut self, g: &Graph, v: ValueId, layers: usize, fine: bool) {
+        let mut open = vec![(v, layers, fine)];
+        while let Some((v, layers, fine)) = open.pop() {
+            // The first operand is followed first.
+            open.extend(self.add(g, v, layers, fine).into_iter().rev());
+        }
+    }
+
+    /// Adds a value, and gives what it is computed from.
+    fn add(&mut self, g: &Graph, v: ValueId, layers: usize, fine: bool) -> Vec<(ValueId, usize, bool)> {
         let producer = g.producer(v);
         let fine = fine && !g.is_output(v) && producer.is_some_and(|n| form(g, n, Side::Gives).take(&format::I24));
         if !(self.values.insert(v) || fine && self.fine.insert(v)) {
-            return;
+            return Vec::new();
         }
         if fine {
             self.fine.insert(v);
         }
-        let Some(n) = producer else { return };
+        let Some(n) = producer else { return Vec::new() };
         let data = |i: usize| g.operands(n).get(i).copied().filter(|&x| g.constant(x).is_none() && g.ty(x).is_float());
         let operands = match g.op(n).info().class {
             Class::Contract(Contract::Conv2d | Contract::Linear) if layers > 0 && QuantLayer::read(g, n).is_ok() => {
                 self.layers.insert(n);
-                return data(0).into_iter().for_each(|x| self.follow(g, x, layers - 1, fine));
+                return data(0).map(|x| (x, layers - 1, fine)).into_iter().collect();
             }
             Class::Unary(_)
                 if clamps(g.op(n))
@@ -185,10 +194,6 @@ impl Decades {
             Class::Contract(_) | Class::Unary(_) | Class::Norm(_) | Class::Cast(_) | Class::Int(_) => 0,
         };
         let reads = |i: usize| fine && form(g, n, Side::Reads(i)).take(&format::I24);
-        for i in 0..operands {
-            if let Some(x) = data(i) {
-                self.follow(g, x, layers, reads(i));
-            }
-        }
+        (0..operands).filter_map(|i| Some((data(i)?, layers, reads(i)))).collect()
     }
 }

@@ -273,11 +273,14 @@ fn value(g: &Graph, name: &str) -> Option<ValueId> {
 
 /// The layer whose result a value is, behind what clamps it.
 fn layer(g: &Graph, v: ValueId) -> Option<NodeId> {
-    let n = g.producer(v)?;
-    match g.op(n) {
-        Opcode::Conv2d | Opcode::Linear => Some(n),
-        op if clamps(op) => layer(g, g.operands(n)[0]),
-        _ => None,
+    let mut v = v;
+    loop {
+        let n = g.producer(v)?;
+        match g.op(n) {
+            Opcode::Conv2d | Opcode::Linear => return Some(n),
+            op if clamps(op) => v = g.operands(n)[0],
+            _ => return None,
+        }
     }
 }
 

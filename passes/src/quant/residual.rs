@@ -59,31 +59,37 @@ fn has_long_tails(g: &Graph, v: ValueId) -> bool {
 impl Streams {
     /// Adds a sum and its terms; false if the value is none.
     fn sum(&mut self, g: &Graph, v: ValueId) -> bool {
-        if self.sums.contains(&v) {
-            return true;
-        }
-        let Some(n) = g.producer(v).filter(|_| !g.is_output(v)) else { return false };
-        if moves_any(g, n) && g.operands(n).len() == 1 {
-            let found = self.sum(g, g.operands(n)[0]);
-            if found {
-                self.values.insert(v);
-                self.sums.insert(v);
-            }
-            return found;
-        }
-        if g.op(n) != Opcode::Add {
-            return false;
-        }
-        // Positions are constants.
-        let terms: Vec<ValueId> = g.operands(n).into_iter().filter(|&t| g.constant(t).is_none()).collect();
-        self.values.insert(v);
-        self.sums.insert(v);
-        for t in terms {
-            if !self.sum(g, t) {
-                self.term(g, t);
+        let Some(mut open) = self.own(g, v) else { return false };
+        while let Some(t) = open.pop() {
+            match self.own(g, t) {
+                Some(terms) => open.extend(terms),
+                None => self.term(g, t),
             }
         }
         true
+    }
+
+    /// Adds a sum, behind what moves it, and gives its terms, none if it is known; `None` if the value is no sum.
+    fn own(&mut self, g: &Graph, v: ValueId) -> Option<Vec<ValueId>> {
+        let (mut moved, mut v) = (Vec::new(), v);
+        let terms = loop {
+            if self.sums.contains(&v) {
+                break Vec::new();
+            }
+            moved.push(v);
+            let n = g.producer(v).filter(|_| !g.is_output(v))?;
+            match g.operands(n)[..] {
+                [x] if moves_any(g, n) => v = x,
+                // Positions are constants.
+                _ if g.op(n) == Opcode::Add => {
+                    break g.operands(n).into_iter().filter(|&t| g.constant(t).is_none()).collect();
+                }
+                _ => return None,
+            }
+        };
+        self.values.extend(&moved);
+        self.sums.extend(moved);
+        Some(terms)
     }
 
     /// A term that is no sum: what a branch gives, or a value that was normalized.

@@ -16,6 +16,7 @@ use qcc_ir::{Graph, NodeId, ValueId};
 
 use crate::layer::is_layer;
 use crate::quant::forms::moves_any;
+use crate::rewrite::leaves_through;
 use crate::rewrite::scalar;
 
 /// The values that are to have 16 bits.
@@ -43,10 +44,7 @@ fn is_last(g: &Graph, n: NodeId) -> bool {
 }
 
 fn leaves(g: &Graph, v: ValueId) -> bool {
-    let ends = |m: NodeId| {
-        let ends = moves_any(g, m) || matches!(g.op(m).info().class, Class::Norm(Norm::Softmax) | Class::Unary(_));
-        ends && leaves(g, g.result(m))
-    };
-    let uses = g.uses(v);
-    (g.is_output(v) || !uses.is_empty()) && uses.iter().all(|&(m, _)| ends(m))
+    leaves_through(g, v, |m| {
+        moves_any(g, m) || matches!(g.op(m).info().class, Class::Norm(Norm::Softmax) | Class::Unary(_))
+    })
 }

@@ -6,7 +6,7 @@
 //! (s T x)       quant.scast to T                    leaves          types, and values from outside the region
 //! ```
 //!
-//! A region is a maximal tree: it ends where a value has several uses or none, so that a value inside has one reader. What
+//! A region is a maximal tree up to some height: it ends where a value has several uses or none, so that a value inside has one reader. What
 //! a rule may assume about uses therefore holds by construction, and the cost of a tree, summed by egg's extractor, is
 //! exact: on a graph with shared values that sum grows exponentially. Costs are compared in this order: operations on real
 //! numbers, requantizations, bytes moved, number of terms.
@@ -26,7 +26,7 @@ use egg::{
 use qcc_ir::{Attrs, Edit, Elem, Opcode, Origin, Uniform, ValueId};
 
 use rebuild::Rebuild;
-use region::{Region, is_root};
+use region::{Ends, Region};
 
 macro_rules! index {
     ($(#[doc = $doc:literal] $name:ident $prefix:literal;)*) => {$(
@@ -176,16 +176,17 @@ pub(crate) fn dequantized(egraph: &Terms, class: Id) -> Option<(Id, TypeId)> {
 /// Runs `rules` on every region of the graph; `pass` names the edits.
 pub(crate) fn rewrite_regions(edit: &mut Edit, pass: &str, rules: &[Rewrite<Term, Facts>]) {
     let roots: Vec<ValueId> = edit.graph().order().into_iter().map(|n| edit.graph().result(n)).collect();
+    let mut ends = Ends::of(edit.graph());
     for root in roots {
-        if is_root(edit.graph(), root) {
-            rewrite_region(edit, pass, root, rules);
+        if ends.is_root(edit.graph(), root) {
+            rewrite_region(edit, pass, root, rules, &mut ends);
         }
     }
     edit.remove_dead();
 }
 
-fn rewrite_region(edit: &mut Edit, pass: &str, root: ValueId, rules: &[Rewrite<Term, Facts>]) {
-    let Region { facts, expr, inside, .. } = Region::of(edit.graph(), root);
+fn rewrite_region(edit: &mut Edit, pass: &str, root: ValueId, rules: &[Rewrite<Term, Facts>], ends: &mut Ends) {
+    let Region { facts, expr, inside, .. } = Region::of(edit.graph(), ends, root);
     let runner = Runner::<Term, Facts>::new(facts)
         .with_scheduler(SimpleScheduler)
         .with_iter_limit(1000)
@@ -200,7 +201,8 @@ fn rewrite_region(edit: &mut Edit, pass: &str, root: ValueId, rules: &[Rewrite<T
     let Some(mut change) = edit.begin(format!("{pass}: %{}", edit.graph().name_of(root))) else {
         return;
     };
-    Rebuild { egraph: &runner.egraph, change: &mut change, inside: &inside }.run(&best, root);
+    let new = Rebuild { egraph: &runner.egraph, change: &mut change, inside: &inside }.run(&best, root);
+    ends.moved(change.graph(), root, new);
 }
 
 /// Cost of one term with the terms below it, in the order said in the header.

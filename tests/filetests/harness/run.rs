@@ -46,6 +46,7 @@ fn execute(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let options = Options {
             target,
             name: "filetest".into(),
+            budget: qcc_ir::Budget::default(),
             float_interface: false,
             shared_from: 0,
             tuning: Default::default(),

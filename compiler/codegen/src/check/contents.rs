@@ -1,10 +1,19 @@
 //! What of a file is code.
 
+use std::ops::Range;
+
 use object::read::elf::ElfFile64;
 use object::{Architecture, Endianness, Object, ObjectSection, ObjectSymbol, SectionFlags, SymbolKind, elf};
 
 use super::report::CheckError;
-use super::{aarch64, flow, x86};
+use super::{aarch64, flow, mapping, x86};
+use crate::emit::link::FLOAT_TEXT;
+
+/// The section of the float interface.
+pub(super) const FLOAT_NAME: &str = FLOAT_TEXT;
+
+/// Executable bytes of no section.
+const UNNAMED: &str = "(no section)";
 
 /// The code of a file, and what decodes it.
 pub(super) struct Contents<'d> {
@@ -22,14 +31,26 @@ pub(super) fn contents(file: &[u8]) -> Result<Contents<'_>, CheckError> {
         Architecture::Aarch64 => ("aarch64", aarch64::ISA),
         other => return Err(CheckError::Machine(format!("{other:?}"))),
     };
-    let mut sections = Vec::new();
+    let (mut sections, mut named) = (Vec::new(), Vec::new());
     for section in elf.sections() {
         let executable =
             matches!(section.flags(), SectionFlags::Elf { sh_flags, .. } if sh_flags.0 & elf::SHF_EXECINSTR.0 != 0);
         if executable && section.size() > 0 {
             let name = section.name().map_err(unreadable)?.to_owned();
             let data = section.data().map_err(unreadable)?;
+            named.push(section.address()..section.address().saturating_add(data.len() as u64));
             sections.push(flow::Section::new(name, section.address(), data));
+        }
+    }
+    // What is mapped executable and in no such section is code all the same.
+    named.sort_by_key(|range| range.start);
+    for segment in mapping::executable(&elf)? {
+        let mut at = segment.start;
+        for next in named.iter().filter(|n| segment.contains(&n.start)).cloned().chain([segment.end..segment.end]) {
+            if let Some(data) = slice(file, at..next.start).filter(|data| !data.is_empty()) {
+                sections.push(flow::Section::new(UNNAMED.to_string(), at, data));
+            }
+            at = at.max(next.end);
         }
     }
     if sections.is_empty() {
@@ -45,12 +66,17 @@ pub(super) fn contents(file: &[u8]) -> Result<Contents<'_>, CheckError> {
     Ok(Contents { machine, isa, sections, functions })
 }
 
+/// A part of the file.
+fn slice(file: &[u8], range: Range<u64>) -> Option<&[u8]> {
+    file.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+}
+
 /// Reads the file as ELF.
 pub(super) fn parse(file: &[u8]) -> Result<ElfFile64<'_, Endianness>, CheckError> {
     let elf = ElfFile64::<Endianness>::parse(file).map_err(unreadable)?;
     if elf.is_little_endian() { Ok(elf) } else { Err(CheckError::Machine("a big-endian machine".into())) }
 }
 
-fn unreadable(error: object::read::Error) -> CheckError {
+pub(super) fn unreadable(error: object::read::Error) -> CheckError {
     CheckError::Elf(error.to_string())
 }

@@ -93,6 +93,9 @@ pub enum CheckError {
     /// A machine that qcc does not emit for.
     #[error("code for {0} cannot be checked")]
     Machine(String),
+    /// A file that a loader would see otherwise than its section headers say, or that does more than a model may.
+    #[error("not as qcc writes models: {0}")]
+    Mapping(String),
     /// A file without executable sections.
     #[error("the file has no code")]
     NoCode,

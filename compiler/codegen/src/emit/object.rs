@@ -6,7 +6,7 @@ use cranelift_module::default_libcall_names;
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use qcc_ir::{Diags, Graph};
 use qcc_runtime::abi::symbol;
-use qcc_runtime::{Manifest, ModelInfo};
+use qcc_runtime::{Manifest, ModelInfo, Seal};
 
 use super::header;
 use super::link::{LinkOptions, link_relocatable, link_shared};
@@ -48,8 +48,10 @@ impl Object {
     /// The shared object, to be stored under the file name `soname`.
     pub fn link(&self, soname: &str) -> Result<Vec<u8>, Diags> {
         let exports = self.exports();
-        link_shared(&self.object, &LinkOptions { soname, exports: &exports, float_functions: &self.float_functions })
-            .map_err(bug)
+        let options = LinkOptions { soname, exports: &exports, float_functions: &self.float_functions };
+        let mut file = link_shared(&self.object, &options).map_err(bug)?;
+        Seal::append(&mut file);
+        Ok(file)
     }
 
     /// A relocatable object for a linker, with the names that the header declares.

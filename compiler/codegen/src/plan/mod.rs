@@ -99,13 +99,15 @@ impl Planner<'_> {
     /// The output whose memory a value can be computed in: the value itself is the output, or reshapes of it that are its
     /// only uses lead there.
     fn output_for(&self, v: ValueId) -> Option<usize> {
-        if let Some(i) = self.graph.outputs().iter().position(|&o| o == v) {
-            return Some(i);
+        let mut v = v;
+        loop {
+            if let Some(i) = self.graph.outputs().iter().position(|&o| o == v) {
+                return Some(i);
+            }
+            let user = self.graph.only_user(v)?;
+            let Class::Move(Move::Reshape) = self.graph.op(user).info().class else { return None };
+            v = self.graph.result(user);
         }
-        let user = self.graph.only_user(v)?;
-        matches!(self.graph.op(user).info().class, Class::Move(Move::Reshape))
-            .then(|| self.output_for(self.graph.result(user)))
-            .flatten()
     }
 
     fn node(&mut self, node: NodeId, requests: &halo::Requests) -> Result<(), Diags> {
@@ -159,11 +161,18 @@ impl Planner<'_> {
 
     /// A view of the arena: a part of another value, or a buffer with the halo that is asked for.
     fn view_of(&mut self, v: ValueId, requests: &halo::Requests) -> BufferView {
-        let ty = self.graph.ty(v).clone();
-        if let Some(part) = self.parts.get(&v).cloned() {
-            let whole = self.view_of(part.of, requests);
-            return whole.window(&part.start, &vec![1; ty.dims.len()], &ty.dims);
+        let (mut of, mut windows) = (v, Vec::new());
+        while let Some(part) = self.parts.get(&of) {
+            windows.push((part.start.clone(), self.graph.ty(of).dims.clone()));
+            of = part.of;
         }
+        let whole = self.whole_view(of, requests);
+        windows.iter().rev().fold(whole, |view, (start, dims)| view.window(start, &vec![1; dims.len()], dims))
+    }
+
+    /// The view of a value that is no part of another.
+    fn whole_view(&mut self, v: ValueId, requests: &halo::Requests) -> BufferView {
+        let ty = self.graph.ty(v).clone();
         if let Some(view) = self.wholes.get(&v) {
             return view.clone();
         }

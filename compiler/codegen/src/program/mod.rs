@@ -76,6 +76,7 @@ pub fn build_listed(
     listing: Option<&mut String>,
 ) -> Result<Program, Diags> {
     let plan = plan(graph, options)?;
+    options.budget.check_memory("the memory for values of a call", plan.arena_bytes as u64)?;
     let computes = |name: &String| plan.steps.iter().any(|step| step.name == *name);
     if let Some(name) = options.tuning.keys().find(|name| !computes(name)) {
         let message = format!("the tuning speaks of `{name}`, which no step of this model computes");
@@ -83,8 +84,15 @@ pub fn build_listed(
     }
     let mut b = Builder::new(graph, options, &plan, module, listing);
     b.define_constants()?;
+    let mut behind: Vec<usize> = Vec::with_capacity(plan.steps.len());
+    for step in plan.steps.iter().rev() {
+        let next = behind.last().copied().unwrap_or(0);
+        behind.push(b.first_weights(step).unwrap_or(next));
+    }
     for (index, step) in plan.steps.iter().enumerate() {
-        b.next_bytes = plan.steps[index + 1..].iter().find_map(|next| b.first_weights(next)).unwrap_or(0);
+        behind.pop();
+        options.budget.check_time()?;
+        b.next_bytes = behind.last().copied().unwrap_or(0);
         b.step(index, step)?;
     }
     let calls: Vec<Call> = b.tasks.iter().map(Call::of).collect();

@@ -9,7 +9,7 @@ use qcc_num::dynamic::{INTERVALS, SIGNED_ZERO, exponential_samples};
 
 use super::{Dynamic, Lower, MOST, codes};
 use crate::float::canonicalize::SWITCHED_OFF;
-use crate::rewrite::{floats, inverse, scalar};
+use crate::rewrite::{floats, inverse, leaves_through, scalar};
 
 /// Codes above the zero point; no value is farther below it.
 fn levels(zero: u8) -> i64 {
@@ -31,11 +31,9 @@ fn codes_16(dims: &[usize]) -> Type {
 
 /// Whether a value leaves the graph, through movement alone, and nothing computes with it.
 fn leaves(g: &Graph, v: ValueId) -> bool {
-    let moves = |n: NodeId| {
+    leaves_through(g, v, |n| {
         matches!(g.op(n), Opcode::Reshape | Opcode::Transpose | Opcode::Slice | Opcode::Expand | Opcode::Concat)
-    };
-    let uses = g.uses(v);
-    (g.is_output(v) || !uses.is_empty()) && uses.iter().all(|&(n, _)| moves(n) && leaves(g, g.result(n)))
+    })
 }
 
 impl Lower<'_, '_> {

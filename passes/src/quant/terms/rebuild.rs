@@ -17,8 +17,8 @@ pub struct Rebuild<'a, 'g> {
 }
 
 impl Rebuild<'_, '_> {
-    /// Adds the operations of `best`; the last one takes the place of `root`.
-    pub fn run(mut self, best: &RecExpr<Term>, root: ValueId) {
+    /// Adds the operations of `best`; the last one, which is returned, takes the place of `root`.
+    pub fn run(mut self, best: &RecExpr<Term>, root: ValueId) -> ValueId {
         let name = self.change.graph().name_of(root).to_string();
         // The new values take the names of the old ones, which go away.
         for &v in self.inside {
@@ -42,6 +42,7 @@ impl Rebuild<'_, '_> {
         if !leaf {
             self.take_name(last, &name);
         }
+        last
     }
 
     /// A value that takes the place of an output: with the output's name, and as a value of its own if it is an input or an output

@@ -1,35 +1,86 @@
 //! From the graph to the term of a region.
 
+use std::collections::{HashMap, HashSet};
+
 use egg::{Id, RecExpr};
 use qcc_ir::{Elem, Graph, NodeId, Opcode, ValueId};
 
 use super::{Facts, Kind, LeafId, Operation, Site, Term};
 
-/// True if a region ends in the value.
-pub fn is_root(g: &Graph, v: ValueId) -> bool {
-    ends_region(g, v) && (g.is_output(v) || !g.uses(v).is_empty())
+/// Values in a row after which a region ends in any case: rewriting walks up a region term by term, and the extractor is recursive.
+const MOST_HEIGHT: usize = 384;
+
+/// Where regions end.
+#[derive(Debug, Default)]
+pub struct Ends {
+    /// Values in which a region ends for its height alone.
+    cuts: HashSet<ValueId>,
 }
 
-/// True if the value belongs to no other region than its own, as integers and conditions do. A dequantization belongs to each of its readers, which are
-/// then readers of what it dequantizes.
-fn ends_region(g: &Graph, v: ValueId) -> bool {
-    let dequantizes = g.producer(v).is_some_and(|n| g.op(n) == Opcode::DCast) && !g.is_output(v);
-    let is_whole = matches!(g.ty(v).elem, Elem::Int(_) | Elem::Bool);
-    is_whole || !dequantizes && (g.is_output(v) || readers(g, v) != 1)
+impl Ends {
+    /// The ends of a graph's regions.
+    pub fn of(g: &Graph) -> Ends {
+        let mut ends = Ends::default();
+        let mut heights: HashMap<ValueId, usize> = HashMap::new();
+        for n in g.order() {
+            let y = g.result(n);
+            let below =
+                g.operands(n).into_iter().filter(|&v| !ends.ends(g, v)).map(|v| heights.get(&v).map_or(0, |h| *h));
+            let height = below.max().unwrap_or(0) + 1;
+            let cut = height >= MOST_HEIGHT && !dequantizes(g, y);
+            if cut {
+                ends.cuts.insert(y);
+            }
+            heights.insert(y, height);
+        }
+        ends
+    }
+
+    /// Says that `new` has taken the place of `old`, in which a region ended.
+    pub fn moved(&mut self, g: &Graph, old: ValueId, new: ValueId) {
+        if self.cuts.remove(&old) {
+            let quantized = g.producer(new).filter(|_| dequantizes(g, new)).map(|n| g.operands(n)[0]);
+            self.cuts.insert(quantized.unwrap_or(new));
+        }
+    }
+
+    /// True if a region ends in the value, and something reads it.
+    pub fn is_root(&self, g: &Graph, v: ValueId) -> bool {
+        self.ends(g, v) && (g.is_output(v) || g.use_count(v, 1) != 0)
+    }
+
+    /// True if the value belongs to no other region than its own, as integers and conditions do. A dequantization belongs to each of its
+    /// readers, which are then readers of what it dequantizes.
+    fn ends(&self, g: &Graph, v: ValueId) -> bool {
+        let is_whole = matches!(g.ty(v).elem, Elem::Int(_) | Elem::Bool);
+        is_whole || self.cuts.contains(&v) || !dequantizes(g, v) && (g.is_output(v) || readers(g, v, 2) != 1)
+    }
 }
 
-/// Number of uses, seen through dequantizations.
-fn readers(g: &Graph, v: ValueId) -> usize {
-    let through = |n: NodeId| match g.op(n) {
-        Opcode::DCast => readers(g, g.result(n)) + usize::from(g.is_output(g.result(n))),
-        _ => 1,
-    };
-    g.uses(v).into_iter().map(|(n, _)| through(n)).sum()
+/// Whether the value is a dequantization that no caller sees.
+fn dequantizes(g: &Graph, v: ValueId) -> bool {
+    g.producer(v).is_some_and(|n| g.op(n) == Opcode::DCast) && !g.is_output(v)
+}
+
+/// Number of uses, seen through dequantizations; counted no further than `most`.
+fn readers(g: &Graph, v: ValueId, most: usize) -> usize {
+    let mut count = 0;
+    for n in g.users(v) {
+        count += match g.op(n) {
+            Opcode::DCast => readers(g, g.result(n), most) + usize::from(g.is_output(g.result(n))),
+            _ => 1,
+        };
+        if count >= most {
+            break;
+        }
+    }
+    count
 }
 
 /// Builds the term of a region.
 pub struct Region<'g> {
     g: &'g Graph,
+    ends: &'g Ends,
     pub facts: Facts,
     pub expr: RecExpr<Term>,
     /// Values computed inside.
@@ -38,15 +89,15 @@ pub struct Region<'g> {
 
 impl Region<'_> {
     /// The region that ends in `root`.
-    pub fn of(g: &Graph, root: ValueId) -> Region<'_> {
-        let mut region = Region { g, facts: Facts::default(), expr: RecExpr::default(), inside: Vec::new() };
+    pub fn of<'g>(g: &'g Graph, ends: &'g Ends, root: ValueId) -> Region<'g> {
+        let mut region = Region { g, ends, facts: Facts::default(), expr: RecExpr::default(), inside: Vec::new() };
         region.value(root, true);
         region
     }
 
     fn value(&mut self, v: ValueId, is_root: bool) -> Id {
         match self.g.producer(v) {
-            Some(n) if is_root || !ends_region(self.g, v) => {
+            Some(n) if is_root || !self.ends.ends(self.g, v) => {
                 self.inside.push(v);
                 self.node(n, v)
             }

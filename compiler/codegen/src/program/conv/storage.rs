@@ -138,6 +138,7 @@ mod tests {
             (name.to_string(), Choice { storage: Some(storage), ..Choice::default() })
         };
         Options {
+            budget: qcc_ir::Budget::default(),
             target: Target::of(Level::X86V4Vnni),
             name: "net".to_string(),
             float_interface: false,
