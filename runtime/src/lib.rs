@@ -42,9 +42,10 @@ pub mod tensor;
 
 pub use cpu::CpuFeatures;
 pub use info::{InfoError, ModelInfo, Quant, TensorInfo};
+pub use loader::check_file;
 pub use manifest::Manifest;
 pub use model::{EntryPoints, LoadError, Model};
 pub use pool::Pool;
-pub use seal::{Seal, SealError, check_file};
+pub use seal::{Seal, SealError};
 pub use session::{RunError, Session};
 pub use tensor::{DType, Element, Tensor, TensorRef};

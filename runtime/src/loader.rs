@@ -58,6 +58,13 @@ impl Model {
     }
 }
 
+/// Checks that a file is a whole model compiled by qcc, for this ABI: nothing of it is loaded or run.
+pub fn check_file(path: impl AsRef<Path>) -> Result<Seal, LoadError> {
+    let path = path.as_ref();
+    let file = std::fs::read(path).map_err(|source| LoadError::Open { path: path.into(), source })?;
+    Seal::check(&file).map_err(|source| LoadError::Seal { path: path.into(), source })
+}
+
 /// The machine that an ELF file is for, unless it is this one: the system's loader says of such a file that it does not exist.
 fn other_machine(file: &[u8]) -> Option<String> {
     let header = file.get(..20)?;

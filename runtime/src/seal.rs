@@ -6,12 +6,9 @@
 //! Numbers are little-endian. The seal is behind what an ELF file has and is never mapped. It shows damage and mix-ups; it is no signature, since
 //! whoever changes a file can seal it anew.
 
-use std::path::Path;
-
 use sha2::{Digest as _, Sha256};
 
 use crate::abi::ABI_VERSION;
-use crate::model::LoadError;
 
 /// First bytes of a seal, with its version.
 const MAGIC: [u8; 8] = *b"QCCSEAL1";
@@ -98,13 +95,6 @@ impl Seal {
         }
         Ok(Seal { abi_version, machine: own_machine, digest })
     }
-}
-
-/// Checks that a file is a whole model compiled by qcc, for this ABI: nothing of it is loaded or run.
-pub fn check_file(path: impl AsRef<Path>) -> Result<Seal, LoadError> {
-    let path = path.as_ref();
-    let file = std::fs::read(path).map_err(|source| LoadError::Open { path: path.into(), source })?;
-    Seal::check(&file).map_err(|source| LoadError::Seal { path: path.into(), source })
 }
 
 #[cfg(test)]

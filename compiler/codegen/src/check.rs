@@ -44,9 +44,12 @@ pub fn certify(file: &[u8]) -> Result<Report, CheckError> {
     };
     let report = inspect(file)?;
     let elf = parse(file)?;
-    mapping::check(&elf, &mapping::executable(&elf)?)?;
     let is_model = elf.dynamic_symbols().any(|s| s.is_definition() && s.name() == Ok(symbol::INFO));
-    if is_model { Ok(report) } else { Err(CheckError::NotAModel) }
+    if !is_model {
+        return Err(CheckError::NotAModel);
+    }
+    mapping::check(&elf)?;
+    Ok(report)
 }
 
 /// The shared object that a model's relocatable object makes.

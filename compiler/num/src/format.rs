@@ -5,8 +5,12 @@
 //! Whatever quantizes, rounds, lowers or packs asks the format, so that another one of at most 8 bits is a row of this table:
 //!
 //! ```text
-//! Row { name: "i6", alias: None, role: Role::Weights, format: Format::symmetric(Int::I8, 31), summary: "6 bits" }
+//! Row { name: "i6", alias: Some("6"), role: Role::Weights, format: &I6, scales: ScaleRule::Greatest, summary: "weights of 6 bits" }
 //! ```
+//!
+//! How scales follow from weights ([`ScaleRule`]) is a part of the row; a real number goes to the nearest integer of the grid. For powers of
+//! two that is the rule of INQ (Zhou et al., ICLR 2017, equation 4): `beta` for `(alpha + beta) / 2 <= |w| < 3 beta / 2`, where `alpha`
+//! is the level below `beta`.
 //!
 //! Constants of a graph hold the integers `q` themselves, also where the grid is a list of levels: an operator multiplies what it
 //! finds. [`Format::encode`] gives the code of `ceil(log2(levels))` bits in which a file can store one, [`Format::decode`] the integer of a code.
@@ -51,6 +55,17 @@ pub enum Role {
     Bias,
 }
 
+/// How the scales of weights, one for each output channel, follow from the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ScaleRule {
+    /// The greatest magnitude of a channel gets the greatest integer.
+    Greatest,
+    /// All channels of a layer have one power of two: `2^n1` is the greatest level, `n1 = floor(log2(4 max|w| / 3))` (INQ, section 2.1).
+    PowerOfTwo,
+    /// The levels are chosen for each layer, and with them the scales: those of the row are where the search begins.
+    Fitted,
+}
+
 /// A format with a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -62,6 +77,8 @@ pub struct Row {
     pub role: Role,
     /// The format.
     pub format: &'static Format,
+    /// How scales of weights are chosen.
+    pub scales: ScaleRule,
     /// What it is, in one line.
     pub summary: &'static str,
 }
@@ -82,6 +99,18 @@ pub static I5: Format = Format::symmetric(Int::I8, 15);
 pub static I4: Format = Format::symmetric(Int::I8, 7);
 /// Weights of 3 bits.
 pub static I3: Format = Format::symmetric(Int::I8, 3);
+/// Weights that are 0 or powers of two whose exponents span what a byte holds.
+pub static POT4: Format = Format::of_levels(Int::I8, &[-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64]);
+/// Weights of 16 bytes: where the search for those of a layer begins, denser near 0, as weights are.
+pub static TABLE4: Format =
+    Format::of_levels(Int::I8, &[-127, -94, -72, -54, -39, -25, -12, 0, 6, 12, 25, 39, 54, 72, 94, 127]);
+/// INQ's weights of 5 bits: eight powers of two. A byte does not hold 128.
+pub static INQ5: Format =
+    Format::of_levels(Int::I16, &[-128, -64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64, 128]);
+/// INQ's weights of 4 bits: four powers of two.
+pub static INQ4: Format = Format::of_levels(Int::I8, &[-8, -4, -2, -1, 0, 1, 2, 4, 8]);
+/// INQ's weights of 3 bits: two powers of two.
+pub static INQ3: Format = Format::of_levels(Int::I8, &[-2, -1, 0, 1, 2]);
 /// Values of 4 bits, each in a byte.
 pub static U4: Format = Format::linear(Int::U8, 0, 15);
 /// Values of 16 bits.
@@ -95,25 +124,40 @@ pub static I64: Format = Format::all(Int::I64);
 
 /// The formats that qcc chooses and a user can name. The first of a role is what it has where nothing else is said.
 pub static FORMATS: &[Row] = &[
-    Row { name: "u8", alias: Some("8"), role: Role::Values, format: &U8, summary: "values of 8 bits" },
-    Row { name: "i16", alias: Some("16"), role: Role::Values, format: &I16, summary: "values of 16 bits" },
-    Row { name: "u4", alias: Some("4"), role: Role::Values, format: &U4, summary: "values of 4 bits, each in a byte" },
-    Row { name: "i8", alias: Some("8"), role: Role::Weights, format: &I8, summary: "weights of 8 bits" },
-    Row {
-        name: "i7",
-        alias: None,
-        role: Role::Weights,
-        format: &I7,
-        summary: "weights of 7 bits, for runtimes that add products in 16 bits",
-    },
-    Row { name: "i6", alias: Some("6"), role: Role::Weights, format: &I6, summary: "weights of 6 bits" },
-    Row { name: "i5", alias: Some("5"), role: Role::Weights, format: &I5, summary: "weights of 5 bits" },
-    Row { name: "i4", alias: Some("4"), role: Role::Weights, format: &I4, summary: "weights of 4 bits" },
-    Row { name: "i3", alias: Some("3"), role: Role::Weights, format: &I3, summary: "weights of 3 bits" },
-    Row { name: "i16", alias: Some("16"), role: Role::Weights, format: &I16_WEIGHTS, summary: "weights of 16 bits" },
-    Row { name: "i32", alias: None, role: Role::Bias, format: &I32, summary: "biases in units of 32-bit accumulators" },
-    Row { name: "i64", alias: None, role: Role::Bias, format: &I64, summary: "biases in units of sums of 64 bits" },
+    Row::linear("u8", Some("8"), Role::Values, &U8, "values of 8 bits"),
+    Row::linear("i16", Some("16"), Role::Values, &I16, "values of 16 bits"),
+    Row::linear("u4", Some("4"), Role::Values, &U4, "values of 4 bits, each in a byte"),
+    Row::linear("i8", Some("8"), Role::Weights, &I8, "weights of 8 bits"),
+    Row::linear("i7", None, Role::Weights, &I7, "weights of 7 bits, for runtimes that add products in 16 bits"),
+    Row::linear("i6", Some("6"), Role::Weights, &I6, "weights of 6 bits"),
+    Row::linear("i5", Some("5"), Role::Weights, &I5, "weights of 5 bits"),
+    Row::linear("i4", Some("4"), Role::Weights, &I4, "weights of 4 bits"),
+    Row::linear("i3", Some("3"), Role::Weights, &I3, "weights of 3 bits"),
+    Row::levels("pot4", &POT4, ScaleRule::Greatest, "weights that are 0 or a power of two of seven"),
+    Row::levels("table4", &TABLE4, ScaleRule::Fitted, "weights of 16 bytes that are chosen for each layer"),
+    Row::levels("inq5", &INQ5, ScaleRule::PowerOfTwo, "INQ's weights of 5 bits: 0 or a power of two of eight"),
+    Row::levels("inq4", &INQ4, ScaleRule::PowerOfTwo, "INQ's weights of 4 bits: 0 or a power of two of four"),
+    Row::levels("inq3", &INQ3, ScaleRule::PowerOfTwo, "INQ's weights of 3 bits: 0 or a power of two of two"),
+    Row::linear("i16", Some("16"), Role::Weights, &I16_WEIGHTS, "weights of 16 bits"),
+    Row::linear("i32", None, Role::Bias, &I32, "biases in units of 32-bit accumulators"),
+    Row::linear("i64", None, Role::Bias, &I64, "biases in units of sums of 64 bits"),
 ];
+
+impl Row {
+    const fn linear(
+        name: &'static str,
+        alias: Option<&'static str>,
+        role: Role,
+        format: &'static Format,
+        summary: &'static str,
+    ) -> Row {
+        Row { name, alias, role, format, scales: ScaleRule::Greatest, summary }
+    }
+
+    const fn levels(name: &'static str, format: &'static Format, scales: ScaleRule, summary: &'static str) -> Row {
+        Row { name, alias: None, role: Role::Weights, format, scales, summary }
+    }
+}
 
 /// The row of a role with this name or alias.
 pub fn named(name: &str, role: Role) -> Option<&'static Row> {
@@ -146,6 +190,11 @@ impl Format {
         Format::linear(storage, storage.min(), storage.max())
     }
 
+    /// These integers alone, which ascend.
+    const fn of_levels(storage: Int, levels: &'static [i64]) -> Format {
+        Format { storage, grid: Grid::Levels(Cow::Borrowed(levels)) }
+    }
+
     /// These integers alone; `None` if there are fewer than two or they do not ascend.
     pub fn levels(storage: Int, levels: Vec<i64>) -> Option<Format> {
         let ascends = levels.len() > 1 && levels.windows(2).all(|pair| pair[0] < pair[1]);
@@ -165,6 +214,11 @@ impl Format {
     /// The row that has this format.
     pub fn row(&self) -> Option<&'static Row> {
         FORMATS.iter().find(|row| *row.format == *self)
+    }
+
+    /// How scales of weights of this format are chosen.
+    pub fn scale_rule(&self) -> ScaleRule {
+        self.row().map_or(ScaleRule::Greatest, |row| row.scales)
     }
 
     /// Least integer.
@@ -242,7 +296,8 @@ impl Format {
         }
     }
 
-    /// The integer for a real number: equation (6) of [`edge`], and the nearest level where there are levels.
+    /// The integer for a real number: equation (6) of [`edge`], and the nearest level where there are levels, of two the one of the
+    /// greater magnitude.
     pub fn quantize(&self, x: f32, scale: f32, zero_point: i64) -> i64 {
         match &self.grid {
             Grid::Linear { min, max } => {
@@ -251,7 +306,11 @@ impl Format {
             Grid::Levels(levels) => {
                 let wanted = f64::from(x) / f64::from(scale) + zero_point as f64;
                 let distance = |level: &i64| if wanted.is_nan() { 0.0 } else { (*level as f64 - wanted).abs() };
-                levels.iter().copied().min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
+                let nearer = |a: &i64, b: &i64| {
+                    let tie = (b - zero_point).unsigned_abs().cmp(&(a - zero_point).unsigned_abs());
+                    distance(a).total_cmp(&distance(b)).then(tie)
+                };
+                levels.iter().copied().min_by(nearer).unwrap_or(0)
             }
         }
     }
@@ -282,6 +341,23 @@ impl Format {
         to_f32((greatest / self.magnitude() as f64).max(least)).max(f32::MIN_POSITIVE)
     }
 
+    /// Scales of weights, with zero point 0, for channels of these greatest magnitudes; each is at least what `least` says, and where a rule
+    /// wants a power of two, the next one.
+    pub fn scales(&self, greatest: &[f64], least: &[f64]) -> Vec<f32> {
+        let of_layer = greatest.iter().fold(0.0f64, |m, &x| m.max(x));
+        let scale = |(&greatest, &least): (&f64, &f64)| match self.scale_rule() {
+            ScaleRule::Greatest | ScaleRule::Fitted => self.symmetric_scale(greatest, least),
+            ScaleRule::PowerOfTwo => {
+                let own = power_of_two(4.0 * of_layer / 3.0) / self.magnitude() as f64;
+                // What is rounded up is no power of two yet.
+                let least = least.max(f64::from(f32::MIN_POSITIVE));
+                let needed = power_of_two(least);
+                to_f32(own.max(if needed < least { 2.0 * needed } else { needed }))
+            }
+        };
+        greatest.iter().zip(least).map(scale).collect()
+    }
+
     /// The code of an integer of the grid: its distance from the least, or its position among the levels.
     pub fn encode(&self, q: i64) -> Option<u64> {
         match &self.grid {
@@ -297,6 +373,12 @@ impl Format {
             Grid::Levels(levels) => levels.get(usize::try_from(code).ok()?).copied(),
         }
     }
+}
+
+/// The greatest power of two that is not above `x`; 0 if `x` has none.
+fn power_of_two(x: f64) -> f64 {
+    // The fraction of a normal number is what is not its exponent.
+    if x.is_normal() && x > 0.0 { f64::from_bits(x.to_bits() & (0x7ff << 52)) } else { 0.0 }
 }
 
 /// As MLIR's Quant dialect spells the integers of a type; levels, which it does not know, as a list.
@@ -380,6 +462,35 @@ mod tests {
         assert_eq!((I8.around(126, 2), I8.around(-127, 2)), (124..=127, -127..=-125));
         assert!(Format::levels(Int::I8, vec![1, 1]).is_none() && Format::levels(Int::I8, vec![0]).is_none());
         assert_eq!(I16.quantize(1e9, 1.0, 5), 32767);
+    }
+
+    /// The levels and thresholds of the paper, section 2.1 and equation 4.
+    #[test]
+    fn powers_of_two_are_those_of_inq() {
+        for (bits, format) in [(5, &INQ5), (4, &INQ4), (3, &INQ3)] {
+            for greatest in [0.75f64, 1.0, 1.4999, 0.3, 6.0, 5.9999] {
+                let n1 = (4.0 * greatest / 3.0).log2().floor();
+                let n2 = n1 + 1.0 - f64::from(1 << (bits - 2));
+                let scale = format.scales(&[0.01, greatest], &[0.0; 2]);
+                assert_eq!(scale, [to_f32(n2.exp2()); 2], "{bits} {greatest}");
+                let levels: Vec<f64> =
+                    (0..).map(|i| (n2 + f64::from(i)).exp2()).take_while(|&l| l <= n1.exp2()).collect();
+                assert_eq!(levels.len() as u64, 1 << (bits - 2));
+                let level = |x: f64| f64::from(format.fake(to_f32(x), scale[1], 0));
+                let mut alpha = 0.0;
+                for beta in levels {
+                    for sign in [1.0, -1.0] {
+                        assert_eq!(level(sign * (alpha + beta) / 2.0), sign * beta, "{bits} {alpha} {beta}");
+                        assert_eq!(level(sign * 0.99 * (alpha + beta) / 2.0), sign * alpha);
+                        assert_eq!(level(sign * 1.49 * beta), sign * beta);
+                    }
+                    alpha = beta;
+                }
+            }
+        }
+        assert_eq!(INQ4.scales(&[1.0], &[0.3]), [0.5]);
+        assert_eq!(INQ4.scales(&[0.0, 0.0], &[0.0, 0.25]), [f32::MIN_POSITIVE, 0.25]);
+        assert_eq!(POT4.scales(&[1.0, 32.0], &[0.0, 0.0]), [1.0 / 64.0, 0.5]);
     }
 
     #[test]

@@ -197,11 +197,10 @@ impl<'a> Driver<'a, '_> {
     fn initializers(&mut self) -> Result<(), Diags> {
         let used = self.model.graph.initializer.iter().filter(|t| self.structure.used.contains(t.name.as_str()));
         // Several may lie in one part of an external file.
-        let mut wanted = 0u64;
         for proto in used {
-            wanted = wanted.saturating_add(tensor::bytes(proto));
-            self.budget.check_memory(&format!("the initializers up to `{}`", proto.name), wanted)?;
             self.add_initializer(proto);
+            let bytes = self.builder.graph().constant_bytes();
+            self.budget.check_memory(&format!("the initializers up to `{}`", proto.name), bytes)?;
         }
         Ok(())
     }

@@ -50,14 +50,6 @@ pub(crate) fn read(proto: &TensorProto, folder: &Folder) -> Outcome<Constant> {
     Ok(Constant { tensor: Tensor { dims, data }, data_type })
 }
 
-/// Bytes that the elements of a tensor take when it is read; what is no tensor takes none.
-pub(crate) fn bytes(proto: &TensorProto) -> u64 {
-    let dims = extents(&proto.dims).unwrap_or_default();
-    let elements = Type::f32(&dims).checked_elements().unwrap_or(usize::MAX) as u64;
-    let bits = DataType::from_onnx(proto.data_type).map_or(0, |ty| ty.elem().storage().map_or(32, |int| int.bits()));
-    elements.saturating_mul(u64::from(bits.div_ceil(8)))
-}
-
 /// Reads a tensor from the bytes of a file that holds nothing else.
 pub(crate) fn from_bytes(bytes: &[u8], folder: &Folder) -> Outcome<Tensor> {
     let broken = |what: String| Fault::new(Code::FILE, format!("not a whole ONNX tensor: {what}"));

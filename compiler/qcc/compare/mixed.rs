@@ -182,7 +182,7 @@ impl Mixed {
             Side::Value => self.parts[p].ty.uniform().is_some_and(|u| !u.format.fits_byte()),
             // The bias, which has 32 bits in any case, is not asked.
             Side::Weights => {
-                self.layer(p).is_some_and(|(_, all)| all.first().is_some_and(|w| !w.uniform.format.fits_byte()))
+                self.layer(p).is_some_and(|(_, all)| all.first().is_some_and(|w| w.uniform.format.bits() > 8))
             }
         };
         self.part_of(value).is_some_and(of)

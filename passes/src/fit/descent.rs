@@ -202,7 +202,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
         };
-        let x: Vec<Vec<f32>> = (0..n).map(|_| (0..3 * n).map(|_| random() + 0.5).collect()).collect();
+        let x: Vec<Vec<f32>> = (0..n).map(|_| (0..3 * n).map(|_| random()).collect()).collect();
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
         let h: Vec<f32> = x.iter().flat_map(|a| x.iter().map(|b| dot(a, b)).collect::<Vec<_>>()).collect();
         let w: Vec<f32> = (0..n).map(|_| random()).collect();

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use qcc_interp::{Domain, Numbering, SampleState, Threads, eval_node, execute, in_order};
+use qcc_ir::format::ScaleRule;
 use qcc_ir::{Diag, Diags, Graph, NodeId, Opcode, Tensor, Type};
 use qcc_num::convert::nearest_f32;
 
@@ -179,7 +180,8 @@ impl<'a> Fittable<'a> {
         let found = in_order(&layer.inputs, |input| apply(g, node, input, &weights, &bias, &y_real))?;
         let plane = if g.op(node) == Opcode::Conv2d { plane(&ty.dims) } else { 1 };
         let mut corrections = AffineCorrection::of_channels(&layer.targets, &found, channels, plane);
-        if !gains {
+        // A gain is no power of two.
+        if !gains || layer.layer.weights_format.scale_rule() == ScaleRule::PowerOfTwo {
             corrections.iter_mut().for_each(AffineCorrection::without_gain);
         }
         let results = in_order(found.into_iter().zip(layer.targets), |(mut found, real)| {

@@ -26,6 +26,7 @@
 use std::sync::Arc;
 
 use qcc_interp::eval_node;
+use qcc_ir::format::ScaleRule;
 use qcc_ir::{Attrs, Data, Diag, Diags, Edit, Opcode, Tensor, Type, Uniform};
 use qcc_num::convert::nearest_f32;
 use rayon::prelude::*;
@@ -127,10 +128,11 @@ impl RoundWeights {
         if positions.count() < depth && !few || positions.count() == 0 || depth > MOST_WEIGHTS {
             return Ok(layer.rounded.clone());
         }
-        // A scale that the bias or the requantization asks for covers more than the weights.
+        // Powers of two stay such. A scale that the bias or the requantization asks for covers more than the weights.
+        let is_given = layer.layer.weights_format.scale_rule() == ScaleRule::PowerOfTwo;
         let chooses = |o: usize, row: &[f32]| {
             let greatest = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-            few && scales[o] <= format.symmetric_scale(f64::from(greatest), 0.0) * 1.001
+            few && !is_given && scales[o] <= format.symmetric_scale(f64::from(greatest), 0.0) * 1.001
         };
         let one = |group: usize| -> Result<Vec<Rounded>, Diag> {
             let mut x = positions.gather(layer, group, depth);

@@ -7,6 +7,7 @@
 
 mod bias;
 mod receptive_field;
+pub(crate) mod table;
 mod weights;
 
 use std::sync::Arc;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Data, Elem, Format, Tensor, Uniform};
+use qcc_ir::format::{Grid, ScaleRule};
+use qcc_ir::{Data, Elem, Format, Int, Tensor, Uniform};
 use qcc_num::convert::nearest_f32;
 use qcc_num::wide;
 
 use super::bias::GREATEST_BIAS;
-use super::{NewParameter, Parameter, QuantLayer};
+use super::{NewParameter, Parameter, QuantLayer, table};
 
 /// Least requantization factor: its multiplier keeps at least 18 bits before a common shift.
 const LEAST_FACTOR: f64 = 1.0 / (1u32 << 20) as f64;
@@ -34,7 +35,31 @@ impl WeightCodes {
             true => scales_for_64_bit_sums(tensor, w, sx, sy, format)?,
             false => weight_scales(tensor, w, bias, sx, sy, format)?,
         };
-        Ok(quantized_weights(tensor, w, scales, format))
+        if format.scale_rule() == ScaleRule::Fitted {
+            let (levels, scales) = table::fit(w, &scales, format);
+            return Ok(quantized_weights(tensor, w, scales, &levels));
+        }
+        Ok(quantized_weights(tensor, w, scales, format).in_bytes())
+    }
+
+    /// The same where bytes hold it: what only a channel with 128 has more than a byte for may be twice an integer and twice a scale.
+    fn in_bytes(self) -> WeightCodes {
+        let (Grid::Levels(levels), Data::I16(codes)) = (self.uniform.format.grid(), &self.codes.data) else {
+            return self;
+        };
+        let row = (codes.len() / self.uniform.scales.len().max(1)).max(1);
+        let mut bytes = Vec::with_capacity(codes.len());
+        let mut scales = self.uniform.scales.clone();
+        for (codes, scale) in codes.chunks(row).zip(&mut scales) {
+            let fits = |divisor: i16| codes.iter().all(|q| q % divisor == 0 && i8::try_from(q / divisor).is_ok());
+            let Some(divisor) = [1, 2].into_iter().find(|&d| fits(d)) else { return self };
+            *scale *= f32::from(divisor);
+            bytes.extend(codes.iter().filter_map(|q| i8::try_from(q / divisor).ok()));
+        }
+        let levels = levels.iter().copied().filter(|&q| Int::I8.min() <= q && q <= Int::I8.max()).collect();
+        let Some(format) = Format::levels(Int::I8, levels) else { return self };
+        let codes = Tensor::new(&self.codes.dims, Data::I8(bytes));
+        WeightCodes { codes, uniform: Arc::new(Uniform { format, scales, ..self.uniform.as_ref().clone() }) }
     }
 
     /// The same integers with scales that are multiplied, one factor for each output channel.
@@ -72,8 +97,8 @@ impl WeightCodes {
     }
 }
 
-/// One scale for each output channel, between scales of the operand and the result: the greatest weight has the greatest code, unless
-/// the bias or the requantization need a greater scale.
+/// One scale for each output channel, between scales of the operand and the result, by the rule of the format, unless the bias or the
+/// requantization need a greater scale.
 pub(crate) fn weight_scales(
     tensor: &Tensor,
     w: &[f32],
@@ -96,7 +121,7 @@ pub(crate) fn scales_for_64_bit_sums(
     scales_of(tensor, w, None, format, wide::LEAST_FACTOR * sy / sx)
 }
 
-/// Scales that give the greatest weight of each channel the greatest code, but none below `least` or one for which its bias, in
+/// Scales by the rule of the format, but none below `least` or one for which its bias, in
 /// units of a scale `sx` of the operand, exceeds the accumulators.
 fn scales_of(
     tensor: &Tensor,
@@ -107,7 +132,7 @@ fn scales_of(
 ) -> Result<Vec<f32>, String> {
     let channels = tensor.dims.first().copied().unwrap_or(0);
     let row = w.len() / channels.max(1);
-    let mut scales = Vec::with_capacity(channels);
+    let (mut greatest, mut bounds) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
     for c in 0..channels {
         let largest = w[c * row..(c + 1) * row]
             .iter()
@@ -116,10 +141,10 @@ fn scales_of(
         if !(largest + b).is_finite() || w[c * row..(c + 1) * row].iter().any(|x| !x.is_finite()) {
             return Err(format!("the parameters of output channel {c} are not finite"));
         }
-        let least = least.max(b / GREATEST_BIAS);
-        scales.push(format.symmetric_scale(largest, least));
+        greatest.push(largest);
+        bounds.push(least.max(b / GREATEST_BIAS));
     }
-    Ok(scales)
+    Ok(format.scales(&greatest, &bounds))
 }
 
 /// Weights in a format, with one scale an output channel, each rounded to the nearest.

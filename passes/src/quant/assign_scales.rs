@@ -171,7 +171,7 @@ fn narrow_operands(change: &mut Change, n: NodeId, types: &Narrow) {
 
 /// Weights of more than 8 bits are quantized here: nothing is gained by fitting them. For others the layer says the format.
 fn weights(change: &mut Change, n: NodeId, format: &Format) -> Result<(), String> {
-    if format.fits_byte() {
+    if format.bits() <= 8 {
         let attrs = change.graph().node(n).attrs.clone();
         if attrs.get(attr::WEIGHTS) != *format {
             change.set_op(n, attrs.op(), attrs.with(attr::WEIGHTS, format.clone()));

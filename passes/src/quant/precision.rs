@@ -239,7 +239,7 @@ impl Wanted {
         // Weights that need more than 8 bits have them.
         let spared = |format: &&Format| low_bits::is_low(format) && self.kept.contains_key(&layer);
         let overall = match self.overall[0] {
-            Some(format) if format.fits_byte() && !usual.fits_byte() => Some(usual),
+            Some(format) if format.bits() <= 8 && usual.bits() > 8 => Some(usual),
             Some(format) => Some(if spared(&format) { usual } else { format }),
             None => finer,
         };

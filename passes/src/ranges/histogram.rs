@@ -360,14 +360,13 @@ mod tests {
         }
     }
 
-    /// What is normal is cut at 2.5 deviations by 15 steps (Banner et al., NeurIPS 2019, table 1) and hardly by 255.
+    /// Of exponentially distributed numbers 15 steps cut more off than 255.
     #[test]
     fn few_steps_cover_less() {
         let mut h = Histogram::new();
-        let normal = |i: u32| (0..12).map(|k| (f64::from(i) * 0.618_034 * f64::from(k + 1)).fract()).sum::<f64>() - 6.0;
-        h.observe(&(1..200_000).map(|i| nearest_f32(normal(i).max(0.0))).collect::<Vec<_>>());
+        h.observe(&(1..200_000).map(|i| nearest_f32(-(f64::from(i) / 200_000.0).ln())).collect::<Vec<_>>());
         let (few, many) = (h.coarse(15).unwrap(), h.range(Method::Mse).unwrap());
-        assert!(few.max < 0.85 * many.max && few.min == 0.0, "{few:?} {many:?}");
+        assert!(few.max < 0.8 * many.max && few.min == 0.0, "{few:?} {many:?}");
     }
 
     #[test]

@@ -5,12 +5,8 @@ use std::ops::Range;
 use object::read::elf::ElfFile64;
 use object::{Architecture, Endianness, Object, ObjectSection, ObjectSymbol, SectionFlags, SymbolKind, elf};
 
-use super::report::CheckError;
+use super::report::{CheckError, unreadable};
 use super::{aarch64, flow, mapping, x86};
-use crate::emit::link::FLOAT_TEXT;
-
-/// The section of the float interface.
-pub(super) const FLOAT_NAME: &str = FLOAT_TEXT;
 
 /// Executable bytes of no section.
 const UNNAMED: &str = "(no section)";
@@ -44,10 +40,13 @@ pub(super) fn contents(file: &[u8]) -> Result<Contents<'_>, CheckError> {
     }
     // What is mapped executable and in no such section is code all the same.
     named.sort_by_key(|range| range.start);
-    for segment in mapping::executable(&elf)? {
+    for (segment, bytes) in mapping::executable(&elf)? {
         let mut at = segment.start;
-        for next in named.iter().filter(|n| segment.contains(&n.start)).cloned().chain([segment.end..segment.end]) {
-            if let Some(data) = slice(file, at..next.start).filter(|data| !data.is_empty()) {
+        let end = segment.end..segment.end;
+        for next in named.iter().filter(|n| segment.contains(&n.start)).cloned().chain(std::iter::once(end)) {
+            // Zeros fill what is between sections.
+            let part = at.saturating_sub(segment.start)..next.start.saturating_sub(segment.start);
+            if let Some(data) = slice(bytes, part).filter(|data| data.iter().any(|&b| b != 0)) {
                 sections.push(flow::Section::new(UNNAMED.to_string(), at, data));
             }
             at = at.max(next.end);
@@ -66,17 +65,13 @@ pub(super) fn contents(file: &[u8]) -> Result<Contents<'_>, CheckError> {
     Ok(Contents { machine, isa, sections, functions })
 }
 
-/// A part of the file.
-fn slice(file: &[u8], range: Range<u64>) -> Option<&[u8]> {
-    file.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+/// A part of a segment.
+fn slice(bytes: &[u8], range: Range<u64>) -> Option<&[u8]> {
+    bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
 }
 
 /// Reads the file as ELF.
 pub(super) fn parse(file: &[u8]) -> Result<ElfFile64<'_, Endianness>, CheckError> {
     let elf = ElfFile64::<Endianness>::parse(file).map_err(unreadable)?;
     if elf.is_little_endian() { Ok(elf) } else { Err(CheckError::Machine("a big-endian machine".into())) }
-}
-
-pub(super) fn unreadable(error: object::read::Error) -> CheckError {
-    CheckError::Elf(error.to_string())
 }

@@ -104,6 +104,10 @@ pub enum CheckError {
     NotAModel,
 }
 
+pub(super) fn unreadable(error: object::read::Error) -> CheckError {
+    CheckError::Elf(error.to_string())
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -44,9 +44,10 @@ fn one(x: i64) -> Tensor {
 }
 
 impl Lower<'_, '_> {
-    /// True if an operand or the result has 16 or 24 bits; a bias, which has more, does not count.
+    /// True if an operand or the result has two or three bytes; a bias, which has more bits, does not count.
     pub(super) fn has_int16(&self) -> bool {
-        let int16 = |v: ValueId| self.g().ty(v).uniform().is_some_and(|u| (9..=24).contains(&u.format.bits()));
+        let int16 =
+            |v: ValueId| self.g().ty(v).uniform().is_some_and(|u| !u.format.fits_byte() && u.format.bits() <= 24);
         int16(self.y) || self.g().operands(self.n).into_iter().any(int16)
     }
 

@@ -4,7 +4,7 @@
 //! header  table[0..16], zeros up to [`HEADER`] bytes
 //! codes   [pair of units] byte j = code[unit 2t][j] | code[unit 2t + 1][j] << 4
 //! ```
-//! A unit is so many packed weights, in the order of [`super::pack`], as one vector holds when it is decoded: both halves of a vector of codes are
+//! A unit is so many packed weights, in the order of `pack`, as one vector holds when it is decoded: both halves of a vector of codes are
 //! then whole vectors of weights, and nothing is permuted. Decoded weights are the packed weights of 8 bits that they were made of, whatever their
 //! format was: a linear format of up to 4 bits, and any that names 16 values, are the same to whoever multiplies.
 
