@@ -93,14 +93,14 @@ pub fn compile_observed(
 ) -> Result<Compiled, Error> {
     let source = source.into();
     let start = Instant::now();
-    let qcc_onnx::Imported { graph: imported, remarks, names } = source.load_with_remarks(options)?;
+    let qcc_onnx::Imported { graph: imported, remarks, names, budget } = source.load_with_remarks(options)?;
     let time = start.elapsed();
     tracing::info!(ms = time.as_millis(), nodes = imported.node_count(), "imported");
     observe(&Event::Imported { graph: &imported, time });
     check_interface(&imported, &source)?;
     let mut graph = imported.clone();
     let mut cx = context(&graph, options)?;
-    cx.budget = source.budget(options);
+    cx.budget = budget;
     let text = pipeline_text(&graph, &cx, &source, options)?;
     let mut report = Report { remarks_on_model: remarks, ..Report::default() };
     let ran = run_pipeline(&text, &mut graph, &mut cx, options, &mut report, observe);
@@ -142,7 +142,7 @@ pub fn compile_observed(
         float_interface: options.float_interface && report.no_float_interface.is_none(),
         shared_from: qcc_codegen::SHARED_FROM,
         tuning: options.tuning.clone(),
-        budget: cx.budget,
+        budget,
         hash,
         manifest,
     };

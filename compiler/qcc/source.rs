@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Budget, Diag, Fact, Graph, Int, ValueId, parse};
+use qcc_ir::{Diag, Fact, Graph, Int, ValueId, parse};
 use qcc_runtime::manifest::Declared;
 
 use crate::{Error, Options};
@@ -145,32 +145,23 @@ impl Source {
     pub(crate) fn load_with_remarks(&self, options: &Options) -> Result<qcc_onnx::Imported, Error> {
         let imported = self.read(options)?;
         let named = |diag: Diag| if self.file_name().is_empty() { diag } else { diag.in_file(self.file_name()) };
-        self.budget(options).check_graph(&imported.graph).map_err(named)?;
+        imported.budget.check_graph(&imported.graph).map_err(named)?;
         Ok(imported)
-    }
-
-    /// What the model may ask of the compiler.
-    pub(crate) fn budget(&self, options: &Options) -> Budget {
-        let bytes = match self {
-            Source::Path(path) => std::fs::metadata(path).map_or(0, |m| m.len()),
-            Source::Onnx(bytes) => bytes.len() as u64,
-            Source::Graph(graph) => graph.constant_bytes(),
-        };
-        options.shapes.budget.for_file(bytes)
     }
 
     fn read(&self, options: &Options) -> Result<qcc_onnx::Imported, Error> {
         let graph = match self {
             Source::Path(path) if is_text(path) => read_text(path)?,
             Source::Path(path) => return Ok(qcc_onnx::import_with_remarks(path, &options.shapes)?),
-            Source::Onnx(bytes) => qcc_onnx::import_bytes(bytes, None, &options.shapes)?,
+            Source::Onnx(bytes) => return Ok(qcc_onnx::import_bytes_with_remarks(bytes, None, &options.shapes)?),
             Source::Graph(graph) => {
                 qcc_ir::verify(graph)?;
                 graph.clone()
             }
         };
+        let budget = options.shapes.budget.for_file(graph.constant_bytes());
         let names = graph.values().map(|v| graph.name_of(v).to_string()).collect();
-        Ok(qcc_onnx::Imported { graph, remarks: Vec::new(), names })
+        Ok(qcc_onnx::Imported { graph, remarks: Vec::new(), names, budget })
     }
 }
 

@@ -122,14 +122,11 @@ fn nothing_of_a_foreign_file_runs() {
         "#include <stdio.h>\n__attribute__((constructor)) static void c(void) { fclose(fopen(\"ran\", \"w\")); }\n",
     );
     let path = folder.path();
-    let built = std::process::Command::new("cc")
+    let built = std::process::Command::new("gcc")
         .current_dir(path)
         .args(["-shared", "-fPIC", "foreign.c", "-o", "foreign.so"])
         .status();
-    if !built.is_ok_and(|status| status.success()) {
-        println!("no C compiler: nothing built");
-        return;
-    }
+    assert!(built.unwrap().success());
     for call in [
         &["inspect", "foreign.so"][..],
         &["bench", "foreign.so"],

@@ -273,6 +273,11 @@ impl Graph {
         self.net.node_weights().filter(|w| matches!(w, Vertex::Node(_))).count()
     }
 
+    /// Number of nodes and values, which is known without counting.
+    pub fn size(&self) -> usize {
+        self.net.node_count()
+    }
+
     /// Bytes of all constants that were ever added, also of those that are gone.
     pub fn constant_bytes(&self) -> u64 {
         self.constant_bytes

@@ -1,11 +1,13 @@
 //! External tensor data. A model names a file; only regular files inside the model's own folder are read, wherever links
 //! may point, and never more than the tensor needs.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
-use onnx_protobuf::StringStringEntryProto;
+use onnx_protobuf::tensor_proto::DataLocation;
+use onnx_protobuf::{GraphProto, StringStringEntryProto, TensorProto};
 use qcc_ir::diag::Code;
 
 use crate::fault::{Fault, Outcome};
@@ -50,6 +52,15 @@ impl Folder {
         let mut bytes = vec![0; length];
         file.read_exact(&mut bytes).map_err(unreadable)?;
         Ok(bytes)
+    }
+
+    /// Bytes of the files in which tensors of a model lie, each counted once; those that cannot be read have none.
+    pub(crate) fn bytes(&self, graph: &GraphProto) -> u64 {
+        let external = |t: &&TensorProto| t.data_location.enum_value() == Ok(DataLocation::EXTERNAL);
+        let entries = graph.initializer.iter().filter(external).flat_map(|t| &t.external_data);
+        let files: BTreeSet<&str> = entries.filter(|e| e.key == "location").map(|e| e.value.as_str()).collect();
+        let length = |file: &str| self.open(file).ok().and_then(|file| file.metadata().ok()).map_or(0, |m| m.len());
+        files.into_iter().map(length).fold(0, u64::saturating_add)
     }
 
     fn open(&self, location: &str) -> Outcome<File> {

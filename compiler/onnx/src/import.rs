@@ -72,6 +72,8 @@ pub struct Imported {
     pub remarks: Vec<String>,
     /// Names of the model's own values, as graphs spell them; others are made here.
     pub names: HashSet<String>,
+    /// What the model may ask of later stages, by the length of its files.
+    pub budget: Budget,
 }
 
 /// A model as a graph of `nn.*`, `tensor.*` and `quant.*`.
@@ -96,7 +98,7 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
     };
     let names = own_names(&model.graph, &nodes);
     let remarks = driver.run(&nodes, options)?;
-    Ok(Imported { graph, remarks, names })
+    Ok(Imported { graph, remarks, names, budget: options.budget })
 }
 
 /// How graphs spell the names of a model's values.
@@ -208,8 +210,9 @@ impl<'a> Driver<'a, '_> {
     /// Refuses to go on when a node has made more constants than fit, or time is over.
     fn within_budget(&self, node: &NodeProto) -> Result<(), Diag> {
         let bytes = self.builder.graph().constant_bytes();
-        let memory = self.budget.check_memory("constants that the model computes", bytes);
-        let nodes = self.budget.check_nodes(self.builder.graph().node_count() / functions::NODES);
+        let memory = self.budget.check_memory("the model's constants", bytes);
+        // Every node has a result.
+        let nodes = self.budget.check_nodes(self.builder.graph().size() / 2 / functions::NODES);
         let at = |diag: Diag| diag.at(location(node, self.opset_of(node).unwrap_or(0)));
         memory.and(nodes).and(self.budget.check_time()).map_err(at)
     }

@@ -55,12 +55,17 @@ pub fn import_with_remarks(path: &Path, options: &ImportOptions) -> Result<Impor
         return Err(unreadable(format!("the model cannot be read: it is {what}")));
     }
     let bytes = std::fs::read(path).map_err(|e| unreadable(format!("the model cannot be read: {e}")))?;
-    let options = ImportOptions { budget: options.budget.for_file(bytes.len() as u64), ..options.clone() };
-    let model = model::read(&bytes, &options.budget).map_err(|fault| named(fault.into_diag().into()))?;
+    let folder = path.parent().map_or_else(Folder::none, Folder::at);
+    import_from(bytes, &folder, options).map_err(named)
+}
+
+fn import_from(bytes: impl AsRef<[u8]>, folder: &Folder, options: &ImportOptions) -> Result<Imported, Diags> {
+    let length = bytes.as_ref().len() as u64;
+    let model = model::read(bytes.as_ref(), &options.budget.for_file(length)).map_err(Fault::into_diag)?;
     // The message holds all that is wanted of the file; with the graph's constants there would be three copies of every weight.
     drop(bytes);
-    let folder = path.parent().map_or_else(Folder::none, Folder::at);
-    import::import(model, &folder, &options).map_err(named)
+    let budget = options.budget.for_file(length.saturating_add(folder.bytes(&model.graph)));
+    import::import(model, folder, &ImportOptions { budget, ..options.clone() })
 }
 
 /// Reads a tensor that lies in a file of its own, as in the folders `test_data_set_0` beside a model.
@@ -78,7 +83,14 @@ pub fn value_name(onnx: &str) -> String {
 
 /// Imports a model from memory. Without a `folder` it can have no external data.
 pub fn import_bytes(bytes: &[u8], folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, Diags> {
-    let options = ImportOptions { budget: options.budget.for_file(bytes.len() as u64), ..options.clone() };
-    let model = model::read(bytes, &options.budget).map_err(Fault::into_diag)?;
-    import::import(model, &folder.map_or_else(Folder::none, Folder::at), &options).map(|imported| imported.graph)
+    import_bytes_with_remarks(bytes, folder, options).map(|imported| imported.graph)
+}
+
+/// The same with what there is to say about the model.
+pub fn import_bytes_with_remarks(
+    bytes: &[u8],
+    folder: Option<&Path>,
+    options: &ImportOptions,
+) -> Result<Imported, Diags> {
+    import_from(bytes, &folder.map_or_else(Folder::none, Folder::at), options)
 }

@@ -9,9 +9,6 @@ use qcc::Error;
 use qcc::runtime::abi::symbol;
 use qcc::runtime::{InfoError, Manifest, ModelInfo, Seal};
 
-/// Distance at which a description may begin.
-const ALIGN: usize = 8;
-
 /// A compiled model's file.
 pub struct Binary {
     /// `x86_64` or `aarch64`, or what else it is for.
@@ -35,10 +32,8 @@ impl Binary {
         if !exported(symbol::INFO) {
             return Err(fail(&format!("it is no model compiled by qcc: it defines no `{}`", symbol::INFO)));
         }
-        let described = data(&elf, symbol::DESCRIPTION).map(ModelInfo::decode);
-        // Without its symbols, as `strip` leaves it, the description is found by what it looks like.
-        let info =
-            described.or_else(|| search(&elf)).unwrap_or(Err(InfoError::Header { field: "the address", value: 0 }));
+        let info = data(&elf, symbol::DESCRIPTION).map(ModelInfo::decode);
+        let info = info.unwrap_or(Err(InfoError::Header { field: "the address", value: 0 }));
         let manifest = data(&elf, symbol::MANIFEST).and_then(|bytes| Manifest::from_section(bytes).ok());
         let sections = elf.sections().filter(|s| s.size() > 0);
         let machine = match elf.architecture() {
@@ -65,14 +60,4 @@ fn data<'d>(elf: &ElfFile64<'d, Endianness>, name: &str) -> Option<&'d [u8]> {
     let section = elf.section_by_index(symbol.section_index()?).ok()?;
     let start = usize::try_from(symbol.address().checked_sub(section.address())?).ok()?;
     section.data().ok()?.get(start..)
-}
-
-/// The first description among the constants.
-fn search(elf: &ElfFile64<'_, Endianness>) -> Option<Result<ModelInfo, InfoError>> {
-    let bytes = elf.section_by_name(".rodata")?.data().ok()?;
-    let found = |start: usize| {
-        let info = ModelInfo::decode(&bytes[start..]).ok()?;
-        (info.compiler.starts_with(|c: char| c.is_ascii_digit()) && !info.name.is_empty()).then_some(Ok(info))
-    };
-    (0..bytes.len()).step_by(ALIGN).find_map(found)
 }

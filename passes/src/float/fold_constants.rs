@@ -44,7 +44,7 @@ impl Pass for FoldConstants {
             let c = change.add_typed_const(&name, tensor, elem);
             change.replace_uses(y, c);
             let bytes = change.graph().constant_bytes();
-            cx.budget.check_memory("constants that the model computes", bytes)?;
+            cx.budget.check_memory("the model's constants", bytes)?;
             cx.budget.check_time()?;
         }
         edit.remove_dead();

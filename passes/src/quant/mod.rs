@@ -11,6 +11,7 @@ pub mod scale_rest;
 pub mod sensitive_range;
 
 pub(crate) mod decades;
+mod demand;
 pub(crate) mod forms;
 pub(crate) mod long_sums;
 pub(crate) mod low_bits;
