@@ -42,8 +42,9 @@ pub struct Measurement {
     pub macs: u64,
     /// Multiply-accumulates a second, in thousand millions.
     pub gmacs_per_s: f64,
-    /// The same of a loop of nothing but multiplications in registers, on as many threads: the median of its slices. Where some layers are
-    /// summed in 16 bits, each layer counts with the rate of its own loop.
+    /// The most that multipliers allow: what a loop of nothing but multiplications in registers reaches on as many threads, in the median of its slices.
+    /// Each layer counts with the multiplications that it does, which are fewer than its multiply-accumulates in a form of fewer and where padding is
+    /// left out, and with the loop of its kind of sums.
     pub peak_gmacs_per_s: f64,
     /// The rates of both loops, of sums in 32 bits and in 16.
     #[serde(skip)]
@@ -165,8 +166,8 @@ pub fn measure(model: &Model, threads: usize, io: Io, time: Duration, started: I
     let target = level.unwrap_or_else(Target::native);
     let peak = Peak::new(target)?;
     let limit = Limit::new(&peak, &pool);
-    let in_i16 = share_in_i16(model);
-    let peak_of_sums = if in_i16 > 0.0 { Peak::of_i16_sums(target)? } else { None };
+    let work = Work::of(model);
+    let peak_of_sums = if work.i16_sums > 0.0 { Peak::of_i16_sums(target)? } else { None };
     let limit_of_sums = peak_of_sums.as_ref().map(|peak| Limit::new(peak, &pool));
     let (mut times, mut peaks, mut of_sums) = (Vec::new(), Vec::new(), Vec::new());
     let (begin, mut since) = (Instant::now(), Duration::ZERO);
@@ -183,7 +184,7 @@ pub fn measure(model: &Model, threads: usize, io: Io, time: Duration, started: I
     }
     let (median_ms, dots) = (median(&mut times), median(&mut peaks));
     let i16_sums = if of_sums.is_empty() { dots } else { median(&mut of_sums) };
-    let together = |dots: f64, i16_sums: f64| 1.0 / ((1.0 - in_i16) / dots + in_i16 / i16_sums);
+    let together = |dots: f64, i16_sums: f64| 1.0 / (work.dots / dots + work.i16_sums / i16_sums);
     let limit = together(dots, i16_sums);
     let best = |slices: &[f64], otherwise: f64| slices.last().copied().unwrap_or(otherwise);
     let macs = model.info().macs;
@@ -204,11 +205,24 @@ pub fn measure(model: &Model, threads: usize, io: Io, time: Duration, started: I
     })
 }
 
-/// Share of the multiplications of a model whose sums have 16 bits.
-fn share_in_i16(model: &Model) -> f64 {
-    let steps = model.manifest().map_or(&[][..], |manifest| &manifest.steps);
-    let macs = |of: fn(&&Step) -> bool| steps.iter().filter(of).map(|step| step.macs).sum::<u64>() as f64;
-    macs(|step| step.i16_steps > 0) / macs(|_| true).max(1.0)
+/// Multiplications that a model really does, of each kind of sums, for one of its multiply-accumulates.
+struct Work {
+    dots: f64,
+    i16_sums: f64,
+}
+
+impl Work {
+    fn of(model: &Model) -> Work {
+        let steps = model.manifest().map_or(&[][..], |manifest| &manifest.steps);
+        let macs = steps.iter().map(|step| step.macs).sum::<u64>() as f64;
+        let products = |of: fn(&&Step) -> bool| steps.iter().filter(of).map(|step| step.products).sum::<u64>() as f64;
+        match macs > 0.0 {
+            true => {
+                Work { dots: products(|s| s.i16_steps == 0) / macs, i16_sums: products(|s| s.i16_steps > 0) / macs }
+            }
+            false => Work { dots: 1.0, i16_sums: 0.0 },
+        }
+    }
 }
 
 /// Runs on request, for benchmarks that let several programs take turns: every line of `requests` is a number of

@@ -129,6 +129,9 @@ pub struct Step {
     /// Steps whose products it sums in 16 bits; 0 where sums have 32.
     #[prost(uint32, tag = "9")]
     pub i16_steps: u32,
+    /// The multiplications that it really does for `macs`, in those of bytes that take as long: fewer in a form of fewer, and where padding is left out.
+    #[prost(uint64, tag = "10")]
+    pub products: u64,
 }
 
 /// How one stored tensor stands for real values: `real = scale * (stored - zero_point)`.
@@ -202,6 +205,7 @@ mod tests {
             compiler: "qcc 0.1.0".into(),
             options: [("io".to_string(), "float".to_string())].into(),
             steps: vec![Step {
+                products: 20,
                 name: "conv1".into(),
                 kernel: "conv 7x64".into(),
                 macs: 118_013_952,

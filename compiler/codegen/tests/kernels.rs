@@ -1,13 +1,10 @@
 //! Microkernels of every back end against plain loops, bit for bit, with nothing written where nothing belongs.
 
-use cranelift_codegen::control::ControlPlane;
-use cranelift_codegen::ir::Function;
+mod jit;
+
 use cranelift_codegen::isa::OwnedTargetIsa;
-use cranelift_codegen::settings::{self, Configurable};
-use cranelift_codegen::{Context, ir::AbiParam};
 use cranelift_frontend::FunctionBuilderContext;
-use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{Module, default_libcall_names};
+use cranelift_module::Module;
 use iced_x86::{Decoder, DecoderOptions, EncodingKind, Formatter, GasFormatter, Instruction};
 use qcc_codegen::Target;
 use qcc_codegen::kernel::decode::{self, DecodeSpec};
@@ -18,6 +15,10 @@ use qcc_codegen::kernel::peak;
 use qcc_codegen::machine::{Dot, VectorShape};
 use qcc_codegen::target::Backend;
 use qcc_num::requant::{self, Epilogue};
+
+#[cfg(target_arch = "x86_64")]
+use jit::baseline;
+use jit::{Jit, coded, native};
 
 type Code = unsafe extern "C" fn(*const u8, *const u8, *const i32, *const i32, *mut u8, *const u8, usize, *const u8);
 
@@ -269,37 +270,7 @@ impl Case {
     }
 }
 
-/// Functions made executable; they live as long as the module.
-struct Jit {
-    module: JITModule,
-    context: FunctionBuilderContext,
-}
-
 impl Jit {
-    fn new(isa: OwnedTargetIsa) -> Jit {
-        let module = JITModule::new(JITBuilder::with_isa(isa, default_libcall_names()));
-        Jit { module, context: FunctionBuilderContext::new() }
-    }
-
-    fn clif(&mut self, function: Function) -> *const u8 {
-        let mut context = Context::for_function(function);
-        let id = self.module.declare_anonymous_function(&context.func.signature).unwrap();
-        self.module
-            .define_function_with_control_plane(id, &mut context, &mut ControlPlane::default())
-            .unwrap_or_else(|fault| panic!("{fault:?}"));
-        self.module.finalize_definitions().unwrap();
-        self.module.get_finalized_function(id)
-    }
-
-    fn bytes(&mut self, code: &[u8]) -> *const u8 {
-        let mut signature = self.module.make_signature();
-        signature.params = vec![AbiParam::new(self.module.target_config().pointer_type()); 8];
-        let id = self.module.declare_anonymous_function(&signature).unwrap();
-        self.module.define_function_bytes(id, 64, code, &[]).unwrap();
-        self.module.finalize_definitions().unwrap();
-        self.module.get_finalized_function(id)
-    }
-
     fn clif_code(&mut self, kernel: &Microkernel) -> Code {
         let config = self.module.target_config();
         let function = microkernel::emit_clif(kernel, config, &mut self.context).unwrap();
@@ -319,33 +290,6 @@ fn with_i16_sums() -> Vec<Backend> {
     let mut all: Vec<Backend> = Target::all_runnable().iter().filter_map(Target::i16_sums_backend).collect();
     all.dedup();
     all
-}
-
-/// Back ends that make machine code which runs on this CPU.
-fn coded() -> Vec<Backend> {
-    let backends = Target::all_runnable().iter().map(Target::backend).collect::<Vec<_>>();
-    let all = [Backend::Ymm(Dot::I16Pairs), Backend::Ymm(Dot::Vex), Backend::Ymm(Dot::Evex), Backend::Avx512];
-    all.into_iter().filter(|backend| backends.contains(backend)).collect()
-}
-
-fn flags() -> settings::Flags {
-    let mut flags = settings::builder();
-    flags.set("opt_level", "speed").unwrap();
-    settings::Flags::new(flags)
-}
-
-fn native() -> OwnedTargetIsa {
-    cranelift_native::builder().unwrap().finish(flags()).unwrap()
-}
-
-/// The host without what is newer than SSE4.2: dots are then no single instruction.
-#[cfg(target_arch = "x86_64")]
-fn baseline() -> OwnedTargetIsa {
-    let mut builder = cranelift_codegen::isa::lookup(cranelift_native::builder().unwrap().triple().clone()).unwrap();
-    for feature in ["has_sse3", "has_ssse3", "has_sse41", "has_sse42"] {
-        builder.enable(feature).unwrap();
-    }
-    builder.finish(flags()).unwrap()
 }
 
 fn check(

@@ -4,7 +4,7 @@
 //!
 //! | bound | least time |
 //! |---|---|
-//! | compute | multiply-accumulates at the measured rate of the dot, or of sums in 16 bits where the task has them |
+//! | compute | the multiplications that it does, of products in a form of fewer these, at the measured rate of the dot, or of sums in 16 bits where the task has them |
 //! | weights | bytes of constants at the measured rate of reading as many bytes as the whole model's |
 //! | activations | bytes read and written at the measured rate of reading as many |
 //! | epilogue | results, each with [`EPILOGUE_MACS`], at the rate of the dot instruction |
@@ -47,7 +47,9 @@ pub struct TaskProfile {
     pub gmacs_per_s: f64,
     /// Steps whose products are summed in 16 bits; 0 where sums have 32.
     pub i16_steps: u32,
-    /// The rate as a share of the measured limit, that of its own kind of sums.
+    /// Multiplications that it really does.
+    pub products: u64,
+    /// Their rate as a share of the measured limit, that of its own kind of sums.
     pub peak_fraction: f64,
     /// Bytes of constants read.
     pub weight_bytes: u64,
@@ -93,7 +95,7 @@ impl Machine {
         // The sum of a multiplication ends in an epilogue only where it is requantized at once.
         let results = if task.macs > 0 { task.output_bytes as f64 } else { 0.0 };
         let bounds = [
-            ("compute", compute(task.macs as f64)),
+            ("compute", compute(task.products as f64)),
             ("weights", task.weight_bytes as f64 / (self.weights * self.threads)),
             ("activations", activations as f64 / (read_rate(activations as usize) * self.threads)),
             ("epilogue", compute(results * EPILOGUE_MACS)),
@@ -107,7 +109,8 @@ impl Machine {
             macs: task.macs,
             gmacs_per_s: rate,
             i16_steps: task.i16_steps,
-            peak_fraction: rate / peak,
+            products: task.products,
+            peak_fraction: task.products as f64 / seconds / 1e9 / peak,
             weight_bytes: task.weight_bytes,
             input_bytes: task.input_bytes,
             output_bytes: task.output_bytes,

@@ -135,7 +135,7 @@ fn text(result: &Measurement, tasks: &[TaskProfile]) -> String {
     let _ = writeln!(
         out,
         "{total:>9.4} in all; bound by: the least time that the machine allows, as a share of the time taken; rates count the \
-         multiplications of the network, also those with padding that are not done"
+         multiplications of the network, also those with padding and those that a form F(..) spares; % limit counts those that are done"
     );
     out
 }

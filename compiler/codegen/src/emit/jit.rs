@@ -96,12 +96,14 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Jit, Diags> {
         return Err(Diag::new(Code::TARGET, message).help("use --target native").into());
     }
     let mut builder = JITBuilder::with_isa(options.target.isa()?, default_libcall_names());
-    let constants: usize = graph.constants().map(|(v, t)| packed_bytes(graph, v, t)).sum();
+    let plan = program::plan(graph, options)?;
+    let packed: usize = graph.constants().map(|(v, t)| packed_bytes(graph, v, t)).sum();
+    let constants = packed + plan.transformed_bytes();
     // Code refers to constants by 32-bit distances, so all of it lies in one reservation.
     let memory = memory::Separate::new(CODE_BYTES, DATA_BYTES + constants).map_err(bug)?;
     builder.memory_provider(Box::new(memory));
     let mut module = JITModule::new(builder);
-    let program = program::build(graph, options, &mut module)?;
+    let program = program::build_planned(graph, options, &plan, &mut module, None)?;
     module.finalize_definitions().map_err(bug)?;
     let entries = program.entries;
     let address = |id: FuncId| module.get_finalized_function(id);

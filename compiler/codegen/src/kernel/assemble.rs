@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::machine::bytes::ByteMachine;
+use crate::machine::tiles::TileMachine;
 use crate::machine::{Avx2, Avx512};
 use crate::target::Backend;
 
@@ -25,7 +26,7 @@ impl From<iced_x86::IcedError> for KernelError {
 
 /// What a kernel does, on whichever vector machine.
 pub(super) trait Emit {
-    fn emit<M: ByteMachine>(&self, m: &mut M);
+    fn emit<M: ByteMachine + TileMachine>(&self, m: &mut M);
 }
 
 /// A kernel as machine code; nothing where Cranelift makes it.

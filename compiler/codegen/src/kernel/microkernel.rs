@@ -15,5 +15,6 @@ mod tiling;
 
 pub use emit::{emit_clif, machine_code, signature};
 pub use plan::Microkernel;
+pub(crate) use spec::fits_shift;
 pub use spec::{MAX_CHANNELS, MEASURED_STEP, MicrokernelSpec, Output, Residual};
 pub use tiling::{Panel, Tiles};

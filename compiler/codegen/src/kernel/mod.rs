@@ -8,5 +8,6 @@ pub mod float_conversion;
 pub mod microkernel;
 pub mod peak;
 pub mod window;
+pub mod winograd;
 
 pub use assemble::KernelError;

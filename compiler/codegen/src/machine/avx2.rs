@@ -19,6 +19,7 @@ mod epilogue;
 mod parts;
 mod registers;
 mod requant_f32;
+mod tiles;
 
 use iced_x86::code_asm::registers::{gpr32::eax, gpr64::rsp};
 use iced_x86::code_asm::{AsmRegister64, dword_ptr, qword_ptr, word_ptr, xmmword_ptr, ymmword_ptr};

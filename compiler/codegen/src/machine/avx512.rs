@@ -7,6 +7,7 @@ mod epilogue;
 mod lanes;
 mod registers;
 mod requant_f32;
+mod tiles;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::registers::{gpr32::eax, gpr64::rsp};

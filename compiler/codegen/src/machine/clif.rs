@@ -6,6 +6,7 @@
 
 mod epilogue;
 mod function;
+mod tiles;
 
 use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, condcodes::IntCC, types};
 use cranelift_frontend::Variable;

@@ -23,6 +23,7 @@ mod clif;
 mod code;
 pub(crate) mod float;
 mod shape;
+pub mod tiles;
 mod vector_machine;
 
 pub use avx2::{Avx2, Dot};

@@ -154,6 +154,16 @@ impl VectorShape {
         if self.paired_multipliers { 2 } else { 1 }
     }
 
+    /// Multipliers of whole vectors as [`VectorShape::multiplier_copies`] says.
+    pub fn pair_multipliers(&self, packed: &[i32]) -> Vec<i32> {
+        if !self.paired_multipliers {
+            return packed.to_vec();
+        }
+        let odd = |pair: &[i32]| [pair[1], 0];
+        let vectors = packed.chunks(self.lanes);
+        vectors.flat_map(|vector| vector.iter().copied().chain(vector.chunks(2).flat_map(odd))).collect()
+    }
+
     /// The channel, counted from the first of `vectors` side by side, that lane `lane` of vector `vector` accumulates.
     ///
     /// ```text

@@ -60,7 +60,7 @@ pub struct Plan {
     pub part_extrema: HashMap<BufferId, usize>,
     /// Memory that a node's step needs for itself.
     pub scratch: HashMap<NodeId, BufferId>,
-    /// Products whose weights are codes.
+    /// Products whose weights are codes, or transformed.
     pub storages: Storages,
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::buffer::{Buffer, Storage};
 use super::steps::{Plan, StepKind};
+use super::storage::Decoding;
 
 /// Most columns of the chart; longer plans are shown in steps of several.
 const COLUMNS: usize = 100;
@@ -19,6 +20,15 @@ impl Plan {
         let alive =
             |step: usize| self.arena_buffers().filter(|b| b.life.0 <= step && step <= b.life.1).map(|b| b.bytes).sum();
         (0..self.steps.len()).map(alive).max().unwrap_or(0)
+    }
+
+    /// Bytes of transformed weights.
+    pub fn transformed_bytes(&self) -> usize {
+        let of = |decoding: &Decoding| match *decoding {
+            Decoding::Transformed { weights, .. } => weights,
+            Decoding::Inside | Decoding::Scratch(_) => 0,
+        };
+        self.storages.values().map(of).sum()
     }
 
     /// The buffers of the arena.

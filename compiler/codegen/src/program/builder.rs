@@ -19,6 +19,7 @@ use crate::kernel::dynamic::DynamicSpec;
 use crate::kernel::elementwise::ElementwiseSpec;
 use crate::kernel::microkernel::{self, Microkernel, MicrokernelSpec};
 use crate::kernel::window::WindowSpec;
+use crate::kernel::winograd;
 use crate::machine::VectorShape;
 use crate::plan::{self, BufferId, BufferView, Plan};
 
@@ -35,6 +36,8 @@ pub struct TaskInfo {
     pub units: usize,
     /// Multiply-accumulates.
     pub macs: u64,
+    /// The multiplications that it does for them: fewer in a form of fewer ([`crate::kernel::winograd`]).
+    pub products: u64,
     /// Bytes of activations read, each once.
     pub input_bytes: u64,
     /// Bytes written.
@@ -53,6 +56,8 @@ pub struct TaskInfo {
 pub(super) struct TaskCost {
     pub kernel: String,
     pub macs: u64,
+    /// Where they are not as many as multiply-accumulates.
+    pub products: Option<u64>,
     pub input_bytes: u64,
     pub weight_bytes: u64,
     pub weight_bits: usize,
@@ -66,6 +71,7 @@ impl TaskCost {
         TaskCost {
             kernel: kernel.into(),
             macs: 0,
+            products: None,
             input_bytes: 0,
             weight_bytes: 0,
             weight_bits: 0,
@@ -118,6 +124,7 @@ pub(crate) struct Builder<'a> {
     pub(super) constants: HashMap<ValueId, DataId>,
     pub(super) microkernels: HashMap<MicrokernelSpec, FuncId>,
     pub(super) decode_kernels: HashMap<DecodeSpec, FuncId>,
+    pub(super) winograd_kernels: HashMap<winograd::Kernel, FuncId>,
     pub(super) window_kernels: HashMap<WindowSpec, FuncId>,
     pub(super) elementwise_kernels: HashMap<ElementwiseSpec, FuncId>,
     pub(super) dynamic_kernels: HashMap<DynamicSpec, FuncId>,
@@ -174,6 +181,7 @@ impl<'a> Builder<'a> {
             constants: HashMap::new(),
             microkernels: HashMap::new(),
             decode_kernels: HashMap::new(),
+            winograd_kernels: HashMap::new(),
             window_kernels: HashMap::new(),
             elementwise_kernels: HashMap::new(),
             dynamic_kernels: HashMap::new(),
@@ -315,6 +323,7 @@ impl<'a> Builder<'a> {
             function,
             units,
             macs: cost.macs,
+            products: cost.products.unwrap_or(cost.macs),
             input_bytes: cost.input_bytes,
             output_bytes: output_bytes as u64,
             weight_bytes: cost.weight_bytes,

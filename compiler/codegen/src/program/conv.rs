@@ -13,6 +13,7 @@ mod plan;
 mod product;
 pub(super) mod storage;
 mod units;
+pub(super) mod winograd;
 
 use cranelift_module::{FuncId, Linkage};
 use qcc_ir::ops::IntOp;
@@ -20,10 +21,13 @@ use qcc_ir::{Diag, Diags, diag::Code};
 
 use super::builder::{Builder, ExtremaParts, Operation, TaskCost, bug};
 use crate::kernel::decode::{self, DecodeSpec};
-use crate::target::Backend;
+use crate::kernel::winograd::Form;
+use crate::plan::Decoding;
+use crate::program::tuning::Method;
 use emit::{Decode, Kernels};
 use plan::{BlockDecoding, Decoded, ProductPlan, Shapes};
 use product::Product;
+use winograd::Problem;
 
 /// How products are summed, where it is not 32 bits throughout.
 fn i16_sums_text(steps: &[usize]) -> String {
@@ -35,11 +39,6 @@ fn i16_sums_text(steps: &[usize]) -> String {
 }
 
 impl Builder<'_> {
-    fn shapes(&self) -> Shapes {
-        let i16_sums = self.options.target.i16_sums_backend().map(Backend::shape);
-        Shapes { dots: self.shape(), i16_sums }
-    }
-
     /// Emits a product with constant weights.
     pub(super) fn product(&mut self, o: &Operation<'_>, op: IntOp) -> Result<(), Diags> {
         let product = Product::new(self, o, op)?;
@@ -51,10 +50,20 @@ impl Builder<'_> {
         }
         let choice = self.options.tuning.get(o.value).copied().unwrap_or_default();
         let decoding = self.plan.storages.get(&o.node).copied();
-        let plan = ProductPlan::new(&product, self.shapes(), choice, self.next_bytes, decoding).map_err(|why| {
+        if let Some(Decoding::Transformed { tile, .. }) = decoding {
+            let form = Form::of_tiles(product.window.kernel, tile);
+            let form = form.ok_or_else(|| bug(format!("{}: tiles of {tile:?}", o.value)))?;
+            return self.winograd(o, &product, form, cost);
+        }
+        let tuned = |why: String| {
             let message = format!("the tuning of `{}`: {why}", o.value);
             Diag::new(Code::FLAGS, message).help("tune this model anew: --tune")
-        })?;
+        };
+        if let Some(Method::Winograd([rows, columns])) = choice.method {
+            return Err(tuned(format!("tiles of {rows} x {columns} are not exact here, or do not fit")).into());
+        }
+        let shapes = Shapes::of(&self.options.target);
+        let plan = ProductPlan::new(&product, shapes, choice, self.next_bytes, decoding).map_err(tuned)?;
         if product.extrema.is_some() {
             let blocks = plan.sections.iter().flat_map(|section| section.channels.clone()).collect();
             let parts = plan.schedule.images * plan.schedule.chunks;
@@ -89,8 +98,11 @@ impl Builder<'_> {
         let i16_steps = plan.i16_steps();
         let kernel = cost.kernel + &i16_sums_text(&i16_steps);
         let i16_steps = i16_steps.first().map_or(0, |&steps| steps as u32);
-        let choices = plan.alternatives.clone();
-        let cost = TaskCost { kernel, i16_steps, choices, weight_bytes, weight_bits, ..cost };
+        let problem = Problem::of(self.graph, o.node);
+        let methods = problem.map(|problem| self.methods(o, &problem, &product, None)).unwrap_or_default();
+        let choices = plan.alternatives.iter().copied().chain(methods).collect();
+        let products = Some(plan.products());
+        let cost = TaskCost { kernel, products, i16_steps, choices, weight_bytes, weight_bits, ..cost };
         self.task_of(o, plan.schedule.units(), cost, |t| emit::emit(t, &product, memory, &plan, &sections))
     }
 

@@ -41,7 +41,7 @@ use builder::{Builder, symbol};
 use call::Call;
 pub use entry::{Entries, name as entry_name};
 pub use float_interface::refusal as float_interface_refusal;
-pub use tuning::{Choice, Outer, Tuning};
+pub use tuning::{Choice, Method, Outer, Tuning};
 
 /// Everything that was defined in the module.
 #[derive(Debug)]
@@ -60,12 +60,14 @@ pub struct Program {
 
 /// Plans the memory of an integer graph's program.
 pub fn plan(graph: &Graph, options: &Options) -> Result<Plan, Diags> {
-    plan::plan(graph, &conv::storage::storages(graph, options))
+    let mut storages = conv::storage::storages(graph, options);
+    conv::winograd::choose(graph, options, &mut storages);
+    plan::plan(graph, &storages)
 }
 
 /// Builds the program of an integer graph in `module`. The graph has passed `prove-accumulators` and `check-integer-only`.
 pub fn build(graph: &Graph, options: &Options, module: &mut dyn Module) -> Result<Program, Diags> {
-    build_listed(graph, options, module, None)
+    build_planned(graph, options, &plan(graph, options)?, module, None)
 }
 
 /// The same, with every function in Cranelift IR as text.
@@ -75,14 +77,24 @@ pub fn build_listed(
     module: &mut dyn Module,
     listing: Option<&mut String>,
 ) -> Result<Program, Diags> {
-    let plan = plan(graph, options)?;
+    build_planned(graph, options, &plan(graph, options)?, module, listing)
+}
+
+/// The same of a graph that has been planned already.
+pub fn build_planned(
+    graph: &Graph,
+    options: &Options,
+    plan: &Plan,
+    module: &mut dyn Module,
+    listing: Option<&mut String>,
+) -> Result<Program, Diags> {
     options.budget.check_memory("the memory for values of a call", plan.arena_bytes as u64)?;
     let computes = |name: &String| plan.steps.iter().any(|step| step.name == *name);
     if let Some(name) = options.tuning.keys().find(|name| !computes(name)) {
         let message = format!("the tuning speaks of `{name}`, which no step of this model computes");
         return Err(Diag::new(Code::FLAGS, message).help("tune this model anew: --tune").into());
     }
-    let mut b = Builder::new(graph, options, &plan, module, listing);
+    let mut b = Builder::new(graph, options, plan, module, listing);
     b.define_constants()?;
     let mut behind: Vec<usize> = Vec::with_capacity(plan.steps.len());
     for step in plan.steps.iter().rev() {
@@ -173,6 +185,7 @@ impl Builder<'_> {
             weight_bytes: t.weight_bytes,
             weight_bits: t.weight_bits as u32,
             i16_steps: t.i16_steps,
+            products: t.products,
         });
         Manifest {
             compiler: info.compiler.clone(),

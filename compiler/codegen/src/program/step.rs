@@ -18,7 +18,7 @@ use super::vector_window::Factors;
 use super::window::{self, Reduction};
 use super::{elementwise, int16};
 use crate::kernel::microkernel::MAX_CHANNELS;
-use crate::plan::{BufferView, Step, StepKind, Storage, halo_window};
+use crate::plan::{BufferView, Decoding, Step, StepKind, Storage, halo_window};
 
 /// The operands that a product packs, weights, bias and factors; it reads the others as they are, as other operators do all.
 pub fn packed(op: Opcode) -> std::ops::Range<usize> {
@@ -87,7 +87,10 @@ impl Builder<'_> {
         let dims = &self.graph.value(weights).ty.dims;
         let (&channels, rest) = dims.split_first()?;
         let block = channels.min(MAX_CHANNELS) * rest.iter().product::<usize>();
-        Some(if self.plan.storages.contains_key(node) { block.div_ceil(2) } else { block * self.shape().weight_bytes })
+        Some(match self.plan.storages.get(node) {
+            Some(Decoding::Inside | Decoding::Scratch(_)) => block.div_ceil(2),
+            Some(Decoding::Transformed { .. }) | None => block * self.shape().weight_bytes,
+        })
     }
 
     fn copy(&mut self, name: &str, value: &str, copy: &Copy, kernel: &str) -> Result<(), Diags> {

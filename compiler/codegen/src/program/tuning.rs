@@ -25,6 +25,19 @@ pub struct Choice {
     /// How weights are stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<Storage>,
+    /// With how many multiplications.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+}
+
+/// How a convolution is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// With all multiplications.
+    Direct,
+    /// With fewer, by tiles of so many rows and columns of results: [`crate::kernel::winograd`].
+    Winograd([usize; 2]),
 }
 
 /// How weights are stored.

@@ -11,7 +11,7 @@ use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::FunctionBuilderContext;
 
 use super::plan::Microkernel;
-use super::spec::{MEASURED_STEP, MicrokernelSpec, Output};
+use super::spec::{MEASURED_STEP, MicrokernelSpec, Output, fits_shift};
 use super::tiling::{Panel, Tiles};
 use crate::kernel::assemble::{self, Emit, KernelError};
 use crate::machine::bytes::ByteMachine;
@@ -250,7 +250,7 @@ impl<P: Copy> LoopNest<'_, P> {
                 let pixels = |offsets| Pixels { first: At::new(self.pointers.residual), offsets };
                 let operands = Requantize {
                     epilogue: *epilogue,
-                    fits_shift: acc_bound.is_some_and(|bound| u64::from(bound) << epilogue.shl <= i32::MAX as u64),
+                    fits_shift: fits_shift(epilogue, *acc_bound),
                     mult: At::new(self.pointers.mult),
                     output,
                     residual: residual.as_ref().map(|r| (pixels(&offsets[2]), r.mult)),

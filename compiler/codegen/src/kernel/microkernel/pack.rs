@@ -111,14 +111,6 @@ impl Microkernel {
     /// # Panics
     /// If there is not one multiplier per channel.
     pub fn pack_multipliers(&self, values: &[i32]) -> Vec<i32> {
-        let (packed, shape) = (self.pack_channels(values), self.shape());
-        if !shape.paired_multipliers {
-            return packed;
-        }
-        let odd = |pair: &[i32]| [pair[1], 0];
-        packed
-            .chunks(shape.lanes)
-            .flat_map(|vector| vector.iter().copied().chain(vector.chunks(2).flat_map(odd)))
-            .collect()
+        self.shape().pair_multipliers(&self.pack_channels(values))
     }
 }

@@ -100,6 +100,11 @@ pub enum Output {
     Measured,
 }
 
+/// Whether the plain shift of a rule will do, as no accumulator leaves 32 bits by it.
+pub(crate) fn fits_shift(rule: &Epilogue, acc_bound: Option<u32>) -> bool {
+    acc_bound.is_some_and(|bound| u64::from(bound) << rule.shl <= i32::MAX as u64)
+}
+
 /// Bytes from the least accumulators to the greatest.
 pub const MEASURED_STEP: usize = 4 * MAX_CHANNELS;
 

@@ -19,6 +19,7 @@ use crate::kernel::microkernel::{MAX_CHANNELS, Microkernel, MicrokernelSpec, cod
 use crate::machine::VectorShape;
 use crate::plan::{ALIGN, Decoding};
 use crate::program::tuning::{Choice, Outer, Storage};
+use crate::target::{Backend, Target};
 
 /// Weights of the block that is computed and of the next, as far as these are prefetched: the second-level cache holds both.
 const PREFETCHED_WEIGHTS: usize = 896 << 10;
@@ -45,6 +46,8 @@ pub struct ProductPlan {
     pub decoded: Decoded,
     /// The machine that decodes them.
     pub decoder: &'static VectorShape,
+    /// The estimate for an image.
+    pub cost: usize,
     /// What may be worth measuring in place of the present choice: one thing changed in each.
     pub alternatives: Vec<Choice>,
 }
@@ -198,7 +201,7 @@ impl ProductPlan {
                 return Ok(plan);
             }
         }
-        let scratch = decoding.filter(|decoding| *decoding != Decoding::Inside);
+        let scratch = decoding.filter(|decoding| matches!(decoding, Decoding::Scratch(_)));
         ProductPlan::with(product, shapes, choice, next_bytes, scratch)
     }
 
@@ -235,6 +238,17 @@ impl ProductPlan {
         };
         let (best, row_blocks) = best.ok_or_else(unknown)?;
         Ok(planner.finish(best, &row_blocks, next_bytes))
+    }
+
+    /// Multiplications of all images: without those of kernel rows that meet only padding.
+    pub fn products(&self) -> u64 {
+        let of_kernel = |(kernel, range): (&Microkernel, &RowRange)| {
+            (range.rows / kernel.spec().block_rows) as u64 * kernel.spec().macs_per_row_block()
+        };
+        let of_section = |section: &Section| {
+            section.blocks() as u64 * section.kernels.iter().zip(&self.rows).map(of_kernel).sum::<u64>()
+        };
+        self.schedule.images as u64 * self.sections.iter().map(of_section).sum::<u64>()
     }
 
     /// Bits of a stored weight: of the widest, where panels differ.
@@ -276,6 +290,13 @@ pub struct Shapes {
     pub dots: &'static VectorShape,
     /// For weights whose products may be summed in 16 bits.
     pub i16_sums: Option<&'static VectorShape>,
+}
+
+impl Shapes {
+    /// Those of a target.
+    pub fn of(target: &Target) -> Shapes {
+        Shapes { dots: target.backend().shape(), i16_sums: target.i16_sums_backend().map(Backend::shape) }
+    }
 }
 
 /// One way of computing a section.
@@ -438,7 +459,7 @@ impl<'p> Planner<'p> {
     }
 
     fn finish(&self, best: Candidate, row_blocks: &[usize], next_bytes: usize) -> ProductPlan {
-        let Candidate { rows, interior, row_block, mut sections, .. } = best;
+        let Candidate { rows, interior, row_block, mut sections, cost } = best;
         let mut schedule = Schedule::new(self.product, self.choice, rows[interior].rows / row_block, row_block);
         let decoded = self.decoded(&mut schedule, &sections);
         let alternatives = self.alternatives(&schedule, &rows, row_block, row_blocks);
@@ -454,13 +475,14 @@ impl<'p> Planner<'p> {
             let bytes = schedule.prefetch_bytes(kernel.spec().channels * channel_bytes, next_bytes);
             section.kernels[interior] = kernel.with_prefetch(bytes);
         }
-        ProductPlan { rows, interior, row_block, sections, schedule, decoded, decoder: self.decoder, alternatives }
+        let decoder = self.decoder;
+        ProductPlan { rows, interior, row_block, sections, schedule, decoded, decoder, cost, alternatives }
     }
 
     /// Where weights are decoded: into scratch only if it has room for them.
     fn decoded(&self, schedule: &mut Schedule, sections: &[Section]) -> Decoded {
         let most = match self.decoding {
-            None => return Decoded::Never,
+            None | Some(Decoding::Transformed { .. }) => return Decoded::Never,
             Some(Decoding::Inside) => return Decoded::Inside,
             Some(Decoding::Scratch(bytes)) => bytes,
         };

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use qcc_ir::ops::IntOp;
 use qcc_ir::window::Window;
-use qcc_ir::{Diags, attr};
+use qcc_ir::{Diags, Graph, NodeId, attr};
 use qcc_num::requant::Epilogue;
 
 use super::border_rows::{self, RowRange};
 use super::storage;
 use crate::kernel::microkernel::{Output, Residual};
-use crate::plan::{BufferView, halo_window};
+use crate::plan::{BufferView, Halo, halo_window};
 use crate::program::builder::{Builder, Operation, bug};
 use crate::program::collapse::Loops;
 
@@ -105,6 +105,31 @@ impl<'a> Product<'a> {
             greatest: b.greatest.get(&values[0]).map_or(u8::MAX, |&greatest| greatest.max(pad_value as u8)),
             pad_value,
             can_be_codes: storage::can_be_codes(b.graph, node),
+        })
+    }
+
+    /// A convolution as it is for estimates, before it is known where its operands lie: it is not requantized, and its activations lie in a halo of their own.
+    pub fn sketch(graph: &'a Graph, node: NodeId, greatest: u8) -> Option<Product<'a>> {
+        let operands = graph.operands(node);
+        let window = halo_window(graph, node);
+        let [top, left, bottom, right] = window.pads;
+        let halo = Halo { top, left, bottom, right, value: 0 };
+        let weights = graph.constant(operands[1])?.as_i8()?;
+        let bias = graph.constant(operands[2])?.as_i32()?;
+        Some(Product {
+            x: BufferView::with_halo(0, graph.ty(operands[0]), &halo).0,
+            result: BufferView::with_halo(0, graph.ty(graph.result(node)), &Halo::NONE).0,
+            window,
+            groups: graph.node(node).attrs.get(attr::GROUPS) as usize,
+            weights,
+            bias,
+            requant: None,
+            extrema: None,
+            residual: None,
+            acc_bound: u32::MAX,
+            greatest,
+            pad_value: 0,
+            can_be_codes: false,
         })
     }
 

@@ -1,0 +1,73 @@
+//! Convolutions with fewer multiplications: Winograd's minimal filtering, exactly, in integers. Equations (34) to (37) of `docs/math.md`.
+//!
+//! ```text
+//! tile of bytes --input transform--> 16 bits, [position][tile][channel]
+//!     --product of each position--> 32 bits, [position][tile][output channel], modulo 2^32
+//!     --output transform, exact division--> accumulators, as a direct sum has them --> requantized or stored
+//! ```
+//! One kernel for each arrow: [`InputSpec`], [`ProductSpec`], [`OutputSpec`]. Weights are transformed when they are packed ([`weights`]). What is done along
+//! rows and along columns is an [`Axis`] each; both make a [`Form`].
+
+mod axis;
+mod form;
+mod input;
+mod output;
+mod product;
+pub mod weights;
+
+use cranelift_codegen::ir::{AbiParam, Function, Signature};
+use cranelift_codegen::isa::TargetFrontendConfig;
+use cranelift_frontend::FunctionBuilderContext;
+
+use super::assemble::{self, KernelError};
+use crate::machine::Clif;
+use crate::target::Backend;
+
+pub use axis::Axis;
+pub use form::Form;
+pub use input::InputSpec;
+pub use output::OutputSpec;
+pub use product::{ProductSpec, parts, tile_heights};
+
+/// A kernel. Equal descriptions give equal code.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// Transforms a tile.
+    Input(InputSpec),
+    /// Multiplies tiles with weights.
+    Product(ProductSpec),
+    /// Transforms a tile back.
+    Output(OutputSpec),
+}
+
+/// Pointers that a kernel takes; those that one does not need have no meaning.
+const ARGUMENTS: usize = 6;
+
+/// The kernel as machine code; nothing where Cranelift makes it.
+pub fn machine_code(kernel: &Kernel, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
+    match kernel {
+        Kernel::Input(spec) => assemble::machine_code(spec, backend),
+        Kernel::Product(spec) => assemble::machine_code(spec, backend),
+        Kernel::Output(spec) => assemble::machine_code(spec, backend),
+    }
+}
+
+/// The kernel as CLIF, for any target.
+pub fn emit_clif(kernel: &Kernel, config: TargetFrontendConfig, context: &mut FunctionBuilderContext) -> Function {
+    let mut function = Function::with_name_signature(Default::default(), signature(config));
+    let mut machine = Clif::new(&mut function, context, config);
+    match kernel {
+        Kernel::Input(spec) => spec.emit_loops(&mut machine),
+        Kernel::Product(spec) => spec.emit_loops(&mut machine),
+        Kernel::Output(spec) => spec.emit_loops(&mut machine),
+    }
+    machine.finish();
+    function
+}
+
+/// The signature of all these kernels.
+pub fn signature(config: TargetFrontendConfig) -> Signature {
+    let mut signature = Signature::new(config.default_call_conv);
+    signature.params = vec![AbiParam::new(config.pointer_type()); ARGUMENTS];
+    signature
+}

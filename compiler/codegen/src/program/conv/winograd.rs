@@ -1,0 +1,88 @@
+//! Convolutions by [`crate::kernel::winograd`]: which ones, how they are cut into units, their constants and their tasks.
+//!
+//! ```text
+//! graph --problem--> what is computed --choose--> a form for each layer for which it pays --plan--> tiles, blocks, units --emit--> constants, task
+//! ```
+//! The choice follows from shapes, weights and target alone. What a result is does not depend on it.
+
+mod choose;
+mod emit;
+mod plan;
+mod problem;
+
+use cranelift_module::{FuncId, Linkage};
+use qcc_ir::Diags;
+
+use super::product::Product;
+use crate::kernel::winograd::{self, Form, Kernel};
+use crate::program::builder::{Builder, Operation, TaskCost, bug};
+use crate::program::tuning::{Choice, Method};
+pub use choose::choose;
+pub use plan::WinogradPlan;
+pub use problem::Problem;
+
+impl Builder<'_> {
+    /// Emits a convolution in a form that it was planned for.
+    pub(super) fn winograd(
+        &mut self,
+        o: &Operation<'_>,
+        product: &Product<'_>,
+        form: Form,
+        cost: TaskCost,
+    ) -> Result<(), Diags> {
+        let problem = Problem::of(self.graph, o.node).ok_or_else(|| bug(format!("{}: not a convolution", o.value)))?;
+        let plan = WinogradPlan::new(&problem, form, self.shape());
+        let (bytes, layout) = emit::pack(product, &plan);
+        let weight_bytes = bytes.len() as u64;
+        let data = self.data(&format!("weights_{}", o.name), Linkage::Local, bytes)?;
+        let functions = emit::Functions {
+            input: self.winograd_kernel(&emit::input(product, &plan))?,
+            panels: plan
+                .panels
+                .iter()
+                .map(|run| {
+                    let product_of_positions = self.winograd_kernel(&emit::product(&plan, run))?;
+                    Ok((product_of_positions, self.winograd_kernel(&emit::output(product, &plan, run))?))
+                })
+                .collect::<Result<_, Diags>>()?,
+        };
+        let scratch = self.plan.scratch.get(&o.node).copied();
+        let scratch = scratch.ok_or_else(|| bug(format!("{}: no memory for tiles", o.value)))?;
+        let kernel = format!("{}, {form}", cost.kernel);
+        let choices = self.methods(o, &problem, product, Some(form));
+        let cost = TaskCost { kernel, weight_bytes, weight_bits: 16, products: Some(plan.products()), choices, ..cost };
+        self.task_of(o, plan.units(), cost, |t| emit::emit(t, product, &plan, scratch, data, &layout, &functions))
+    }
+
+    /// The other ways of computing a convolution: all forms that are exact but the one that is `chosen`, and the direct way if one is.
+    pub(super) fn methods(
+        &self,
+        o: &Operation<'_>,
+        problem: &Problem,
+        product: &Product<'_>,
+        chosen: Option<Form>,
+    ) -> Vec<Choice> {
+        let now = self.options.tuning.get(o.value).copied().unwrap_or_default();
+        let forms = problem.exact_forms(product.weights, product.greatest).into_iter();
+        let others = forms.filter(|&form| Some(form) != chosen).map(|form| Method::Winograd(form.tile()));
+        let direct = chosen.map(|_| Method::Direct);
+        direct.into_iter().chain(others).map(|method| Choice { method: Some(method), ..now }).collect()
+    }
+
+    fn winograd_kernel(&mut self, kernel: &Kernel) -> Result<FuncId, Diags> {
+        if let Some(&id) = self.winograd_kernels.get(kernel) {
+            return Ok(id);
+        }
+        let config = self.module.target_config();
+        let name = format!("winograd_{:03}", self.winograd_kernels.len());
+        let id = self.declare(&name, Linkage::Local, &winograd::signature(config))?;
+        if let Some(code) = winograd::machine_code(kernel, self.options.target.backend()).map_err(bug)? {
+            self.define_bytes(id, &name, &code)?;
+        } else {
+            let function = winograd::emit_clif(kernel, config, &mut self.context);
+            self.define(id, &name, function)?;
+        }
+        self.winograd_kernels.insert(kernel.clone(), id);
+        Ok(id)
+    }
+}

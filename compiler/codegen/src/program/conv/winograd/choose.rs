@@ -1,0 +1,174 @@
+//! Which convolutions take which form.
+//!
+//! Every layer takes what is estimated to be fastest, as far as memory reaches: transformed weights may make a model's constants larger by [`MORE_PERCENT`], or
+//! by [`MORE_BYTES`] if that is more. What saves most time for a byte comes first.
+
+use std::collections::HashMap;
+
+use qcc_ir::{Graph, NodeId, Opcode};
+
+use super::plan::{WinogradPlan, weight_cost};
+use super::problem::Problem;
+use crate::Options;
+use crate::kernel::winograd::Form;
+use crate::plan::{Decoding, Storages};
+use crate::program::conv::plan::{ProductPlan, Shapes};
+use crate::program::conv::product::Product;
+use crate::program::greatest_bytes::greatest_bytes;
+use crate::program::tuning::{Choice, Method};
+
+/// Percent by which constants may grow.
+const MORE_PERCENT: usize = 35;
+/// Bytes by which they may grow in any case.
+const MORE_BYTES: usize = 20 << 20;
+/// A form is taken if its time is at most so many hundredths of that of the direct way: estimates are not exact.
+const WORTH: usize = 92;
+/// Input channels from which on a form is considered: with fewer, transforms take more than they save.
+const LEAST_INPUTS: usize = 8;
+
+/// A layer that may take a form.
+struct Convolution {
+    node: NodeId,
+    direct: Alternative,
+    forms: Vec<(Form, Alternative)>,
+}
+
+/// What a way of computing costs.
+#[derive(Clone, Copy)]
+struct Alternative {
+    time: usize,
+    bytes: usize,
+    scratch: usize,
+}
+
+/// A step from what a layer has to what is faster.
+struct Upgrade {
+    layer: usize,
+    form: usize,
+    saved: usize,
+    more: usize,
+}
+
+/// Adds to the storages of a graph's products the transformed weights of those that take a form.
+pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
+    let greatest = greatest_bytes(graph);
+    let mut layers = Vec::new();
+    let (mut constants, mut more) = (0, 0);
+    for node in graph.order() {
+        let Some(weights) = graph.operands(node).get(1).and_then(|&w| graph.constant(w)).and_then(|w| w.as_i8()) else {
+            continue;
+        };
+        // Rows of a matrix product are mostly few, and weights that are read once are stored as bytes.
+        let is_conv = matches!(graph.op(node), Opcode::IConv2d | Opcode::QConv2d);
+        constants += weights.len() * if is_conv { options.target.backend().shape().weight_bytes } else { 1 };
+        let Some(problem) = Problem::of(graph, node) else { continue };
+        let choice = options.tuning.get(graph.name_of(graph.result(node))).copied().unwrap_or_default();
+        let most = greatest.get(&graph.operands(node)[0]).copied();
+        let most = most.map_or(u8::MAX, |most| most.max(pad_value(graph, node)));
+        match choice.method {
+            Some(Method::Direct) => {}
+            Some(Method::Winograd(tile)) => {
+                let forms = problem.exact_forms(weights, most);
+                if let Some(&form) = forms.iter().find(|form| form.tile() == tile) {
+                    let plan = WinogradPlan::new(&problem, form, options.target.backend().shape());
+                    let (bytes, weights) = (plan.scratch_bytes(), plan.weight_bytes());
+                    more += weights;
+                    storages.insert(node, Decoding::Transformed { tile, bytes, weights });
+                }
+            }
+            None if storages.contains_key(&node) || problem.inputs < LEAST_INPUTS => {}
+            None => layers.extend(layer(graph, node, options, &problem, (weights, most), choice)),
+        }
+    }
+    let allowed = (constants * MORE_PERCENT / 100).max(MORE_BYTES).saturating_sub(more);
+    for (layer, form) in within(&layers, allowed) {
+        let (form, alternative) = layers[layer].forms[form];
+        let Alternative { scratch, bytes: weights, .. } = alternative;
+        let decoding = Decoding::Transformed { tile: form.tile(), bytes: scratch, weights };
+        storages.insert(layers[layer].node, decoding);
+    }
+}
+
+fn pad_value(graph: &Graph, node: NodeId) -> u8 {
+    u8::try_from(graph.node(node).attrs.get(qcc_ir::attr::PAD_VALUE)).unwrap_or(u8::MAX)
+}
+
+/// A layer with those of its forms that pay.
+fn layer(
+    graph: &Graph,
+    node: NodeId,
+    options: &Options,
+    problem: &Problem,
+    (weights, greatest): (&[i8], u8),
+    choice: Choice,
+) -> Option<Convolution> {
+    let shapes = Shapes::of(&options.target);
+    let product = Product::sketch(graph, node, greatest)?;
+    let plan = ProductPlan::new(&product, shapes, choice, 0, None).ok()?;
+    let bytes = weights.len() * shapes.dots.weight_bytes;
+    let direct = Alternative { time: plan.cost * problem.images + weight_cost(bytes), bytes, scratch: 0 };
+    let alternative = |form: Form| {
+        let plan = WinogradPlan::new(problem, form, shapes.dots);
+        Alternative { time: plan.cost(), bytes: plan.weight_bytes(), scratch: plan.scratch_bytes() }
+    };
+    let forms = problem.exact_forms(weights, greatest).into_iter().map(|form| (form, alternative(form)));
+    let forms: Vec<_> = forms.filter(|(_, way)| way.time * 100 <= direct.time * WORTH).collect();
+    (!forms.is_empty()).then_some(Convolution { node, direct, forms })
+}
+
+/// The forms, by layer and number, that save most time with so many bytes more.
+fn within(layers: &[Convolution], mut allowed: usize) -> HashMap<usize, usize> {
+    let mut chosen: HashMap<usize, usize> = HashMap::new();
+    loop {
+        let upgrades = layers.iter().enumerate().flat_map(|(index, layer)| {
+            let now = chosen.get(&index).map_or(layer.direct, |&form| layer.forms[form].1);
+            layer.forms.iter().enumerate().filter(move |(_, (_, way))| way.time < now.time).map(
+                move |(form, (_, way))| Upgrade {
+                    layer: index,
+                    form,
+                    saved: now.time - way.time,
+                    more: way.bytes.saturating_sub(now.bytes),
+                },
+            )
+        });
+        let affordable = upgrades.filter(|upgrade| upgrade.more <= allowed);
+        // By time saved for a byte; both are far below 2^64.
+        let Some(best) = affordable.max_by(|a, b| {
+            let (left, right) = (a.saved as u128 * (b.more as u128 + 1), b.saved as u128 * (a.more as u128 + 1));
+            left.cmp(&right).then(b.layer.cmp(&a.layer))
+        }) else {
+            return chosen;
+        };
+        allowed -= best.more;
+        chosen.insert(best.layer, best.form);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_goes_where_it_saves_most() {
+        let mut graph = Graph::new("g");
+        let mut builder = qcc_ir::Builder::new(&mut graph);
+        let x = builder.add_input("x", qcc_ir::Type::int(qcc_ir::Int::U8, &[1]));
+        let y = builder.add_inferred(Opcode::Clamp, &[x], qcc_ir::Attrs::new(Opcode::Clamp), "y", None);
+        builder.set_outputs(vec![y.expect("legal")]);
+        let node = graph.order()[0];
+        let way = |time, bytes| Alternative { time, bytes, scratch: 0 };
+        let forms = Form::of_kernel([3, 3]);
+        let layer = |direct, slow, fast| Convolution { node, direct, forms: vec![(forms[0], fast), (forms[3], slow)] };
+        let layers = [layer(way(100, 10), way(60, 20), way(40, 80)), layer(way(100, 100), way(60, 200), way(50, 800))];
+        let sorted = |allowed| {
+            let mut chosen: Vec<_> = within(&layers, allowed).into_iter().collect();
+            chosen.sort_unstable();
+            chosen
+        };
+        assert_eq!(sorted(0), []);
+        assert_eq!(sorted(10), [(0, 1)]);
+        assert_eq!(sorted(70), [(0, 0)]);
+        assert_eq!(sorted(170), [(0, 0), (1, 1)]);
+        assert_eq!(sorted(10_000), [(0, 0), (1, 0)]);
+    }
+}
