@@ -15,7 +15,7 @@
 //! A domain may keep what it evaluated: it sees every operand and result, in order, and gets what is no longer needed by
 //! [`Domain::release`]. One that walks back, for gradients, does so over what it kept, from the last step to the first.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use qcc_ir::Diag;
 use qcc_ir::diag::Code;
@@ -43,6 +43,13 @@ pub struct SampleState<V> {
 }
 
 impl<V> SampleState<V> {
+    /// A sample before the first step: the values of its inputs.
+    pub fn enter(schedule: &Schedule, inputs: Vec<V>) -> SampleState<V> {
+        let mut values: Vec<Option<V>> = inputs.into_iter().map(Some).collect();
+        values.resize_with(schedule.slots(), || None);
+        SampleState { values }
+    }
+
     /// The value of a slot.
     pub fn get(&self, slot: usize) -> Result<&V, Diag> {
         self.values.get(slot).and_then(Option::as_ref).ok_or_else(absent)
@@ -72,15 +79,23 @@ pub fn execute<D: Domain>(
     inputs: Vec<Vec<D::Value>>,
     watch: Watch,
 ) -> Result<Vec<SampleState<D::Value>>, Diag> {
-    let enter = |inputs: Vec<D::Value>| {
-        let mut values: Vec<Option<D::Value>> = inputs.into_iter().map(Some).collect();
-        values.resize_with(schedule.slots(), || None);
-        SampleState { values }
-    };
-    let mut samples: Vec<SampleState<D::Value>> = inputs.into_iter().map(enter).collect();
-    for i in 0..schedule.steps() {
+    let mut samples: Vec<SampleState<D::Value>> =
+        inputs.into_iter().map(|inputs| SampleState::enter(schedule, inputs)).collect();
+    advance(schedule, domain, &mut samples, 0..schedule.steps(), watch)?;
+    Ok(samples)
+}
+
+/// Takes samples that have passed all steps before `steps` through these.
+pub fn advance<D: Domain>(
+    schedule: &Schedule,
+    domain: &mut D,
+    samples: &mut [SampleState<D::Value>],
+    steps: Range<usize>,
+    watch: Watch,
+) -> Result<(), Diag> {
+    for i in steps {
         let name = |d: Diag| if d.place.node.is_none() { d.at(schedule.name(i)) } else { d };
-        let results = domain.step(i, &samples).map_err(name)?;
+        let results = domain.step(i, samples).map_err(name)?;
         debug_assert_eq!(results.len(), samples.len(), "a result for each sample");
         for (sample, result) in samples.iter_mut().zip(results) {
             sample.values[schedule.result(i)] = Some(result);
@@ -94,5 +109,5 @@ pub fn execute<D: Domain>(
             return Err(stop);
         }
     }
-    Ok(samples)
+    Ok(())
 }

@@ -29,7 +29,7 @@ mod survey;
 mod threads;
 
 pub use evaluate::Evaluator;
-pub use executor::{Domain, SampleState, UNWATCHED, Watch, execute};
+pub use executor::{Domain, SampleState, UNWATCHED, Watch, advance, execute};
 pub use node::eval_node;
 pub use schedule::{Numbering, Operand, Schedule};
 pub use survey::{Statistics, Survey};

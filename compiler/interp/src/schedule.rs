@@ -71,14 +71,20 @@ impl Schedule {
 
     /// Most bytes that one sample takes at a time, if the value of a slot takes `bytes` and a step `workspace` beside them.
     pub fn peak(&self, bytes: impl Fn(usize) -> usize, workspace: impl Fn(usize) -> usize) -> usize {
-        let mut now: usize = (0..self.inputs).map(&bytes).sum();
-        let mut most = now;
-        for i in 0..self.steps.len() {
-            now += bytes(self.result(i));
-            most = most.max(now + workspace(i));
-            now -= self.last_used(i).iter().map(|&slot| bytes(slot)).sum::<usize>();
-        }
-        most
+        let inputs = (0..self.inputs).map(&bytes).sum();
+        self.peaks(bytes, workspace).into_iter().fold(inputs, usize::max)
+    }
+
+    /// The bytes that one sample takes in each step.
+    pub fn peaks(&self, bytes: impl Fn(usize) -> usize, workspace: impl Fn(usize) -> usize) -> Vec<usize> {
+        let mut alive: usize = (0..self.inputs).map(&bytes).sum();
+        let step = |i: usize| {
+            alive += bytes(self.result(i));
+            let now = alive + workspace(i);
+            alive -= self.last_used(i).iter().map(|&slot| bytes(slot)).sum::<usize>();
+            now
+        };
+        (0..self.steps.len()).map(step).collect()
     }
 }
 

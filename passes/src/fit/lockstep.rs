@@ -4,17 +4,20 @@
 //! It is a domain of the executor in which a value is a [`Pair`]: all samples are taken through one node before the next, so
 //! that a layer is fitted to what the quantized network in front of it, itself already fitted, really computes (the sequential
 //! scheme of Nagel et al., ICML 2020, section 3.3). That keeps the live values of every sample in memory: the number of samples
-//! is bounded by [`MEMORY`]. Results do not depend on the number of threads: what is summed over samples is summed in their
-//! order.
+//! is bounded by [`MEMORY`]. Layers in front have many positions in each sample and large values, those behind few and small
+//! ones; so samples join on the way, as `stages` says, each taken through the layers that are fitted already by itself.
+//! Results do not depend on the number of threads: what is summed over samples is summed in their order.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use qcc_interp::{Domain, Numbering, SampleState, Threads, eval_node, execute, in_order};
+use qcc_interp::{Domain, Numbering, SampleState, Threads, UNWATCHED, advance, eval_node, in_order};
 use qcc_ir::format::ScaleRule;
-use qcc_ir::{Diag, Diags, Graph, NodeId, Opcode, Tensor, Type};
+use qcc_ir::{Diag, Diags, Graph, NodeId, Opcode, Range, Tensor, Type};
 use qcc_num::convert::nearest_f32;
 
 use super::affine::{AffineCorrection, correct};
+use super::descent::FEW_BITS;
 use super::pair::{PAIR_BYTES, Pair, PairedNode, cast, real};
 use crate::Context;
 use crate::layer::{QuantLayer, WeightCodes, is_layer};
@@ -36,6 +39,15 @@ pub(crate) struct LayerSamples {
     pub(crate) targets: Vec<Tensor>,
     /// The weights as they would be rounded.
     pub(crate) rounded: WeightCodes,
+}
+
+impl LayerSamples {
+    /// Between what real numbers its results are clipped, if its result has one scale.
+    pub(crate) fn bounds(&self) -> Option<[f32; 2]> {
+        let uniform = self.layer.output.quantization.as_ref().filter(|u| u.axis.is_none())?;
+        let Range { min, max } = uniform.range();
+        Some([min, max])
+    }
 }
 
 /// New parameters of a layer.
@@ -64,24 +76,76 @@ pub(crate) type Round<'r> = &'r (dyn Fn(&LayerSamples) -> Result<WeightCodes, Di
 pub(crate) fn run(g: &Graph, cx: &Context, gains: bool, round: Round) -> Result<FitResult, Diags> {
     let Some(samples) = cx.samples.clone().filter(|s| !s.is_empty()) else { return Ok(FitResult::default()) };
     let numbering = Numbering::of(g);
-    let most = samples.len();
-    let count = (MEMORY / footprint(g, &numbering).max(1)).clamp(LEAST_SAMPLES, most.max(LEAST_SAMPLES)).min(most);
     let enter = |i: usize| -> Result<Vec<Pair>, Diag> {
-        let tensors = samples.get(i * most / count)?;
+        let tensors = samples.get(i)?;
         g.inputs().iter().zip(tensors).map(|(&v, tensor)| Pair::of_input(tensor, g.ty(v))).collect()
     };
     let schedule = numbering.schedule(g, g.outputs());
     let fitted = || -> Result<FitResult, Diag> {
-        let inputs = in_order(0..count, enter)?;
         let mut lockstep = Lockstep { g, numbering: &numbering, round, gains, layers: Vec::new() };
-        let ends = execute(&schedule, &mut lockstep, inputs, &|done, of| cx.watch(done, of))?;
+        let order = spread(samples.len());
+        let stages = stages(&footprints(g, &numbering), samples.len());
+        let ends = stages.iter().skip(1).map(|stage| stage.begin).chain([schedule.steps()]);
+        let mut states: Vec<(usize, SampleState<Pair>)> = Vec::new();
+        for (stage, end) in stages.iter().zip(ends) {
+            let fitted = Fitted::new(g, &numbering, &lockstep.layers);
+            let joining = in_order(order[states.len()..stage.samples].iter().copied(), |i| {
+                let mut state = [SampleState::enter(&schedule, enter(i)?)];
+                advance(&schedule, &mut &fitted, &mut state, 0..stage.begin, UNWATCHED)?;
+                let [state] = state;
+                Ok::<_, Diag>((i, state))
+            })?;
+            states.extend(joining);
+            states.sort_by_key(|(i, _)| *i);
+            let (indices, mut now): (Vec<usize>, Vec<SampleState<Pair>>) = states.into_iter().unzip();
+            advance(&schedule, &mut lockstep, &mut now, stage.begin..end, &|done, of| cx.watch(done, of))?;
+            states = indices.into_iter().zip(now).collect();
+        }
+        let ends: Vec<SampleState<Pair>> = states.into_iter().map(|(_, state)| state).collect();
         Ok(FitResult { sqnr: lockstep.sqnr(&ends)?, layers: lockstep.layers })
     };
     Ok(Threads::start(cx.threads)?.run(fitted)?)
 }
 
+/// From which step on how many samples take part.
+#[derive(Debug, PartialEq)]
+struct Stage {
+    begin: usize,
+    samples: usize,
+}
+
+/// As many samples as fit into [`MEMORY`] with the bytes that one takes in each step. Others join where at least twice as many fit, or all.
+fn stages(footprints: &[usize], most: usize) -> Vec<Stage> {
+    let mut from_here = footprints.to_vec();
+    for i in (1..from_here.len()).rev() {
+        from_here[i - 1] = from_here[i - 1].max(from_here[i]);
+    }
+    let fitting = |bytes: usize| (MEMORY / bytes.max(1)).max(LEAST_SAMPLES).min(most);
+    let mut stages = vec![Stage { begin: 0, samples: fitting(from_here.first().copied().unwrap_or(0)) }];
+    for (begin, &bytes) in from_here.iter().enumerate() {
+        let (now, samples) = (stages[stages.len() - 1].samples, fitting(bytes));
+        if samples > now && (samples >= 2 * now || samples == most) {
+            stages.push(Stage { begin, samples });
+        }
+    }
+    stages
+}
+
+/// The numbers below `count` in an order of which every beginning is spread evenly (van der Corput's sequence).
+fn spread(count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    let bits = usize::BITS - count.leading_zeros();
+    order.sort_by_key(|&i| i.reverse_bits() >> (usize::BITS - bits.max(1)));
+    order
+}
+
 /// Bytes that one sample takes where it takes most, its outputs counted as long as something reads them.
 pub(crate) fn footprint(g: &Graph, numbering: &Numbering) -> usize {
+    footprints(g, numbering).into_iter().max().unwrap_or(0)
+}
+
+/// The same in each step.
+fn footprints(g: &Graph, numbering: &Numbering) -> Vec<usize> {
     let bytes = |ty: &Type| PAIR_BYTES * ty.elements();
     let schedule = numbering.schedule(g, &[]);
     let inputs = g.inputs().iter().map(|&v| bytes(g.ty(v)));
@@ -92,7 +156,7 @@ pub(crate) fn footprint(g: &Graph, numbering: &Numbering) -> usize {
         let read = g.operands(numbering.node(step)).first().and_then(|&x| numbering.slot(x));
         read.map_or(0, |slot| sizes[slot]) + sizes[schedule.result(step)]
     };
-    schedule.peak(|slot| sizes[slot], workspace)
+    schedule.peaks(|slot| sizes[slot], workspace)
 }
 
 /// Values are pairs; layers are fitted on the way.
@@ -132,6 +196,53 @@ impl Lockstep<'_> {
         })?;
         let [signal, noise] = powers.iter().fold([0.0, 0.0], |[s, n], p| [s + p[0], n + p[1]]);
         Ok(if noise > 0.0 { 10.0 * (signal / noise).log10() } else { f64::INFINITY })
+    }
+}
+
+/// A layer that is fitted: what it computes on real numbers, and with its new parameters.
+struct FittedNode<'a> {
+    real: Fittable<'a>,
+    weights: Tensor,
+    bias: &'a [f32],
+}
+
+/// Layers that were fitted before, for samples that join.
+struct Fitted<'a> {
+    g: &'a Graph,
+    numbering: &'a Numbering,
+    layers: HashMap<NodeId, FittedNode<'a>>,
+}
+
+impl<'a> Fitted<'a> {
+    fn new(g: &'a Graph, numbering: &'a Numbering, layers: &'a [FittedLayer]) -> Fitted<'a> {
+        let found = |step: usize| {
+            let real = Fittable::of(g, numbering, step)?;
+            let fitted = layers.iter().find(|fitted| fitted.layer.node == real.layer.node)?;
+            Some((real.layer.node, FittedNode { real, weights: fitted.weights.real(), bias: &fitted.bias }))
+        };
+        let steps = if layers.is_empty() { 0 } else { g.order().len() };
+        Fitted { g, numbering, layers: (0..steps).filter_map(found).collect() }
+    }
+}
+
+impl Domain for &Fitted<'_> {
+    type Value = Pair;
+
+    fn step(&mut self, step: usize, samples: &[SampleState<Pair>]) -> Result<Vec<Pair>, Diag> {
+        let Some(layer) = self.layers.get(&self.numbering.node(step)) else {
+            let node = PairedNode::new(self.g, self.numbering, step)?;
+            return in_order(samples, |sample| node.evaluate(sample));
+        };
+        let Fittable { layer: QuantLayer { node, .. }, input: (slot, x), .. } = layer.real;
+        let ty = self.g.ty(self.g.result(node));
+        let (x_real, y_real) = (real(x), real(ty));
+        in_order(samples, |sample| {
+            let pair = sample.get(slot)?;
+            let input = cast(Opcode::DCast, &pair.quantized, x, &x_real)?;
+            let target = apply(self.g, node, &pair.real, &layer.real.weights, &layer.real.bias, &y_real)?;
+            let found = apply(self.g, node, &input, &layer.weights, layer.bias, &y_real)?;
+            Ok(Pair { real: target, quantized: cast(Opcode::QCast, &found, &y_real, ty)? })
+        })
     }
 }
 
@@ -179,7 +290,9 @@ impl<'a> Fittable<'a> {
         let weights = chosen.real();
         let found = in_order(&layer.inputs, |input| apply(g, node, input, &weights, &bias, &y_real))?;
         let plane = if g.op(node) == Opcode::Conv2d { plane(&ty.dims) } else { 1 };
-        let mut corrections = AffineCorrection::of_channels(&layer.targets, &found, channels, plane);
+        // With weights of 8 bits hardly a result comes to lie on the other side of a bound.
+        let bounds = layer.bounds().filter(|_| layer.rounded.uniform.format.bits() < FEW_BITS);
+        let mut corrections = AffineCorrection::of_channels(&layer.targets, &found, channels, plane, bounds);
         // A gain is no power of two.
         if !gains || layer.layer.weights_format.scale_rule() == ScaleRule::PowerOfTwo {
             corrections.iter_mut().for_each(AffineCorrection::without_gain);
@@ -206,4 +319,36 @@ fn apply(g: &Graph, n: NodeId, x: &Tensor, w: &Tensor, bias: &[f32], ty: &Type) 
 /// Elements behind one another in one channel of a convolution's result. A linear layer's channels are the last axis.
 fn plane(dims: &[usize]) -> usize {
     dims.iter().skip(2).product()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_beginning_of_the_order_is_spread_evenly() {
+        for count in [0, 1, 2, 7, 8, 200, 512] {
+            let order = spread(count);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..count).collect::<Vec<_>>());
+            for taken in 1..=count {
+                let mut some = order[..taken].to_vec();
+                some.sort_unstable();
+                let gaps = some.windows(2).map(|pair| pair[1] - pair[0]);
+                let widest = gaps.chain([some[0] + 1, count - some[taken - 1]]).max().unwrap();
+                assert!(widest <= 4 * count.div_ceil(taken), "{taken} of {count}: {widest}");
+            }
+        }
+    }
+
+    #[test]
+    fn samples_join_where_they_fit() {
+        let stage = |begin, samples| Stage { begin, samples };
+        let bytes = [MEMORY / 10, MEMORY / 100, MEMORY / 20, MEMORY / 90, MEMORY / 1000];
+        assert_eq!(stages(&bytes, 200), [stage(0, 10), stage(1, 20), stage(3, 90), stage(4, 200)]);
+        assert_eq!(stages(&bytes, 9), [stage(0, 9)]);
+        assert_eq!(stages(&[2 * MEMORY, 2 * MEMORY], 200), [stage(0, LEAST_SAMPLES)]);
+        assert_eq!(stages(&[], 3), [stage(0, 3)]);
+    }
 }

@@ -32,9 +32,9 @@ use qcc_num::convert::nearest_f32;
 use rayon::prelude::*;
 
 use crate::fit::correct_bias::fitted_bias;
-use crate::fit::descent::{Channel, Rounded};
+use crate::fit::descent::{Channel, FEW_BITS, Rounded};
 use crate::fit::lockstep::{self, FittedLayer, LayerSamples};
-use crate::layer::{ReceptiveField, WeightCodes};
+use crate::layer::{ReceptiveField, WeightCodes, table};
 use crate::options::{OptionInfo, OptionKind};
 use crate::{Context, Options, Pass};
 
@@ -69,8 +69,8 @@ const MOST_ELEMENTS: usize = 1 << 26;
 /// Least share of the damping that weights of few bits have; with few positions for each weight it is their ratio.
 const LEAST_DAMP: f64 = 0.02;
 
-/// Bits below which scales are chosen with the integers: with as many, those that cover all weights are as good.
-const FEW_BITS: u32 = 7;
+/// Positions of one sample say no more than so many that have nothing to do with one another.
+const ALIKE: usize = 16;
 
 /// The pass `round-weights`.
 pub struct RoundWeights {
@@ -113,21 +113,24 @@ impl RoundWeights {
     fn round(&self, layer: &LayerSamples) -> Result<WeightCodes, Diag> {
         let tensor = layer.weights.as_ref();
         let w = tensor.as_f32().unwrap_or_default();
-        let scales = &layer.rounded.uniform.scales;
-        let outputs = scales.len();
+        let outputs = layer.rounded.uniform.scales.len();
         let depth = w.len() / outputs.max(1);
         let groups = layer.layer.groups;
-        let format = &layer.rounded.uniform.format;
         // Weights of 16 bits are rounded to the nearest.
         if depth == 0 || !outputs.is_multiple_of(groups) || layer.rounded.codes.as_i8().is_none() {
             return Ok(layer.rounded.clone());
         }
         let per_group = outputs / groups;
-        let few = format.bits() < FEW_BITS;
+        let few = layer.rounded.uniform.format.bits() < FEW_BITS;
         let positions = Positions::new(layer, depth, if few { POSITIONS_OF_FEW_BITS } else { POSITIONS });
         if positions.count() < depth && !few || positions.count() == 0 || depth > MOST_WEIGHTS {
             return Ok(layer.rounded.clone());
         }
+        let uniform = match layer.layer.weights_format.scale_rule() {
+            ScaleRule::Fitted => table_of_results(layer, w, depth, &positions),
+            _ => layer.rounded.uniform.as_ref().clone(),
+        };
+        let (format, scales) = (&uniform.format, &uniform.scales);
         // Powers of two stay such. A scale that the bias or the requantization asks for covers more than the weights.
         let is_given = layer.layer.weights_format.scale_rule() == ScaleRule::PowerOfTwo;
         let chooses = |o: usize, row: &[f32]| {
@@ -147,7 +150,8 @@ impl RoundWeights {
                 product(&w[rows.start * depth..rows.end * depth], &h, depth)?
             };
             let mean = (0..depth).map(|k| f64::from(h[k * depth + k])).sum::<f64>() / depth as f64;
-            let share = if few { LEAST_DAMP.max(depth as f64 / positions.count() as f64) } else { 1.0 };
+            let apart = positions.count().min(layer.targets.len() * ALIKE);
+            let share = if few { LEAST_DAMP.max(depth as f64 / apart as f64) } else { 1.0 };
             let damp = nearest_f32(self.damp * share * mean);
             let channel = |(o, g): (usize, &[f32])| {
                 let w = &w[o * depth..(o + 1) * depth];
@@ -160,9 +164,25 @@ impl RoundWeights {
         let scales = parts.iter().flatten().map(|channel| channel.scale).collect();
         let codes = parts.iter().flatten().flat_map(|channel| channel.codes.iter().copied());
         let codes = Tensor::new(&tensor.dims, Data::integers(format.storage(), codes));
-        let uniform = Uniform { scales, ..layer.rounded.uniform.as_ref().clone() };
+        let uniform = Uniform { scales, ..uniform.clone() };
         Ok(WeightCodes { codes, uniform: Arc::new(uniform) })
     }
+}
+
+/// The table of a layer whose weights count by what they are multiplied with: the diagonal of `H`.
+fn table_of_results(layer: &LayerSamples, w: &[f32], depth: usize, positions: &Positions) -> Uniform {
+    let rounded = layer.rounded.uniform.as_ref();
+    let groups = layer.layer.groups;
+    let powers = |group: usize| -> Vec<f64> {
+        let mut x = positions.gather(layer, group, depth);
+        centre(&mut x, positions.count());
+        x.par_chunks(positions.count()).map(|row| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect()
+    };
+    let powers: Vec<Vec<f64>> = (0..groups).map(powers).collect();
+    let per_group = rounded.scales.len() / groups;
+    let importance = |c: usize, k: usize| powers[c / per_group][k] * f64::from(rounded.scales[c]).powi(2);
+    let (format, scales) = table::fit(w, &rounded.scales, &rounded.format, importance);
+    Uniform { format, scales, ..rounded.clone() }
 }
 
 /// Subtracts the mean of each row of `count` elements.

@@ -1,8 +1,8 @@
 //! Tables of weights: 16 bytes for a layer, chosen so that its weights are as near as can be.
 //!
 //! Levels and scales are bettered in turns (Lloyd 1982): each weight takes the nearest level of its channel's scale, each level becomes the
-//! mean of the weights that took it, in units of their scales, and each scale the one of least square error. Weights of all channels count alike
-//! in these units. 0 is always a level: what is pruned stays so.
+//! mean of the weights that took it, in units of their scales, and each scale the one of least square error. Weights count alike in these
+//! units, or, where samples tell, as much as they change the layer's results. 0 is always a level: what is pruned stays so.
 
 use qcc_ir::format::Grid;
 use qcc_ir::{Format, Int};
@@ -89,35 +89,43 @@ impl Points {
     }
 }
 
-/// The table of a layer and the scales of its channels, from those of the row's table on.
-pub(crate) fn fit(w: &[f32], start: &[f32], row: &Format) -> (Format, Vec<f32>) {
+/// The table of a layer and the scales of its channels, from those of the row's table on. `importance` is what the square of the error of
+/// weight `k` of a channel counts, in units of its scale.
+pub(crate) fn fit(
+    w: &[f32],
+    start: &[f32],
+    row: &Format,
+    importance: impl Fn(usize, usize) -> f64 + Sync,
+) -> (Format, Vec<f32>) {
     let depth = (w.len() / start.len().max(1)).max(1);
     let mut scales = start.to_vec();
     let mut format = row.clone();
     for _ in 0..ROUNDS {
-        let gather = |(w, scales): (&[f32], &[f32])| {
+        let gather = |(part, (w, scales)): (usize, (&[f32], &[f32]))| {
             let mut points = Points::new();
-            for (w, &s) in w.chunks(depth).zip(scales) {
-                w.iter().for_each(|&x| points.add(f64::from(x) / f64::from(s), 1.0));
+            for (c, (w, &s)) in (part * CHANNELS..).zip(w.chunks(depth).zip(scales)) {
+                let add = |(k, &x): (usize, &f32)| points.add(f64::from(x) / f64::from(s), importance(c, k));
+                w.iter().enumerate().for_each(add);
             }
             points
         };
-        let parts: Vec<Points> = w.par_chunks(depth * CHANNELS).zip(scales.par_chunks(CHANNELS)).map(gather).collect();
+        let channels = w.par_chunks(depth * CHANNELS).zip(scales.par_chunks(CHANNELS));
+        let parts: Vec<Points> = channels.enumerate().map(gather).collect();
         let points = parts.iter().fold(Points::new(), Points::merge);
         let Grid::Levels(levels) = format.grid() else { break };
         let Some(next) = Format::levels(Int::I8, points.levels(levels)) else { break };
         let settled = next == format;
         format = next;
-        let better = |((w, &s), &start): ((&[f32], &f32), &f32)| {
+        let better = |(c, ((w, &s), &start)): (usize, ((&[f32], &f32), &f32))| {
             let [mut cross, mut square] = [0.0f64; 2];
-            for &x in w {
-                let q = format.quantize(x, s, 0) as f64;
-                cross += f64::from(x) * q;
-                square += q * q;
+            for (k, &x) in w.iter().enumerate() {
+                let (q, counts) = (format.quantize(x, s, 0) as f64, importance(c, k));
+                cross += counts * f64::from(x) * q;
+                square += counts * q * q;
             }
             if cross > 0.0 { nearest_f32(cross / square).max(LEAST * start) } else { s }
         };
-        scales = w.par_chunks(depth).zip(&scales).zip(start).map(better).collect();
+        scales = w.par_chunks(depth).zip(&scales).zip(start).enumerate().map(better).collect();
         if settled {
             break;
         }
@@ -154,12 +162,26 @@ mod tests {
         w.iter_mut().enumerate().for_each(|(i, w)| *w *= 1.0 + (i / 576) as f32);
         let greatest = greatest(&w, 32);
         let row = |format: &Format| sqnr(&w, format, &format.scales(&greatest, &[0.0; 32]));
-        let (table, scales) = fit(&w, &format::TABLE4.scales(&greatest, &[0.0; 32]), &format::TABLE4);
+        let (table, scales) = fit(&w, &format::TABLE4.scales(&greatest, &[0.0; 32]), &format::TABLE4, |_, _| 1.0);
         let found = sqnr(&w, &table, &scales);
         assert!(found > row(&format::I4) + 1.5 && found > row(&format::POT4) + 3.0, "{found} {table}");
         assert!(table.bits() == 4 && table.contains(0) && table.min() >= -127, "{table}");
-        let again = fit(&w, &format::TABLE4.scales(&greatest, &[0.0; 32]), &format::TABLE4);
+        let again = fit(&w, &format::TABLE4.scales(&greatest, &[0.0; 32]), &format::TABLE4, |_, _| 1.0);
         assert_eq!(again, (table, scales));
+    }
+
+    #[test]
+    fn what_counts_more_is_nearer() {
+        let w: Vec<f32> = (0..2 * 200).map(|i| ((i * 7919 % 997) as f32 / 997.0 - 0.5) * 2.0).collect();
+        let start = format::TABLE4.scales(&greatest(&w, 2), &[0.0; 2]);
+        let error = |counts: &(dyn Fn(usize, usize) -> f64 + Sync)| {
+            let (table, scales) = fit(&w, &start, &format::TABLE4, counts);
+            let of_one = |k: usize| f64::from(w[k] - table.fake(w[k], scales[0], 0)).powi(2);
+            (0..20).map(of_one).sum::<f64>()
+        };
+        let first = |_: usize, k: usize| if k < 20 { 1000.0 } else { 1.0 };
+        let (alike, apart) = (error(&|_, _| 1.0), error(&first));
+        assert!(apart < 0.7 * alike, "{apart} {alike}");
     }
 
     #[test]
@@ -167,9 +189,9 @@ mod tests {
         let values = [0.0f32, 0.5, -1.0, 0.25, 2.0, -0.125];
         let w: Vec<f32> = (0..4 * 60).map(|i| values[i * 7 % 6] * (1 + i / 60) as f32).collect();
         let start = format::TABLE4.scales(&greatest(&w, 4), &[0.0; 4]);
-        let (table, scales) = fit(&w, &start, &format::TABLE4);
+        let (table, scales) = fit(&w, &start, &format::TABLE4, |_, _| 1.0);
         assert!(sqnr(&w, &table, &scales) > 40.0, "{table} {scales:?}");
-        let (table, _) = fit(&[0.0; 64], &[1.0], &format::TABLE4);
+        let (table, _) = fit(&[0.0; 64], &[1.0], &format::TABLE4, |_, _| 1.0);
         assert!(table.contains(0), "{table}");
     }
 }

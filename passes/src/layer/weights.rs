@@ -36,7 +36,7 @@ impl WeightCodes {
             false => weight_scales(tensor, w, bias, sx, sy, format)?,
         };
         if format.scale_rule() == ScaleRule::Fitted {
-            let (levels, scales) = table::fit(w, &scales, format);
+            let (levels, scales) = table::fit(w, &scales, format, |_, _| 1.0);
             return Ok(quantized_weights(tensor, w, scales, &levels));
         }
         Ok(quantized_weights(tensor, w, scales, format).in_bytes())
