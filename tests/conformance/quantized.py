@@ -4,7 +4,7 @@
 usage: quantized.py [--qcc PATH] [--inputs N] [--keep DIR] [--nets resnet50,mobilenet_v2] [--no-export] [MODEL.onnx ..]
 
 Without models it makes two small networks, quantized by ONNX Runtime: QDQ and QOperator, U8S8 and S8S8, per channel, and QDQ with
-activations of 16 bits, which ONNX Runtime computes as floats: there outputs may be off by 2 units; with
+activations of 16 bits, and QDQ with weights and activations of 4 (INT4, UINT4), which ONNX Runtime computes as floats: there outputs may be off by 2 units; with
 `--nets`, networks of torchvision with random weights instead (needs torch), or the float models NAME.onnx of `--from DIR`. For each:
 
  network  the outputs of qcc and of ONNX Runtime as it runs by default, in units of the output's scale: at most 1
@@ -42,6 +42,11 @@ except ImportError:
     openvino = None
 
 ort.set_default_logger_severity(4)
+# Types of activations and weights, and whether each channel has a scale.
+FEW_BITS = [
+    (QuantType.QUInt8, QuantType.QInt4, True), (QuantType.QInt8, QuantType.QInt4, False), (QuantType.QUInt8, QuantType.QUInt4, True),
+    (QuantType.QUInt4, QuantType.QInt4, True), (QuantType.QInt4, QuantType.QInt4, True), (QuantType.QUInt4, QuantType.QUInt4, False),
+]
 TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
 
 
@@ -124,6 +129,13 @@ def make(folder):
         for act in (QuantType.QUInt16, QuantType.QInt16):
             out = os.path.join(folder, f"{model.graph.name}-QDQ-{'u16' if act == QuantType.QUInt16 else 's16'}.onnx")
             quantize_static(source, out, Samples([1, 3, 16, 16]), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=act, weight_type=QuantType.QInt8)
+            models.append(out)
+        model.opset_import[0].version, model.ir_version = 21, 10
+        source = os.path.join(folder, model.graph.name + "-21.onnx")
+        onnx.save(model, source)
+        for act, weight, each in FEW_BITS:
+            out = os.path.join(folder, f"{model.graph.name}-QDQ-{act.name[1:].lower()}-{weight.name[1:].lower()}{'' if each else '-one'}-4.onnx")
+            quantize_static(source, out, Samples([1, 3, 16, 16]), quant_format=QuantFormat.QDQ, per_channel=each, activation_type=act, weight_type=weight)
             models.append(out)
     return models
 
@@ -264,7 +276,8 @@ def main():
             name = os.path.basename(path)
             operators = any(n.op_type.startswith("QLinear") for n in model.graph.node)
             # Optimized, ONNX Runtime leaves casts of 16 bits out.
-            written = name.endswith("16.onnx") or saturated and not operators
+            # So are those of 4 bits compared as they are written.
+            written = name.endswith(("16.onnx", "-4.onnx")) or saturated and not operators
             reference = session(path, as_written=written)
             entry = reference.get_inputs()[0]
             dims = [d if isinstance(d, int) else 1 for d in entry.shape]
@@ -278,7 +291,8 @@ def main():
             wanted = np.concatenate([reference.run(None, {entry.name: x})[0] for x in inputs])
             got = run(args.qcc, path, {entry.name: batch}, io, folder)
             rows = {"network": units(wanted, got, scale)}
-            floats = float_operators(path, folder)
+            # Its optimizations make models of 4 bits that it refuses itself.
+            floats = 0 if name.endswith("-4.onnx") else float_operators(path, folder)
             if saturated and operators:
                 print(f"{name}: skipped: network, whose layers ONNX Runtime saturates here")
             elif written:

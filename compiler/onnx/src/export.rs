@@ -10,6 +10,9 @@
 //!
 //! Inputs and outputs have the names and types that they have in the model that was compiled: real numbers where it declares no
 //! codes. A type that keeps to a part of its storage is written as a `Clip`.
+//!
+//! Integers that 4 bits hold are written as INT4 and UINT4, two a byte; all others of at most 8 bits as bytes, also those of a list of
+//! levels: what a level stands for is its code times the scale as well.
 
 pub(crate) mod operators;
 pub(crate) mod positions;
@@ -22,12 +25,12 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Class, Data, Diag, Diags, Elem, Format, Function, Graph, Int, NodeId, Opcode, Uniform, ValueId, attr};
 
 use crate::import::table;
-use writer::{FLOAT, Item, Value, Writer, interface, number, number_of};
+use writer::{FLOAT, Item, Stored, Value, Writer, interface, number, number_of};
 
-/// Operator set of files, and the one for numbers of 16 bits: the oldest that have all operators, so that as many readers as
+/// Operator set of files, and the one for numbers of 16 and of 4 bits: the oldest that have all operators, so that as many readers as
 /// possible take them.
 pub(crate) const OPSET: i64 = 20;
-const OPSET_INT16: i64 = 21;
+const OPSET_MORE_TYPES: i64 = 21;
 
 /// What a file depends on beside the graph.
 #[derive(Debug, Clone, Default)]
@@ -72,8 +75,9 @@ pub struct Declared {
 
 /// Operator set of a file and version of the format that belongs to it.
 fn versions(graph: &Graph) -> (i64, i64) {
-    let int16 = graph.values().any(|v| graph.ty(v).uniform().is_some_and(|u| u.storage() == Int::I16));
-    if int16 { (OPSET_INT16, 10) } else { (OPSET, 9) }
+    let is_newer = |u: &Uniform| u.storage() == Int::I16 || matches!(Stored::of(u), Stored::Nibbles(_));
+    let newer = graph.values().any(|v| graph.ty(v).uniform().is_some_and(|u| is_newer(u)));
+    if newer { (OPSET_MORE_TYPES, 10) } else { (OPSET, 9) }
 }
 
 /// The bytes of an ONNX file that computes what a graph on quantized types does.
@@ -363,6 +367,46 @@ mod tests {
         names_are_unique(&graph);
         let names: Vec<&str> = graph.input.iter().chain(&graph.output).map(|v| v.name.as_str()).collect();
         assert_eq!(names, ["x", "ids", "y", "x.q"]);
+    }
+
+    #[test]
+    fn few_bits_take_half_a_byte() {
+        let linear = |weights: &str, y: &str| {
+            format!(
+                "graph @g(%x: tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>) -> (tensor<1x3x!quant.uniform<{y}>>) {{
+  const @w : tensor<3x2x!quant.uniform<{weights}:f32:0, {{0.5, 0.25, 2.0}}>> = dense<[2, -2, 1, 0, -1, 2]>
+  %y = nn.linear(%x, @w) : tensor<1x3x!quant.uniform<{y}>>
+  return %y
+}}
+"
+            )
+        };
+        let nibbles = vec![0xe2, 0x01, 0x2f];
+        let bytes = vec![2, 0xfe, 1, 0, 0xff, 2];
+        for (weights, y, wanted, (data_type, of_y)) in [
+            ("i8<-7:7>", "u4:f32, 0.5:8", &nibbles, (22, Some(21))),
+            ("i8<-8:7>", "u8:f32, 0.5:8", &nibbles, (22, None)),
+            ("i8<[-2, -1, 0, 1, 2]>", "u8<0:15>:f32, 0.5:8", &nibbles, (22, Some(21))),
+            ("i8<-8:8>", "u8:f32, 0.5:8", &bytes, (3, None)),
+            ("i8<-15:15>", "u8:f32, 0.5:8", &bytes, (3, None)),
+        ] {
+            let (file, graph) = written(&linear(weights, y), &ExportOptions::default());
+            names_are_unique(&graph);
+            let tensor = |name: &str| graph.initializer.iter().find(|t| t.name == name).expect("a constant");
+            let weights_of = tensor("w");
+            assert_eq!((weights_of.data_type, &weights_of.raw_data), (data_type, wanted), "{weights}");
+            // Zero points have the type of the codes: of three one is half a byte beyond.
+            let zeros = tensor("w.zero_point");
+            assert_eq!((zeros.data_type, zeros.raw_data.len()), (data_type, if data_type == 22 { 2 } else { 3 }));
+            let of_value = tensor("y.zero_point");
+            assert_eq!((of_value.data_type, &of_value.raw_data), (of_y.unwrap_or(2), &vec![8]), "{y}");
+            assert!(graph.node.iter().all(|n| n.op_type != "Clip"), "{y}");
+            let model = ModelProto::parse_from_bytes(&file).expect("a message");
+            assert_eq!(model.opset_import[0].version, if data_type == 22 { 21 } else { 20 }, "{weights}");
+            let read = crate::import_bytes(&file, None, &crate::ImportOptions::default()).expect("it reads back");
+            let codes = read.constants().find_map(|(v, t)| (read.ty(v).dims == [3, 2]).then_some(t.data.clone()));
+            assert_eq!(codes, Some(Data::I8(vec![2, -2, 1, 0, -1, 2])), "{weights}");
+        }
     }
 
     #[test]

@@ -253,6 +253,112 @@ fn quantization_that_means_nothing() {
     refused("negative blocks", &block(-3), Code::BAD_SHAPE, "`block_size` = -3");
 }
 
+/// A constant of so many bytes, of 4 bits an element unless its type says otherwise.
+fn codes(name: &str, dims: &[i64], data_type: i32, bytes: usize) -> TensorProto {
+    let raw_data = vec![0x21; bytes];
+    TensorProto { name: name.into(), dims: dims.to_vec(), data_type, raw_data, ..TensorProto::new() }
+}
+
+const UINT4: i32 = 21;
+const INT4: i32 = 22;
+
+#[test]
+fn codes_of_four_bits_that_mean_nothing() {
+    let dequantized = |tensors: Vec<TensorProto>, attrs| {
+        let names: Vec<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
+        let nodes = vec![node("DequantizeLinear", &names, &["d"], attrs), node("MatMul", &["x", "d"], &["y"], vec![])];
+        model(&[1, 5], nodes, tensors.clone())
+    };
+    let scale = || floats("s", &[], 0.5);
+    let legal = dequantized(vec![codes("w", &[5, 3], INT4, 8), scale()], vec![]);
+    import_bytes(&legal.write_to_bytes().unwrap(), None, &ImportOptions::default()).expect("an odd number of elements");
+    for bytes in [7, 9, 15] {
+        let model = dequantized(vec![codes("w", &[5, 3], INT4, bytes), scale()], vec![]);
+        refused("a wrong length", &model, Code::BAD_SHAPE, "bytes of data for shape [5, 3], which takes 8");
+    }
+    let words = TensorProto { int32_data: vec![1; 15], raw_data: vec![], ..codes("w", &[5, 3], INT4, 0) };
+    refused("a word each", &dequantized(vec![words, scale()], vec![]), Code::BAD_SHAPE, "15 bytes of 4-bit data");
+    let words = TensorProto { int32_data: vec![300; 8], raw_data: vec![], ..codes("w", &[5, 3], INT4, 0) };
+    refused("no bytes", &dequantized(vec![words, scale()], vec![]), Code::BAD_SHAPE, "does not fit");
+    let zero = |data_type, bytes| codes("z", &[], data_type, bytes);
+    let zero_of = |zero| dequantized(vec![codes("w", &[5, 3], UINT4, 8), scale(), zero], vec![]);
+    refused("a zero point", &zero_of(zero(2, 1)), Code::BAD_SHAPE, "a zero point of 33 outside 0..=15");
+    refused("no zero point", &zero_of(zero(UINT4, 2)), Code::BAD_SHAPE, "2 bytes of data");
+    let blocks = |scales: &[i64], zeros: Option<TensorProto>, block| {
+        let tensors = [codes("w", &[5, 3], INT4, 8), floats("s", scales, 0.5)].into_iter().chain(zeros).collect();
+        dequantized(tensors, vec![int("axis", 0), int("block_size", block)])
+    };
+    let shorter = blocks(&[3, 3], None, 2);
+    import_bytes(&shorter.write_to_bytes().unwrap(), None, &ImportOptions::default()).expect("a shorter last block");
+    refused(
+        "too few scales",
+        &blocks(&[2, 3], None, 2),
+        Code::BAD_SHAPE,
+        "scales of shape [2, 3] for blocks of 2 of [5, 3]",
+    );
+    let zeros = codes("z", &[2, 3], INT4, 3);
+    refused("too few zero points", &blocks(&[3, 3], Some(zeros), 2), Code::BAD_SHAPE, "6 zero points for blocks of 2");
+    let infinite = changed(blocks(&[3, 3], None, 2), |m| {
+        m.graph.mut_or_insert_default().initializer[1].float_data[4] = f32::INFINITY;
+    });
+    refused("an infinite scale", &infinite, Code::BAD_SHAPE, "a scale of inf");
+}
+
+#[test]
+fn products_of_few_bits_that_mean_nothing() {
+    let product = |tensors: Vec<TensorProto>, change: &[(&str, i64)]| {
+        let mut names: Vec<&str> = vec!["x"];
+        names.extend(tensors.iter().map(|t| t.name.as_str()));
+        let mut attrs = vec![("K", 40), ("N", 6), ("bits", 4), ("block_size", 16)];
+        for &(name, value) in change {
+            match attrs.iter_mut().find(|(own, _)| *own == name) {
+                Some(own) => own.1 = value,
+                None => attrs.push((name, value)),
+            }
+        }
+        let attrs = attrs.into_iter().map(|(name, value)| int(name, value)).collect();
+        let node = NodeProto { domain: "com.microsoft".into(), ..node("MatMulNBits", &names, &["y"], attrs) };
+        model(&[1, 40], vec![node], tensors.clone())
+    };
+    let weights = |bytes: usize| codes("w", &[6, 3, 8], 2, bytes);
+    let scales = || floats("s", &[18], 0.5);
+    let whole = || vec![weights(144), scales()];
+    import_bytes(&product(whole(), &[]).write_to_bytes().unwrap(), None, &ImportOptions::default()).expect("legal");
+    for (what, model, code, part) in [
+        ("K", product(whole(), &[("K", 41)]), Code::BAD_SHAPE, ""),
+        ("no K", product(whole(), &[("K", 0)]), Code::BAD_SHAPE, "`K` = 0"),
+        ("a great N", product(whole(), &[("N", i64::MAX)]), Code::BAD_SHAPE, "too many elements"),
+        ("N", product(whole(), &[("N", 7)]), Code::BAD_SHAPE, "288 codes for 7 outputs of 3 blocks of 16"),
+        ("bits", product(whole(), &[("bits", 3)]), Code::UNSUPPORTED, "`bits` = 3"),
+        ("other bits", product(whole(), &[("bits", 8)]), Code::BAD_SHAPE, "144 codes for 6 outputs of 3 blocks of 16"),
+        ("blocks", product(whole(), &[("block_size", -16)]), Code::BAD_SHAPE, "`block_size` = -16"),
+        ("packed", product(whole(), &[("weight_prepacked", 1)]), Code::UNSUPPORTED, "laid out for a GPU"),
+        ("scales", product(vec![weights(144), floats("s", &[17], 0.5)], &[]), Code::BAD_SHAPE, "17 scales"),
+        (
+            "zero points",
+            product(vec![weights(144), scales(), codes("z", &[11], 2, 11)], &[]),
+            Code::BAD_SHAPE,
+            "11 bytes of zero points for 6 rows of 3 blocks",
+        ),
+    ] {
+        refused(what, &model, code, part);
+    }
+    let groups = |block: i32| {
+        let zeros = codes("z", &[12], 2, 12);
+        let groups = TensorProto {
+            name: "g".into(),
+            dims: vec![40],
+            data_type: 6,
+            int32_data: vec![block; 40],
+            ..TensorProto::new()
+        };
+        product(vec![weights(144), scales(), zeros, groups], &[])
+    };
+    import_bytes(&groups(2).write_to_bytes().unwrap(), None, &ImportOptions::default())
+        .expect("inputs of the last block");
+    refused("a block", &groups(3), Code::BAD_SHAPE, "input 0 has no block");
+}
+
 #[test]
 fn names_that_contradict_each_other() {
     let loops = model(&[1, 4], vec![node("Add", &["x", "y"], &["y"], vec![])], vec![]);

@@ -6,6 +6,7 @@
 mod affine;
 mod attention;
 mod attributes;
+mod block_scales;
 mod blocks;
 mod boolean;
 mod branch;
@@ -30,6 +31,7 @@ mod pool;
 mod qoperator;
 mod quantize;
 mod reduce;
+mod remarks;
 mod resize;
 mod rnn;
 mod rotary;
@@ -60,6 +62,7 @@ use crate::structure::{Structure, analyze, location, node_name};
 use crate::tensor;
 use names::Names;
 pub(crate) use names::spelled as value_name;
+use remarks::Remarks;
 use site::{MOST_OPERANDS, Site};
 pub use table::{Importable, importable};
 
@@ -94,7 +97,7 @@ pub(crate) fn import(mut model: Model, folder: &Folder, options: &ImportOptions)
         folder,
         budget: options.budget,
         faults: Diags::default(),
-        remarks: Vec::new(),
+        remarks: Remarks::default(),
     };
     let names = own_names(&model.graph, &nodes);
     let remarks = driver.run(&nodes, options)?;
@@ -126,7 +129,7 @@ struct Driver<'a, 'g> {
     folder: &'a Folder,
     budget: Budget,
     faults: Diags,
-    remarks: Vec<String>,
+    remarks: Remarks,
 }
 
 impl<'a> Driver<'a, '_> {
@@ -143,7 +146,7 @@ impl<'a> Driver<'a, '_> {
         self.builder.set_outputs(outputs);
         self.builder.remove_dead();
         whole_inputs::make_real(&mut self.builder);
-        Ok(self.remarks)
+        Ok(self.remarks.sentences())
     }
 
     /// Where nothing but unsupported operators is wrong, the values in front of them can become the outputs.
@@ -328,10 +331,8 @@ impl<'a> Driver<'a, '_> {
         let mut site = Site::new(&mut self.builder, node, Arc::new(origin), base, operands, &mut self.types);
         let results = rule.apply(&mut site)?;
         let (created, remarks) = site.finish()?;
-        for remark in remarks {
-            if !self.remarks.contains(&remark) {
-                self.remarks.push(remark);
-            }
+        for (node, what) in remarks {
+            self.remarks.of_node(node, what);
         }
         let unexpected = node.output.iter().skip(results.len()).find(|o| self.structure.used.contains(o.as_str()));
         if let Some(name) = unexpected {
@@ -380,7 +381,7 @@ impl<'a> Driver<'a, '_> {
                     self.faults.0.push(fault.into_diag());
                     continue;
                 }
-                Ok(Some(remark)) => self.remarks.push(remark),
+                Ok(Some(remark)) => self.remarks.of_model(remark),
                 Ok(None) => {}
             }
             if self.builder.graph().name_of(v) != output.name {

@@ -20,7 +20,7 @@ use crate::rewrite::add_cast;
 
 pub(crate) use bias::{GREATEST_BIAS, bias_32, bias_64};
 pub(crate) use receptive_field::ReceptiveField;
-pub(crate) use weights::{WeightCodes, quantized_weights, scales_for_64_bit_sums, weight_scales};
+pub(crate) use weights::{WeightCodes, quantized_weights, scales_for_64_bit_sums};
 
 /// A layer with constant parameters.
 #[derive(Debug, Clone)]

@@ -31,7 +31,7 @@ impl WeightCodes {
         };
         let (sx, sy) = (layer.input.scale(), layer.output.scale());
         let format = &layer.weights_format;
-        let scales = match layer.sums_in_64_bits() {
+        let scales = match layer.sums_in_64_bits() || format.bits() > 8 {
             true => scales_for_64_bit_sums(tensor, w, sx, sy, format)?,
             false => weight_scales(tensor, w, bias, sx, sy, format)?,
         };
@@ -99,7 +99,7 @@ impl WeightCodes {
 
 /// One scale for each output channel, between scales of the operand and the result, by the rule of the format, unless the bias or the
 /// requantization need a greater scale.
-pub(crate) fn weight_scales(
+fn weight_scales(
     tensor: &Tensor,
     w: &[f32],
     bias: Option<&[f32]>,

@@ -233,6 +233,12 @@ impl Wanted {
         self.weights_or(layer, format::usual(Role::Weights))
     }
 
+    /// The format that the weights of the layer are to have, if flags say one.
+    pub(crate) fn said_of_weights(&self, layer: NodeId) -> Option<&'static Format> {
+        let usual = format::usual(Role::Weights);
+        Some(self.weights_or(layer, usual)).filter(|format| *format != usual)
+    }
+
     /// The same, with what they have where nothing is said.
     pub(crate) fn weights_or(&self, layer: NodeId, usual: &'static Format) -> &'static Format {
         let finer = self.all.filter(|format| !format.fits_byte()).map(|_| &format::I16_WEIGHTS);

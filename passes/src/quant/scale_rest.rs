@@ -11,7 +11,8 @@
 //! A real value that the model quantizes for one reader has that type for all; the rest has its range (from `calibrate` or
 //! `propagate-ranges`). Weights become `i8` with zero point 0: exact where every code less its zero point fits, else the
 //! layer reads the channels concerned twice and the weights are a sum of two (`parameters`). A bias becomes `i32` in units
-//! of the accumulators. Layers whose operand, result or weights have 16 bits take weights of 16 (`lower-to-int` knows how) and a
+//! of the accumulators. Weights that the model leaves real, or with scales along another axis, get the format that flags say.
+//! Layers whose operand, result or weights have 16 bits take weights of 16 (`lower-to-int` knows how) and a
 //! bias of 64. What an operator has no form of 16 bits for is rounded to 8 before or behind it.
 
 mod parameters;
@@ -46,7 +47,8 @@ impl Pass for ScaleRest {
         let wanted = Wanted::find(edit.graph(), &cx.precision, cx.overall, &[])?;
         if cx.overall != Overall::default() {
             cx.notes.push(
-                "the model brings its own scales and formats: --weights and --activations change none".to_string(),
+                "the model brings its own scales and formats: --weights and --activations are for what it leaves real"
+                    .to_string(),
             );
         }
         for v in values {
@@ -58,7 +60,7 @@ impl Pass for ScaleRest {
         let mut faults = Diags::default();
         for n in edit.graph().order() {
             if is_layer(edit.graph().op(n))
-                && let Err(message) = parameters::settle(edit, n)
+                && let Err(message) = parameters::settle(edit, n, wanted.said_of_weights(n))
             {
                 faults.0.push(diag_at(edit.graph(), n, Code::NO_INTEGER_FORM, message));
             }

@@ -26,6 +26,51 @@ pub(super) fn number(int: Int) -> i32 {
     }
 }
 
+/// How the integers of a quantized type are written: in 4 bits where these hold all of them, else as they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    Nibbles(Int),
+    Whole(Int),
+}
+
+impl Stored {
+    pub(super) fn of(u: &Uniform) -> Stored {
+        let holds = |&int: &Int| Int::min(int) <= u.min() && u.max() <= Int::max(int);
+        let nibbles = match u.storage() {
+            Int::U8 | Int::U4 => Some(Int::U4),
+            Int::I8 | Int::I4 => Some(Int::I4),
+            Int::I16 | Int::I32 | Int::I64 => None,
+        };
+        nibbles.filter(holds).map_or(Stored::Whole(u.storage()), Stored::Nibbles)
+    }
+
+    /// The number of the type.
+    fn number(self) -> i32 {
+        match self {
+            Stored::Nibbles(Int::U4) => 21,
+            Stored::Nibbles(_) => 22,
+            Stored::Whole(int) => number(int),
+        }
+    }
+
+    /// Least and greatest integer of the type.
+    fn ends(self) -> (i64, i64) {
+        let (Stored::Nibbles(int) | Stored::Whole(int)) = self;
+        (Int::min(int), Int::max(int))
+    }
+
+    /// Elements as a file holds them: two nibbles a byte, the first in the low half.
+    fn bytes(self, data: &Data) -> Vec<u8> {
+        let bytes = data.to_bytes();
+        match self {
+            Stored::Nibbles(_) => {
+                bytes.chunks(2).map(|pair| pair[0] & 15 | pair.get(1).map_or(0, |high| high << 4)).collect()
+            }
+            Stored::Whole(_) => bytes,
+        }
+    }
+}
+
 /// The number of the type in which a value that is no quantized one is written.
 pub(super) fn number_of(elem: &Elem) -> i32 {
     match elem {
@@ -120,11 +165,11 @@ impl<'g> Writer<'g> {
         let g = self.g;
         let Some(tensor) = g.constant(v) else { return Err(format!("its operand %{} is not written", g.name_of(v))) };
         let name = self.fresh(g.name_of(v));
-        let ty = match &g.ty(v).elem {
-            Elem::Bool => BOOL,
-            _ => data_number(&tensor.data),
-        };
-        self.initializer(&name, tensor, ty);
+        match &g.ty(v).elem {
+            Elem::Bool => self.initializer(&name, tensor, BOOL),
+            Elem::Uniform(u) => self.integers(&name, tensor, Stored::of(u)),
+            _ => self.initializer(&name, tensor, data_number(&tensor.data)),
+        }
         self.stored.insert(v, name.clone());
         Ok(name)
     }
@@ -215,11 +260,21 @@ impl<'g> Writer<'g> {
     }
 
     fn initializer(&mut self, name: &str, tensor: &Tensor, data_type: i32) {
+        self.raw(name, &tensor.dims, data_type, tensor.data.to_bytes());
+    }
+
+    /// Integers of a quantized type.
+    fn integers(&mut self, name: &str, tensor: &Tensor, stored: Stored) {
+        self.raw(name, &tensor.dims, stored.number(), stored.bytes(&tensor.data));
+    }
+
+    fn raw(&mut self, name: &str, dims: &[usize], data_type: i32, raw_data: Vec<u8>) {
+        let dims = dims.iter().copied().map(extent).collect();
         self.out.initializer.push(TensorProto {
             name: name.to_string(),
-            dims: tensor.dims.iter().copied().map(extent).collect(),
+            dims,
             data_type,
-            raw_data: tensor.data.to_bytes(),
+            raw_data,
             ..TensorProto::new()
         });
     }
@@ -281,14 +336,21 @@ impl<'g> Writer<'g> {
             Int::I32 | Int::I64 => Data::I32(stored(&u.zero_points)),
         };
         let scale = self.constant(&format!("{name}.scale"), dims, Data::F32(u.scales.clone()));
-        [scale, self.constant(&format!("{name}.zero_point"), dims, zeros)]
+        let zero = self.fresh(&format!("{name}.zero_point"));
+        let stored = match u.storage() {
+            // There are no zero points of 64 bits.
+            Int::I64 => Stored::Whole(Int::I32),
+            _ => Stored::of(u),
+        };
+        self.integers(&zero, &Tensor::new(dims, zeros), stored);
+        [scale, zero]
     }
 
     /// Quantizes real numbers to the type of a value.
     pub(super) fn quantize(&mut self, from: &str, to: &str, v: ValueId) {
         let Some(u) = self.g.ty(v).uniform().cloned() else { return };
         let mut from = from.to_string();
-        if (u.min(), u.max()) != (u.storage().min(), u.storage().max()) {
+        if (u.min(), u.max()) != Stored::of(&u).ends() {
             let bound = |q: i64| Data::F32(vec![(q - u.zero_point()) as f32 * u.scale()]);
             let (lo, hi) = (bound(u.min()), bound(u.max()));
             let ends = [self.constant(&format!("{to}.lo"), &[], lo), self.constant(&format!("{to}.hi"), &[], hi)];

@@ -328,14 +328,20 @@ pub(super) fn spread(site: &mut Site, v: ValueId, dims: &[usize], axis: i64, blo
         shape[axis] = ty.elements();
         return layout::reshape(site, v, &shape, "along");
     }
+    check_blocks(site, v, dims, axis, block)?;
     let mut times = vec![1; dims.len()];
     times[axis] = block;
-    let blocks = dims[axis].div_ceil(block);
-    let fits = ty.dims.iter().zip(dims).enumerate().all(|(i, (&d, &of))| d == if i == axis { blocks } else { of });
-    if ty.rank() != dims.len() || !fits {
-        return Err(Fault::shape(format!("scales of shape {:?} for blocks of {block} of {dims:?}", ty.dims)));
-    }
     let spread = layout::repeat(site, v, &times, layout::Repeat::Elements)?;
     // The last block may be shorter than the others.
     if site.dims(spread)[axis] == dims[axis] { Ok(spread) } else { part(site, spread, axis, 0..dims[axis]) }
+}
+
+/// Refuses scales whose shape is not that of blocks of so many elements along an axis.
+pub(super) fn check_blocks(site: &Site, scales: ValueId, dims: &[usize], axis: usize, block: usize) -> Outcome<()> {
+    let (found, blocks) = (&site.ty(scales).dims, dims[axis].div_ceil(block));
+    let fits = found.iter().zip(dims).enumerate().all(|(i, (&d, &of))| d == if i == axis { blocks } else { of });
+    match found.len() == dims.len() && fits {
+        true => Ok(()),
+        false => Err(Fault::shape(format!("scales of shape {found:?} for blocks of {block} of {dims:?}"))),
+    }
 }

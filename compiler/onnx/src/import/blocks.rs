@@ -1,8 +1,8 @@
-//! Operators of ONNX Runtime on weights of a few bits with a scale for each block: the weights become real numbers, which are
-//! quantized again with the rest of the network.
+//! Operators of ONNX Runtime on weights of a few bits with a scale for each block. Tables, of which rows are looked up, become real numbers.
 
-use qcc_ir::{Attrs, Opcode, Tensor, ValueId, attr};
+use qcc_ir::{Attrs, Format, Int, Opcode, Tensor, ValueId, attr};
 
+use super::block_scales::BlockScales;
 use super::layout::{self, apply};
 use super::numbers::Numbers;
 use super::site::Site;
@@ -53,7 +53,11 @@ fn zero_points(site: &mut Site, i: usize, rows: usize, blocks: usize, bits: usiz
 
 /// `MatMulNBits`: operands A, codes of B `[N, blocks, bytes]`, scales, zero points, the block of each input, and a bias.
 pub(super) fn matmul(site: &mut Site) -> Outcome<ValueId> {
-    site.attrs.ignore(&["accuracy_level", "weight_prepacked"]);
+    site.attrs.ignore(&["accuracy_level"]);
+    if site.attrs.int("weight_prepacked")?.unwrap_or(0) != 0 {
+        let fault = Fault::unsupported("weights that are laid out for a GPU (`weight_prepacked`) are not supported");
+        return Err(fault.help("give the model as it was before its weights were packed"));
+    }
     let (inputs, outputs, block, bits) = (size(site, "K")?, size(site, "N")?, size(site, "block_size")?, bits(site)?);
     let a = site.operand(0)?;
     let blocks = inputs.div_ceil(block);
@@ -63,32 +67,27 @@ pub(super) fn matmul(site: &mut Site) -> Outcome<ValueId> {
         return Err(Fault::shape(format!("{} codes for {outputs} outputs of {blocks} blocks of {block}", codes.len())));
     }
     let scales = site.float_list(2, "scales")?.ok_or_else(|| Fault::shape("the scales are missing"))?;
-    if scales.len() != outputs * blocks {
-        return Err(Fault::shape(format!("{} scales for {outputs} outputs of {blocks} blocks", scales.len())));
-    }
-    let zeros = zero_points(site, 3, outputs, blocks, bits)?;
     let middle = f32::from(1u8 << (bits - 1));
+    let zeros = zero_points(site, 3, outputs, blocks, bits)?.unwrap_or_else(|| vec![middle; outputs * blocks]);
     let groups = match site.optional(4) {
-        Some(_) => integers(site, 4, "the blocks of inputs")?,
-        None => Vec::new(),
-    };
-    let group = |k: usize| match groups.get(k) {
-        Some(&g) => usize::try_from(g).ok().filter(|&g| g < blocks),
-        None if groups.is_empty() => Some(k / block),
+        Some(_) => Some(groups(site, inputs, blocks)?),
         None => None,
     };
-    let mut weights = Vec::with_capacity(outputs * inputs);
-    for n in 0..outputs {
-        for k in 0..inputs {
-            let g = group(k).ok_or_else(|| Fault::shape(format!("input {k} has no block")))?;
-            let at = n * blocks + g;
-            let zero = zeros.as_ref().map_or(middle, |z| z[at]);
-            weights.push((codes[n * row + k] as f32 - zero) * scales[at]);
-        }
-    }
-    let w = site.floats(&[outputs, inputs], weights, "weights");
+    // The last block of a row is padded.
+    let codes: Vec<i64> = codes.chunks(row).flat_map(|row| &row[..inputs]).copied().collect();
+    let storage = if bits < 8 { Int::U4 } else { Int::U8 };
+    let format = Format::linear(storage, 0, (1 << bits) - 1);
+    let scales = BlockScales { dims: vec![outputs, inputs], axis: 1, block, scales, zeros };
+    let w = scales.constant(site, codes, &format, |k| groups.as_ref().map_or(k / block, |g| g[k]))?;
     let operands: Vec<ValueId> = [a, w].into_iter().chain(site.optional(5)).collect();
     apply(site, Opcode::Linear, &operands, "")
+}
+
+/// The block of each input; there may be entries for those that pad the last block.
+fn groups(site: &mut Site, inputs: usize, blocks: usize) -> Outcome<Vec<usize>> {
+    let given = integers(site, 4, "the blocks of inputs")?;
+    let block = |k: usize| given.get(k).and_then(|&g| usize::try_from(g).ok()).filter(|&g| g < blocks);
+    (0..inputs).map(|k| block(k).ok_or_else(|| Fault::shape(format!("input {k} has no block")))).collect()
 }
 
 /// `GatherBlockQuantized`: operands data, positions, scales and zero points; rows of a table of reals.

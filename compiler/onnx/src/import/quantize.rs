@@ -2,8 +2,13 @@
 
 use qcc_ir::{Elem, Opcode, Uniform, ValueId, format};
 
-use super::affine::{by_computed_scale, dequantize, format_of_type, quantize, real_by_computed_scale, spread, uniform};
+use super::affine::{
+    by_computed_scale, check_blocks, dequantize, format_of_type, quantize, real_by_computed_scale, spread, uniform,
+    zero_point_outside,
+};
+use super::block_scales::BlockScales;
 use super::layout::apply;
+use super::numbers::Numbers;
 use super::reduce::over;
 use super::site::Site;
 use crate::element::DataType;
@@ -82,6 +87,11 @@ pub(super) fn dequantize_linear(site: &mut Site) -> Outcome<ValueId> {
         let scale = spread(site, scale, &dims, axis, block)?;
         return apply(site, Opcode::Mul, &[x, scale], "");
     }
+    if block != 0
+        && let Some(y) = blocked_constant(site, x, axis, block)?
+    {
+        return Ok(y);
+    }
     if block != 0 || is_computed(site) {
         let dims = site.dims(x);
         let scale = site.operand(1)?;
@@ -93,6 +103,30 @@ pub(super) fn dequantize_linear(site: &mut Site) -> Outcome<ValueId> {
         return real_by_computed_scale(site, x, scale, zero);
     }
     dequantize(site, x, 1, axis, "")
+}
+
+/// Codes with a scale for each block that are constant, as weights are.
+fn blocked_constant(site: &mut Site, x: ValueId, axis: i64, block: usize) -> Outcome<Option<ValueId>> {
+    let (scale, zero) = (site.operand(1)?, site.optional(2));
+    let constant = |site: &Site, v: ValueId| site.constant(v).as_deref().map(Numbers::of);
+    let (Some(Numbers::Int(codes)), Some(Numbers::Float(scales))) = (constant(site, x), constant(site, scale)) else {
+        return Ok(None);
+    };
+    let zeros = match zero.map(|zero| constant(site, zero)) {
+        None => vec![0; scales.len()],
+        Some(Some(Numbers::Int(zeros))) => zeros,
+        Some(_) => return Ok(None),
+    };
+    let (Some(data_type), false) = (site.data_type(x), scales.len() == 1) else { return Ok(None) };
+    let (format, dims) = (format_of_type(data_type)?, site.dims(x));
+    let axis = Site::axis(axis, dims.len())?;
+    if let Some(zero) = zeros.iter().find(|z| !(format.min()..=format.max()).contains(z)) {
+        return Err(zero_point_outside(*zero, &format));
+    }
+    check_blocks(site, scale, &dims, axis, block)?;
+    let zeros = zeros.into_iter().map(|z| z as f32).collect();
+    let scales = BlockScales { dims, axis, block, scales, zeros };
+    scales.constant(site, codes, &format, |k| k / block).map(Some)
 }
 
 /// `DynamicQuantizeLinear`: `s = (max - min) / 255` with 0 within the range, `z = round(-min / s)`, both computed at run time.

@@ -28,7 +28,8 @@ pub(crate) struct Site<'a, 'e, 'g> {
     operands: Vec<Option<ValueId>>,
     read: Vec<bool>,
     created: HashSet<ValueId>,
-    remarks: Vec<String>,
+    /// Of which node, and what.
+    remarks: Vec<(String, String)>,
     types: &'e mut HashMap<ValueId, DataType>,
     /// The node's attributes.
     pub(crate) attrs: Attributes<'a>,
@@ -181,7 +182,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
     /// Says something about the node that is no fault.
     pub(crate) fn remark(&mut self, what: impl std::fmt::Display) {
         let node = crate::structure::node_name(self.node);
-        self.remarks.push(format!("node {node:?} ({}): {what}", self.node.op_type));
+        self.remarks.push((format!("{node:?} ({})", self.node.op_type), what.to_string()));
     }
 
     /// A name for a value of this node.
@@ -290,7 +291,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
     }
 
     /// Ends the import of the node: every attribute and operand must have been read. Gives the values that were added, and remarks.
-    pub(crate) fn finish(self) -> Outcome<(HashSet<ValueId>, Vec<String>)> {
+    pub(crate) fn finish(self) -> Outcome<(HashSet<ValueId>, Vec<(String, String)>)> {
         self.attrs.finish()?;
         match self.operands.iter().zip(&self.read).position(|(v, read)| v.is_some() && !read) {
             Some(i) => Err(Fault::unsupported(format!("operand {i} is not supported"))),

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, Change, Data, Edit, Elem, Format, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
+use qcc_ir::{
+    Attrs, Change, Data, Edit, Elem, Format, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr, format,
+};
 use qcc_num::convert::{count_i64, nearest_f32, nearest_i64};
 
 use crate::constants::{codes, reals};
-use crate::layer::{
-    GREATEST_BIAS, NewParameter, NoLayer, QuantLayer, bias_32, bias_64, quantized_weights, weight_scales,
-};
+use crate::layer::{GREATEST_BIAS, NewParameter, NoLayer, Parameter, QuantLayer, WeightCodes, bias_32, bias_64};
 use crate::quant::adopt_qdq::chains;
 use crate::rewrite::add_cast;
 
@@ -43,9 +43,10 @@ fn add_dequantized(change: &mut Change, new: NewParameter) -> ValueId {
     add_cast(change, Opcode::DCast, constant, Elem::F32)
 }
 
-pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
+/// Weights that are real get the format `wanted`, or that of the layer.
+pub(super) fn settle(edit: &mut Edit, n: NodeId, wanted: Option<&Format>) -> Result<(), String> {
     let g = edit.graph();
-    let layer = QuantLayer::read(g, n).map_err(|why| match why {
+    let mut layer = QuantLayer::read(g, n).map_err(|why| match why {
         NoLayer::Weights(w) => format!("its weights %{} are not constant", g.name_of(w)),
         NoLayer::Bias(_) | NoLayer::Other => why.message(g),
     })?;
@@ -53,17 +54,20 @@ pub(super) fn settle(edit: &mut Edit, n: NodeId) -> Result<(), String> {
     if layer.input.quantization.is_none() {
         return Err(format!("its operand %{} is constant", g.name_of(x)));
     }
-    let (sx, sy) = (layer.input.scale(), layer.output.scale());
+    if let Some(wanted) = wanted {
+        layer.weights_format = wanted.clone();
+    }
+    let sx = layer.input.scale();
     let bias = g.operands(n).get(2).and_then(|&b| reals(g, b));
     let bias = bias.as_ref().and_then(Tensor::as_f32);
     let mut weights = match (&layer.weights.quantization, layer.weights.reals()) {
-        (None, Some(w)) => rounded(&layer, w, bias, [sx, sy])?,
+        (None, Some(w)) => rounded(&layer, w, bias)?,
         (Some(uniform), _) if is_by_outputs(uniform) => given(&layer.weights.name, &layer.weights.tensor, uniform)?,
         (Some(_), _) => {
             let real = reals(g, g.operands(n)[1]);
             let w = real.as_ref().and_then(Tensor::as_f32);
             let w = w.ok_or_else(|| format!("its weights @{} are not known", layer.weights.name))?;
-            rounded(&layer, w, bias, [sx, sy])?
+            rounded(&layer, w, bias)?
         }
         (None, None) => return Err(format!("its weights @{} are not real numbers", layer.weights.name)),
     };
@@ -106,12 +110,21 @@ fn is_by_outputs(u: &Uniform) -> bool {
 }
 
 /// Weights that are real, or quantized by scales along another axis than that of the outputs.
-fn rounded(layer: &QuantLayer, w: &[f32], bias: Option<&[f32]>, [sx, sy]: [f64; 2]) -> Result<CenteredWeights, String> {
-    let tensor = Tensor::f32(&layer.weights.tensor.dims, w.to_vec());
-    let scales = weight_scales(&tensor, w, bias, sx, sy, &layer.weights_format)?;
-    let tensor = quantized_weights(&tensor, w, scales.clone(), &layer.weights_format).codes;
-    let (name, codes) = (layer.weights.name.clone(), codes(&tensor).unwrap_or_default());
-    Ok(CenteredWeights { name, dims: tensor.dims.clone(), codes, scales, format: Int::I8.into() })
+fn rounded(layer: &QuantLayer, w: &[f32], bias: Option<&[f32]>) -> Result<CenteredWeights, String> {
+    let real = |name: &str, dims: &[usize], data: &[f32]| Parameter {
+        name: name.to_string(),
+        tensor: Arc::new(Tensor::f32(dims, data.to_vec())),
+        quantization: None,
+    };
+    let name = &layer.weights.name;
+    let mut layer_of_reals = layer.clone();
+    layer_of_reals.weights = real(name, &layer.weights.tensor.dims, w);
+    layer_of_reals.bias = bias.map(|b| real(name, &[b.len()], b));
+    let WeightCodes { codes: tensor, uniform } = layer_of_reals.rounded()?;
+    let all = layer.weights_format == format::I8;
+    let format = if all { Int::I8.into() } else { uniform.format.clone() };
+    let (codes, scales) = (codes(&tensor).unwrap_or_default(), uniform.scales.clone());
+    Ok(CenteredWeights { name: name.clone(), dims: tensor.dims, codes, scales, format })
 }
 
 /// Weights that the model gives.
@@ -123,11 +136,21 @@ fn given(name: &str, tensor: &Tensor, u: &Uniform) -> Result<CenteredWeights, St
     let codes: Vec<i64> = codes.iter().enumerate().map(|(i, &q)| q - u.zero_points[of(i / row.max(1))]).collect();
     let scales = (0..channels).map(|c| u.scales[of(c)]).collect();
     // The difference of two codes of 8 bits has 9: see `parts`.
-    let format = Format::all(if u.format.fits_byte() { Int::I8 } else { Int::I16 });
+    let format = match few_bits(u) {
+        Some(format) => format,
+        None => Format::all(if u.format.fits_byte() { Int::I8 } else { Int::I16 }),
+    };
     if !format.fits_byte() && codes.iter().any(|&v| !format.contains(v)) {
         return Err(format!("its weights @{name} have more than 16 bits"));
     }
     Ok(CenteredWeights { name: name.to_string(), dims: tensor.dims.clone(), codes, scales, format })
+}
+
+/// The format of codes of fewer than 8 bits less their zero points.
+fn few_bits(u: &Uniform) -> Option<Format> {
+    let (least, greatest) = (u.zero_points.iter().min()?, u.zero_points.iter().max()?);
+    let format = Format::linear(Int::I8, u.min() - greatest, u.max() - least);
+    (u.format.bits() < 8 && format.is_valid()).then_some(format)
 }
 
 /// A channel whose bias exceeds the accumulators gets a greater scale: its weights count little beside such a bias.
@@ -139,7 +162,7 @@ fn fit_bias(weights: &mut CenteredWeights, bias: &[f32], sx: f64) {
         if least > own {
             *scale = nearest_f32(least);
             for v in &mut weights.codes[c * row..(c + 1) * row] {
-                *v = nearest_i64(*v as f64 * own / least);
+                *v = weights.format.nearest(nearest_i64(*v as f64 * own / least));
             }
         }
     }
