@@ -28,6 +28,7 @@
 //! | [`compare`] | the integer model against the float one, layer by layer |
 //! | [`engine`] | the forms of an integer model behind one way to run it |
 //! | [`Compiled::tune`] | measured choices for single layers, kept with the model |
+//! | [`finetune`] | parameters trained on samples, with the integer arithmetic itself |
 //! | [`bench`](mod@bench) | how fast, and how near the machine's limit |
 //! | [`reduce`](mod@reduce) | the smallest graph that still shows a fault |
 //! | [`ir`], [`passes`], [`runtime`], [`codegen`] | the crates behind it |
@@ -43,6 +44,7 @@ pub mod dump;
 pub mod engine;
 mod error;
 mod files;
+pub mod finetune;
 mod float_interface;
 mod options;
 pub mod reduce;

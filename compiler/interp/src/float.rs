@@ -4,7 +4,7 @@
 mod contract;
 mod conv;
 mod elementwise;
-mod matrix;
+pub(crate) mod matrix;
 mod norm;
 mod pool;
 

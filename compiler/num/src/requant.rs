@@ -48,15 +48,28 @@ impl Epilogue {
     /// Equations (1) to (4), or (15). `residual` is the value of [`residual_term`], 0 without a residual.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to bytes")]
     pub fn apply(&self, acc: i32, mult: i32, residual: i16) -> u8 {
+        let v = match self.f32_fraction_bits {
+            0 => self.before_rounding(acc, mult, residual) >> FRACTION_BITS,
+            _ => self.rounded_as_f32(acc, mult, residual),
+        };
+        v.clamp(i16::from(self.lo), i16::from(self.hi)) as u8
+    }
+
+    /// What (3) floors, in 64ths: it has half a unit more than the real number that is rounded. By (15), which keeps no fraction, the
+    /// rounded number and this half, if 16 bits hold it.
+    pub fn before_rounding(&self, acc: i32, mult: i32, residual: i16) -> i16 {
         if self.f32_fraction_bits > 0 {
-            debug_assert!(residual == 0, "equation (15) has no residual");
-            let v = requant_f32::apply(acc, self.shl, mult, self.f32_fraction_bits, self.offset);
-            return v.clamp(i16::from(self.lo), i16::from(self.hi)) as u8;
+            let v = self.rounded_as_f32(acc, mult, residual);
+            return v.saturating_mul(1 << FRACTION_BITS).saturating_add(1 << (FRACTION_BITS - 1));
         }
         let t = mul_high(shl_sat(acc, self.shl), mult);
-        let u = sat16(t).saturating_add(residual);
-        let v = u.saturating_add(self.offset) >> FRACTION_BITS;
-        v.clamp(i16::from(self.lo), i16::from(self.hi)) as u8
+        sat16(t).saturating_add(residual).saturating_add(self.offset)
+    }
+
+    /// Equation (15) before its clamp.
+    fn rounded_as_f32(&self, acc: i32, mult: i32, residual: i16) -> i16 {
+        debug_assert!(residual == 0, "equation (15) has no residual");
+        requant_f32::apply(acc, self.shl, mult, self.f32_fraction_bits, self.offset)
     }
 }
 

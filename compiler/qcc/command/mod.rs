@@ -7,6 +7,7 @@ mod build;
 mod calibrate;
 mod check;
 mod compare;
+mod finetune;
 mod flags;
 mod given;
 mod inspect;
@@ -42,6 +43,8 @@ enum Command {
     Compile(Box<build::Build>),
     /// Run a model on arrays or images
     Run(run::Run),
+    /// Train the parameters of a model with the integer arithmetic that is deployed
+    Finetune(Box<finetune::Finetune>),
     /// Find the ranges of a model's values from samples
     Calibrate(Box<calibrate::Calibrate>),
     /// Merge tables of ranges
@@ -74,6 +77,8 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("quantise", "compile"),
     ("convert", "compile"),
     ("export", "compile"),
+    ("train", "finetune"),
+    ("qat", "finetune"),
     ("infer", "run"),
     ("predict", "run"),
     ("eval", "compare"),
@@ -144,6 +149,7 @@ pub fn dispatch(arguments: Arguments) -> u8 {
         None => done(arguments.build.execute()),
         Some(Command::Compile(build)) => done(build.execute()),
         Some(Command::Run(run)) => done(run.execute()),
+        Some(Command::Finetune(finetune)) => done(finetune.execute()),
         Some(Command::Calibrate(calibrate)) => done(calibrate.execute()),
         Some(Command::Ranges(ranges)) => done(ranges.execute()),
         Some(Command::Check(check)) => check.execute(),

@@ -147,6 +147,7 @@ fn doing(stage: &str) -> String {
         "calibrate" => "calibrating".to_string(),
         "compare" => "comparing".to_string(),
         "import" => "reading the model".to_string(),
+        "finetune" => "training".to_string(),
         "code" => "generating code".to_string(),
         "tune" => "tuning".to_string(),
         "search" => "looking for what to raise to 16 bits".to_string(),

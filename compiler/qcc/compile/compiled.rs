@@ -12,24 +12,35 @@ use qcc_passes::RangeTable;
 use qcc_runtime::Model;
 
 use super::Report;
-use super::digest::digest;
+use super::digest::{digest, model_digest};
 use super::export;
 use crate::options::tuning_record;
 use crate::{Error, files};
 
 /// A compiled model.
 pub struct Compiled {
-    pub(super) source: Graph,
+    pub(crate) source: Graph,
     /// The graph on quantized types, before it is lowered to integers; absent if the pipeline has no `fuse`.
-    pub(super) quantized: Option<Graph>,
+    pub(crate) quantized: Option<Graph>,
     pub(super) graph: Graph,
-    pub(super) options: qcc_codegen::Options,
+    pub(crate) options: qcc_codegen::Options,
     pub(super) ranges: Option<RangeTable>,
-    pub(super) report: Report,
+    pub(crate) report: Report,
     pub(super) threads: usize,
 }
 
 impl Compiled {
+    /// The same with trained parameters, of which the record has a digest.
+    pub(crate) fn trained(mut self, network: &qcc_train::Network) -> Result<Compiled, Error> {
+        let quantized = network.quantized();
+        let record = &mut self.options.manifest.options;
+        record.insert("finetune".to_string(), model_digest(&quantized, &self.report.pipeline));
+        self.graph = network.lowered()?;
+        self.quantized = Some(quantized);
+        self.options.hash = digest(&self.source, record, self.ranges.as_ref(), &self.report.pipeline);
+        Ok(self)
+    }
+
     /// The model as it was read.
     pub fn source(&self) -> &Graph {
         &self.source

@@ -234,6 +234,11 @@ impl Dataset {
         self.batch
     }
 
+    /// How images become inputs.
+    pub fn preprocessing(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
     /// Labels, one for each sample.
     pub fn labels(&self) -> Option<&[i64]> {
         self.labels.as_deref()

@@ -1,21 +1,27 @@
-//! The matrix product: the only place that calls the `gemm-f32` crate.
+//! The matrix product: the only place that calls the `gemm-f32` crate, also for those who train.
 
 use gemm_common::Parallelism;
 
 /// A matrix inside a slice: element (i, j) is `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub struct Matrix<'a> {
     /// Elements from (0, 0) on.
-    pub(super) data: &'a [f32],
+    pub data: &'a [f32],
     /// Distance between rows.
-    pub(super) row: usize,
+    pub row: usize,
     /// Distance between columns.
-    pub(super) column: usize,
+    pub column: usize,
 }
 
 /// Largest index that an `m` by `n` matrix with these strides reads, plus one.
 fn span(m: usize, n: usize, row: usize, column: usize) -> usize {
     if m == 0 || n == 0 { 0 } else { (m - 1) * row + (n - 1) * column + 1 }
+}
+
+/// `out += a * b` on the calling thread: `a` is `m` by `k`, `b` is `k` by `n`, and `out` has rows `row` apart and columns next to each
+/// other. Panics where a matrix ends outside its data.
+pub fn multiply_add_alone(sizes: (usize, usize, usize), a: Matrix, b: Matrix, out: &mut [f32], row: usize) {
+    multiply_add(sizes, a, b, out, row, Parallelism::None);
 }
 
 /// `out += a * b` with `a` of `m` by `k` and `b` of `k` by `n`; `out` has rows `row` apart and columns next to each other.

@@ -1,0 +1,317 @@
+//! `qcc finetune`: trains the parameters of a model with its integer arithmetic.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use qcc::data::Dataset;
+use qcc::finetune::train::recipe::{Defaults, Situation, recipe};
+use qcc::finetune::train::{
+    self, Augment, Event, Outcome, Plan, Rates, Rule, Score, Settings, Trainer, Watch, Weights,
+};
+use qcc::finetune::write_checkpoint;
+use qcc::ir::format::Role;
+use qcc::{Calibration, Compiled, Diag, Error, Options, Source, check_places, header_place};
+
+use super::flags::{ModelFlags, usage};
+use super::{progress, terminal};
+
+/// Samples that a model is calibrated with, where `--calibrate` names no others.
+const CALIBRATION: usize = 512;
+
+/// Time between checkpoints.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Fine-tune a model: train its parameters with the integer arithmetic that is deployed.
+#[derive(Args)]
+pub struct Finetune {
+    /// Float model: .onnx, or .qir
+    model: PathBuf,
+    /// Samples to learn from: .npy, .npz, image, list or folder [default: those of --calibrate]
+    #[arg(long, value_name = "SAMPLES")]
+    data: Option<PathBuf>,
+    /// Their classes: .npy or .npz [default: as the samples have them]
+    #[arg(long, value_name = "LABELS")]
+    labels: Option<PathBuf>,
+    #[arg(long, default_value = "distill", help = recipes())]
+    recipe: String,
+    /// Another float network that teaches, with the same inputs and outputs [default: the model itself]
+    #[arg(long, value_name = "MODEL")]
+    teacher: Option<PathBuf>,
+    /// Times that every sample is seen [default: as the recipe says]
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Samples of a step [default: as the recipe says]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Rule of steps: adam, sgd [default: as the recipe says]
+    #[arg(long, value_name = "RULE")]
+    optimizer: Option<Rule>,
+    /// Greatest rate of weights and biases; with adam in units of the root mean square of a channel's weights [default: as the recipe says]
+    #[arg(long, value_name = "RATE")]
+    rate: Option<f64>,
+    /// Greatest rate of the logarithms of scales; 0 leaves scales alone [default: as the recipe says]
+    #[arg(long, value_name = "RATE")]
+    scale_rate: Option<f64>,
+    /// What is done to images, so that none is seen twice alike: flip, shift
+    #[arg(long, value_name = "WHAT,..", value_delimiter = ',')]
+    augment: Vec<String>,
+    /// End after so many evaluations without a better one; 0 for never
+    #[arg(long, default_value_t = 6, value_name = "N")]
+    patience: usize,
+    /// From which the order of samples follows, and what is done to images
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// File of the training's state, written every minute, at the end, and when it is interrupted [default: the output with the extension .train]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Go on from the checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// File to write: .so, .qir, or .onnx with explicit casts
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Threads; 0 for one a core. The result does not depend on it
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    #[command(flatten)]
+    flags: ModelFlags,
+}
+
+/// The recipes in one line.
+fn recipes() -> String {
+    let rows: Vec<String> = train::recipe::RECIPES.iter().map(|r| format!("{} ({})", r.name, r.summary)).collect();
+    format!("How to train: {}", rows.join(", "))
+}
+
+impl Finetune {
+    /// Does it.
+    pub fn execute(&self) -> Result<(), Error> {
+        let checkpoint = self.checkpoint.clone().unwrap_or_else(|| self.output.with_extension("train"));
+        self.check(&checkpoint)?;
+        let mut options = self.flags.options(self.threads)?;
+        let data = self.dataset(&mut options)?;
+        let situation = Situation { labels: data.labels().is_some(), bits: bits(&options) };
+        let (plan, settings) = self.settings(situation)?;
+        let stem = self.output.file_stem().map(|s| s.to_string_lossy().into_owned());
+        options.name = stem;
+        let teacher = self.teacher.as_deref().map(Source::from);
+        let mut training = qcc::finetune::Finetune::new(self.model.as_path(), &options, data, plan, settings, teacher)?;
+        super::build::announce(training.compiled());
+        let resumed = match self.resume {
+            true => Some(std::fs::read(&checkpoint).map_err(|e| Error::file(&checkpoint, "read the checkpoint", e))?),
+            false => None,
+        };
+        describe(training.trainer());
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            // A second one ends the process at once.
+            let ends = signal_hook::flag::register_conditional_default(signal, interrupted.clone());
+            let noted = ends.and_then(|_| signal_hook::flag::register(signal, interrupted.clone()));
+            noted.map_err(|e| Error::new(qcc::ir::diag::Code::FLAGS, format!("cannot watch for signals: {e}")))?;
+        }
+        let mut watcher =
+            Watcher { interrupted, checkpoint, written: Instant::now(), seen: Score::default(), stop: false };
+        let outcome = training.run(resumed.as_deref(), &mut watcher)?;
+        conclude(&outcome);
+        if outcome.interrupted {
+            let message = format!("interrupted; the state is in {}", watcher.checkpoint.display());
+            return Err(usage(message).help("the same command with --resume goes on"));
+        }
+        self.write(&training.finish(&outcome.network)?)
+    }
+
+    /// Refuses outputs that are inputs, and a form in which nothing can be written.
+    fn check(&self, checkpoint: &Path) -> Result<(), Error> {
+        let mut read = self.flags.files();
+        read.push(("the model", self.model.as_path()));
+        read.extend(self.data.as_deref().map(|path| ("the samples", path)));
+        read.extend(self.teacher.as_deref().map(|path| ("the teacher", path)));
+        read.extend(self.labels.as_deref().map(|path| ("the labels", path)));
+        let extension = self.output.extension().map(|e| e.to_string_lossy().into_owned());
+        let header = match extension.as_deref() {
+            Some("so") => header_place(&self.output)?,
+            Some("onnx" | "qir") => None,
+            _ => {
+                let error =
+                    usage(format!("{}: the output's extension does not say what to write", self.output.display()));
+                return Err(error.help("use .so, .onnx or .qir"));
+            }
+        };
+        let mut written = vec![("--output", self.output.as_path()), ("--checkpoint", checkpoint)];
+        written.extend(header.as_deref().map(|path| ("the C header", path)));
+        self.flags.warn();
+        check_places(&read, &written)
+    }
+
+    /// The samples that are learned from. They also calibrate, where no others do.
+    fn dataset(&self, options: &mut Options) -> Result<Dataset, Error> {
+        let path = match (&self.data, &options.calibration) {
+            (Some(data), _) => data.clone(),
+            (None, Some(Calibration::Path(path))) => path.clone(),
+            (None, _) => {
+                return Err(
+                    usage("there are no samples to learn from").help("add --calibrate SAMPLES, or --data SAMPLES")
+                );
+            }
+        };
+        let float = Source::from(self.model.as_path()).load(options)?;
+        let data = Dataset::open(&path, &float, options.preprocess.as_ref())?;
+        if options.calibration.is_none() {
+            options.calibration = Some(Calibration::Path(path));
+            options.samples.get_or_insert(CALIBRATION);
+        } else if self.data.is_none() {
+            // All of them are learned from, and none need be spared.
+            options.samples.get_or_insert(data.samples());
+        }
+        match &self.labels {
+            Some(labels) => data.with_labels(labels),
+            None => Ok(data),
+        }
+    }
+
+    /// What the flags say, and elsewhere the recipe.
+    fn settings(&self, situation: Situation) -> Result<(Plan, Settings), Error> {
+        let recipe = recipe(&self.recipe).map_err(|e| usage(format!("--recipe: {e}")))?;
+        if recipe.needs_teacher && self.teacher.is_none() {
+            let error = usage(format!("--recipe {}: another network teaches, and there is none", recipe.name));
+            return Err(error.help("add --teacher MODEL"));
+        }
+        let defaults: Defaults = (recipe.defaults)(situation);
+        let positive = |flag: &str, given: Option<usize>, usual: usize| match given.unwrap_or(usual) {
+            0 => Err(usage(format!("{flag}: 0 trains nothing"))),
+            n => Ok(n),
+        };
+        let rate = |flag: &str, given: Option<f64>, usual: f64| match given.unwrap_or(usual) {
+            rate if (0.0..1.0).contains(&rate) => Ok(rate),
+            rate => Err(usage(format!("{flag}: {rate} is no rate from 0 to 1"))),
+        };
+        let mut augment = Augment::default();
+        for what in &self.augment {
+            match what.as_str() {
+                "flip" => augment.flip = true,
+                "shift" => augment.shift = true,
+                _ => return Err(usage(format!("--augment: `{what}` is none of flip, shift"))),
+            }
+        }
+        let plan = Plan {
+            epochs: positive("--epochs", self.epochs, defaults.epochs)?,
+            batch: positive("--batch", self.batch, defaults.batch)?,
+            seed: self.seed,
+            augment,
+            patience: self.patience,
+            portions: defaults.portions,
+        };
+        let rates = Rates {
+            weights: rate("--rate", self.rate, defaults.rates.weights)?,
+            scales: rate("--scale-rate", self.scale_rate, defaults.rates.scales)?,
+        };
+        let weights: Weights = defaults.weights;
+        let rule = self.optimizer.unwrap_or(defaults.rule);
+        Ok((plan, Settings { rule, rates, weights, steps: 0, stages: 1, threads: self.threads }))
+    }
+
+    fn write(&self, compiled: &Compiled) -> Result<(), Error> {
+        progress::report("code", 0, 0);
+        match self.output.extension().and_then(|e| e.to_str()) {
+            Some("so") => compiled.write_so(&self.output),
+            Some("onnx") => compiled.write_onnx_qdq(&self.output, false),
+            _ => compiled.write_text(&self.output),
+        }
+    }
+}
+
+/// Fewest bits that weights or values are to have.
+fn bits(options: &Options) -> u32 {
+    let overall = [(options.overall.weights, Role::Weights), (options.overall.activations, Role::Values)];
+    let overall = overall.into_iter().filter_map(|(precision, role)| precision?.format(role));
+    let named = options.precision.values().filter_map(|p| p.format(Role::Weights).or_else(|| p.format(Role::Values)));
+    overall.chain(named).map(|format| format.bits()).min().unwrap_or(8)
+}
+
+/// Says what will be trained, and what it takes.
+fn describe(trainer: &Trainer) {
+    let network = trainer.network();
+    let weights: usize = network.layers.iter().map(|l| l.shadows.len()).sum();
+    let text = format!(
+        "training {} layers with {weights} weights and {} scales of values; a step takes at most {:.0} MB beside the samples",
+        network.layers.len(),
+        network.scales.len(),
+        trainer.memory() as f64 / 1e6
+    );
+    terminal::note(&text);
+}
+
+/// A score in words.
+fn words(score: &Score) -> String {
+    let share =
+        |what: &str, share: Option<f64>| share.map(|s| format!(", {what} {:.2} %", 100.0 * s)).unwrap_or_default();
+    let (agreement, accuracy) = (share("agreement", score.agreement()), share("top-1", score.accuracy()));
+    format!("loss {:.5}{agreement}{accuracy}", score.mean_loss())
+}
+
+/// Says what came out.
+fn conclude(outcome: &Outcome) {
+    let held = outcome.start.samples;
+    terminal::note(&format!("held out, {held} samples, before: {}", words(&outcome.start)));
+    if outcome.best_step == 0 {
+        terminal::note("nothing that training found is better on what is held out: the model stays as it was");
+    } else {
+        terminal::note(&format!(
+            "held out, after step {} of {}: {}",
+            outcome.best_step,
+            outcome.steps,
+            words(&outcome.best)
+        ));
+    }
+}
+
+/// Shows how training goes, and writes checkpoints.
+struct Watcher {
+    interrupted: Arc<AtomicBool>,
+    checkpoint: PathBuf,
+    written: Instant,
+    /// Of the last steps.
+    seen: Score,
+    stop: bool,
+}
+
+impl Watch for Watcher {
+    fn event(&mut self, event: &Event) -> ControlFlow<()> {
+        match *event {
+            Event::Step(step, all, score) => {
+                self.seen = self.seen.and(score);
+                progress::report("finetune", step, all);
+            }
+            Event::Evaluated { step, score, flipped, integers, best } => {
+                let flips = 100.0 * flipped as f64 / integers.max(1) as f64;
+                let seen = words(&std::mem::take(&mut self.seen));
+                let mark = if best { "; best so far" } else { "" };
+                terminal::note(&format!(
+                    "step {step}: seen {seen}; held out {}; {flips:.2} % of the integers changed{mark}",
+                    words(&score)
+                ));
+            }
+        }
+        self.stop = self.interrupted.load(Ordering::Relaxed);
+        if self.stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn checkpoint(&mut self, state: &dyn Fn() -> train::Checkpoint, ends: bool) -> Result<(), Diag> {
+        if ends || self.written.elapsed() >= INTERVAL {
+            self.written = Instant::now();
+            let one = |error: Error| {
+                error
+                    .diags()
+                    .first()
+                    .cloned()
+                    .unwrap_or_else(|| Diag::new(qcc::ir::diag::Code::FILE, "cannot write the checkpoint"))
+            };
+            write_checkpoint(&self.checkpoint, &state()).map_err(one)?;
+        }
+        Ok(())
+    }
+}

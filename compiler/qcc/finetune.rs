@@ -1,0 +1,128 @@
+//! Fine-tuning: from a model and samples to an integer model whose parameters were trained.
+//!
+//! The model is compiled as without training; its graph on quantized types is what training begins with, and the passes behind it make integers of
+//! that graph in every step. The float model is the teacher.
+
+use std::path::Path;
+
+use qcc_ir::diag::Code;
+use qcc_ir::{Diag, Graph};
+use qcc_passes::Samples as _;
+use qcc_train::{Material, Network, Outcome, Plan, Sample, Settings, Teacher, Trainer, Watch};
+use sha2::{Digest as _, Sha256};
+
+use crate::compile::{Compiled, compile, model_digest};
+use crate::data::{Dataset, Layout};
+use crate::{Error, Options, Source};
+
+pub use qcc_train as train;
+
+/// A training that can begin.
+pub struct Finetune {
+    compiled: Compiled,
+    data: Dataset,
+    teacher: Teacher,
+    trainer: Trainer,
+    plan: Plan,
+    digest: [u8; 32],
+}
+
+impl Finetune {
+    /// Compiles the model and makes it ready to be trained with the samples of a dataset. `settings` gets the number of steps and stages that follow from `plan`. The float model
+    /// teaches, unless there is another teacher, with the same inputs and as many outputs.
+    pub fn new(
+        source: impl Into<Source>,
+        options: &Options,
+        data: Dataset,
+        plan: Plan,
+        settings: Settings,
+        teacher: Option<Source>,
+    ) -> Result<Finetune, Error> {
+        let source = source.into();
+        let compiled = compile(&source, options)?;
+        let (Some(quantized), false) = (&compiled.quantized, compiled.source_is_quantized()) else {
+            let diag = Diag::new(Code::UNSUPPORTED, "only float models with static scales can be fine-tuned");
+            return Err(diag.help("give the float model, and leave --mode and --passes out").into());
+        };
+        if data.labels().is_some() && data.batch() > 1 {
+            let message = format!("labels for a model that takes {} samples at once", data.batch());
+            return Err(Error::new(Code::DATA, message).help("give a model that takes one sample: --shape or --dim"));
+        }
+        let network = Network::new(quantized, &lowering(&compiled))?;
+        let (train, _) = qcc_train::split(data.len(), 1);
+        let steps = qcc_train::steps(train.len(), &plan);
+        let settings = Settings { steps, stages: plan.portions.len().max(1), ..settings };
+        let teacher = match teacher {
+            Some(other) => other_teacher(&other, options, &compiled.source)?,
+            None => compiled.source.clone(),
+        };
+        let digest = digest(&compiled, &teacher, &data, &plan, &settings);
+        let (teacher, trainer) = (Teacher::new(&teacher), Trainer::new(network, settings)?);
+        Ok(Finetune { compiled, data, teacher, trainer, plan, digest })
+    }
+
+    /// The training before it begins: how much memory it takes, and what it gives now.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// The model as it was compiled before training.
+    pub fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+
+    /// Trains, from the beginning or from the bytes of a checkpoint.
+    pub fn run(&mut self, resumed: Option<&[u8]>, watch: &mut dyn Watch) -> Result<Outcome, Error> {
+        let layout = |ty| self.data.preprocessing().layout_of(ty).map(|layout| layout == Layout::Nhwc);
+        let inputs = self.compiled.source.inputs();
+        let images = inputs.iter().map(|&v| layout(self.compiled.source.ty(v))).collect();
+        let (data, labels) = (&self.data, self.data.labels());
+        let get = |i: usize| Ok(Sample { inputs: data.get(i)?, label: labels.and_then(|l| l.get(i)).copied() });
+        let material = Material { count: data.len(), get: &get, images };
+        let run = qcc_train::run(&mut self.trainer, &self.teacher, &material, self.plan, resumed, self.digest, watch);
+        Ok(run?)
+    }
+
+    /// The compiled model with the parameters of a network that came out.
+    pub fn finish(self, network: &Network) -> Result<Compiled, Error> {
+        self.compiled.trained(network)
+    }
+}
+
+/// The passes that ran behind `fuse`.
+fn lowering(compiled: &Compiled) -> String {
+    let passes = compiled.report.passes.iter().map(|p| p.text.as_str());
+    let behind: Vec<&str> = passes.skip_while(|p| !p.starts_with("fuse") || p.starts_with("fuse-")).skip(1).collect();
+    behind.join(", ")
+}
+
+/// Another network that teaches one: it reads and gives the same.
+fn other_teacher(source: &Source, options: &Options, student: &Graph) -> Result<Graph, Error> {
+    let teacher = source.load(options)?;
+    let types = |g: &Graph, values: &[qcc_ir::ValueId]| values.iter().map(|&v| g.ty(v).to_string()).collect::<Vec<_>>();
+    let of = |g: &Graph| (types(g, g.inputs()), types(g, g.outputs()));
+    let (found, wanted) = (of(&teacher), of(student));
+    if found == wanted {
+        return Ok(teacher);
+    }
+    let text = |(x, y): &(Vec<String>, Vec<String>)| format!("{} to {}", x.join(", "), y.join(", "));
+    let message = format!("the teacher goes from {}, and the model from {}", text(&found), text(&wanted));
+    let diag = Diag::new(Code::BAD_SHAPE, message).in_file(source.file_name());
+    Err(diag.help("a teacher has the inputs and outputs of the model").into())
+}
+
+/// Digest of what is trained, with what, and how.
+fn digest(compiled: &Compiled, teacher: &Graph, data: &Dataset, plan: &Plan, settings: &Settings) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(compiled.options.hash);
+    hash.update(model_digest(teacher, ""));
+    // Threads change nothing.
+    let settings = Settings { threads: 0, ..*settings };
+    hash.update(format!("{plan:?} {settings:?} {} {:?}", data.len(), data.labels()).as_bytes());
+    hash.finalize().into()
+}
+
+/// Writes a checkpoint.
+pub fn write_checkpoint(path: &Path, state: &qcc_train::Checkpoint) -> Result<(), Error> {
+    crate::files::write(path, &state.to_bytes())
+}

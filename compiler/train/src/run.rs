@@ -1,0 +1,337 @@
+//! A whole training: epochs of shuffled batches, evaluations on samples that are held out, the best parameters kept, checkpoints.
+//!
+//! Which samples a step sees, and in which form, follows from the seed and its number: a training that goes on from a checkpoint makes the steps
+//! that it would have made.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
+
+use qcc_interp::in_order;
+use qcc_ir::diag::Code;
+use qcc_ir::{Diag, Tensor};
+use qcc_num::random::Random;
+
+use crate::augment::Augment;
+use crate::checkpoint::{Checkpoint, Parameters};
+use crate::loss::Score;
+use crate::network::Network;
+use crate::trainer::{Sample, Target, Teacher, Trainer};
+
+/// Bytes of samples that are held out.
+const HELD_BYTES: usize = 256 << 20;
+
+/// What is learned from: samples by their numbers.
+pub struct Material<'a> {
+    /// Number of samples.
+    pub count: usize,
+    /// A sample.
+    pub get: &'a (dyn Fn(usize) -> Result<Sample, Diag> + Sync),
+    /// For each input whether its channels come last; `None` if it is no image.
+    pub images: Vec<Option<bool>>,
+}
+
+/// How a training goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Plan {
+    /// Times that every sample is seen.
+    pub epochs: usize,
+    /// Samples of a step.
+    pub batch: usize,
+    /// From which everything random follows.
+    pub seed: u64,
+    /// What is done to images.
+    pub augment: Augment,
+    /// Evaluations without a better one after which training ends; 0 for never.
+    pub patience: usize,
+    /// Portions of the weights that get their levels for good, each at the beginning of an equal part of the training; none where all have them all the time.
+    pub portions: &'static [f64],
+}
+
+/// What happens, for those who watch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Event {
+    /// A step was made: its number, how many there are, the score of its samples.
+    Step(usize, usize, Score),
+    /// Held-out samples were evaluated after this many steps. How many integers of weights changed since the last time, of how many; whether nothing before was better.
+    Evaluated {
+        /// Steps that were made.
+        step: usize,
+        /// Of the held-out samples.
+        score: Score,
+        /// Integers that are others than at the evaluation before.
+        flipped: usize,
+        /// Integers in all.
+        integers: usize,
+        /// Whether it is the best so far.
+        best: bool,
+    },
+}
+
+/// Watches, and may end a training; gets the state when it is a good time to write it down.
+pub trait Watch {
+    /// Something happened; `Break` ends the training after a checkpoint.
+    fn event(&mut self, event: &Event) -> ControlFlow<()>;
+
+    /// The state after a step, to be written down.
+    fn checkpoint(&mut self, state: &dyn Fn() -> Checkpoint, ends: bool) -> Result<(), Diag>;
+}
+
+/// How a training ended.
+pub struct Outcome {
+    /// The best network: the start, if nothing was better.
+    pub network: Network,
+    /// The network after the last step.
+    pub last: Network,
+    /// Held-out score of the start.
+    pub start: Score,
+    /// Held-out score of the best.
+    pub best: Score,
+    /// Steps after which it was reached.
+    pub best_step: usize,
+    /// Steps that were made.
+    pub steps: usize,
+    /// Whether the watch ended it.
+    pub interrupted: bool,
+}
+
+/// Samples that are trained with, and those that are held out: each eighth, 1024 at most.
+pub fn split(count: usize, sample_bytes: usize) -> (Vec<usize>, Vec<usize>) {
+    let most = (HELD_BYTES / sample_bytes.max(1)).clamp(1, 1024);
+    let step = 8.max(count.div_ceil(most));
+    (0..count).partition(|i| count < 8 || i % step != step - 1)
+}
+
+/// Steps of a training.
+pub fn steps(samples: usize, plan: &Plan) -> usize {
+    plan.epochs * samples.div_ceil(plan.batch.max(1))
+}
+
+/// True if a score is better than another: nearer to what is wanted, and no fewer rows right.
+fn is_better(score: &Score, than: &Score) -> bool {
+    let counts = |s: &Score| if s.labelled > 0 { s.right } else { s.agreeing };
+    score.loss < than.loss && counts(score) >= counts(than)
+}
+
+/// A training under way.
+struct Run<'a> {
+    trainer: &'a mut Trainer,
+    teacher: &'a Teacher,
+    material: &'a Material<'a>,
+    plan: Plan,
+    train: Vec<usize>,
+    held: Vec<(Sample, Target)>,
+    digest: [u8; 32],
+    start: Score,
+    best: (usize, Score, Parameters),
+    idle: usize,
+    /// Integers at the last evaluation.
+    integers: Vec<Vec<i64>>,
+    /// What the teacher said of samples that do not change.
+    known: Mutex<HashMap<usize, Target>>,
+}
+
+/// Trains, from the beginning or from a checkpoint.
+pub fn run(
+    trainer: &mut Trainer,
+    teacher: &Teacher,
+    material: &Material,
+    plan: Plan,
+    resumed: Option<&[u8]>,
+    digest: [u8; 32],
+    watch: &mut dyn Watch,
+) -> Result<Outcome, Diag> {
+    let bytes = (material.get)(0)?.inputs.iter().map(|t| t.data.bytes() as usize).sum();
+    let (train, held) = split(material.count, bytes);
+    let held = trainer.on_threads(|| {
+        in_order(held.iter().copied(), |i| {
+            let sample = (material.get)(i)?;
+            let target = teacher.target(&sample.inputs)?;
+            Ok::<_, Diag>((sample, target))
+        })
+    })?;
+    let start = (trainer.evaluate(&held)?, trainer.network().clone());
+    if !plan.portions.is_empty() {
+        let mut network = trainer.network().clone();
+        if !network.begin_portions() {
+            let diag = Diag::new(Code::FLAGS, "no weights have a format of levels, which they could get in portions");
+            return Err(diag.help("add --weights inq5, inq4, inq3 or pot4"));
+        }
+        trainer.set_network(network)?;
+    }
+    let mut run = Run {
+        best: (0, start.0, Parameters::of(trainer.network())),
+        integers: integers(trainer.network()),
+        start: start.0,
+        trainer,
+        teacher,
+        material,
+        plan,
+        train,
+        held,
+        digest,
+        idle: 0,
+        known: Mutex::default(),
+    };
+    if let Some(bytes) = resumed {
+        run.resume(bytes)?;
+    }
+    let interrupted = run.all(watch)?;
+    let last = run.trainer.network().clone();
+    let mut network = last.clone();
+    run.best.2.apply(&mut network);
+    if run.best.0 == 0 {
+        network = start.1;
+    }
+    Ok(Outcome {
+        network,
+        last,
+        start: run.start,
+        best: run.best.1,
+        best_step: run.best.0,
+        steps: run.trainer.steps(),
+        interrupted,
+    })
+}
+
+fn integers(network: &Network) -> Vec<Vec<i64>> {
+    network.layers.iter().map(|l| l.rounded(network).1).collect()
+}
+
+impl Run<'_> {
+    fn resume(&mut self, bytes: &[u8]) -> Result<(), Diag> {
+        let state = Checkpoint::from_bytes(bytes, self.trainer.network(), &self.trainer.memories)?;
+        if state.digest != self.digest {
+            let diag = Diag::new(Code::DATA, "the checkpoint is of another model, other samples or other settings");
+            return Err(diag.help("resume with the flags that the training began with, or begin anew without --resume"));
+        }
+        let mut network = self.trainer.network().clone();
+        state.parameters[0].apply(&mut network);
+        self.trainer.set_network(network)?;
+        self.trainer.memories = state.memories;
+        self.trainer.step = state.step;
+        self.idle = state.idle;
+        self.best = (state.best.0, state.best.1, state.parameters[1].clone());
+        self.integers = integers(self.trainer.network());
+        Ok(())
+    }
+
+    /// Makes all steps that are left; says whether the watch ended it.
+    fn all(&mut self, watch: &mut dyn Watch) -> Result<bool, Diag> {
+        let of_epoch = self.train.len().div_ceil(self.plan.batch.max(1)).max(1);
+        let all = self.plan.epochs * of_epoch;
+        // A few evaluations, in an epoch or after some.
+        let parts = if self.plan.epochs <= 2 { 4 } else { 1 };
+        let between = of_epoch.div_ceil(parts).max(1);
+        let mut order = (usize::MAX, Vec::new());
+        while self.trainer.steps() < all {
+            let step = self.trainer.steps();
+            let (epoch, number) = (step / of_epoch, step % of_epoch);
+            self.freeze(step, all)?;
+            if order.0 != epoch {
+                order = (epoch, self.shuffled(epoch));
+            }
+            let first = number * self.plan.batch;
+            let chosen = &order.1[first..(first + self.plan.batch).min(order.1.len())];
+            let batch = self.batch(chosen, epoch)?;
+            let score = self.trainer.train(&batch)?;
+            let mut ends = watch.event(&Event::Step(step + 1, all, score)).is_break();
+            let done = step + 1;
+            if done % of_epoch % between == 0 || done == all {
+                let event = self.evaluate(done)?;
+                ends |= watch.event(&event).is_break();
+                if self.plan.patience > 0 && self.idle >= self.plan.patience {
+                    watch.checkpoint(&|| self.state(), true)?;
+                    return Ok(false);
+                }
+            }
+            watch.checkpoint(&|| self.state(), ends || done == all)?;
+            if ends {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// At the beginning of a part of the training another portion of the weights gets its levels.
+    fn freeze(&mut self, step: usize, all: usize) -> Result<(), Diag> {
+        let parts = self.plan.portions.len();
+        let part = all.div_ceil(parts.max(1)).max(1);
+        match self.plan.portions.get(step / part) {
+            Some(&portion) if step % part == 0 => self.trainer.freeze(portion),
+            _ => Ok(()),
+        }
+    }
+
+    fn state(&self) -> Checkpoint {
+        Checkpoint {
+            digest: self.digest,
+            step: self.trainer.steps(),
+            idle: self.idle,
+            best: (self.best.0, self.best.1),
+            parameters: [Parameters::of(self.trainer.network()), self.best.2.clone()],
+            memories: self.trainer.memories.clone(),
+        }
+    }
+
+    fn evaluate(&mut self, step: usize) -> Result<Event, Diag> {
+        let score = self.trainer.evaluate(&self.held)?;
+        // What does not have its format yet is no result.
+        let is_result = self.trainer.network().is_final();
+        let best = is_result && is_better(&score, &self.best.1) && is_better(&score, &self.start);
+        if best {
+            self.best = (step, score, Parameters::of(self.trainer.network()));
+        }
+        self.idle = if best || !is_result { 0 } else { self.idle + 1 };
+        let now = integers(self.trainer.network());
+        let pairs = || now.iter().flatten().zip(self.integers.iter().flatten());
+        let (flipped, integers) = (pairs().filter(|(a, b)| a != b).count(), pairs().count());
+        self.integers = now;
+        Ok(Event::Evaluated { step, score, flipped, integers, best })
+    }
+
+    /// The samples in the order of an epoch (Fisher and Yates).
+    fn shuffled(&self, epoch: usize) -> Vec<usize> {
+        let mut order = self.train.clone();
+        let mut random = Random::new(self.plan.seed ^ (epoch as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        (1..order.len()).rev().for_each(|i| order.swap(i, random.below(i + 1)));
+        order
+    }
+
+    /// Samples as a step sees them, with what the teacher says of them.
+    fn batch(&self, chosen: &[usize], epoch: usize) -> Result<Vec<(Sample, Target)>, Diag> {
+        let changes = self.plan.augment.is_on() && self.material.images.iter().any(Option::is_some);
+        let one = |i: usize| {
+            let mut sample = (self.material.get)(i)?;
+            if changes {
+                self.change(&mut sample.inputs, i, epoch);
+                let target = self.teacher.target(&sample.inputs)?;
+                return Ok((sample, target));
+            }
+            let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = lock().get(&i).cloned();
+            let target = match known {
+                Some(target) => target,
+                None => {
+                    let target = self.teacher.target(&sample.inputs)?;
+                    if self.plan.epochs > 1 {
+                        lock().insert(i, target.clone());
+                    }
+                    target
+                }
+            };
+            Ok((sample, target))
+        };
+        self.trainer.on_threads(|| in_order(chosen.iter().copied(), one))
+    }
+
+    fn change(&self, inputs: &mut [Tensor], sample: usize, epoch: usize) {
+        let number = (epoch as u64) << 40 ^ sample as u64;
+        let mut random = Random::new(self.plan.seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
+        for (tensor, layout) in inputs.iter_mut().zip(&self.material.images) {
+            if let Some(channels_last) = layout {
+                self.plan.augment.apply(tensor, *channels_last, &mut random);
+            }
+        }
+    }
+}

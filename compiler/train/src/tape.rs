@@ -1,0 +1,165 @@
+//! Samples through a program, and back.
+
+use qcc_ir::diag::Code;
+use qcc_ir::{Data, Diag};
+use qcc_num::requant::FRACTION_BITS;
+
+use crate::kernel::{ABOVE, BELOW, Backward, Call, Codes, ParameterGradient, Rounded, Workspace};
+use crate::program::{Program, Source};
+
+/// Derivatives of the loss by parameters.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gradients {
+    /// By the integers of each layer, and its bias in units of its accumulators.
+    pub(crate) layers: Vec<ParameterGradient>,
+    /// By the logarithm of each scale.
+    pub(crate) scales: Vec<f64>,
+}
+
+impl Gradients {
+    /// Zeros for the parameters that a program has.
+    pub(crate) fn zeros(program: &Program, layers: usize, scales: usize) -> Gradients {
+        let mut all = vec![ParameterGradient::default(); layers];
+        for (layer, [weights, outputs]) in program.steps.iter().filter_map(|s| s.layer) {
+            all[layer] = ParameterGradient { weights: vec![0.0; weights], bias: vec![0.0; outputs] };
+        }
+        Gradients { layers: all, scales: vec![0.0; scales] }
+    }
+
+    /// Adds others.
+    pub(crate) fn add(&mut self, others: &Gradients) {
+        let add = |a: &mut [f32], b: &[f32]| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        for (own, other) in self.layers.iter_mut().zip(&others.layers) {
+            add(&mut own.weights, &other.weights);
+            add(&mut own.bias, &other.bias);
+        }
+        self.scales.iter_mut().zip(&others.scales).for_each(|(a, b)| *a += b);
+    }
+
+    /// Multiplies all by a number.
+    pub(crate) fn scale(&mut self, factor: f32) {
+        for layer in &mut self.layers {
+            layer.weights.iter_mut().chain(&mut layer.bias).for_each(|g| *g *= factor);
+        }
+        self.scales.iter_mut().for_each(|g| *g *= f64::from(factor));
+    }
+}
+
+/// What `batch` samples become in each slot.
+pub(crate) struct Tape {
+    batch: usize,
+    values: Vec<Option<Rounded>>,
+}
+
+impl Tape {
+    /// Takes samples through the program: for each input the codes of all, one behind the other. With `keep`, all values stay for
+    /// the way back, else the outputs and what is `wanted` only.
+    pub(crate) fn run(
+        program: &Program,
+        inputs: Vec<Data>,
+        batch: usize,
+        keep: bool,
+        wanted: &[usize],
+        space: &Workspace,
+    ) -> Result<Tape, Diag> {
+        let schedule = &program.schedule;
+        let mut values: Vec<Option<Rounded>> = inputs.into_iter().map(|data| Some(Rounded::exact(data))).collect();
+        values.resize_with(schedule.slots(), || None);
+        for (i, step) in program.steps.iter().enumerate() {
+            let operands = operands(program, i, &values).ok_or_else(absent)?;
+            let call = Call { batch, operands: &operands, workspace: space };
+            let result = step.kernel.forward(&call).map_err(|d| d.at(schedule.name(i)))?;
+            values[schedule.result(i)] = Some(result);
+            for &slot in schedule.last_used(i).iter().filter(|s| !keep && !wanted.contains(s)) {
+                values[slot] = None;
+            }
+        }
+        Ok(Tape { batch, values })
+    }
+
+    /// The codes of a slot.
+    pub(crate) fn codes(&self, slot: usize) -> Result<&Data, Diag> {
+        self.values.get(slot).and_then(Option::as_ref).map(|v| &v.codes).ok_or_else(absent)
+    }
+
+    /// Derivatives by all parameters, from those by the codes of some slots.
+    pub(crate) fn back(
+        &self,
+        program: &Program,
+        from: Vec<(usize, Vec<f32>)>,
+        into: &mut Gradients,
+        space: &Workspace,
+    ) -> Result<(), Diag> {
+        let mut by_value: Vec<Option<Vec<f32>>> = vec![None; program.slots.len()];
+        for (slot, gradient) in from {
+            accumulate(&mut by_value[slot], gradient, space);
+        }
+        for (i, step) in program.steps.iter().enumerate().rev() {
+            let slot = program.schedule.result(i);
+            let Some(mut gradient) = by_value[slot].take() else { continue };
+            let result = self.values[slot].as_ref().ok_or_else(absent)?;
+            if let Some(errors) = &result.errors {
+                let by_scale = cut(&mut gradient, errors, &result.codes, program, slot);
+                if let Some(scale) = program.slots[slot].scale {
+                    into.scales[scale] += by_scale;
+                }
+            }
+            let wanted: Vec<bool> =
+                step.operands.iter().map(|o| matches!(o, Source::Slot(s) if program.slots[*s].trained)).collect();
+            let operands = operands(program, i, &self.values).ok_or_else(absent)?;
+            let call = Call { batch: self.batch, operands: &operands, workspace: space };
+            let back = Backward { gradient: &gradient, result, wanted: &wanted, parameters: &mut into.layers };
+            let by_operands = step.kernel.backward(&call, back);
+            space.give(gradient);
+            for (by, operand) in by_operands.into_iter().zip(&step.operands) {
+                if let (Some(by), Source::Slot(s)) = (by, operand) {
+                    accumulate(&mut by_value[*s], by, space);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn operands<'a>(program: &'a Program, step: usize, values: &'a [Option<Rounded>]) -> Option<Vec<Codes<'a>>> {
+    program.codes(step, |slot| values[slot].as_ref().map(|v| Codes::Samples(&v.codes)))
+}
+
+fn absent() -> Diag {
+    Diag::new(Code::VERIFY, "a value is used before it is computed, or after it was dropped")
+}
+
+fn accumulate(place: &mut Option<Vec<f32>>, gradient: Vec<f32>, space: &Workspace) {
+    match place {
+        None => *place = Some(gradient),
+        Some(sum) => {
+            sum.iter_mut().zip(&gradient).for_each(|(s, g)| *s += g);
+            space.give(gradient);
+        }
+    }
+}
+
+/// What was cut off has no derivative. Returns that by the logarithm of the scale (Esser et al., ICLR 2020, equation 3, times the scale): with `v`
+/// the unrounded number, `q - v` inside, `q - Z` where it was cut off.
+fn cut(gradient: &mut [f32], errors: &[i8], codes: &Data, program: &Program, slot: usize) -> f64 {
+    let zero = program.slots[slot].ty.uniform().map_or(0, |u| u.zero_point()) as f32;
+    let unit = 1.0 / (1u32 << FRACTION_BITS) as f32;
+    let mut sum = 0.0f64;
+    let mut each = |q: &mut dyn Iterator<Item = f32>| {
+        for ((g, &error), q) in gradient.iter_mut().zip(errors).zip(q) {
+            if error == BELOW || error == ABOVE {
+                sum += f64::from(*g * (q - zero));
+                *g = 0.0;
+            } else {
+                sum -= f64::from(*g * f32::from(error) * unit);
+            }
+        }
+    };
+    match codes {
+        Data::U8(v) => each(&mut v.iter().map(|&q| f32::from(q))),
+        Data::I16(v) => each(&mut v.iter().map(|&q| f32::from(q))),
+        Data::I32(v) => each(&mut v.iter().map(|&q| q as f32)),
+        _ => {}
+    }
+    sum
+}

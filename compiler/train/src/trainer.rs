@@ -1,0 +1,303 @@
+//! Steps of training. A batch is cut into chunks of a size that the network alone decides; threads work on chunks, whose gradients
+//! are added in the order of the chunks: results do not depend on the number of threads.
+
+use std::ops::Range;
+
+use qcc_interp::{Evaluator, Threads, in_order};
+use qcc_ir::diag::Code;
+use qcc_ir::{Builder, Data, Diag, Graph, Tensor};
+
+use crate::kernel::Workspace;
+use crate::loss::{self, Kind, Score, Weights};
+use crate::network::Network;
+use crate::optimizer::{self, Rule};
+use crate::program::Program;
+use crate::tape::{Gradients, Tape};
+use crate::update::{Memories, Rates, Units, Update, units};
+
+/// Most samples of a chunk.
+const CHUNK: usize = 8;
+
+/// Bytes that the values of a chunk may take.
+const CHUNK_BYTES: usize = 192 << 20;
+
+/// Real inputs of the network, and the class that they belong to.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// One tensor for each input.
+    pub inputs: Vec<Tensor>,
+    /// The class, if it is known.
+    pub label: Option<i64>,
+}
+
+/// What a sample's outputs should be: one row of numbers for each output.
+pub type Target = Vec<Vec<f32>>;
+
+/// The network that is learned from.
+#[derive(Debug)]
+pub struct Teacher(Evaluator);
+
+impl Teacher {
+    /// A network of real numbers; of classifiers the scores before the softmax are taken.
+    pub fn new(graph: &Graph) -> Teacher {
+        let mut graph = graph.clone();
+        let outputs = graph.outputs().iter().map(|&v| loss::scores_of(&graph, v)).collect();
+        let mut builder = Builder::new(&mut graph);
+        builder.set_outputs(outputs);
+        builder.remove_dead();
+        Teacher(Evaluator::new(&graph))
+    }
+
+    /// What it says of a sample.
+    pub fn target(&self, inputs: &[Tensor]) -> Result<Target, Diag> {
+        let numbers = |t: Tensor| match t.data {
+            Data::F32(v) => Ok(v),
+            _ => Err(Diag::new(
+                Code::UNSUPPORTED,
+                "the network has an output of integers, from which nothing can be learned",
+            )),
+        };
+        self.0.run(inputs)?.into_iter().map(numbers).collect()
+    }
+}
+
+/// How parameters change.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// The rule of steps.
+    pub rule: Rule,
+    /// How fast.
+    pub rates: Rates,
+    /// What is learned from.
+    pub weights: Weights,
+    /// Steps in all.
+    pub steps: usize,
+    /// Parts of these in each of which the rate falls to nothing.
+    pub stages: usize,
+    /// Threads; 0 for one a core.
+    pub threads: usize,
+}
+
+/// A network in training.
+pub struct Trainer {
+    network: Network,
+    pub(crate) memories: Memories,
+    pub(crate) step: usize,
+    settings: Settings,
+    units: Vec<Units>,
+    program: Program,
+    threads: Threads,
+    /// Slot of each output, and how it is compared.
+    outputs: Vec<(usize, Kind)>,
+    chunk: usize,
+}
+
+impl Trainer {
+    /// Begins with a network.
+    pub fn new(network: Network, settings: Settings) -> Result<Trainer, Diag> {
+        let program = network.program()?;
+        let outputs: Vec<usize> = program.outputs.iter().map(|&o| loss::slot_of(&program, o)).collect();
+        check_gradients(&program, &outputs)?;
+        let outputs = outputs.into_iter().map(|slot| (slot, loss::kind(&program.slots[slot].ty.dims))).collect();
+        let one = program.bytes(1).max(1);
+        Ok(Trainer {
+            memories: Memories::new(settings.rule, &network),
+            units: units(&network),
+            step: 0,
+            threads: Threads::start(settings.threads)?,
+            chunk: (CHUNK_BYTES / one).clamp(1, CHUNK),
+            network,
+            settings,
+            program,
+            outputs,
+        })
+    }
+
+    /// The network as it is now.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Takes other parameters, as those of a checkpoint.
+    pub fn set_network(&mut self, network: Network) -> Result<(), Diag> {
+        self.program = network.program()?;
+        self.network = network;
+        Ok(())
+    }
+
+    /// Steps that were made.
+    pub fn steps(&self) -> usize {
+        self.step
+    }
+
+    /// Bytes that a step takes beside the samples: parameters and what is remembered of them, and for each thread the values and gradients of a
+    /// chunk.
+    pub fn memory(&self) -> usize {
+        let parameters: usize = self.network.layers.iter().map(|l| l.shadows.len() + l.bias.len()).sum();
+        let remembered = if self.settings.rule == Rule::Adam { 2 } else { 1 };
+        // Shadows, their order, integers, integers as real numbers, sums of gradients, and their intermediate forms.
+        let fixed = parameters * (4 * (remembered + 6) + 2);
+        fixed + self.threads.count() * (self.program.bytes(self.chunk) + 4 * parameters)
+    }
+
+    /// Whether outputs are those of a classifier.
+    pub fn is_classifier(&self) -> bool {
+        self.outputs.iter().any(|(_, kind)| matches!(kind, Kind::Scores(_)))
+    }
+
+    /// Runs `work` on the threads of the trainer.
+    pub fn on_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.threads.run(work)
+    }
+
+    /// One step with the gradient of all samples of a batch. Returns their score before the step.
+    pub fn train(&mut self, batch: &[(Sample, Target)]) -> Result<Score, Diag> {
+        let (score, mut gradients) = self.gradients(batch)?;
+        gradients.scale(1.0 / batch.len().max(1) as f32);
+        let update = Update {
+            rule: self.settings.rule,
+            rates: self.settings.rates,
+            schedule: self.schedule(),
+            number: self.step + 1,
+            units: &self.units,
+        };
+        update.apply(&mut self.network, &mut self.memories, &gradients);
+        self.step += 1;
+        self.program = self.network.program()?;
+        Ok(score)
+    }
+
+    /// The part of the rates at this step.
+    fn schedule(&self) -> f64 {
+        let stage = self.settings.steps.div_ceil(self.settings.stages.max(1)).max(1);
+        optimizer::rate(self.step % stage, stage)
+    }
+
+    /// Gives the greatest weights their levels for good, until a portion of each layer has them.
+    pub fn freeze(&mut self, portion: f64) -> Result<(), Diag> {
+        self.network.freeze(portion);
+        self.program = self.network.program()?;
+        Ok(())
+    }
+
+    /// Sums of the gradients of samples.
+    pub(crate) fn gradients(&self, batch: &[(Sample, Target)]) -> Result<(Score, Gradients), Diag> {
+        let empty = || Gradients::zeros(&self.program, self.network.layers.len(), self.network.scales.len());
+        let (mut score, mut sum) = (Score::default(), empty());
+        for chunks in chunks(batch.len(), self.chunk).chunks(self.threads.count()) {
+            let one = |chunk: Range<usize>| {
+                let mut own = empty();
+                self.chunk(&batch[chunk], Some(&mut own)).map(|score| (score, own))
+            };
+            for (own, gradients) in self.threads.run(|| in_order(chunks.iter().cloned(), one))? {
+                score = score.and(own);
+                sum.add(&gradients);
+            }
+        }
+        Ok((score, sum))
+    }
+
+    /// Scores of samples as the network is now.
+    pub fn evaluate(&self, samples: &[(Sample, Target)]) -> Result<Score, Diag> {
+        let one = |chunk: Range<usize>| self.chunk(&samples[chunk], None);
+        let scores = self.threads.run(|| in_order(chunks(samples.len(), self.chunk), one))?;
+        Ok(scores.into_iter().fold(Score::default(), Score::and))
+    }
+
+    /// Codes of all outputs of samples.
+    pub fn outputs(&self, samples: &[Sample]) -> Result<Vec<Vec<Data>>, Diag> {
+        let outputs = &self.program.outputs;
+        let one = |sample: &Sample| {
+            let inputs = self.inputs(std::iter::once(sample))?;
+            let tape = Tape::run(&self.program, inputs, 1, false, outputs, &Workspace::default())?;
+            outputs.iter().map(|&slot| tape.codes(slot).cloned()).collect()
+        };
+        self.threads.run(|| in_order(samples, one))
+    }
+
+    /// The integers that stand for the inputs of samples, one behind the other.
+    fn inputs<'s>(&self, samples: impl Iterator<Item = &'s Sample> + Clone) -> Result<Vec<Data>, Diag> {
+        let wrong = |what: &str| Diag::new(Code::DATA, format!("a sample {what}"));
+        let one = |i: usize| {
+            let ty = &self.program.slots[i].ty;
+            let storage = ty.elem.storage().unwrap_or(qcc_ir::Int::U8);
+            let mut data = Data::integers(storage, std::iter::empty());
+            for sample in samples.clone() {
+                let tensor = sample.inputs.get(i).ok_or_else(|| wrong("has too few inputs"))?;
+                if tensor.data.len() != ty.elements() {
+                    return Err(wrong("has another shape than the network's inputs"));
+                }
+                let own = match (&tensor.data, ty.uniform()) {
+                    (Data::F32(v), Some(u)) => {
+                        let code = |&x: &f32| u.format.quantize(x, u.scale(), u.zero_point());
+                        Data::integers(storage, v.iter().map(code))
+                    }
+                    (other, _) => other.clone(),
+                };
+                if !data.append(own) {
+                    return Err(wrong("has an input of another type"));
+                }
+            }
+            Ok(data)
+        };
+        (0..self.program.schedule.inputs()).map(one).collect()
+    }
+
+    /// Score and gradients of a chunk.
+    fn chunk(&self, samples: &[(Sample, Target)], into: Option<&mut Gradients>) -> Result<Score, Diag> {
+        let space = Workspace::default();
+        let inputs = self.inputs(samples.iter().map(|(sample, _)| sample))?;
+        let slots: Vec<usize> = self.outputs.iter().map(|(slot, _)| *slot).collect();
+        let tape = Tape::run(&self.program, inputs, samples.len(), into.is_some(), &slots, &space)?;
+        let mut total = Score { samples: samples.len(), ..Score::default() };
+        let mut from = Vec::new();
+        for (number, &(slot, kind)) in self.outputs.iter().enumerate() {
+            let codes = tape.codes(slot)?;
+            let mut gradient = Vec::with_capacity(codes.len());
+            for (i, (sample, target)) in samples.iter().enumerate() {
+                let (z, scale) = loss::real(&self.program, slot, codes, i)?;
+                let target = target.get(number).filter(|t| t.len() == z.len());
+                let target = target
+                    .ok_or_else(|| Diag::new(Code::DATA, "the teacher's outputs are not those of the network"))?;
+                let (score, own) = loss::compare(kind, &z, target, sample.label, &self.settings.weights);
+                total = total.and(Score { samples: 0, ..score });
+                gradient.extend(own.into_iter().map(|g| g * scale));
+            }
+            from.push((slot, gradient));
+        }
+        if let Some(into) = into {
+            tape.back(&self.program, from, into, &space)?;
+        }
+        Ok(total)
+    }
+}
+
+/// Parts of a batch.
+fn chunks(all: usize, size: usize) -> Vec<Range<usize>> {
+    (0..all).step_by(size).map(|first| first..(first + size).min(all)).collect()
+}
+
+/// Refuses what has no derivative between a parameter and an output.
+fn check_gradients(program: &Program, outputs: &[usize]) -> Result<(), Diag> {
+    let mut needed = vec![false; program.slots.len()];
+    outputs.iter().for_each(|&slot| needed[slot] = true);
+    for (i, step) in program.steps.iter().enumerate().rev() {
+        if !needed[program.schedule.result(i)] || !program.slots[program.schedule.result(i)].trained {
+            continue;
+        }
+        let reads = step.operands.iter().filter_map(|o| match o {
+            crate::program::Source::Slot(s) => Some(*s),
+            crate::program::Source::Constant(_) => None,
+        });
+        for slot in reads {
+            if program.slots[slot].trained && !step.kernel.has_gradient() {
+                let message =
+                    format!("`{}` has no derivative, and parameters that are trained lie before it", step.op.name());
+                let diag = Diag::new(Code::UNSUPPORTED, message).at(program.schedule.name(i));
+                return Err(diag.help("cut the model before it: --outputs"));
+            }
+            needed[slot] = true;
+        }
+    }
+    Ok(())
+}
