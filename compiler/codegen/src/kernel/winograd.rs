@@ -21,6 +21,7 @@ use cranelift_frontend::FunctionBuilderContext;
 
 use super::assemble::{self, KernelError};
 use crate::machine::Clif;
+use crate::machine::tiles::LANE;
 use crate::target::Backend;
 
 pub use axis::Axis;
@@ -38,6 +39,29 @@ pub enum Kernel {
     Product(ProductSpec),
     /// Transforms a tile back.
     Output(OutputSpec),
+}
+
+impl Kernel {
+    /// Checks the distances in a description against what instructions can hold.
+    pub fn validate(&self) -> Result<(), KernelError> {
+        let spans = match self {
+            Kernel::Input(spec) => vec![
+                (spec.form.rows.points(), spec.row_step),
+                (spec.form.columns.points(), spec.pixel_step),
+                (spec.form.points(), spec.position_step),
+            ],
+            Kernel::Product(spec) => vec![(spec.tiles, LANE * spec.pairs)],
+            Kernel::Output(spec) => vec![
+                (spec.form.points(), spec.position_step),
+                (spec.form.rows.outputs(), spec.row_step),
+                (spec.form.columns.outputs(), spec.pixel_step),
+            ],
+        };
+        match spans.into_iter().find(|(count, step)| count.saturating_mul(*step) >= 1 << 29) {
+            Some((count, step)) => Err(KernelError::Spec(format!("{count} x {step} bytes, expected less than 2^29"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Pointers that a kernel takes; those that one does not need have no meaning.

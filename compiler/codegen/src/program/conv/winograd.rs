@@ -63,7 +63,8 @@ impl Builder<'_> {
         chosen: Option<Form>,
     ) -> Vec<Choice> {
         let now = self.options.tuning.get(o.value).copied().unwrap_or_default();
-        let forms = problem.exact_forms(product.weights, product.greatest).into_iter();
+        let plans = WinogradPlan::all(problem, self.shape(), (product.weights, product.greatest));
+        let forms = plans.into_iter().map(|plan| plan.form);
         let others = forms.filter(|&form| Some(form) != chosen).map(|form| Method::Winograd(form.tile()));
         let direct = chosen.map(|_| Method::Direct);
         direct.into_iter().chain(others).map(|method| Choice { method: Some(method), ..now }).collect()
@@ -73,6 +74,7 @@ impl Builder<'_> {
         if let Some(&id) = self.winograd_kernels.get(kernel) {
             return Ok(id);
         }
+        kernel.validate().map_err(bug)?;
         let config = self.module.target_config();
         let name = format!("winograd_{:03}", self.winograd_kernels.len());
         let id = self.declare(&name, Linkage::Local, &winograd::signature(config))?;

@@ -1,7 +1,7 @@
 //! Which convolutions take which form.
 //!
 //! Every layer takes what is estimated to be fastest, as far as memory reaches: transformed weights may make a model's constants larger by [`MORE_PERCENT`], or
-//! by [`MORE_BYTES`] if that is more. What saves most time for a byte comes first.
+//! by [`MORE_BYTES`] if that is more. What saves most time for a byte comes first. What a tuning asks for is not limited.
 
 use std::collections::HashMap;
 
@@ -51,41 +51,43 @@ struct Upgrade {
 
 /// Adds to the storages of a graph's products the transformed weights of those that take a form.
 pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
-    let greatest = greatest_bytes(graph);
-    let mut layers = Vec::new();
-    let (mut constants, mut more) = (0, 0);
+    let (greatest, shape) = (greatest_bytes(graph), options.target.backend().shape());
+    let (mut layers, mut tuned, mut constants) = (Vec::new(), Vec::new(), 0);
     for node in graph.order() {
         let Some(weights) = graph.operands(node).get(1).and_then(|&w| graph.constant(w)).and_then(|w| w.as_i8()) else {
             continue;
         };
         // Rows of a matrix product are mostly few, and weights that are read once are stored as bytes.
         let is_conv = matches!(graph.op(node), Opcode::IConv2d | Opcode::QConv2d);
-        constants += weights.len() * if is_conv { options.target.backend().shape().weight_bytes } else { 1 };
+        constants += weights.len() * if is_conv { shape.weight_bytes } else { 1 };
         let Some(problem) = Problem::of(graph, node) else { continue };
-        let choice = options.tuning.get(graph.name_of(graph.result(node))).copied().unwrap_or_default();
         let most = greatest.get(&graph.operands(node)[0]).copied();
         let most = most.map_or(u8::MAX, |most| most.max(pad_value(graph, node)));
-        match choice.method {
-            Some(Method::Direct) => {}
-            Some(Method::Winograd(tile)) => {
-                let forms = problem.exact_forms(weights, most);
-                if let Some(&form) = forms.iter().find(|form| form.tile() == tile) {
-                    let plan = WinogradPlan::new(&problem, form, options.target.backend().shape());
-                    let (bytes, weights) = (plan.scratch_bytes(), plan.weight_bytes());
-                    more += weights;
-                    storages.insert(node, Decoding::Transformed { tile, bytes, weights });
-                }
-            }
-            None if storages.contains_key(&node) || problem.inputs < LEAST_INPUTS => {}
-            None => layers.extend(layer(graph, node, options, &problem, (weights, most), choice)),
+        let choice = options.tuning.get(graph.name_of(graph.result(node))).copied().unwrap_or_default();
+        tuned.extend(choice.method.map(|method| (node, method, problem, (weights, most))));
+        if !storages.contains_key(&node) && problem.inputs >= LEAST_INPUTS {
+            layers.extend(layer(graph, node, options, &problem, (weights, most)));
         }
     }
-    let allowed = (constants * MORE_PERCENT / 100).max(MORE_BYTES).saturating_sub(more);
+    let allowed = (constants * MORE_PERCENT / 100).max(MORE_BYTES);
     for (layer, form) in within(&layers, allowed) {
-        let (form, alternative) = layers[layer].forms[form];
-        let Alternative { scratch, bytes: weights, .. } = alternative;
+        let (form, Alternative { scratch, bytes: weights, .. }) = layers[layer].forms[form];
         let decoding = Decoding::Transformed { tile: form.tile(), bytes: scratch, weights };
         storages.insert(layers[layer].node, decoding);
+    }
+    // What a tuning says of one layer changes no other.
+    for (node, method, problem, weights) in tuned {
+        let plans = match method {
+            Method::Direct => Vec::new(),
+            Method::Winograd(_) => WinogradPlan::all(&problem, shape, weights),
+        };
+        let plan = plans.iter().find(|plan| method == Method::Winograd(plan.form.tile()));
+        if let Some(plan) = plan {
+            let (bytes, weights) = (plan.scratch_bytes(), plan.weight_bytes());
+            storages.insert(node, Decoding::Transformed { tile: plan.form.tile(), bytes, weights });
+        } else if let Some(Decoding::Transformed { .. }) = storages.get(&node) {
+            storages.remove(&node);
+        }
     }
 }
 
@@ -100,18 +102,18 @@ fn layer(
     options: &Options,
     problem: &Problem,
     (weights, greatest): (&[i8], u8),
-    choice: Choice,
 ) -> Option<Convolution> {
     let shapes = Shapes::of(&options.target);
     let product = Product::sketch(graph, node, greatest)?;
-    let plan = ProductPlan::new(&product, shapes, choice, 0, None).ok()?;
+    let plan = ProductPlan::new(&product, shapes, Choice::default(), 0, None).ok()?;
     let bytes = weights.len() * shapes.dots.weight_bytes;
     let direct = Alternative { time: plan.cost * problem.images + weight_cost(bytes), bytes, scratch: 0 };
-    let alternative = |form: Form| {
-        let plan = WinogradPlan::new(problem, form, shapes.dots);
-        Alternative { time: plan.cost(), bytes: plan.weight_bytes(), scratch: plan.scratch_bytes() }
+    let alternative = |plan: WinogradPlan| {
+        let way = Alternative { time: plan.cost(), bytes: plan.weight_bytes(), scratch: plan.scratch_bytes() };
+        (plan.form, way)
     };
-    let forms = problem.exact_forms(weights, greatest).into_iter().map(|form| (form, alternative(form)));
+    let plans = WinogradPlan::all(problem, shapes.dots, (weights, greatest));
+    let forms = plans.into_iter().map(alternative);
     let forms: Vec<_> = forms.filter(|(_, way)| way.time * 100 <= direct.time * WORTH).collect();
     (!forms.is_empty()).then_some(Convolution { node, direct, forms })
 }

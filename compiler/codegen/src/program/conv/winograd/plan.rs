@@ -30,6 +30,9 @@ const CYCLE: usize = 24;
 const NEAR_BYTES: usize = 16;
 const FAR_BYTES: usize = 8;
 
+/// Most bytes of a slot: distances within it are displacements of instructions.
+const MOST_SLOT: usize = 1 << 28;
+
 /// Equal panels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PanelRun {
@@ -96,6 +99,13 @@ impl WinogradPlan {
         plan = candidates.min_by_key(|plan| (plan.cost(), plan.block)).unwrap_or(plan);
         plan.cut();
         plan
+    }
+
+    /// The plans of all forms that are exact on activations up to `greatest`, the one with the fewest multiplications first.
+    pub fn all(problem: &Problem, shape: &'static VectorShape, (weights, greatest): (&[i8], u8)) -> Vec<WinogradPlan> {
+        let forms = problem.exact_forms(weights, greatest).into_iter();
+        let plans = forms.map(|form| WinogradPlan::new(problem, form, shape));
+        plans.filter(|plan| plan.slot_bytes() < MOST_SLOT).collect()
     }
 
     /// Cuts blocks and panels into units.
