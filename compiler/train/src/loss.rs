@@ -189,6 +189,7 @@ pub(crate) fn compare(
 }
 
 /// What the codes of one sample stand for, with the scale.
+#[expect(clippy::unnecessary_cast, reason = "one of the kinds of data has 64 bits already")]
 pub(crate) fn real(program: &Program, slot: usize, codes: &Data, sample: usize) -> Result<(Vec<f32>, f32), Diag> {
     let ty = &program.slots[slot].ty;
     let Some(u) = ty.uniform().filter(|u| u.axis.is_none()) else {

@@ -4,7 +4,7 @@
 //! Values have one scale together where one is the other moved, or its greatest elements, or cut off: their types are the same. The scales of inputs, and of
 //! constants that are no parameters, stay.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use qcc_ir::diag::Code;
@@ -166,15 +166,28 @@ impl TrainedLayer {
 }
 
 impl Network {
-    /// Reads a graph at the quant level, of which the passes `lowering` make integers. Its layers are those whose weights are bytes; others stay as they
-    /// are.
+    /// Reads a graph at the quant level, of which the passes `lowering` make integers. Its layers are those whose weights are bytes, each found
+    /// once in the integer graph; others stay as they are.
     pub fn new(graph: &Graph, lowering: &str) -> Result<Network, Diag> {
+        let mut left_out = HashSet::new();
+        loop {
+            let (mut network, nodes) = Network::without(graph, lowering, &left_out)?;
+            let lost = network.find_orders().map_err(first)?;
+            if lost.is_empty() {
+                return Ok(network);
+            }
+            left_out.extend(lost.into_iter().map(|layer| nodes[layer]));
+        }
+    }
+
+    /// The network whose layers are not `left_out`, and the nodes of its layers.
+    fn without(graph: &Graph, lowering: &str, left_out: &HashSet<NodeId>) -> Result<(Network, Vec<NodeId>), Diag> {
         let mut graph = graph.clone();
-        let mut names = Vec::new();
-        let mut layers = Vec::new();
-        for n in graph.order() {
+        let (mut names, mut layers, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
+        for n in graph.order().into_iter().filter(|n| !left_out.contains(n)) {
             if let Some(layer) = layer(&mut graph, n, layers.len(), &mut names) {
                 layers.push(layer);
+                nodes.push(n);
             }
         }
         if layers.is_empty() {
@@ -188,9 +201,7 @@ impl Network {
         let numbered = scales.iter().enumerate().flat_map(|(i, s)| s.values.iter().map(move |&v| (v, i)));
         let scale_numbers = numbered.collect();
         let lowering = lowering.to_string();
-        let mut network = Network { graph, lowering, names, layers, scales, scale_numbers };
-        network.find_orders().map_err(first)?;
-        Ok(network)
+        Ok((Network { graph, lowering, names, layers, scales, scale_numbers }, nodes))
     }
 
     /// From now on weights that are of a list of levels get these in portions, by [`Network::freeze`]. Says whether there are any.
@@ -266,8 +277,9 @@ impl Network {
         &self.layers[layer].order
     }
 
-    /// Finds where lowering puts each weight: it lowers networks whose weights are the digits of their numbers.
-    fn find_orders(&mut self) -> Result<(), Diags> {
+    /// Finds where lowering puts each weight: it lowers networks whose weights are the digits of their numbers. The layers are returned
+    /// whose weights are not there once each, as where those of a layer on numbers of 16 bits are repeated.
+    fn find_orders(&mut self) -> Result<Vec<usize>, Diags> {
         const BASE: usize = 255;
         let digits = (1..).find(|&d| self.layers.iter().all(|l| l.shadows.len() < BASE.pow(d))).unwrap_or(1);
         let mut orders: Vec<Vec<u32>> = vec![Vec::new(); self.layers.len()];
@@ -289,7 +301,8 @@ impl Network {
                 orders[layer].iter_mut().zip(codes).for_each(|(o, &q)| *o += (i32::from(q) + 127) as u32 * unit);
             }
         }
-        for (layer, order) in self.layers.iter_mut().zip(orders) {
+        let mut lost = Vec::new();
+        for (i, (layer, order)) in self.layers.iter_mut().zip(orders).enumerate() {
             let mut seen = vec![false; layer.shadows.len()];
             for &o in &order {
                 if let Some(seen) = seen.get_mut(o as usize) {
@@ -297,12 +310,11 @@ impl Network {
                 }
             }
             if order.len() != layer.shadows.len() || !seen.iter().all(|&s| s) {
-                let message = format!("weights %{} are not found again in the integer graph", layer.name);
-                return Err(Diag::new(Code::VERIFY, message).into());
+                lost.push(i);
             }
             layer.order = order;
         }
-        Ok(())
+        Ok(lost)
     }
 }
 
@@ -367,6 +379,7 @@ fn layer(graph: &mut Graph, n: NodeId, number: usize, names: &mut Vec<(ValueId, 
         None => vec![0.0; outputs],
         Some(&b) => {
             let (tensor, u) = (graph.constant(b)?, graph.ty(b).uniform()?);
+            #[expect(clippy::unnecessary_cast, reason = "one of the kinds of data has 64 bits already")]
             let codes: Vec<i64> = qcc_ir::for_data!(&tensor.data, v => v.iter().map(|&q| q as i64).collect());
             let scale = |c: usize| u.scales[c % u.scales.len()];
             codes.iter().enumerate().map(|(c, &q)| Format::dequantize(q, scale(c), 0)).collect()

@@ -237,7 +237,7 @@ impl Run<'_> {
             let score = self.trainer.train(&batch)?;
             let mut ends = watch.event(&Event::Step(step + 1, all, score)).is_break();
             let done = step + 1;
-            if done % of_epoch % between == 0 || done == all {
+            if (done % of_epoch).is_multiple_of(between) || done == all {
                 let event = self.evaluate(done)?;
                 ends |= watch.event(&event).is_break();
                 if self.plan.patience > 0 && self.idle >= self.plan.patience {
@@ -258,7 +258,7 @@ impl Run<'_> {
         let parts = self.plan.portions.len();
         let part = all.div_ceil(parts.max(1)).max(1);
         match self.plan.portions.get(step / part) {
-            Some(&portion) if step % part == 0 => self.trainer.freeze(portion),
+            Some(&portion) if step.is_multiple_of(part) => self.trainer.freeze(portion),
             _ => Ok(()),
         }
     }

@@ -30,6 +30,15 @@ pub struct Choice {
     pub method: Option<Method>,
 }
 
+impl Choice {
+    /// The method that is chosen. What else a choice says is about the direct one.
+    pub fn chosen_method(&self) -> Option<Method> {
+        let Choice { panel, row_block, outer, storage, method } = *self;
+        let is_direct = panel.is_some() || row_block.is_some() || outer.is_some() || storage.is_some();
+        method.or(is_direct.then_some(Method::Direct))
+    }
+}
+
 /// How a convolution is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -18,6 +18,9 @@ use crate::tensor::Constant;
 /// Nodes with more operands are no part of a network, and passes would take very long over them.
 pub(crate) const MOST_OPERANDS: usize = 4096;
 
+/// Remarks of a node: what of it they are about, and the text.
+pub(crate) type NodeRemarks = Vec<(String, String)>;
+
 /// A node at its place in the graph.
 pub(crate) struct Site<'a, 'e, 'g> {
     builder: &'e mut Builder<'g>,
@@ -29,7 +32,7 @@ pub(crate) struct Site<'a, 'e, 'g> {
     read: Vec<bool>,
     created: HashSet<ValueId>,
     /// Of which node, and what.
-    remarks: Vec<(String, String)>,
+    remarks: NodeRemarks,
     types: &'e mut HashMap<ValueId, DataType>,
     /// The node's attributes.
     pub(crate) attrs: Attributes<'a>,
@@ -291,7 +294,7 @@ impl<'a, 'e, 'g> Site<'a, 'e, 'g> {
     }
 
     /// Ends the import of the node: every attribute and operand must have been read. Gives the values that were added, and remarks.
-    pub(crate) fn finish(self) -> Outcome<(HashSet<ValueId>, Vec<(String, String)>)> {
+    pub(crate) fn finish(self) -> Outcome<(HashSet<ValueId>, NodeRemarks)> {
         self.attrs.finish()?;
         match self.operands.iter().zip(&self.read).position(|(v, read)| v.is_some() && !read) {
             Some(i) => Err(Fault::unsupported(format!("operand {i} is not supported"))),

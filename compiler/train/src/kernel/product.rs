@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn reductions_are_split_where_sums_could_be_inexact() {
         assert_eq!(exact_parts(&[127; 600], 600, 255.0), [0..518, 518..600]);
-        assert_eq!(exact_parts(&[7; 600], 300, 255.0), [0..300]);
+        assert_eq!(exact_parts(&[7; 600], 300, 255.0), vec![0..300]);
         let largest = f64::from(518 * 127) * 255.0;
         assert!(largest < EXACT && largest + 127.0 * 255.0 >= EXACT);
     }

@@ -39,6 +39,7 @@ fn sample(data: &Data, b: usize, ty: &Type) -> Tensor {
 }
 
 /// Codes in real numbers.
+#[expect(clippy::unnecessary_cast, reason = "one of the kinds of data is real already")]
 fn reals(data: &Data) -> Vec<f32> {
     qcc_ir::for_data!(data, v => v.iter().map(|&q| q as f32).collect())
 }

@@ -15,6 +15,9 @@ fn quantized(dims: &[usize], zero: i64) -> Type {
     Type { dims: dims.to_vec(), elem: qcc_ir::Elem::Uniform(Arc::new(Uniform::per_tensor(Int::U8, 0.1, zero))) }
 }
 
+/// Compares a derivative with what a change of that size makes: what it is of, results, size, derivative.
+type Agree<'a> = &'a dyn Fn(String, &[f64], f64, f32);
+
 /// An operator with its operands: constants, and values whose codes are in `values`.
 struct Case {
     site: Site,
@@ -98,7 +101,7 @@ impl Case {
         assert_eq!(found.codes, wanted.data, "{}", self.site.op.name());
     }
 
-    fn check_parameters(&self, by: &ParameterGradient, agree: &dyn Fn(String, &[f64], f64, f32)) {
+    fn check_parameters(&self, by: &ParameterGradient, agree: Agree) {
         let moved = |operand: usize, change: &dyn Fn(&mut Data)| {
             let mut other = Case { site: self.site.clone(), values: self.values.clone() };
             if let Some(constant) = &mut other.site.operands[operand].0 {
@@ -120,8 +123,12 @@ impl Case {
                 }
             };
             let mut other = Case { site: self.site.clone(), values: self.values.clone() };
-            other.site.operands[1].0.as_mut().map(|c| change(&mut Arc::make_mut(c).data));
-            other.site.operands[2].0.as_mut().map(|c| follow(&mut Arc::make_mut(c).data));
+            if let Some(c) = other.site.operands[1].0.as_mut() {
+                change(&mut Arc::make_mut(c).data);
+            }
+            if let Some(c) = other.site.operands[2].0.as_mut() {
+                follow(&mut Arc::make_mut(c).data);
+            }
             agree(format!("weight {e}"), &other.real(&other.values), 40.0, by.weights[e]);
         }
         for e in 0..if self.site.layer.is_some() { by.bias.len() } else { 0 } {

@@ -64,7 +64,7 @@ pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
         let most = greatest.get(&graph.operands(node)[0]).copied();
         let most = most.map_or(u8::MAX, |most| most.max(pad_value(graph, node)));
         let choice = options.tuning.get(graph.name_of(graph.result(node))).copied().unwrap_or_default();
-        tuned.extend(choice.method.map(|method| (node, method, problem, (weights, most))));
+        tuned.extend(choice.chosen_method().map(|method| (node, method, problem, (weights, most))));
         if !storages.contains_key(&node) && problem.inputs >= LEAST_INPUTS {
             layers.extend(layer(graph, node, options, &problem, (weights, most)));
         }
