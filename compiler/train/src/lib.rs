@@ -1,20 +1,20 @@
 //! Fine-tuning: what training computes is what runs, bit for bit.
 //!
 //! A [`Network`] is a graph on quantized types with float shadows of its weights. In each step it is lowered to integers by the passes that compile models, and the
-//! forward pass is that integer graph: [`program`] makes a kernel of each node, which gives the bits of `qcc_interp`. Backwards
+//! forward pass is that integer graph: `program` makes a kernel of each node, which gives the bits of `qcc_interp`. Backwards
 //! each kernel has the derivative of its formula without the rounding. So there is no simulation that could differ from what is deployed, and no
 //! operator whose training form would have to be kept in step.
 //!
 //! | | |
 //! |---|---|
-//! | [`network`] | parameters, and the graphs that they stand for |
-//! | [`kernel`] | integer operators with their derivatives |
-//! | [`tape`] | samples through the kernels, and back |
-//! | [`loss`] | what outputs should be: what a teacher says, or labels |
-//! | [`update`], [`optimizer`] | from gradients to other parameters |
-//! | [`trainer`] | a step over a batch, on several threads |
-//! | [`recipe`] | what a training is set to, by name |
-//! | [`run`](fn@run), [`checkpoint`], [`augment`] | a whole training, and its state |
+//! | `network` | parameters, and the graphs that they stand for |
+//! | `kernel` | integer operators with their derivatives |
+//! | `tape` | samples through the kernels, and back |
+//! | `loss` | what outputs should be: what a teacher says, or labels |
+//! | `update`, `optimizer` | from gradients to other parameters |
+//! | `trainer` | a step over a batch, on several threads |
+//! | `recipe` | what a training is set to, by name |
+//! | `run`, `checkpoint`, `augment` | a whole training, and its state |
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
