@@ -28,7 +28,7 @@ pub struct Finetune {
 }
 
 impl Finetune {
-    /// Compiles the model and makes it ready to be trained with the samples of a dataset. `settings` gets the number of steps and stages that follow from `plan`. The float model
+    /// Compiles the model and makes it ready to be trained with the samples of a dataset. The float model
     /// teaches, unless there is another teacher, with the same inputs and as many outputs.
     pub fn new(
         source: impl Into<Source>,
@@ -39,6 +39,7 @@ impl Finetune {
         teacher: Option<Source>,
     ) -> Result<Finetune, Error> {
         let source = source.into();
+        qcc_train::check_count(data.len())?;
         let compiled = compile(&source, options)?;
         let (Some(quantized), false) = (&compiled.quantized, compiled.source_is_quantized()) else {
             let diag = Diag::new(Code::UNSUPPORTED, "only float models with static scales can be fine-tuned");
@@ -49,15 +50,13 @@ impl Finetune {
             return Err(Error::new(Code::DATA, message).help("give a model that takes one sample: --shape or --dim"));
         }
         let network = Network::new(quantized, &lowering(&compiled))?;
-        let (train, _) = qcc_train::split(data.len(), 1);
-        let steps = qcc_train::steps(train.len(), &plan);
-        let settings = Settings { steps, stages: plan.portions.len().max(1), ..settings };
         let teacher = match teacher {
             Some(other) => other_teacher(&other, options, &compiled.source)?,
             None => compiled.source.clone(),
         };
-        let digest = digest(&compiled, &teacher, &data, &plan, &settings);
+        let digest = digest(&compiled, &teacher, &data, &plan, &settings)?;
         let (teacher, trainer) = (Teacher::new(&teacher), Trainer::new(network, settings)?);
+        check_labels(data.labels(), trainer.classes())?;
         Ok(Finetune { compiled, data, teacher, trainer, plan, digest })
     }
 
@@ -112,14 +111,41 @@ fn other_teacher(source: &Source, options: &Options, student: &Graph) -> Result<
 }
 
 /// Digest of what is trained, with what, and how.
-fn digest(compiled: &Compiled, teacher: &Graph, data: &Dataset, plan: &Plan, settings: &Settings) -> [u8; 32] {
+fn digest(
+    compiled: &Compiled,
+    teacher: &Graph,
+    data: &Dataset,
+    plan: &Plan,
+    settings: &Settings,
+) -> Result<[u8; 32], Diag> {
     let mut hash = Sha256::new();
     hash.update(compiled.options.hash);
     hash.update(model_digest(teacher, ""));
     // Threads change nothing.
     let settings = Settings { threads: 0, ..*settings };
     hash.update(format!("{plan:?} {settings:?} {} {:?}", data.len(), data.labels()).as_bytes());
-    hash.finalize().into()
+    // Some of the samples stand for all: they may be too many to be read for this.
+    for i in [0, data.len() / 2, data.len().saturating_sub(1)].into_iter().filter(|&i| i < data.len()) {
+        data.get(i)?.iter().for_each(|tensor| hash.update(tensor.data.to_bytes()));
+    }
+    Ok(hash.finalize().into())
+}
+
+/// Refuses labels that name no class of the network.
+fn check_labels(labels: Option<&[i64]>, classes: Option<usize>) -> Result<(), Error> {
+    let Some(labels) = labels else { return Ok(()) };
+    let Some(classes) = classes else {
+        let message = "labels for a network without an output of scores, one for each class";
+        return Err(Error::new(Code::DATA, message).help("leave labels out: the float network teaches"));
+    };
+    let names_none = |l: &i64| usize::try_from(*l).map_or(true, |l| l >= classes);
+    match labels.iter().position(names_none) {
+        Some(i) => {
+            let message = format!("label {} of sample {i}: the network has {classes} classes, from 0 on", labels[i]);
+            Err(Error::new(Code::DATA, message).help("give labels that count as the network's outputs do"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Writes a checkpoint.

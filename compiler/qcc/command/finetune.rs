@@ -211,7 +211,7 @@ impl Finetune {
         };
         let weights: Weights = defaults.weights;
         let rule = self.optimizer.unwrap_or(defaults.rule);
-        Ok((plan, Settings { rule, rates, weights, steps: 0, stages: 1, threads: self.threads }))
+        Ok((plan, Settings { rule, rates, weights, threads: self.threads }))
     }
 
     fn write(&self, compiled: &Compiled) -> Result<(), Error> {

@@ -38,6 +38,6 @@ pub use checkpoint::{Checkpoint, Parameters};
 pub use loss::{Kind, Score, Weights};
 pub use network::{Network, TrainedLayer, ValueScale};
 pub use optimizer::Rule;
-pub use run::{Event, Material, Outcome, Plan, Watch, run, split, steps};
+pub use run::{Event, Material, Outcome, Plan, Watch, check_count, run};
 pub use trainer::{Sample, Settings, Target, Teacher, Trainer};
 pub use update::Rates;

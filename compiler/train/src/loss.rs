@@ -5,10 +5,10 @@
 //!
 //! ```text
 //! T^2 KL(softmax(t / T) || softmax(z / T))                   Hinton et al. 2015, section 2
-//! - ln softmax(z)[label]                                     where labels are given, half of each
+//! - ln softmax(z)[label]                                     where labels are given
 //! ```
 //!
-//! and that of any other output the mean square of its distance from the teacher's, as a part of the teacher's mean square.
+//! each times its weight ([`Weights`]), and that of any other output the mean square of its distance from the teacher's, as a part of the teacher's mean square.
 
 use qcc_ir::diag::Code;
 use qcc_ir::{Data, Diag, Graph, Opcode, ValueId};

@@ -13,20 +13,13 @@ use qcc_ir::ops::{Contract, Pool, Reduce};
 use qcc_ir::{
     Builder, Class, Data, Def, Diag, Diags, Elem, Format, Graph, Int, NodeId, Opcode, Tensor, Uniform, ValueId, format,
 };
-use qcc_num::convert::{nearest_f32, nearest_i64};
-use qcc_passes::{Context, Pipeline};
+use qcc_num::convert::nearest_f32;
+use qcc_passes::{Context, GREATEST_BIAS, LEAST_FACTOR, Pipeline, bias_32, bias_64};
 
-use crate::program::{Owners, Program};
+use crate::program::{Owners, Program, ScaleTypes};
 
 /// Passes that change nothing and refuse what cannot run: no network of digits goes through them.
 const CHECKS: [&str; 2] = ["prove-accumulators", "check-integer-only"];
-
-/// Least requantization factor, greatest bias: those of `insert-qdq`.
-const LEAST_FACTOR: f64 = 1.0 / (1u32 << 20) as f64;
-const GREATEST_BIAS: f64 = (1u32 << 29) as f64;
-
-/// Greatest bias of sums of 64 bits.
-const GREATEST_WIDE_BIAS: f64 = (qcc_num::wide::GREATEST_BIAS / 2) as f64;
 
 /// Names of the constants of a layer begin with this one, a number, and a point.
 const PREFIX: &str = "qcc.train.";
@@ -135,7 +128,7 @@ impl TrainedLayer {
     }
 
     /// Scales of the integers that stand for weights now, and these.
-    fn present(&self, network: &Network) -> (Vec<f32>, Vec<i64>) {
+    pub fn rounded(&self, network: &Network) -> (Vec<f32>, Vec<i64>) {
         let (scales, fine) = (self.scales(network), self.fine());
         let codes = self.shadows.iter().enumerate().map(|(i, &w)| {
             let s = scales[i / self.depth];
@@ -146,11 +139,6 @@ impl TrainedLayer {
         });
         let codes = codes.collect();
         (scales.into_iter().map(|s| s / fine as f32).collect(), codes)
-    }
-
-    /// Scales and integers as they are now.
-    pub fn rounded(&self, network: &Network) -> (Vec<f32>, Vec<i64>) {
-        self.present(network)
     }
 
     /// Scale of what the layer reads.
@@ -244,17 +232,17 @@ impl Network {
     }
 
     /// Scales of values into the graph: types of biases and the bounds of weights depend on them.
-    fn written(&self) -> (Graph, HashMap<*const Uniform, usize>) {
+    fn written(&self) -> (Graph, ScaleTypes) {
         let mut graph = self.graph.clone();
-        let mut owners = HashMap::new();
+        let mut owners = ScaleTypes::default();
         let mut builder = Builder::new(&mut graph);
         for (i, scale) in self.scales.iter().enumerate() {
             let uniform = Arc::new(Uniform { scales: vec![scale.scale()], ..scale.uniform.clone() });
-            owners.insert(Arc::as_ptr(&uniform), i);
+            owners.insert(uniform.clone(), i);
             scale.values.iter().for_each(|&v| builder.set_elem(v, Elem::Uniform(uniform.clone())));
         }
         for layer in &self.layers {
-            let (scales, codes) = layer.present(self);
+            let (scales, codes) = layer.rounded(self);
             write_layer(&mut builder, layer, layer.present_format(), scales, codes);
         }
         (graph, owners)
@@ -344,13 +332,9 @@ fn write_layer(builder: &mut Builder, layer: &TrainedLayer, format: &Format, sca
     let sx = g.ty(layer.input).uniform().map_or(1.0, |u| f64::from(u.scale()));
     let dims = g.ty(layer.weights).dims.clone();
     if let Some(v) = layer.biases {
-        let steps: Vec<f32> = scales.iter().map(|&s| nearest_f32(sx * f64::from(s)).max(f32::MIN_POSITIVE)).collect();
-        let own = g.ty(v).uniform().map_or(format::I32.clone(), |u| u.format.clone());
-        let bound = (own.magnitude() as f64 / 2.0).min(GREATEST_WIDE_BIAS);
-        let code = |(&b, &s): (&f32, &f32)| nearest_i64((f64::from(b) / f64::from(s)).clamp(-bound, bound));
-        let codes: Vec<i64> = layer.bias.iter().zip(&steps).map(code).collect();
-        let tensor = Tensor::new(&[codes.len()], Data::integers(own.storage(), codes));
-        builder.set_elem(v, Elem::Uniform(Arc::new(Uniform::per_axis(own, 0, steps))));
+        let rounded = if g.ty(v).elem.storage() == Some(Int::I64) { bias_64 } else { bias_32 };
+        let (tensor, elem) = rounded(&layer.bias, sx, &scales);
+        builder.set_elem(v, elem);
         builder.set_contents(v, tensor);
     }
     let tensor = Tensor::new(&dims, Data::integers(format.storage(), codes));

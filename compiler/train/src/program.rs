@@ -13,8 +13,22 @@ use crate::kernel::{Codes, Kernel, Site, kernel};
 pub(crate) struct Owners<'a> {
     /// Number of the layer whose weights the constant of this name is.
     pub(crate) layer: &'a dyn Fn(&str) -> Option<usize>,
-    /// Numbers of scales by the address of their types.
-    pub(crate) scales: HashMap<*const Uniform, usize>,
+    /// Numbers of scales by their types.
+    pub(crate) scales: ScaleTypes,
+}
+
+/// Numbers of scales by the addresses of their types, which are held: no other type gets the address of one.
+#[derive(Default)]
+pub(crate) struct ScaleTypes(HashMap<*const Uniform, (Arc<Uniform>, usize)>);
+
+impl ScaleTypes {
+    pub(crate) fn insert(&mut self, ty: Arc<Uniform>, number: usize) {
+        self.0.insert(Arc::as_ptr(&ty), (ty, number));
+    }
+
+    fn get(&self, ty: &Arc<Uniform>) -> Option<usize> {
+        self.0.get(&Arc::as_ptr(ty)).map(|(_, number)| *number)
+    }
 }
 
 /// A value of the graph.
@@ -57,7 +71,7 @@ impl Program {
         let schedule = numbering.schedule(g, g.outputs());
         let slot_of = |v: ValueId| {
             let ty = g.ty(v).clone();
-            let scale = ty.uniform().and_then(|u| owners.scales.get(&Arc::as_ptr(u)).copied());
+            let scale = ty.uniform().and_then(|u| owners.scales.get(u));
             Slot { ty, scale, trained: false }
         };
         let mut slots: Vec<Slot> = g.inputs().iter().map(|&v| slot_of(v)).collect();

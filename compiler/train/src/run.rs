@@ -21,6 +21,9 @@ use crate::trainer::{Sample, Target, Teacher, Trainer};
 /// Bytes of samples that are held out.
 const HELD_BYTES: usize = 256 << 20;
 
+/// Bytes of what the teacher said that are kept.
+const KNOWN_BYTES: usize = 256 << 20;
+
 /// What is learned from: samples by their numbers.
 pub struct Material<'a> {
     /// Number of samples.
@@ -98,13 +101,20 @@ pub struct Outcome {
 /// Samples that are trained with, and those that are held out: each eighth, 1024 at most.
 pub fn split(count: usize, sample_bytes: usize) -> (Vec<usize>, Vec<usize>) {
     let most = (HELD_BYTES / sample_bytes.max(1)).clamp(1, 1024);
-    let step = 8.max(count.div_ceil(most));
-    (0..count).partition(|i| count < 8 || i % step != step - 1)
+    let step = LEAST_SAMPLES.max(count.div_ceil(most));
+    (0..count).partition(|i| i % step != step - 1)
 }
 
-/// Steps of a training.
-pub fn steps(samples: usize, plan: &Plan) -> usize {
-    plan.epochs * samples.div_ceil(plan.batch.max(1))
+/// Each so manyth sample is held out, and so many there must be.
+const LEAST_SAMPLES: usize = 8;
+
+/// Refuses so few samples that none would be held out.
+pub fn check_count(count: usize) -> Result<(), Diag> {
+    if count >= LEAST_SAMPLES {
+        return Ok(());
+    }
+    let message = format!("{count} samples to learn from, of which each eighth is held out");
+    Err(Diag::new(Code::DATA, message).help(format!("give at least {LEAST_SAMPLES}")))
 }
 
 /// True if a score is better than another: nearer to what is wanted, and no fewer rows right.
@@ -141,6 +151,7 @@ pub fn run(
     digest: [u8; 32],
     watch: &mut dyn Watch,
 ) -> Result<Outcome, Diag> {
+    check_count(material.count)?;
     let bytes = (material.get)(0)?.inputs.iter().map(|t| t.data.bytes() as usize).sum();
     let (train, held) = split(material.count, bytes);
     let held = trainer.on_threads(|| {
@@ -220,6 +231,7 @@ impl Run<'_> {
     fn all(&mut self, watch: &mut dyn Watch) -> Result<bool, Diag> {
         let of_epoch = self.train.len().div_ceil(self.plan.batch.max(1)).max(1);
         let all = self.plan.epochs * of_epoch;
+        self.trainer.set_stage(self.part(all));
         // A few evaluations, in an epoch or after some.
         let parts = if self.plan.epochs <= 2 { 4 } else { 1 };
         let between = of_epoch.div_ceil(parts).max(1);
@@ -253,10 +265,14 @@ impl Run<'_> {
         Ok(false)
     }
 
+    /// Steps of a part of the training: for each portion one, in which the rate falls to nothing.
+    fn part(&self, all: usize) -> usize {
+        all.div_ceil(self.plan.portions.len().max(1)).max(1)
+    }
+
     /// At the beginning of a part of the training another portion of the weights gets its levels.
     fn freeze(&mut self, step: usize, all: usize) -> Result<(), Diag> {
-        let parts = self.plan.portions.len();
-        let part = all.div_ceil(parts.max(1)).max(1);
+        let part = self.part(all);
         match self.plan.portions.get(step / part) {
             Some(&portion) if step.is_multiple_of(part) => self.trainer.freeze(portion),
             _ => Ok(()),
@@ -314,7 +330,8 @@ impl Run<'_> {
                 Some(target) => target,
                 None => {
                     let target = self.teacher.target(&sample.inputs)?;
-                    if self.plan.epochs > 1 {
+                    let bytes = target.iter().map(|t| 4 * t.len()).sum::<usize>();
+                    if self.plan.epochs > 1 && lock().len() * bytes < KNOWN_BYTES {
                         lock().insert(i, target.clone());
                     }
                     target

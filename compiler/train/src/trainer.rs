@@ -70,10 +70,6 @@ pub struct Settings {
     pub rates: Rates,
     /// What is learned from.
     pub weights: Weights,
-    /// Steps in all.
-    pub steps: usize,
-    /// Parts of these in each of which the rate falls to nothing.
-    pub stages: usize,
     /// Threads; 0 for one a core.
     pub threads: usize,
 }
@@ -83,6 +79,8 @@ pub struct Trainer {
     network: Network,
     pub(crate) memories: Memories,
     pub(crate) step: usize,
+    /// Steps in which the rate falls to nothing, and then again.
+    stage: usize,
     settings: Settings,
     units: Vec<Units>,
     program: Program,
@@ -104,6 +102,7 @@ impl Trainer {
             memories: Memories::new(settings.rule, &network),
             units: units(&network),
             step: 0,
+            stage: 1,
             threads: Threads::start(settings.threads)?,
             chunk: (CHUNK_BYTES / one).clamp(1, CHUNK),
             network,
@@ -125,6 +124,20 @@ impl Trainer {
         Ok(())
     }
 
+    /// The rate falls to nothing in so many steps, and then begins anew.
+    pub(crate) fn set_stage(&mut self, steps: usize) {
+        self.stage = steps.max(1);
+    }
+
+    /// Fewest scores of an output that is one of a classifier.
+    pub fn classes(&self) -> Option<usize> {
+        let scores = |(_, kind): &(usize, Kind)| match kind {
+            Kind::Scores(classes) => Some(*classes),
+            Kind::Reals => None,
+        };
+        self.outputs.iter().filter_map(scores).min()
+    }
+
     /// Steps that were made.
     pub fn steps(&self) -> usize {
         self.step
@@ -138,11 +151,6 @@ impl Trainer {
         // Shadows, their order, integers, integers as real numbers, sums of gradients, and their intermediate forms.
         let fixed = parameters * (4 * (remembered + 6) + 2);
         fixed + self.threads.count() * (self.program.bytes(self.chunk) + 4 * parameters)
-    }
-
-    /// Whether outputs are those of a classifier.
-    pub fn is_classifier(&self) -> bool {
-        self.outputs.iter().any(|(_, kind)| matches!(kind, Kind::Scores(_)))
     }
 
     /// Runs `work` on the threads of the trainer.
@@ -169,8 +177,7 @@ impl Trainer {
 
     /// The part of the rates at this step.
     fn schedule(&self) -> f64 {
-        let stage = self.settings.steps.div_ceil(self.settings.stages.max(1)).max(1);
-        optimizer::rate(self.step % stage, stage)
+        optimizer::rate(self.step % self.stage, self.stage)
     }
 
     /// Gives the greatest weights their levels for good, until a portion of each layer has them.

@@ -55,8 +55,6 @@ fn train(last: usize, resumed: Option<&[u8]>, digest: [u8; 32], rule: Rule) -> R
         rule,
         rates: Rates { weights: if rule == Rule::Sgd { 1e-3 } else { 1e-2 }, scales: 5e-3 },
         weights: Weights::default(),
-        steps: 9,
-        stages: 1,
         threads: 2,
     };
     let mut trainer = Trainer::new(Network::new(&graph, &lowering)?, settings)?;

@@ -4,7 +4,6 @@
 
 use super::{Defaults, Recipe, Situation};
 use crate::loss::Weights;
-use crate::optimizer::Rule;
 
 pub(super) const RECIPE: Recipe = Recipe {
     name: "apprentice",
@@ -18,12 +17,5 @@ fn defaults(situation: Situation) -> Defaults {
         true => Weights { teacher: 0.5, labels: 0.5, temperature: 1.0 },
         false => Weights { teacher: 1.0, labels: 0.0, temperature: 1.0 },
     };
-    Defaults {
-        rule: Rule::Adam,
-        rates: super::distill::rates(situation.bits),
-        weights,
-        epochs: 1,
-        batch: 64,
-        portions: &[],
-    }
+    Defaults { rates: super::distill::rates(situation.bits), weights, ..Defaults::USUAL }
 }

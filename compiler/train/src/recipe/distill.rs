@@ -2,8 +2,6 @@
 //! Polino et al., ICLR 2018, section 3, whose term of hard labels is left out).
 
 use super::{Defaults, Recipe, Situation};
-use crate::loss::Weights;
-use crate::optimizer::Rule;
 use crate::update::Rates;
 
 pub(super) const RECIPE: Recipe = Recipe {
@@ -14,14 +12,7 @@ pub(super) const RECIPE: Recipe = Recipe {
 };
 
 fn defaults(situation: Situation) -> Defaults {
-    Defaults {
-        rule: Rule::Adam,
-        rates: rates(situation.bits),
-        weights: Weights { teacher: 1.0, labels: 0.0, temperature: 2.0 },
-        epochs: 1,
-        batch: 64,
-        portions: &[],
-    }
+    Defaults { rates: rates(situation.bits), ..Defaults::USUAL }
 }
 
 /// Few bits need longer steps: a weight must cross half of one of theirs before its integer changes.
@@ -29,6 +20,6 @@ pub(super) fn rates(bits: u32) -> Rates {
     match bits {
         ..=4 => Rates { weights: 1e-3, scales: 5e-4 },
         5..=6 => Rates { weights: 7e-4, scales: 3e-4 },
-        _ => Rates { weights: 4e-4, scales: 1e-4 },
+        _ => Defaults::USUAL.rates,
     }
 }

@@ -4,7 +4,6 @@
 
 use super::{Defaults, Recipe, Situation};
 use crate::loss::Weights;
-use crate::optimizer::Rule;
 
 pub(super) const RECIPE: Recipe = Recipe {
     name: "faq",
@@ -14,13 +13,10 @@ pub(super) const RECIPE: Recipe = Recipe {
 };
 
 fn defaults(situation: Situation) -> Defaults {
-    let labels = if situation.labels { 1.0 } else { 0.0 };
-    Defaults {
-        rule: Rule::Adam,
-        rates: super::distill::rates(situation.bits),
-        weights: Weights { teacher: 1.0, labels, temperature: 2.0 },
-        epochs: 1,
-        batch: 64,
-        portions: &[],
-    }
+    Defaults { rates: super::distill::rates(situation.bits), weights: weights(situation), ..Defaults::USUAL }
+}
+
+/// Labels count as much as the float network, where there are any.
+pub(super) fn weights(situation: Situation) -> Weights {
+    Weights { labels: if situation.labels { 1.0 } else { 0.0 }, ..Defaults::USUAL.weights }
 }

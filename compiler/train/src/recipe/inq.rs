@@ -3,8 +3,6 @@
 //! paper it is real. Values have integers from the beginning; in the paper they are real. After the last portion biases and the scales of values are still trained.
 
 use super::{Defaults, Recipe, Situation};
-use crate::loss::Weights;
-use crate::optimizer::Rule;
 use crate::update::Rates;
 
 pub(super) const RECIPE: Recipe = Recipe {
@@ -15,13 +13,11 @@ pub(super) const RECIPE: Recipe = Recipe {
 };
 
 fn defaults(situation: Situation) -> Defaults {
-    let labels = if situation.labels { 1.0 } else { 0.0 };
     Defaults {
-        rule: Rule::Adam,
         rates: Rates { weights: 2e-3, scales: 1e-3 },
-        weights: Weights { teacher: 1.0, labels, temperature: 2.0 },
+        weights: super::faq::weights(situation),
         epochs: 8,
-        batch: 64,
         portions: &[0.5, 0.75, 0.875, 1.0],
+        ..Defaults::USUAL
     }
 }

@@ -35,6 +35,18 @@ pub struct Defaults {
     pub portions: &'static [f64],
 }
 
+impl Defaults {
+    /// What most recipes have.
+    const USUAL: Defaults = Defaults {
+        rule: Rule::Adam,
+        rates: Rates { weights: 4e-4, scales: 1e-4 },
+        weights: Weights { teacher: 1.0, labels: 0.0, temperature: 2.0 },
+        epochs: 1,
+        batch: 64,
+        portions: &[],
+    };
+}
+
 /// A row of [`RECIPES`].
 pub struct Recipe {
     /// Its name after `--recipe`.
