@@ -16,18 +16,7 @@ use graphs::{random_graph, random_low_bits, random_matrices};
 
 fn options(graph: &Graph, target: Target) -> Options {
     let float_interface = graph.outputs().iter().all(|&v| graph.ty(v).uniform().is_some());
-    let manifest = qcc_runtime::Manifest::default();
-    // Everything goes through the pool, however small.
-    Options {
-        target,
-        name: "random".into(),
-        budget: qcc::ir::Budget::default(),
-        float_interface,
-        shared_from: 0,
-        tuning: Default::default(),
-        hash: [7; 32],
-        manifest,
-    }
+    Options { float_interface, ..Options::new(target, "random") }
 }
 
 /// Output bytes of a compiled model.

@@ -6,22 +6,9 @@ use qcc_interp::Evaluator;
 use qcc_ir::{Attrs, Builder, Data, Elem, Graph, Int, Opcode, Tensor, Type, attr, parse};
 use qcc_runtime::{Model, TensorRef};
 
-fn options(target: Target) -> Options {
-    Options {
-        budget: qcc::ir::Budget::default(),
-        target,
-        name: "net".into(),
-        float_interface: false,
-        shared_from: 0,
-        tuning: Default::default(),
-        hash: [7; 32],
-        manifest: qcc_runtime::Manifest::default(),
-    }
-}
-
 /// Kernel of the step that computes `value`, as `qcc inspect` and `qcc bench --per-layer` show it.
 fn kernel(graph: &Graph, target: Target, value: &str) -> String {
-    let object = emit::object::compile(graph, &options(target)).expect("compiles");
+    let object = emit::object::compile(graph, &Options::new(target, "net")).expect("compiles");
     let report = check::certify(&object.link("net.so").expect("links")).expect("a model");
     assert!(report.is_float_free(), "{target}: {:?}", report.integer.findings);
     let step = object.manifest.steps.iter().find(|step| step.name == value && step.macs > 0).expect("a step").clone();
@@ -125,7 +112,7 @@ fn the_greatest_sums_are_exact() {
             let input = Tensor::new(&[1, 11, 9, inputs], Data::U8(input));
             let wanted = Evaluator::new(&graph).run(std::slice::from_ref(&input)).expect("evaluates").remove(0);
             for &target in &targets {
-                let jit = emit::jit::compile(&graph, &options(target)).expect("compiles");
+                let jit = emit::jit::compile(&graph, &Options::new(target, "net")).expect("compiles");
                 let text = &jit.tasks.iter().find(|task| task.name == "y" && task.macs > 0).expect("a step").kernel;
                 assert!(text.contains("in 16 bits"), "{target}: {text}");
                 assert_eq!(run(&jit.model, &input), wanted.data.to_bytes(), "{target}, {magnitude}: {text}");

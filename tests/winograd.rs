@@ -11,16 +11,8 @@ use qcc_runtime::{Model, Pool, TensorRef};
 
 fn options(target: Target, method: Option<Method>) -> Options {
     let choice = Choice { method, ..Choice::default() };
-    Options {
-        budget: qcc::ir::Budget::default(),
-        target,
-        name: "net".into(),
-        float_interface: false,
-        shared_from: 0,
-        tuning: method.map(|_| ("y".to_string(), choice)).into_iter().collect(),
-        hash: [7; 32],
-        manifest: qcc_runtime::Manifest::default(),
-    }
+    let tuning = method.map(|_| ("y".to_string(), choice)).into_iter().collect();
+    Options { tuning, ..Options::new(target, "net") }
 }
 
 /// A convolution `%y` of images.

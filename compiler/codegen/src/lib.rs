@@ -41,3 +41,19 @@ pub struct Options {
     /// What the earlier stages have to say of the model's making; steps and memory are added.
     pub manifest: qcc_runtime::Manifest,
 }
+
+impl Options {
+    /// Codes in and out, every task shared however small, and nothing known of the model's making.
+    pub fn new(target: Target, name: &str) -> Options {
+        Options {
+            target,
+            name: name.to_string(),
+            float_interface: false,
+            shared_from: 0,
+            budget: qcc_ir::Budget::default(),
+            hash: [0; 32],
+            tuning: Default::default(),
+            manifest: Default::default(),
+        }
+    }
+}

@@ -25,16 +25,7 @@ fn a_model_answers_for_the_cpu_it_is_on() {
     let graph = parse::parse(MODEL, &parse::no_files).unwrap();
     for level in LEVELS.iter().map(|l| l.0).filter(|&level| level != Level::Aarch64) {
         let target = Target::of(level);
-        let options = Options {
-            budget: qcc_ir::Budget::default(),
-            target,
-            name: "clamp".into(),
-            float_interface: false,
-            shared_from: 0,
-            hash: [7; 32],
-            manifest: qcc_runtime::Manifest::default(),
-            tuning: Default::default(),
-        };
+        let options = Options::new(target, "clamp");
         let path = folder.path().join(format!("{target}.so"));
         let file = emit::object::compile(&graph, &options).unwrap().link("clamp.so").unwrap();
         std::fs::write(&path, file).unwrap();

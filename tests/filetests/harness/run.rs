@@ -43,17 +43,7 @@ fn is_integer_only(graph: &Graph) -> bool {
 fn execute(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
     let mut first: Option<Vec<Tensor>> = None;
     for target in Target::all_runnable() {
-        let options = Options {
-            target,
-            name: "filetest".into(),
-            budget: qcc_ir::Budget::default(),
-            float_interface: false,
-            shared_from: 0,
-            tuning: Default::default(),
-            hash: [7; 32],
-            manifest: qcc_runtime::Manifest::default(),
-        };
-        let jit = emit::jit::compile(graph, &options).map_err(|e| format!("{target}: {e}"))?;
+        let jit = emit::jit::compile(graph, &Options::new(target, "filetest")).map_err(|e| format!("{target}: {e}"))?;
         let views: Vec<_> = inputs.iter().map(|t| for_data!(&t.data, v => TensorRef::new(&t.dims, v))).collect();
         let outputs = jit.model.session().run(&views).map_err(|e| format!("{target}: {e}"))?;
         let tensors = outputs.iter().zip(graph.outputs()).map(|(t, &v)| {

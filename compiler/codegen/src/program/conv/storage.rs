@@ -137,16 +137,8 @@ mod tests {
         let choice = |&(name, storage): &(&str, Storage)| {
             (name.to_string(), Choice { storage: Some(storage), ..Choice::default() })
         };
-        Options {
-            budget: qcc_ir::Budget::default(),
-            target: Target::of(Level::X86V4Vnni),
-            name: "net".to_string(),
-            float_interface: false,
-            shared_from: 0,
-            hash: [0; 32],
-            tuning: tuning.iter().map(choice).collect(),
-            manifest: Default::default(),
-        }
+        let tuning = tuning.iter().map(choice).collect();
+        Options { tuning, ..Options::new(Target::of(Level::X86V4Vnni), "net") }
     }
 
     /// Products of so many rows, 64 inputs and `columns` outputs, whose weights go round `values`, as the plan says them.

@@ -3,7 +3,8 @@
 //! Every layer takes what is estimated to be fastest, as far as memory reaches: transformed weights may make a model's constants larger by [`MORE_PERCENT`], or
 //! by [`MORE_BYTES`] if that is more. What saves most time for a byte comes first. What a tuning asks for is not limited.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use qcc_ir::{Graph, NodeId, Opcode};
 
@@ -45,9 +46,34 @@ struct Alternative {
 struct Upgrade {
     layer: usize,
     form: usize,
+    /// What the layer has before.
+    from: Option<usize>,
     saved: usize,
     more: usize,
 }
+
+impl Ord for Upgrade {
+    /// By time saved for a byte; both are far below 2^64. Of equals the layer in front comes first.
+    fn cmp(&self, other: &Upgrade) -> Ordering {
+        let left = self.saved as u128 * (other.more as u128 + 1);
+        let right = other.saved as u128 * (self.more as u128 + 1);
+        left.cmp(&right).then(other.layer.cmp(&self.layer)).then(self.form.cmp(&other.form))
+    }
+}
+
+impl PartialOrd for Upgrade {
+    fn partial_cmp(&self, other: &Upgrade) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Upgrade {
+    fn eq(&self, other: &Upgrade) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Upgrade {}
 
 /// Adds to the storages of a graph's products the transformed weights of those that take a form.
 pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
@@ -118,32 +144,33 @@ fn layer(
     (!forms.is_empty()).then_some(Convolution { node, direct, forms })
 }
 
+impl Convolution {
+    /// What is faster than the form that the layer has.
+    fn upgrades(&self, layer: usize, from: Option<usize>) -> impl Iterator<Item = Upgrade> + '_ {
+        let now = from.map_or(self.direct, |form| self.forms[form].1);
+        let faster = self.forms.iter().enumerate().filter(move |(_, (_, way))| way.time < now.time);
+        faster.map(move |(form, (_, way))| {
+            let (saved, more) = (now.time - way.time, way.bytes.saturating_sub(now.bytes));
+            Upgrade { layer, form, from, saved, more }
+        })
+    }
+}
+
 /// The forms, by layer and number, that save most time with so many bytes more.
-fn within(layers: &[Convolution], mut allowed: usize) -> HashMap<usize, usize> {
-    let mut chosen: HashMap<usize, usize> = HashMap::new();
-    loop {
-        let upgrades = layers.iter().enumerate().flat_map(|(index, layer)| {
-            let now = chosen.get(&index).map_or(layer.direct, |&form| layer.forms[form].1);
-            layer.forms.iter().enumerate().filter(move |(_, (_, way))| way.time < now.time).map(
-                move |(form, (_, way))| Upgrade {
-                    layer: index,
-                    form,
-                    saved: now.time - way.time,
-                    more: way.bytes.saturating_sub(now.bytes),
-                },
-            )
-        });
-        let affordable = upgrades.filter(|upgrade| upgrade.more <= allowed);
-        // By time saved for a byte; both are far below 2^64.
-        let Some(best) = affordable.max_by(|a, b| {
-            let (left, right) = (a.saved as u128 * (b.more as u128 + 1), b.saved as u128 * (a.more as u128 + 1));
-            left.cmp(&right).then(b.layer.cmp(&a.layer))
-        }) else {
-            return chosen;
-        };
+fn within(layers: &[Convolution], mut allowed: usize) -> BTreeMap<usize, usize> {
+    let mut chosen: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut upgrades: BinaryHeap<Upgrade> =
+        layers.iter().enumerate().flat_map(|(index, layer)| layer.upgrades(index, None)).collect();
+    while let Some(best) = upgrades.pop() {
+        let is_stale = chosen.get(&best.layer).copied() != best.from;
+        if is_stale || best.more > allowed {
+            continue;
+        }
         allowed -= best.more;
         chosen.insert(best.layer, best.form);
+        upgrades.extend(layers[best.layer].upgrades(best.layer, Some(best.form)));
     }
+    chosen
 }
 
 #[cfg(test)]
@@ -162,11 +189,7 @@ mod tests {
         let forms = Form::of_kernel([3, 3]);
         let layer = |direct, slow, fast| Convolution { node, direct, forms: vec![(forms[0], fast), (forms[3], slow)] };
         let layers = [layer(way(100, 10), way(60, 20), way(40, 80)), layer(way(100, 100), way(60, 200), way(50, 800))];
-        let sorted = |allowed| {
-            let mut chosen: Vec<_> = within(&layers, allowed).into_iter().collect();
-            chosen.sort_unstable();
-            chosen
-        };
+        let sorted = |allowed| within(&layers, allowed).into_iter().collect::<Vec<_>>();
         assert_eq!(sorted(0), []);
         assert_eq!(sorted(10), [(0, 1)]);
         assert_eq!(sorted(70), [(0, 0)]);
