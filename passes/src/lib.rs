@@ -26,6 +26,7 @@ mod table;
 
 pub use context::{Context, Corrections, Samples};
 pub use int::prove_accumulators::accumulator_bounds;
+pub use layer::{GREATEST_BIAS, LEAST_FACTOR, bias_32, bias_64};
 pub use options::{OptionInfo, Options};
 pub use pass::{Pass, PassInfo, Phase, Property};
 pub use pipeline::{PRESETS, Pipeline, Preset, Step, default_pipeline, preset};

@@ -44,7 +44,7 @@ impl AffineCorrection {
                 let sums = &mut sums[i % channels];
                 let counts = |(x, y): &(&f32, &f32)| !(**x <= lo && **y <= lo || **x >= hi && **y >= hi);
                 for (x, y) in x.iter().zip(y).filter(counts) {
-                    let (x, y) = (f64::from(*x), f64::from(y.max(lo).min(hi)));
+                    let (x, y) = (f64::from(*x), f64::from(y.clamp(lo, hi)));
                     *sums = [sums[0] + x, sums[1] + y, sums[2] + x * x, sums[3] + x * y, sums[4] + 1.0];
                 }
             }
@@ -63,7 +63,8 @@ impl AffineCorrection {
             let gain = if gain.is_finite() { gain.clamp(1.0 / MOST_GAIN, MOST_GAIN) } else { 1.0 };
             // Which results lie beyond a bound changes with the shift.
             let share = if bounds.is_some() { count / (count + AGREEING) } else { 1.0 };
-            AffineCorrection { gain, shift: share * (y - gain * x), moved: share * (y - x) }
+            let kept = (1.0 - share) * (y - x);
+            AffineCorrection { gain, shift: y - gain * x - kept, moved: y - x - kept }
         };
         (0..channels).map(correction).collect()
     }
@@ -99,6 +100,17 @@ mod tests {
         assert!(all.moved > 25.0, "{}", all.moved);
         let clipped = correction(targets, found, Some([0.0, 1e6]));
         assert!((-1.0..-0.9).contains(&clipped.moved), "{}", clipped.moved);
+    }
+
+    #[test]
+    fn few_results_move_little_and_a_gain_moves_no_mean() {
+        let bounds = Some([0.0, 1e6]);
+        let one = correction(vec![10.0], vec![12.0], bounds);
+        assert!((-0.1..0.0).contains(&one.moved), "{}", one.moved);
+        let found: Vec<f32> = (0..8).map(|i| 100.0 + i as f32).collect();
+        let targets: Vec<f32> = (0..8).map(|i| 100.0 + 7.0 - i as f32).collect();
+        let turned = correction(targets, found, bounds);
+        assert!(turned.gain < 1.0 && (turned.gain * 103.5 + turned.shift - 103.5).abs() < 1e-9, "{}", turned.gain);
     }
 
     #[test]

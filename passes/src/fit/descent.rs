@@ -117,7 +117,7 @@ struct State<'a> {
 
 impl<'a> State<'a> {
     fn new(channel: &'a Channel<'a>, codes: Vec<i64>, scale: f32) -> State<'a> {
-        let mut slope: Vec<f32> = (0..channel.w.len()).map(|k| channel.g[k] + channel.damp * channel.w[k]).collect();
+        let mut slope: Vec<f32> = channel.g.iter().zip(channel.w).map(|(g, w)| g + channel.damp * w).collect();
         let depth = slope.len();
         for (k, &q) in codes.iter().enumerate().filter(|(_, q)| **q != 0) {
             let real = q as f32 * scale;

@@ -55,6 +55,8 @@ pub(crate) struct FittedLayer {
     pub(crate) layer: QuantLayer,
     pub(crate) weights: WeightCodes,
     pub(crate) bias: Vec<f32>,
+    /// Weights and bias of the real network.
+    real: (Arc<Tensor>, Vec<f32>),
     /// Root mean square of what was added to the bias.
     pub(crate) shift: f64,
 }
@@ -74,6 +76,11 @@ pub(crate) type Round<'r> = &'r (dyn Fn(&LayerSamples) -> Result<WeightCodes, Di
 /// that the mean of each channel, before it is quantized, is that of the real network. With `gains`, the scales of the weights
 /// are set too, so that the square error of each channel is least.
 pub(crate) fn run(g: &Graph, cx: &Context, gains: bool, round: Round) -> Result<FitResult, Diags> {
+    within(MEMORY, g, cx, gains, round)
+}
+
+/// The same with so many bytes for activations.
+fn within(memory: usize, g: &Graph, cx: &Context, gains: bool, round: Round) -> Result<FitResult, Diags> {
     let Some(samples) = cx.samples.clone().filter(|s| !s.is_empty()) else { return Ok(FitResult::default()) };
     let numbering = Numbering::of(g);
     let enter = |i: usize| -> Result<Vec<Pair>, Diag> {
@@ -84,7 +91,7 @@ pub(crate) fn run(g: &Graph, cx: &Context, gains: bool, round: Round) -> Result<
     let fitted = || -> Result<FitResult, Diag> {
         let mut lockstep = Lockstep { g, numbering: &numbering, round, gains, layers: Vec::new() };
         let order = spread(samples.len());
-        let stages = stages(&footprints(g, &numbering), samples.len());
+        let stages = stages(&footprints(g, &numbering), memory, samples.len());
         let ends = stages.iter().skip(1).map(|stage| stage.begin).chain([schedule.steps()]);
         let mut states: Vec<(usize, SampleState<Pair>)> = Vec::new();
         for (stage, end) in stages.iter().zip(ends) {
@@ -114,13 +121,13 @@ struct Stage {
     samples: usize,
 }
 
-/// As many samples as fit into [`MEMORY`] with the bytes that one takes in each step. Others join where at least twice as many fit, or all.
-fn stages(footprints: &[usize], most: usize) -> Vec<Stage> {
+/// As many samples as fit into memory with the bytes that one takes in each step. Others join where at least twice as many fit, or all.
+fn stages(footprints: &[usize], memory: usize, most: usize) -> Vec<Stage> {
     let mut from_here = footprints.to_vec();
     for i in (1..from_here.len()).rev() {
         from_here[i - 1] = from_here[i - 1].max(from_here[i]);
     }
-    let fitting = |bytes: usize| (MEMORY / bytes.max(1)).max(LEAST_SAMPLES).min(most);
+    let fitting = |bytes: usize| (memory / bytes.max(1)).max(LEAST_SAMPLES).min(most);
     let mut stages = vec![Stage { begin: 0, samples: fitting(from_here.first().copied().unwrap_or(0)) }];
     for (begin, &bytes) in from_here.iter().enumerate() {
         let (now, samples) = (stages[stages.len() - 1].samples, fitting(bytes));
@@ -199,29 +206,17 @@ impl Lockstep<'_> {
     }
 }
 
-/// A layer that is fitted: what it computes on real numbers, and with its new parameters.
-struct FittedNode<'a> {
-    real: Fittable<'a>,
-    weights: Tensor,
-    bias: &'a [f32],
-}
-
-/// Layers that were fitted before, for samples that join.
+/// Layers that were fitted before, for samples that join: what each computes with its new weights.
 struct Fitted<'a> {
     g: &'a Graph,
     numbering: &'a Numbering,
-    layers: HashMap<NodeId, FittedNode<'a>>,
+    layers: HashMap<NodeId, (&'a FittedLayer, Tensor)>,
 }
 
 impl<'a> Fitted<'a> {
     fn new(g: &'a Graph, numbering: &'a Numbering, layers: &'a [FittedLayer]) -> Fitted<'a> {
-        let found = |step: usize| {
-            let real = Fittable::of(g, numbering, step)?;
-            let fitted = layers.iter().find(|fitted| fitted.layer.node == real.layer.node)?;
-            Some((real.layer.node, FittedNode { real, weights: fitted.weights.real(), bias: &fitted.bias }))
-        };
-        let steps = if layers.is_empty() { 0 } else { g.order().len() };
-        Fitted { g, numbering, layers: (0..steps).filter_map(found).collect() }
+        let layers = layers.iter().map(|fitted| (fitted.layer.node, (fitted, fitted.weights.real()))).collect();
+        Fitted { g, numbering, layers }
     }
 }
 
@@ -229,18 +224,18 @@ impl Domain for &Fitted<'_> {
     type Value = Pair;
 
     fn step(&mut self, step: usize, samples: &[SampleState<Pair>]) -> Result<Vec<Pair>, Diag> {
-        let Some(layer) = self.layers.get(&self.numbering.node(step)) else {
+        let Some((fitted, weights)) = self.layers.get(&self.numbering.node(step)) else {
             let node = PairedNode::new(self.g, self.numbering, step)?;
             return in_order(samples, |sample| node.evaluate(sample));
         };
-        let Fittable { layer: QuantLayer { node, .. }, input: (slot, x), .. } = layer.real;
-        let ty = self.g.ty(self.g.result(node));
+        let QuantLayer { node, input, .. } = &fitted.layer;
+        let (x, ty) = (self.g.ty(input.value), self.g.ty(self.g.result(*node)));
         let (x_real, y_real) = (real(x), real(ty));
         in_order(samples, |sample| {
-            let pair = sample.get(slot)?;
-            let input = cast(Opcode::DCast, &pair.quantized, x, &x_real)?;
-            let target = apply(self.g, node, &pair.real, &layer.real.weights, &layer.real.bias, &y_real)?;
-            let found = apply(self.g, node, &input, &layer.weights, layer.bias, &y_real)?;
+            let pair = sample.get(self.numbering.slot(input.value).unwrap_or(usize::MAX))?;
+            let read = cast(Opcode::DCast, &pair.quantized, x, &x_real)?;
+            let target = apply(self.g, *node, &pair.real, &fitted.real.0, &fitted.real.1, &y_real)?;
+            let found = apply(self.g, *node, &read, weights, &fitted.bias, &y_real)?;
             Ok(Pair { real: target, quantized: cast(Opcode::QCast, &found, &y_real, ty)? })
         })
     }
@@ -287,8 +282,8 @@ impl<'a> Fittable<'a> {
         let (inputs, targets) = pairs.into_iter().unzip();
         let layer = LayerSamples { layer, weights, inputs, targets, rounded };
         let chosen = round(&layer)?;
-        let weights = chosen.real();
-        let found = in_order(&layer.inputs, |input| apply(g, node, input, &weights, &bias, &y_real))?;
+        let rounded = chosen.real();
+        let found = in_order(&layer.inputs, |input| apply(g, node, input, &rounded, &bias, &y_real))?;
         let plane = if g.op(node) == Opcode::Conv2d { plane(&ty.dims) } else { 1 };
         // With weights of 8 bits hardly a result comes to lie on the other side of a bound.
         let bounds = layer.bounds().filter(|_| layer.rounded.uniform.format.bits() < FEW_BITS);
@@ -302,9 +297,11 @@ impl<'a> Fittable<'a> {
             Ok::<_, Diag>(Pair { real, quantized: cast(Opcode::QCast, &found, &y_real, ty)? })
         })?;
         let weights = chosen.scaled(corrections.iter().map(|c| c.gain));
-        let bias = bias.iter().zip(&corrections).map(|(b, c)| nearest_f32(f64::from(*b) * c.gain + c.shift)).collect();
+        let moved = |(b, c): (&f32, &AffineCorrection)| nearest_f32(f64::from(*b) * c.gain + c.shift);
+        let fitted = bias.iter().zip(&corrections).map(moved).collect();
         let square = corrections.iter().map(|c| c.moved * c.moved).sum::<f64>() / channels.max(1) as f64;
-        Ok((results, FittedLayer { layer: layer.layer, weights, bias, shift: square.sqrt() }))
+        let real = (layer.weights, bias);
+        Ok((results, FittedLayer { layer: layer.layer, weights, bias: fitted, real, shift: square.sqrt() }))
     }
 }
 
@@ -345,10 +342,46 @@ mod tests {
     #[test]
     fn samples_join_where_they_fit() {
         let stage = |begin, samples| Stage { begin, samples };
-        let bytes = [MEMORY / 10, MEMORY / 100, MEMORY / 20, MEMORY / 90, MEMORY / 1000];
-        assert_eq!(stages(&bytes, 200), [stage(0, 10), stage(1, 20), stage(3, 90), stage(4, 200)]);
-        assert_eq!(stages(&bytes, 9), [stage(0, 9)]);
-        assert_eq!(stages(&[2 * MEMORY, 2 * MEMORY], 200), [stage(0, LEAST_SAMPLES)]);
-        assert_eq!(stages(&[], 3), [stage(0, 3)]);
+        let bytes = [100, 10, 50, 11, 1];
+        assert_eq!(stages(&bytes, 1000, 200), [stage(0, 10), stage(1, 20), stage(3, 90), stage(4, 200)]);
+        assert_eq!(stages(&bytes, 1000, 9), [stage(0, 9)]);
+        assert_eq!(stages(&[2000, 2000], 1000, 200), [stage(0, LEAST_SAMPLES)]);
+        assert_eq!(stages(&[], 1000, 3), [stage(0, 3)]);
+    }
+
+    /// Three layers, of which the last has the smallest values.
+    const LAYERS: &str = "graph @g(%x: tensor<1x1x4x4x!quant.uniform<u8:f32, 0.02>>) -> (tensor<1x2x1x1x!quant.uniform<u8:f32, 0.02:100>>) {
+  const @v : tensor<2x1x3x3xf32> = dense<[0.31, -0.2, 0.1, 0.05, 0.4, -0.3, 0.22, 0.17, -0.6, 0.5, 0.1, -0.1, 0.2, 0.33, 0.2, -0.4, 0.1, 0.3]>
+  const @w : tensor<2x2x4x4xf32> = dense<WEIGHTS>
+  const @u : tensor<2x2x1x1xf32> = dense<[0.7, -0.3, 0.45, 0.6]>
+  const @b : tensor<2xf32> = dense<[0.3, -0.2]>
+  %h = nn.conv2d(%x, @v, @b) {pads = [1, 1, 1, 1]} : tensor<1x2x4x4x!quant.uniform<u8:f32, 0.01:20>>
+  %y = nn.conv2d(%h, @w, @b) : tensor<1x2x1x1x!quant.uniform<u8:f32, 0.05:100>>
+  %z = nn.conv2d(%y, @u, @b) : tensor<1x2x1x1x!quant.uniform<u8:f32, 0.02:100>>
+  return %z
+}
+";
+
+    #[test]
+    fn a_sample_that_joins_is_as_one_that_was_there() {
+        let weights: Vec<String> = (0..64).map(|i| format!("{:?}", (i * 37 % 64) as f32 / 64.0 - 0.5)).collect();
+        let text = LAYERS.replace("WEIGHTS", &format!("[{}]", weights.join(", ")));
+        let g = qcc_ir::parse(&text, &qcc_ir::parse::no_files).expect("a graph");
+        // All alike: how many there are does not change what a layer is fitted to.
+        let x = Tensor::f32(&[1, 1, 4, 4], (0..16).map(|i| (i * 7 % 16) as f32 * 0.3).collect());
+        let samples: Vec<Vec<Tensor>> = vec![vec![x]; 64];
+        let cx = Context { samples: Some(Arc::new(samples)), ..Context::default() };
+        let footprints = footprints(&g, &Numbering::of(&g));
+        let tight = 20 * footprints[0];
+        assert_eq!(stages(&footprints, tight, 64), [Stage { begin: 0, samples: 20 }, Stage { begin: 2, samples: 64 }]);
+        let round = |layer: &LayerSamples| Ok(layer.rounded.clone());
+        let fit = |memory| within(memory, &g, &cx, false, &round).expect("it fits");
+        let (joined, whole) = (fit(tight), fit(MEMORY));
+        assert!((joined.sqnr - whole.sqnr).abs() < 1e-9 && joined.sqnr > 10.0, "{} {}", joined.sqnr, whole.sqnr);
+        for (a, b) in joined.layers.iter().zip(&whole.layers) {
+            assert!(a.weights.codes == b.weights.codes);
+            assert!(a.bias.iter().zip(&b.bias).all(|(a, b)| (a - b).abs() < 1e-5), "{:?} {:?}", a.bias, b.bias);
+            assert!(a.bias != [0.3, -0.2], "the bias is corrected");
+        }
     }
 }

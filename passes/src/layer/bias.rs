@@ -7,10 +7,10 @@ use qcc_num::convert::{nearest_f32, nearest_i32, nearest_i64};
 use qcc_num::wide;
 
 /// Greatest accumulator that a bias may take up by itself.
-pub(crate) const GREATEST_BIAS: f64 = (1u32 << 29) as f64;
+pub const GREATEST_BIAS: f64 = (1u32 << 29) as f64;
 
 /// A bias in units of the accumulators.
-pub(crate) fn bias_32(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
+pub fn bias_32(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
     let steps: Vec<f32> = scales.iter().map(|&s| nearest_f32(sx * f64::from(s)).max(f32::MIN_POSITIVE)).collect();
     let code = |(&b, &s): (&f32, &f32)| {
         nearest_i32((f64::from(b) / f64::from(s)).clamp(-2.0 * GREATEST_BIAS, 2.0 * GREATEST_BIAS))
@@ -21,7 +21,7 @@ pub(crate) fn bias_32(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
 }
 
 /// A bias in units of sums of 64 bits.
-pub(crate) fn bias_64(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
+pub fn bias_64(bias: &[f32], sx: f64, scales: &[f32]) -> (Tensor, Elem) {
     let (_, elem) = bias_32(&vec![0.0; bias.len()], sx, scales);
     let Elem::Uniform(uniform) = elem else { unreachable!("a quantized bias has a quantized type") };
     let bound = wide::GREATEST_BIAS as f64 / 2.0;

@@ -18,8 +18,9 @@ use qcc_ir::{Change, Class, Elem, Format, Graph, Int, NodeId, Opcode, Tensor, Un
 use crate::constants::dequantized;
 use crate::rewrite::add_cast;
 
-pub(crate) use bias::{GREATEST_BIAS, bias_32, bias_64};
+pub use bias::{GREATEST_BIAS, bias_32, bias_64};
 pub(crate) use receptive_field::ReceptiveField;
+pub use weights::LEAST_FACTOR;
 pub(crate) use weights::{WeightCodes, quantized_weights, scales_for_64_bit_sums};
 
 /// A layer with constant parameters.

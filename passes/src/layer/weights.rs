@@ -11,7 +11,7 @@ use super::bias::GREATEST_BIAS;
 use super::{NewParameter, Parameter, QuantLayer, table};
 
 /// Least requantization factor: its multiplier keeps at least 18 bits before a common shift.
-const LEAST_FACTOR: f64 = 1.0 / (1u32 << 20) as f64;
+pub const LEAST_FACTOR: f64 = 1.0 / (1u32 << 20) as f64;
 
 /// The weights of a layer as integers.
 #[derive(Debug, Clone, PartialEq)]
