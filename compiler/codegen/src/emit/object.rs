@@ -11,7 +11,7 @@ use qcc_runtime::{Manifest, ModelInfo, Seal};
 use super::header;
 use super::link::{LinkOptions, link_relocatable, link_shared};
 use crate::Options;
-use crate::program::{self, bug, entry_name};
+use crate::program::{self, Program, TaskInfo, bug, entry_name};
 
 /// What was compiled ahead of time.
 pub struct Object {
@@ -22,6 +22,8 @@ pub struct Object {
     pub info: ModelInfo,
     /// How it was made.
     pub manifest: Manifest,
+    /// What runs, in order.
+    pub tasks: Vec<TaskInfo>,
     float_functions: HashSet<String>,
 }
 
@@ -32,7 +34,8 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Object, Diags> {
     let mut module = ObjectModule::new(builder);
     let program = program::build(graph, options, &mut module)?;
     let object = module.finish().emit().map_err(bug)?;
-    Ok(Object { object, info: program.info, manifest: program.manifest, float_functions: program.float_functions })
+    let Program { info, manifest, tasks, float_functions, .. } = program;
+    Ok(Object { object, info, manifest, tasks, float_functions })
 }
 
 /// The program in Cranelift IR as text; kernels that are machine code from the start are named only.

@@ -46,8 +46,12 @@ pub struct TaskInfo {
     pub weight_bytes: u64,
     /// Bits of a stored weight, of a product; else 0.
     pub weight_bits: usize,
+    /// Name of the constant that a product multiplies by.
+    pub weights: Option<String>,
     /// Steps whose products it sums in 16 bits; 0 where sums have 32.
     pub i16_steps: u32,
+    /// The planner's estimate of its time on one thread, in a unit common to all products of a target; 0 where it has none.
+    pub estimate: u64,
     /// What could have been chosen otherwise, the likeliest first.
     pub choices: Vec<Choice>,
 }
@@ -61,7 +65,9 @@ pub(super) struct TaskCost {
     pub input_bytes: u64,
     pub weight_bytes: u64,
     pub weight_bits: usize,
+    pub weights: Option<String>,
     pub i16_steps: u32,
+    pub estimate: u64,
     pub choices: Vec<Choice>,
 }
 
@@ -75,7 +81,9 @@ impl TaskCost {
             input_bytes: 0,
             weight_bytes: 0,
             weight_bits: 0,
+            weights: None,
             i16_steps: 0,
+            estimate: 0,
             choices: Vec::new(),
         }
     }
@@ -328,7 +336,9 @@ impl<'a> Builder<'a> {
             output_bytes: output_bytes as u64,
             weight_bytes: cost.weight_bytes,
             weight_bits: cost.weight_bits,
+            weights: cost.weights,
             i16_steps: cost.i16_steps,
+            estimate: cost.estimate,
             choices: cost.choices,
         });
         Ok(())

@@ -44,7 +44,8 @@ impl Builder<'_> {
         let product = Product::new(self, o, op)?;
         let multipliers = product.requant.as_ref().map_or(0, |(multipliers, _)| multipliers.len());
         let weight_bytes = (product.weights.len() + 4 * (product.bias.len() + multipliers)) as u64;
-        let cost = TaskCost { macs: product.macs(), weight_bytes, ..TaskCost::of(product.describe(op)) };
+        let weights = self.graph.operands(o.node).get(1).map(|&w| self.graph.name_of(w).to_string());
+        let cost = TaskCost { macs: product.macs(), weight_bytes, weights, ..TaskCost::of(product.describe(op)) };
         if product.is_depthwise() {
             return self.depthwise(o, &product, cost);
         }
@@ -102,7 +103,8 @@ impl Builder<'_> {
         let methods = problem.map(|problem| self.methods(o, &problem, &product, None)).unwrap_or_default();
         let choices = plan.alternatives.iter().copied().chain(methods).collect();
         let products = Some(plan.products());
-        let cost = TaskCost { kernel, products, i16_steps, choices, weight_bytes, weight_bits, ..cost };
+        let estimate = plan.estimate(product.weights.len() * weight_bits / 8) as u64;
+        let cost = TaskCost { kernel, products, i16_steps, estimate, choices, weight_bytes, weight_bits, ..cost };
         self.task_of(o, plan.schedule.units(), cost, |t| emit::emit(t, &product, memory, &plan, &sections))
     }
 

@@ -18,6 +18,8 @@ pub const VALUES: usize = 16;
 
 /// Bits of a code.
 pub const BITS: usize = 4;
+/// Codes of a byte.
+pub const PER_BYTE: usize = 8 / BITS;
 
 /// The values of codes.
 #[derive(Debug, Clone, PartialEq, Eq)]

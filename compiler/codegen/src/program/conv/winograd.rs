@@ -50,7 +50,15 @@ impl Builder<'_> {
         let scratch = scratch.ok_or_else(|| bug(format!("{}: no memory for tiles", o.value)))?;
         let kernel = format!("{}, {form}", cost.kernel);
         let choices = self.methods(o, &problem, product, Some(form));
-        let cost = TaskCost { kernel, weight_bytes, weight_bits: 16, products: Some(plan.products()), choices, ..cost };
+        let cost = TaskCost {
+            kernel,
+            weight_bytes,
+            weight_bits: 16,
+            products: Some(plan.products()),
+            estimate: plan.cost() as u64,
+            choices,
+            ..cost
+        };
         self.task_of(o, plan.units(), cost, |t| emit::emit(t, product, &plan, scratch, data, &layout, &functions))
     }
 

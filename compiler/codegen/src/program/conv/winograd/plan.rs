@@ -11,6 +11,7 @@ use crate::kernel::winograd::{Form, OutputSpec, parts, tile_heights};
 use crate::machine::VectorShape;
 use crate::machine::tiles::LANE;
 use crate::plan::ALIGN;
+use crate::program::conv::plan::{CYCLE, weight_cost};
 use crate::program::conv::units::UNITS;
 
 /// Bytes of transformed tiles and products that stay in a second-level cache beside the weights that pass through it.
@@ -24,11 +25,8 @@ const SLOTS: usize = 4 << 20;
 /// Units that there are at least, if there can be so many, whatever the slots take.
 const LEAST_UNITS: usize = 4;
 
-/// Time is counted in parts of a cycle, as estimates of microkernels are: eighths of a slot, which is thirds of a cycle.
-const CYCLE: usize = 24;
-/// Bytes a cycle from beyond the second-level cache, again and again, and for the first time.
+/// Bytes a cycle from beyond the second-level cache, again and again.
 const NEAR_BYTES: usize = 16;
-const FAR_BYTES: usize = 8;
 
 /// Most bytes of a slot: distances within it are displacements of instructions.
 const MOST_SLOT: usize = 1 << 28;
@@ -228,11 +226,6 @@ impl WinogradPlan {
         let spilled = if slot > CACHE { blocks * self.all_panels() * self.products_start() } else { 0 };
         computed + weight_cost(weights) + (again + spilled) * CYCLE / NEAR_BYTES
     }
-}
-
-/// The estimate for reading weights for the first time, in parts of a cycle.
-pub fn weight_cost(bytes: usize) -> usize {
-    bytes * CYCLE / FAR_BYTES
 }
 
 #[cfg(test)]
