@@ -104,7 +104,7 @@ pub static POT4: Format = Format::of_levels(Int::I8, &[-64, -32, -16, -8, -4, -2
 /// Weights of 16 bytes: where the search for those of a layer begins, denser near 0, as weights are.
 pub static TABLE4: Format =
     Format::of_levels(Int::I8, &[-127, -94, -72, -54, -39, -25, -12, 0, 6, 12, 25, 39, 54, 72, 94, 127]);
-/// INQ's weights of 5 bits: eight powers of two. A byte does not hold 128.
+/// INQ's weights of 5 bits: eight powers of two. A byte does not hold 128: passes halve the levels of channels that have it.
 pub static INQ5: Format =
     Format::of_levels(Int::I16, &[-128, -64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64, 128]);
 /// INQ's weights of 4 bits: four powers of two.

@@ -39,26 +39,29 @@ impl WeightCodes {
             let (levels, scales) = table::fit(w, &scales, format, |_, _| 1.0);
             return Ok(quantized_weights(tensor, w, scales, &levels));
         }
-        Ok(quantized_weights(tensor, w, scales, format).in_bytes())
+        Ok(quantized_weights(tensor, w, scales, format).in_bytes(w))
     }
 
-    /// The same where bytes hold it: what only a channel with 128 has more than a byte for may be twice an integer and twice a scale.
-    fn in_bytes(self) -> WeightCodes {
+    /// Levels that a byte does not hold in bytes: a channel with one has half the levels and twice the scale, without the least level, which is one of
+    /// 128 of its greatest weight.
+    fn in_bytes(self, w: &[f32]) -> WeightCodes {
         let (Grid::Levels(levels), Data::I16(codes)) = (self.uniform.format.grid(), &self.codes.data) else {
             return self;
         };
-        let row = (codes.len() / self.uniform.scales.len().max(1)).max(1);
-        let mut bytes = Vec::with_capacity(codes.len());
-        let mut scales = self.uniform.scales.clone();
-        for (codes, scale) in codes.chunks(row).zip(&mut scales) {
-            let fits = |divisor: i16| codes.iter().all(|q| q % divisor == 0 && i8::try_from(q / divisor).is_ok());
-            let Some(divisor) = [1, 2].into_iter().find(|&d| fits(d)) else { return self };
-            *scale *= f32::from(divisor);
-            bytes.extend(codes.iter().filter_map(|q| i8::try_from(q / divisor).ok()));
-        }
         let levels = levels.iter().copied().filter(|&q| Int::I8.min() <= q && q <= Int::I8.max()).collect();
         let Some(format) = Format::levels(Int::I8, levels) else { return self };
-        let codes = Tensor::new(&self.codes.dims, Data::I8(bytes));
+        let row = (codes.len() / self.uniform.scales.len().max(1)).max(1);
+        let mut scales = self.uniform.scales.clone();
+        let mut bytes = Vec::with_capacity(codes.len());
+        for ((codes, w), scale) in codes.chunks(row).zip(w.chunks(row)).zip(&mut scales) {
+            if codes.iter().all(|&q| i8::try_from(q).is_ok()) {
+                bytes.extend(codes.iter().map(|&q| i64::from(q)));
+            } else {
+                *scale *= 2.0;
+                bytes.extend(w.iter().map(|&w| format.quantize(w, *scale, 0)));
+            }
+        }
+        let codes = Tensor::new(&self.codes.dims, Data::integers(Int::I8, bytes));
         WeightCodes { codes, uniform: Arc::new(Uniform { format, scales, ..self.uniform.as_ref().clone() }) }
     }
 
