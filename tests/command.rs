@@ -12,6 +12,8 @@ mod hosts;
 mod inputs;
 #[path = "command/limits.rs"]
 mod limits;
+#[path = "command/lowering.rs"]
+mod lowering;
 #[path = "command/models.rs"]
 mod models;
 #[path = "command/places.rs"]

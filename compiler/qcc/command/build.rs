@@ -7,10 +7,10 @@ use qcc::dump::Dump;
 use qcc::ir::Graph;
 use qcc::passes::Precision;
 use qcc::passes::quant::precision::{ALL, WEIGHTS};
-use qcc::{Compiled, Error, Event, Source, check_places, compile_observed, header_place, save_ranges};
+use qcc::{Compiled, Error, Event, check_places, compile_observed, header_place, save_ranges};
 
 use super::flags::{Io, ModelFlags, TuneFlags, usage, warn_idle};
-use super::limit::{self, LimitFlags};
+use super::limit::LimitFlags;
 use super::quality::QualityFlags;
 use super::{progress, terminal};
 
@@ -116,12 +116,11 @@ impl Build {
         let stem = self.output.as_deref().and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         options.name = self.name.clone().or(stem);
         let data = self.limit.data();
-        let mut compiled = match self.limit.limit(model, &options)? {
-            Some((limit, data, how)) => {
-                let source = Source::from(model.as_path());
-                let outcome = limit::within(&source, &options, limit, &data, &how)?;
+        let mut compiled = match self.limit.compile(model, &options)? {
+            Some((compiled, within)) => {
+                options = within;
                 // Compiled once more, where someone wants to see how.
-                if self.watch.is_on() { self.watch.compile(model, &outcome.options)? } else { outcome.compiled }
+                if self.watch.is_on() { self.watch.compile(model, &options)? } else { compiled }
             }
             None => self.watch.compile(model, &options)?,
         };

@@ -92,6 +92,8 @@ pub enum Side {
 /// A constant of a layer.
 #[derive(Clone)]
 pub(crate) struct Parameter {
+    /// Its name where nothing was quantized yet.
+    pub name: String,
     pub real: Arc<Tensor>,
     pub rounded: Arc<Tensor>,
     pub uniform: Arc<Uniform>,
@@ -143,6 +145,11 @@ pub(crate) struct Mixed {
     pub parts: Vec<Part>,
 }
 
+/// A name and what it begins with, each up to a dot, the longest first.
+fn prefixes(name: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(name), |n| n.rsplit_once('.').map(|(prefix, _)| prefix))
+}
+
 impl Switches {
     /// All on, or all off.
     pub fn all(parts: usize, on: bool) -> Switches {
@@ -172,8 +179,13 @@ impl Mixed {
 
     /// The part that a value of the integer graph belongs to: passes add suffixes, `conv.nhwc.1`.
     pub fn part_of(&self, name: &str) -> Option<usize> {
-        let mut prefixes = std::iter::successors(Some(name), |n| n.rsplit_once('.').map(|(prefix, _)| prefix));
-        prefixes.find_map(|n| self.parts.iter().position(|p| p.values.iter().any(|v| v == n)))
+        prefixes(name).find_map(|n| self.parts.iter().position(|p| p.values.iter().any(|v| v == n)))
+    }
+
+    /// The part whose layer has a constant of the integer graph: passes add suffixes, `weight.fit.1`.
+    pub fn part_of_constant(&self, name: &str) -> Option<usize> {
+        let has = |p: &usize, n: &str| self.layer(*p).is_some_and(|(_, all)| all.iter().any(|c| c.name == n));
+        prefixes(name).find_map(|n| (0..self.parts.len()).find(|p| has(p, n)))
     }
 
     /// Whether one side of the part that a value belongs to has more than 8 bits.

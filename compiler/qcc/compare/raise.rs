@@ -43,7 +43,7 @@ impl Limit {
     }
 
     /// What is lost, in the units of the limit.
-    fn lost(&self, result: &Comparison) -> Result<f64, Error> {
+    pub(super) fn lost(&self, result: &Comparison) -> Result<f64, Error> {
         let value = result.value(self.metric).ok_or_else(|| {
             let why = result.no_classes.clone().unwrap_or("there are no labels".to_string());
             let diag = Diag::new(Code::FLAGS, format!("{} cannot be measured: {why}", self.metric));

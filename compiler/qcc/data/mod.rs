@@ -20,6 +20,7 @@ mod sets;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use qcc_ir::diag::Code;
 use qcc_ir::{Data, Diag, Elem, Graph, Int, Range, Tensor, Type, ValueId};
@@ -36,11 +37,12 @@ pub use files::{image, is_image_file as is_image};
 pub use image::Extent;
 pub use preprocess::{ChannelOrder, Layout, Preprocess, Resize};
 
-/// Samples for a model, and their labels where they are known.
+/// Samples for a model, and their labels where they are known. Clones share the samples.
+#[derive(Clone)]
 pub struct Dataset {
     path: PathBuf,
     inputs: Vec<Input>,
-    records: Records,
+    records: Arc<Records>,
     labels: Option<Vec<i64>>,
     preprocess: Preprocess,
     /// Samples that the model takes at once.
@@ -105,7 +107,7 @@ impl Dataset {
         let mut dataset = Dataset {
             path: path.clone(),
             inputs,
-            records,
+            records: Arc::new(records),
             labels,
             preprocess: preprocess.clone(),
             batch,
@@ -132,7 +134,7 @@ impl Dataset {
         Dataset {
             path: PathBuf::new(),
             inputs: graph.inputs().iter().map(whole).collect(),
-            records: Records::Synthesized((0..count).map(|i| synthesized(graph, ranges, i)).collect()),
+            records: Arc::new(Records::Synthesized((0..count).map(|i| synthesized(graph, ranges, i)).collect())),
             labels: None,
             preprocess: Preprocess::default(),
             batch: 1,
@@ -142,7 +144,7 @@ impl Dataset {
 
     /// Where every array holds whole inputs, `[N, 4, 16]` for an input `[4, 16]`, the first extent of the inputs is no batch.
     fn take_whole_inputs(&mut self) {
-        let whole = match &self.records {
+        let whole = match &*self.records {
             Records::Rows(arrays) => {
                 let holds = |(a, i): (&Array, &Input)| a.dims().get(1..) == Some(&i.ty.dims);
                 arrays.len() == self.inputs.len() && arrays.iter().zip(&self.inputs).all(holds)
@@ -204,7 +206,7 @@ impl Dataset {
     }
 
     fn all(&self) -> usize {
-        match &self.records {
+        match &*self.records {
             Records::Rows(_) | Records::Files(_) => self.counts().into_iter().min().unwrap_or(0),
             Records::Sets(sets) => sets.len(),
             Records::Strip(image) => image.height(),
@@ -214,7 +216,7 @@ impl Dataset {
 
     /// Samples that there are for each input, where they are apart.
     fn counts(&self) -> Vec<usize> {
-        match &self.records {
+        match &*self.records {
             Records::Rows(arrays) => arrays.iter().zip(&self.inputs).map(|(a, i)| i.rows(a)).collect(),
             Records::Files(lists) => lists.iter().map(Vec::len).collect(),
             Records::Sets(_) | Records::Strip(_) | Records::Synthesized(_) => Vec::new(),
@@ -222,7 +224,7 @@ impl Dataset {
     }
 
     fn has_images(&self) -> bool {
-        match &self.records {
+        match &*self.records {
             Records::Files(lists) => lists.iter().flatten().any(Item::is_image),
             Records::Strip(_) => true,
             Records::Rows(_) | Records::Sets(_) | Records::Synthesized(_) => false,
@@ -246,7 +248,7 @@ impl Dataset {
 
     fn check(&self) -> Result<(), Diag> {
         let fault = |what: String| Err(Diag::new(Code::DATA, what));
-        if let Records::Rows(arrays) = &self.records {
+        if let Records::Rows(arrays) = &*self.records {
             if arrays.len() != self.inputs.len() {
                 let names: Vec<_> = self.inputs.iter().map(|i| i.name.as_str()).collect();
                 let what = format!("{} inputs and {} arrays", self.inputs.len(), arrays.len());
@@ -261,7 +263,7 @@ impl Dataset {
                 }
             }
         }
-        if let Records::Files(lists) = &self.records
+        if let Records::Files(lists) = &*self.records
             && lists.len() != self.inputs.len()
         {
             let what = format!("samples for one input, and the model has {}", self.inputs.len());
@@ -288,7 +290,7 @@ impl Dataset {
         };
         let Some(x) = strange else { return Ok(data) };
         let what = format!("sample {i} of input `{}` is not finite: {x}", self.inputs[input].name);
-        let file = match &self.records {
+        let file = match &*self.records {
             Records::Files(lists) => lists[input][i].path(),
             Records::Sets(sets) => sets.file(input, i).unwrap_or(&self.path),
             Records::Rows(_) | Records::Strip(_) | Records::Synthesized(_) => &self.path,
@@ -299,7 +301,7 @@ impl Dataset {
 
     fn read(&self, input: usize, i: usize) -> Result<Data, Diag> {
         let spec = &self.inputs[input];
-        match &self.records {
+        match &*self.records {
             Records::Rows(arrays) => {
                 let count = spec.sample.iter().product();
                 arrays[input]

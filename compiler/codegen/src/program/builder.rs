@@ -10,6 +10,7 @@ use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleE
 use qcc_ir::{Attrs, Diag, Diags, Graph, NodeId, Tensor, ValueId, diag::Code};
 
 use super::greatest_bytes::greatest_bytes;
+use super::model_weights::weights_of_model;
 use super::moves::Copy;
 use super::task::Task;
 use super::tuning::Choice;
@@ -148,6 +149,8 @@ pub(crate) struct Builder<'a> {
     pub(super) data_bytes: u64,
     /// Bytes of weights that the next product after the present step reads first.
     pub(super) next_bytes: usize,
+    /// Weights of the model, see [`weights_of_model`].
+    pub(super) weights_of_model: usize,
     /// Where the functions' text goes, if anybody wants it.
     listing: Option<&'a mut String>,
 }
@@ -200,6 +203,7 @@ impl<'a> Builder<'a> {
             borders: Vec::new(),
             data_bytes: 0,
             next_bytes: 0,
+            weights_of_model: weights_of_model(graph),
             listing,
         }
     }

@@ -103,7 +103,7 @@ impl Builder<'_> {
         let methods = problem.map(|problem| self.methods(o, &problem, &product, None)).unwrap_or_default();
         let choices = plan.alternatives.iter().copied().chain(methods).collect();
         let products = Some(plan.products());
-        let estimate = plan.estimate(product.weights.len() * weight_bits / 8) as u64;
+        let estimate = plan.estimate(product.weights.len() * weight_bits / 8, self.weights_of_model) as u64;
         let cost = TaskCost { kernel, products, i16_steps, estimate, choices, weight_bytes, weight_bits, ..cost };
         self.task_of(o, plan.schedule.units(), cost, |t| emit::emit(t, &product, memory, &plan, &sections))
     }

@@ -14,6 +14,7 @@ mod int16;
 mod lookup;
 mod matmul;
 mod mean;
+mod model_weights;
 mod moves;
 mod norm;
 mod select;

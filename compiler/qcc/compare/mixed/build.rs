@@ -119,18 +119,22 @@ impl<'a> Builder<'a> {
         };
         let Some(uniform) = g.ty(constant).uniform() else { return Ok(Operand::Constant(tensor)) };
         let rounded = Arc::new(dequantized(&tensor, g.ty(constant))?);
-        let real = self.original(n, i, &rounded).unwrap_or_else(|| rounded.clone());
-        Ok(Operand::Parameter(Parameter { real, rounded, uniform: uniform.clone() }))
+        let (name, real) = match self.original(n, i) {
+            // A bias that was added to correct the layer.
+            Some(None) => (g.name_of(constant), Arc::new(Tensor::f32(&rounded.dims, vec![0.0; rounded.data.len()]))),
+            Some(Some((name, real))) if real.dims == rounded.dims => (name, real.clone()),
+            _ => (g.name_of(constant), rounded.clone()),
+        };
+        Ok(Operand::Parameter(Parameter { name: name.to_string(), real, rounded, uniform: uniform.clone() }))
     }
 
-    /// Operand `i` of the same node where nothing was quantized yet.
-    fn original(&self, n: NodeId, i: usize, rounded: &Tensor) -> Option<Arc<Tensor>> {
+    /// The constant that is operand `i` of the same node where nothing was quantized yet; inner `None` if that has no such operand.
+    fn original(&self, n: NodeId, i: usize) -> Option<Option<(&str, &Arc<Tensor>)>> {
         let (g, float) = (self.g, self.float);
         let m = float.producer(float.find(g.name_of(g.result(n)))?).filter(|&m| float.op(m) == g.op(n))?;
         match float.operands(m).get(i) {
-            Some(&v) => float.constant(v).filter(|t| t.dims == rounded.dims && t.as_f32().is_some()).cloned(),
-            // A bias that was added to correct the layer.
-            None => Some(Arc::new(Tensor::f32(&rounded.dims, vec![0.0; rounded.data.len()]))),
+            Some(&v) => float.constant(v).filter(|t| t.as_f32().is_some()).map(|t| Some((float.name_of(v), t))),
+            None => Some(None),
         }
     }
 

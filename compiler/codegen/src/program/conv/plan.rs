@@ -29,8 +29,11 @@ const CHUNK_BYTES: usize = 24 << 10;
 
 /// Time is estimated in parts of a cycle: eighths of a slot of `tiling`, which is thirds of a cycle.
 pub const CYCLE: usize = 24;
-/// Bytes a cycle from memory: 29 GB/s at 3.65 GHz, a core of Zen 4.
+/// Bytes a cycle from memory (29 GB/s at 3.65 GHz, a core of Zen 4), and from a last-level cache.
 const FAR_BYTES: usize = 8;
+pub const NEAR_BYTES: usize = 16;
+/// Weights of a model that a last-level cache keeps from call to call.
+const NEAR_WEIGHTS: usize = 8 << 20;
 
 /// Row blocks beside the chosen one that may be worth measuring.
 const OTHER_ROW_BLOCKS: usize = 3;
@@ -185,9 +188,9 @@ impl Schedule {
     }
 }
 
-/// The estimate for reading weights for the first time, in parts of a cycle.
-pub fn weight_cost(bytes: usize) -> usize {
-    bytes * CYCLE / FAR_BYTES
+/// The estimate for reading weights for the first time, of so many bytes of the model, in parts of a cycle.
+pub fn weight_cost(bytes: usize, of_model: usize) -> usize {
+    bytes * CYCLE / if of_model <= NEAR_WEIGHTS { NEAR_BYTES } else { FAR_BYTES }
 }
 
 /// Blocks of all groups.
@@ -261,9 +264,9 @@ impl ProductPlan {
         self.schedule.images as u64 * self.sections.iter().map(of_section).sum::<u64>()
     }
 
-    /// The estimate for all images, in units of `cost`, if weights are stored in so many bytes.
-    pub fn estimate(&self, stored: usize) -> usize {
-        self.cost * self.schedule.images + weight_cost(stored)
+    /// The estimate for all images, in units of `cost`, if weights are stored in so many bytes of so many of the model.
+    pub fn estimate(&self, stored: usize, of_model: usize) -> usize {
+        self.cost * self.schedule.images + weight_cost(stored, of_model)
     }
 
     /// Bits of a stored weight: of the widest, where panels differ.

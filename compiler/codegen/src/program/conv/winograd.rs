@@ -55,7 +55,7 @@ impl Builder<'_> {
             weight_bytes,
             weight_bits: 16,
             products: Some(plan.products()),
-            estimate: plan.cost() as u64,
+            estimate: plan.estimate(self.weights_of_model) as u64,
             choices,
             ..cost
         };

@@ -18,6 +18,7 @@ use crate::plan::{Decoding, Storages};
 use crate::program::conv::plan::{ProductPlan, Shapes};
 use crate::program::conv::product::Product;
 use crate::program::greatest_bytes::greatest_bytes;
+use crate::program::model_weights::weights_of_model;
 use crate::program::tuning::{Choice, Method, Storage};
 
 /// Percent by which constants may grow.
@@ -29,7 +30,7 @@ const OF_BYTES: usize = 51;
 /// A form is taken if its time is at most so many hundredths of that of the direct way: estimates are not exact.
 const WORTH: usize = 92;
 /// The same where weights would be codes, for the bytes that it takes.
-const WORTH_OF_CODES: usize = 80;
+const WORTH_OF_CODES: usize = 86;
 /// Input channels from which on a form is considered: with fewer, transforms take more than they save.
 const LEAST_INPUTS: usize = 8;
 
@@ -86,7 +87,7 @@ impl Eq for Upgrade {}
 /// Adds to the storages of a graph's products the transformed weights of those that take a form.
 pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
     let (greatest, shape) = (greatest_bytes(graph), options.target.backend().shape());
-    let (mut layers, mut tuned) = (Layers::default(), Vec::new());
+    let (mut layers, mut tuned) = (Layers { of_model: weights_of_model(graph), ..Layers::default() }, Vec::new());
     for node in graph.order() {
         let Some(weights) = graph.operands(node).get(1).and_then(|&w| graph.constant(w)).and_then(|w| w.as_i8()) else {
             continue;
@@ -134,6 +135,8 @@ struct Layers {
     stored: Vec<Convolution>,
     /// Those whose weights are codes, as if these were bytes.
     as_bytes: Vec<Convolution>,
+    /// Weights of the model.
+    of_model: usize,
     /// Bytes of weights that are not codes.
     constants: usize,
     codes: usize,
@@ -160,11 +163,15 @@ impl Layers {
         problem: &Problem,
         (weights, greatest): (&[i8], u8),
     ) {
-        let shapes = Shapes::of(&options.target);
+        let (shapes, of_model) = (Shapes::of(&options.target), self.of_model);
         let Some(product) = Product::sketch(graph, node, greatest) else { return };
         let plans = WinogradPlan::all(problem, shapes.dots, (weights, greatest));
         let of_plan = |plan: &WinogradPlan| {
-            let way = Alternative { time: plan.cost(), bytes: plan.weight_bytes(), scratch: plan.scratch_bytes() };
+            let way = Alternative {
+                time: plan.estimate(of_model),
+                bytes: plan.weight_bytes(),
+                scratch: plan.scratch_bytes(),
+            };
             (plan.form, way)
         };
         let layer = |decoding: Option<Decoding>| {
@@ -173,7 +180,7 @@ impl Layers {
                 None => weights.len() * shapes.dots.weight_bytes,
             };
             let plan = ProductPlan::new(&product, shapes, Choice::default(), 0, decoding).ok()?;
-            let direct = Alternative { time: plan.estimate(bytes), bytes, scratch: 0 };
+            let direct = Alternative { time: plan.estimate(bytes, of_model), bytes, scratch: 0 };
             let worth = if decoding.is_some() { WORTH_OF_CODES } else { WORTH };
             let forms = plans.iter().map(of_plan);
             let forms: Vec<_> = forms.filter(|(_, way)| way.time * 100 <= direct.time * worth).collect();

@@ -11,7 +11,7 @@ use crate::kernel::winograd::{Form, OutputSpec, parts, tile_heights};
 use crate::machine::VectorShape;
 use crate::machine::tiles::LANE;
 use crate::plan::ALIGN;
-use crate::program::conv::plan::{CYCLE, weight_cost};
+use crate::program::conv::plan::{CYCLE, NEAR_BYTES, weight_cost};
 use crate::program::conv::units::UNITS;
 
 /// Bytes of transformed tiles and products that stay in a second-level cache beside the weights that pass through it.
@@ -24,9 +24,6 @@ const MOST_TILES: usize = 64;
 const SLOTS: usize = 4 << 20;
 /// Units that there are at least, if there can be so many, whatever the slots take.
 const LEAST_UNITS: usize = 4;
-
-/// Bytes a cycle from beyond the second-level cache, again and again.
-const NEAR_BYTES: usize = 16;
 
 /// Most bytes of a slot: distances within it are displacements of instructions.
 const MOST_SLOT: usize = 1 << 28;
@@ -196,7 +193,7 @@ impl WinogradPlan {
         tiles * (self.problem.inputs * self.problem.outputs * self.shape.dot_depth() / 2) as u64
     }
 
-    /// The estimate for all images, in parts of a cycle.
+    /// The estimate for all images, in parts of a cycle, where weights are in a cache.
     pub fn cost(&self) -> usize {
         let shape = self.shape;
         let blocks = self.problem.images * self.blocks;
@@ -224,7 +221,12 @@ impl WinogradPlan {
         let (weights, slot) = (self.weight_bytes(), self.work_start());
         let again = if weights > CACHED_WEIGHTS { (blocks - 1) * weights } else { 0 };
         let spilled = if slot > CACHE { blocks * self.all_panels() * self.products_start() } else { 0 };
-        computed + weight_cost(weights) + (again + spilled) * CYCLE / NEAR_BYTES
+        computed + (again + spilled) * CYCLE / NEAR_BYTES
+    }
+
+    /// The same with reading the weights for the first time, of so many bytes of the model.
+    pub fn estimate(&self, of_model: usize) -> usize {
+        self.cost() + weight_cost(self.weight_bytes(), of_model)
     }
 }
 
