@@ -47,6 +47,7 @@ mod files;
 pub mod finetune;
 mod float_interface;
 mod options;
+pub mod reading;
 pub mod reduce;
 mod source;
 mod tune;

@@ -8,7 +8,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Fact, Graph, Int, ValueId, parse};
 use qcc_runtime::manifest::Declared;
 
-use crate::{Error, Options};
+use crate::{Error, Options, reading};
 
 /// A model to compile.
 #[derive(Debug, Clone)]
@@ -177,11 +177,11 @@ fn is_text(path: &Path) -> bool {
 
 /// A graph from a `.qir` file and the side files that it names, which lie beside it or in `data/`. What is wrong with it is the text's fault, not qcc's.
 fn read_text(path: &Path) -> Result<Graph, Error> {
-    let bytes = std::fs::read(path).map_err(|e| Error::file(path, "read the model", e))?;
     let file = path.display().to_string();
-    let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "read the model", "it is not text"))?;
+    let text = reading::text(path, "read the model")?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let side = |name: &str| std::fs::read(folder.join(name)).or_else(|_| std::fs::read(folder.join("data").join(name)));
+    let read = |path: &Path| reading::bounded(path, reading::MODEL);
+    let side = |name: &str| read(&folder.join(name)).or_else(|_| read(&folder.join("data").join(name)));
     let located = parse::parse_located(&text, &side).map_err(|d| d.in_file(&file))?;
     located.verify().map_err(|mut diags| {
         for d in &mut diags.0 {

@@ -13,7 +13,7 @@ use qcc_ir::Diag;
 use qcc_ir::diag::Code;
 use qcc_runtime::{Tensor, TensorRef};
 
-use crate::{Compiled, Error, bench, files};
+use crate::{Compiled, Error, bench, files, reading};
 
 /// Runs behind the median time of a task.
 const ROUNDS: usize = 15;
@@ -90,7 +90,7 @@ fn times(program: &Jit) -> Result<BTreeMap<String, f64>, Error> {
 /// Reads choices that [`save_tuning`] wrote, or that a model's manifest holds.
 pub fn load_tuning(path: &Path) -> Result<Tuning, Error> {
     let fault = |code, why: String| Error::from(Diag::new(code, why).in_file(path.display().to_string()));
-    let bytes = std::fs::read(path).map_err(|e| fault(Code::FILE, format!("cannot be read: {e}")))?;
+    let bytes = reading::bounded(path, reading::TEXT).map_err(|e| fault(Code::FILE, format!("cannot be read: {e}")))?;
     serde_json::from_slice(&bytes).map_err(|e| fault(Code::FLAGS, format!("no choices for layers: {e}")))
 }
 

@@ -46,6 +46,6 @@ pub use loader::check_file;
 pub use manifest::Manifest;
 pub use model::{EntryPoints, LoadError, Model};
 pub use pool::Pool;
-pub use seal::{Seal, SealError};
+pub use seal::{ReadError, Seal, SealError};
 pub use session::{RunError, Session};
 pub use tensor::{DType, Element, Tensor, TensorRef};

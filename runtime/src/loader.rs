@@ -4,7 +4,7 @@ use crate::abi::{InfoFn, symbol};
 use crate::info::ModelInfo;
 use crate::manifest::Manifest;
 use crate::model::{EntryPoints, LoadError, Model};
-use crate::seal::Seal;
+use crate::seal::{ReadError, Seal};
 use libloading::Library;
 use std::path::Path;
 
@@ -19,11 +19,10 @@ impl Model {
     /// that you would also run. The file must not be written to while it is loaded.
     pub fn load(path: impl AsRef<Path>) -> Result<Model, LoadError> {
         let path = path.as_ref();
-        let file = std::fs::read(path).map_err(|source| LoadError::Open { path: path.into(), source })?;
+        let (file, _) = Seal::read(path).map_err(|e| unsealed(path, e))?;
         if let Some(found) = other_machine(&file) {
             return Err(LoadError::Machine { path: path.into(), found });
         }
-        Seal::check(&file).map_err(|source| LoadError::Seal { path: path.into(), source })?;
         Model::open(path)
     }
 
@@ -61,8 +60,14 @@ impl Model {
 /// Checks that a file is a whole model compiled by qcc, for this ABI: nothing of it is loaded or run.
 pub fn check_file(path: impl AsRef<Path>) -> Result<Seal, LoadError> {
     let path = path.as_ref();
-    let file = std::fs::read(path).map_err(|source| LoadError::Open { path: path.into(), source })?;
-    Seal::check(&file).map_err(|source| LoadError::Seal { path: path.into(), source })
+    Seal::read(path).map(|(_, seal)| seal).map_err(|e| unsealed(path, e))
+}
+
+fn unsealed(path: &Path, error: ReadError) -> LoadError {
+    match error {
+        ReadError::File(source) => LoadError::Open { path: path.into(), source },
+        ReadError::Seal(source) => LoadError::Seal { path: path.into(), source },
+    }
 }
 
 /// The machine that an ELF file is for, unless it is this one: the system's loader says of such a file that it does not exist.

@@ -6,6 +6,10 @@
 //! Numbers are little-endian. The seal is behind what an ELF file has and is never mapped. It shows damage and mix-ups; it is no signature, since
 //! whoever changes a file can seal it anew.
 
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::abi::ABI_VERSION;
@@ -52,6 +56,17 @@ pub enum SealError {
     },
 }
 
+/// Why a sealed file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] io::Error),
+    /// It is not what was written.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
 /// The machine of an ELF file; `None` of others.
 fn machine(file: &[u8]) -> Option<u32> {
     let header = file.get(..20).filter(|h| h.starts_with(b"\x7fELF"))?;
@@ -68,6 +83,29 @@ impl Seal {
         file.extend(machine.to_le_bytes());
         file.extend(length.to_le_bytes());
         file.extend(digest);
+    }
+
+    /// Reads a file that ends with a seal, and compares it with that. Of a file that ends with none no more is read than its end.
+    pub fn read(path: &Path) -> Result<(Vec<u8>, Seal), ReadError> {
+        let mut file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no regular file").into());
+        }
+        let length = metadata.len();
+        let start = length.checked_sub(BYTES as u64).ok_or(SealError::Missing)?;
+        let mut seal = [0; BYTES];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut seal)?;
+        if !seal.starts_with(&MAGIC) {
+            return Err(SealError::Missing.into());
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length as usize).map_err(io::Error::from)?;
+        file.rewind()?;
+        file.take(length).read_to_end(&mut bytes)?;
+        let seal = Seal::check(&bytes)?;
+        Ok((bytes, seal))
     }
 
     /// Reads the seal of a file and compares the file with it.

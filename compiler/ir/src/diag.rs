@@ -150,7 +150,22 @@ impl std::error::Error for Diag {}
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Diags(pub Vec<Diag>);
 
+/// Most diagnostics that are kept: a file of some megabytes can have a million faults.
+const MOST: usize = 100;
+
 impl Diags {
+    /// Adds one. Of those beyond the limit the first stands for all.
+    pub fn push(&mut self, diag: Diag) {
+        match self.0.len() {
+            0..MOST => self.0.push(diag),
+            MOST => {
+                let message = format!("{} (and there may be more: {MOST} are listed)", diag.message);
+                self.0.push(Diag { message, ..diag });
+            }
+            _ => {}
+        }
+    }
+
     /// `Ok` if nothing was collected.
     pub fn into_result(self) -> Result<(), Diags> {
         if self.0.is_empty() { Ok(()) } else { Err(self) }

@@ -41,7 +41,7 @@ pub fn verify(graph: &Graph) -> Result<(), Diags> {
 
 /// [`verify`] for a graph that was read from a text: `line` tells the line and column where a value is defined.
 pub fn verify_at(graph: &Graph, line: &dyn Fn(ValueId) -> Option<(usize, usize)>) -> Result<(), Diags> {
-    let mut verifier = Verifier { graph, line, code: Code::VERIFY, faults: Vec::new() };
+    let mut verifier = Verifier { graph, line, code: Code::VERIFY, faults: Diags::default() };
     if verifier.interface() {
         verifier.names();
         for v in graph.values() {
@@ -55,7 +55,7 @@ pub fn verify_at(graph: &Graph, line: &dyn Fn(ValueId) -> Option<(usize, usize)>
             verifier.node(n);
         }
     }
-    Diags(verifier.faults).into_result()
+    verifier.faults.into_result()
 }
 
 /// Checks that a verified graph keeps to what belongs to `level`.
@@ -74,7 +74,7 @@ pub fn check_level_at(
         Level::Quant => (Code::VERIFY, "a quantized graph"),
         Level::Int => (Code::NOT_INTEGER, "an integer-only graph"),
     };
-    let mut verifier = Verifier { graph, line, code, faults: Vec::new() };
+    let mut verifier = Verifier { graph, line, code, faults: Diags::default() };
     for v in graph.values() {
         let ty = graph.ty(v);
         let allowed = match (level, &ty.elem) {
@@ -104,14 +104,14 @@ pub fn check_level_at(
     if let Some((fact, name, _)) = graph.metadata().rows().next().filter(|_| level == Level::Int) {
         verifier.fault(format!("%{name}"), None, format!("metadata `{}` in {stage}", fact.name()));
     }
-    Diags(verifier.faults).into_result()
+    verifier.faults.into_result()
 }
 
 struct Verifier<'a> {
     graph: &'a Graph,
     line: &'a dyn Fn(ValueId) -> Option<(usize, usize)>,
     code: Code,
-    faults: Vec<Diag>,
+    faults: Diags,
 }
 
 impl Verifier<'_> {
@@ -154,7 +154,7 @@ impl Verifier<'_> {
                 self.fault(whole.clone(), None, "an edge does not run between a value and an operation".to_string());
             }
         }
-        self.faults.is_empty()
+        self.faults.0.is_empty()
     }
 
     fn names(&mut self) {

@@ -118,7 +118,7 @@ fn whole(w: &mut Writer, options: &ExportOptions) -> Result<(), Diags> {
         let written = node(w, n, unrounded);
         w.read_as_typed();
         if let Err(message) = written {
-            faults.0.push(Diag::new(Code::UNSUPPORTED, message).at(g.describe(n)));
+            faults.push(Diag::new(Code::UNSUPPORTED, message).at(g.describe(n)));
         }
     }
     faults.into_result()?;

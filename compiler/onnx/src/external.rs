@@ -2,7 +2,7 @@
 //! may point, and never more than the tensor needs.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
@@ -59,7 +59,7 @@ impl Folder {
         let external = |t: &&TensorProto| t.data_location.enum_value() == Ok(DataLocation::EXTERNAL);
         let entries = graph.initializer.iter().filter(external).flat_map(|t| &t.external_data);
         let files: BTreeSet<&str> = entries.filter(|e| e.key == "location").map(|e| e.value.as_str()).collect();
-        let length = |file: &str| self.open(file).ok().and_then(|file| file.metadata().ok()).map_or(0, |m| m.len());
+        let length = |file: &str| self.open(file).ok().and_then(|file| file.metadata().ok()).map_or(0, |m| stored(&m));
         files.into_iter().map(length).fold(0, u64::saturating_add)
     }
 
@@ -85,6 +85,14 @@ impl Folder {
         }
         File::open(&path).map_err(missing)
     }
+}
+
+/// Bytes of a file that were written: those of its holes cost nothing.
+fn stored(metadata: &Metadata) -> u64 {
+    #[cfg(unix)]
+    return metadata.len().min(std::os::unix::fs::MetadataExt::blocks(metadata).saturating_mul(512));
+    #[cfg(not(unix))]
+    metadata.len()
 }
 
 fn external(message: impl Into<String>) -> Fault {

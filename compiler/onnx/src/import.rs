@@ -183,7 +183,7 @@ impl<'a> Driver<'a, '_> {
         let constants: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
         let inputs: Vec<_> = graph.input.iter().filter(|i| !constants.contains(i.name.as_str())).collect();
         for fault in options.unused(&inputs) {
-            self.faults.0.push(fault.into_diag());
+            self.faults.push(fault.into_diag());
         }
         let whole = options.outputs.is_empty();
         let options = options.with_batch(&inputs);
@@ -191,7 +191,7 @@ impl<'a> Driver<'a, '_> {
             let value = match options.input_type(input) {
                 Ok(ty) => Some(self.builder.add_input(&input.name, ty)),
                 Err(fault) => {
-                    self.faults.0.push(fault.into_diag());
+                    self.faults.push(fault.into_diag());
                     None
                 }
             };
@@ -225,7 +225,7 @@ impl<'a> Driver<'a, '_> {
             Ok(value) => Some(value),
             Err(fault) => {
                 let context = format!("initializer `{}`", proto.name);
-                self.faults.0.push(fault.context(context).into_diag());
+                self.faults.push(fault.context(context).into_diag());
                 None
             }
         };
@@ -261,7 +261,7 @@ impl<'a> Driver<'a, '_> {
                 if !shapes.is_empty() && node.input.len() <= 16 {
                     fault.message = format!("{} (operands {shapes})", fault.message);
                 }
-                self.faults.0.push(fault.at(location(node, opset.unwrap_or(0))));
+                self.faults.push(fault.at(location(node, opset.unwrap_or(0))));
                 Vec::new()
             }
             None => Vec::new(),
@@ -371,14 +371,14 @@ impl<'a> Driver<'a, '_> {
         let mut outputs = Vec::new();
         for output in &self.model.graph.output {
             if self.sequences.contains_key(output.name.as_str()) {
-                self.faults.0.push(sequence_fault(&format!("output `{}`", output.name)).into_diag());
+                self.faults.push(sequence_fault(&format!("output `{}`", output.name)).into_diag());
                 continue;
             }
             let Some(mut v) = self.values.get(output.name.as_str()).copied().flatten() else { continue };
             let dims = self.builder.graph().ty(v).dims.clone();
             match options::check_output(output, &dims) {
                 Err(fault) => {
-                    self.faults.0.push(fault.into_diag());
+                    self.faults.push(fault.into_diag());
                     continue;
                 }
                 Ok(Some(remark)) => self.remarks.of_model(remark),

@@ -40,6 +40,9 @@ pub use crate::export::{Addend, Declared, ExportOptions, export};
 pub use crate::import::{Importable, Imported, importable};
 pub use crate::options::ImportOptions;
 
+/// Longest file of one tensor: a message of protobuf has no more.
+const MAX_TENSOR: u64 = 2 << 30;
+
 /// Imports a model from a file. External data must lie in the file's folder.
 pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, Diags> {
     import_with_remarks(path, options).map(|imported| imported.graph)
@@ -54,6 +57,7 @@ pub fn import_with_remarks(path: &Path, options: &ImportOptions) -> Result<Impor
         let what = if metadata.is_dir() { "a folder" } else { "no regular file" };
         return Err(unreadable(format!("the model cannot be read: it is {what}")));
     }
+    options.budget.check_memory("the model's file", metadata.len()).map_err(|d| named(d.into()))?;
     let bytes = std::fs::read(path).map_err(|e| unreadable(format!("the model cannot be read: {e}")))?;
     let folder = path.parent().map_or_else(Folder::none, Folder::at);
     import_from(bytes, &folder, options).map_err(named)
@@ -71,8 +75,12 @@ fn import_from(bytes: impl AsRef<[u8]>, folder: &Folder, options: &ImportOptions
 /// Reads a tensor that lies in a file of its own, as in the folders `test_data_set_0` beside a model.
 pub fn read_tensor(path: &Path) -> Result<Tensor, Diag> {
     let named = |diag: Diag| diag.in_file(path.display().to_string());
-    let bytes =
-        std::fs::read(path).map_err(|e| named(Diag::new(Code::FILE, format!("cannot read the tensor: {e}"))))?;
+    let unreadable = |e: &dyn std::fmt::Display| named(Diag::new(Code::FILE, format!("cannot read the tensor: {e}")));
+    let metadata = std::fs::metadata(path).map_err(|e| unreadable(&e))?;
+    if !metadata.is_file() || metadata.len() > MAX_TENSOR {
+        return Err(unreadable(&format!("it is no file of at most {} MB", MAX_TENSOR >> 20)));
+    }
+    let bytes = std::fs::read(path).map_err(|e| unreadable(&e))?;
     tensor::from_bytes(&bytes, &path.parent().map_or_else(Folder::none, Folder::at)).map_err(|f| named(f.into_diag()))
 }
 

@@ -12,6 +12,9 @@ const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
 /// Oldest operator set: from here on broadcasting is NumPy's.
 const OLDEST_OPSET: i64 = 7;
 
+/// Messages of a file, attributes and shapes among them, for each node that the budget allows.
+const MESSAGES: u64 = 32;
+
 /// A parsed model.
 #[derive(Debug)]
 pub(crate) struct Model {
@@ -37,7 +40,17 @@ pub(crate) fn read(bytes: &[u8], budget: &Budget) -> Outcome<Model> {
         return Err(broken("the file is empty".into()));
     }
     let parsed = wire::check(bytes).map_err(broken)?;
-    budget.check_memory("the model, parsed,", parsed).map_err(Fault::from)?;
+    budget.check_memory("the model, parsed,", parsed.bytes).map_err(Fault::from)?;
+    // A node comes with attributes, weights, and the types and extents of its results.
+    if parsed.messages / MESSAGES > budget.nodes as u64 {
+        let message = format!("the file has {} nodes, attributes, tensors and shapes", parsed.messages);
+        let help = format!("if it is meant so: --max-nodes {}", parsed.messages / MESSAGES);
+        return Err(Fault::new(
+            Code::BUDGET,
+            format!("{message}, more than {MESSAGES} for each of {} nodes", budget.nodes),
+        )
+        .help(help));
+    }
     let mut proto = ModelProto::parse_from_bytes(bytes).map_err(|e| broken(e.to_string()))?;
     let Some(graph) = proto.graph.take() else {
         return Err(broken("there is no graph in it".into()));

@@ -35,13 +35,13 @@ pub(crate) fn analyze<'a>(graph: &'a GraphProto, nodes: &'a [NodeProto], opset: 
     let mut given = HashSet::new();
     for input in &graph.input {
         if !given.insert(input.name.as_str()) {
-            faults.0.push(bad(format!("two inputs are named `{}`", input.name)).into_diag());
+            faults.push(bad(format!("two inputs are named `{}`", input.name)).into_diag());
         }
     }
     let mut initializers = HashSet::new();
     for tensor in &graph.initializer {
         if !initializers.insert(tensor.name.as_str()) {
-            faults.0.push(bad(format!("two initializers are named `{}`", tensor.name)).into_diag());
+            faults.push(bad(format!("two initializers are named `{}`", tensor.name)).into_diag());
         }
     }
     given.extend(initializers);
@@ -49,28 +49,28 @@ pub(crate) fn analyze<'a>(graph: &'a GraphProto, nodes: &'a [NodeProto], opset: 
     for (i, node) in nodes.iter().enumerate() {
         for name in node.output.iter().map(String::as_str).filter(|n| !n.is_empty()) {
             if given.contains(name) || definitions.insert(name, i).is_some() {
-                faults.0.push(bad(format!("value `{name}` is defined twice")).at(location(node, opset)));
+                faults.push(bad(format!("value `{name}` is defined twice")).at(location(node, opset)));
             }
         }
     }
     if graph.output.is_empty() {
-        faults.0.push(bad("the graph has no output".into()).into_diag());
+        faults.push(bad("the graph has no output".into()).into_diag());
     }
     let mut outputs = HashSet::new();
     for output in graph.output.iter().filter(|o| !outputs.insert(o.name.as_str())) {
-        faults.0.push(bad(format!("two outputs are named `{}`", output.name)).into_diag());
+        faults.push(bad(format!("two outputs are named `{}`", output.name)).into_diag());
     }
     let mut undefined = HashSet::new();
     for node in nodes {
         for name in operands(node).into_iter().filter(|n| !given.contains(n) && !definitions.contains_key(n)) {
             if undefined.insert(name) {
-                faults.0.push(bad(format!("value `{name}` is used, but nothing defines it")).at(location(node, opset)));
+                faults.push(bad(format!("value `{name}` is used, but nothing defines it")).at(location(node, opset)));
             }
         }
     }
     for output in graph.output.iter().map(|o| o.name.as_str()) {
         if !given.contains(output) && !definitions.contains_key(output) {
-            faults.0.push(bad(format!("nothing defines output `{output}`")).into_diag());
+            faults.push(bad(format!("nothing defines output `{output}`")).into_diag());
         }
     }
     faults.into_result()?;

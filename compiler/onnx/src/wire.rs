@@ -144,16 +144,25 @@ const MESSAGE_BYTES: u64 = 400;
 /// Memory of a parsed text or number of a list beside what it holds.
 const FIELD_BYTES: u64 = 24;
 
-/// Says what is wrong with the bytes of a model and where, if anything is; else how many bytes it takes when it is parsed.
-pub(crate) fn check(bytes: &[u8]) -> Result<u64, String> {
-    let mut parsed = bytes.len() as u64;
+/// What a model takes when it is parsed.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Size {
+    /// Bytes in memory.
+    pub(crate) bytes: u64,
+    /// Messages: nodes, attributes, tensors, types and extents of values, and others.
+    pub(crate) messages: u64,
+}
+
+/// Says what is wrong with the bytes of a model and where, if anything is; else what it takes when it is parsed.
+pub(crate) fn check(bytes: &[u8]) -> Result<Size, String> {
+    let mut parsed = Size { bytes: bytes.len() as u64, messages: 0 };
     walk(&mut Cursor { bytes, at: 0, end: bytes.len() }, Message::Model, 0, &mut parsed)?;
     Ok(parsed)
 }
 
 /// The same of a file that holds one tensor.
 pub(crate) fn check_tensor(bytes: &[u8]) -> Result<(), String> {
-    walk(&mut Cursor { bytes, at: 0, end: bytes.len() }, Message::Tensor, 0, &mut 0)
+    walk(&mut Cursor { bytes, at: 0, end: bytes.len() }, Message::Tensor, 0, &mut Size::default())
 }
 
 /// A part of the file. Positions are those of the file, for messages.
@@ -199,8 +208,9 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn walk(cursor: &mut Cursor, message: Message, depth: usize, parsed: &mut u64) -> Result<(), String> {
-    *parsed += MESSAGE_BYTES;
+fn walk(cursor: &mut Cursor, message: Message, depth: usize, parsed: &mut Size) -> Result<(), String> {
+    parsed.bytes += MESSAGE_BYTES;
+    parsed.messages += 1;
     if depth > DEPTH {
         return cursor.fault(&format!("messages are nested more than {DEPTH} deep"));
     }
@@ -221,7 +231,7 @@ fn walk(cursor: &mut Cursor, message: Message, depth: usize, parsed: &mut u64) -
             cursor.at = start;
             return cursor.fault(&format!("field {number} has wire type {wire}, which it cannot have"));
         }
-        *parsed += FIELD_BYTES;
+        parsed.bytes += FIELD_BYTES;
         match wire {
             VARINT => {
                 cursor.varint()?;
@@ -241,7 +251,7 @@ fn walk(cursor: &mut Cursor, message: Message, depth: usize, parsed: &mut u64) -
                         while part.at < part.end {
                             part.varint()?;
                             // At most 8 bytes of one.
-                            *parsed += 7;
+                            parsed.bytes += 7;
                         }
                     }
                     Some(Field::Fixed32s) if length % 4 != 0 => return part.fault("a list of floats is cut short"),
@@ -266,8 +276,8 @@ mod tests {
     fn whole_messages_pass() {
         // ir_version = 8, graph { name = "g", node {} }, an unknown field of each wire type.
         let bytes = [0x08, 8, 0x3a, 5, 0x12, 1, b'g', 0x0a, 0, 0xf8, 0x06, 1, 0xfd, 0x06, 0, 0, 0, 0, 0xfa, 0x06, 1, 0];
-        assert!(check(&bytes).is_ok_and(|parsed| parsed > 2 * MESSAGE_BYTES));
-        assert_eq!(check(&[]), Ok(MESSAGE_BYTES));
+        assert!(check(&bytes).is_ok_and(|parsed| parsed.bytes > 2 * MESSAGE_BYTES && parsed.messages == 3));
+        assert_eq!(check(&[]), Ok(Size { bytes: MESSAGE_BYTES, messages: 1 }));
     }
 
     #[test]
@@ -305,6 +315,6 @@ mod tests {
             bytes = outer;
         }
         let mut cursor = Cursor { bytes: &bytes, at: 0, end: bytes.len() };
-        assert!(walk(&mut cursor, Message::Type, 0, &mut 0).is_err_and(|e| e.contains("64 deep")));
+        assert!(walk(&mut cursor, Message::Type, 0, &mut Size::default()).is_err_and(|e| e.contains("64 deep")));
     }
 }

@@ -12,6 +12,9 @@ use super::flags::{Io, ModelFlags, TuneFlags, usage};
 use super::run::{is_compiled, load};
 use super::terminal;
 
+/// Longest measurement.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
 /// Runs behind the median of each task.
 const TASK_ROUNDS: usize = 30;
 
@@ -21,7 +24,7 @@ pub struct Bench {
     /// Model: .so, or .onnx and .qir to be compiled in memory
     file: PathBuf,
     /// Threads of the model; 0 for one a core
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = super::flags::threads)]
     threads: usize,
     /// How long to measure
     #[arg(long, default_value_t = 2.0)]
@@ -47,7 +50,8 @@ pub struct Bench {
 impl Bench {
     /// Does it.
     pub fn execute(&self) -> Result<(), Error> {
-        let time = Duration::try_from_secs_f64(self.seconds).map_err(|e| usage(format!("--seconds: {e}")))?;
+        let time = Duration::try_from_secs_f64(self.seconds).ok().filter(|&time| time <= LONGEST);
+        let time = time.ok_or_else(|| usage(format!("--seconds: expected 0 to {}", LONGEST.as_secs())))?;
         let start = Instant::now();
         let (result, tasks) = if is_compiled(&self.file) {
             if self.per_layer {

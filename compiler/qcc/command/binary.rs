@@ -5,9 +5,9 @@ use std::path::Path;
 
 use object::read::elf::ElfFile64;
 use object::{Architecture, Endianness, Object as _, ObjectKind, ObjectSection as _, ObjectSymbol as _};
-use qcc::Error;
 use qcc::runtime::abi::symbol;
 use qcc::runtime::{InfoError, Manifest, ModelInfo, Seal};
+use qcc::{Error, reading};
 
 /// A compiled model's file.
 pub struct Binary {
@@ -25,7 +25,7 @@ impl Binary {
     /// Reads a file that qcc wrote.
     pub fn read(path: &Path) -> Result<Binary, Error> {
         let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the model", e);
-        let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
+        let bytes = reading::read(path, "read the model", reading::MODEL)?;
         let elf = ElfFile64::<Endianness>::parse(&*bytes).map_err(|e| fail(&format!("no 64-bit ELF file: {e}")))?;
         let exported =
             |name: &str| elf.symbols().chain(elf.dynamic_symbols()).any(|s| s.is_definition() && s.name() == Ok(name));

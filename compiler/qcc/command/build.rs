@@ -37,7 +37,7 @@ pub struct Build {
     #[arg(long, value_enum)]
     io: Option<Io>,
     /// Threads of the compiler; 0 for one a core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = super::flags::threads)]
     threads: usize,
     /// Write the ranges that were found, to be edited and given back
     #[arg(long, value_name = "FILE.json")]

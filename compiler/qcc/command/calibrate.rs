@@ -23,7 +23,7 @@ pub struct Calibrate {
     #[arg(short, long, value_name = "FILE.json")]
     output: PathBuf,
     /// Threads; 0 for one a core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = super::flags::threads)]
     threads: usize,
     #[command(flatten)]
     flags: ModelFlags,

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use qcc::Error;
 use qcc::codegen::check::{Report, Tally, certify};
 use qcc::runtime::Seal;
+use qcc::{Error, reading};
 use serde_json::json;
 
 use super::{Verdict, terminal};
@@ -27,7 +27,7 @@ pub struct Check {
 impl Check {
     /// Does it.
     pub fn execute(&self) -> Result<Verdict, Error> {
-        let bytes = std::fs::read(&self.file).map_err(|e| Error::file(&self.file, "read the model", e))?;
+        let bytes = reading::read(&self.file, "read the model", reading::MODEL)?;
         // An object file has no seal: a linker makes another file of it.
         if bytes.get(16).is_some_and(|&kind| kind == 3) {
             Seal::check(&bytes).map_err(|e| Error::file(&self.file, "check the model", e))?;

@@ -47,7 +47,7 @@ pub struct Compare {
     #[arg(long)]
     verify: bool,
     /// Threads; 0 for one a core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = super::flags::threads)]
     threads: usize,
     /// Print one JSON object
     #[arg(long)]

@@ -25,6 +25,9 @@ const CALIBRATION: usize = 512;
 /// Time between checkpoints.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// Longest checkpoint that is read.
+const CHECKPOINT: u64 = 64 << 30;
+
 /// Fine-tune a model: train its parameters with the integer arithmetic that is deployed.
 #[derive(Args)]
 pub struct Finetune {
@@ -75,7 +78,7 @@ pub struct Finetune {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Threads; 0 for one a core. The result does not depend on it
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = super::flags::threads)]
     threads: usize,
     #[command(flatten)]
     flags: ModelFlags,
@@ -102,7 +105,7 @@ impl Finetune {
         let mut training = qcc::finetune::Finetune::new(self.model.as_path(), &options, data, plan, settings, teacher)?;
         super::build::announce(training.compiled());
         let resumed = match self.resume {
-            true => Some(std::fs::read(&checkpoint).map_err(|e| Error::file(&checkpoint, "read the checkpoint", e))?),
+            true => Some(qcc::reading::read(&checkpoint, "read the checkpoint", CHECKPOINT)?),
             false => None,
         };
         describe(training.trainer());

@@ -516,6 +516,15 @@ impl ImageFlags {
     }
 }
 
+/// A number of threads. Each takes memory and time of its own, before it does anything.
+pub fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1024;
+    let number: Option<usize> = text.parse().ok();
+    number
+        .filter(|&n| n <= MOST)
+        .ok_or_else(|| format!("expected a number of threads up to {MOST}, or 0 for one a core"))
+}
+
 /// A side or height x width; `None` for 0.
 fn extent(flag: &str, text: &str) -> Result<Option<Extent>, Error> {
     let expected = || usage(format!("{flag}: expected a number of pixels or HEIGHTxWIDTH, found `{text}`"));

@@ -42,7 +42,7 @@ pub struct Run {
     #[arg(long, value_enum, default_value = "float")]
     io: Io,
     /// Threads of the model; 0 for one a core
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = super::flags::threads)]
     threads: usize,
     #[command(flatten)]
     top: TopFlags,

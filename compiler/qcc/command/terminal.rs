@@ -59,11 +59,15 @@ pub fn show(error: &Error) {
     }
 }
 
+/// Most bytes of a text of which a line is shown.
+const EXCERPT: u64 = 1 << 20;
+
 /// The line of the text that a diagnostic is about, with a mark under the column.
 fn excerpt(diag: &Diag) -> Option<String> {
     const WIDTH: usize = 100;
     let (line, column) = diag.place.line?;
-    let text = std::fs::read_to_string(diag.place.file.as_ref()?).ok()?;
+    let bytes = qcc::reading::bounded(Path::new(diag.place.file.as_ref()?), EXCERPT).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
     let content: String = text.lines().nth(line.checked_sub(1)?)?.chars().take(WIDTH).collect();
     let number = line.to_string();
     let margin = " ".repeat(number.len());

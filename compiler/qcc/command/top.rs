@@ -49,7 +49,7 @@ impl TopFlags {
         let names = match &self.labels {
             None => Vec::new(),
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, "read the names", e))?;
+                let text = qcc::reading::text(path, "read the names")?;
                 text.lines().map(|line| line.trim().to_string()).collect()
             }
         };

@@ -71,20 +71,68 @@ impl Number {
     }
 }
 
+/// A file that has an end, and where that is.
+fn regular(path: &Path) -> std::io::Result<(File, u64)> {
+    // A pipe would be waited for when it is opened.
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    Ok((File::open(path)?, metadata.len()))
+}
+
+/// Most bytes that the arrays of an archive of `length` bytes take: samples are not packed by more than a factor of 64, unless they are few.
+fn unpacked(length: u64) -> u64 {
+    length.saturating_mul(64).max(1 << 30)
+}
+
+/// Bytes of the elements that a header announces.
+fn bytes_of(header: &Header) -> Result<u64, String> {
+    let size = Number::of(&header.descr)?.0.size() as u64;
+    let bytes = header.dims.iter().try_fold(size, |n, &d| n.checked_mul(d as u64));
+    bytes.filter(|&n| n <= isize::MAX as u64).ok_or_else(|| "the shape is too large".to_string())
+}
+
+/// Reads an entry of an archive, which compares its checksum, and copies it. What its header does not need is a fault. Returns how many bytes
+/// there are, unless there are more than `most`.
+fn unpack(entry: &mut impl Read, copy: Option<&mut File>, most: u64) -> Result<Option<u64>, String> {
+    let fail = |e: std::io::Error| e.to_string();
+    let header = Header::read(entry)?;
+    let (start, elements) = (header.encode(), bytes_of(&header)?);
+    let Some(all) = elements.checked_add(start.len() as u64).filter(|&all| all <= most) else { return Ok(None) };
+    let mut sink = std::io::sink();
+    let to: &mut dyn std::io::Write = match copy {
+        Some(file) => file,
+        None => &mut sink,
+    };
+    to.write_all(&start).map_err(fail)?;
+    // One more: an entry of zeros may go on for gigabytes.
+    let read = std::io::copy(&mut entry.take(elements.saturating_add(1)), to).map_err(fail)?;
+    match read.cmp(&elements) {
+        std::cmp::Ordering::Less => {
+            Err(format!("the file is truncated: shape {:?} needs {elements} bytes", header.dims))
+        }
+        std::cmp::Ordering::Equal => Ok(Some(all)),
+        std::cmp::Ordering::Greater => {
+            Err(format!("there is more than the {elements} bytes of shape {:?}", header.dims))
+        }
+    }
+}
+
 impl Array {
     /// Opens a `.npy` file.
     pub fn open(path: &Path) -> Result<Array, Error> {
-        let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the array", e);
-        let file = File::open(path).map_err(|e| fail(&e))?;
-        let length = file.metadata().map_err(|e| fail(&e))?.len();
-        Array::at(file, length).map_err(|e| fail(&e))
+        let (file, length) = regular(path).map_err(|e| Error::file(path, "read the array", e))?;
+        Array::at(file, length).map_err(|e| Error::file(path, "read the array", e))
     }
 
-    /// Opens all arrays of a `.npz` archive, by name. Those that are compressed are unpacked to a file without a name.
+    /// Opens all arrays of a `.npz` archive, by name. Those that are compressed are unpacked to a file without a name, as far as their
+    /// headers say that they go, and all together within [`unpacked`].
     pub fn open_archive(path: &Path) -> Result<Vec<(String, Array)>, Error> {
         let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the archive", e);
-        let file = File::open(path).map_err(|e| fail(&e))?;
+        let (file, length) = regular(path).map_err(|e| fail(&e))?;
         let mut archive = zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(|e| fail(&e))?;
+        let (most, mut left) = (unpacked(length), unpacked(length));
         let mut arrays = Vec::new();
         for i in 0..archive.len() {
             let mut entry = archive.by_index(i).map_err(|e| fail(&e))?;
@@ -92,37 +140,38 @@ impl Array {
             let Some(name) = name.strip_suffix(".npy") else { continue };
             let fail = |e: &dyn std::fmt::Display| fail(&format!("`{name}`: {e}"));
             let stored = entry.data_start().filter(|_| entry.compression() == zip::CompressionMethod::Stored);
-            let (file, end) = match stored {
-                Some(start) => {
-                    // Only reading to the end compares the checksum.
-                    let length = std::io::copy(&mut entry, &mut std::io::sink()).map_err(|e| fail(&e))?;
-                    let mut file = File::open(path).map_err(|e| fail(&e))?;
-                    file.seek(SeekFrom::Start(start)).map_err(|e| fail(&e))?;
-                    (file, start.saturating_add(length))
-                }
-                None => {
-                    let mut file = tempfile::tempfile().map_err(|e| fail(&e))?;
-                    let length = std::io::copy(&mut entry, &mut file).map_err(|e| fail(&e))?;
-                    file.rewind().map_err(|e| fail(&e))?;
-                    (file, length)
-                }
+            let mut copy = match stored {
+                Some(_) => None,
+                None => Some(tempfile::tempfile().map_err(|e| fail(&e))?),
             };
-            arrays.push((name.to_string(), Array::at(file, end).map_err(|e| fail(&e))?));
+            let size = unpack(&mut entry, copy.as_mut(), left).map_err(|e| fail(&e))?;
+            let Some(size) = size else {
+                let what = format!("all arrays take more than {} MB when they are unpacked", most >> 20);
+                return Err(fail(&what).help("keep them in .npy files of their own"));
+            };
+            left -= size;
+            let (mut file, end) = match copy {
+                Some(file) => (file, size),
+                None => (File::open(path).map_err(|e| fail(&e))?, length),
+            };
+            file.seek(SeekFrom::Start(stored.unwrap_or(0))).map_err(|e| fail(&e))?;
+            let array = Array::at(file, end).map_err(|e| fail(&e))?;
+            arrays.push((name.to_string(), array));
         }
         Ok(arrays)
     }
 
     /// The array that begins where the file stands and ends before `end`.
     fn at(mut file: File, end: u64) -> Result<Array, String> {
-        let Header { descr, fortran, dims } = Header::read(&mut file)?;
-        let (number, big_endian) = Number::of(&descr)?;
+        let header = Header::read(&mut file)?;
+        let (number, big_endian) = Number::of(&header.descr)?;
+        let bytes = bytes_of(&header)?;
+        let Header { fortran, dims, .. } = header;
         if fortran && dims.iter().filter(|&&d| d > 1).count() > 1 {
             return Err("the array is in Fortran order: store it with numpy.ascontiguousarray".into());
         }
         let offset = file.stream_position().map_err(|e| e.to_string())?;
-        let elements = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let bytes = elements.and_then(|n| n.checked_mul(number.size())).ok_or("the shape is too large")?;
-        match offset.checked_add(bytes as u64) {
+        match offset.checked_add(bytes) {
             Some(needed) if needed <= end => Ok(Array { dims, number, big_endian, offset, file: Mutex::new(file) }),
             _ => Err(format!("the file is truncated: shape {dims:?} needs {bytes} bytes")),
         }

@@ -8,7 +8,7 @@ use qcc_ir::{Data, Diag, Tensor, Type};
 use super::array::Array;
 use super::image::RgbImage;
 use super::{Input, Preprocess};
-use crate::Error;
+use crate::{Error, reading};
 
 /// A file with one sample.
 pub(super) struct Item {
@@ -87,9 +87,7 @@ pub(super) fn unknown_preprocessing(path: &Path) -> Error {
 
 /// A list: `path label` a line, the label being optional. Paths are relative to the list's folder or to the current one.
 pub(super) fn list(path: &Path) -> Result<(Vec<Item>, Option<Vec<i64>>), Error> {
-    let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the list of samples", e);
-    let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
-    let text = String::from_utf8(bytes).map_err(|_| fail(&"it is not text"))?;
+    let text = reading::text(path, "read the list of samples")?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let (mut items, mut labels) = (Vec::new(), Vec::new());
     let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));

@@ -9,7 +9,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use crate::Error;
+use crate::{Error, reading};
 
 /// Height and width in pixels.
 pub type Extent = (u32, u32);
@@ -18,7 +18,7 @@ pub type Extent = (u32, u32);
 const MAX_SIDE: usize = 1 << 20;
 
 /// Most bytes that a decoded image takes.
-const MAX_BYTES: usize = 512 << 20;
+const MAX_BYTES: usize = 256 << 20;
 
 /// Shares of red, green and blue in brightness, from the primaries and the white of sRGB.
 const LUMA: [f32; 3] = [0.212_647_81, 0.715_179_15, 0.072_173_04];
@@ -66,7 +66,7 @@ impl RgbImage {
     /// Decodes a file. What it is, its contents say, not its name.
     pub fn open(path: &Path) -> Result<RgbImage, Error> {
         let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the image", e);
-        let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
+        let bytes = reading::read(path, "read the image", MAX_BYTES as u64)?;
         let image = match bytes.as_slice() {
             [0x89, b'P', b'N', b'G', ..] => png(&bytes),
             [0xff, 0xd8, 0xff, ..] => jpeg(&bytes),
@@ -90,7 +90,13 @@ impl RgbImage {
 
     /// The image in another size. Each new pixel is the mean of those that it covers and their neighbours, weighted by a
     /// triangle: linear interpolation where the image grows.
-    pub fn resize(&self, height: usize, width: usize) -> RgbImage {
+    ///
+    /// # Errors
+    /// If the result, or the image between the two directions, is larger than an image may be.
+    pub fn resize(&self, height: usize, width: usize) -> Result<RgbImage, String> {
+        for width in [width, self.width] {
+            fits(width, height, height.saturating_mul(width).saturating_mul(3))?;
+        }
         let row = 3 * self.width;
         let mut lower = vec![0f32; height * row];
         for (out, tap) in lower.chunks_exact_mut(row.max(1)).zip(taps(self.height, height)) {
@@ -109,7 +115,7 @@ impl RgbImage {
                 pixels.extend(sums.map(|s| s.clamp(0.0, 255.0).round() as u8));
             }
         }
-        RgbImage { width, height, pixels }
+        Ok(RgbImage { width, height, pixels })
     }
 }
 
@@ -190,10 +196,11 @@ mod tests {
     #[test]
     fn halves_are_means_and_doubles_are_interpolated() {
         let row = RgbImage::new(4, 1, [0, 0, 0, 100, 100, 100].repeat(2)).unwrap();
-        assert_eq!(row.resize(1, 2).pixels(), [43, 43, 43, 57, 57, 57]);
-        let grown = row.crop(0, 0, 1, 2).resize(1, 4);
+        assert_eq!(row.resize(1, 2).unwrap().pixels(), [43, 43, 43, 57, 57, 57]);
+        let grown = row.crop(0, 0, 1, 2).resize(1, 4).unwrap();
         assert_eq!(grown.pixels()[..9], [0, 0, 0, 25, 25, 25, 75, 75, 75]);
-        assert_eq!(row.resize(3, 4).crop(1, 0, 1, 4), row);
+        assert_eq!(row.resize(3, 4).unwrap().crop(1, 0, 1, 4), row);
+        assert!(row.resize(1 << 14, 1 << 14).unwrap_err().contains("too many"));
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Preprocess {
         let (old_height, old_width) = image.extent();
         let image = match self.size(old_height, old_width) {
             Some((h, w)) => {
-                resized = image.resize(h as usize, w as usize);
+                resized = image.resize(h as usize, w as usize)?;
                 &resized
             }
             None => image,

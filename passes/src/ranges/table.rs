@@ -1,6 +1,8 @@
 //! Ranges by value name, in a form that people can read, edit and give back.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use qcc_ir::diag::Code;
@@ -8,6 +10,9 @@ use qcc_ir::{Diag, Range};
 use serde::{Deserialize, Serialize};
 
 use crate::ranges::observations::Observations;
+
+/// Longest table that is read.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// Ranges by value name: people can read it, edit it and pass it back.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -86,9 +91,15 @@ impl RangeTable {
 
     /// Reads a table from a file.
     pub fn load(path: &Path) -> Result<RangeTable, Diag> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
+        let fail = |e: &dyn std::fmt::Display| {
             Diag::new(Code::FILE, format!("cannot read the ranges: {e}")).in_file(path.to_string_lossy())
-        })?;
+        };
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
+        read.map_err(|e| fail(&e))?;
+        if text.len() as u64 > MAX_BYTES {
+            return Err(fail(&format!("there are more than {} MB", MAX_BYTES >> 20)));
+        }
         RangeTable::from_json(&text).map_err(|d| d.in_file(path.to_string_lossy()))
     }
 }
