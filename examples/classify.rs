@@ -1,14 +1,15 @@
 //! Classifies an image with a session that owns its model, as a server keeps one for each thread:
-//! `cargo run --example classify -- cat.jpg`; without an image, a pattern.
+//! `cargo run --example classify -- cat.jpg`; without an image, a ship.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use qcc::data::{self, Preprocess, Resize};
-use qcc::ir::Tensor;
 use qcc::{Options, Session, TensorRef, compile};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/models/resnet_cifar10.onnx");
+
+const SHIP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/models/ship.jpg");
 
 const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
@@ -17,10 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let preprocess = Preprocess { resize: Resize::Exact((32, 32)), ..preset };
     let compiled = compile(MODEL, &Options { preprocess: Some(preprocess.clone()), ..Options::default() })?;
     let ty = compiled.source().ty(compiled.source().inputs()[0]).clone();
-    let image = match std::env::args().nth(1) {
-        Some(path) => data::image(Path::new(&path), Some(&preprocess), &ty)?,
-        None => Tensor::f32(&ty.dims, (0..ty.elements()).map(|i| (i as f32 * 0.013).sin()).collect()),
-    };
+    let path = std::env::args().nth(1).unwrap_or(SHIP.to_string());
+    let image = data::image(Path::new(&path), Some(&preprocess), &ty)?;
 
     // The session shares the model: it can go to a thread, or into a structure of one's own.
     let model = Arc::new(compiled.jit()?);

@@ -12,6 +12,8 @@ mod hosts;
 mod inputs;
 #[path = "command/limits.rs"]
 mod limits;
+#[path = "command/looking.rs"]
+mod looking;
 #[path = "command/lowering.rs"]
 mod lowering;
 #[path = "command/models.rs"]

@@ -29,6 +29,8 @@
 //! | [`engine`] | the forms of an integer model behind one way to run it |
 //! | [`Compiled::tune`] | measured choices for single layers, kept with the model |
 //! | [`finetune`] | parameters trained on samples, with the integer arithmetic itself |
+//! | [`record`], [`explore`], [`explain`](mod@explain) | what every pass did, as a page and as text |
+//! | [`report`] | what was compared or measured, as pages |
 //! | [`bench`](mod@bench) | how fast, and how near the machine's limit |
 //! | [`reduce`](mod@reduce) | the smallest graph that still shows a fault |
 //! | [`ir`], [`passes`], [`runtime`], [`codegen`] | the crates behind it |
@@ -43,14 +45,19 @@ pub mod data;
 pub mod dump;
 pub mod engine;
 mod error;
+pub mod explain;
+pub mod explore;
 mod files;
 pub mod finetune;
 mod float_interface;
 mod options;
 pub mod reading;
+pub mod record;
 pub mod reduce;
+pub mod report;
 mod source;
 mod tune;
+pub mod viewers;
 
 pub use budget::Effect;
 pub use calibrate::{calibrate, save_ranges};
@@ -72,3 +79,8 @@ pub use qcc_passes as passes;
 pub use qcc_passes::{Corrections, Method, Observations, Overall, Precision, Precisions, RangeTable, Samples, Shard};
 pub use qcc_runtime as runtime;
 pub use qcc_runtime::{Model, Pool, Session, Tensor, TensorRef};
+
+/// The Rust of the book's first chapter.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/getting-started.md")]
+struct GettingStarted;

@@ -117,3 +117,30 @@ print(list(y))
     let run = Command::new(python).current_dir(folder.path()).args(["-c", script]).output().unwrap();
     assert!(run.status.success(), "{}", stderr(&run));
 }
+
+#[test]
+fn cpp_programs_lend_their_threads() {
+    let folder = example();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/call_from_cpp/main.cpp");
+    let said = build_and_run("g++", folder.path(), &["-std=c++17", "-pthread", "-I.", source, "./example.so"]);
+    assert!(said.ends_with("alone and on 3 threads\n"), "{said}");
+}
+
+/// No library, not even C's: the exit code is the class.
+#[test]
+fn programs_without_a_system_link_the_model() {
+    let folder = example();
+    done(folder.path(), &[EXAMPLE, "-o", "example.o"]);
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/call_from_c/freestanding.c");
+    let flags =
+        ["-O1", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-static", "-fno-stack-protector"];
+    let built = Command::new("gcc")
+        .current_dir(folder.path())
+        .args(flags)
+        .args(["-I.", "-o", "main", source, "example.o"])
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", stderr(&built));
+    let run = Command::new(folder.path().join("main")).output().unwrap();
+    assert!(run.status.code().is_some_and(|class| class < 10), "{:?}", run.status);
+}

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use qcc::bench::{Measurement, TaskProfile, measure, profile, take_turns};
-use qcc::{Error, Model, compile};
+use qcc::report::speed;
+use qcc::{Error, Model, check_places, compile};
 
 use super::flags::{Io, ModelFlags, TuneFlags, usage};
 use super::run::{is_compiled, load};
@@ -35,6 +36,9 @@ pub struct Bench {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Write a page with plots too; with --per-layer it shows every step
+    #[arg(long, value_name = "PAGE.html", conflicts_with = "turns")]
+    html: Option<PathBuf>,
     /// Give and take real numbers, or the integers that stand for them
     #[arg(long, value_enum, default_value = "int")]
     io: Io,
@@ -52,6 +56,8 @@ impl Bench {
     pub fn execute(&self) -> Result<(), Error> {
         let time = Duration::try_from_secs_f64(self.seconds).ok().filter(|&time| time <= LONGEST);
         let time = time.ok_or_else(|| usage(format!("--seconds: expected 0 to {}", LONGEST.as_secs())))?;
+        let written: Vec<_> = self.html.iter().map(|path| ("--html", path.as_path())).collect();
+        check_places(&[("the model", &self.file)], &written)?;
         let start = Instant::now();
         let (result, tasks) = if is_compiled(&self.file) {
             if self.per_layer {
@@ -78,6 +84,11 @@ impl Bench {
                 if self.per_layer { profile(&program, self.threads, TASK_ROUNDS, result.peaks)? } else { Vec::new() };
             (result, tasks)
         };
+        if let Some(path) = &self.html {
+            let model = self.file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            let rows: Vec<(String, String)> = rows(&result).map(|(name, value)| (name.to_string(), value)).into();
+            qcc::write_file(path, speed(&model, &rows, &result, &tasks).as_bytes())?;
+        }
         terminal::result(&if self.json { json(&result, &tasks) } else { text(&result, &tasks) })
     }
 
@@ -95,10 +106,10 @@ fn json(result: &Measurement, tasks: &[TaskProfile]) -> String {
     format!("{value}\n")
 }
 
-fn text(result: &Measurement, tasks: &[TaskProfile]) -> String {
-    let mut out = String::new();
+/// Figures by name.
+fn rows(result: &Measurement) -> [(&'static str, String); 8] {
     let rss = result.peak_rss_mb.map_or("unknown".to_string(), |mb| format!("{mb:.1} MB"));
-    let rows = [
+    [
         ("median", format!("{:.3} ms of {} runs, least {:.3}", result.median_ms, result.runs, result.min_ms)),
         ("threads", result.threads.to_string()),
         ("multiply-accumulates", result.macs.to_string()),
@@ -107,9 +118,13 @@ fn text(result: &Measurement, tasks: &[TaskProfile]) -> String {
         ("of the limit", format!("{:.1} %", 100.0 * result.peak_fraction)),
         ("load to first result", format!("{:.1} ms", result.load_ms)),
         ("peak memory", rss),
-    ];
+    ]
+}
+
+fn text(result: &Measurement, tasks: &[TaskProfile]) -> String {
+    let mut out = String::new();
     // Writing to a string cannot fail.
-    for (name, value) in rows {
+    for (name, value) in rows(result) {
         let _ = writeln!(out, "{name:<22}{value}");
     }
     if tasks.is_empty() {

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use qcc::dump::Dump;
+use qcc::explore::Explorer;
 use qcc::ir::Graph;
 use qcc::passes::Precision;
 use qcc::passes::quant::precision::{ALL, WEIGHTS};
+use qcc::viewers::{dot, model_explorer};
 use qcc::{Compiled, Error, Event, check_places, compile_observed, header_place, save_ranges};
 
+use super::explore;
 use super::flags::{Io, ModelFlags, TuneFlags, usage, warn_idle};
 use super::limit::LimitFlags;
 use super::quality::QualityFlags;
@@ -20,7 +23,7 @@ pub struct Build {
     /// Model to compile: .onnx, or .qir
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// File to write; its extension says what: .so, .o, .qir, .clif, .s, .onnx
+    /// File to write; its extension says what: .so, .o, .qir, .clif, .s, .onnx, .dot
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     /// What to write, whatever the extension
@@ -58,7 +61,7 @@ pub struct Build {
 #[derive(Args)]
 #[command(next_help_heading = "Looking inside")]
 pub struct WatchFlags {
-    /// Write the graph after every pass, and a summary
+    /// Write the graph after every pass, what each changed, a summary, and a page that shows it all: index.html
     #[arg(long, value_name = "DIR")]
     pub dump_dir: Option<PathBuf>,
     /// Measure what every pass does to the outputs on a few of the samples; --dump-dir does so too, in its summary
@@ -67,6 +70,9 @@ pub struct WatchFlags {
     /// Print the graph after every pass to stderr
     #[arg(long)]
     pub print_ir_after_all: bool,
+    /// Print the graph to stderr after every pass that changed it
+    #[arg(long, conflicts_with = "print_ir_after_all")]
+    pub print_ir_after_change: bool,
     /// Print every change of the graph with its number
     #[arg(long)]
     pub print_edits: bool,
@@ -99,6 +105,10 @@ enum Emit {
     Asm,
     /// Quantized model with explicit casts, for other runtimes
     OnnxQdq,
+    /// Integer graph for Graphviz
+    Dot,
+    /// Integer graph for Google's Model Explorer, as JSON
+    ModelExplorer,
 }
 
 impl Build {
@@ -138,6 +148,10 @@ impl Build {
             (Emit::Qir, Some(path)) => compiled.write_text(path)?,
             (Emit::Clif, Some(path)) => compiled.write_clif(path)?,
             (Emit::Asm, Some(path)) => compiled.write_asm(path)?,
+            (Emit::Dot, Some(path)) => qcc::write_file(path, dot(compiled.graph()).as_bytes())?,
+            (Emit::ModelExplorer, Some(path)) => qcc::write_file(path, model_explorer(compiled.graph()).as_bytes())?,
+            (Emit::Dot, None) => terminal::result(&dot(compiled.graph()))?,
+            (Emit::ModelExplorer, None) => terminal::result(&model_explorer(compiled.graph()))?,
             (Emit::Qir, None) => terminal::result(&terminal::graph(&compiled)?)?,
             (Emit::Clif, None) => terminal::result(&compiled.clif()?)?,
             (Emit::Asm, None) => terminal::result(&compiled.asm()?)?,
@@ -192,7 +206,7 @@ impl Build {
     fn warn(&self, model: &Path, emit: Emit) {
         let what = match emit {
             Emit::So | Emit::Obj | Emit::Clif | Emit::Asm => None,
-            Emit::Qir => Some("a graph as text"),
+            Emit::Qir | Emit::Dot | Emit::ModelExplorer => Some("a graph as text"),
             Emit::OnnxQdq => Some("an ONNX file"),
         };
         if let Some(what) = what {
@@ -213,7 +227,7 @@ impl Build {
     fn emit(&self) -> Result<Emit, Error> {
         let extension = self.output.as_deref().and_then(Path::extension).map(|e| e.to_string_lossy().into_owned());
         match (self.emit, extension.as_deref()) {
-            (Some(emit @ (Emit::Qir | Emit::Clif | Emit::Asm)), _) => Ok(emit),
+            (Some(emit @ (Emit::Qir | Emit::Clif | Emit::Asm | Emit::Dot | Emit::ModelExplorer)), _) => Ok(emit),
             (_, None) if self.output.is_none() => {
                 Err(usage("there is no output file").help("add -o model.so, or --emit qir for text on stdout"))
             }
@@ -224,10 +238,11 @@ impl Build {
             (None, Some("clif")) => Ok(Emit::Clif),
             (None, Some("s")) => Ok(Emit::Asm),
             (None, Some("onnx")) => Ok(Emit::OnnxQdq),
+            (None, Some("dot" | "gv")) => Ok(Emit::Dot),
             (None, other) => {
                 let what = other.map_or("no extension".to_string(), |e| format!("the extension `.{e}`"));
                 Err(usage(format!("an output file with {what} does not say what to write"))
-                    .help("use .so, .o, .qir, .clif, .s or .onnx, or say it with --emit"))
+                    .help("use .so, .o, .qir, .clif, .s, .onnx or .dot, or say it with --emit"))
             }
         }
     }
@@ -257,7 +272,8 @@ pub fn announce(compiled: &Compiled) {
 impl WatchFlags {
     /// Whether anything is to be seen.
     fn is_on(&self) -> bool {
-        self.dump_dir.is_some() || self.measure_passes || self.print_ir_after_all || self.print_edits || self.remarks
+        let prints = self.print_ir_after_all || self.print_ir_after_change || self.print_edits || self.remarks;
+        self.dump_dir.is_some() || self.measure_passes || prints
     }
 
     /// Compiles under observation.
@@ -276,7 +292,14 @@ impl WatchFlags {
             (Some(dump), Ok(compiled)) => dump.plan(compiled),
             _ => Ok(()),
         };
-        let written = plan.and(dump.map_or(Ok(()), Dump::finish));
+        let file = model.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let page = |explorer: &mut Explorer| {
+            let completed = result.as_ref().map(|c| explore::complete(explorer, c, &options, explore::CALLS));
+            if let Ok(Err(error)) = completed {
+                terminal::warn(&format!("index.html has no machine code, or no values: {error}"));
+            }
+        };
+        let written = plan.and(dump.map_or(Ok(()), |dump| dump.finish(&file, page)));
         let compiled = result?;
         written?;
         Ok(compiled)
@@ -285,10 +308,12 @@ impl WatchFlags {
     fn print(&self, event: &Event) {
         let show = |title: &str, graph: &Graph| terminal::note(&format!("// after {title}\n{graph}"));
         match event {
-            Event::Imported { graph, .. } if self.print_ir_after_all => show("import", graph),
+            Event::Imported { graph, .. } if self.print_ir_after_all || self.print_ir_after_change => {
+                show("import", graph)
+            }
             Event::Imported { .. } => {}
             Event::Pass { step, effect } => {
-                if self.print_ir_after_all {
+                if self.print_ir_after_all || self.print_ir_after_change && !step.labels.is_empty() {
                     show(&step.text, step.graph);
                 }
                 if self.measure_passes

@@ -9,7 +9,8 @@ use qcc::compare::{
     damage, layers,
 };
 use qcc::data::Dataset;
-use qcc::{Error, Source, compile_observed};
+use qcc::report::accuracy;
+use qcc::{Error, Source, check_places, compile_observed};
 
 use super::build::announce;
 use super::flags::{ModelFlags, usage};
@@ -52,6 +53,9 @@ pub struct Compare {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Write a page with plots too
+    #[arg(long, value_name = "PAGE.html")]
+    html: Option<PathBuf>,
     #[command(flatten)]
     flags: ModelFlags,
 }
@@ -72,6 +76,7 @@ impl Compare {
         self.flags.warn();
         // The conversion outside of the model is the same.
         options.float_interface = false;
+        self.check_places()?;
         if self.json && self.metric.is_some() && self.max_drop.is_none() {
             return Err(usage("--metric picks one line of the text, and --json has all of them").help("leave one out"));
         }
@@ -137,8 +142,26 @@ impl Compare {
         } else {
             Vec::new()
         };
+        self.write_page(&result, &layers, calls)?;
         let printed = if self.json { json(&result, &layers, raised) } else { text(&result, &layers, calls) };
         terminal::result(&printed)
+    }
+
+    /// Refuses to write over what is read.
+    fn check_places(&self) -> Result<(), Error> {
+        let mut read = self.flags.files();
+        read.extend([("the model", self.model.as_path()), ("the samples", self.data.as_path())]);
+        read.extend(self.labels.as_deref().map(|path| ("the labels", path)));
+        let written: Vec<_> = self.html.iter().map(|path| ("--html", path.as_path())).collect();
+        check_places(&read, &written)
+    }
+
+    fn write_page(&self, result: &Comparison, layers: &[LayerReport], calls: usize) -> Result<(), Error> {
+        let Some(path) = &self.html else { return Ok(()) };
+        let model = self.model.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let mut figures: Vec<(String, String)> = vec![("samples".to_string(), result.samples.to_string())];
+        figures.extend(rows(result).into_iter().map(|(_, name, value)| (name.to_string(), value)));
+        qcc::write_file(path, accuracy(&model, &figures, layers, calls).as_bytes())
     }
 }
 

@@ -7,6 +7,8 @@ mod build;
 mod calibrate;
 mod check;
 mod compare;
+mod explain;
+mod explore;
 mod finetune;
 mod flags;
 mod given;
@@ -14,6 +16,7 @@ mod inspect;
 mod limit;
 mod list;
 pub mod log;
+mod manual;
 mod opt;
 pub mod progress;
 mod quality;
@@ -55,6 +58,10 @@ enum Command {
     Compare(Box<compare::Compare>),
     /// Measure the speed of a model
     Bench(bench::Bench),
+    /// Show what every pass made of a model, in one page: graph, values, memory, machine code
+    Explore(Box<explore::Explore>),
+    /// Tell the life of one node or value, pass by pass
+    Explain(Box<explain::Explain>),
     /// Describe a model
     Inspect(inspect::Inspect),
     /// Run passes on a model and print the graph
@@ -69,6 +76,10 @@ enum Command {
     ListPresets,
     /// List all environment variables
     ListKnobs,
+    /// Print a script that completes commands and flags in a shell
+    Completions(manual::Completions),
+    /// Write the pages of the manual into a folder
+    Manual(manual::Manual),
 }
 
 /// What other tools call the commands.
@@ -88,10 +99,14 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("profile", "bench"),
     ("info", "inspect"),
     ("show", "inspect"),
+    ("view", "explore"),
+    ("trace", "explain"),
     ("verify", "check"),
     ("optimize", "opt"),
     ("optimise", "opt"),
     ("merge", "ranges merge"),
+    ("completion", "completions"),
+    ("man", "manual"),
 ];
 
 /// Why the first argument cannot be meant as it is written: it names neither a command nor a file.
@@ -155,6 +170,8 @@ pub fn dispatch(arguments: Arguments) -> u8 {
         Some(Command::Check(check)) => check.execute(),
         Some(Command::Compare(compare)) => done(compare.execute()),
         Some(Command::Bench(bench)) => done(bench.execute()),
+        Some(Command::Explore(explore)) => done(explore.execute()),
+        Some(Command::Explain(explain)) => done(explain.execute()),
         Some(Command::Inspect(inspect)) => done(inspect.execute()),
         Some(Command::Opt(opt)) => done(opt.execute()),
         Some(Command::Reduce(reduce)) => done(reduce.execute()),
@@ -162,6 +179,8 @@ pub fn dispatch(arguments: Arguments) -> u8 {
         Some(Command::ListPasses) => done(list::passes()),
         Some(Command::ListPresets) => done(list::presets()),
         Some(Command::ListKnobs) => done(list::knobs()),
+        Some(Command::Completions(completions)) => done(completions.execute()),
+        Some(Command::Manual(manual)) => done(manual.execute()),
     };
     match result {
         Ok(Verdict::Done) => {

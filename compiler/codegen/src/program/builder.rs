@@ -33,6 +33,8 @@ pub struct TaskInfo {
     pub kernel: String,
     /// The function.
     pub function: FuncId,
+    /// Its symbol.
+    pub symbol: String,
     /// Number of units.
     pub units: usize,
     /// Multiply-accumulates.
@@ -333,6 +335,7 @@ impl<'a> Builder<'a> {
             name: value.to_string(),
             kernel: cost.kernel,
             function,
+            symbol: name.to_string(),
             units,
             macs: cost.macs,
             products: cost.products.unwrap_or(cost.macs),
