@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Classifies a picture with numpy arrays: classify_numpy.py [PICTURE]
 
-    pip install qcc numpy pillow      # or, in a clone: QCC=target/debug/qcc PYTHONPATH=runtime/python
+    pip install ./runtime/python pillow      # or, without installing: QCC=target/debug/qcc PYTHONPATH=runtime/python
 """
 import pathlib
 import sys

@@ -193,7 +193,7 @@ def command():
     for place in places:
         if place and os.path.isfile(place):
             return place
-    raise Error("the command qcc is not installed: pip install qcc, or put it into PATH")
+    raise Error("the command qcc is not installed: cargo install --path . in a clone, or QCC=PATH-OF-qcc")
 
 
 def _samples(calibrate, folder):
