@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use optional::Missing;
 use qcc::data::{Dataset, Preprocess};
 use qcc::finetune::Finetune;
-use qcc::finetune::train::{Augment, Checkpoint, Event, Plan, Rates, Rule, Sample, Settings, Trainer, Watch, Weights};
+use qcc::finetune::train::{
+    Augment, Checkpoint, Event, Plan, Rates, Rule, Sample, Scheme, Settings, Trainer, Watch, Weights,
+};
 use qcc::ir::{Data, Diag, Tensor};
 use qcc::{
     Calibration, Compiled, Corrections, Model, Options, Overall, Precision, Samples as _, Source, Target, TensorRef,
@@ -84,7 +86,8 @@ fn check(subject: &Subject, root: &Path, bits: [&str; 2]) {
         let all = Dataset::open(&samples, &float, Some(&preprocess)).unwrap_or_else(|e| panic!("{what}: {e}"));
         all.only((0..SAMPLES).collect())
     };
-    let plan = Plan { epochs: 1, batch: 4, seed: 1, augment: Augment::default(), patience: 0, portions: &[] };
+    let plan =
+        Plan { epochs: 1, batch: 4, seed: 1, augment: Augment::default(), patience: 0, scheme: Scheme::Rounding };
     let settings = Settings {
         rule: Rule::Adam,
         rates: Rates { weights: 5e-3, scales: 5e-3 },

@@ -206,7 +206,7 @@ impl Finetune {
             seed: self.seed,
             augment,
             patience: self.patience,
-            portions: defaults.portions,
+            scheme: defaults.scheme,
         };
         let rates = Rates {
             weights: rate("--rate", self.rate, defaults.rates.weights)?,

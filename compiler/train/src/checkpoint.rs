@@ -7,10 +7,11 @@ use qcc_ir::diag::Code;
 use crate::loss::Score;
 use crate::network::{Network, TrainedLayer};
 use crate::optimizer::Memory;
+use crate::scheme::Interval;
 use crate::update::Memories;
 
 /// The first bytes of a file.
-const MAGIC: &[u8; 16] = b"qcc finetune 1\n\0";
+const MAGIC: &[u8; 16] = b"qcc finetune 2\n\0";
 
 /// What a training is at a step.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,8 +32,8 @@ pub struct Checkpoint {
 /// Parameters of a network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameters {
-    /// Shadows, bias, logarithms of scales, and which weights are frozen: 1, or 0.
-    layers: Vec<[Vec<f32>; 4]>,
+    /// Shadows, bias, logarithms of scales; which weights are frozen, 1 or 0; thresholds and logarithms of steps of an interval.
+    layers: Vec<[Vec<f32>; 6]>,
     scales: Vec<f32>,
 }
 
@@ -40,18 +41,28 @@ impl Parameters {
     /// Those of a network.
     pub(crate) fn of(network: &Network) -> Parameters {
         let frozen = |l: &TrainedLayer| l.frozen.iter().map(|&f| f32::from(u8::from(f))).collect();
-        let lists = |l: &TrainedLayer| [l.shadows.clone(), l.bias.clone(), l.log_scales.clone(), frozen(l)];
+        let lists = |l: &TrainedLayer| {
+            let of_interval =
+                |list: fn(&Interval) -> &Vec<f32>| l.interval.as_ref().map_or(Vec::new(), |i| list(i).clone());
+            let (thresholds, steps) = (of_interval(|i| &i.thresholds), of_interval(|i| &i.log_steps));
+            [l.shadows.clone(), l.bias.clone(), l.log_scales.clone(), frozen(l), thresholds, steps]
+        };
         let layers = network.layers.iter().map(lists);
         Parameters { layers: layers.collect(), scales: network.scales.iter().map(|s| s.log_scale).collect() }
     }
 
     /// Gives them to a network.
     pub(crate) fn apply(&self, network: &mut Network) {
-        for (layer, [shadows, bias, scales, frozen]) in network.layers.iter_mut().zip(&self.layers) {
+        for (layer, [shadows, bias, scales, frozen, thresholds, log_steps]) in
+            network.layers.iter_mut().zip(&self.layers)
+        {
             layer.shadows.clone_from(shadows);
             layer.bias.clone_from(bias);
             layer.log_scales.clone_from(scales);
             layer.frozen = frozen.iter().map(|&f| f > 0.0).collect();
+            layer.noise = None;
+            layer.interval = (!thresholds.is_empty())
+                .then(|| Interval { thresholds: thresholds.clone(), log_steps: log_steps.clone() });
         }
         network.scales.iter_mut().zip(&self.scales).for_each(|(s, &log)| s.log_scale = log);
     }

@@ -14,6 +14,7 @@
 //! | `update`, `optimizer` | from gradients to other parameters |
 //! | `trainer` | a step over a batch, on several threads |
 //! | `recipe` | what a training is set to, by name |
+//! | `scheme` | integers that are more than rounded: intervals, noise, portions |
 //! | `run`, `checkpoint`, `augment` | a whole training, and its state |
 
 #![deny(clippy::undocumented_unsafe_blocks)]
@@ -27,6 +28,7 @@ mod optimizer;
 mod program;
 pub mod recipe;
 mod run;
+mod scheme;
 mod tape;
 #[cfg(test)]
 mod tests;
@@ -39,5 +41,6 @@ pub use loss::{Kind, Score, Weights};
 pub use network::{Network, TrainedLayer, ValueScale};
 pub use optimizer::Rule;
 pub use run::{Event, Material, Outcome, Plan, Watch, check_count, run};
+pub use scheme::Scheme;
 pub use trainer::{Sample, Settings, Target, Teacher, Trainer};
 pub use update::Rates;

@@ -17,6 +17,7 @@ use qcc_num::convert::nearest_f32;
 use qcc_passes::{Context, GREATEST_BIAS, LEAST_FACTOR, Pipeline, bias_32, bias_64};
 
 use crate::program::{Owners, Program, ScaleTypes};
+use crate::scheme::Interval;
 
 /// Passes that change nothing and refuse what cannot run: no network of digits goes through them.
 const CHECKS: [&str; 2] = ["prove-accumulators", "check-integer-only"];
@@ -50,6 +51,10 @@ pub struct TrainedLayer {
     order: Vec<u32>,
     /// Which weights have got their integers for good, where that happens in portions. The others are finer until all have: see [`TrainedLayer::fine`].
     pub(crate) frozen: Vec<bool>,
+    /// Where integers follow from shadows by an interval that is learned.
+    pub(crate) interval: Option<Interval>,
+    /// From which the noise follows that weights which are not frozen have.
+    pub(crate) noise: Option<u64>,
 }
 
 /// A scale that values share.
@@ -88,7 +93,7 @@ pub struct Network {
 
 impl TrainedLayer {
     /// Scales of the weights, none below what bias and requantization need.
-    fn scales(&self, network: &Network) -> Vec<f32> {
+    pub(crate) fn scales(&self, network: &Network) -> Vec<f32> {
         let (sx, sy) = (f64::from(network.scale_of(self.input)), f64::from(network.scale_of(self.output)));
         let least = if self.wide { 0.0 } else { LEAST_FACTOR * sy / sx };
         let one = |(log, bias): (&f32, &f32)| {
@@ -116,7 +121,7 @@ impl TrainedLayer {
     }
 
     /// Gives the greatest weights that are not frozen yet their integers for good, until a portion of all has them.
-    fn freeze(&mut self, portion: f64, scales: &[f32]) {
+    pub(crate) fn freeze(&mut self, portion: f64, scales: &[f32]) {
         let count = (portion * self.shadows.len() as f64).ceil() as usize;
         let mut order: Vec<usize> = (0..self.shadows.len()).filter(|&i| !self.frozen[i]).collect();
         let done = self.shadows.len() - order.len();
@@ -130,10 +135,13 @@ impl TrainedLayer {
     /// Scales of the integers that stand for weights now, and these.
     pub fn rounded(&self, network: &Network) -> (Vec<f32>, Vec<i64>) {
         let (scales, fine) = (self.scales(network), self.fine());
-        let codes = self.shadows.iter().enumerate().map(|(i, &w)| {
+        let noisy = self.noisy(&scales);
+        let shadows = noisy.as_ref().unwrap_or(&self.shadows);
+        let codes = shadows.iter().enumerate().map(|(i, &w)| {
             let s = scales[i / self.depth];
-            match self.frozen.get(i) {
-                Some(false) => format::I8.quantize(w, s / fine as f32, 0),
+            match (self.frozen.get(i), &self.interval) {
+                (Some(false), _) => format::I8.quantize(w, s / fine as f32, 0),
+                (None, Some(interval)) => self.format.quantize(interval.unrounded(w, i / self.depth), 1.0, 0),
                 _ => fine * self.format.quantize(w, s, 0),
             }
         });
@@ -411,6 +419,8 @@ fn layer(graph: &mut Graph, n: NodeId, number: usize, names: &mut Vec<(ValueId, 
         wide,
         order: Vec::new(),
         frozen: Vec::new(),
+        interval: None,
+        noise: None,
     })
 }
 

@@ -16,6 +16,7 @@ use crate::augment::Augment;
 use crate::checkpoint::{Checkpoint, Parameters};
 use crate::loss::Score;
 use crate::network::Network;
+use crate::scheme::Scheme;
 use crate::trainer::{Sample, Target, Teacher, Trainer};
 
 /// Bytes of samples that are held out.
@@ -47,8 +48,8 @@ pub struct Plan {
     pub augment: Augment,
     /// Evaluations without a better one after which training ends; 0 for never.
     pub patience: usize,
-    /// Portions of the weights that get their levels for good, each at the beginning of an equal part of the training; none where all have them all the time.
-    pub portions: &'static [f64],
+    /// How weights get their integers.
+    pub scheme: Scheme,
 }
 
 /// What happens, for those who watch.
@@ -162,14 +163,7 @@ pub fn run(
         })
     })?;
     let start = (trainer.evaluate(&held)?, trainer.network().clone());
-    if !plan.portions.is_empty() {
-        let mut network = trainer.network().clone();
-        if !network.begin_portions() {
-            let diag = Diag::new(Code::FLAGS, "no weights have a format of levels, which they could get in portions");
-            return Err(diag.help("add --weights inq5, inq4, inq3 or pot4"));
-        }
-        trainer.set_network(network)?;
-    }
+    begin(trainer, plan.scheme)?;
     let mut run = Run {
         best: (0, start.0, Parameters::of(trainer.network())),
         integers: integers(trainer.network()),
@@ -203,6 +197,32 @@ pub fn run(
         steps: run.trainer.steps(),
         interrupted,
     })
+}
+
+/// Prepares the network for how its weights get their integers.
+fn begin(trainer: &mut Trainer, scheme: Scheme) -> Result<(), Diag> {
+    let mut network = trainer.network().clone();
+    let (begun, what, help) = match scheme {
+        Scheme::Rounding => return Ok(()),
+        Scheme::Portions(_) => (
+            network.begin_portions(),
+            "a format of levels, which they could get in portions",
+            "inq5, inq4, inq3 or pot4",
+        ),
+        Scheme::Intervals => (
+            network.begin_intervals(),
+            "fewer than 8 bits that are linear, for which intervals are learned",
+            "4, 3, 5 or 6",
+        ),
+        Scheme::Noise(_) => {
+            (network.begin_noise(), "fewer than 8 bits, for which they could have noise", "4, 3, 5, 6 or table4")
+        }
+    };
+    if !begun {
+        let diag = Diag::new(Code::FLAGS, format!("no weights have {what}"));
+        return Err(diag.help(format!("add --weights {help}")));
+    }
+    trainer.replace(network)
 }
 
 fn integers(network: &Network) -> Vec<Vec<i64>> {
@@ -239,7 +259,7 @@ impl Run<'_> {
         while self.trainer.steps() < all {
             let step = self.trainer.steps();
             let (epoch, number) = (step / of_epoch, step % of_epoch);
-            self.freeze(step, all)?;
+            self.enter(step, all)?;
             if order.0 != epoch {
                 order = (epoch, self.shuffled(epoch));
             }
@@ -265,17 +285,22 @@ impl Run<'_> {
         Ok(false)
     }
 
-    /// Steps of a part of the training: for each portion one, in which the rate falls to nothing.
+    /// Steps of a part of the training, in which the rate falls to nothing.
     fn part(&self, all: usize) -> usize {
-        all.div_ceil(self.plan.portions.len().max(1)).max(1)
+        all.div_ceil(self.plan.scheme.parts()).max(1)
     }
 
-    /// At the beginning of a part of the training another portion of the weights gets its levels.
-    fn freeze(&mut self, step: usize, all: usize) -> Result<(), Diag> {
+    /// Weights get what they have in a step: at the beginning of a part of the training another portion its levels, or the layers of a group their
+    /// noise.
+    fn enter(&mut self, step: usize, all: usize) -> Result<(), Diag> {
         let part = self.part(all);
-        match self.plan.portions.get(step / part) {
-            Some(&portion) if step.is_multiple_of(part) => self.trainer.freeze(portion),
-            _ => Ok(()),
+        match self.plan.scheme {
+            Scheme::Portions(portions) => match portions.get(step / part) {
+                Some(&portion) if step.is_multiple_of(part) => self.trainer.freeze(portion),
+                _ => Ok(()),
+            },
+            Scheme::Noise(groups) => self.trainer.set_noise(step / part, groups, self.plan.seed),
+            Scheme::Rounding | Scheme::Intervals => Ok(()),
         }
     }
 

@@ -124,6 +124,12 @@ impl Trainer {
         Ok(())
     }
 
+    /// Takes a network with other kinds of parameters, of which no steps were made.
+    pub(crate) fn replace(&mut self, network: Network) -> Result<(), Diag> {
+        self.memories = Memories::new(self.settings.rule, &network);
+        self.set_network(network)
+    }
+
     /// The rate falls to nothing in so many steps, and then begins anew.
     pub(crate) fn set_stage(&mut self, steps: usize) {
         self.stage = steps.max(1);
@@ -183,6 +189,13 @@ impl Trainer {
     /// Gives the greatest weights their levels for good, until a portion of each layer has them.
     pub fn freeze(&mut self, portion: f64) -> Result<(), Diag> {
         self.network.freeze(portion);
+        self.program = self.network.program()?;
+        Ok(())
+    }
+
+    /// Layers of the groups before one of so many have their format, those of it the noise of this step.
+    pub fn set_noise(&mut self, group: usize, groups: usize, seed: u64) -> Result<(), Diag> {
+        self.network.set_noise(group, groups, seed, self.step);
         self.program = self.network.program()?;
         Ok(())
     }

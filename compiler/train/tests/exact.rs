@@ -76,6 +76,49 @@ fn case(seed: u64, bits: [&str; 2]) {
     assert_eq!(bits_of(&trained[0]), bits_of(&trained[1]), "{what}: threads change what is learned");
 }
 
+/// All constants of the integer graph.
+fn constants(network: &Network) -> Vec<Data> {
+    let graph = network.lowered().expect("the network has an integer form");
+    graph.constants().map(|(_, tensor)| tensor.data.clone()).collect()
+}
+
+#[test]
+fn intervals_and_noise_compute_what_runs() {
+    for seed in 0..6 {
+        let what = format!("seed {seed}");
+        let float = network(seed);
+        let (graph, lowering) = quantized(&float, seed, ["4", "4"]);
+        let start = Network::new(&graph, &lowering).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let samples = batch(&float, seed, 11);
+
+        let mut by_intervals = start.clone();
+        if !by_intervals.begin_intervals() {
+            continue;
+        }
+        assert!(constants(&by_intervals) == constants(&start), "{what}: intervals begin with other integers");
+        let mut trainer = Trainer::new(by_intervals, settings(2)).unwrap_or_else(|e| panic!("{what}: {e}"));
+        for _ in 0..4 {
+            trainer.train(&samples).unwrap_or_else(|e| panic!("{what}: {e}"));
+        }
+        assert_exact(&trainer, &samples, &format!("{what}, intervals"));
+        assert!(constants(trainer.network()) != constants(&start), "{what}: nothing is learned");
+
+        let mut by_noise = start.clone();
+        assert!(by_noise.begin_noise() && !by_noise.is_final());
+        let mut trainer = Trainer::new(by_noise, settings(2)).unwrap_or_else(|e| panic!("{what}: {e}"));
+        for group in 0..3 {
+            trainer.set_noise(group, 2, 7).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert_exact(&trainer, &samples, &format!("{what}, noise in group {group}"));
+            let noisy = constants(trainer.network());
+            trainer.train(&samples).unwrap_or_else(|e| panic!("{what}: {e}"));
+            trainer.set_noise(group, 2, 7).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert!(constants(trainer.network()) != noisy, "{what}: the noise of a step is that of the one before");
+            assert_eq!(trainer.network().is_final(), group == 2, "{what}, group {group}");
+        }
+        assert_exact(&trainer, &samples, &format!("{what}, after noise"));
+    }
+}
+
 #[test]
 fn training_computes_what_runs() {
     let one = std::env::var("QCC_SEED").ok().and_then(|s| s.parse().ok());

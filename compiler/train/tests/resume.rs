@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 
 use qcc_ir::Diag;
 use qcc_train::{
-    Augment, Checkpoint, Event, Material, Network, Outcome, Plan, Rates, Rule, Sample, Settings, Teacher, Trainer,
-    Watch, Weights, run,
+    Augment, Checkpoint, Event, Material, Network, Outcome, Plan, Rates, Rule, Sample, Scheme, Settings, Teacher,
+    Trainer, Watch, Weights, run,
 };
 
 use common::networks::{inputs, network};
@@ -17,8 +17,14 @@ use common::quantized;
 /// Seed of a small classifier.
 const SEED: u64 = 6;
 
-const PLAN: Plan =
-    Plan { epochs: 3, batch: 8, seed: 5, augment: Augment { flip: true, shift: true }, patience: 0, portions: &[] };
+const PLAN: Plan = Plan {
+    epochs: 3,
+    batch: 8,
+    seed: 5,
+    augment: Augment { flip: true, shift: true },
+    patience: 0,
+    scheme: Scheme::Rounding,
+};
 
 /// Ends after a step, and keeps the last checkpoint.
 struct Until {
@@ -49,6 +55,16 @@ impl Watch for Until {
 
 /// Trains until a step, perhaps from a checkpoint.
 fn train(last: usize, resumed: Option<&[u8]>, digest: [u8; 32], rule: Rule) -> Result<(Outcome, Until), Diag> {
+    train_by(Scheme::Rounding, last, resumed, digest, rule)
+}
+
+fn train_by(
+    scheme: Scheme,
+    last: usize,
+    resumed: Option<&[u8]>,
+    digest: [u8; 32],
+    rule: Rule,
+) -> Result<(Outcome, Until), Diag> {
     let float = network(SEED);
     let (graph, lowering) = quantized(&float, SEED, ["4", "4"]);
     let settings = Settings {
@@ -61,21 +77,27 @@ fn train(last: usize, resumed: Option<&[u8]>, digest: [u8; 32], rule: Rule) -> R
     let samples = inputs(77, 24);
     let get = |i: usize| Ok(Sample { inputs: samples[i].clone(), label: None });
     let material = Material { count: samples.len(), get: &get, images: vec![Some(false)] };
+    let plan = Plan { scheme, ..PLAN };
     let mut until = Until { last, state: Vec::new(), best: Vec::new() };
-    let outcome = run(&mut trainer, &Teacher::new(&float), &material, PLAN, resumed, digest, &mut until)?;
+    let outcome = run(&mut trainer, &Teacher::new(&float), &material, plan, resumed, digest, &mut until)?;
     Ok((outcome, until))
 }
 
 #[test]
 fn resumed_trainings_give_the_same_bits() {
-    for rule in [Rule::Adam, Rule::Sgd] {
-        let (_, whole) = train(usize::MAX, None, [1; 32], rule).expect("it trains");
+    for (scheme, rule) in [
+        (Scheme::Rounding, Rule::Adam),
+        (Scheme::Rounding, Rule::Sgd),
+        (Scheme::Intervals, Rule::Adam),
+        (Scheme::Noise(2), Rule::Adam),
+    ] {
+        let (_, whole) = train_by(scheme, usize::MAX, None, [1; 32], rule).expect("it trains");
         for step in [1, 4, 8] {
-            let (outcome, part) = train(step, None, [1; 32], rule).expect("it trains");
+            let (outcome, part) = train_by(scheme, step, None, [1; 32], rule).expect("it trains");
             assert!(outcome.interrupted && outcome.steps == step);
-            let (outcome, rest) = train(usize::MAX, Some(&part.state), [1; 32], rule).expect("it goes on");
+            let (outcome, rest) = train_by(scheme, usize::MAX, Some(&part.state), [1; 32], rule).expect("it goes on");
             assert!(!outcome.interrupted);
-            assert!(rest.state == whole.state, "after step {step} of {} other bits", outcome.steps);
+            assert!(rest.state == whole.state, "{scheme:?}: after step {step} of {} other bits", outcome.steps);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! paper it is real. Values have integers from the beginning; in the paper they are real. After the last portion biases and the scales of values are still trained.
 
 use super::{Defaults, Recipe, Situation};
+use crate::scheme::Scheme;
 use crate::update::Rates;
 
 pub(super) const RECIPE: Recipe = Recipe {
@@ -17,7 +18,7 @@ fn defaults(situation: Situation) -> Defaults {
         rates: Rates { weights: 2e-3, scales: 1e-3 },
         weights: super::faq::weights(situation),
         epochs: 8,
-        portions: &[0.5, 0.75, 0.875, 1.0],
+        scheme: Scheme::Portions(&[0.5, 0.75, 0.875, 1.0]),
         ..Defaults::USUAL
     }
 }

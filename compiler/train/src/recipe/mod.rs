@@ -4,9 +4,12 @@ mod apprentice;
 mod distill;
 mod faq;
 mod inq;
+mod qil;
+mod uniq;
 
 use crate::loss::Weights;
 use crate::optimizer::Rule;
+use crate::scheme::Scheme;
 use crate::update::Rates;
 
 /// What a recipe is set for.
@@ -31,8 +34,8 @@ pub struct Defaults {
     pub epochs: usize,
     /// Samples of a step.
     pub batch: usize,
-    /// Portions of weights that get their levels for good.
-    pub portions: &'static [f64],
+    /// How weights get their integers.
+    pub scheme: Scheme,
 }
 
 impl Defaults {
@@ -43,7 +46,7 @@ impl Defaults {
         weights: Weights { teacher: 1.0, labels: 0.0, temperature: 2.0 },
         epochs: 1,
         batch: 64,
-        portions: &[],
+        scheme: Scheme::Rounding,
     };
 }
 
@@ -60,7 +63,8 @@ pub struct Recipe {
 }
 
 /// All recipes; the first is what is taken where none is named.
-pub static RECIPES: &[Recipe] = &[distill::RECIPE, faq::RECIPE, apprentice::RECIPE, inq::RECIPE];
+pub static RECIPES: &[Recipe] =
+    &[distill::RECIPE, faq::RECIPE, apprentice::RECIPE, inq::RECIPE, uniq::RECIPE, qil::RECIPE];
 
 /// The recipe with this name.
 pub fn recipe(name: &str) -> Result<&'static Recipe, String> {

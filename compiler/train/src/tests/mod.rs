@@ -55,7 +55,7 @@ fn derivatives_are_those_of_pytorch() {
         }
     };
     for (i, name) in ["w1", "w2", "w3"].into_iter().enumerate() {
-        let [weights, bias, scales] = by_real_numbers(trainer.network(), i, &gradients);
+        let [weights, bias, scales, ..] = by_real_numbers(trainer.network(), i, &gradients);
         near(name, &weights);
         near(&format!("{name}.bias"), &bias);
         near(&format!("{name}.scales"), &scales);
