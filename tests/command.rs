@@ -6,6 +6,8 @@ mod calibration;
 mod comparison;
 #[path = "command/faults.rs"]
 mod faults;
+#[path = "command/finetuning.rs"]
+mod finetuning;
 #[path = "command/hosts.rs"]
 mod hosts;
 #[path = "command/inputs.rs"]

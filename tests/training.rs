@@ -92,6 +92,7 @@ fn check(subject: &Subject, root: &Path, bits: [&str; 2]) {
         rule: Rule::Adam,
         rates: Rates { weights: 5e-3, scales: 5e-3 },
         weights: Weights::default(),
+        reals: false,
         threads: 0,
     };
     let mut training = Finetune::new(model.as_path(), &options, data(), plan, settings, None)

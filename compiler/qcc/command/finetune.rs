@@ -62,6 +62,9 @@ pub struct Finetune {
     /// What is done to images, so that none is seen twice alike: flip, shift
     #[arg(long, value_name = "WHAT,..", value_delimiter = ',')]
     augment: Vec<String>,
+    /// What outputs are compared by: scores (of one row of numbers the softmax, of others the distance), distance (the distance of all, as of coordinates)
+    #[arg(long, default_value = "scores", value_name = "LOSS", value_parser = ["scores", "distance"])]
+    loss: String,
     /// End after so many evaluations without a better one; 0 for never
     #[arg(long, default_value_t = 6, value_name = "N")]
     patience: usize,
@@ -214,7 +217,7 @@ impl Finetune {
         };
         let weights: Weights = defaults.weights;
         let rule = self.optimizer.unwrap_or(defaults.rule);
-        Ok((plan, Settings { rule, rates, weights, threads: self.threads }))
+        Ok((plan, Settings { rule, rates, weights, reals: self.loss == "distance", threads: self.threads }))
     }
 
     fn write(&self, compiled: &Compiled) -> Result<(), Error> {
@@ -246,6 +249,11 @@ fn describe(trainer: &Trainer) {
         trainer.memory() as f64 / 1e6
     );
     terminal::note(&text);
+    if let Some(classes) = trainer.classes() {
+        terminal::note(&format!(
+            "an output of {classes} numbers is compared as the scores of classes; if it is none, say --loss distance"
+        ));
+    }
 }
 
 /// A score in words.

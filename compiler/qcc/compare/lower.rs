@@ -283,7 +283,12 @@ impl Search<'_> {
                 _ => None,
             };
         }
-        Ok((None, verify.loss(before, before)?))
+        let loss = verify.loss(before, before)?;
+        if loss.used > 1.0 {
+            let why = "8 bits are beyond the limit already on the samples that did not choose";
+            return Err(refused(why).help("give more samples, or leave --lower out to raise precision").into());
+        }
+        Ok((None, loss))
     }
 }
 

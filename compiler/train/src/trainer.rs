@@ -70,6 +70,8 @@ pub struct Settings {
     pub rates: Rates,
     /// What is learned from.
     pub weights: Weights,
+    /// Whether every output is compared by its square distance, also one row of numbers, which are scores of classes as a rule.
+    pub reals: bool,
     /// Threads; 0 for one a core.
     pub threads: usize,
 }
@@ -94,9 +96,8 @@ impl Trainer {
     /// Begins with a network.
     pub fn new(network: Network, settings: Settings) -> Result<Trainer, Diag> {
         let program = network.program()?;
-        let outputs: Vec<usize> = program.outputs.iter().map(|&o| loss::slot_of(&program, o)).collect();
+        let outputs = compared(&program, settings.reals);
         check_gradients(&program, &outputs)?;
-        let outputs = outputs.into_iter().map(|slot| (slot, loss::kind(&program.slots[slot].ty.dims))).collect();
         let one = program.bytes(1).max(1);
         Ok(Trainer {
             memories: Memories::new(settings.rule, &network),
@@ -119,8 +120,14 @@ impl Trainer {
 
     /// Takes other parameters, as those of a checkpoint.
     pub fn set_network(&mut self, network: Network) -> Result<(), Diag> {
-        self.program = network.program()?;
         self.network = network;
+        self.lower()
+    }
+
+    /// The program of the parameters as they are now. Its steps may be others than before: passes look at weights and scales.
+    fn lower(&mut self) -> Result<(), Diag> {
+        self.program = self.network.program()?;
+        self.outputs = compared(&self.program, self.settings.reals);
         Ok(())
     }
 
@@ -177,7 +184,7 @@ impl Trainer {
         };
         update.apply(&mut self.network, &mut self.memories, &gradients);
         self.step += 1;
-        self.program = self.network.program()?;
+        self.lower()?;
         Ok(score)
     }
 
@@ -189,15 +196,13 @@ impl Trainer {
     /// Gives the greatest weights their levels for good, until a portion of each layer has them.
     pub fn freeze(&mut self, portion: f64) -> Result<(), Diag> {
         self.network.freeze(portion);
-        self.program = self.network.program()?;
-        Ok(())
+        self.lower()
     }
 
     /// Layers of the groups before one of so many have their format, those of it the noise of this step.
     pub fn set_noise(&mut self, group: usize, groups: usize, seed: u64) -> Result<(), Diag> {
         self.network.set_noise(group, groups, seed, self.step);
-        self.program = self.network.program()?;
-        Ok(())
+        self.lower()
     }
 
     /// Sums of the gradients of samples.
@@ -292,15 +297,25 @@ impl Trainer {
     }
 }
 
+/// Slots of the outputs, and how each is compared.
+fn compared(program: &Program, reals: bool) -> Vec<(usize, Kind)> {
+    let one = |&output: &usize| {
+        let slot = loss::slot_of(program, output);
+        let kind = if reals { Kind::Reals } else { loss::kind(&program.slots[slot].ty.dims) };
+        (slot, kind)
+    };
+    program.outputs.iter().map(one).collect()
+}
+
 /// Parts of a batch.
 fn chunks(all: usize, size: usize) -> Vec<Range<usize>> {
     (0..all).step_by(size).map(|first| first..(first + size).min(all)).collect()
 }
 
 /// Refuses what has no derivative between a parameter and an output.
-fn check_gradients(program: &Program, outputs: &[usize]) -> Result<(), Diag> {
+fn check_gradients(program: &Program, outputs: &[(usize, Kind)]) -> Result<(), Diag> {
     let mut needed = vec![false; program.slots.len()];
-    outputs.iter().for_each(|&slot| needed[slot] = true);
+    outputs.iter().for_each(|&(slot, _)| needed[slot] = true);
     for (i, step) in program.steps.iter().enumerate().rev() {
         if !needed[program.schedule.result(i)] || !program.slots[program.schedule.result(i)].trained {
             continue;

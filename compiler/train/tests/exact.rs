@@ -17,6 +17,7 @@ fn settings(threads: usize) -> Settings {
         rule: Rule::Adam,
         rates: Rates { weights: 2e-2, scales: 2e-2 },
         weights: Weights { teacher: 1.0, labels: 0.5, temperature: 2.0 },
+        reals: false,
         threads,
     }
 }

@@ -71,6 +71,7 @@ fn train_by(
         rule,
         rates: Rates { weights: if rule == Rule::Sgd { 1e-3 } else { 1e-2 }, scales: 5e-3 },
         weights: Weights::default(),
+        reals: false,
         threads: 2,
     };
     let mut trainer = Trainer::new(Network::new(&graph, &lowering)?, settings)?;

@@ -36,6 +36,7 @@ fn derivatives_are_those_of_pytorch() {
         rule: Rule::Adam,
         rates: Rates { weights: 0.0, scales: 0.0 },
         weights: crate::Weights { teacher: 1.0, labels: 0.0, temperature: 2.0 },
+        reals: false,
         threads: 1,
     };
     let trainer = Trainer::new(network, settings).expect("it can be trained");
