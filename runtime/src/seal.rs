@@ -101,7 +101,8 @@ impl Seal {
             return Err(SealError::Missing.into());
         }
         let mut bytes = Vec::new();
-        bytes.try_reserve_exact(length as usize).map_err(io::Error::from)?;
+        let room = usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        bytes.try_reserve_exact(room).map_err(io::Error::from)?;
         file.rewind()?;
         file.take(length).read_to_end(&mut bytes)?;
         let seal = Seal::check(&bytes)?;

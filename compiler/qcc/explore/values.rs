@@ -189,6 +189,7 @@ fn numbers(tensor: &Tensor, mut show: impl FnMut(f64)) {
     qcc_ir::for_data!(&tensor.data, v => v.iter().for_each(|&x| show(x as f64)));
 }
 
+#[expect(clippy::unnecessary_cast, reason = "one of the kinds of data has 64 bits already")]
 fn integers(data: &Data) -> Vec<i64> {
     qcc_ir::for_data!(data, v => v.iter().map(|&x| x as i64).collect())
 }

@@ -46,8 +46,11 @@ pub fn bars(rows: &[(String, f64, String)], most: f64) -> String {
     svg(rows.len() as f64 * ROW + 4.0, &out)
 }
 
+/// Both ends of an interval.
+type Ends = (f64, f64);
+
 /// Two intervals a row, the first of which lies within the second where all is well; each row has its own scale.
-pub fn intervals(rows: &[(String, (f64, f64), (f64, f64))]) -> String {
+pub fn intervals(rows: &[(String, Ends, Ends)]) -> String {
     let mut out = String::new();
     for (i, (name, inner, outer)) in rows.iter().enumerate() {
         let y = i as f64 * ROW;
