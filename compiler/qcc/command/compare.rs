@@ -12,7 +12,7 @@ use qcc::data::Dataset;
 use qcc::report::accuracy;
 use qcc::{Error, Source, check_places, compile_observed};
 
-use super::build::announce;
+use super::announce::announce;
 use super::flags::{ModelFlags, usage};
 use super::limit;
 use super::{progress, terminal};

@@ -8,7 +8,7 @@ use qcc::explore::Explorer;
 use qcc::record::Recording;
 use qcc::{Error, Options, compile_observed};
 
-use super::build::announce;
+use super::announce::announce;
 use super::explore::{CALLS, complete};
 use super::flags::ModelFlags;
 use super::terminal;

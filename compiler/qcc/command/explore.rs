@@ -12,7 +12,7 @@ use qcc::explore::{Explorer, page};
 use qcc::record::Recording;
 use qcc::{Calibration, Compiled, Error, Options, Source, check_places, compile_observed};
 
-use super::build::announce;
+use super::announce::announce;
 use super::flags::ModelFlags;
 use super::{progress, terminal};
 

@@ -106,7 +106,7 @@ impl Finetune {
         options.name = stem;
         let teacher = self.teacher.as_deref().map(Source::from);
         let mut training = qcc::finetune::Finetune::new(self.model.as_path(), &options, data, plan, settings, teacher)?;
-        super::build::announce(training.compiled());
+        super::announce::announce(training.compiled());
         let resumed = match self.resume {
             true => Some(qcc::reading::read(&checkpoint, "read the checkpoint", CHECKPOINT)?),
             false => None,

@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and who answers.
 
+mod announce;
 mod bench;
 mod binary;
 mod budget;

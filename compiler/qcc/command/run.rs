@@ -10,7 +10,7 @@ use qcc::ir::Tensor;
 use qcc::ir::diag::Code;
 use qcc::{Error, Model, Source, check_places, compile};
 
-use super::build::announce;
+use super::announce::announce;
 use super::flags::{Io, ModelFlags, usage};
 use super::given::{Given, assign};
 use super::quality::warn_of_little;

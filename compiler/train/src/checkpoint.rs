@@ -4,10 +4,10 @@
 use qcc_ir::Diag;
 use qcc_ir::diag::Code;
 
+use crate::interval::Interval;
 use crate::loss::Score;
 use crate::network::{Network, TrainedLayer};
 use crate::optimizer::Memory;
-use crate::scheme::Interval;
 use crate::update::Memories;
 
 /// The first bytes of a file.

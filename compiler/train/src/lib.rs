@@ -14,13 +14,14 @@
 //! | `update`, `optimizer` | from gradients to other parameters |
 //! | `trainer` | a step over a batch, on several threads |
 //! | `recipe` | what a training is set to, by name |
-//! | `scheme` | integers that are more than rounded: intervals, noise, portions |
+//! | `scheme`, `interval` | integers that are more than rounded: intervals, noise, portions |
 //! | `run`, `checkpoint`, `augment` | a whole training, and its state |
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 mod augment;
 mod checkpoint;
+mod interval;
 mod kernel;
 mod loss;
 mod network;

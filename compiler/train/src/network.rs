@@ -16,8 +16,8 @@ use qcc_ir::{
 use qcc_num::convert::nearest_f32;
 use qcc_passes::{Context, GREATEST_BIAS, LEAST_FACTOR, Pipeline, bias_32, bias_64};
 
+use crate::interval::Interval;
 use crate::program::{Owners, Program, ScaleTypes};
-use crate::scheme::Interval;
 
 /// Passes that change nothing and refuse what cannot run: no network of digits goes through them.
 const CHECKS: [&str; 2] = ["prove-accumulators", "check-integer-only"];

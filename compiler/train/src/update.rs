@@ -8,9 +8,9 @@
 
 use qcc_ir::Format;
 
+use crate::interval::Interval;
 use crate::network::{Network, TrainedLayer};
 use crate::optimizer::{Memory, Rule};
-use crate::scheme::Interval;
 use crate::tape::Gradients;
 
 /// How fast parameters move at the greatest rate of the schedule.

@@ -16,6 +16,9 @@ pub fn identifier(name: &str) -> String {
     if name.is_empty() { "unnamed".to_owned() } else { name.chars().map(c).collect() }
 }
 
+/// Types of the header whose names a model's own function may have.
+const TYPES: [&str; 2] = ["qcc_model_info", "qcc_tensor_info"];
+
 /// The text of `model.h`. Functions are named after [`identifier`] of `info.name`.
 pub fn model_header(info: &ModelInfo) -> String {
     let name = identifier(&info.name);
@@ -163,7 +166,18 @@ fn model_part(h: &mut String, info: &ModelInfo, name: &str, guard: &str) {
         ),
     );
     put(h, format_args!("/* Description of the model; valid while it is loaded. */"));
-    put(h, format_args!("const qcc_model_info *qcc_{name}_info(void);\n"));
+    if TYPES.contains(&format!("qcc_{name}_info").as_str()) {
+        put(
+            h,
+            format_args!(
+                "/* `qcc_{name}_info` is a type above: the function with this symbol has another name in C. */"
+            ),
+        );
+        let symbol = format!("__asm__(\"qcc_{name}_info\")");
+        put(h, format_args!("const qcc_model_info *qcc_{name}_description(void) {symbol};\n"));
+    } else {
+        put(h, format_args!("const qcc_model_info *qcc_{name}_info(void);\n"));
+    }
     h.push_str(
         "/* Integers in, integers out: in[i] and out[i] point to dense row-major tensors, aligned to their element size, that do\n \
          * not overlap. Buffers of exactly their sizes are enough: nothing behind them is read or written. Any number of threads\n \
@@ -227,6 +241,11 @@ mod tests {
     fn c_compilers_agree_on_the_layouts() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("model.h"), model_header(&sample())).unwrap();
+        // Names whose function would be one of the types.
+        for name in ["model", "tensor"] {
+            let text = model_header(&ModelInfo { name: name.to_string(), ..sample() });
+            std::fs::write(folder.path().join(format!("{name}_.h")), text).unwrap();
+        }
         let checks = [
             ("sizeof(qcc_tensor_info)", size_of::<QccTensorInfo>()),
             ("sizeof(qcc_model_info)", size_of::<QccModelInfo>()),
@@ -237,11 +256,14 @@ mod tests {
             ("offsetof(qcc_model_info, name)", offset_of!(QccModelInfo, name)),
             ("offsetof(qcc_pool, parallel_for)", offset_of!(QccPool, parallel_for)),
         ];
-        let mut source = String::from("#include \"model.h\"\n#include \"model.h\"\n");
+        let mut source =
+            String::from("#include \"model.h\"\n#include \"model.h\"\n#include \"model_.h\"\n#include \"tensor_.h\"\n");
         for (i, (expression, value)) in checks.iter().enumerate() {
             put(&mut source, format_args!("typedef char check{i}[({expression}) == {value} ? 1 : -1];"));
         }
         source.push_str("const void *use(void) { return qcc_tensor(qcc_tiny_net_v1_info(), 0); }\n");
+        source.push_str("const void *use_model(void) { return qcc_tensor(qcc_model_description(), 0); }\n");
+        source.push_str("const void *use_tensor(void) { return qcc_tensor(qcc_tensor_description(), 0); }\n");
         for (compiler, file, standard) in [("gcc", "t.c", "-std=c99"), ("g++", "t.cc", "-std=c++11")] {
             std::fs::write(folder.path().join(file), &source).unwrap();
             let flags = [standard, "-Wall", "-Wextra", "-pedantic", "-Werror", "-c", "-o", "t.o", file];

@@ -40,7 +40,7 @@ struct Choice {
 
 /// A layer whose weights may have fewer bits.
 #[derive(Debug, Clone)]
-struct Layer {
+struct LowerableLayer {
     /// Its weights, as `--precision` calls them.
     name: String,
     /// From 8 bits on, on the hull.
@@ -58,7 +58,7 @@ struct Step {
 
 /// All layers, and the order in which bits are taken away.
 pub(super) struct Ladder {
-    layers: Vec<Layer>,
+    layers: Vec<LowerableLayer>,
     steps: Vec<Step>,
     /// The cost of all products with 8 bits.
     whole: u64,
@@ -109,7 +109,7 @@ impl Ladder {
                 let (noise, cost) = (noise * (step / magnitude).powi(2), costs.get(&p).copied().unwrap_or(at_8_bits));
                 choices.push(Choice { precision: *precision, noise, cost });
             }
-            layers.push(Layer { name, choices: hull(choices) });
+            layers.push(LowerableLayer { name, choices: hull(choices) });
         }
         let steps = steps(&layers);
         Ok(Ladder { layers, steps, whole: first.values().sum::<u64>(), most_noise })
@@ -162,7 +162,8 @@ impl Ladder {
 
     /// The cost of all products after the first `count` steps, as a share of that with 8 bits.
     pub(super) fn cost(&self, count: usize) -> f64 {
-        let saved = |(layer, at): (&Layer, usize)| layer.choices[0].cost.saturating_sub(layer.choices[at].cost);
+        let saved =
+            |(layer, at): (&LowerableLayer, usize)| layer.choices[0].cost.saturating_sub(layer.choices[at].cost);
         let saved: u64 = self.layers.iter().zip(self.taken(count)).map(saved).sum();
         1.0 - saved as f64 / self.whole.max(1) as f64
     }
@@ -221,7 +222,7 @@ fn ratio(from: &Choice, to: &Choice) -> f64 {
 }
 
 /// All steps of all layers, the best first.
-fn steps(layers: &[Layer]) -> Vec<Step> {
+fn steps(layers: &[LowerableLayer]) -> Vec<Step> {
     let mut all: Vec<(f64, Step)> = Vec::new();
     for (i, layer) in layers.iter().enumerate() {
         for (to, pair) in layer.choices.windows(2).enumerate() {
