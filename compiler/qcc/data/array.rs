@@ -127,7 +127,7 @@ impl Array {
     }
 
     /// Opens all arrays of a `.npz` archive, by name. Those that are compressed are unpacked to a file without a name, as far as their
-    /// headers say that they go, and all together within [`unpacked`].
+    /// headers say that they go, and all together within `unpacked` bytes.
     pub fn open_archive(path: &Path) -> Result<Vec<(String, Array)>, Error> {
         let fail = |e: &dyn std::fmt::Display| Error::file(path, "read the archive", e);
         let (file, length) = regular(path).map_err(|e| fail(&e))?;
