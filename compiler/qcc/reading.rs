@@ -34,7 +34,7 @@ pub fn bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
         return Err(too_long());
     }
     let mut bytes = Vec::new();
-    bytes.try_reserve_exact(metadata.len() as usize)?;
+    bytes.try_reserve_exact(usize::try_from(metadata.len()).map_err(|_| too_long())?)?;
     file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most { Err(too_long()) } else { Ok(bytes) }
 }

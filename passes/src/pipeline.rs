@@ -237,6 +237,9 @@ impl Run<'_> {
         result?;
         let time = start.elapsed();
         verify(graph).and_then(|()| self.check_promises(info, labels.len(), graph)).map_err(|mut diags| {
+            if diags.0.iter().all(|d| d.code == Code::PIPELINE) {
+                return diags;
+            }
             let first = self.edits;
             let message = match labels.len() {
                 0 => format!("pass `{}` broke the graph", info.name),
@@ -273,6 +276,15 @@ impl Run<'_> {
         };
         check_level(graph, level)?;
         match info.ensures.iter().find(|p| !p.holds(graph)) {
+            // Of a graph on real numbers alone it holds that quantization is explicit: it has none.
+            Some(missing) if info.phase != Phase::Float && Property::Float.holds(graph) => {
+                let message = format!(
+                    "`{}` cannot run here: nothing in the graph is quantized, so that it cannot hold that {}",
+                    info.name,
+                    missing.text()
+                );
+                Err(Diag::new(Code::PIPELINE, message).help("run insert-qdq before it").into())
+            }
             Some(missing) => Err(Diag::new(Code::VERIFY, format!("it does not hold that {}", missing.text())).into()),
             None => Ok(()),
         }

@@ -254,3 +254,23 @@ fn wide_graphs_take_little_stack() {
     let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(compile).expect("a thread starts");
     thread.join().expect("it ends");
 }
+
+/// A pass whose turn it is not is a fault of the pipeline, which names what the pass needs, and no bug of qcc.
+#[test]
+fn no_pass_is_a_bug_for_coming_too_early_or_late() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    done(folder.path(), &[EXAMPLE, "-o", "m.so", "--weights", "4", "--dump-dir", "dumps", "--quality", "off"]);
+    let dumps = std::fs::read_dir(folder.path().join("dumps")).expect("dumps");
+    let dumps = dumps.map(|entry| entry.expect("an entry").path().to_string_lossy().into_owned());
+    let graphs: Vec<String> = dumps.filter(|path| path.ends_with(".qir")).chain([EXAMPLE.to_string()]).collect();
+    assert!(graphs.len() > 10, "{graphs:?}");
+    for graph in &graphs {
+        for pass in qcc::passes::PASSES {
+            let output = qcc(folder.path(), &["opt", graph, "--passes", pass.name]);
+            let said = stderr(&output);
+            assert!(output.status.code().is_some_and(|code| code <= 2), "{} of {graph}: {said}", pass.name);
+        }
+    }
+    refused(folder.path(), &["opt", EXAMPLE, "--passes", "check-integer-only"], 2, "lower-to-int");
+    refused(folder.path(), &["opt", EXAMPLE, "--passes", "fuse"], 2, "nothing in the graph is quantized");
+}
