@@ -86,8 +86,16 @@ fn check(subject: &Subject, root: &Path, bits: [&str; 2]) {
         let all = Dataset::open(&samples, &float, Some(&preprocess)).unwrap_or_else(|e| panic!("{what}: {e}"));
         all.only((0..SAMPLES).collect())
     };
-    let plan =
-        Plan { epochs: 1, batch: 4, seed: 1, augment: Augment::default(), patience: 0, scheme: Scheme::Rounding };
+    let plan = Plan {
+        epochs: 1,
+        batch: 4,
+        seed: 1,
+        augment: Augment::default(),
+        patience: 0,
+        scheme: Scheme::Rounding,
+        halvings: 0,
+        measures: false,
+    };
     let settings = Settings {
         rule: Rule::Adam,
         rates: Rates { weights: 5e-3, scales: 5e-3 },

@@ -23,6 +23,8 @@ pub struct Finetune {
     data: Dataset,
     teacher: Teacher,
     trainer: Trainer,
+    /// The network before training.
+    start: Network,
     plan: Plan,
     digest: [u8; 32],
 }
@@ -55,9 +57,9 @@ impl Finetune {
             None => compiled.source.clone(),
         };
         let digest = digest(&compiled, &teacher, &data, &plan, &settings)?;
-        let (teacher, trainer) = (Teacher::new(&teacher), Trainer::new(network, settings)?);
+        let (teacher, trainer) = (Teacher::new(&teacher), Trainer::new(network.clone(), settings)?);
         check_labels(data.labels(), trainer.classes())?;
-        Ok(Finetune { compiled, data, teacher, trainer, plan, digest })
+        Ok(Finetune { compiled, data, teacher, trainer, start: network, plan, digest })
     }
 
     /// The training before it begins: how much memory it takes, and what it gives now.
@@ -72,14 +74,22 @@ impl Finetune {
 
     /// Trains, from the beginning or from the bytes of a checkpoint.
     pub fn run(&mut self, resumed: Option<&[u8]>, watch: &mut dyn Watch) -> Result<Outcome, Error> {
+        self.run_part(0, resumed, watch)
+    }
+
+    /// The same with a part of the samples, which are halved so often: a point of a learning curve.
+    pub fn run_part(&mut self, halvings: u32, resumed: Option<&[u8]>, watch: &mut dyn Watch) -> Result<Outcome, Error> {
         let layout = |ty| self.data.preprocessing().layout_of(ty).map(|layout| layout == Layout::Nhwc);
         let inputs = self.compiled.source.inputs();
         let images = inputs.iter().map(|&v| layout(self.compiled.source.ty(v))).collect();
         let (data, labels) = (&self.data, self.data.labels());
         let get = |i: usize| Ok(Sample { inputs: data.get(i)?, label: labels.and_then(|l| l.get(i)).copied() });
         let material = Material { count: data.len(), get: &get, images };
-        let run = qcc_train::run(&mut self.trainer, &self.teacher, &material, self.plan, resumed, self.digest, watch);
-        Ok(run?)
+        let plan = Plan { halvings, ..self.plan };
+        let mut digest = self.digest;
+        digest.iter_mut().zip(halvings.to_le_bytes()).for_each(|(d, h)| *d ^= h);
+        self.trainer.begin(self.start.clone())?;
+        Ok(qcc_train::run(&mut self.trainer, &self.teacher, &material, plan, resumed, digest, watch)?)
     }
 
     /// The compiled model with the parameters of a network that came out.
@@ -121,8 +131,8 @@ fn digest(
     let mut hash = Sha256::new();
     hash.update(compiled.options.hash);
     hash.update(model_digest(teacher, ""));
-    // Threads change nothing.
-    let settings = Settings { threads: 0, ..*settings };
+    // Threads change nothing, nor does what is measured.
+    let (settings, plan) = (Settings { threads: 0, ..*settings }, Plan { measures: false, ..*plan });
     hash.update(format!("{plan:?} {settings:?} {} {:?}", data.len(), data.labels()).as_bytes());
     // Some of the samples stand for all: they may be too many to be read for this.
     for i in [0, data.len() / 2, data.len().saturating_sub(1)].into_iter().filter(|&i| i < data.len()) {

@@ -42,3 +42,58 @@ fn every_recipe_trains_what_it_is_for() {
         std::fs::remove_file(folder.path().join("out.so")).unwrap();
     }
 }
+
+#[test]
+fn a_learning_curve_says_what_more_data_would_bring() {
+    let folder = TempDir::new().unwrap();
+    for (name, count) in [("x.npy", 256), ("few.npy", 255)] {
+        std::fs::write(folder.path().join(name), to_npy(&samples(count))).unwrap();
+    }
+    let with = |data: &'static str| {
+        [
+            "finetune",
+            EXAMPLE,
+            "-o",
+            "out.so",
+            "--calibrate",
+            data,
+            "--weights",
+            "4",
+            "--batch",
+            "16",
+            "--learning-curve",
+        ]
+    };
+    let told = |arguments: &[&str]| {
+        let output = qcc(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stderr(&output)
+    };
+    refused(folder.path(), &with("few.npy"), 2, "give at least 256");
+    let said = told(&with("x.npy"));
+    for part in ["1/16", "1/8", "1/4", "1/2", "1/1"] {
+        assert!(said.contains(&format!("learning from {part} of the samples")), "{part}: {said}");
+    }
+    for line in [
+        "noise scale",
+        "loss: near",
+        "agreement: near",
+        "what a quarter of the samples said",
+        "with 448 samples",
+        "steps k <=",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let left = |name: &str| folder.path().join(name).exists();
+    assert!(left("out.so") && left("out.train") && !left("out.train.16th"), "{said}");
+    // The curve changes nothing of the training with all samples.
+    let whole = std::fs::read(folder.path().join("out.so")).unwrap();
+    let alone = with("x.npy");
+    done(folder.path(), &alone[..alone.len() - 1]);
+    assert_eq!(whole, std::fs::read(folder.path().join("out.so")).unwrap());
+    // Of a curve that ended in its midst the trainings that are done are not made again.
+    std::fs::remove_file(folder.path().join("out.so")).unwrap();
+    let again = told(&[&with("x.npy")[..], &["--resume"]].concat());
+    assert!(again.contains("learning from 1/16"), "{again}");
+    assert_eq!(whole, std::fs::read(folder.path().join("out.so")).unwrap());
+}

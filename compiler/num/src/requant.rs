@@ -57,6 +57,7 @@ impl Epilogue {
 
     /// What (3) floors, in 64ths: it has half a unit more than the real number that is rounded. By (15), which keeps no fraction, the
     /// rounded number and this half, if 16 bits hold it.
+    #[inline]
     pub fn before_rounding(&self, acc: i32, mult: i32, residual: i16) -> i16 {
         if self.f32_fraction_bits > 0 {
             let v = self.rounded_as_f32(acc, mult, residual);
@@ -67,6 +68,7 @@ impl Epilogue {
     }
 
     /// Equation (15) before its clamp.
+    #[inline]
     fn rounded_as_f32(&self, acc: i32, mult: i32, residual: i16) -> i16 {
         debug_assert!(residual == 0, "equation (15) has no residual");
         requant_f32::apply(acc, self.shl, mult, self.f32_fraction_bits, self.offset)

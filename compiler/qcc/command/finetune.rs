@@ -1,7 +1,9 @@
 //! `qcc finetune`: trains the parameters of a model with its integer arithmetic.
 
+mod learning_curve;
+
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -77,6 +79,9 @@ pub struct Finetune {
     /// Go on from the checkpoint
     #[arg(long)]
     resume: bool,
+    /// Also train with a 16th, an 8th, a quarter and a half of the samples, and say whether more data would help
+    #[arg(long)]
+    learning_curve: bool,
     /// File to write: .so, .qir, or .onnx with explicit casts
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -96,8 +101,7 @@ fn recipes() -> String {
 impl Finetune {
     /// Does it.
     pub fn execute(&self) -> Result<(), Error> {
-        let checkpoint = self.checkpoint.clone().unwrap_or_else(|| self.output.with_extension("train"));
-        self.check(&checkpoint)?;
+        self.check()?;
         let mut options = self.flags.options(self.threads)?;
         let data = self.dataset(&mut options)?;
         let situation = Situation { labels: data.labels().is_some(), bits: bits(&options) };
@@ -107,10 +111,6 @@ impl Finetune {
         let teacher = self.teacher.as_deref().map(Source::from);
         let mut training = qcc::finetune::Finetune::new(self.model.as_path(), &options, data, plan, settings, teacher)?;
         super::announce::announce(training.compiled());
-        let resumed = match self.resume {
-            true => Some(qcc::reading::read(&checkpoint, "read the checkpoint", CHECKPOINT)?),
-            false => None,
-        };
         describe(training.trainer());
         let interrupted = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -119,19 +119,72 @@ impl Finetune {
             let noted = ends.and_then(|_| signal_hook::flag::register(signal, interrupted.clone()));
             noted.map_err(|e| Error::new(qcc::ir::diag::Code::FLAGS, format!("cannot watch for signals: {e}")))?;
         }
+        let mut outcomes = Vec::new();
+        for &halvings in self.parts() {
+            let outcome = self.train(&mut training, halvings, &interrupted)?;
+            if outcome.interrupted {
+                return Err(usage("interrupted").help("the same command with --resume goes on"));
+            }
+            outcomes.push(outcome);
+        }
+        if self.learning_curve {
+            learning_curve::report(&outcomes);
+        }
+        let Some(outcome) = outcomes.pop() else { return Err(usage("nothing was trained")) };
+        self.write(&training.finish(&outcome.network)?)?;
+        // Points of the curve have no use without it.
+        self.parts().iter().filter(|&&halvings| halvings > 0).for_each(|&halvings| {
+            let _ = std::fs::remove_file(self.checkpoint(halvings));
+        });
+        Ok(())
+    }
+
+    /// How often samples are halved, for each of the trainings.
+    fn parts(&self) -> &'static [u32] {
+        if self.learning_curve { &learning_curve::PARTS } else { &[0] }
+    }
+
+    /// The file of the state of a training with a part of the samples.
+    fn checkpoint(&self, halvings: u32) -> PathBuf {
+        let whole = self.checkpoint.clone().unwrap_or_else(|| self.output.with_extension("train"));
+        if halvings == 0 {
+            return whole;
+        }
+        let mut name = whole.into_os_string();
+        name.push(format!(".{}th", 1u64 << halvings));
+        name.into()
+    }
+
+    /// One training, from its checkpoint if that is asked for.
+    fn train(
+        &self,
+        training: &mut qcc::finetune::Finetune,
+        halvings: u32,
+        interrupted: &Arc<AtomicBool>,
+    ) -> Result<Outcome, Error> {
+        let checkpoint = self.checkpoint(halvings);
+        // Of a curve that was interrupted some trainings have no state yet.
+        let begun = !self.learning_curve || checkpoint.exists();
+        let resumed = match self.resume && begun {
+            true => Some(qcc::reading::read(&checkpoint, "read the checkpoint", CHECKPOINT)?),
+            false => None,
+        };
+        if self.learning_curve {
+            terminal::note(&format!("learning from 1/{} of the samples", 1u64 << halvings));
+        }
+        let interrupted = interrupted.clone();
         let mut watcher =
             Watcher { interrupted, checkpoint, written: Instant::now(), seen: Score::default(), stop: false };
-        let outcome = training.run(resumed.as_deref(), &mut watcher)?;
+        let outcome = training.run_part(halvings, resumed.as_deref(), &mut watcher)?;
         conclude(&outcome);
         if outcome.interrupted {
-            let message = format!("interrupted; the state is in {}", watcher.checkpoint.display());
-            return Err(usage(message).help("the same command with --resume goes on"));
+            terminal::note(&format!("interrupted; the state is in {}", watcher.checkpoint.display()));
         }
-        self.write(&training.finish(&outcome.network)?)
+        Ok(outcome)
     }
 
     /// Refuses outputs that are inputs, and a form in which nothing can be written.
-    fn check(&self, checkpoint: &Path) -> Result<(), Error> {
+    fn check(&self) -> Result<(), Error> {
         let mut read = self.flags.files();
         read.push(("the model", self.model.as_path()));
         read.extend(self.data.as_deref().map(|path| ("the samples", path)));
@@ -147,7 +200,9 @@ impl Finetune {
                 return Err(error.help("use .so, .onnx or .qir"));
             }
         };
-        let mut written = vec![("--output", self.output.as_path()), ("--checkpoint", checkpoint)];
+        let checkpoints: Vec<PathBuf> = self.parts().iter().map(|&halvings| self.checkpoint(halvings)).collect();
+        let mut written = vec![("--output", self.output.as_path())];
+        written.extend(checkpoints.iter().map(|path| ("--checkpoint", path.as_path())));
         written.extend(header.as_deref().map(|path| ("the C header", path)));
         self.flags.warn();
         check_places(&read, &written)
@@ -172,6 +227,10 @@ impl Finetune {
         } else if self.data.is_none() {
             // All of them are learned from, and none need be spared.
             options.samples.get_or_insert(data.samples());
+        }
+        if self.learning_curve && data.samples() < learning_curve::LEAST {
+            let message = format!("--learning-curve: {} samples, and the smallest part is a 16th", data.samples());
+            return Err(usage(message).help(format!("give at least {}", learning_curve::LEAST)));
         }
         match &self.labels {
             Some(labels) => data.with_labels(labels),
@@ -210,6 +269,8 @@ impl Finetune {
             augment,
             patience: self.patience,
             scheme: defaults.scheme,
+            halvings: 0,
+            measures: self.learning_curve,
         };
         let rates = Rates {
             weights: rate("--rate", self.rate, defaults.rates.weights)?,

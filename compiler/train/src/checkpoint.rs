@@ -4,6 +4,7 @@
 use qcc_ir::Diag;
 use qcc_ir::diag::Code;
 
+use crate::gradient_noise::GradientNoise;
 use crate::interval::Interval;
 use crate::loss::Score;
 use crate::network::{Network, TrainedLayer};
@@ -11,7 +12,7 @@ use crate::optimizer::Memory;
 use crate::update::Memories;
 
 /// The first bytes of a file.
-const MAGIC: &[u8; 16] = b"qcc finetune 2\n\0";
+const MAGIC: &[u8; 16] = b"qcc finetune 3\n\0";
 
 /// What a training is at a step.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,9 @@ pub struct Checkpoint {
     pub idle: usize,
     /// Step and held-out score of the best parameters.
     pub best: (usize, Score),
+    pub(crate) noise: GradientNoise,
+    /// Parts of the integers that changed, added up.
+    pub(crate) flips: f64,
     /// Parameters now and of the best; numbers of layers, one list for all.
     pub(crate) parameters: [Parameters; 2],
     pub(crate) memories: Memories,
@@ -88,7 +92,10 @@ impl Checkpoint {
         let (at, best) = (self.best.0, self.best.1);
         let counts = [self.step, self.idle, at, best.samples, best.rows, best.agreeing, best.labelled, best.right];
         bytes.extend(counts.iter().flat_map(|&n| (n as u64).to_le_bytes()));
-        bytes.extend(best.loss.to_le_bytes());
+        let noise = &self.noise;
+        for number in [best.loss, noise.signal, noise.noise, noise.steps, self.flips] {
+            bytes.extend(number.to_le_bytes());
+        }
         let lists = self.parameters.iter().flat_map(Parameters::lists);
         let lists = lists.chain(memories(&self.memories).flat_map(|m| [&m.means, &m.squares]));
         lists.for_each(|list| bytes.extend(list.iter().flat_map(|x| x.to_le_bytes())));
@@ -113,7 +120,12 @@ impl Checkpoint {
             let bytes = take(8)?.try_into().map_err(|_| wrong())?;
             *count = usize::try_from(u64::from_le_bytes(bytes)).map_err(|_| wrong())?;
         }
-        let loss = f64::from_le_bytes(take(8)?.try_into().map_err(|_| wrong())?);
+        let mut numbers = [0f64; 5];
+        for number in &mut numbers {
+            *number = f64::from_le_bytes(take(8)?.try_into().map_err(|_| wrong())?);
+        }
+        let [loss, signal, noise, steps, flips] = numbers;
+        let noise = GradientNoise { signal, noise, steps };
         let mut fill = |list: &mut Vec<f32>| -> Result<(), Diag> {
             let (numbers, _) = take(4 * list.len())?.as_chunks::<4>();
             list.iter_mut().zip(numbers).for_each(|(x, b)| *x = f32::from_le_bytes(*b));
@@ -131,6 +143,6 @@ impl Checkpoint {
         }
         let [step, idle, at, samples, rows, agreeing, labelled, right] = counts;
         let score = Score { samples, loss, rows, agreeing, labelled, right };
-        Ok(Checkpoint { digest, step, idle, best: (at, score), parameters: [now, best], memories })
+        Ok(Checkpoint { digest, step, idle, best: (at, score), noise, flips, parameters: [now, best], memories })
     }
 }

@@ -16,13 +16,16 @@
 //! | `recipe` | what a training is set to, by name |
 //! | `scheme`, `interval` | integers that are more than rounded: intervals, noise, portions |
 //! | `run`, `checkpoint`, `augment` | a whole training, and its state |
+//! | `learning_curve`, `gradient_noise` | how much data is enough |
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 mod augment;
 mod checkpoint;
+mod gradient_noise;
 mod interval;
 mod kernel;
+pub mod learning_curve;
 mod loss;
 mod network;
 mod optimizer;
@@ -38,10 +41,11 @@ mod update;
 
 pub use augment::Augment;
 pub use checkpoint::{Checkpoint, Parameters};
+pub use gradient_noise::Descent;
 pub use loss::{Kind, Score, Weights};
 pub use network::{Network, TrainedLayer, ValueScale};
 pub use optimizer::Rule;
-pub use run::{Event, Material, Outcome, Plan, Watch, check_count, run};
+pub use run::{Event, Material, Measured, Outcome, Plan, Watch, check_count, run};
 pub use scheme::Scheme;
 pub use trainer::{Sample, Settings, Target, Teacher, Trainer};
 pub use update::Rates;

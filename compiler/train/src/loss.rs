@@ -72,6 +72,11 @@ impl Score {
         }
     }
 
+    /// Of all together.
+    pub fn of_all(scores: &[Score]) -> Score {
+        scores.iter().fold(Score::default(), |all, &score| all.and(score))
+    }
+
     /// Mean loss of a sample.
     pub fn mean_loss(&self) -> f64 {
         self.loss / self.samples.max(1) as f64

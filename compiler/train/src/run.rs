@@ -14,6 +14,7 @@ use qcc_num::random::Random;
 
 use crate::augment::Augment;
 use crate::checkpoint::{Checkpoint, Parameters};
+use crate::gradient_noise::Descent;
 use crate::loss::Score;
 use crate::network::Network;
 use crate::scheme::Scheme;
@@ -50,6 +51,10 @@ pub struct Plan {
     pub patience: usize,
     /// How weights get their integers.
     pub scheme: Scheme,
+    /// A part of the samples is learned from: they are halved so often.
+    pub halvings: u32,
+    /// Whether it is measured what the length of the training depends on.
+    pub measures: bool,
 }
 
 /// What happens, for those who watch.
@@ -97,6 +102,20 @@ pub struct Outcome {
     pub steps: usize,
     /// Whether the watch ended it.
     pub interrupted: bool,
+    /// Samples that were learned from.
+    pub samples: usize,
+    /// Integers that changed in an epoch, as a part of all.
+    pub flips: f64,
+    /// What was measured, if that was asked for.
+    pub measured: Option<Measured>,
+}
+
+/// What is measured of a training that is a point of a learning curve.
+pub struct Measured {
+    /// Scores of the best network, one for each held-out sample.
+    pub held: Vec<Score>,
+    /// What the training's length depends on.
+    pub descent: Descent,
 }
 
 /// Samples that are trained with, and those that are held out: each eighth, 1024 at most.
@@ -136,6 +155,8 @@ struct Run<'a> {
     start: Score,
     best: (usize, Score, Parameters),
     idle: usize,
+    /// Parts of the integers that changed from one evaluation to the next, added up.
+    flips: f64,
     /// Integers at the last evaluation.
     integers: Vec<Vec<i64>>,
     /// What the teacher said of samples that do not change.
@@ -154,7 +175,8 @@ pub fn run(
 ) -> Result<Outcome, Diag> {
     check_count(material.count)?;
     let bytes = (material.get)(0)?.inputs.iter().map(|t| t.data.bytes() as usize).sum();
-    let (train, held) = split(material.count, bytes);
+    let (mut train, held) = split(material.count, bytes);
+    halve(&mut train, plan);
     let held = trainer.on_threads(|| {
         in_order(held.iter().copied(), |i| {
             let sample = (material.get)(i)?;
@@ -176,6 +198,7 @@ pub fn run(
         held,
         digest,
         idle: 0,
+        flips: 0.0,
         known: Mutex::default(),
     };
     if let Some(bytes) = resumed {
@@ -186,8 +209,9 @@ pub fn run(
     let mut network = last.clone();
     run.best.2.apply(&mut network);
     if run.best.0 == 0 {
-        network = start.1;
+        network = start.1.clone();
     }
+    let measured = if plan.measures && !interrupted { Some(run.measure(&start.1, &network)?) } else { None };
     Ok(Outcome {
         network,
         last,
@@ -196,7 +220,26 @@ pub fn run(
         best_step: run.best.0,
         steps: run.trainer.steps(),
         interrupted,
+        samples: run.train.len(),
+        flips: run.flips / run.epochs().max(f64::MIN_POSITIVE),
+        measured,
     })
+}
+
+/// Leaves a part of the samples, drawn by the seed: the smaller parts are parts of the greater ones.
+fn halve(train: &mut Vec<usize>, plan: Plan) {
+    if plan.halvings > 0 {
+        let left = (train.len() >> plan.halvings).max(1);
+        shuffle(train, plan.seed);
+        train.truncate(left);
+        train.sort_unstable();
+    }
+}
+
+/// Brings samples into an order that the seed draws (Fisher and Yates).
+fn shuffle(samples: &mut [usize], seed: u64) {
+    let mut random = Random::new(seed);
+    (1..samples.len()).rev().for_each(|i| samples.swap(i, random.below(i + 1)));
 }
 
 /// Prepares the network for how its weights get their integers.
@@ -241,6 +284,8 @@ impl Run<'_> {
         self.trainer.set_network(network)?;
         self.trainer.memories = state.memories;
         self.trainer.step = state.step;
+        self.trainer.noise = state.noise;
+        self.flips = state.flips;
         self.idle = state.idle;
         self.best = (state.best.0, state.best.1, state.parameters[1].clone());
         self.integers = integers(self.trainer.network());
@@ -310,6 +355,8 @@ impl Run<'_> {
             step: self.trainer.steps(),
             idle: self.idle,
             best: (self.best.0, self.best.1),
+            noise: self.trainer.noise,
+            flips: self.flips,
             parameters: [Parameters::of(self.trainer.network()), self.best.2.clone()],
             memories: self.trainer.memories.clone(),
         }
@@ -328,15 +375,31 @@ impl Run<'_> {
         let pairs = || now.iter().flatten().zip(self.integers.iter().flatten());
         let (flipped, integers) = (pairs().filter(|(a, b)| a != b).count(), pairs().count());
         self.integers = now;
+        self.flips += flipped as f64 / integers.max(1) as f64;
         Ok(Event::Evaluated { step, score, flipped, integers, best })
     }
 
-    /// The samples in the order of an epoch (Fisher and Yates).
+    /// The samples in the order of an epoch.
     fn shuffled(&self, epoch: usize) -> Vec<usize> {
         let mut order = self.train.clone();
-        let mut random = Random::new(self.plan.seed ^ (epoch as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        (1..order.len()).rev().for_each(|i| order.swap(i, random.below(i + 1)));
+        shuffle(&mut order, self.plan.seed ^ (epoch as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         order
+    }
+
+    /// Epochs that were made.
+    fn epochs(&self) -> f64 {
+        self.trainer.steps() as f64 / self.train.len().div_ceil(self.plan.batch.max(1)).max(1) as f64
+    }
+
+    /// What a point of a learning curve needs. The trainer has the best network then.
+    fn measure(&mut self, start: &Network, best: &Network) -> Result<Measured, Diag> {
+        let noise = self.trainer.noise;
+        self.trainer.set_network(start.clone())?;
+        let (_, at_start) = self.trainer.gradients(&self.held)?;
+        self.trainer.set_network(best.clone())?;
+        let (_, at_best) = self.trainer.gradients(&self.held)?;
+        let descent = Descent::measured(&noise, self.plan.batch, [start, best], [&at_start, &at_best], self.held.len());
+        Ok(Measured { held: self.trainer.evaluate_each(&self.held)?, descent })
     }
 
     /// Samples as a step sees them, with what the teacher says of them.

@@ -7,6 +7,7 @@ use qcc_interp::{Evaluator, Threads, in_order};
 use qcc_ir::diag::Code;
 use qcc_ir::{Builder, Data, Diag, Graph, Tensor};
 
+use crate::gradient_noise::{GradientNoise, squares};
 use crate::kernel::Workspace;
 use crate::loss::{self, Kind, Score, Weights};
 use crate::network::Network;
@@ -81,6 +82,7 @@ pub struct Trainer {
     network: Network,
     pub(crate) memories: Memories,
     pub(crate) step: usize,
+    pub(crate) noise: GradientNoise,
     /// Steps in which the rate falls to nothing, and then again.
     stage: usize,
     settings: Settings,
@@ -103,6 +105,7 @@ impl Trainer {
             memories: Memories::new(settings.rule, &network),
             units: units(&network),
             step: 0,
+            noise: GradientNoise::default(),
             stage: 1,
             threads: Threads::start(settings.threads)?,
             chunk: (CHUNK_BYTES / one).clamp(1, CHUNK),
@@ -129,6 +132,13 @@ impl Trainer {
         self.program = self.network.program()?;
         self.outputs = compared(&self.program, self.settings.reals);
         Ok(())
+    }
+
+    /// Begins anew with a network, as if no step had been made.
+    pub fn begin(&mut self, network: Network) -> Result<(), Diag> {
+        self.step = 0;
+        self.noise = GradientNoise::default();
+        self.replace(network)
     }
 
     /// Takes a network with other kinds of parameters, of which no steps were made.
@@ -173,7 +183,10 @@ impl Trainer {
 
     /// One step with the gradient of all samples of a batch. Returns their score before the step.
     pub fn train(&mut self, batch: &[(Sample, Target)]) -> Result<Score, Diag> {
-        let (score, mut gradients) = self.gradients(batch)?;
+        let (score, mut gradients, lengths) = self.gradients_of(batch)?;
+        if batch.len().is_multiple_of(self.chunk) {
+            self.noise.observe(&gradients, batch.len(), &lengths, self.chunk);
+        }
         gradients.scale(1.0 / batch.len().max(1) as f32);
         let update = Update {
             rule: self.settings.rule,
@@ -207,26 +220,38 @@ impl Trainer {
 
     /// Sums of the gradients of samples.
     pub(crate) fn gradients(&self, batch: &[(Sample, Target)]) -> Result<(Score, Gradients), Diag> {
+        self.gradients_of(batch).map(|(score, sum, _)| (score, sum))
+    }
+
+    /// The same, and of each chunk the square of the length of its part.
+    fn gradients_of(&self, batch: &[(Sample, Target)]) -> Result<(Score, Gradients, Vec<f64>), Diag> {
         let empty = || Gradients::zeros(&self.program, self.network.layers.len(), self.network.scales.len());
-        let (mut score, mut sum) = (Score::default(), empty());
+        let (mut score, mut sum, mut lengths) = (Score::default(), empty(), Vec::new());
         for chunks in chunks(batch.len(), self.chunk).chunks(self.threads.count()) {
             let one = |chunk: Range<usize>| {
                 let mut own = empty();
-                self.chunk(&batch[chunk], Some(&mut own)).map(|score| (score, own))
+                let scores = self.chunk(&batch[chunk], Some(&mut own))?;
+                Ok::<_, Diag>((Score::of_all(&scores), squares(&own), own))
             };
-            for (own, gradients) in self.threads.run(|| in_order(chunks.iter().cloned(), one))? {
+            for (own, length, gradients) in self.threads.run(|| in_order(chunks.iter().cloned(), one))? {
                 score = score.and(own);
+                lengths.push(length);
                 sum.add(&gradients);
             }
         }
-        Ok((score, sum))
+        Ok((score, sum, lengths))
     }
 
-    /// Scores of samples as the network is now.
+    /// The score of samples as the network is now.
     pub fn evaluate(&self, samples: &[(Sample, Target)]) -> Result<Score, Diag> {
+        Ok(Score::of_all(&self.evaluate_each(samples)?))
+    }
+
+    /// The score of each sample.
+    pub fn evaluate_each(&self, samples: &[(Sample, Target)]) -> Result<Vec<Score>, Diag> {
         let one = |chunk: Range<usize>| self.chunk(&samples[chunk], None);
         let scores = self.threads.run(|| in_order(chunks(samples.len(), self.chunk), one))?;
-        Ok(scores.into_iter().fold(Score::default(), Score::and))
+        Ok(scores.concat())
     }
 
     /// Codes of all outputs of samples.
@@ -268,13 +293,13 @@ impl Trainer {
         (0..self.program.schedule.inputs()).map(one).collect()
     }
 
-    /// Score and gradients of a chunk.
-    fn chunk(&self, samples: &[(Sample, Target)], into: Option<&mut Gradients>) -> Result<Score, Diag> {
+    /// The score of each sample of a chunk, and the gradients of all.
+    fn chunk(&self, samples: &[(Sample, Target)], into: Option<&mut Gradients>) -> Result<Vec<Score>, Diag> {
         let space = Workspace::default();
         let inputs = self.inputs(samples.iter().map(|(sample, _)| sample))?;
         let slots: Vec<usize> = self.outputs.iter().map(|(slot, _)| *slot).collect();
         let tape = Tape::run(&self.program, inputs, samples.len(), into.is_some(), &slots, &space)?;
-        let mut total = Score { samples: samples.len(), ..Score::default() };
+        let mut scores = vec![Score { samples: 1, ..Score::default() }; samples.len()];
         let mut from = Vec::new();
         for (number, &(slot, kind)) in self.outputs.iter().enumerate() {
             let codes = tape.codes(slot)?;
@@ -285,7 +310,7 @@ impl Trainer {
                 let target = target
                     .ok_or_else(|| Diag::new(Code::DATA, "the teacher's outputs are not those of the network"))?;
                 let (score, own) = loss::compare(kind, &z, target, sample.label, &self.settings.weights);
-                total = total.and(Score { samples: 0, ..score });
+                scores[i] = scores[i].and(Score { samples: 0, ..score });
                 gradient.extend(own.into_iter().map(|g| g * scale));
             }
             from.push((slot, gradient));
@@ -293,7 +318,7 @@ impl Trainer {
         if let Some(into) = into {
             tape.back(&self.program, from, into, &space)?;
         }
-        Ok(total)
+        Ok(scores)
     }
 }
 

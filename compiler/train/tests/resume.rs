@@ -23,6 +23,8 @@ const PLAN: Plan = Plan {
     seed: 5,
     augment: Augment { flip: true, shift: true },
     patience: 0,
+    halvings: 0,
+    measures: false,
     scheme: Scheme::Rounding,
 };
 
