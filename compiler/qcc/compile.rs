@@ -147,6 +147,7 @@ pub fn compile_observed(
         manifest,
     };
     Ok(Compiled {
+        shadows: HashMap::new(),
         source: imported,
         quantized,
         graph,

@@ -97,3 +97,32 @@ fn a_learning_curve_says_what_more_data_would_bring() {
     assert!(again.contains("learning from 1/16"), "{again}");
     assert_eq!(whole, std::fs::read(folder.path().join("out.so")).unwrap());
 }
+
+#[test]
+fn float_shadows_in_onnx_are_rounded_to_what_was_trained() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("x.npy"), to_npy(&samples(40))).unwrap();
+    for (bits, recipe) in [("8", "distill"), ("4", "distill"), ("table4", "distill"), ("3", "qil")] {
+        for output in ["out.qir", "out.onnx"] {
+            let flags =
+                ["--calibrate", "x.npy", "--weights", bits, "--recipe", recipe, "--batch", "8", "--rate", "0.01"];
+            done(folder.path(), &[&["finetune", EXAMPLE, "--epochs", "2", "-o", output][..], &flags].concat());
+        }
+        let text = std::fs::read_to_string(folder.path().join("out.qir")).unwrap();
+        let trained = qcc::ir::parse(&text, &qcc::ir::parse::no_files).unwrap();
+        let file = folder.path().join("out.onnx");
+        let read = qcc::compile(file.as_path(), &qcc::Options::default()).unwrap();
+        let weights = |g: &qcc::ir::Graph| {
+            let all = g.constants().filter_map(|(_, t)| t.as_i8().map(<[i8]>::to_vec));
+            let mut all: Vec<Vec<i8>> = all.filter(|codes| codes.len() > 256).collect();
+            all.sort();
+            all
+        };
+        let (trained, read) = (weights(&trained), weights(read.graph()));
+        assert!(!trained.is_empty() && trained == read, "{bits}: {} and {} layers", trained.len(), read.len());
+        // Real numbers take four bytes where codes take one.
+        let bytes = std::fs::metadata(&file).unwrap().len() as usize;
+        let count: usize = trained.iter().map(Vec::len).sum();
+        assert_eq!(bytes > 4 * count, bits != "table4", "{bits}: {bytes} bytes for {count} weights");
+    }
+}

@@ -12,7 +12,8 @@
 //! codes. A type that keeps to a part of its storage is written as a `Clip`.
 //!
 //! Integers that 4 bits hold are written as INT4 and UINT4, two a byte; all others of at most 8 bits as bytes, also those of a list of
-//! levels: what a level stands for is its code times the scale as well.
+//! levels: what a level stands for is its code times the scale as well. Weights of which the real numbers are known are these, with a `QuantizeLinear`
+//! behind them ([`ExportOptions::shadows`]).
 
 pub(crate) mod operators;
 pub(crate) mod positions;
@@ -42,6 +43,8 @@ pub struct ExportOptions {
     /// How the integer model reads an operand of an addition, by the name of the sum and the number of the operand, where that differs
     /// from its type by the rounding of a multiplier.
     pub addends: HashMap<(String, usize), Addend>,
+    /// Real numbers of which weights were rounded, by the names of these: they are written, and a `QuantizeLinear` behind them makes the codes.
+    pub shadows: HashMap<String, Vec<f32>>,
 }
 
 /// The real numbers that the codes of an operand add to a sum.
@@ -84,6 +87,7 @@ fn versions(graph: &Graph) -> (i64, i64) {
 pub fn export(graph: &Graph, options: &ExportOptions) -> Result<Vec<u8>, Diags> {
     let interface = graph.inputs().iter().chain(graph.outputs());
     let mut writer = Writer::new(graph, interface.map(|&v| graph.name_of(v).to_string()));
+    writer.shadows.clone_from(&options.shadows);
     whole(&mut writer, options)?;
     let (opset, ir_version) = versions(graph);
     let opset = OperatorSetIdProto { version: opset, ..OperatorSetIdProto::new() };
@@ -406,6 +410,41 @@ mod tests {
             let read = crate::import_bytes(&file, None, &crate::ImportOptions::default()).expect("it reads back");
             let codes = read.constants().find_map(|(v, t)| (read.ty(v).dims == [3, 2]).then_some(t.data.clone()));
             assert_eq!(codes, Some(Data::I8(vec![2, -2, 1, 0, -1, 2])), "{weights}");
+        }
+    }
+
+    #[test]
+    fn shadows_of_weights_are_written_before_they_are_rounded() {
+        let text = |weights: &str| {
+            format!(
+                "graph @g(%x: tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>) -> (tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>) {{
+  const @w : tensor<2x2x!quant.uniform<{weights}:f32:0, {{0.5, 0.25}}>> = dense<[2, -2, 1, 4]>
+  %y = nn.linear(%x, @w) : tensor<1x2x!quant.uniform<u8:f32, 0.5:128>>
+  return %y
+}}
+"
+            )
+        };
+        // The second rounds to -3, so that its code is written; the third lies in the middle and goes to the even 0, which is not its code.
+        let shadows = vec![1.1f32, -1.4, 0.125, 1.1];
+        let options = ExportOptions { shadows: [("w".to_string(), shadows)].into(), ..ExportOptions::default() };
+        for (weights, shown) in [("i8<-7:7>", true), ("i8<-7:5>", true), ("i8", true), ("i8<[-2, 1, 2, 4]>", false)] {
+            let (file, graph) = written(&text(weights), &options);
+            names_are_unique(&graph);
+            let floats = graph.initializer.iter().find(|t| t.name == "w" && t.data_type == FLOAT);
+            assert_eq!(floats.is_some(), shown, "{weights}");
+            if let Some(floats) = floats {
+                let wanted: Vec<u8> = [1.1f32, -1.0, 0.25, 1.1].iter().flat_map(|x| x.to_le_bytes()).collect();
+                assert_eq!(floats.raw_data, wanted, "{weights}");
+            }
+            crate::import_bytes(&file, None, &crate::ImportOptions::default()).expect("it reads back");
+            let casts =
+                graph.node.iter().filter(|n| n.input.first().is_some_and(|x| x == "w")).map(|n| n.op_type.as_str());
+            assert_eq!(
+                casts.collect::<Vec<_>>(),
+                [if shown { "QuantizeLinear" } else { "DequantizeLinear" }],
+                "{weights}"
+            );
         }
     }
 

@@ -1,5 +1,6 @@
 //! A compiled model and what is made of it: machine code in memory or in a file, or a text.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -26,6 +27,8 @@ pub struct Compiled {
     pub(crate) options: qcc_codegen::Options,
     pub(super) ranges: Option<RangeTable>,
     pub(crate) report: Report,
+    /// Real numbers of which trained weights were rounded, by their names.
+    pub(super) shadows: HashMap<String, Vec<f32>>,
     pub(super) threads: usize,
 }
 
@@ -36,6 +39,8 @@ impl Compiled {
         let record = &mut self.options.manifest.options;
         record.insert("finetune".to_string(), model_digest(&quantized, &self.report.pipeline));
         self.graph = network.lowered()?;
+        let layers = network.layers.iter().map(|layer| (layer.name.clone(), layer.shadows.clone()));
+        self.shadows = layers.collect();
         self.quantized = Some(quantized);
         self.options.hash = digest(&self.source, record, self.ranges.as_ref(), &self.report.pipeline);
         Ok(self)
@@ -177,8 +182,11 @@ impl Compiled {
             let quant = (d.scale > 0.0).then_some((d.scale, d.zero_point.into()));
             Some(qcc_onnx::Declared { name: d.name.clone(), storage: Int::from_name(&d.dtype)?, quant })
         });
-        let mut options =
-            qcc_onnx::ExportOptions { declared: declared.collect(), ..qcc_onnx::ExportOptions::default() };
+        let mut options = qcc_onnx::ExportOptions {
+            declared: declared.collect(),
+            shadows: self.shadows.clone(),
+            ..qcc_onnx::ExportOptions::default()
+        };
         if !round_all {
             options.unrounded = export::unrounded(graph, &self.graph);
             // Scales of a model that was quantized already are its own.

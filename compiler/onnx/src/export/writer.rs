@@ -7,6 +7,7 @@ use onnx_protobuf::tensor_shape_proto::{Dimension, dimension};
 use onnx_protobuf::{
     AttributeProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
+use qcc_ir::format::Grid;
 use qcc_ir::{Attrs, Data, Def, Elem, Graph, Int, NodeId, Tensor, Uniform, ValueId};
 
 use super::Addend;
@@ -91,6 +92,8 @@ pub(crate) struct Writer<'g> {
     real: HashMap<ValueId, String>,
     /// Other real numbers of values, for the node that is being written.
     addends: HashMap<ValueId, Addend>,
+    /// Real numbers of which constants were rounded, by their names.
+    pub(super) shadows: HashMap<String, Vec<f32>>,
     /// Names of the scale and zero point of a value's type.
     parameters: HashMap<ValueId, [String; 2]>,
 }
@@ -126,6 +129,7 @@ impl<'g> Writer<'g> {
             stored: HashMap::new(),
             real: HashMap::new(),
             addends: HashMap::new(),
+            shadows: HashMap::new(),
             parameters: HashMap::new(),
         }
     }
@@ -165,6 +169,13 @@ impl<'g> Writer<'g> {
         let g = self.g;
         let Some(tensor) = g.constant(v) else { return Err(format!("its operand %{} is not written", g.name_of(v))) };
         let name = self.fresh(g.name_of(v));
+        if let Some(shadows) = self.shadows(v, tensor) {
+            self.initializer(&name, &Tensor::f32(&tensor.dims, shadows), FLOAT);
+            let codes = self.fresh(&format!("{name}.q"));
+            self.round(&name, &codes, v);
+            self.stored.insert(v, codes.clone());
+            return Ok(codes);
+        }
         match &g.ty(v).elem {
             Elem::Bool => self.initializer(&name, tensor, BOOL),
             Elem::Uniform(u) => self.integers(&name, tensor, Stored::of(u)),
@@ -172,6 +183,32 @@ impl<'g> Writer<'g> {
         }
         self.stored.insert(v, name.clone());
         Ok(name)
+    }
+
+    /// The real numbers of which a constant was rounded, where its type is linear. What `QuantizeLinear`, the nearest integer of a quotient in single precision and of two
+    /// the even one, would round to another code is the real number of the code.
+    fn shadows(&self, v: ValueId, tensor: &Tensor) -> Option<Vec<f32>> {
+        let own = self.shadows.get(self.g.name_of(v)).filter(|own| own.len() == tensor.data.len())?;
+        let u = self
+            .g
+            .ty(v)
+            .uniform()
+            .filter(|u| u.storage().bits() <= 8 && !matches!(u.format.grid(), Grid::Levels(_)))?;
+        let inner: usize = u.axis.map_or(1, |axis| tensor.dims[axis + 1..].iter().product());
+        let (least, greatest) = Stored::of(u).ends();
+        let one = |(i, (&shadow, q)): (usize, (&f32, i64))| {
+            let channel = if u.axis.is_some() { i / inner.max(1) % u.scales.len() } else { 0 };
+            let (scale, zero) = (u.scales[channel], u.zero_points[channel]);
+            let rounded =
+                (f64::from((shadow / scale).round_ties_even()) + zero as f64).clamp(least as f64, greatest as f64);
+            if rounded == q as f64 { shadow } else { (q - zero) as f32 * scale }
+        };
+        let codes: Vec<i64> = match &tensor.data {
+            Data::I8(v) => v.iter().map(|&q| q.into()).collect(),
+            Data::U8(v) => v.iter().map(|&q| q.into()).collect(),
+            _ => return None,
+        };
+        Some(own.iter().zip(codes).enumerate().map(one).collect())
     }
 
     /// Lets the next node read other real numbers than a value's type says.
@@ -358,8 +395,14 @@ impl<'g> Writer<'g> {
             self.emit("Clip", &[from, ends[0].clone(), ends[1].clone()], &clipped, vec![]);
             from = clipped;
         }
+        self.round(&from, to, v);
+    }
+
+    /// Real numbers within the bounds of a value's type to its codes.
+    fn round(&mut self, from: &str, to: &str, v: ValueId) {
+        let Some(u) = self.g.ty(v).uniform().cloned() else { return };
         let (mut inputs, attributes) = self.parameters(v, &u);
-        inputs.insert(0, from);
+        inputs.insert(0, from.to_string());
         self.emit("QuantizeLinear", &inputs, to, attributes);
     }
 
