@@ -156,6 +156,13 @@ fn training_computes_what_is_deployed() -> Result<(), Missing> {
     Ok(())
 }
 
+fn training_elsewhere_computes_what_is_deployed() -> Result<(), Missing> {
+    optional::python("external_training.py", &[])
+}
+
 fn main() -> std::process::ExitCode {
-    optional::main(&[("training_computes_what_is_deployed", training_computes_what_is_deployed)])
+    optional::main(&[
+        ("training_computes_what_is_deployed", training_computes_what_is_deployed),
+        ("training_elsewhere_computes_what_is_deployed", training_elsewhere_computes_what_is_deployed),
+    ])
 }

@@ -22,10 +22,12 @@ pub struct Finetune {
     compiled: Compiled,
     data: Dataset,
     teacher: Teacher,
+    teacher_graph: Graph,
     trainer: Trainer,
     /// The network before training.
     start: Network,
     plan: Plan,
+    settings: Settings,
     digest: [u8; 32],
 }
 
@@ -57,9 +59,10 @@ impl Finetune {
             None => compiled.source.clone(),
         };
         let digest = digest(&compiled, &teacher, &data, &plan, &settings)?;
-        let (teacher, trainer) = (Teacher::new(&teacher), Trainer::new(network.clone(), settings)?);
+        let (teacher_graph, trainer) = (teacher, Trainer::new(network.clone(), settings)?);
         check_labels(data.labels(), trainer.classes())?;
-        Ok(Finetune { compiled, data, teacher, trainer, start: network, plan, digest })
+        let teacher = Teacher::new(&teacher_graph);
+        Ok(Finetune { compiled, data, teacher, teacher_graph, trainer, start: network, plan, settings, digest })
     }
 
     /// The training before it begins: how much memory it takes, and what it gives now.
@@ -72,6 +75,25 @@ impl Finetune {
         &self.compiled
     }
 
+    /// Writes the files from which PyTorch trains into a folder: `train.py`, and what it reads.
+    pub fn write_external(self, folder: &Path) -> Result<(), Error> {
+        let (plan, settings) = (&self.plan, &self.settings);
+        let files = qcc_train::external::files(&self.trainer, &self.teacher_graph, &self.images(), plan, settings)?;
+        std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, "make the folder", e))?;
+        for (name, bytes) in files {
+            crate::files::write(&folder.join(name), &bytes)?;
+        }
+        let start = self.trainer.network();
+        self.compiled.trained(start)?.write_onnx_qdq(folder.join("model.onnx"), false)
+    }
+
+    /// For each input whether its channels come last; `None` if it is no image.
+    fn images(&self) -> Vec<Option<bool>> {
+        let layout = |ty| self.data.preprocessing().layout_of(ty).map(|layout| layout == Layout::Nhwc);
+        let inputs = self.compiled.source.inputs();
+        inputs.iter().map(|&v| layout(self.compiled.source.ty(v))).collect()
+    }
+
     /// Trains, from the beginning or from the bytes of a checkpoint.
     pub fn run(&mut self, resumed: Option<&[u8]>, watch: &mut dyn Watch) -> Result<Outcome, Error> {
         self.run_part(0, resumed, watch)
@@ -79,9 +101,7 @@ impl Finetune {
 
     /// The same with a part of the samples, which are halved so often: a point of a learning curve.
     pub fn run_part(&mut self, halvings: u32, resumed: Option<&[u8]>, watch: &mut dyn Watch) -> Result<Outcome, Error> {
-        let layout = |ty| self.data.preprocessing().layout_of(ty).map(|layout| layout == Layout::Nhwc);
-        let inputs = self.compiled.source.inputs();
-        let images = inputs.iter().map(|&v| layout(self.compiled.source.ty(v))).collect();
+        let images = self.images();
         let (data, labels) = (&self.data, self.data.labels());
         let get = |i: usize| Ok(Sample { inputs: data.get(i)?, label: labels.and_then(|l| l.get(i)).copied() });
         let material = Material { count: data.len(), get: &get, images };

@@ -1,9 +1,10 @@
 //! `qcc finetune`: trains the parameters of a model with its integer arithmetic.
 
+mod external;
 mod learning_curve;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -82,9 +83,12 @@ pub struct Finetune {
     /// Also train with a 16th, an 8th, a quarter and a half of the samples, and say whether more data would help
     #[arg(long)]
     learning_curve: bool,
+    /// Train nothing here: write a folder with the network and a program that trains it by PyTorch, on any number of machines
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "resume", "learning_curve", "checkpoint"])]
+    emit_trainer: Option<PathBuf>,
     /// File to write: .so, .qir, or .onnx with explicit casts
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "emit_trainer")]
+    output: Option<PathBuf>,
     /// Threads; 0 for one a core. The result does not depend on it
     #[arg(long, default_value_t = 0, value_parser = super::flags::threads)]
     threads: usize,
@@ -106,12 +110,15 @@ impl Finetune {
         let data = self.dataset(&mut options)?;
         let situation = Situation { labels: data.labels().is_some(), bits: bits(&options) };
         let (plan, settings) = self.settings(situation)?;
-        let stem = self.output.file_stem().map(|s| s.to_string_lossy().into_owned());
+        let stem = self.output().file_stem().map(|s| s.to_string_lossy().into_owned());
         options.name = stem;
         let teacher = self.teacher.as_deref().map(Source::from);
         let mut training = qcc::finetune::Finetune::new(self.model.as_path(), &options, data, plan, settings, teacher)?;
         super::announce::announce(training.compiled());
         describe(training.trainer());
+        if let Some(folder) = &self.emit_trainer {
+            return external::write(folder, training);
+        }
         let interrupted = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             // A second one ends the process at once.
@@ -139,6 +146,11 @@ impl Finetune {
         Ok(())
     }
 
+    /// The file to write, where something is trained.
+    fn output(&self) -> &Path {
+        self.output.as_deref().unwrap_or(Path::new(""))
+    }
+
     /// How often samples are halved, for each of the trainings.
     fn parts(&self) -> &'static [u32] {
         if self.learning_curve { &learning_curve::PARTS } else { &[0] }
@@ -146,7 +158,7 @@ impl Finetune {
 
     /// The file of the state of a training with a part of the samples.
     fn checkpoint(&self, halvings: u32) -> PathBuf {
-        let whole = self.checkpoint.clone().unwrap_or_else(|| self.output.with_extension("train"));
+        let whole = self.checkpoint.clone().unwrap_or_else(|| self.output().with_extension("train"));
         if halvings == 0 {
             return whole;
         }
@@ -190,18 +202,21 @@ impl Finetune {
         read.extend(self.data.as_deref().map(|path| ("the samples", path)));
         read.extend(self.teacher.as_deref().map(|path| ("the teacher", path)));
         read.extend(self.labels.as_deref().map(|path| ("the labels", path)));
-        let extension = self.output.extension().map(|e| e.to_string_lossy().into_owned());
+        if let Some(folder) = &self.emit_trainer {
+            return external::check(folder);
+        }
+        let extension = self.output().extension().map(|e| e.to_string_lossy().into_owned());
         let header = match extension.as_deref() {
-            Some("so") => header_place(&self.output)?,
+            Some("so") => header_place(self.output())?,
             Some("onnx" | "qir") => None,
             _ => {
                 let error =
-                    usage(format!("{}: the output's extension does not say what to write", self.output.display()));
+                    usage(format!("{}: the output's extension does not say what to write", self.output().display()));
                 return Err(error.help("use .so, .onnx or .qir"));
             }
         };
         let checkpoints: Vec<PathBuf> = self.parts().iter().map(|&halvings| self.checkpoint(halvings)).collect();
-        let mut written = vec![("--output", self.output.as_path())];
+        let mut written = vec![("--output", self.output())];
         written.extend(checkpoints.iter().map(|path| ("--checkpoint", path.as_path())));
         written.extend(header.as_deref().map(|path| ("the C header", path)));
         self.flags.warn();
@@ -283,10 +298,10 @@ impl Finetune {
 
     fn write(&self, compiled: &Compiled) -> Result<(), Error> {
         progress::report("code", 0, 0);
-        match self.output.extension().and_then(|e| e.to_str()) {
-            Some("so") => compiled.write_so(&self.output),
-            Some("onnx") => compiled.write_onnx_qdq(&self.output, false),
-            _ => compiled.write_text(&self.output),
+        match self.output().extension().and_then(|e| e.to_str()) {
+            Some("so") => compiled.write_so(self.output()),
+            Some("onnx") => compiled.write_onnx_qdq(self.output(), false),
+            _ => compiled.write_text(self.output()),
         }
     }
 }

@@ -16,12 +16,14 @@
 //! | `recipe` | what a training is set to, by name |
 //! | `scheme`, `interval` | integers that are more than rounded: intervals, noise, portions |
 //! | `run`, `checkpoint`, `augment` | a whole training, and its state |
+//! | `external` | the same training by PyTorch, on other machines |
 //! | `learning_curve`, `gradient_noise` | how much data is enough |
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 mod augment;
 mod checkpoint;
+pub mod external;
 mod gradient_noise;
 mod interval;
 mod kernel;

@@ -268,6 +268,13 @@ impl Network {
         Program::new(&graph, &Owners { layer: &number, scales })
     }
 
+    /// Extents of a layer's weights in the model with explicit casts, and the name of its bias there.
+    pub(crate) fn written_as(&self, layer: usize) -> (Vec<usize>, Option<&str>) {
+        let own = &self.layers[layer];
+        let name = |v: ValueId| self.names.iter().find(|(w, _)| *w == v).map(|(_, name)| name.as_str());
+        (self.graph.ty(own.weights).dims.clone(), own.biases.and_then(name))
+    }
+
     /// For each weight of an integer operator the number of that of the quantized network.
     pub(crate) fn order(&self, layer: usize) -> &[u32] {
         &self.layers[layer].order
@@ -315,7 +322,7 @@ impl Network {
 }
 
 /// The layer of a constant that is its weights.
-fn number(name: &str) -> Option<usize> {
+pub(crate) fn number(name: &str) -> Option<usize> {
     let (number, rest) = name.strip_prefix(PREFIX)?.split_once('.')?;
     if rest.starts_with("weights") { number.parse().ok() } else { None }
 }

@@ -159,7 +159,7 @@ fn site(g: &Graph, n: NodeId, owners: &Owners) -> Site {
 }
 
 /// The code that stands for zero; of a byte of a number its part of it.
-fn zero_of(g: &Graph, v: ValueId) -> u8 {
+pub(crate) fn zero_of(g: &Graph, v: ValueId) -> u8 {
     if let Some(u) = g.ty(v).uniform() {
         return u8::try_from(u.zero_point()).unwrap_or(0);
     }

@@ -42,10 +42,7 @@ impl Teacher {
     /// A network of real numbers; of classifiers the scores before the softmax are taken.
     pub fn new(graph: &Graph) -> Teacher {
         let mut graph = graph.clone();
-        let outputs = graph.outputs().iter().map(|&v| loss::scores_of(&graph, v)).collect();
-        let mut builder = Builder::new(&mut graph);
-        builder.set_outputs(outputs);
-        builder.remove_dead();
+        end_before_softmax(&mut graph);
         Teacher(Evaluator::new(&graph))
     }
 
@@ -60,6 +57,14 @@ impl Teacher {
         };
         self.0.run(inputs)?.into_iter().map(numbers).collect()
     }
+}
+
+/// Makes scores of outputs that are their softmax.
+pub(crate) fn end_before_softmax(graph: &mut Graph) {
+    let outputs = graph.outputs().iter().map(|&v| loss::scores_of(graph, v)).collect();
+    let mut builder = Builder::new(graph);
+    builder.set_outputs(outputs);
+    builder.remove_dead();
 }
 
 /// How parameters change.

@@ -49,6 +49,18 @@ pub(crate) struct Units {
     bias: f32,
 }
 
+impl Units {
+    /// Units of the weights of each channel.
+    pub(crate) fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// Unit of the bias.
+    pub(crate) fn bias(&self) -> f32 {
+        self.bias
+    }
+}
+
 /// Units of all layers, as they are when training begins.
 pub(crate) fn units(network: &Network) -> Vec<Units> {
     let rms = |row: &[f32]| (row.iter().map(|w| w * w).sum::<f32>() / row.len().max(1) as f32).sqrt();
