@@ -41,9 +41,9 @@ def main():
     command = [args.qcc, "calibrate", paths[0], "--data", paths[1], "--threads", "1", *flags]
     here = {} if args.scheduler else {"n_workers": min(args.shards, os.cpu_count()), "threads_per_worker": 1}
     with Client(args.scheduler, dashboard_address=None, **here) as client:
-        tasks = [client.submit(shard, command, i, args.shards, paths[2], pure=False) for i in range(args.shards)]
+        tasks = [client.submit(shard, command, i + 1, args.shards, paths[2], pure=False) for i in range(args.shards)]
         parts = client.gather(tasks)
-    subprocess.run([args.qcc, "merge-ranges", *parts, "-o", paths[2]], check=True)
+    subprocess.run([args.qcc, "ranges", "merge", *parts, "-o", paths[2]], check=True)
     for part in parts:
         os.remove(part)
 

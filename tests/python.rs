@@ -15,6 +15,7 @@ fn main() -> std::process::ExitCode {
         }),
         // A part of them; `neighbours.py` alone runs all.
         ("neighbours", || python("conformance/neighbours.py", &["--every", "4", "--random", "6"])),
+        ("calibration_by_dask", || python("calibrate_dask.py", &[])),
         ("networks", || python("networks.py", &["--quick"])),
     ])
 }

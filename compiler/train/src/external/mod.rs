@@ -72,7 +72,8 @@ pub fn files(
     settings: &Settings,
 ) -> Result<Vec<(&'static str, Vec<u8>)>, Diag> {
     if plan.scheme != Scheme::Rounding {
-        let diag = Diag::new(Code::FLAGS, "--emit-trainer: the recipe does more than round weights to the nearest integer");
+        let diag =
+            Diag::new(Code::FLAGS, "--emit-trainer: the recipe does more than round weights to the nearest integer");
         return Err(diag.help("use one of distill, faq, apprentice"));
     }
     let network = trainer.network();
@@ -148,7 +149,10 @@ fn layers(network: &Network, g: &Graph, constants: &mut Constants) -> Result<Vec
         let layer = &network.layers[k];
         let (scales, codes) = layer.rounded(network);
         let other = || {
-            let diag = Diag::new(Code::UNSUPPORTED, "--emit-trainer: the layer's integers follow from more than its weights and bias");
+            let diag = Diag::new(
+                Code::UNSUPPORTED,
+                "--emit-trainer: the layer's integers follow from more than its weights and bias",
+            );
             diag.at(g.describe(n))
         };
         let order = network.order(k);
@@ -184,7 +188,8 @@ fn layers(network: &Network, g: &Graph, constants: &mut Constants) -> Result<Vec
     match all.iter().position(Value::is_null) {
         None => Ok(all),
         Some(k) => {
-            let message = format!("--emit-trainer: layer `{}` is none of {}", network.layers[k].name, "int.qconv2d, int.qlinear");
+            let message =
+                format!("--emit-trainer: layer `{}` is none of {}", network.layers[k].name, "int.qconv2d, int.qlinear");
             Err(Diag::new(Code::UNSUPPORTED, message))
         }
     }
