@@ -2,6 +2,8 @@
 
 #[path = "command/calibration.rs"]
 mod calibration;
+#[path = "command/certificates.rs"]
+mod certificates;
 #[path = "command/comparison.rs"]
 mod comparison;
 #[path = "command/faults.rs"]

@@ -21,7 +21,7 @@ use crate::budget::{Budget, Effect};
 use crate::data::Dataset;
 use crate::options::{Calibration, Mode};
 use crate::source::whole_input;
-use crate::{Error, Options, Source};
+use crate::{Error, Options, Source, certificates};
 pub use compiled::Compiled;
 use digest::digest;
 pub(crate) use digest::model_digest;
@@ -124,7 +124,7 @@ pub fn compile_observed(
         images.map(|&v| p.record(imported.name_of(v), imported.ty(v))).collect()
     });
     let hash = digest(&imported, &record, cx.ranges.as_ref(), &report.pipeline);
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         options: record,
         pipeline: report.pipeline.clone(),
         preprocessing,
@@ -134,6 +134,7 @@ pub fn compile_observed(
         integer_outputs: source.declared_integers(&imported, imported.outputs()),
         ..Manifest::default()
     };
+    certificates::record(&graph, &mut manifest);
     let refusal = options.float_interface.then(|| qcc_codegen::program::float_interface_refusal(&graph)).flatten();
     report.no_float_interface = refusal.map(|diag| diag.message);
     let codegen = qcc_codegen::Options {

@@ -38,6 +38,7 @@
 pub mod bench;
 mod budget;
 mod calibrate;
+mod certificates;
 pub mod compare;
 mod compile;
 pub mod cost;

@@ -44,6 +44,88 @@ pub struct Manifest {
     /// Outputs that the source model declares as integers.
     #[prost(message, repeated, tag = "12")]
     pub integer_outputs: Vec<Declared>,
+    /// Sums in 32 bits, in the order in which they are computed.
+    #[prost(message, repeated, tag = "13")]
+    pub accumulators: Vec<Accumulator>,
+    /// Buffers in the scratch memory.
+    #[prost(message, repeated, tag = "14")]
+    pub buffers: Vec<BufferSpan>,
+    /// Requantizations by equations (1) to (4) or (15) of docs/math.md.
+    #[prost(message, repeated, tag = "15")]
+    pub requantizations: Vec<Requantization>,
+}
+
+/// What bounds the sums of one operation, over all of its output channels.
+#[derive(Clone, PartialEq, Message)]
+pub struct Accumulator {
+    /// Name of the value that is computed from them.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Products, or elements, of one sum.
+    #[prost(uint64, tag = "2")]
+    pub terms: u64,
+    /// What a term is: 0 a code of 8 bits times a weight of 8 bits with a sign, 1 two codes less their zero points multiplied, 2 a code less
+    /// its zero point.
+    #[prost(uint32, tag = "3")]
+    pub kind: u32,
+    /// Least number of the bias.
+    #[prost(sint64, tag = "4")]
+    pub bias_low: i64,
+    /// Greatest number of the bias.
+    #[prost(sint64, tag = "5")]
+    pub bias_high: i64,
+    /// Least sum for any input.
+    #[prost(sint64, tag = "6")]
+    pub low: i64,
+    /// Greatest sum for any input.
+    #[prost(sint64, tag = "7")]
+    pub high: i64,
+}
+
+/// A buffer in the scratch memory of a call.
+#[derive(Clone, PartialEq, Message)]
+pub struct BufferSpan {
+    /// Name of the value that it was made for.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// First byte, counted from the start of the scratch memory.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// Length in bytes.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// First step that touches it.
+    #[prost(uint32, tag = "4")]
+    pub first: u32,
+    /// Last step that touches it.
+    #[prost(uint32, tag = "5")]
+    pub last: u32,
+}
+
+/// Constants of one requantization.
+#[derive(Clone, PartialEq, Message)]
+pub struct Requantization {
+    /// Name of the value that it gives.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Least factor of a channel.
+    #[prost(sint64, tag = "2")]
+    pub mult_low: i64,
+    /// Greatest factor of a channel.
+    #[prost(sint64, tag = "3")]
+    pub mult_high: i64,
+    /// Left shift of the sums.
+    #[prost(uint32, tag = "4")]
+    pub shl: u32,
+    /// Offset before the last shift.
+    #[prost(sint64, tag = "5")]
+    pub offset: i64,
+    /// Least result.
+    #[prost(sint64, tag = "6")]
+    pub least: i64,
+    /// Greatest result.
+    #[prost(sint64, tag = "7")]
+    pub greatest: i64,
 }
 
 /// An input or output that the source model declares as integers. Tools take and give it so; the entry points have the codes that
@@ -132,6 +214,9 @@ pub struct Step {
     /// The multiplications that it really does for `macs`, in those of bytes that take as long: fewer in a form of fewer, and where padding is left out.
     #[prost(uint64, tag = "10")]
     pub products: u64,
+    /// Function of the code, as the symbol table names it.
+    #[prost(string, tag = "11")]
+    pub symbol: String,
 }
 
 /// How one stored tensor stands for real values: `real = scale * (stored - zero_point)`.

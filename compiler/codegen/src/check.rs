@@ -16,6 +16,7 @@
 //! neutral. The lists are allow-lists, so that an instruction which the decoder learns tomorrow is refused until it is listed.
 
 mod aarch64;
+mod claims;
 mod contents;
 mod flow;
 mod listing;
@@ -28,6 +29,7 @@ use qcc_runtime::abi::symbol;
 use std::collections::HashSet;
 
 use crate::emit::link::{LinkOptions, link_shared};
+pub use claims::{Claims, SumClaim, claims, manifest};
 use contents::{Contents, contents, parse};
 pub use listing::listing;
 pub use report::{CheckError, Class, Finding, Problem, Report, Tally};

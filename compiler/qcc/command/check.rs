@@ -1,10 +1,10 @@
-//! `qcc check`: the certificate that a compiled model contains no float instruction.
+//! `qcc check`: the certificates of a compiled model, from its file alone: no float instruction, and what its manifest claims.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use qcc::codegen::check::{Report, Tally, certify};
+use qcc::codegen::check::{Claims, Report, SumClaim, Tally, certify, claims};
 use qcc::runtime::Seal;
 use qcc::{Error, reading};
 use serde_json::json;
@@ -14,7 +14,7 @@ use super::{Verdict, terminal};
 /// Findings that are listed one by one.
 const LISTED: usize = 20;
 
-/// Count the float instructions of a compiled model.
+/// Check the certificates of a compiled model: no float instruction, buffers in their places, sums that fit.
 #[derive(Args)]
 pub struct Check {
     /// Compiled model
@@ -33,8 +33,12 @@ impl Check {
             Seal::check(&bytes).map_err(|e| Error::file(&self.file, "check the model", e))?;
         }
         let report = certify(&bytes).map_err(|e| Error::file(&self.file, "check the model", e))?;
-        terminal::result(&if self.json { json(&report) } else { text(&report) })?;
-        Ok(if report.is_float_free() { Verdict::Done } else { Verdict::Refuted })
+        let claims = claims(&bytes).map_err(|e| Error::file(&self.file, "check the model", e))?;
+        let holds = report.is_float_free() && claims.as_ref().is_none_or(|c| c.faults.is_empty());
+        let text =
+            if self.json { json(&report, claims.as_ref()) } else { text(&report) + &claims_text(claims.as_ref()) };
+        terminal::result(&text)?;
+        Ok(if holds { Verdict::Done } else { Verdict::Refuted })
     }
 }
 
@@ -69,7 +73,56 @@ fn text(report: &Report) -> String {
     out
 }
 
-fn json(report: &Report) -> String {
+/// What is claimed beside it.
+fn claims_text(claims: Option<&Claims>) -> String {
+    let Some(claims) = claims else { return "no manifest: nothing is claimed of memory and sums\n".into() };
+    let mut out = String::new();
+    for fault in claims.faults.iter().take(LISTED) {
+        let _ = writeln!(out, "refuted: {fault}");
+    }
+    if !claims.faults.is_empty() {
+        return out;
+    }
+    let _ = writeln!(
+        out,
+        "{} buffers apart from each other in {} bytes of scratch memory",
+        claims.buffers, claims.scratch_bytes
+    );
+    let any = claims.sums.iter().filter(|l| l.margin_of_any_weights.is_some()).count();
+    let least = claims.sums.iter().min_by_key(|l| l.margin);
+    if let Some(SumClaim { name, margin: Some(bits), .. }) = least {
+        let layers = claims.sums.len();
+        let _ = writeln!(
+            out,
+            "sums of {layers} operations fit 32 bits, of {any} whatever the weights are; the least margin is {bits} bits, at {name}"
+        );
+    }
+    let _ = writeln!(out, "{} requantizations within the domain of their equations", claims.requantizations);
+    out
+}
+
+/// The claims and what was found of them.
+fn claims_json(claims: &Claims) -> serde_json::Value {
+    let layer = |l: &SumClaim| {
+        json!({
+            "name": l.name,
+            "terms": l.terms,
+            "bounds": [l.bounds.0, l.bounds.1],
+            "margin_bits": l.margin,
+            "margin_bits_of_any_weights": l.margin_of_any_weights,
+        })
+    };
+    json!({
+        "hold": claims.faults.is_empty(),
+        "scratch_bytes": claims.scratch_bytes,
+        "buffers": claims.buffers,
+        "requantizations": claims.requantizations,
+        "layers": claims.sums.iter().map(layer).collect::<Vec<_>>(),
+        "faults": claims.faults,
+    })
+}
+
+fn json(report: &Report, claims: Option<&Claims>) -> String {
     let tally = |t: &Tally| {
         json!({
             "sections": t.sections,
@@ -86,6 +139,8 @@ fn json(report: &Report) -> String {
         "integer": tally(&report.integer),
         "edge": tally(&report.float_interface),
         "findings": findings,
+        "self_contained": true,
+        "claims": claims.map(claims_json),
     });
     format!("{all}\n")
 }

@@ -31,7 +31,7 @@ use std::collections::HashSet;
 
 use cranelift_module::{Linkage, Module};
 use qcc_ir::{Diag, Diags, Elem, Graph, ValueId, diag::Code};
-use qcc_runtime::manifest::{ArenaPlan, Manifest, Step as ManifestStep};
+use qcc_runtime::manifest::{ArenaPlan, BufferSpan, Manifest, Step as ManifestStep};
 use qcc_runtime::{DType, ModelInfo, Quant, TensorInfo};
 
 use crate::Options;
@@ -187,11 +187,23 @@ impl Builder<'_> {
             weight_bits: t.weight_bits as u32,
             i16_steps: t.i16_steps,
             products: t.products,
+            symbol: t.symbol.clone(),
+        });
+        let buffers = self.plan.buffers.iter().filter_map(|b| match b.storage {
+            Storage::Arena(offset) => Some(BufferSpan {
+                name: b.name.clone(),
+                offset: (task::frame::ARENA + offset) as u64,
+                bytes: b.bytes as u64,
+                first: b.life.0 as u32,
+                last: b.life.1 as u32,
+            }),
+            Storage::Input(_) | Storage::Output(_) | Storage::Const(_) => None,
         });
         Manifest {
             compiler: info.compiler.clone(),
             target: self.options.target.name().to_string(),
             steps: steps.collect(),
+            buffers: buffers.collect(),
             arena: Some(ArenaPlan {
                 scratch_bytes: info.scratch_bytes,
                 unshared_bytes: self.plan.unshared_bytes() as u64,
