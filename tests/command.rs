@@ -28,6 +28,8 @@ mod places;
 mod reduce;
 #[path = "command/storage.rs"]
 mod storage;
+#[path = "command/trace.rs"]
+mod trace;
 #[path = "command/usage.rs"]
 mod usage;
 

@@ -57,6 +57,7 @@ pub mod record;
 pub mod reduce;
 pub mod report;
 mod source;
+mod trace;
 mod tune;
 pub mod viewers;
 

@@ -9,7 +9,7 @@ use qcc::ir::Graph;
 use qcc::passes::Precision;
 use qcc::passes::quant::precision::{ALL, WEIGHTS};
 use qcc::viewers::{dot, model_explorer};
-use qcc::{Compiled, Error, Event, check_places, compile_observed, header_place, save_ranges};
+use qcc::{Compiled, Error, Event, check_places, compile_observed, header_place, reading, save_ranges, write_file};
 
 use super::announce::announce;
 use super::explore;
@@ -80,6 +80,9 @@ pub struct WatchFlags {
     /// Print what passes did not do, and why
     #[arg(long)]
     pub remarks: bool,
+    /// Write where each operator went: ONNX node, integer operator, step, symbol, addresses; with a .so
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
 }
 
 /// CPUs on which other runtimes run an exported model.
@@ -117,6 +120,9 @@ impl Build {
     pub fn execute(&self) -> Result<(), Error> {
         let model = self.model.as_ref().ok_or_else(|| usage("no model is given").help("qcc model.onnx -o model.so"))?;
         let emit = self.emit()?;
+        if self.watch.trace.is_some() && (emit != Emit::So || self.output.is_none()) {
+            return Err(usage("--trace tells of addresses in a shared object").help("add -o model.so"));
+        }
         self.check_places(model, emit)?;
         self.warn(model, emit);
         let mut options = self.flags.options(self.threads)?;
@@ -160,6 +166,10 @@ impl Build {
                 return Err(usage("what is no text needs a file to go to").help("add -o model.so"));
             }
         }
+        if let (Some(trace), Some(path)) = (&self.watch.trace, &self.output) {
+            let image = reading::read(path, "read the model", reading::MODEL)?;
+            write_file(trace, compiled.trace(&image)?.as_bytes())?;
+        }
         announce(&compiled);
         if emit == Emit::OnnxQdq {
             self.note_saturation(&compiled);
@@ -199,6 +209,7 @@ impl Build {
         written.extend(self.output.as_deref().map(|path| ("--output", path)));
         written.extend(header.as_deref().map(|path| ("the C header", path)));
         written.extend(self.save_ranges.as_deref().map(|path| ("--save-ranges", path)));
+        written.extend(self.watch.trace.as_deref().map(|path| ("--trace", path)));
         written.extend(self.tune.file().map(|path| ("--save-tuning", path)));
         check_places(&read, &written)
     }
