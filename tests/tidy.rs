@@ -23,6 +23,8 @@ mod diff;
 mod references;
 #[path = "tidy/rust.rs"]
 mod rust;
+#[path = "tidy/semantics.rs"]
+mod semantics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

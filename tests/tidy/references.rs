@@ -16,20 +16,21 @@ const NOTE: &str = "<!-- Made from a table by tests/tidy.rs: QCC_BLESS=1 cargo t
 const PASS_FOLDERS: [&str; 5] = ["float", "ranges", "fit", "quant", "int"];
 
 /// Every page with its text; `read` gives the contents of a file of the tree, `exists` tells whether there is one.
-pub fn pages(read: &dyn Fn(&str) -> String, exists: &dyn Fn(&str) -> bool) -> [(&'static str, String); 3] {
+pub fn pages(read: &dyn Fn(&str) -> String, exists: &dyn Fn(&str) -> bool) -> [(&'static str, String); 4] {
     [
         ("docs/operators.md", operators()),
         ("docs/passes.md", passes(read, exists)),
         ("docs/diagnostics.md", diagnostics()),
+        ("docs/semantics.md", super::semantics::page(NOTE, read)),
     ]
 }
 
 /// Text that may stand in the cell of a table.
-fn cell(text: &str) -> String {
+pub fn cell(text: &str) -> String {
     text.trim().replace('|', "\\|").replace('\n', " ")
 }
 
-fn attribute(schema: &AttrSchema) -> String {
+pub fn attribute(schema: &AttrSchema) -> String {
     match schema.default {
         Some(default) => format!("`{} = {}`", schema.name, value(&default.to_attr())),
         None => {
