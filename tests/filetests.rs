@@ -28,8 +28,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use case::{Case, Directive};
+use qcc_codegen::Target;
 use qcc_ir::parse::{no_files, parse as read, parse_located};
-use qcc_ir::{Diag, Diags, Graph, Level, Tensor, print};
+use qcc_ir::{Diag, Diags, Dialect, Graph, Level, Opcode, Tensor, print};
 use qcc_passes::quant::precision;
 use qcc_passes::{Context, Overall, Pipeline, Precision, Precisions, Samples};
 
@@ -40,7 +41,28 @@ macro_rules! folders {
     };
 }
 
-folders!(parse, verify, ops, passes, regress);
+folders!(parse, verify, passes, regress);
+
+/// Every operator of integer graphs ran on every target of this machine in every mode: tests of `ops` see to it.
+#[test]
+fn ops() {
+    check_folder("ops");
+    if std::env::var_os("QCC_FILETEST").is_some() {
+        return;
+    }
+    let (executed, mut empty) = (run::executed(), Vec::new());
+    println!("runs of each operator, by target: {}", run::MODES.join(" / "));
+    for info in qcc_ir::ops::OPS.iter().filter(|i| matches!(i.dialect(), Dialect::Int | Dialect::Tensor)) {
+        let mut line = format!("{:<24}", info.name);
+        for target in Target::all_runnable().into_iter().filter(|_| info.op != Opcode::MaxPoolIndex) {
+            let counts = executed.get(&(info.name, target.to_string())).copied().unwrap_or_default();
+            line += &format!(" {target}: {} / {} / {}", counts[0], counts[1], counts[2]);
+            empty.extend(counts.contains(&0).then(|| format!("{} on {target}: {counts:?}", info.name)));
+        }
+        println!("{line}");
+    }
+    assert!(empty.is_empty(), "not executed:\n{}", empty.join("\n"));
+}
 
 fn folder_path(folder: &str) -> PathBuf {
     root().join("tests/filetests").join(folder)

@@ -1,12 +1,15 @@
 //! `//@ run`: a graph evaluated by every engine that can run it.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use qcc_codegen::{Options, Target, emit};
 use qcc_interp::Evaluator;
 use qcc_ir::ops::Dialect;
 use qcc_ir::parse::{no_files, parse};
 use qcc_ir::print::dense;
 use qcc_ir::{Data, Def, Elem, Graph, Opcode, Tensor, Type, for_data};
-use qcc_runtime::TensorRef;
+use qcc_runtime::{Model, Pool, TensorRef};
 
 use super::case::RunLine;
 
@@ -39,24 +42,66 @@ fn is_integer_only(graph: &Graph) -> bool {
             .all(|op| matches!(op.info().dialect(), Dialect::Int | Dialect::Tensor) && op != Opcode::MaxPoolIndex)
 }
 
-/// Every target that runs here; all must agree.
+/// Ways in which code runs.
+pub const MODES: [&str; 3] = ["in memory", "3 threads", "shared object"];
+
+/// How often an operator ran in each of [`MODES`], by its name and the target.
+pub type Table = BTreeMap<(&'static str, String), [usize; MODES.len()]>;
+
+static EXECUTED: Mutex<Table> = Mutex::new(BTreeMap::new());
+
+/// What has run so far.
+pub fn executed() -> Table {
+    EXECUTED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Every target that runs here, in every mode; all must agree.
 fn execute(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
     let mut first: Option<Vec<Tensor>> = None;
+    let pool = Pool::new(3).map_err(|e| e.to_string())?;
     for target in Target::all_runnable() {
-        let jit = emit::jit::compile(graph, &Options::new(target, "filetest")).map_err(|e| format!("{target}: {e}"))?;
-        let views: Vec<_> = inputs.iter().map(|t| for_data!(&t.data, v => TensorRef::new(&t.dims, v))).collect();
-        let outputs = jit.model.session().run(&views).map_err(|e| format!("{target}: {e}"))?;
-        let tensors = outputs.iter().zip(graph.outputs()).map(|(t, &v)| {
-            let data = Data::from_bytes(&graph.ty(v).elem, t.bytes()).ok_or("an output has too few bytes")?;
-            Ok(Tensor::new(t.dims(), data))
-        });
-        let found: Vec<Tensor> = tensors.collect::<Result<_, &str>>()?;
-        if first.as_ref().is_some_and(|f| *f != found) {
-            return Err(format!("{target} differs from the targets before it"));
+        for (mode, name) in MODES.iter().enumerate() {
+            let found = execute_in(graph, inputs, target, mode, &pool).map_err(|e| format!("{target}, {name}: {e}"))?;
+            if first.as_ref().is_some_and(|f| *f != found) {
+                return Err(format!("{target}, {name}, differs from what ran before it"));
+            }
+            first.get_or_insert(found);
+            let mut executed = EXECUTED.lock().unwrap_or_else(PoisonError::into_inner);
+            for n in graph.order() {
+                executed.entry((graph.op(n).name(), target.to_string())).or_default()[mode] += 1;
+            }
         }
-        first.get_or_insert(found);
     }
     Ok(first.unwrap_or_default())
+}
+
+/// One target in one mode.
+fn execute_in(
+    graph: &Graph,
+    inputs: &[Tensor],
+    target: Target,
+    mode: usize,
+    pool: &Pool,
+) -> Result<Vec<Tensor>, String> {
+    let options = Options::new(target, "filetest");
+    let model = if mode == 2 {
+        let object = emit::object::compile(graph, &options).map_err(|e| e.to_string())?;
+        let file = tempfile::Builder::new().suffix(".so").tempfile().map_err(|e| e.to_string())?;
+        std::fs::write(file.path(), object.link("filetest.so").map_err(|e| e.to_string())?)
+            .map_err(|e| e.to_string())?;
+        Model::load(file.path()).map_err(|e| e.to_string())?
+    } else {
+        emit::jit::compile(graph, &options).map_err(|e| e.to_string())?.model
+    };
+    let views: Vec<_> = inputs.iter().map(|t| for_data!(&t.data, v => TensorRef::new(&t.dims, v))).collect();
+    let session = model.session();
+    let mut session = if mode == 1 { session.with_pool(pool) } else { session };
+    let outputs = session.run(&views).map_err(|e| e.to_string())?;
+    let tensor = |(t, &v): (&qcc_runtime::Tensor, &qcc_ir::ValueId)| {
+        let data = Data::from_bytes(&graph.ty(v).elem, t.bytes()).ok_or("an output has too few bytes")?;
+        Ok(Tensor::new(t.dims(), data))
+    };
+    outputs.iter().zip(graph.outputs()).map(tensor).collect()
 }
 
 /// Runs the graph on the inputs of the line and compares with its outputs.
