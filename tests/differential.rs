@@ -1,18 +1,22 @@
 //! Random integer graphs: the interpreter, the JIT of every target that runs here, and the shared object, with one thread and
 //! with several, must give the same bytes.
 //!
-//! Each case is made from a seed; a failure prints it with the graph. `QCC_SEED=n` runs that case alone.
+//! Each case is made from a seed; a failure prints it with the smallest graph that still differs. `QCC_SEED=n` runs that case alone, `QCC_CASES=n` so many
+//! of each kind, from `QCC_FIRST=n` on.
 
 #[path = "differential/graphs.rs"]
 mod graphs;
+#[path = "differential/shrink.rs"]
+mod shrink;
 
 use qcc_codegen::{Options, Target, emit};
 use qcc_interp::Evaluator;
-use qcc_ir::{Builder, Data, Graph, Int, Tensor, ValueId, print};
+use qcc_ir::{Data, Graph, Tensor, for_data, print};
 use qcc_num::random::Random;
 use qcc_runtime::{Model, Pool, TensorRef};
 
 use graphs::{random_graph, random_low_bits, random_matrices};
+use shrink::shrink;
 
 fn options(graph: &Graph, target: Target) -> Options {
     let float_interface = graph.outputs().iter().all(|&v| graph.ty(v).uniform().is_some());
@@ -20,40 +24,25 @@ fn options(graph: &Graph, target: Target) -> Options {
 }
 
 /// Output bytes of a compiled model.
-fn outputs_of(model: &Model, input: &Tensor, pool: Option<&Pool>) -> Vec<Vec<u8>> {
-    let bytes = input.as_u8().expect("u8 input");
+fn outputs_of(model: &Model, inputs: &[Tensor], pool: Option<&Pool>) -> Vec<Vec<u8>> {
+    let views: Vec<_> = inputs.iter().map(|t| for_data!(&t.data, v => TensorRef::new(&t.dims, v))).collect();
     let session = model.session();
     let mut session = match pool {
         Some(pool) => session.with_pool(pool),
         None => session,
     };
-    let outputs = session.run(&[TensorRef::new(&input.dims, bytes)]).expect("the model runs");
+    let outputs = session.run(&views).expect("the model runs");
     outputs.iter().map(|t| t.bytes().to_vec()).collect()
 }
 
-/// The first operation that differs from the interpreter when it is the graph's only output.
-fn first_difference(graph: &Graph, input: &Tensor) -> String {
-    let bytes = |v: &ValueId| graph.ty(*v).elem.storage() == Some(Int::U8);
-    for v in graph.order().into_iter().map(|n| graph.result(n)).filter(bytes) {
-        let mut alone = graph.clone();
-        let mut builder = Builder::new(&mut alone);
-        builder.set_outputs(vec![v]);
-        builder.remove_dead();
-        let wanted = Evaluator::new(&alone).run(std::slice::from_ref(input)).expect("ran before");
-        let wanted = wanted[0].as_u8().expect("u8");
-        for target in Target::all_runnable() {
-            let options = Options { float_interface: false, ..options(&alone, target) };
-            let jit = emit::jit::compile(&alone, &options).expect("compiled before");
-            let got = outputs_of(&jit.model, input, None).remove(0);
-            if let Some(at) = got.iter().zip(wanted).position(|(a, b)| a != b) {
-                let node = alone.producer(v).expect("computed");
-                let operands: Vec<_> = alone.operands(node).iter().map(|&v| alone.ty(v).to_string()).collect();
-                let text = print::node_text(&alone, node);
-                return format!("first in [{at}] ({} for {}) of {text} on {operands:?}", got[at], wanted[at]);
-            }
-        }
-    }
-    "nowhere when every value is the only output".to_string()
+/// Whether code in memory of any target differs from the interpreter.
+fn differs(graph: &Graph, inputs: &[Tensor]) -> bool {
+    let Ok(wanted) = Evaluator::new(graph).run(inputs) else { return false };
+    let wanted: Vec<Vec<u8>> = wanted.iter().map(|t| t.data.to_bytes()).collect();
+    Target::all_runnable().into_iter().any(|target| {
+        let options = Options { float_interface: false, ..options(graph, target) };
+        emit::jit::compile(graph, &options).is_ok_and(|jit| outputs_of(&jit.model, inputs, None) != wanted)
+    })
 }
 
 fn check(make: fn(u64) -> Graph, seed: u64, pool: &Pool, folder: &std::path::Path) {
@@ -68,9 +57,9 @@ fn check(make: fn(u64) -> Graph, seed: u64, pool: &Pool, folder: &std::path::Pat
     let same = |what: &str, got: Vec<Vec<u8>>| {
         for (i, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
             let wrong = got.iter().zip(wanted).position(|(a, b)| a != b);
-            let differs = |at| format!("output {i}[{at}] is {}, the interpreter says {}", got[at], wanted[at]);
-            let first = || first_difference(&graph, &input);
-            assert!(wrong.is_none(), "seed {seed}, {what}: {}; {}", differs(wrong.unwrap_or(0)), first());
+            let said = |at| format!("output {i}[{at}] is {}, the interpreter says {}", got[at], wanted[at]);
+            let small = || shrink(&graph, std::slice::from_ref(&input), &differs);
+            assert!(wrong.is_none(), "seed {seed}, {what}: {}\n{}", said(wrong.unwrap_or(0)), small());
         }
         assert_eq!(got.len(), wanted.len());
     };
@@ -79,8 +68,8 @@ fn check(make: fn(u64) -> Graph, seed: u64, pool: &Pool, folder: &std::path::Pat
         let what = target.to_string();
         let jit = emit::jit::compile(&graph, &options)
             .unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}\n{}", print::print(&graph)));
-        same(&format!("JIT {what}"), outputs_of(&jit.model, &input, None));
-        same(&format!("JIT {what} with threads"), outputs_of(&jit.model, &input, Some(pool)));
+        same(&format!("JIT {what}"), outputs_of(&jit.model, std::slice::from_ref(&input), None));
+        same(&format!("JIT {what} with threads"), outputs_of(&jit.model, std::slice::from_ref(&input), Some(pool)));
         let mut choose = |task: &qcc_codegen::program::TaskInfo| {
             let choice = task.choices.get(random.below(task.choices.len().max(1)))?;
             Some((task.name.clone(), *choice))
@@ -88,13 +77,16 @@ fn check(make: fn(u64) -> Graph, seed: u64, pool: &Pool, folder: &std::path::Pat
         let tuning = jit.tasks.iter().filter_map(&mut choose).collect();
         let tuned = Options { tuning, ..options.clone() };
         let jit = emit::jit::compile(&graph, &tuned).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
-        same(&format!("JIT {what}, {:?}", tuned.tuning), outputs_of(&jit.model, &input, Some(pool)));
+        same(
+            &format!("JIT {what}, {:?}", tuned.tuning),
+            outputs_of(&jit.model, std::slice::from_ref(&input), Some(pool)),
+        );
         let object = emit::object::compile(&graph, &options).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
         let path = folder.join(format!("{seed}-{target}.so"));
         std::fs::write(&path, object.link("random.so").unwrap_or_else(|e| panic!("seed {seed}: {e}")))
             .expect("temporary file");
         let model = Model::load(&path).unwrap_or_else(|e| panic!("seed {seed}, {what}: {e}"));
-        same(&format!("shared object {what}"), outputs_of(&model, &input, None));
+        same(&format!("shared object {what}"), outputs_of(&model, std::slice::from_ref(&input), None));
         std::fs::remove_file(&path).expect("temporary file");
     }
 }
@@ -102,11 +94,13 @@ fn check(make: fn(u64) -> Graph, seed: u64, pool: &Pool, folder: &std::path::Pat
 fn check_many(make: fn(u64) -> Graph, cases: u64) {
     let pool = Pool::new(3).expect("threads");
     let folder = tempfile::tempdir().expect("temporary folder");
-    let one = std::env::var("QCC_SEED").ok().and_then(|s| s.parse().ok());
-    match one {
-        Some(seed) => check(make, seed, &pool, folder.path()),
-        None => (0..cases).for_each(|seed| check(make, seed, &pool, folder.path())),
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    if let Some(seed) = number("QCC_SEED") {
+        return check(make, seed, &pool, folder.path());
     }
+    let (first, cases) = (number("QCC_FIRST").unwrap_or(0), number("QCC_CASES").unwrap_or(cases));
+    (first..first + cases).for_each(|seed| check(make, seed, &pool, folder.path()));
+    println!("{cases} graphs from seed {first} on: no differing byte");
 }
 
 #[test]
