@@ -30,7 +30,7 @@ mod threads;
 
 pub use evaluate::Evaluator;
 pub use executor::{Domain, SampleState, UNWATCHED, Watch, advance, execute};
-pub use float::matrix::{Matrix, multiply_add_alone};
+pub use float::matrix::{Matrix, multiply_add_alone, multiply_alone};
 pub use node::eval_node;
 pub use schedule::{Numbering, Operand, Schedule};
 pub use survey::{Statistics, Survey};

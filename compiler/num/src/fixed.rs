@@ -2,17 +2,20 @@
 
 /// `acc * 2^shl`, saturated to 32 bits.
 #[expect(clippy::cast_possible_truncation, reason = "clamped")]
+#[inline]
 pub fn shl_sat(acc: i32, shl: u32) -> i32 {
     (i64::from(acc) << shl).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
 }
 
 /// High half of the signed 64-bit product.
+#[inline]
 pub fn mul_high(a: i32, b: i32) -> i32 {
     ((i64::from(a) * i64::from(b)) >> 32) as i32
 }
 
 /// Saturation to 16 bits.
 #[expect(clippy::cast_possible_truncation, reason = "clamped")]
+#[inline]
 pub fn sat16(x: i32) -> i16 {
     x.clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as i16
 }

@@ -26,8 +26,6 @@ pub struct Checkpoint {
     /// Step and held-out score of the best parameters.
     pub best: (usize, Score),
     pub(crate) noise: GradientNoise,
-    /// Parts of the integers that changed, added up.
-    pub(crate) flips: f64,
     /// Parameters now and of the best; numbers of layers, one list for all.
     pub(crate) parameters: [Parameters; 2],
     pub(crate) memories: Memories,
@@ -93,7 +91,7 @@ impl Checkpoint {
         let counts = [self.step, self.idle, at, best.samples, best.rows, best.agreeing, best.labelled, best.right];
         bytes.extend(counts.iter().flat_map(|&n| (n as u64).to_le_bytes()));
         let noise = &self.noise;
-        for number in [best.loss, noise.signal, noise.noise, noise.steps, self.flips] {
+        for number in [best.loss, noise.signal, noise.noise, noise.steps] {
             bytes.extend(number.to_le_bytes());
         }
         let lists = self.parameters.iter().flat_map(Parameters::lists);
@@ -120,11 +118,11 @@ impl Checkpoint {
             let bytes = take(8)?.try_into().map_err(|_| wrong())?;
             *count = usize::try_from(u64::from_le_bytes(bytes)).map_err(|_| wrong())?;
         }
-        let mut numbers = [0f64; 5];
+        let mut numbers = [0f64; 4];
         for number in &mut numbers {
             *number = f64::from_le_bytes(take(8)?.try_into().map_err(|_| wrong())?);
         }
-        let [loss, signal, noise, steps, flips] = numbers;
+        let [loss, signal, noise, steps] = numbers;
         let noise = GradientNoise { signal, noise, steps };
         let mut fill = |list: &mut Vec<f32>| -> Result<(), Diag> {
             let (numbers, _) = take(4 * list.len())?.as_chunks::<4>();
@@ -143,6 +141,6 @@ impl Checkpoint {
         }
         let [step, idle, at, samples, rows, agreeing, labelled, right] = counts;
         let score = Score { samples, loss, rows, agreeing, labelled, right };
-        Ok(Checkpoint { digest, step, idle, best: (at, score), noise, flips, parameters: [now, best], memories })
+        Ok(Checkpoint { digest, step, idle, best: (at, score), noise, parameters: [now, best], memories })
     }
 }

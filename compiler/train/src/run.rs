@@ -104,8 +104,8 @@ pub struct Outcome {
     pub interrupted: bool,
     /// Samples that were learned from.
     pub samples: usize,
-    /// Integers that changed in an epoch, as a part of all.
-    pub flips: f64,
+    /// Integers that changed in an epoch, as a part of all; `None` where no step was made since the training was resumed.
+    pub flips: Option<f64>,
     /// What was measured, if that was asked for.
     pub measured: Option<Measured>,
 }
@@ -155,7 +155,8 @@ struct Run<'a> {
     start: Score,
     best: (usize, Score, Parameters),
     idle: usize,
-    /// Parts of the integers that changed from one evaluation to the next, added up.
+    /// The step that this process began with, and the parts of the integers that changed from one evaluation to the next since then, added up.
+    since: usize,
     flips: f64,
     /// Integers at the last evaluation.
     integers: Vec<Vec<i64>>,
@@ -198,6 +199,7 @@ pub fn run(
         held,
         digest,
         idle: 0,
+        since: 0,
         flips: 0.0,
         known: Mutex::default(),
     };
@@ -221,7 +223,7 @@ pub fn run(
         steps: run.trainer.steps(),
         interrupted,
         samples: run.train.len(),
-        flips: run.flips / run.epochs().max(f64::MIN_POSITIVE),
+        flips: run.epochs().map(|epochs| run.flips / epochs),
         measured,
     })
 }
@@ -285,7 +287,7 @@ impl Run<'_> {
         self.trainer.memories = state.memories;
         self.trainer.step = state.step;
         self.trainer.noise = state.noise;
-        self.flips = state.flips;
+        self.since = state.step;
         self.idle = state.idle;
         self.best = (state.best.0, state.best.1, state.parameters[1].clone());
         self.integers = integers(self.trainer.network());
@@ -356,7 +358,6 @@ impl Run<'_> {
             idle: self.idle,
             best: (self.best.0, self.best.1),
             noise: self.trainer.noise,
-            flips: self.flips,
             parameters: [Parameters::of(self.trainer.network()), self.best.2.clone()],
             memories: self.trainer.memories.clone(),
         }
@@ -386,9 +387,10 @@ impl Run<'_> {
         order
     }
 
-    /// Epochs that were made.
-    fn epochs(&self) -> f64 {
-        self.trainer.steps() as f64 / self.train.len().div_ceil(self.plan.batch.max(1)).max(1) as f64
+    /// Epochs that were made by this process.
+    fn epochs(&self) -> Option<f64> {
+        let made = self.trainer.steps() - self.since;
+        (made > 0).then(|| made as f64 / self.train.len().div_ceil(self.plan.batch.max(1)).max(1) as f64)
     }
 
     /// What a point of a learning curve needs. The trainer has the best network then.

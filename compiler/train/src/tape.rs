@@ -144,22 +144,35 @@ fn accumulate(place: &mut Option<Vec<f32>>, gradient: Vec<f32>, space: &Workspac
 fn cut(gradient: &mut [f32], errors: &[i8], codes: &Data, program: &Program, slot: usize) -> f64 {
     let zero = program.slots[slot].ty.uniform().map_or(0, |u| u.zero_point()) as f32;
     let unit = 1.0 / (1u32 << FRACTION_BITS) as f32;
-    let mut sum = 0.0f64;
-    let mut each = |q: &mut dyn Iterator<Item = f32>| {
-        for ((g, &error), q) in gradient.iter_mut().zip(errors).zip(q) {
+    let mut pairs = Pairs { gradient, errors, zero, unit };
+    match codes {
+        Data::U8(v) => pairs.cut(v.iter().map(|&q| f32::from(q))),
+        Data::I16(v) => pairs.cut(v.iter().map(|&q| f32::from(q))),
+        Data::I32(v) => pairs.cut(v.iter().map(|&q| q as f32)),
+        _ => 0.0,
+    }
+}
+
+/// Derivatives by codes that were rounded.
+struct Pairs<'a> {
+    gradient: &'a mut [f32],
+    errors: &'a [i8],
+    zero: f32,
+    unit: f32,
+}
+
+impl Pairs<'_> {
+    /// See [`cut`]; of these codes.
+    fn cut(&mut self, codes: impl Iterator<Item = f32>) -> f64 {
+        let mut sum = 0.0f64;
+        for ((g, &error), q) in self.gradient.iter_mut().zip(self.errors).zip(codes) {
             if error == BELOW || error == ABOVE {
-                sum += f64::from(*g * (q - zero));
+                sum += f64::from(*g * (q - self.zero));
                 *g = 0.0;
             } else {
-                sum -= f64::from(*g * f32::from(error) * unit);
+                sum -= f64::from(*g * f32::from(error) * self.unit);
             }
         }
-    };
-    match codes {
-        Data::U8(v) => each(&mut v.iter().map(|&q| f32::from(q))),
-        Data::I16(v) => each(&mut v.iter().map(|&q| f32::from(q))),
-        Data::I32(v) => each(&mut v.iter().map(|&q| q as f32)),
-        _ => {}
+        sum
     }
-    sum
 }

@@ -24,13 +24,32 @@ pub fn multiply_add_alone(sizes: (usize, usize, usize), a: Matrix, b: Matrix, ou
     multiply_add(sizes, a, b, out, row, Parallelism::None);
 }
 
+/// `out = a * b`, likewise; `k` is at least 1.
+pub fn multiply_alone(sizes: (usize, usize, usize), a: Matrix, b: Matrix, out: &mut [f32], row: usize) {
+    assert!(sizes.2 > 0, "a product without terms");
+    multiply(sizes, a, b, out, row, false, Parallelism::None);
+}
+
 /// `out += a * b` with `a` of `m` by `k` and `b` of `k` by `n`; `out` has rows `row` apart and columns next to each other.
 pub(super) fn multiply_add(
+    sizes: (usize, usize, usize),
+    a: Matrix,
+    b: Matrix,
+    out: &mut [f32],
+    row: usize,
+    parallelism: Parallelism,
+) {
+    multiply(sizes, a, b, out, row, true, parallelism);
+}
+
+/// The same, or without what `out` was if it does not `add`.
+fn multiply(
     (m, n, k): (usize, usize, usize),
     a: Matrix,
     b: Matrix,
     out: &mut [f32],
     row: usize,
+    add: bool,
     parallelism: Parallelism,
 ) {
     assert!(span(m, k, a.row, a.column) <= a.data.len(), "left matrix ends outside its data");
@@ -40,7 +59,7 @@ pub(super) fn multiply_add(
     // result is written twice; `out` is borrowed exclusively, so that it overlaps neither operand. Slices are shorter
     // than `isize::MAX`, and so are all strides that are used.
     unsafe {
-        let multiply = gemm_f32::gemm::f32::get_gemm_fn();
+        let gemm = gemm_f32::gemm::f32::get_gemm_fn();
         let (left, right) = (a.data.as_ptr(), b.data.as_ptr());
         let (left_column, left_row) = (a.column as isize, a.row as isize);
         let (right_column, right_row) = (b.column as isize, b.row as isize);
@@ -53,14 +72,14 @@ pub(super) fn multiply_add(
         let ((m, left, left_column, left_row), (n, right, right_column, right_row), column) =
             if row > 1 { (transposed(right), transposed(left), row) } else { (left, right, 1) };
         let row = if row > 1 { 1 } else { row };
-        multiply(
+        gemm(
             m,
             n,
             k,
             out,
             column,
             row,
-            true,
+            add,
             left,
             left_column,
             left_row,

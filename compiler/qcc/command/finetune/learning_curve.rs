@@ -54,7 +54,7 @@ fn table(trainings: &[(&Outcome, &Measured)], measures: &[Measure]) {
     for (outcome, measured) in trainings {
         let results: String = measures.iter().map(|m| format!("{:>12}", m.text(m.mean(measured)))).collect();
         let noise = measured.descent.noise_scale.map_or("-".to_string(), |n| format!("{n:.0}"));
-        let flips = format!("{:.2} %", 100.0 * outcome.flips);
+        let flips = outcome.flips.map_or("-".to_string(), |f| format!("{:.2} %", 100.0 * f));
         terminal::note(&format!("{:>9}{results}{flips:>20}{noise:>14}", outcome.samples));
     }
 }

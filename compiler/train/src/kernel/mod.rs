@@ -152,15 +152,15 @@ pub(crate) struct Workspace(RefCell<Vec<Vec<f32>>>);
 const KEPT: usize = 12;
 
 impl Workspace {
-    /// A buffer of `length` zeros.
-    pub(crate) fn zeros(&self, length: usize) -> Vec<f32> {
+    /// A buffer of `length` numbers that have to be written before they are read.
+    pub(crate) fn buffer(&self, length: usize) -> Vec<f32> {
         let mut free = self.0.borrow_mut();
         let fits = free.iter().enumerate().filter(|(_, b)| b.capacity() >= length);
         let mut buffer = match fits.min_by_key(|(_, b)| b.capacity()).map(|(i, _)| i) {
             Some(i) => free.swap_remove(i),
             None => Vec::with_capacity(length),
         };
-        buffer.clear();
+        buffer.truncate(length);
         buffer.resize(length, 0.0);
         buffer
     }

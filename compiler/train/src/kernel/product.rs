@@ -15,7 +15,7 @@
 
 use std::ops::Range;
 
-use qcc_interp::{Matrix, multiply_add_alone};
+use qcc_interp::{Matrix, multiply_add_alone, multiply_alone};
 use qcc_ir::{Data, Diag, Opcode, Window, attr};
 use qcc_num::requant::{Epilogue, FRACTION_BITS, RESIDUAL_BITS, residual_term};
 
@@ -128,10 +128,9 @@ impl Product {
             let weights = &self.weights[group * per_group * depth..(group + 1) * per_group * depth];
             for (number, part) in self.parts.iter().enumerate() {
                 let part_sums = &mut part_sums[..rows * per_group];
-                part_sums.fill(0.0);
                 let windows = Matrix { data: &laid_out[part.start..], row: depth, column: 1 };
                 let weights = Matrix { data: &weights[part.start..], row: 1, column: depth };
-                multiply_add_alone((rows, per_group, part.len()), windows, weights, part_sums, per_group);
+                multiply_alone((rows, per_group, part.len()), windows, weights, part_sums, per_group);
                 let lines = sums.chunks_mut(self.outputs).zip(part_sums.chunks(per_group));
                 for (line, part_sums) in lines {
                     let line = &mut line[group * per_group..(group + 1) * per_group];
@@ -167,12 +166,13 @@ impl Product {
     fn requantize(&self, sums: &[i32], residual: Option<&[u8]>, codes: &mut [u8], errors: &mut [i8]) {
         let Some((rule, mult)) = &self.rounding else { return };
         let (lo, hi) = (i32::from(rule.lo), i32::from(rule.hi));
-        let n = self.outputs;
+        let (n, residual_mult) = (self.outputs, self.residual.unwrap_or(0));
+        let mult = &mult[..n];
         for (row, sums) in sums.chunks(n).enumerate() {
             let (codes, errors) = (&mut codes[row * n..(row + 1) * n], &mut errors[row * n..(row + 1) * n]);
             let residual = residual.map(|r| &r[row * n..(row + 1) * n]);
             for c in 0..n {
-                let term = residual.map_or(0, |r| residual_term(r[c], self.residual.unwrap_or(0)));
+                let term = residual.map_or(0, |r| residual_term(r[c], residual_mult));
                 let u = i32::from(rule.before_rounding(sums[c], mult[c], term));
                 (codes[c], errors[c]) = clamped(u >> FRACTION_BITS, u & ((1 << FRACTION_BITS) - 1), lo, hi);
             }
@@ -221,8 +221,7 @@ impl Product {
                     multiply_add_alone((rows, depth, per_group), g, weights, place, depth);
                 } else {
                     let place = &mut windows.laid_out[..rows * depth];
-                    place.fill(0.0);
-                    multiply_add_alone((rows, depth, per_group), g, weights, place, depth);
+                    multiply_alone((rows, depth, per_group), g, weights, place, depth);
                     self.patches.gather(windows.laid_out, group, positions.clone(), by_padded);
                 }
             }
@@ -336,9 +335,9 @@ impl Kernel for Product {
             _ => None,
         };
         let space = call.workspace;
-        let mut padded = space.zeros(self.patches.padded_image());
-        let mut windows = space.zeros(self.laid_out());
-        let mut part_sums = space.zeros(self.block() * self.outputs);
+        let mut padded = space.buffer(self.patches.padded_image());
+        let mut windows = space.buffer(self.laid_out());
+        let mut part_sums = space.buffer(self.block() * self.outputs);
         let mut sums = vec![0i32; self.block() * self.outputs];
         let length = positions * self.outputs;
         let rounded = if self.rounding.is_some() { images * length } else { 0 };
@@ -379,11 +378,11 @@ impl Kernel for Product {
         let (image, length) = (self.patches.image(), self.patches.positions() * self.outputs);
         let x = call.bytes(0).unwrap_or_default();
         let space = call.workspace;
-        let mut padded = space.zeros(self.patches.padded_image());
-        let mut by_padded = space.zeros(if back.wanted[0] { padded.len() } else { 0 });
-        let mut windows = space.zeros(self.laid_out());
-        let mut by_sums = space.zeros(self.block() * self.outputs);
-        let mut by_x = back.wanted[0].then(|| space.zeros(images * image));
+        let mut padded = space.buffer(self.patches.padded_image());
+        let mut by_padded = space.buffer(if back.wanted[0] { padded.len() } else { 0 });
+        let mut windows = space.buffer(self.laid_out());
+        let mut by_sums = space.buffer(self.block() * self.outputs);
+        let mut by_x = back.wanted[0].then(|| space.buffer(images * image));
         let factors = self.factors();
         let mut into = self.layer.and_then(|layer| back.parameters.get_mut(layer));
         for i in 0..images {
