@@ -18,8 +18,10 @@ use crate::Error;
 use crate::engine::Io;
 
 mod layers;
+mod peers;
 
 pub use layers::{TaskProfile, profile};
+pub use peers::{PeerResult, peers};
 
 /// Least duration of one measurement of the limit.
 const PEAK_TIME: Duration = Duration::from_millis(2);

@@ -31,7 +31,8 @@ fn false_claims_are_refuted() {
     let manifest = qcc::codegen::check::manifest(&good).expect("reads").expect("there is one");
     let section = manifest.to_section();
     let at = good.windows(section.len()).position(|w| w == section).expect("it lies in the file");
-    let changes: [(&str, fn(&mut Manifest)); 3] = [
+    type Change = (&'static str, fn(&mut Manifest));
+    let changes: [Change; 3] = [
         ("share memory", |m| {
             let (offset, first, last) = (m.buffers[0].offset, m.buffers[0].first, m.buffers[0].last);
             let next =

@@ -134,7 +134,16 @@ fn only_changed_graphs_are_printed() {
 fn reports_are_pages() {
     let folder = example();
     done(folder.path(), &["compare", EXAMPLE, "--data", "x.npy", "--html", "a.html"]);
-    done(folder.path(), &["bench", EXAMPLE, "--seconds", "0.05", "--per-layer", "--html", "s.html"]);
+    let peers = "{\"net\": \"resnet_cifar10\", \"threads\": 1, \"engine\": \"qcc\", \"median_ms\": 9.0}\n\
+                 {\"net\": \"other\", \"threads\": 1, \"engine\": \"qcc\", \"median_ms\": 1.0}\n\
+                 {\"net\": \"resnet_cifar10\", \"threads\": 1, \"engine\": \"qcc\", \"median_ms\": 0.5, \"sqnr_db\": 30.0}\n\
+                 {\"net\": \"resnet_cifar10\", \"threads\": 1, \"engine\": \"ort-int8\", \"median_ms\": 1.0, \"top1\": 86.5}\n";
+    std::fs::write(folder.path().join("peers.json"), peers).unwrap();
+    let bench = ["bench", EXAMPLE, "--seconds", "0.05", "--per-layer", "--html", "s.html", "--peers"];
+    done(folder.path(), &[&bench[..], &["peers.json"]].concat());
+    refused(folder.path(), &[&bench[..], &["x.npy"]].concat(), 1, "x.npy");
+    std::fs::write(folder.path().join("none.json"), peers.lines().nth(1).unwrap()).unwrap();
+    refused(folder.path(), &[&bench[..], &["none.json"]].concat(), 1, "there are no results of `resnet_cifar10`");
     let read = |path: &str| std::fs::read_to_string(folder.path().join(path)).unwrap();
     let (accuracy, speed) = (read("a.html"), read("s.html"));
     for (page, parts) in [
@@ -145,8 +154,8 @@ fn reports_are_pages() {
                 "Layers below the roof",
                 "Time by step",
                 "GMAC/s: multipliers",
-                "<circle",
-                "layers.layers.1.Relu_output_0",
+                "0.500 ms, 1.00 times that of qcc, 30.0 dB",
+                "1.000 ms, 2.00 times that of qcc, top-1 86.50 %",
             ],
         ),
     ] {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use qcc::bench::{Measurement, TaskProfile, measure, profile, take_turns};
+use qcc::bench::{Measurement, TaskProfile, measure, peers, profile, take_turns};
 use qcc::report::speed;
 use qcc::{Error, Model, check_places, compile};
 
@@ -39,6 +39,9 @@ pub struct Bench {
     /// Write a page with plots too; with --per-layer it shows every step
     #[arg(long, value_name = "PAGE.html", conflicts_with = "turns")]
     html: Option<PathBuf>,
+    /// Show in the page what other engines reached: what bench_peers.py --json wrote
+    #[arg(long, value_name = "FILE.json", requires = "html")]
+    peers: Option<PathBuf>,
     /// Give and take real numbers, or the integers that stand for them
     #[arg(long, value_enum, default_value = "int")]
     io: Io,
@@ -57,7 +60,15 @@ impl Bench {
         let time = Duration::try_from_secs_f64(self.seconds).ok().filter(|&time| time <= LONGEST);
         let time = time.ok_or_else(|| usage(format!("--seconds: expected 0 to {}", LONGEST.as_secs())))?;
         let written: Vec<_> = self.html.iter().map(|path| ("--html", path.as_path())).collect();
-        check_places(&[("the model", &self.file)], &written)?;
+        let mut read = vec![("the model", self.file.as_path())];
+        read.extend(self.peers.as_deref().map(|path| ("the results", path)));
+        check_places(&read, &written)?;
+        let name =
+            |of: Option<&std::ffi::OsStr>| of.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let others = match &self.peers {
+            Some(path) => peers(path, &name(self.file.file_stem()))?,
+            None => Vec::new(),
+        };
         let start = Instant::now();
         let (result, tasks) = if is_compiled(&self.file) {
             if self.per_layer {
@@ -85,9 +96,9 @@ impl Bench {
             (result, tasks)
         };
         if let Some(path) = &self.html {
-            let model = self.file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            let model = name(self.file.file_name());
             let rows: Vec<(String, String)> = rows(&result).map(|(name, value)| (name.to_string(), value)).into();
-            qcc::write_file(path, speed(&model, &rows, &result, &tasks).as_bytes())?;
+            qcc::write_file(path, speed(&model, &rows, &result, &tasks, &others).as_bytes())?;
         }
         terminal::result(&if self.json { json(&result, &tasks) } else { text(&result, &tasks) })
     }

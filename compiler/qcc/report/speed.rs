@@ -1,14 +1,21 @@
 //! The speed of a model, as a page.
 
 use super::{figures, page, part, plot, table};
-use crate::bench::{Measurement, TaskProfile};
+use crate::bench::{Measurement, PeerResult, TaskProfile};
 
 /// Most steps in a plot of bars.
 const SHOWN: usize = 40;
 
-/// A page of what `qcc bench` measured: `rows` are its figures by name.
-pub fn speed(model: &str, rows: &[(String, String)], result: &Measurement, tasks: &[TaskProfile]) -> String {
+/// A page of what `qcc bench` measured: `rows` are its figures by name, `others` what was measured of other engines.
+pub fn speed(
+    model: &str,
+    rows: &[(String, String)],
+    result: &Measurement,
+    tasks: &[TaskProfile],
+    others: &[PeerResult],
+) -> String {
     let mut parts = vec![part("The whole network", "The limit was measured in the same run.", &figures(rows))];
+    parts.extend(beside(others));
     if tasks.is_empty() {
         return page(&format!("{model}: speed"), &parts);
     }
@@ -56,4 +63,22 @@ pub fn speed(model: &str, rows: &[(String, String)], result: &Measurement, tasks
     let head = ["value", "kernel", "ms", "%", "GMAC/s", "% limit", "weights B", "activations B", "bound by"];
     parts.push(part("Steps", "In the order in which they run.", &table(&head, &[2, 3, 4, 5, 6, 7], &rows)));
     page(&format!("{model}: speed"), &parts)
+}
+
+/// Times of all engines, for each number of threads.
+fn beside(others: &[PeerResult]) -> Option<String> {
+    let most = others.iter().fold(0.0f64, |m, r| m.max(r.median_ms));
+    let mut sorted: Vec<&PeerResult> = others.iter().collect();
+    sorted.sort_by(|a, b| a.threads.cmp(&b.threads).then(a.median_ms.total_cmp(&b.median_ms)));
+    let row = |r: &&PeerResult| {
+        let own = others.iter().find(|o| o.engine == "qcc" && o.threads == r.threads);
+        let ratio = own.map_or(String::new(), |o| format!(", {:.2} times that of qcc", r.median_ms / o.median_ms));
+        let quality = r.sqnr_db.map_or(String::new(), |db| format!(", {db:.1} dB"));
+        let right = r.top1.map_or(String::new(), |share| format!(", top-1 {share:.2} %"));
+        let threads = if r.threads == 1 { "1 thread".to_string() } else { format!("{} threads", r.threads) };
+        (format!("{}, {threads}", r.engine), r.median_ms, format!("{:.3} ms{ratio}{quality}{right}", r.median_ms))
+    };
+    let bars: Vec<(String, f64, String)> = sorted.iter().map(row).collect();
+    let about = "Median times that bench_peers.py measured, engines in turns; decibels are those of the output against float32.";
+    (!bars.is_empty()).then(|| part("Beside other engines", about, &plot::bars(&bars, most)))
 }
