@@ -55,7 +55,7 @@ pub struct Descent {
     pub variance: f64,
     /// `L`: how much the gradient of all held-out samples changes over the way, by its length.
     pub smoothness: f64,
-    /// `|x0 - x*|`: length of the way from the start to what training found, in integers.
+    /// `|x0 - x*|`: length of the way from the start to where training ended, in integers.
     pub distance: f64,
 }
 

@@ -112,7 +112,7 @@ pub struct Outcome {
 
 /// What is measured of a training that is a point of a learning curve.
 pub struct Measured {
-    /// Scores of the best network, one for each held-out sample.
+    /// Scores of the last network, whether it is the best or not, one for each held-out sample.
     pub held: Vec<Score>,
     /// What the training's length depends on.
     pub descent: Descent,
@@ -213,7 +213,7 @@ pub fn run(
     if run.best.0 == 0 {
         network = start.1.clone();
     }
-    let measured = if plan.measures && !interrupted { Some(run.measure(&start.1, &network)?) } else { None };
+    let measured = if plan.measures && !interrupted { Some(run.measure(&start.1, &last)?) } else { None };
     Ok(Outcome {
         network,
         last,
@@ -393,14 +393,14 @@ impl Run<'_> {
         (made > 0).then(|| made as f64 / self.train.len().div_ceil(self.plan.batch.max(1)).max(1) as f64)
     }
 
-    /// What a point of a learning curve needs. The trainer has the best network then.
-    fn measure(&mut self, start: &Network, best: &Network) -> Result<Measured, Diag> {
+    /// What a point of a learning curve needs.
+    fn measure(&mut self, start: &Network, last: &Network) -> Result<Measured, Diag> {
         let noise = self.trainer.noise;
         self.trainer.set_network(start.clone())?;
         let (_, at_start) = self.trainer.gradients(&self.held)?;
-        self.trainer.set_network(best.clone())?;
-        let (_, at_best) = self.trainer.gradients(&self.held)?;
-        let descent = Descent::measured(&noise, self.plan.batch, [start, best], [&at_start, &at_best], self.held.len());
+        self.trainer.set_network(last.clone())?;
+        let (_, at_last) = self.trainer.gradients(&self.held)?;
+        let descent = Descent::measured(&noise, self.plan.batch, [start, last], [&at_start, &at_last], self.held.len());
         Ok(Measured { held: self.trainer.evaluate_each(&self.held)?, descent })
     }
 

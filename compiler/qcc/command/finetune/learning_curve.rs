@@ -125,7 +125,7 @@ fn descent(trainings: &[(&Outcome, &Measured)], last: &Outcome, measured: &Measu
     let half = trainings.len().checked_sub(2).map(|i| trainings[i]);
     if let Some((before, of_half)) = half.filter(|(_, m)| m.descent.steps_bound() > 0.0) {
         terminal::note(&format!(
-            "  {:.2} times the bound of the training with {} samples, which had {:.2} times as few steps",
+            "  {:.2} times the bound of the training with {} samples, for {:.2} times its steps",
             d.steps_bound() / of_half.descent.steps_bound(),
             before.samples,
             last.steps as f64 / before.steps.max(1) as f64
