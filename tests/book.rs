@@ -1,5 +1,5 @@
-//! What the pages tell readers to type works: blocks `sh`, `c` and `python` of the book's chapters for users are run, page by page, in a folder that
-//! has what they name. Rust blocks of `docs/getting-started.md` are documentation tests of the library.
+//! What the pages tell readers to type works: blocks `sh`, `c` and `python` of the README and of the book's chapters for users are run, page by page, in
+//! a folder that has what they name. Rust blocks of `README.md` and `docs/getting-started.md` are documentation tests of the library.
 //!
 //! A block `sh norun: WHY` is not run.
 
@@ -17,7 +17,14 @@ use qcc::ir::{Data, Tensor};
 use tempfile::TempDir;
 
 /// Pages whose blocks are run.
-const PAGES: [&str; 5] = ["getting-started", "reading-a-dump", "finding-lost-accuracy", "speed", "safety"];
+const PAGES: [&str; 6] = [
+    "docs/getting-started.md",
+    "docs/reading-a-dump.md",
+    "docs/finding-lost-accuracy.md",
+    "docs/speed.md",
+    "docs/safety.md",
+    "README.md",
+];
 
 fn main() -> std::process::ExitCode {
     optional::main(&[
@@ -27,6 +34,7 @@ fn main() -> std::process::ExitCode {
         ("finding_lost_accuracy", || run_page(PAGES[2])),
         ("speed", || run_page(PAGES[3])),
         ("safety", || run_page(PAGES[4])),
+        ("readme", || run_page(PAGES[5])),
         ("python_blocks", python_blocks),
     ])
 }
@@ -36,11 +44,11 @@ fn root() -> PathBuf {
 }
 
 fn page(name: &str) -> String {
-    std::fs::read_to_string(root().join(format!("docs/{name}.md"))).expect("the page is there")
+    std::fs::read_to_string(root().join(name)).expect("the page is there")
 }
 
 fn every_page_is_in_the_book() -> Result<(), Missing> {
-    let summary = page("SUMMARY");
+    let summary = page("docs/SUMMARY.md");
     for entry in std::fs::read_dir(root().join("docs")).expect("the folder is there").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.ends_with(".md") && name != "SUMMARY.md" {
@@ -50,7 +58,7 @@ fn every_page_is_in_the_book() -> Result<(), Missing> {
     Ok(())
 }
 
-/// The folder that readers of the pages are in: the example as `model.onnx`, samples with labels, a picture.
+/// The folder that readers of the pages are in: the example as `model.onnx`, samples with labels, a picture; and what a clone has.
 fn folder() -> TempDir {
     let folder = TempDir::new().expect("temporary folder");
     let copy = |from: &str, to: &str| {
@@ -59,6 +67,10 @@ fn folder() -> TempDir {
     copy("resnet_cifar10.onnx", "model.onnx");
     copy("ship.jpg", "ship.jpg");
     copy("cifar10.txt", "cifar10.txt");
+    std::fs::create_dir(folder.path().join("images")).expect("temporary folder");
+    copy("ship.jpg", "images/1.jpg");
+    copy("ship.jpg", "images/2.jpg");
+    std::os::unix::fs::symlink(root().join("examples"), folder.path().join("examples")).expect("temporary folder");
     let mut state = 1u32;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -88,7 +100,7 @@ fn run_page(name: &str) -> Result<(), Missing> {
     let folder = folder();
     let mut ran = 0;
     for Block { language, text, line } in blocks(&page(name)) {
-        let what = format!("docs/{name}.md:{line}:\n{text}");
+        let what = format!("{name}:{line}:\n{text}");
         match language.as_str() {
             "sh" => run(folder.path(), "bash", &["-euo", "pipefail", "-c", &text], &what),
             "c" => std::fs::write(folder.path().join("main.c"), &text).expect("temporary file"),
@@ -96,7 +108,7 @@ fn run_page(name: &str) -> Result<(), Missing> {
         }
         ran += 1;
     }
-    assert!(ran > 0, "docs/{name}.md has no block to run");
+    assert!(ran > 0, "{name} has no block to run");
     Ok(())
 }
 
@@ -114,7 +126,7 @@ fn python_blocks() -> Result<(), Missing> {
         for Block { language, text, line } in blocks(&page(name)) {
             let needs_images = text.contains("PIL");
             if language == "python" && (!needs_images || has("PIL")) {
-                run(folder.path(), &python, &["-c", &text], &format!("docs/{name}.md:{line}:\n{text}"));
+                run(folder.path(), &python, &["-c", &text], &format!("{name}:{line}:\n{text}"));
             }
         }
     }

@@ -35,7 +35,7 @@ pub fn calibrate(source: impl Into<Source>, options: &Options, shard: Option<Sha
     };
     let images = options.preprocess.as_ref().map_or(String::new(), ToString::to_string);
     cx.observing = Some(Observing { model: model_digest(&graph, &passes), images, shard });
-    Pipeline::parse(&passes)?.run(&mut graph, &mut cx)?;
+    Pipeline::parse_with(&passes, options.own_passes)?.run(&mut graph, &mut cx)?;
     cx.ranges.ok_or_else(|| Error::new(Code::DATA, "the model has no values whose range is to be found"))
 }
 

@@ -222,7 +222,7 @@ fn run_pipeline(
         return Ok(None);
     }
     let mut quantized = None;
-    let pipeline = Pipeline::parse(text)?;
+    let pipeline = Pipeline::parse_with(text, options.own_passes)?;
     report.pipeline = pipeline.to_string();
     let samples = cx.samples.clone().filter(|s| !s.is_empty());
     let mut budget = samples.map(|s| Budget::new(graph, &s, options.measure_passes)).transpose()?;

@@ -82,6 +82,11 @@ pub use qcc_passes::{Corrections, Method, Observations, Overall, Precision, Prec
 pub use qcc_runtime as runtime;
 pub use qcc_runtime::{Model, Pool, Session, Tensor, TensorRef};
 
+/// The Rust of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 /// The Rust of the book's first chapter.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/getting-started.md")]

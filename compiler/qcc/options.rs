@@ -10,7 +10,7 @@ use qcc_codegen::program::tuning::Tuning;
 use qcc_ir::Range;
 use qcc_onnx::ImportOptions;
 use qcc_passes::context::Progress;
-use qcc_passes::{Corrections, Method, Overall, Precisions, RangeTable, Samples};
+use qcc_passes::{Corrections, Method, Overall, PassInfo, Precisions, RangeTable, Samples};
 
 use crate::data::{Dataset, Preprocess, spread};
 
@@ -101,6 +101,8 @@ pub struct Options {
     pub preprocess: Option<Preprocess>,
     /// Passes to run instead of the usual ones.
     pub pipeline: Option<String>,
+    /// Passes of one's own, which `pipeline` may name.
+    pub own_passes: &'static [PassInfo],
     /// Number of the change from which on passes change nothing any more, to find the one that does wrong. Such a graph is rarely one
     /// of integers.
     pub edit_limit: Option<usize>,
@@ -133,6 +135,7 @@ impl Default for Options {
             input_ranges: HashMap::new(),
             preprocess: None,
             pipeline: None,
+            own_passes: &[],
             edit_limit: None,
             measure_passes: false,
             threads: 0,

@@ -20,8 +20,9 @@
 //! | [`manifest`] | how a model was made |
 //! | [`seal`] | whether a file is what was written |
 //! | [`model`], `loader` | a model that can run, from a file or from memory |
+//! | `library`, `image` | the system's loader, and what takes its place in statically linked programs |
 //! | [`session`] | checked runs without allocation |
-//! | [`pool`] | spin-then-park threads |
+//! | [`pool`], `host` | spin-then-park threads, and those of the host |
 //! | [`arena`], [`tensor`] | aligned memory, tensors |
 //!
 //! The crate depends on no compiler crate: it is all that a program needs beside `model.so`.
@@ -31,7 +32,11 @@
 pub mod abi;
 pub mod arena;
 pub mod cpu;
+mod host;
+#[cfg(all(target_env = "musl", target_feature = "crt-static"))]
+mod image;
 pub mod info;
+mod library;
 mod loader;
 pub mod manifest;
 pub mod model;

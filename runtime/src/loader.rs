@@ -1,11 +1,11 @@
-//! Loading `model.so` with the system's loader.
+//! Loading `model.so`.
 
 use crate::abi::{InfoFn, symbol};
 use crate::info::ModelInfo;
+use crate::library::Library;
 use crate::manifest::Manifest;
 use crate::model::{EntryPoints, LoadError, Model};
 use crate::seal::{ReadError, Seal};
-use libloading::Library;
 use std::path::Path;
 
 /// Longest manifest that is believed, in bytes.
@@ -35,11 +35,8 @@ impl Model {
     }
 
     fn open(path: &Path) -> Result<Model, LoadError> {
-        // An absolute path also keeps the system's loader from searching its own folders.
-        let absolute = path.canonicalize().map_err(|source| LoadError::Open { path: path.into(), source })?;
         // SAFETY: objects written by qcc have no initialization code; the caller answers for others.
-        let library = unsafe { Library::new(absolute) };
-        let library = library.map_err(|source| LoadError::Load { path: path.into(), source })?;
+        let library = unsafe { Library::open(path) }?;
         let missing = |symbol| LoadError::NotAModel { path: path.into(), symbol };
 
         let info = optional::<InfoFn>(&library, symbol::INFO).ok_or_else(|| missing(symbol::INFO))?;
@@ -84,18 +81,19 @@ fn other_machine(file: &[u8]) -> Option<String> {
 
 /// The function behind a symbol. `F` must be the function pointer type that [`symbol`] names for it.
 fn optional<F: Copy>(library: &Library, name: &str) -> Option<F> {
+    const { assert!(size_of::<F>() == size_of::<*const u8>()) };
+    let address = library.symbol(name)?;
     // SAFETY: the callers above pair names and types as the ABI does; the copy is kept beside the library.
-    unsafe { library.get::<F>(name) }.ok().map(|f| *f)
+    Some(unsafe { std::mem::transmute_copy(&address) })
 }
 
 fn manifest(library: &Library) -> Result<Option<Manifest>, LoadError> {
-    // SAFETY: a data symbol is read as its address.
-    let Ok(address) = (unsafe { library.get::<*const u8>(symbol::MANIFEST) }) else { return Ok(None) };
+    let Some(address) = library.symbol(symbol::MANIFEST) else { return Ok(None) };
     // SAFETY: the symbol's data starts with its length.
     let length = u64::from_le_bytes(unsafe { address.cast::<[u8; 8]>().read() });
     let bytes = usize::try_from(length.min(MAX_MANIFEST)).unwrap_or(0) + 8;
     // SAFETY: the data goes on for `length` bytes and is never written.
-    let section = unsafe { std::slice::from_raw_parts(*address, bytes) };
+    let section = unsafe { std::slice::from_raw_parts(address, bytes) };
     Ok(Some(Manifest::from_section(section)?))
 }
 

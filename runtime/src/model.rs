@@ -50,6 +50,14 @@ pub enum LoadError {
         /// The loader's answer.
         source: libloading::Error,
     },
+    /// A statically linked program cannot map the file: it asks for more than qcc's own files do, or the system refuses.
+    #[error("cannot load {}: {why}", path.display())]
+    Image {
+        /// The file as given.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// The file is not what qcc wrote.
     #[error("{}: {source}", path.display())]
     Seal {

@@ -1,7 +1,8 @@
 //! Running a model: everything is checked before its code is entered, and nothing is allocated from the second run on.
 
-use crate::abi::code;
+use crate::abi::{QccPool, code};
 use crate::arena::Arena;
+use crate::host::HostThreads;
 use crate::info::{TensorInfo, real_tensors};
 use crate::model::Model;
 use crate::pool::Pool;
@@ -27,10 +28,33 @@ impl<T> Deref for Held<'_, T> {
     }
 }
 
-/// Scratch memory, and perhaps a pool, for runs of one model one after another.
+/// Threads that a session runs on beside its caller's.
+enum Threads<'m> {
+    Pool(Held<'m, Pool>),
+    Host(HostThreads<'m>),
+}
+
+impl Threads<'_> {
+    fn as_abi(&self) -> QccPool {
+        match self {
+            Threads::Pool(pool) => pool.as_abi(),
+            Threads::Host(host) => host.as_abi(),
+        }
+    }
+
+    /// To be called once the model's code has been left.
+    fn resume_panic(&self) {
+        match self {
+            Threads::Pool(_) => {}
+            Threads::Host(host) => host.resume_panic(),
+        }
+    }
+}
+
+/// Scratch memory, and perhaps threads, for runs of one model one after another.
 pub struct Session<'m> {
     model: Held<'m, Model>,
-    pool: Option<Held<'m, Pool>>,
+    threads: Option<Threads<'m>>,
     scratch: Arena,
     slots: Slots,
 }
@@ -184,20 +208,45 @@ impl<'m> Session<'m> {
         let scratch = scratch
             .and_then(|(bytes, align)| Arena::with_align(bytes, align))
             .expect("a model's scratch is within the address space");
-        Session { model, pool: None, scratch, slots: Slots::default() }
+        Session { model, threads: None, scratch, slots: Slots::default() }
     }
 
     /// Runs over the threads of `pool`. The results are the same.
     #[must_use]
     pub fn with_pool(mut self, pool: &'m Pool) -> Self {
-        self.pool = Some(Held::Borrowed(pool));
+        self.threads = Some(Threads::Pool(Held::Borrowed(pool)));
         self
     }
 
     /// [`Session::with_pool`] with a share of the pool.
     #[must_use]
     pub fn with_shared_pool(mut self, pool: Arc<Pool>) -> Self {
-        self.pool = Some(Held::Shared(pool));
+        self.threads = Some(Threads::Pool(Held::Shared(pool)));
+        self
+    }
+
+    /// Runs over threads of the host's own, as those of rayon. The results are the same.
+    ///
+    /// `broadcast` is called for every step that is worth sharing; it calls the work that it is given on any of its threads, usually once on each
+    /// of `threads`, and returns when all these calls have ended. Work that nobody calls is done by the caller.
+    ///
+    /// ```no_run
+    /// let model = qcc_runtime::Model::load("model.so")?;
+    /// let session = model.session().with_host_threads(4, |work| {
+    ///     std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
+    /// });
+    /// # drop(session);
+    /// # Ok::<(), qcc_runtime::LoadError>(())
+    /// ```
+    ///
+    /// A panic of `broadcast` goes on in the call that runs the model, once that has been left.
+    #[must_use]
+    pub fn with_host_threads(
+        mut self,
+        threads: usize,
+        broadcast: impl Fn(&(dyn Fn() + Sync)) + Send + Sync + 'm,
+    ) -> Self {
+        self.threads = Some(Threads::Host(HostThreads::new(threads, broadcast)));
         self
     }
 
@@ -218,9 +267,13 @@ impl<'m> Session<'m> {
         self.prepare(Io::Stored, inputs, outputs)?;
         let (entry, scratch) = (self.model.entry, self.scratch.as_mut_ptr().cast());
         let (input, output) = (self.slots.inputs.as_ptr(), self.slots.outputs.as_ptr());
-        let status = match (self.pool.as_deref(), entry.run_mt) {
-            // SAFETY: `prepare` checked that the tensors are those that the model describes; the pool outlives the call.
-            (Some(pool), Some(run_mt)) => unsafe { run_mt(input, output, scratch, &pool.as_abi()) },
+        let status = match (&self.threads, entry.run_mt) {
+            (Some(threads), Some(run_mt)) => {
+                // SAFETY: `prepare` checked that the tensors are those that the model describes; the threads outlive the call.
+                let status = unsafe { run_mt(input, output, scratch, &threads.as_abi()) };
+                threads.resume_panic();
+                status
+            }
             // SAFETY: as above.
             _ => unsafe { (entry.run)(input, output, scratch) },
         };
@@ -241,9 +294,13 @@ impl<'m> Session<'m> {
         self.prepare(Io::Float, inputs, outputs)?;
         let scratch = self.scratch.as_mut_ptr().cast();
         let (input, output) = (self.slots.inputs.as_ptr().cast(), self.slots.outputs.as_ptr().cast());
-        let status = match (self.pool.as_deref(), entry.run_f32_mt) {
-            // SAFETY: `prepare` checked all tensors as `f32` of the model's shapes; the pool outlives the call.
-            (Some(pool), Some(run_mt)) => unsafe { run_mt(input, output, scratch, &pool.as_abi()) },
+        let status = match (&self.threads, entry.run_f32_mt) {
+            (Some(threads), Some(run_mt)) => {
+                // SAFETY: `prepare` checked all tensors as `f32` of the model's shapes; the threads outlive the call.
+                let status = unsafe { run_mt(input, output, scratch, &threads.as_abi()) };
+                threads.resume_panic();
+                status
+            }
             // SAFETY: as above.
             _ => unsafe { run_f32(input, output, scratch) },
         };

@@ -112,7 +112,7 @@ fn passes(read: &dyn Fn(&str) -> String, exists: &dyn Fn(&str) -> bool) -> Strin
     }
     out += "\n## Pipelines\n\n\
             A pipeline is a text: names, `{key=value ..}` behind a name for its options, `fixpoint(..)` around what is repeated\n\
-            until it changes nothing. These have names:\n";
+            until it changes nothing. These have names, which stand for their passes, alone or between others:\n";
     for preset in PRESETS {
         let text = preset.text.replace(", ", ",\n");
         let _ = writeln!(out, "\n`{}`: {}\n\n```text\n{text}\n```", preset.name, preset.summary);

@@ -279,6 +279,9 @@ fn causes(layers: &[LayerReport]) -> String {
         let remedy = damage.remedy.as_ref().map_or("nothing that was tried helps beyond chance".to_string(), advise);
         let _ = writeln!(out, "    {remedy}");
     }
+    if let Some(first) = layers.first().filter(|_| !out.is_empty()) {
+        let _ = writeln!(out, "what became of one in which pass: qcc explain MODEL {}", first.name);
+    }
     out
 }
 

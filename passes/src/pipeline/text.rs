@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! pipeline ::= item (',' item)*
-//! item     ::= name ('{' key '=' value (' ' key '=' value)* '}')? | 'fixpoint' '(' pipeline ')'
+//! item     ::= name ('{' key '=' value (' ' key '=' value)* '}')? | 'fixpoint' '(' pipeline ')' | preset
 //! ```
+//!
+//! A preset's name, `-O2`, stands for its passes, alone or between others.
 
 use std::fmt;
 
@@ -14,10 +16,14 @@ use super::{Item, Pipeline, preset};
 use crate::{Options, PassInfo};
 
 impl Pipeline {
-    /// Parses a pipeline; a preset's name stands for its text.
+    /// Parses a pipeline.
     pub fn parse(text: &str) -> Result<Pipeline, Diag> {
-        let text = preset(text.trim()).unwrap_or(text);
-        let mut parser = Parser { text, at: 0 };
+        Pipeline::parse_with(text, &[])
+    }
+
+    /// Parses a pipeline that may also name passes which are no rows of [`crate::PASSES`]. Where both have a name, it means the row.
+    pub fn parse_with(text: &str, own: &'static [PassInfo]) -> Result<Pipeline, Diag> {
+        let mut parser = Parser { text, at: 0, own };
         let items = parser.items()?;
         match parser.peek() {
             None => Ok(Pipeline { items }),
@@ -30,6 +36,7 @@ impl Pipeline {
 struct Parser<'t> {
     text: &'t str,
     at: usize,
+    own: &'static [PassInfo],
 }
 
 impl Parser<'_> {
@@ -80,14 +87,14 @@ impl Parser<'_> {
     }
 
     fn items(&mut self) -> Result<Vec<Item>, Diag> {
-        let mut items = vec![self.item()?];
+        let mut items = self.item()?;
         while self.eat(',') {
-            items.push(self.item()?);
+            items.extend(self.item()?);
         }
         Ok(items)
     }
 
-    fn item(&mut self) -> Result<Item, Diag> {
+    fn item(&mut self) -> Result<Vec<Item>, Diag> {
         self.peek();
         let start = self.at;
         let name = self.word("the name of a pass")?;
@@ -95,11 +102,14 @@ impl Parser<'_> {
             self.expect('(')?;
             let items = self.items()?;
             self.expect(')')?;
-            return Ok(Item::Fixpoint(items));
+            return Ok(vec![Item::Fixpoint(items)]);
         }
-        let Some(info) = PassInfo::find(&name) else {
+        if let Some(text) = preset(&name) {
+            return Parser { text, at: 0, own: self.own }.items();
+        }
+        let Some(info) = PassInfo::find(&name).or_else(|| self.own.iter().find(|p| p.name == name)) else {
             self.at = start;
-            let known: Vec<_> = crate::PASSES.iter().map(|p| p.name).collect();
+            let known: Vec<_> = crate::PASSES.iter().chain(self.own).map(|p| p.name).collect();
             return Err(self
                 .error(format!("there is no pass `{name}`"))
                 .help(format!("passes are {}", known.join(", "))));
@@ -111,10 +121,10 @@ impl Parser<'_> {
                 let key = self.word("an option")?;
                 self.expect('=')?;
                 let value = self.word("a value")?;
-                options.set(&key, &value).map_err(|m| Parser { text: self.text, at: start }.error(m))?;
+                options.set(&key, &value).map_err(|m| Parser { text: self.text, at: start, own: &[] }.error(m))?;
             }
         }
-        Ok(Item::Pass(info, options))
+        Ok(vec![Item::Pass(info, options)])
     }
 }
 
@@ -163,8 +173,38 @@ mod tests {
         for Preset { name, text, .. } in PRESETS {
             assert_eq!(Pipeline::parse(name).unwrap().to_string(), *text);
         }
+        let around = Pipeline::parse("canonicalize, -dynamic, fixpoint(-O0)").unwrap().to_string();
+        let text = |name| preset(name).unwrap();
+        assert_eq!(around, format!("canonicalize, {}, fixpoint({})", text("-dynamic"), text("-O0")));
         let spaced = Pipeline::parse(" calibrate { method = kl } ,fold-bn").unwrap();
         assert_eq!(spaced.to_string(), "calibrate{method=kl}, fold-bn");
+    }
+
+    /// A pass that is no row of the table.
+    struct Nothing;
+
+    impl crate::Pass for Nothing {
+        fn run(&self, _: &mut qcc_ir::Edit, _: &mut crate::Context) -> Result<(), qcc_ir::Diags> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn passes_of_the_hosts_own_are_found_by_name() {
+        static OWN: &[PassInfo] = &[PassInfo {
+            name: "nothing",
+            phase: crate::Phase::Float,
+            summary: "changes nothing",
+            options: &[],
+            requires: &[],
+            ensures: &[],
+            breaks: &[],
+            make: |_| Box::new(Nothing),
+        }];
+        assert_eq!(Pipeline::parse_with("nothing, fold-bn", OWN).unwrap().to_string(), "nothing, fold-bn");
+        let unknown = Pipeline::parse_with("something", OWN).unwrap_err();
+        assert!(unknown.help.is_some_and(|h| h.ends_with("nothing")));
+        assert!(Pipeline::parse("nothing").is_err());
     }
 
     #[test]
