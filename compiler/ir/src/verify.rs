@@ -99,6 +99,14 @@ pub fn check_level_at(
         if !allowed {
             verifier.at_node(n, format!("`{}` in {stage}", op.name()));
         }
+        // Of codes it converts the real numbers that they stand for, and so it does to 0, a real number.
+        let has_reals = || {
+            let is_code = |&v: &ValueId| graph.ty(v).uniform().is_some();
+            graph.operands(n).iter().any(is_code) || graph.node(n).attrs.get(attr::TO) == 0
+        };
+        if level == Level::Int && op == Opcode::CastTo && has_reals() {
+            verifier.at_node(n, format!("`{}` of real numbers in {stage}", op.name()));
+        }
     }
     // What passes left to each other are real numbers too.
     if let Some((fact, name, _)) = graph.metadata().rows().next().filter(|_| level == Level::Int) {
