@@ -27,7 +27,11 @@ impl Boundary {
             Some(u) => (Some((u.scale(), u.zero_point() as i32)), (u.min() as i32, u.max() as i32)),
             None => (None, (0, 0)),
         };
-        let elem = ty.elem.storage().map_or(ty.elem.clone(), Elem::Int);
+        // As a compiled model declares it: its booleans are bytes.
+        let elem = match ty.elem {
+            Elem::Bool => Elem::Int(Int::U8),
+            _ => ty.elem.storage().map_or(ty.elem.clone(), Elem::Int),
+        };
         Boundary { dims: ty.dims.clone(), elem, quant, bounds }
     }
 
