@@ -5,8 +5,8 @@
 //! run_f32, run_f32_mt    prepare, then the tasks among those of the float interface: see [`super::float_interface`]
 //! info                   address of the description
 //! ```
-//! `prepare` checks pointers and, once per scratch, the CPU: asking the CPU takes microseconds on a virtual machine, so the
-//! answer is remembered at the start of the scratch.
+//! `prepare` checks pointers and calls `open`, which once per scratch asks for the CPU and sets the scratch to 0: asking takes microseconds on a virtual
+//! machine, so the answer is remembered at the start of the scratch.
 
 use std::collections::HashSet;
 
@@ -69,16 +69,17 @@ pub(super) fn emit(
 ) -> Result<(Entries, HashSet<String>), Diags> {
     let description = b.data(symbol::DESCRIPTION, Linkage::Local, info.encode().map_err(bug)?)?;
     let manifest = b.data(name::MANIFEST, Linkage::Export, manifest.to_section())?;
-    let prepare = prepare(b, info)?;
+    let open = open(b, info)?;
+    let prepare = prepare(b, info, open)?;
     let run = run(b, calls, prepare)?;
     let run_mt = run_mt(b, calls, prepare, run)?;
     let info = b.info(description)?;
     let mut entries = Entries { run, run_mt, run_f32: None, run_f32_mt: None, info, manifest };
     let mut float_functions = HashSet::new();
     if let Some(interface) = interface {
-        let alone = run_f32(b, name::RUN_F32, &interface, prepare, None)?;
+        let alone = run_f32(b, name::RUN_F32, &interface, [open, prepare], None)?;
         entries.run_f32 = Some(alone);
-        entries.run_f32_mt = Some(run_f32(b, name::RUN_F32_MT, &interface, prepare, Some(alone))?);
+        entries.run_f32_mt = Some(run_f32(b, name::RUN_F32_MT, &interface, [open, prepare], Some(alone))?);
         float_functions.extend([name::RUN_F32.to_string(), name::RUN_F32_MT.to_string()]);
         float_functions.extend(interface.names);
     }
@@ -173,56 +174,54 @@ impl Builder<'_> {
     }
 }
 
-/// `prepare(in, out, scratch) -> code`: checks the arguments and the CPU, and fills the frame's header.
-fn prepare(builder: &mut Builder<'_>, info: &ModelInfo) -> Result<FuncId, Diags> {
+/// `open(scratch) -> code`: checks alignment and, if the scratch is new, the CPU; a new scratch is set to 0. The code for aarch64, of which every CPU has
+/// NEON, leaves a new scratch as it is.
+fn open(builder: &mut Builder<'_>, info: &ModelInfo) -> Result<FuncId, Diags> {
     let check = match info.cpu_features.minus(CpuFeatures::NEON) {
-        // Every aarch64 CPU has NEON.
         CpuFeatures::NONE => None,
         features => {
-            let mut signature = builder.signature(0, false);
-            signature.returns = vec![AbiParam::new(types::I32)];
+            let signature = builder.signature(2, true);
             let id = builder.declare("cpu_check", Linkage::Local, &signature)?;
-            let code = cpu_check::emit(features).map_err(bug)?;
+            let code = cpu_check::emit(features, info.scratch_bytes).map_err(bug)?;
             builder.define_bytes(id, "cpu_check", &code)?;
             Some(id)
         }
     };
-    let (inputs, outputs) = (info.inputs.len(), info.outputs.len());
-    let mut seal = [0; 8];
-    seal.copy_from_slice(&info.model_hash[..8]);
+    let mut mark = [0; 8];
+    mark.copy_from_slice(&info.model_hash[..8]);
     // Never 0, which fresh memory holds.
-    let seal = (u64::from_le_bytes(seal) | 1) as i64;
+    let mark = (u64::from_le_bytes(mark) | 1) as i64;
+    builder.function("open", Linkage::Local, 1, |f, module, params| {
+        let scratch = params[0];
+        let low = f.b.ins().band_imm_s(scratch, plan::ALIGN as i64 - 1);
+        f.fail_if(low, code::ERR_ALIGN);
+        if let Some(check) = check {
+            let mark = f.b.ins().iconst(f.pointer, mark);
+            let callee = module.declare_func_in_func(check, f.b.func);
+            let call = f.b.ins().call(callee, &[scratch, mark]);
+            let supported = f.b.inst_results(call)[0];
+            let missing = f.b.ins().icmp_imm_s(IntCC::Equal, supported, 0);
+            f.fail_if(missing, code::ERR_CPU);
+        }
+        f.return_code(code::OK);
+    })
+}
+
+/// `prepare(in, out, scratch) -> code`: checks the arguments, opens the scratch, and fills the frame's header.
+fn prepare(builder: &mut Builder<'_>, info: &ModelInfo, open: FuncId) -> Result<FuncId, Diags> {
+    let (inputs, outputs) = (info.inputs.len(), info.outputs.len());
     builder.function("prepare", Linkage::Local, 3, |f, module, params| {
         let [input, output, scratch] = params[..] else { unreachable!("three parameters") };
         for pointer in [input, output, scratch] {
             f.fail_if_null(pointer);
         }
-        let low = f.b.ins().band_imm_s(scratch, plan::ALIGN as i64 - 1);
-        f.fail_if(low, code::ERR_ALIGN);
         for (array, n) in [(input, inputs), (output, outputs)] {
             for i in 0..n {
                 let pointer = f.pointer_at(array, i);
                 f.fail_if_null(pointer);
             }
         }
-        if let Some(check) = check {
-            let seen = f.b.ins().load(types::I64, memory(), scratch, 0);
-            let wanted = f.b.ins().iconst(types::I64, seal);
-            let differs = f.b.ins().icmp(IntCC::NotEqual, seen, wanted);
-            let (ask, next) = (f.b.create_block(), f.b.create_block());
-            f.b.ins().brif(differs, ask, &[], next, &[]);
-            f.b.switch_to_block(ask);
-            f.b.seal_block(ask);
-            let callee = module.declare_func_in_func(check, f.b.func);
-            let call = f.b.ins().call(callee, &[]);
-            let supported = f.b.inst_results(call)[0];
-            let missing = f.b.ins().icmp_imm_s(IntCC::Equal, supported, 0);
-            f.fail_if(missing, code::ERR_CPU);
-            f.b.ins().store(memory(), wanted, scratch, 0);
-            f.b.ins().jump(next, &[]);
-            f.b.seal_block(next);
-            f.b.switch_to_block(next);
-        }
+        f.call_or_fail(module, open, &[scratch]);
         f.b.ins().store(memory(), input, scratch, frame::INPUTS);
         f.b.ins().store(memory(), output, scratch, frame::OUTPUTS);
         f.return_code(code::OK);
@@ -313,7 +312,7 @@ fn run_f32(
     builder: &mut Builder<'_>,
     name: &str,
     interface: &FloatInterface,
-    prepare: FuncId,
+    [open, prepare]: [FuncId; 2],
     alone: Option<FuncId>,
 ) -> Result<FuncId, Diags> {
     let shared_from = builder.options.shared_from;
@@ -329,6 +328,8 @@ fn run_f32(
                 f.fail_if_null(pointer);
             }
         }
+        // Before anything is stored in it.
+        f.call_or_fail(module, open, &[scratch]);
         let staged_inputs = f.b.ins().iadd_imm_s(scratch, interface.pointers as i64);
         let staged_outputs = f.b.ins().iadd_imm_s(staged_inputs, 8 * interface.inputs.len() as i64);
         for (array, offsets) in [(staged_inputs, &interface.inputs), (staged_outputs, &interface.outputs)] {
