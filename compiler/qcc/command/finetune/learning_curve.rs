@@ -67,7 +67,7 @@ fn predictions(trainings: &[(&Outcome, &Measured)], measure: &Measure) {
     let [a, b, c] = curve.likeliest();
     let (name, count) = (measure.name, points.len());
     let sign = if b < 0.0 { '-' } else { '+' };
-    let law = format!("{} {sign} {} (n / {most})^-{c}", measure.text(a), measure.text(b.abs()));
+    let law = format!("{} {sign} {} (n / {most})^-{c:.2}", measure.text(a), measure.text(b.abs()));
     terminal::note(&format!("{name}: near {law}"));
     if let Some(early) = curve.up_to(points[count.saturating_sub(3)].0) {
         let (said, found) = (early.predict(most), measure.mean(trainings[count - 1].1));
@@ -106,7 +106,9 @@ impl Measure {
     }
 
     fn interval(&self, p: &Predicted) -> String {
-        format!("{} to {} (90 %)", self.text(p.low), self.text(p.high))
+        // A share is no greater than 1.
+        let most = if self.better == Better::Greater { 1.0 } else { f64::INFINITY };
+        format!("{} to {} (90 %)", self.text(p.low.max(0.0)), self.text(p.high.min(most)))
     }
 
     /// What is still to be gained.
