@@ -360,6 +360,18 @@ fn products_of_few_bits_that_mean_nothing() {
 }
 
 #[test]
+fn attention_whose_weights_have_no_columns() {
+    for (what, weights, bias) in [("weights", vec![24], vec![24]), ("bias", vec![8, 24], vec![])] {
+        let tensors = vec![floats("w", &weights, 0.5), floats("b", &bias, 0.5)];
+        let attention = NodeProto {
+            domain: "com.microsoft".into(),
+            ..node("Attention", &["x", "w", "b"], &["y"], vec![int("num_heads", 2)])
+        };
+        refused(what, &model(&[1, 4, 8], vec![attention], tensors), Code::BAD_SHAPE, "to be taken apart");
+    }
+}
+
+#[test]
 fn names_that_contradict_each_other() {
     let loops = model(&[1, 4], vec![node("Add", &["x", "y"], &["y"], vec![])], vec![]);
     refused("a value that needs itself", &loops, Code::BAD_GRAPH, "has a cycle");

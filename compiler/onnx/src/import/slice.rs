@@ -154,7 +154,8 @@ pub(super) fn split(site: &mut Site) -> Outcome<Vec<ValueId>> {
 /// The parts of an axis that have these sizes, one behind the other.
 pub(super) fn parts(site: &mut Site, x: ValueId, axis: usize, sizes: &[usize]) -> Outcome<Vec<ValueId>> {
     let dims = site.dims(x);
-    let extent = dims[axis];
+    let &extent =
+        dims.get(axis).ok_or_else(|| Fault::shape(format!("{dims:?} has no axis {axis} to be taken apart")))?;
     if layout::list(sizes)?.iter().try_fold(0i64, |s, &n| s.checked_add(n)) != i64::try_from(extent).ok() {
         return Err(Fault::shape(format!("{extent} elements in parts of {sizes:?}")));
     }
