@@ -240,6 +240,16 @@ impl Verifier<'_> {
             let bound = GREATEST_AFFINE_OFFSET;
             self.at_node(n, format!("expected offset in -{bound}..={bound}, found {offset}"));
         }
+        // Sums of its entries divide.
+        if node.op == Opcode::ISoftmax {
+            let computed = graph.producer(operands[1]).is_some_and(|n| graph.op(n) == Opcode::ExpTable);
+            let table = graph.constant(operands[1]).and_then(|t| t.as_i32());
+            if !computed && !table.is_some_and(|t| t.first() > Some(&0) && t.iter().all(|&e| e >= 0)) {
+                let wanted =
+                    "a constant table of no negative number that begins with more than 0, or one of `int.exp_table`";
+                self.at_node(n, format!("expected {wanted}"));
+            }
+        }
         if node.op == Opcode::Combine {
             let bounds = [
                 ("bias", qcc_num::wide::GREATEST_BIAS),
