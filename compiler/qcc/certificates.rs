@@ -5,7 +5,7 @@ use qcc_ir::ops::Sums;
 use qcc_ir::{Class, Graph, NodeId, Opcode, ValueId, attr};
 use qcc_passes::accumulator_bounds;
 use qcc_runtime::Manifest;
-use qcc_runtime::manifest::{Accumulator, Requantization};
+use qcc_runtime::manifest::{Accumulator, Requantization, Term};
 
 /// Adds them for all operations of an integer graph.
 pub(crate) fn record(g: &Graph, manifest: &mut Manifest) {
@@ -20,18 +20,22 @@ fn accumulator(g: &Graph, n: NodeId) -> Option<Accumulator> {
     let bounds = accumulator_bounds(g, n)?;
     let (operands, attrs) = (g.operands(n), &g.node(n).attrs);
     let dims = |i: usize| g.ty(operands[i]).dims.clone();
-    let (kind, terms): (u32, usize) = match op.form().sums {
-        Sums::Weights => (0, dims(1).get(1..)?.iter().product()),
-        Sums::Products => (1, *dims(0).last()?),
-        Sums::Window => (2, attrs.sizes(attr::KERNEL).iter().product()),
-        Sums::Axes => (2, attrs.sizes(attr::AXES).iter().filter_map(|&a| dims(0).get(a).copied()).product()),
+    let (term, terms): (Term, usize) = match op.form().sums {
+        Sums::Weights => (Term::WeightedCode, dims(1).get(1..)?.iter().product()),
+        Sums::Products => (Term::Product, *dims(0).last()?),
+        Sums::Window => (Term::Code, attrs.sizes(attr::KERNEL).iter().product()),
+        Sums::Axes => (Term::Code, attrs.sizes(attr::AXES).iter().filter_map(|&a| dims(0).get(a).copied()).product()),
         Sums::None => return None,
     };
-    let bias = operands.get(2).filter(|_| kind == 0).and_then(|&v| least_and_greatest(g, v)).unwrap_or((0, 0));
+    let bias = operands
+        .get(2)
+        .filter(|_| term == Term::WeightedCode)
+        .and_then(|&v| least_and_greatest(g, v))
+        .unwrap_or((0, 0));
     Some(Accumulator {
         name: g.name_of(g.result(n)).to_string(),
         terms: terms as u64,
-        kind,
+        term: term.into(),
         bias_low: bias.0,
         bias_high: bias.1,
         low: bounds.iter().map(|b| b.0).min()?,

@@ -55,6 +55,18 @@ pub struct Manifest {
     pub requantizations: Vec<Requantization>,
 }
 
+/// What is added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum Term {
+    /// A code of 8 bits times a weight of 8 bits with a sign.
+    WeightedCode = 0,
+    /// Two codes less their zero points, multiplied.
+    Product = 1,
+    /// A code less its zero point.
+    Code = 2,
+}
+
 /// What bounds the sums of one operation, over all of its output channels.
 #[derive(Clone, PartialEq, Message)]
 pub struct Accumulator {
@@ -64,10 +76,9 @@ pub struct Accumulator {
     /// Products, or elements, of one sum.
     #[prost(uint64, tag = "2")]
     pub terms: u64,
-    /// What a term is: 0 a code of 8 bits times a weight of 8 bits with a sign, 1 two codes less their zero points multiplied, 2 a code less
-    /// its zero point.
-    #[prost(uint32, tag = "3")]
-    pub kind: u32,
+    /// What a term is.
+    #[prost(enumeration = "Term", tag = "3")]
+    pub term: i32,
     /// Least number of the bias.
     #[prost(sint64, tag = "4")]
     pub bias_low: i64,

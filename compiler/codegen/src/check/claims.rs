@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 use qcc_runtime::abi::symbol;
-use qcc_runtime::manifest::BufferSpan;
+use qcc_runtime::manifest::{BufferSpan, Term};
 use qcc_runtime::{Manifest, ModelInfo};
 
 use super::contents::parse;
@@ -142,10 +142,17 @@ impl Claims {
     fn check_sums(&mut self, manifest: &Manifest) {
         for sum in &manifest.accumulators {
             let bounds = (sum.low, sum.high);
-            let (least, greatest) = match sum.kind {
-                0 => (-255 * 128, 255 * 127),
-                1 => (-255 * 255, 255 * 255),
-                _ => (-255, 255),
+            let (least, greatest) = match Term::try_from(sum.term) {
+                Ok(Term::WeightedCode) => (-255 * 128, 255 * 127),
+                Ok(Term::Product) => (-255 * 255, 255 * 255),
+                Ok(Term::Code) => (-255, 255),
+                Err(_) => {
+                    self.fault(format!(
+                        "the sums of `{}` are of terms of a kind {} that nobody knows",
+                        sum.name, sum.term
+                    ));
+                    continue;
+                }
             };
             let terms = i64::try_from(sum.terms).unwrap_or(i64::MAX);
             let low = terms.saturating_mul(least).saturating_add(sum.bias_low);
@@ -229,6 +236,7 @@ mod tests {
         assert!(of(sum(100, -3_264_000, 3_238_500)).is_empty());
         assert!(of(sum(100, -3_264_001, 0))[0].contains("cannot reach"));
         assert!(of(sum(100_000, 0, 1 << 31))[0].contains("more than 32 bits"));
+        assert!(of(Accumulator { term: 3, ..sum(1, 0, 1) })[0].contains("nobody knows"));
     }
 
     #[test]
