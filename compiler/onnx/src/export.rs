@@ -86,8 +86,7 @@ fn versions(graph: &Graph) -> (i64, i64) {
 /// The bytes of an ONNX file that computes what a graph on quantized types does.
 pub fn export(graph: &Graph, options: &ExportOptions) -> Result<Vec<u8>, Diags> {
     let interface = graph.inputs().iter().chain(graph.outputs());
-    let mut writer = Writer::new(graph, interface.map(|&v| graph.name_of(v).to_string()));
-    writer.shadows.clone_from(&options.shadows);
+    let mut writer = Writer::new(graph, interface.map(|&v| graph.name_of(v).to_string()), &options.shadows);
     whole(&mut writer, options)?;
     let (opset, ir_version) = versions(graph);
     let opset = OperatorSetIdProto { version: opset, ..OperatorSetIdProto::new() };

@@ -93,7 +93,7 @@ pub(crate) struct Writer<'g> {
     /// Other real numbers of values, for the node that is being written.
     addends: HashMap<ValueId, Addend>,
     /// Real numbers of which constants were rounded, by their names.
-    pub(super) shadows: HashMap<String, Vec<f32>>,
+    shadows: &'g HashMap<String, Vec<f32>>,
     /// Names of the scale and zero point of a value's type.
     parameters: HashMap<ValueId, [String; 2]>,
 }
@@ -121,7 +121,11 @@ pub(super) enum Value {
 
 impl<'g> Writer<'g> {
     /// A file whose inputs and outputs alone have these names.
-    pub(super) fn new(g: &'g Graph, interface: impl Iterator<Item = String>) -> Writer<'g> {
+    pub(super) fn new(
+        g: &'g Graph,
+        interface: impl Iterator<Item = String>,
+        shadows: &'g HashMap<String, Vec<f32>>,
+    ) -> Writer<'g> {
         Writer {
             g,
             out: GraphProto::new(),
@@ -129,7 +133,7 @@ impl<'g> Writer<'g> {
             stored: HashMap::new(),
             real: HashMap::new(),
             addends: HashMap::new(),
-            shadows: HashMap::new(),
+            shadows,
             parameters: HashMap::new(),
         }
     }
