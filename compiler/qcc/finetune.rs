@@ -24,8 +24,8 @@ pub struct Finetune {
     teacher: Teacher,
     teacher_graph: Graph,
     trainer: Trainer,
-    /// The network before training.
-    start: Network,
+    /// The network before training, where several begin with it.
+    start: Option<Network>,
     plan: Plan,
     settings: Settings,
     digest: [u8; 32],
@@ -59,10 +59,11 @@ impl Finetune {
             None => compiled.source.clone(),
         };
         let digest = digest(&compiled, &teacher, &data, &plan, &settings)?;
-        let (teacher_graph, trainer) = (teacher, Trainer::new(network.clone(), settings)?);
+        let (teacher_graph, trainer) = (teacher, Trainer::new(network, settings)?);
         check_labels(data.labels(), trainer.classes())?;
+        let start = plan.measures.then(|| trainer.network().clone());
         let teacher = Teacher::new(&teacher_graph);
-        Ok(Finetune { compiled, data, teacher, teacher_graph, trainer, start: network, plan, settings, digest })
+        Ok(Finetune { compiled, data, teacher, teacher_graph, trainer, start, plan, settings, digest })
     }
 
     /// The training before it begins: how much memory it takes, and what it gives now.
@@ -79,12 +80,11 @@ impl Finetune {
     pub fn write_external(self, folder: &Path) -> Result<(), Error> {
         let (plan, settings) = (&self.plan, &self.settings);
         let files = qcc_train::external::files(&self.trainer, &self.teacher_graph, &self.images(), plan, settings)?;
+        let compiled = self.compiled.trained(self.trainer.network())?;
         std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, "make the folder", e))?;
-        for (name, bytes) in files {
-            crate::files::write(&folder.join(name), &bytes)?;
-        }
-        let start = self.trainer.network();
-        self.compiled.trained(start)?.write_onnx_qdq(folder.join("model.onnx"), false)
+        // First what may be refused.
+        compiled.write_onnx_qdq(folder.join("model.onnx"), false)?;
+        files.iter().try_for_each(|(name, bytes)| crate::files::write(&folder.join(name), bytes))
     }
 
     /// For each input whether its channels come last; `None` if it is no image.
@@ -108,7 +108,9 @@ impl Finetune {
         let plan = Plan { halvings, ..self.plan };
         let mut digest = self.digest;
         digest.iter_mut().zip(halvings.to_le_bytes()).for_each(|(d, h)| *d ^= h);
-        self.trainer.begin(self.start.clone())?;
+        if let Some(start) = &self.start {
+            self.trainer.begin(start.clone())?;
+        }
         Ok(qcc_train::run(&mut self.trainer, &self.teacher, &material, plan, resumed, digest, watch)?)
     }
 

@@ -85,7 +85,7 @@ fn a_learning_curve_says_what_more_data_would_bring() {
         assert!(said.contains(line), "{line}: {said}");
     }
     let left = |name: &str| folder.path().join(name).exists();
-    assert!(left("out.so") && left("out.train") && !left("out.train.16th"), "{said}");
+    assert!(left("out.so") && left("out.train") && !left("out.train.1-16") && !left("out.train.1-2"), "{said}");
     // The curve changes nothing of the training with all samples.
     let whole = std::fs::read(folder.path().join("out.so")).unwrap();
     let alone = with("x.npy");

@@ -163,7 +163,7 @@ impl Finetune {
             return whole;
         }
         let mut name = whole.into_os_string();
-        name.push(format!(".{}th", 1u64 << halvings));
+        name.push(format!(".1-{}", 1u64 << halvings));
         name.into()
     }
 

@@ -10,7 +10,7 @@
 //! | `network` | parameters, and the graphs that they stand for |
 //! | `kernel` | integer operators with their derivatives |
 //! | `tape` | samples through the kernels, and back |
-//! | `loss` | what outputs should be: what a teacher says, or labels |
+//! | `loss`, `scores` | what outputs should be: what a teacher says, or labels |
 //! | `update`, `optimizer` | from gradients to other parameters |
 //! | `trainer` | a step over a batch, on several threads |
 //! | `recipe` | what a training is set to, by name |
@@ -35,6 +35,7 @@ mod program;
 pub mod recipe;
 mod run;
 mod scheme;
+mod scores;
 mod tape;
 #[cfg(test)]
 mod tests;

@@ -11,9 +11,9 @@
 //! each times its weight ([`Weights`]), and that of any other output the mean square of its distance from the teacher's, as a part of the teacher's mean square.
 
 use qcc_ir::diag::Code;
-use qcc_ir::{Data, Diag, Graph, Opcode, ValueId};
+use qcc_ir::{Data, Diag};
 
-use crate::program::{Program, Source};
+use crate::program::Program;
 
 /// What one output is compared by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,40 +91,6 @@ impl Score {
     pub fn accuracy(&self) -> Option<f64> {
         (self.labelled > 0).then(|| self.right as f64 / self.labelled as f64)
     }
-}
-
-/// The real value from which an output's scores are taken: before a softmax of its last dimension.
-pub(crate) fn scores_of(g: &Graph, output: ValueId) -> ValueId {
-    let mut v = output;
-    while let Some(n) = g.producer(v) {
-        let x = g.operands(n)[0];
-        match g.op(n) {
-            Opcode::Reshape => v = x,
-            Opcode::Softmax if is_last(g, n, x) => return x,
-            _ => break,
-        }
-    }
-    output
-}
-
-fn is_last(g: &Graph, n: qcc_ir::NodeId, x: ValueId) -> bool {
-    let axis = g.node(n).attrs.get(qcc_ir::attr::AXIS);
-    let dims = &g.ty(x).dims;
-    usize::try_from(axis).is_ok_and(|a| dims[a + 1..].iter().all(|&d| d == 1))
-}
-
-/// The slot with the same meaning in a program, in which a softmax may be followed by a table.
-pub(crate) fn slot_of(program: &Program, output: usize) -> usize {
-    let mut slot = output;
-    while let Some(step) = program.step_of(slot).map(|i| &program.steps[i]) {
-        let Some(Source::Slot(x)) = step.operands.first() else { break };
-        match step.op {
-            Opcode::Reshape | Opcode::Transpose | Opcode::Lut => slot = *x,
-            Opcode::ISoftmax => return *x,
-            _ => break,
-        }
-    }
-    output
 }
 
 /// How an output with these extents is compared.

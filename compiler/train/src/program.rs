@@ -8,6 +8,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Graph, Int, NodeId, Opcode, Tensor, Type, Uniform, ValueId, attr};
 
 use crate::kernel::{Codes, Kernel, Site, kernel};
+use crate::scores::codes_of_scores;
 
 /// Which layer a constant belongs to, and which scale a type.
 pub(crate) struct Owners<'a> {
@@ -62,6 +63,8 @@ pub(crate) struct Program {
     pub(crate) steps: Vec<Step>,
     /// Slots of the outputs.
     pub(crate) outputs: Vec<usize>,
+    /// Slots of what outputs are compared by: scores instead of their softmax.
+    pub(crate) compared: Vec<usize>,
 }
 
 impl Program {
@@ -98,14 +101,11 @@ impl Program {
             let kernel = kernel(site).map_err(|d| d.at(schedule.name(step)))?;
             steps.push(Step { kernel, operands, op: g.op(n), layer: own });
         }
-        let outputs = g.outputs().iter().map(|&v| numbering.slot(v).ok_or_else(|| constant_output(g, v)));
-        let outputs = outputs.collect::<Result<Vec<usize>, Diag>>()?;
-        Ok(Program { schedule, slots, steps, outputs })
-    }
-
-    /// The step that gives a slot.
-    pub(crate) fn step_of(&self, slot: usize) -> Option<usize> {
-        slot.checked_sub(self.schedule.inputs())
+        let slot = |v: ValueId| numbering.slot(v).ok_or_else(|| constant_output(g, v));
+        let outputs = g.outputs().iter().map(|&v| slot(v)).collect::<Result<Vec<usize>, Diag>>()?;
+        let compared =
+            g.outputs().iter().map(|&v| slot(codes_of_scores(g, v))).collect::<Result<Vec<usize>, Diag>>()?;
+        Ok(Program { schedule, slots, steps, outputs, compared })
     }
 
     /// What a step reads.

@@ -13,6 +13,7 @@ use crate::loss::{self, Kind, Score, Weights};
 use crate::network::Network;
 use crate::optimizer::{self, Rule};
 use crate::program::Program;
+use crate::scores::scores_of;
 use crate::tape::{Gradients, Tape};
 use crate::update::{Memories, Rates, Units, Update, units};
 
@@ -61,7 +62,7 @@ impl Teacher {
 
 /// Makes scores of outputs that are their softmax.
 pub(crate) fn end_before_softmax(graph: &mut Graph) {
-    let outputs = graph.outputs().iter().map(|&v| loss::scores_of(graph, v)).collect();
+    let outputs = graph.outputs().iter().map(|&v| scores_of(graph, v)).collect();
     let mut builder = Builder::new(graph);
     builder.set_outputs(outputs);
     builder.remove_dead();
@@ -91,7 +92,7 @@ pub struct Trainer {
     /// Steps in which the rate falls to nothing, and then again.
     stage: usize,
     settings: Settings,
-    units: Vec<Units>,
+    pub(crate) units: Vec<Units>,
     program: Program,
     threads: Threads,
     /// Slot of each output, and how it is compared.
@@ -329,12 +330,8 @@ impl Trainer {
 
 /// Slots of the outputs, and how each is compared.
 fn compared(program: &Program, reals: bool) -> Vec<(usize, Kind)> {
-    let one = |&output: &usize| {
-        let slot = loss::slot_of(program, output);
-        let kind = if reals { Kind::Reals } else { loss::kind(&program.slots[slot].ty.dims) };
-        (slot, kind)
-    };
-    program.outputs.iter().map(one).collect()
+    let one = |&slot: &usize| (slot, if reals { Kind::Reals } else { loss::kind(&program.slots[slot].ty.dims) });
+    program.compared.iter().map(one).collect()
 }
 
 /// Parts of a batch.

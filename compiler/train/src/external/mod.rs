@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::loss::{self, Kind};
 use crate::network::Network;
 use crate::program::zero_of;
+use crate::scores::codes_of_scores;
 use crate::trainer::Trainer;
-use crate::update::units;
 use crate::{Augment, Plan, Rule, Scheme, Settings};
 use describe::{Constants, described};
 
@@ -79,11 +79,11 @@ pub fn files(
     let network = trainer.network();
     let mut constants = Constants::default();
     let mut integer = network.lowered()?;
-    let compared = integer.outputs().iter().map(|&v| before_softmax(&integer, v)).collect();
+    let compared = integer.outputs().iter().map(|&v| codes_of_scores(&integer, v)).collect();
     let mut builder = Builder::new(&mut integer);
     builder.set_outputs(compared);
     builder.remove_dead();
-    let layers = layers(network, &integer, &mut constants)?;
+    let layers = layers(trainer, &integer, &mut constants)?;
     let student = described(&integer, STUDENT, &mut constants)?;
     let outputs: Vec<Value> = integer.outputs().iter().map(|&v| output(&integer, v, settings)).collect();
     let mut cut = teacher.clone();
@@ -115,20 +115,6 @@ fn recipe(plan: &Plan, settings: &Settings) -> Value {
     })
 }
 
-/// The value that an output is compared by: the scores, where it is their softmax.
-fn before_softmax(g: &Graph, output: ValueId) -> ValueId {
-    let mut v = output;
-    while let Some(n) = g.producer(v) {
-        let x = g.operands(n)[0];
-        match g.op(n) {
-            Opcode::Reshape | Opcode::Transpose | Opcode::Lut => v = x,
-            Opcode::ISoftmax => return x,
-            _ => break,
-        }
-    }
-    output
-}
-
 /// How an output is compared, and what its codes stand for.
 fn output(g: &Graph, v: ValueId, settings: &Settings) -> Value {
     let ty = g.ty(v);
@@ -139,8 +125,8 @@ fn output(g: &Graph, v: ValueId, settings: &Settings) -> Value {
 }
 
 /// The layers that are trained, in the order of the network.
-fn layers(network: &Network, g: &Graph, constants: &mut Constants) -> Result<Vec<Value>, Diag> {
-    let units = units(network);
+fn layers(trainer: &Trainer, g: &Graph, constants: &mut Constants) -> Result<Vec<Value>, Diag> {
+    let (network, units) = (trainer.network(), &trainer.units);
     let mut all = vec![Value::Null; network.layers.len()];
     for n in g.order() {
         let operands = g.operands(n);
