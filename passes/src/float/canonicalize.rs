@@ -79,7 +79,8 @@ const ROUNDS: usize = 64;
 impl Pass for Canonicalize {
     fn run(&self, edit: &mut Edit, _cx: &mut Context) -> Result<(), Diags> {
         edit.remove_dead();
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
+            debug_assert!(round + 1 < ROUNDS, "rules of canonicalize undo each other: {:?}", edit.labels().last());
             let before = edit.labels().len();
             for n in edit.graph().order() {
                 if is_live(edit.graph(), n) {

@@ -146,6 +146,16 @@ pub(super) fn logarithm_of(edit: &mut Edit, n: NodeId) -> bool {
     let Some((softmax, reader)) = guarded_shares(g, n) else { return false };
     let (x, axis) = (g.operands(softmax)[0], g.node(softmax).attrs.get(attr::AXIS));
     let label = format!("canonicalize: {} of a softmax", named(edit, n));
+    if usize::try_from(axis).is_ok_and(|a| g.ty(x).dims.get(a) == Some(&1)) {
+        // The greatest share of one is that share, whose logarithm would be one of a softmax again.
+        if reader.is_some() {
+            return false;
+        }
+        let Some(mut change) = edit.begin(label) else { return false };
+        let y = change.graph().result(n);
+        substitute(&mut change, y, Opcode::Sub, &[x, x], Attrs::new(Opcode::Sub));
+        return true;
+    }
     let Some(mut row) = Row::begin(edit, n, x, axis, label) else { return false };
     let whole = row.whole.clone();
     let greatest = row.greatest(x, "max");
