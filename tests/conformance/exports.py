@@ -19,6 +19,7 @@ try:
     import onnx
     import onnxruntime as ort
     from onnx import helper, numpy_helper
+    from quantized import full_weights, saturates
 except ImportError as e:
     print(f"skipped: {e}")
     sys.exit(0)
@@ -132,11 +133,16 @@ def main():
     parser.add_argument("cases", nargs="*")
     args = parser.parse_args()
     count = refused = wrong = 0
+    saturated = saturates()
     for name in args.sets.split(","):
         for case, model, feeds, samples in cases(os.path.join(FIXTURES, f"operators_{name}.onnx")):
             if args.cases and case not in args.cases:
                 continue
             count += 1
+            constants = {t.name: t for t in model.graph.initializer}
+            if saturated and any(n.op_type == "QAttention" and full_weights(n, constants) for n in model.graph.node):
+                print(f"{name}/{case}: skipped: ONNX Runtime saturates its sums of products here (no VNNI)")
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 fault = check(args.qcc, model, feeds, samples, folder)
             refused += bool(fault and fault.startswith("refused"))
