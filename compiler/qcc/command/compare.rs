@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use qcc::compare::{
-    Advice, CompareOptions, Comparison, Difference, Engine, LayerReport, Metric, Raised, Stages, Subject, compare,
-    damage, layers,
+    Advice, CompareOptions, Comparison, Difference, Engine, LayerReport, Metric, Raised, Stages, Subject,
+    affordable_calls, compare, damage, layers,
 };
 use qcc::data::Dataset;
 use qcc::report::accuracy;
@@ -16,6 +16,9 @@ use super::announce::announce;
 use super::flags::{ModelFlags, usage};
 use super::limit;
 use super::{progress, terminal};
+
+/// Calls over which layers are compared, unless something else is asked for.
+const CALLS: usize = 8;
 
 /// Compare the integer model with the float one.
 #[derive(Args)]
@@ -41,7 +44,7 @@ pub struct Compare {
     /// What runs the integer model
     #[arg(long, value_enum, default_value = "jit")]
     engine: How,
-    /// Compare layers too, over this many calls [default: 8, and 0 with --json]
+    /// Compare layers too, over this many calls [default: 8, fewer of a large model, and 0 with --json]
     #[arg(long, value_name = "CALLS", num_args = 0..=1, default_missing_value = "8")]
     layers: Option<usize>,
     /// Try what may help against the layers that do the most damage, also where that takes long
@@ -125,7 +128,8 @@ impl Compare {
             let lines = rows.iter().filter(|r| r.0 == metric).map(|(_, name, value)| format!("{name:<20}{value}\n"));
             return terminal::result(&lines.collect::<String>());
         }
-        let calls = self.layers.unwrap_or(if self.json { 0 } else { 8 });
+        let calls =
+            self.layers.unwrap_or_else(|| if self.json { 0 } else { affordable_calls(compiled.source(), CALLS) });
         let layers = if calls > 0 {
             let layers = layers(&compiled, &data, calls)?;
             let data = (&data, self.data.as_path());

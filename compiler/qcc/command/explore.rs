@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use qcc::bench::{measure, profile};
-use qcc::compare::{Stages, Subject, damage};
+use qcc::compare::{Stages, Subject, affordable_calls, damage};
 use qcc::cost::multiply_accumulates;
 use qcc::data::Dataset;
 use qcc::engine::Io;
@@ -18,6 +18,9 @@ use super::{progress, terminal};
 
 /// Calls of the model whose values are shown, unless something else is asked for.
 pub const CALLS: usize = 2;
+
+/// The same where the page is what is asked for.
+const PAGE_CALLS: usize = 4;
 
 /// Multiply-accumulates of a call up to which values are shown on synthesized inputs where nobody asked for the page itself.
 const SMALL: u64 = 1 << 28;
@@ -40,9 +43,9 @@ pub struct Explore {
     /// synthesized ones]
     #[arg(long, value_name = "SAMPLES")]
     data: Option<PathBuf>,
-    /// Calls of the model whose values are shown
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    calls: usize,
+    /// Calls of the model whose values are shown [default: 4, fewer of a large model]
+    #[arg(long, value_name = "N")]
+    calls: Option<usize>,
     /// Measure the time of every step, and its share of what the machine allows
     #[arg(long)]
     bench: bool,
@@ -79,7 +82,7 @@ impl Explore {
         if explorer.program.is_some() {
             let (data, named) = samples(&compiled, &options, self.data.as_deref())?;
             let path = self.data.clone().unwrap_or_default();
-            let calls = self.calls.max(1);
+            let calls = self.calls.map_or_else(|| affordable_calls(compiled.source(), PAGE_CALLS), |n| n.max(1));
             progress::report("values", 0, 0);
             explorer.samples(&compiled, (&data, &named), calls, &mut |layers| {
                 let (source, options, compiled, stages) = (&source, &options, &compiled, &stages);
@@ -119,7 +122,7 @@ fn samples(compiled: &Compiled, options: &Options, data: Option<&Path>) -> Resul
         });
     }
     let ranges = qcc::declared_ranges(compiled.source(), options)?;
-    let dataset = Dataset::synthesized(compiled.source(), &ranges, CALLS.max(4));
+    let dataset = Dataset::synthesized(compiled.source(), &ranges, PAGE_CALLS);
     Ok((dataset, "synthesized inputs: no samples were given".to_string()))
 }
 

@@ -149,6 +149,8 @@ fn doing(stage: &str) -> String {
         "import" => "reading the model".to_string(),
         "finetune" => "training".to_string(),
         "code" => "generating code".to_string(),
+        "damage" => "measuring what each layer does to the output".to_string(),
+        "values" => "looking at values".to_string(),
         "tune" => "tuning".to_string(),
         "search" => "looking for what to raise to 16 bits".to_string(),
         pass => pass.to_string(),

@@ -3,10 +3,12 @@
 //! up to that of the whole.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use qcc_interp::in_order;
 use qcc_ir::{Diag, Tensor};
 use qcc_passes::Samples;
+use qcc_passes::context::Progress;
 use rayon::prelude::*;
 
 use super::mixed::{Mixed, Side, Switches};
@@ -73,7 +75,13 @@ fn noises(expected: &[Tensor], found: &[Tensor]) -> Vec<Noise> {
 }
 
 /// Measures every part over the first `calls` calls.
-pub(crate) fn measure(mixed: &Mixed, data: &dyn Samples, calls: usize) -> Result<Vec<Account>, Diag> {
+pub(crate) fn measure(
+    mixed: &Mixed,
+    data: &dyn Samples,
+    calls: usize,
+    progress: Option<&Progress>,
+) -> Result<Vec<Account>, Diag> {
+    let (done, total) = (AtomicUsize::new(0), mixed.parts.len() * data.len().min(calls));
     let none = Switches::all(mixed.parts.len(), false);
     let all = Switches::all(mixed.parts.len(), true);
     let mut accounts = vec![Account::default(); mixed.parts.len()];
@@ -117,6 +125,9 @@ pub(crate) fn measure(mixed: &Mixed, data: &dyn Samples, calls: usize) -> Result
             }
             account.own = Noise::of(&float[part.slot], &full[part.rounded_slot]);
             look(&float, p, &mut account);
+            if let Some(progress) = progress {
+                progress("damage", done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            }
             Ok(account)
         };
         let found = in_order(0..mixed.parts.len(), one)?;

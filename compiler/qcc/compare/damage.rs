@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use qcc_ir::Graph;
+
 use super::account::{Account, free, measure};
 use super::cause::{of_value, of_weights};
 use super::mixed::{Mixed, Part, Side};
@@ -14,6 +16,7 @@ use super::seen::WeightFacts;
 use super::subject::Subject;
 use super::trials::Trials;
 use crate::Error;
+use crate::cost::multiply_accumulates;
 
 /// Parts for which it is measured what 16 bits would give.
 const FREED: usize = 8;
@@ -21,12 +24,28 @@ const FREED: usize = 8;
 /// Shares of the noise below which nothing is said of a part.
 const NOTABLE: f64 = 0.02;
 
+/// Multiply-accumulates of all substitutions up to which more than one call is looked at unasked: minutes, for the largest networks.
+const WORK: u64 = 1 << 40;
+
+/// Calls, `most` at most, on which the damage of the layers of `graph` is measured in reasonable time. A part is substituted once for
+/// its value and once for its weights, and all that follows it is evaluated again.
+pub fn affordable_calls(graph: &Graph, most: usize) -> usize {
+    let (mut behind, mut all) = (0u64, 0u64);
+    for n in graph.order().into_iter().rev() {
+        let macs = multiply_accumulates(graph, n);
+        behind = behind.saturating_add(macs);
+        all = all.saturating_add(if macs > 0 { behind.saturating_mul(2) } else { behind });
+    }
+    let calls = WORK.checked_div(all).map_or(most, |calls| usize::try_from(calls).unwrap_or(most));
+    calls.min(most).max(1)
+}
+
 /// Adds to each layer what it does to the output, and layers that the integer model has merged with others; the greatest damage
 /// comes first. Leaves the layers as they are if the pipeline has no stages that could be compared.
 pub fn damage(subject: &Subject, mut layers: Vec<LayerReport>) -> Result<Vec<LayerReport>, Error> {
     let Some(mixed) = Mixed::new(subject.stages, subject.compiled.graph())? else { return Ok(layers) };
     let (data, path) = subject.data;
-    let accounts = measure(&mixed, data, subject.calls)?;
+    let accounts = measure(&mixed, data, subject.calls, subject.options.progress.as_ref())?;
     let power = |p: usize| accounts[p].power(Side::Value) + accounts[p].power(Side::Weights);
     let total: f64 = (0..accounts.len()).map(power).sum();
     let share = |p: usize| if total > 0.0 { power(p) / total } else { 0.0 };

@@ -26,7 +26,7 @@ pub use crate::engine::{Engine, Io, Runner};
 pub use cause::Cause;
 pub use classes::has_classes;
 pub use comparison::{CompareOptions, Comparison, OutputNoise, compare};
-pub use damage::damage;
+pub use damage::{affordable_calls, damage};
 pub use layers::layers;
 pub use lower::{Goal, Loss, Outcome as LoweredOutcome, Parts, lower, precision_text};
 pub use metrics::{Difference, Metric};

@@ -185,7 +185,7 @@ pub fn raise(
 
 /// What can be raised, the greatest worth for its cost first.
 fn candidates(mixed: &Mixed, options: &Options, data: &Dataset) -> Result<Vec<Candidate>, Error> {
-    let accounts = measure(mixed, data, CALLS.min(data.len()))?;
+    let accounts = measure(mixed, data, CALLS.min(data.len()), options.progress.as_ref())?;
     let mut found = Vec::new();
     for (p, (part, account)) in mixed.parts.iter().zip(&accounts).enumerate() {
         let has_layer = mixed.layer(p).is_some() && matches!(part.op, "nn.conv2d" | "nn.linear");

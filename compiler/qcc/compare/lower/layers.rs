@@ -91,7 +91,7 @@ impl Ladder {
         for precision in formats(goal) {
             each.push((precision, costs(&quick(source, options, precision, ranges)?, mixed, goal)?));
         }
-        let accounts = measure(mixed, data, CALLS)?;
+        let accounts = measure(mixed, data, CALLS, options.progress.as_ref())?;
         let (mut layers, mut most_noise) = (Vec::new(), 0.0);
         for (p, account) in accounts.iter().enumerate() {
             let name = item(&mixed.parts[p].name, Side::Weights);

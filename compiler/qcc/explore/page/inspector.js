@@ -165,7 +165,7 @@ function overview(state, go) {
   const operators = new Map();
   for (const node of graph.nodes.values()) if (node.op !== "input") operators.set(node.op, (operators.get(node.op) || 0) + 1);
   const sorted = [...operators].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
-  const worst = Object.values(data.values.layers).filter((l) => l.damage).sort((a, b) => b.damage.share - a.damage.share)[0];
+  const worst = Object.values(data.values.layers).filter((l) => l.damage?.share > 0).sort((a, b) => b.damage.share - a.damage.share)[0];
   return [
     make("h2", {}, s.title),
     make("dl", {}, entry("time", `${s.ms.toFixed(1)} ms`), entry("edits", String(s.edits.length)), entry("operations", String([...operators.values()].reduce((a, b) => a + b, 0))),
