@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use optional::Missing;
 use qcc::data::{Dataset, Preprocess};
-use qcc::finetune::Finetune;
 use qcc::finetune::train::{
     Augment, Checkpoint, Event, Plan, Rates, Rule, Sample, Scheme, Settings, Trainer, Watch, Weights,
 };
+use qcc::finetune::{Finetune, Teaches};
 use qcc::ir::{Data, Diag, Tensor};
 use qcc::{
     Calibration, Compiled, Corrections, Model, Options, Overall, Precision, Samples as _, Source, Target, TensorRef,
@@ -95,6 +95,7 @@ fn check(subject: &Subject, root: &Path, bits: [&str; 2]) {
         scheme: Scheme::Rounding,
         halvings: 0,
         measures: false,
+        from_scratch: false,
     };
     let settings = Settings {
         rule: Rule::Adam,
@@ -103,7 +104,7 @@ fn check(subject: &Subject, root: &Path, bits: [&str; 2]) {
         reals: false,
         threads: 0,
     };
-    let mut training = Finetune::new(model.as_path(), &options, data(), plan, settings, None)
+    let mut training = Finetune::new(model.as_path(), &options, data(), plan, settings, Teaches::Itself)
         .unwrap_or_else(|e| panic!("{what}: {e}"));
     let outcome = training.run(None, &mut Nobody).unwrap_or_else(|e| panic!("{what}: {e}"));
     let compiled = training.finish(&outcome.last).unwrap_or_else(|e| panic!("{what}: {e}"));

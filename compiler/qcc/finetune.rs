@@ -8,7 +8,7 @@ use std::path::Path;
 use qcc_ir::diag::Code;
 use qcc_ir::{Diag, Graph};
 use qcc_passes::Samples as _;
-use qcc_train::{Material, Network, Outcome, Plan, Sample, Settings, Teacher, Trainer, Watch};
+use qcc_train::{Material, Network, Outcome, Plan, Sample, Settings, Teacher, Trainer, Watch, Weights};
 use sha2::{Digest as _, Sha256};
 
 use crate::compile::{Compiled, compile, model_digest};
@@ -16,6 +16,18 @@ use crate::data::{Dataset, Layout};
 use crate::{Error, Options, Source};
 
 pub use qcc_train as train;
+
+/// Who teaches.
+#[derive(Clone, Default)]
+pub enum Teaches {
+    /// The float model itself.
+    #[default]
+    Itself,
+    /// Another float model, with the same inputs and outputs.
+    Other(Source),
+    /// The same, and it learns too, with 8 bits, from labels.
+    Jointly(Source),
+}
 
 /// A training that can begin.
 pub struct Finetune {
@@ -32,15 +44,14 @@ pub struct Finetune {
 }
 
 impl Finetune {
-    /// Compiles the model and makes it ready to be trained with the samples of a dataset. The float model
-    /// teaches, unless there is another teacher, with the same inputs and as many outputs.
+    /// Compiles the model and makes it ready to be trained with the samples of a dataset.
     pub fn new(
         source: impl Into<Source>,
         options: &Options,
         data: Dataset,
         plan: Plan,
         settings: Settings,
-        teacher: Option<Source>,
+        teaches: Teaches,
     ) -> Result<Finetune, Error> {
         let source = source.into();
         qcc_train::check_count(data.len())?;
@@ -54,21 +65,30 @@ impl Finetune {
             return Err(Error::new(Code::DATA, message).help("give a model that takes one sample: --shape or --dim"));
         }
         let network = Network::new(quantized, &lowering(&compiled))?;
-        let teacher = match teacher {
-            Some(other) => other_teacher(&other, options, &compiled.source)?,
-            None => compiled.source.clone(),
+        let teacher = match &teaches {
+            Teaches::Other(source) | Teaches::Jointly(source) => other_teacher(source, options, &compiled.source)?,
+            Teaches::Itself => compiled.source.clone(),
         };
-        let digest = digest(&compiled, &teacher, &data, &plan, &settings)?;
+        let joint_too = matches!(teaches, Teaches::Jointly(_));
+        let digest = digest(&compiled, (&teacher, joint_too), &data, &plan, &settings)?;
         let (teacher_graph, trainer) = (teacher, Trainer::new(network, settings)?);
         check_labels(data.labels(), trainer.classes())?;
         let start = plan.measures.then(|| trainer.network().clone());
-        let teacher = Teacher::new(&teacher_graph);
+        let mut teacher = Teacher::new(&teacher_graph);
+        if let Teaches::Jointly(source) = teaches {
+            teacher = teacher.joined(joint(&source, options, settings)?);
+        }
         Ok(Finetune { compiled, data, teacher, teacher_graph, trainer, start, plan, settings, digest })
     }
 
     /// The training before it begins: how much memory it takes, and what it gives now.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
+    }
+
+    /// Bytes that a step takes: see [`Trainer::memory`].
+    pub fn memory(&self) -> usize {
+        self.trainer.memory() + self.teacher.memory()
     }
 
     /// The model as it was compiled before training.
@@ -110,8 +130,9 @@ impl Finetune {
         digest.iter_mut().zip(halvings.to_le_bytes()).for_each(|(d, h)| *d ^= h);
         if let Some(start) = &self.start {
             self.trainer.begin(start.clone())?;
+            self.teacher.begin()?;
         }
-        Ok(qcc_train::run(&mut self.trainer, &self.teacher, &material, plan, resumed, digest, watch)?)
+        Ok(qcc_train::run(&mut self.trainer, &mut self.teacher, &material, plan, resumed, digest, watch)?)
     }
 
     /// The compiled model with the parameters of a network that came out.
@@ -142,10 +163,24 @@ fn other_teacher(source: &Source, options: &Options, student: &Graph) -> Result<
     Err(diag.help("a teacher has the inputs and outputs of the model").into())
 }
 
+/// The trainer of a teacher that learns too: the model with 8 bits, which labels alone teach.
+fn joint(source: &Source, options: &Options, settings: Settings) -> Result<Trainer, Error> {
+    let (overall, precision) = Default::default();
+    let options = Options { overall, precision, ranges: None, name: None, ..options.clone() };
+    let compiled = compile(source, &options)?;
+    let Some(quantized) = compiled.quantized.as_ref().filter(|_| !compiled.source_is_quantized()) else {
+        let diag = Diag::new(Code::UNSUPPORTED, "only a float model can learn as the teacher does");
+        return Err(diag.in_file(source.file_name()).help("give another teacher, or another scheme").into());
+    };
+    let weights = Weights { teacher: 0.0, labels: 1.0, ..settings.weights };
+    let network = Network::new(quantized, &lowering(&compiled))?;
+    Ok(Trainer::new(network, Settings { weights, ..settings })?)
+}
+
 /// Digest of what is trained, with what, and how.
 fn digest(
     compiled: &Compiled,
-    teacher: &Graph,
+    (teacher, learns): (&Graph, bool),
     data: &Dataset,
     plan: &Plan,
     settings: &Settings,
@@ -153,6 +188,7 @@ fn digest(
     let mut hash = Sha256::new();
     hash.update(compiled.options.hash);
     hash.update(model_digest(teacher, ""));
+    hash.update([u8::from(learns)]);
     // Threads change nothing, nor does what is measured.
     let (settings, plan) = (Settings { threads: 0, ..*settings }, Plan { measures: false, ..*plan });
     hash.update(format!("{plan:?} {settings:?} {} {:?}", data.len(), data.labels()).as_bytes());

@@ -23,10 +23,21 @@ fn every_recipe_trains_what_it_is_for() {
     refused(folder.path(), &with(&["--loss", "none"]), 2, "scores, distance");
     refused(folder.path(), &all("few.npy", &[]), 1, "give at least 8");
 
-    let recipes: [&[&str]; 6] = [
+    let apprentice =
+        |more: &[&'static str]| with(&[&["--recipe", "apprentice", "--teacher", EXAMPLE][..], more].concat());
+    refused(folder.path(), &with(&["--scheme", "b"]), 2, "--scheme is one of --recipe apprentice");
+    refused(folder.path(), &apprentice(&["--scheme", "a"]), 2, "the teacher learns from labels, and there are none");
+    refused(folder.path(), &apprentice(&["--scheme", "d"]), 2, "a, b, c");
+    let labels: Vec<i64> = (0..40).map(|i| i % 10).collect();
+    let labels = qcc::ir::Tensor::new(&[40], qcc::ir::Data::I64(labels));
+    std::fs::write(folder.path().join("labels.npy"), to_npy(&labels)).unwrap();
+
+    let recipes: [&[&str]; 8] = [
         &["--recipe", "distill", "--weights", "4", "--activations", "4", "--loss", "distance", "--epochs", "1"],
         &["--recipe", "faq", "--epochs", "1", "--optimizer", "sgd", "--rate", "0.0001"],
         &["--recipe", "apprentice", "--teacher", EXAMPLE, "--weights", "5", "--epochs", "1"],
+        &["--recipe", "apprentice", "--teacher", EXAMPLE, "--scheme", "b", "--weights", "4"],
+        &["--recipe", "apprentice", "--teacher", EXAMPLE, "--scheme", "a", "--labels", "labels.npy"],
         &["--recipe", "inq", "--weights", "inq5", "--epochs", "4"],
         &["--recipe", "uniq", "--weights", "table4"],
         &["--recipe", "qil", "--weights", "3", "--epochs", "2"],

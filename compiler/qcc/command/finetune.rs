@@ -12,10 +12,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use qcc::data::Dataset;
 use qcc::finetune::train::recipe::{Defaults, Situation, recipe};
-use qcc::finetune::train::{
-    self, Augment, Event, Outcome, Plan, Rates, Rule, Score, Settings, Trainer, Watch, Weights,
-};
-use qcc::finetune::write_checkpoint;
+use qcc::finetune::train::{self, Augment, Event, Outcome, Plan, Rates, Rule, Score, Settings, Watch, Weights};
+use qcc::finetune::{Teaches, write_checkpoint};
 use qcc::ir::format::Role;
 use qcc::{Calibration, Compiled, Diag, Error, Options, Source, check_places, header_place};
 
@@ -47,6 +45,10 @@ pub struct Finetune {
     /// Another float network that teaches, with the same inputs and outputs [default: the model itself]
     #[arg(long, value_name = "MODEL")]
     teacher: Option<PathBuf>,
+    /// How `apprentice` learns: a (the weights are drawn anew, and the teacher learns too, from labels), b (the weights are drawn anew), c (the weights are those of
+    /// the calibrated model) [default: c]
+    #[arg(long, value_name = "SCHEME", value_parser = ["a", "b", "c"])]
+    scheme: Option<String>,
     /// Times that every sample is seen [default: as the recipe says]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -112,10 +114,10 @@ impl Finetune {
         let (plan, settings) = self.settings(situation)?;
         let stem = self.output().file_stem().map(|s| s.to_string_lossy().into_owned());
         options.name = stem;
-        let teacher = self.teacher.as_deref().map(Source::from);
-        let mut training = qcc::finetune::Finetune::new(self.model.as_path(), &options, data, plan, settings, teacher)?;
+        let teaches = self.teaches(data.labels().is_some())?;
+        let mut training = qcc::finetune::Finetune::new(self.model.as_path(), &options, data, plan, settings, teaches)?;
         super::announce::announce(training.compiled());
-        describe(training.trainer());
+        describe(&training);
         if let Some(folder) = &self.emit_trainer {
             return external::write(folder, training);
         }
@@ -193,6 +195,29 @@ impl Finetune {
             terminal::note(&format!("interrupted; the state is in {}", watcher.checkpoint.display()));
         }
         Ok(outcome)
+    }
+
+    /// Who teaches, by the scheme.
+    fn teaches(&self, labels: bool) -> Result<Teaches, Error> {
+        let scheme = self.scheme.as_deref();
+        if scheme.is_some() && self.recipe != "apprentice" {
+            return Err(
+                usage("--scheme is one of --recipe apprentice").help("leave it out, or add --recipe apprentice")
+            );
+        }
+        if self.emit_trainer.is_some() && matches!(scheme, Some("a" | "b")) {
+            let error =
+                usage("--emit-trainer: train.py begins with the calibrated weights and a teacher that stays as it is");
+            return Err(error.help("use --scheme c, or train here"));
+        }
+        if scheme == Some("a") && !labels {
+            return Err(usage("--scheme a: the teacher learns from labels, and there are none").help("add --labels"));
+        }
+        Ok(match self.teacher.as_deref().map(Source::from) {
+            Some(teacher) if scheme == Some("a") => Teaches::Jointly(teacher),
+            Some(teacher) => Teaches::Other(teacher),
+            None => Teaches::Itself,
+        })
     }
 
     /// Refuses outputs that are inputs, and a form in which nothing can be written.
@@ -286,6 +311,7 @@ impl Finetune {
             scheme: defaults.scheme,
             halvings: 0,
             measures: self.learning_curve,
+            from_scratch: matches!(self.scheme.as_deref(), Some("a" | "b")),
         };
         let rates = Rates {
             weights: rate("--rate", self.rate, defaults.rates.weights)?,
@@ -315,14 +341,15 @@ fn bits(options: &Options) -> u32 {
 }
 
 /// Says what will be trained, and what it takes.
-fn describe(trainer: &Trainer) {
+fn describe(training: &qcc::finetune::Finetune) {
+    let trainer = training.trainer();
     let network = trainer.network();
     let weights: usize = network.layers.iter().map(|l| l.shadows.len()).sum();
     let text = format!(
         "training {} layers with {weights} weights and {} scales of values; a step takes at most {:.0} MB beside the samples",
         network.layers.len(),
         network.scales.len(),
-        trainer.memory() as f64 / 1e6
+        training.memory() as f64 / 1e6
     );
     terminal::note(&text);
     if let Some(classes) = trainer.classes() {

@@ -8,11 +8,10 @@ use crate::gradient_noise::GradientNoise;
 use crate::interval::Interval;
 use crate::loss::Score;
 use crate::network::{Network, TrainedLayer};
-use crate::optimizer::Memory;
 use crate::update::Memories;
 
 /// The first bytes of a file.
-const MAGIC: &[u8; 16] = b"qcc finetune 3\n\0";
+const MAGIC: &[u8; 16] = b"qcc finetune 4\n\0";
 
 /// What a training is at a step.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +25,17 @@ pub struct Checkpoint {
     /// Step and held-out score of the best parameters.
     pub best: (usize, Score),
     pub(crate) noise: GradientNoise,
-    /// Parameters now and of the best; numbers of layers, one list for all.
-    pub(crate) parameters: [Parameters; 2],
+    /// The best parameters.
+    pub(crate) best_parameters: Parameters,
+    pub(crate) state: State,
+    /// Of a teacher that learns too.
+    pub(crate) teacher: Option<State>,
+}
+
+/// What one network is at a step.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct State {
+    pub(crate) parameters: Parameters,
     pub(crate) memories: Memories,
 }
 
@@ -78,8 +86,16 @@ impl Parameters {
     }
 }
 
-fn memories(all: &Memories) -> impl Iterator<Item = &Memory> {
-    all.layers.iter().flatten().chain(std::iter::once(&all.scales))
+impl State {
+    fn lists(&self) -> impl Iterator<Item = &Vec<f32>> {
+        let memories = self.memories.layers.iter().flatten().chain(std::iter::once(&self.memories.scales));
+        self.parameters.lists().chain(memories.flat_map(|m| [&m.means, &m.squares]))
+    }
+
+    fn lists_mut(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
+        let memories = self.memories.layers.iter_mut().flatten().chain(std::iter::once(&mut self.memories.scales));
+        self.parameters.lists_mut().chain(memories.flat_map(|m| [&mut m.means, &mut m.squares]))
+    }
 }
 
 impl Checkpoint {
@@ -94,14 +110,14 @@ impl Checkpoint {
         for number in [best.loss, noise.signal, noise.noise, noise.steps] {
             bytes.extend(number.to_le_bytes());
         }
-        let lists = self.parameters.iter().flat_map(Parameters::lists);
-        let lists = lists.chain(memories(&self.memories).flat_map(|m| [&m.means, &m.squares]));
+        let lists = self.best_parameters.lists().chain(self.state.lists());
+        let lists = lists.chain(self.teacher.iter().flat_map(State::lists));
         lists.for_each(|list| bytes.extend(list.iter().flat_map(|x| x.to_le_bytes())));
         bytes
     }
 
-    /// From bytes, for a network and a memory with as many parameters.
-    pub(crate) fn from_bytes(bytes: &[u8], network: &Network, empty: &Memories) -> Result<Checkpoint, Diag> {
+    /// From bytes, for networks with as many parameters: the one that learns, and a teacher that learns too.
+    pub(crate) fn from_bytes(bytes: &[u8], like: State, teacher: Option<State>) -> Result<Checkpoint, Diag> {
         let wrong = || {
             let diag = Diag::new(Code::DATA, "the checkpoint is not whole, or is of another network");
             diag.help("begin anew without --resume")
@@ -129,18 +145,14 @@ impl Checkpoint {
             list.iter_mut().zip(numbers).for_each(|(x, b)| *x = f32::from_le_bytes(*b));
             Ok(())
         };
-        let (mut now, mut memories) = (Parameters::of(network), empty.clone());
-        let mut best = now.clone();
-        now.lists_mut().chain(best.lists_mut()).try_for_each(&mut fill)?;
-        for memory in memories.layers.iter_mut().flatten().chain(std::iter::once(&mut memories.scales)) {
-            fill(&mut memory.means)?;
-            fill(&mut memory.squares)?;
-        }
+        let (mut best_parameters, mut state, mut teacher) = (like.parameters.clone(), like, teacher);
+        let lists = best_parameters.lists_mut().chain(state.lists_mut());
+        lists.chain(teacher.iter_mut().flat_map(State::lists_mut)).try_for_each(&mut fill)?;
         if !rest.is_empty() {
             return Err(wrong());
         }
         let [step, idle, at, samples, rows, agreeing, labelled, right] = counts;
         let score = Score { samples, loss, rows, agreeing, labelled, right };
-        Ok(Checkpoint { digest, step, idle, best: (at, score), noise, parameters: [now, best], memories })
+        Ok(Checkpoint { digest, step, idle, best: (at, score), noise, best_parameters, state, teacher })
     }
 }

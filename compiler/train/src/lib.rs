@@ -10,7 +10,7 @@
 //! | `network` | parameters, and the graphs that they stand for |
 //! | `kernel` | integer operators with their derivatives |
 //! | `tape` | samples through the kernels, and back |
-//! | `loss`, `scores` | what outputs should be: what a teacher says, or labels |
+//! | `loss`, `scores`, `teacher` | what outputs should be: what a teacher says, or labels |
 //! | `update`, `optimizer` | from gradients to other parameters |
 //! | `trainer` | a step over a batch, on several threads |
 //! | `recipe` | what a training is set to, by name |
@@ -37,6 +37,7 @@ mod run;
 mod scheme;
 mod scores;
 mod tape;
+mod teacher;
 #[cfg(test)]
 mod tests;
 mod trainer;
@@ -45,10 +46,11 @@ mod update;
 pub use augment::Augment;
 pub use checkpoint::{Checkpoint, Parameters};
 pub use gradient_noise::Descent;
-pub use loss::{Kind, Score, Weights};
+pub use loss::{Kind, Score, Target, Weights};
 pub use network::{Network, TrainedLayer, ValueScale};
 pub use optimizer::Rule;
 pub use run::{Event, Material, Measured, Outcome, Plan, Watch, check_count, run};
 pub use scheme::Scheme;
-pub use trainer::{Sample, Settings, Target, Teacher, Trainer};
+pub use teacher::Teacher;
+pub use trainer::{Sample, Settings, Trainer};
 pub use update::Rates;

@@ -15,6 +15,9 @@ use qcc_ir::{Data, Diag};
 
 use crate::program::Program;
 
+/// What a sample's outputs should be: one row of numbers for each output.
+pub type Target = Vec<Vec<f32>>;
+
 /// What one output is compared by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

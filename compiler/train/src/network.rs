@@ -14,6 +14,7 @@ use qcc_ir::{
     Builder, Class, Data, Def, Diag, Diags, Elem, Format, Graph, Int, NodeId, Opcode, Tensor, Uniform, ValueId, format,
 };
 use qcc_num::convert::nearest_f32;
+use qcc_num::random::Random;
 use qcc_passes::{Context, GREATEST_BIAS, LEAST_FACTOR, Pipeline, bias_32, bias_64};
 
 use crate::interval::Interval;
@@ -198,6 +199,18 @@ impl Network {
         let scale_numbers = numbered.collect();
         let lowering = lowering.to_string();
         Ok((Network { graph, lowering, names, layers, scales, scale_numbers }, nodes))
+    }
+
+    /// Draws all weights anew, normally distributed, with the root mean square that those of an output channel have. Biases and scales stay: they stand
+    /// for a batch normalization that is folded.
+    pub fn draw(&mut self, seed: u64) {
+        let mut random = Random::new(seed);
+        for layer in &mut self.layers {
+            for row in layer.shadows.chunks_mut(layer.depth) {
+                let rms = (row.iter().map(|w| w * w).sum::<f32>() / row.len() as f32).sqrt();
+                row.iter_mut().for_each(|w| *w = rms * random.normal() as f32);
+            }
+        }
     }
 
     /// From now on weights that are of a list of levels get these in portions, by [`Network::freeze`]. Says whether there are any.

@@ -15,10 +15,11 @@ use qcc_num::random::Random;
 use crate::augment::Augment;
 use crate::checkpoint::{Checkpoint, Parameters};
 use crate::gradient_noise::Descent;
-use crate::loss::Score;
+use crate::loss::{Score, Target};
 use crate::network::Network;
 use crate::scheme::Scheme;
-use crate::trainer::{Sample, Target, Teacher, Trainer};
+use crate::teacher::Teacher;
+use crate::trainer::{Sample, Trainer};
 
 /// Bytes of samples that are held out.
 const HELD_BYTES: usize = 256 << 20;
@@ -55,6 +56,8 @@ pub struct Plan {
     pub halvings: u32,
     /// Whether it is measured what the length of the training depends on.
     pub measures: bool,
+    /// Whether weights are drawn anew before the first step.
+    pub from_scratch: bool,
 }
 
 /// What happens, for those who watch.
@@ -146,7 +149,7 @@ fn is_better(score: &Score, than: &Score) -> bool {
 /// A training under way.
 struct Run<'a> {
     trainer: &'a mut Trainer,
-    teacher: &'a Teacher,
+    teacher: &'a mut Teacher,
     material: &'a Material<'a>,
     plan: Plan,
     train: Vec<usize>,
@@ -167,7 +170,7 @@ struct Run<'a> {
 /// Trains, from the beginning or from a checkpoint.
 pub fn run(
     trainer: &mut Trainer,
-    teacher: &Teacher,
+    teacher: &mut Teacher,
     material: &Material,
     plan: Plan,
     resumed: Option<&[u8]>,
@@ -186,6 +189,11 @@ pub fn run(
         })
     })?;
     let start = (trainer.evaluate(&held)?, trainer.network().clone());
+    if plan.from_scratch {
+        let mut network = trainer.network().clone();
+        network.draw(plan.seed);
+        trainer.set_network(network)?;
+    }
     begin(trainer, plan.scheme)?;
     let mut run = Run {
         best: (0, start.0, Parameters::of(trainer.network())),
@@ -276,20 +284,20 @@ fn integers(network: &Network) -> Vec<Vec<i64>> {
 
 impl Run<'_> {
     fn resume(&mut self, bytes: &[u8]) -> Result<(), Diag> {
-        let state = Checkpoint::from_bytes(bytes, self.trainer.network(), &self.trainer.memories)?;
+        let teacher = self.teacher.trainer().map(Trainer::state);
+        let state = Checkpoint::from_bytes(bytes, self.trainer.state(), teacher)?;
         if state.digest != self.digest {
             let diag = Diag::new(Code::DATA, "the checkpoint is of another model, other samples or other settings");
             return Err(diag.help("resume with the flags that the training began with, or begin anew without --resume"));
         }
-        let mut network = self.trainer.network().clone();
-        state.parameters[0].apply(&mut network);
-        self.trainer.set_network(network)?;
-        self.trainer.memories = state.memories;
-        self.trainer.step = state.step;
+        self.trainer.go_on(state.step, state.state)?;
         self.trainer.noise = state.noise;
+        if let (Some(trainer), Some(own)) = (self.teacher.trainer_mut(), state.teacher) {
+            trainer.go_on(state.step, own)?;
+        }
         self.since = state.step;
         self.idle = state.idle;
-        self.best = (state.best.0, state.best.1, state.parameters[1].clone());
+        self.best = (state.best.0, state.best.1, state.best_parameters);
         self.integers = integers(self.trainer.network());
         Ok(())
     }
@@ -298,7 +306,9 @@ impl Run<'_> {
     fn all(&mut self, watch: &mut dyn Watch) -> Result<bool, Diag> {
         let of_epoch = self.train.len().div_ceil(self.plan.batch.max(1)).max(1);
         let all = self.plan.epochs * of_epoch;
-        self.trainer.set_stage(self.part(all));
+        let part = self.part(all);
+        self.trainer.set_stage(part);
+        self.teacher.trainer_mut().into_iter().for_each(|t| t.set_stage(part));
         // A few evaluations, in an epoch or after some.
         let parts = if self.plan.epochs <= 2 { 4 } else { 1 };
         let between = of_epoch.div_ceil(parts).max(1);
@@ -312,7 +322,8 @@ impl Run<'_> {
             }
             let first = number * self.plan.batch;
             let chosen = &order.1[first..(first + self.plan.batch).min(order.1.len())];
-            let batch = self.batch(chosen, epoch)?;
+            let mut batch = self.batch(chosen, epoch)?;
+            self.teacher.learn(&mut batch)?;
             let score = self.trainer.train(&batch)?;
             let mut ends = watch.event(&Event::Step(step + 1, all, score)).is_break();
             let done = step + 1;
@@ -358,8 +369,9 @@ impl Run<'_> {
             idle: self.idle,
             best: (self.best.0, self.best.1),
             noise: self.trainer.noise,
-            parameters: [Parameters::of(self.trainer.network()), self.best.2.clone()],
-            memories: self.trainer.memories.clone(),
+            best_parameters: self.best.2.clone(),
+            state: self.trainer.state(),
+            teacher: self.teacher.trainer().map(Trainer::state),
         }
     }
 
@@ -404,13 +416,18 @@ impl Run<'_> {
         Ok(Measured { held: self.trainer.evaluate_each(&self.held)?, descent })
     }
 
-    /// Samples as a step sees them, with what the teacher says of them.
+    /// Samples as a step sees them, with what the teacher says of them unless it learns too.
     fn batch(&self, chosen: &[usize], epoch: usize) -> Result<Vec<(Sample, Target)>, Diag> {
         let changes = self.plan.augment.is_on() && self.material.images.iter().any(Option::is_some);
         let one = |i: usize| {
             let mut sample = (self.material.get)(i)?;
             if changes {
                 self.change(&mut sample.inputs, i, epoch);
+            }
+            if !self.teacher.is_fixed() {
+                return Ok((sample, Target::new()));
+            }
+            if changes {
                 let target = self.teacher.target(&sample.inputs)?;
                 return Ok((sample, target));
             }

@@ -3,17 +3,17 @@
 
 use std::ops::Range;
 
-use qcc_interp::{Evaluator, Threads, in_order};
+use qcc_interp::{Threads, in_order};
 use qcc_ir::diag::Code;
-use qcc_ir::{Builder, Data, Diag, Graph, Tensor};
+use qcc_ir::{Data, Diag, Tensor};
 
+use crate::checkpoint::{Parameters, State};
 use crate::gradient_noise::{GradientNoise, squares};
 use crate::kernel::Workspace;
-use crate::loss::{self, Kind, Score, Weights};
+use crate::loss::{self, Kind, Score, Target, Weights};
 use crate::network::Network;
 use crate::optimizer::{self, Rule};
 use crate::program::Program;
-use crate::scores::scores_of;
 use crate::tape::{Gradients, Tape};
 use crate::update::{Memories, Rates, Units, Update, units};
 
@@ -30,42 +30,6 @@ pub struct Sample {
     pub inputs: Vec<Tensor>,
     /// The class, if it is known.
     pub label: Option<i64>,
-}
-
-/// What a sample's outputs should be: one row of numbers for each output.
-pub type Target = Vec<Vec<f32>>;
-
-/// The network that is learned from.
-#[derive(Debug)]
-pub struct Teacher(Evaluator);
-
-impl Teacher {
-    /// A network of real numbers; of classifiers the scores before the softmax are taken.
-    pub fn new(graph: &Graph) -> Teacher {
-        let mut graph = graph.clone();
-        end_before_softmax(&mut graph);
-        Teacher(Evaluator::new(&graph))
-    }
-
-    /// What it says of a sample.
-    pub fn target(&self, inputs: &[Tensor]) -> Result<Target, Diag> {
-        let numbers = |t: Tensor| match t.data {
-            Data::F32(v) => Ok(v),
-            _ => Err(Diag::new(
-                Code::UNSUPPORTED,
-                "the network has an output of integers, from which nothing can be learned",
-            )),
-        };
-        self.0.run(inputs)?.into_iter().map(numbers).collect()
-    }
-}
-
-/// Makes scores of outputs that are their softmax.
-pub(crate) fn end_before_softmax(graph: &mut Graph) {
-    let outputs = graph.outputs().iter().map(|&v| scores_of(graph, v)).collect();
-    let mut builder = Builder::new(graph);
-    builder.set_outputs(outputs);
-    builder.remove_dead();
 }
 
 /// How parameters change.
@@ -150,6 +114,19 @@ impl Trainer {
     /// Takes a network with other kinds of parameters, of which no steps were made.
     pub(crate) fn replace(&mut self, network: Network) -> Result<(), Diag> {
         self.memories = Memories::new(self.settings.rule, &network);
+        self.set_network(network)
+    }
+
+    /// What is remembered of parameters, to be written down with them.
+    pub(crate) fn state(&self) -> State {
+        State { parameters: Parameters::of(&self.network), memories: self.memories.clone() }
+    }
+
+    /// Goes on from what was written down after some steps.
+    pub(crate) fn go_on(&mut self, step: usize, state: State) -> Result<(), Diag> {
+        let mut network = self.network.clone();
+        state.parameters.apply(&mut network);
+        (self.memories, self.step) = (state.memories, step);
         self.set_network(network)
     }
 
@@ -257,6 +234,20 @@ impl Trainer {
     pub fn evaluate_each(&self, samples: &[(Sample, Target)]) -> Result<Vec<Score>, Diag> {
         let one = |chunk: Range<usize>| self.chunk(&samples[chunk], None);
         let scores = self.threads.run(|| in_order(chunks(samples.len(), self.chunk), one))?;
+        Ok(scores.concat())
+    }
+
+    /// What outputs are compared by, in real numbers, for each sample.
+    pub(crate) fn scores(&self, samples: &[(Sample, Target)]) -> Result<Vec<Target>, Diag> {
+        let slots: Vec<usize> = self.outputs.iter().map(|(slot, _)| *slot).collect();
+        let one = |chunk: Range<usize>| {
+            let samples = &samples[chunk];
+            let inputs = self.inputs(samples.iter().map(|(sample, _)| sample))?;
+            let tape = Tape::run(&self.program, inputs, samples.len(), false, &slots, &Workspace::default())?;
+            let real = |slot: usize, i: usize| Ok(loss::real(&self.program, slot, tape.codes(slot)?, i)?.0);
+            (0..samples.len()).map(|i| slots.iter().map(|&slot| real(slot, i)).collect()).collect()
+        };
+        let scores: Vec<Vec<Target>> = self.threads.run(|| in_order(chunks(samples.len(), self.chunk), one))?;
         Ok(scores.concat())
     }
 

@@ -25,6 +25,7 @@ const PLAN: Plan = Plan {
     patience: 0,
     halvings: 0,
     measures: false,
+    from_scratch: false,
     scheme: Scheme::Rounding,
 };
 
@@ -57,11 +58,12 @@ impl Watch for Until {
 
 /// Trains until a step, perhaps from a checkpoint.
 fn train(last: usize, resumed: Option<&[u8]>, digest: [u8; 32], rule: Rule) -> Result<(Outcome, Until), Diag> {
-    train_by(Scheme::Rounding, last, resumed, digest, rule)
+    train_by((Scheme::Rounding, false), last, resumed, digest, rule)
 }
 
+/// With the same network as a teacher that learns too, from labels, while the weights are drawn anew, or with one that stays as it is.
 fn train_by(
-    scheme: Scheme,
+    (scheme, joint): (Scheme, bool),
     last: usize,
     resumed: Option<&[u8]>,
     digest: [u8; 32],
@@ -78,21 +80,28 @@ fn train_by(
     };
     let mut trainer = Trainer::new(Network::new(&graph, &lowering)?, settings)?;
     let samples = inputs(77, 24);
-    let get = |i: usize| Ok(Sample { inputs: samples[i].clone(), label: None });
+    let get = |i: usize| Ok(Sample { inputs: samples[i].clone(), label: joint.then_some(i as i64 % 2) });
     let material = Material { count: samples.len(), get: &get, images: vec![Some(false)] };
-    let plan = Plan { scheme, ..PLAN };
+    let plan = Plan { scheme, from_scratch: joint, ..PLAN };
+    let mut teacher = Teacher::new(&float);
+    if joint {
+        let (graph, lowering) = quantized(&float, SEED, ["8", "8"]);
+        let weights = Weights { teacher: 0.0, labels: 1.0, temperature: 1.0 };
+        teacher = teacher.joined(Trainer::new(Network::new(&graph, &lowering)?, Settings { weights, ..settings })?);
+    }
     let mut until = Until { last, state: Vec::new(), best: Vec::new() };
-    let outcome = run(&mut trainer, &Teacher::new(&float), &material, plan, resumed, digest, &mut until)?;
+    let outcome = run(&mut trainer, &mut teacher, &material, plan, resumed, digest, &mut until)?;
     Ok((outcome, until))
 }
 
 #[test]
 fn resumed_trainings_give_the_same_bits() {
     for (scheme, rule) in [
-        (Scheme::Rounding, Rule::Adam),
-        (Scheme::Rounding, Rule::Sgd),
-        (Scheme::Intervals, Rule::Adam),
-        (Scheme::Noise(2), Rule::Adam),
+        ((Scheme::Rounding, false), Rule::Adam),
+        ((Scheme::Rounding, false), Rule::Sgd),
+        ((Scheme::Intervals, false), Rule::Adam),
+        ((Scheme::Noise(2), false), Rule::Adam),
+        ((Scheme::Rounding, true), Rule::Adam),
     ] {
         let (_, whole) = train_by(scheme, usize::MAX, None, [1; 32], rule).expect("it trains");
         for step in [1, 4, 8] {

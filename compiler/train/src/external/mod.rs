@@ -87,7 +87,7 @@ pub fn files(
     let student = described(&integer, STUDENT, &mut constants)?;
     let outputs: Vec<Value> = integer.outputs().iter().map(|&v| output(&integer, v, settings)).collect();
     let mut cut = teacher.clone();
-    crate::trainer::end_before_softmax(&mut cut);
+    crate::teacher::end_before_softmax(&mut cut);
     let text = json!({
         "producer": format!("qcc {}", env!("CARGO_PKG_VERSION")),
         "images": images,

@@ -1,6 +1,7 @@
-//! Apprentice (Mishra and Marr, ICLR 2018, equation 1 and section 5.3, scheme C): another network, a greater one as a rule, teaches by its scores, and labels do; the
-//! student starts from its own calibrated weights. The paper's weights: 1/2 for labels, 1/2 for the teacher, whose own loss has no effect on the student. Schemes A (both are
-//! trained) and B (the student begins from nothing) are not here.
+//! Apprentice (Mishra and Marr, ICLR 2018, equation 1 and sections 5.1 to 5.3): another network, a greater one as a rule, teaches by its scores, and labels do. The paper's
+//! weights: 1 for the teacher's own loss, 1/2 for labels, 1/2 for the teacher. By scheme C the student starts from its own calibrated weights, by B from weights that are drawn;
+//! by A they are drawn, and the teacher learns too, from labels. In the paper teacher and student of A begin from nothing together; here the teacher is a trained network,
+//! with 8 bits as it learns.
 
 use super::{Defaults, Recipe, Situation};
 use crate::loss::Weights;
