@@ -341,8 +341,8 @@ fn images_are_told_how_they_become_inputs() {
     };
     bad("images", &[], 2, "nothing says how they become inputs");
     refused(folder.path(), &["compare", "m.qir", "--data", "images"], 2, "nothing says how they become inputs");
-    bad("large", &["--preset", "unit"], 1, "8 x 10 pixels after preprocessing");
-    bad("images", &["--preset", "unit", "--crop", "9"], 1, "4 x 4 pixels after preprocessing");
+    bad("large", &["--preset", "unit"], 1, "8 pixels high and 10 wide after preprocessing");
+    bad("images", &["--preset", "unit", "--crop", "9"], 1, "4 pixels high and 4 wide after preprocessing");
     bad("images", &["--preset", "unit", "--layout", "nhwc"], 1, "is no image in the layout nhwc");
     bad("images", &["--preset", "unit", "--mean", "1,2"], 2, "one number, or three");
     let whole = std::fs::read(at("images/1.png")).unwrap();

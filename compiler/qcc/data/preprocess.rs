@@ -179,8 +179,8 @@ impl Preprocess {
         if (h as usize, w as usize) != (height, width) || h > extent.0 || w > extent.1 {
             let (h, w) = (h.min(extent.0), w.min(extent.1));
             return Err(format!(
-                "an image is {h} x {w} pixels after preprocessing, the input of shape {} is not: \
-                 --resize and --crop bring images to size",
+                "an image is {h} pixels high and {w} wide after preprocessing, the input of shape {} is {height} high and \
+                 {width} wide: --resize HxW and --crop HxW bring images to size",
                 shape()
             ));
         }
