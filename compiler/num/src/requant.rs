@@ -63,8 +63,9 @@ impl Epilogue {
             let v = self.rounded_as_f32(acc, mult, residual);
             return v.saturating_mul(1 << FRACTION_BITS).saturating_add(1 << (FRACTION_BITS - 1));
         }
-        let t = mul_high(shl_sat(acc, self.shl), mult);
-        sat16(t).saturating_add(residual).saturating_add(self.offset)
+        let t = i32::from(sat16(mul_high(shl_sat(acc, self.shl), mult)));
+        let u = i32::from(sat16(t + i32::from(residual)));
+        sat16(u + i32::from(self.offset))
     }
 
     /// Equation (15) before its clamp.

@@ -4,7 +4,7 @@ use qcc_ir::diag::Code;
 use qcc_ir::{Data, Diag};
 use qcc_num::requant::FRACTION_BITS;
 
-use crate::kernel::{ABOVE, BELOW, Backward, Call, Codes, ParameterGradient, Rounded, Workspace};
+use crate::kernel::{ABOVE, BELOW, Backward, Call, Codes, ParameterGradient, Rounded, Workspace, vectorized};
 use crate::program::{Program, Source};
 
 /// Derivatives of the loss by parameters.
@@ -144,35 +144,60 @@ fn accumulate(place: &mut Option<Vec<f32>>, gradient: Vec<f32>, space: &Workspac
 fn cut(gradient: &mut [f32], errors: &[i8], codes: &Data, program: &Program, slot: usize) -> f64 {
     let zero = program.slots[slot].ty.uniform().map_or(0, |u| u.zero_point()) as f32;
     let unit = 1.0 / (1u32 << FRACTION_BITS) as f32;
-    let mut pairs = Pairs { gradient, errors, zero, unit };
-    match codes {
-        Data::U8(v) => pairs.cut(v.iter().map(|&q| f32::from(q))),
-        Data::I16(v) => pairs.cut(v.iter().map(|&q| f32::from(q))),
-        Data::I32(v) => pairs.cut(v.iter().map(|&q| q as f32)),
-        _ => 0.0,
-    }
+    vectorized(Pairs { gradient, errors, codes, zero, unit })
 }
+
+/// Sums that are taken side by side.
+const LANES: usize = 16;
 
 /// Derivatives by codes that were rounded.
 struct Pairs<'a> {
     gradient: &'a mut [f32],
     errors: &'a [i8],
+    codes: &'a Data,
     zero: f32,
     unit: f32,
 }
 
+impl pulp::NullaryFnOnce for Pairs<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn call(self) -> f64 {
+        match self.codes {
+            Data::U8(v) => self.cut(v, f32::from),
+            Data::I16(v) => self.cut(v, f32::from),
+            Data::I32(v) => self.cut(v, |q| q as f32),
+            _ => 0.0,
+        }
+    }
+}
+
 impl Pairs<'_> {
-    /// See [`cut`]; of these codes.
-    fn cut(&mut self, codes: impl Iterator<Item = f32>) -> f64 {
-        let mut sum = 0.0f64;
-        for ((g, &error), q) in self.gradient.iter_mut().zip(self.errors).zip(codes) {
-            if error == BELOW || error == ABOVE {
-                sum += f64::from(*g * (q - self.zero));
-                *g = 0.0;
-            } else {
-                sum -= f64::from(*g * f32::from(error) * self.unit);
+    /// See [`cut`]; of these codes. Sums are taken in lanes, so that vectors can take them.
+    #[inline(always)]
+    fn cut<Q: Copy>(self, codes: &[Q], real: impl Fn(Q) -> f32) -> f64 {
+        let mut sums = [0.0f64; LANES];
+        let (gradient, rest) = self.gradient.as_chunks_mut::<LANES>();
+        let ((errors, last), (codes, final_codes)) = (self.errors.as_chunks::<LANES>(), codes.as_chunks::<LANES>());
+        let one = |g: f32, error: i8, q: Q| {
+            // 1 or 0, so that nothing branches.
+            let cut = f32::from(u8::from((error == BELOW) | (error == ABOVE)));
+            let by = cut * (real(q) - self.zero) - (1.0 - cut) * (f32::from(error) * self.unit);
+            (f64::from(g * by), (1.0 - cut) * g)
+        };
+        for ((gradient, errors), codes) in gradient.iter_mut().zip(errors).zip(codes) {
+            for i in 0..LANES {
+                let (by_scale, g) = one(gradient[i], errors[i], codes[i]);
+                sums[i] += by_scale;
+                gradient[i] = g;
             }
         }
-        sum
+        for (i, (g, (&error, &q))) in rest.iter_mut().zip(last.iter().zip(final_codes)).enumerate() {
+            let (by_scale, left) = one(*g, error, q);
+            sums[i] += by_scale;
+            *g = left;
+        }
+        sums.iter().sum()
     }
 }

@@ -103,6 +103,12 @@ pub(crate) struct Backward<'a> {
     pub(crate) parameters: &'a mut [ParameterGradient],
 }
 
+/// Runs a loop with the widest vectors that the CPU has; each element has the same bits as without. What is to be compiled for them is
+/// inlined always, and so no closure.
+pub(crate) fn vectorized<W: pulp::NullaryFnOnce>(work: W) -> W::Output {
+    pulp::Arch::new().dispatch(work)
+}
+
 /// An integer operator of one node.
 pub(crate) trait Kernel: Send + Sync {
     /// The result of all samples.

@@ -20,7 +20,7 @@ use qcc_ir::{Data, Diag, Opcode, Window, attr};
 use qcc_num::requant::{Epilogue, FRACTION_BITS, RESIDUAL_BITS, residual_term};
 
 use super::patches::Patches;
-use super::{ABOVE, BELOW, Backward, Call, Codes, Kernel, Rounded, Site};
+use super::{ABOVE, BELOW, Backward, Call, Codes, Kernel, Rounded, Site, vectorized};
 
 /// Integers below this one are exact in single precision.
 const EXACT: f64 = (1u32 << 24) as f64;
@@ -162,23 +162,6 @@ impl Product {
         }
     }
 
-    /// Equations (1) to (4) of the accumulators of some positions.
-    fn requantize(&self, sums: &[i32], residual: Option<&[u8]>, codes: &mut [u8], errors: &mut [i8]) {
-        let Some((rule, mult)) = &self.rounding else { return };
-        let (lo, hi) = (i32::from(rule.lo), i32::from(rule.hi));
-        let (n, residual_mult) = (self.outputs, self.residual.unwrap_or(0));
-        let mult = &mult[..n];
-        for (row, sums) in sums.chunks(n).enumerate() {
-            let (codes, errors) = (&mut codes[row * n..(row + 1) * n], &mut errors[row * n..(row + 1) * n]);
-            let residual = residual.map(|r| &r[row * n..(row + 1) * n]);
-            for c in 0..n {
-                let term = residual.map_or(0, |r| residual_term(r[c], residual_mult));
-                let u = i32::from(rule.before_rounding(sums[c], mult[c], term));
-                (codes[c], errors[c]) = clamped(u >> FRACTION_BITS, u & ((1 << FRACTION_BITS) - 1), lo, hi);
-            }
-        }
-    }
-
     /// Factors of the requantization.
     fn factors(&self) -> Vec<f32> {
         let Some((rule, mult)) = &self.rounding else { return vec![1.0; self.outputs] };
@@ -282,6 +265,89 @@ impl Product {
     }
 }
 
+/// Accumulators of some positions, which lack what they begin with, to be requantized: equations (1) to (4).
+struct Requantize<'a> {
+    layer: &'a Product,
+    sums: &'a [i32],
+    residual: Option<&'a [u8]>,
+    codes: &'a mut [u8],
+    errors: &'a mut [i8],
+}
+
+impl pulp::NullaryFnOnce for Requantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Some((rule, mult)) = &self.layer.rounding else { return };
+        let n = self.layer.outputs;
+        let rows = self.sums.chunks_exact(n).zip(self.codes.chunks_exact_mut(n)).zip(self.errors.chunks_exact_mut(n));
+        for (row, ((sums, codes), errors)) in rows.enumerate() {
+            let residual = self.residual.map_or(&[][..], |r| &r[row * n..(row + 1) * n]);
+            let by = self.layer.residual.unwrap_or(0);
+            let line = Line { sums, start: &self.layer.start, mult, residual, by, codes, errors };
+            // What most layers have is known where the loop is compiled.
+            match (rule.shl, rule.f32_fraction_bits) {
+                (0, 0) => line.requantize(&Epilogue { shl: 0, f32_fraction_bits: 0, ..*rule }),
+                _ => line.requantize(rule),
+            }
+        }
+    }
+}
+
+/// Accumulators of a position, and what becomes of them.
+struct Line<'a> {
+    sums: &'a [i32],
+    start: &'a [i32],
+    mult: &'a [i32],
+    residual: &'a [u8],
+    by: u16,
+    codes: &'a mut [u8],
+    errors: &'a mut [i8],
+}
+
+impl Line<'_> {
+    #[inline(always)]
+    fn requantize(mut self, rule: &Epilogue) {
+        let (mut at, all) = (0, self.sums.len());
+        while at + LANES <= all {
+            self.lanes::<LANES>(at, rule);
+            at += LANES;
+        }
+        while at < all {
+            self.lanes::<1>(at, rule);
+            at += 1;
+        }
+    }
+
+    /// So many channels, by loops over arrays that lie nowhere else.
+    #[inline(always)]
+    fn lanes<const N: usize>(&mut self, at: usize, rule: &Epilogue) {
+        let (sums, start, mult) =
+            (lanes::<_, N>(self.sums, at), lanes::<_, N>(self.start, at), lanes::<_, N>(self.mult, at));
+        let residual = if self.residual.is_empty() { [0; N] } else { lanes(self.residual, at) };
+        let (lo, hi) = (i32::from(rule.lo), i32::from(rule.hi));
+        let (mut codes, mut errors) = ([0u8; N], [0i8; N]);
+        for i in 0..N {
+            let term = residual_term(residual[i], self.by);
+            let u = i32::from(rule.before_rounding(start[i].wrapping_add(sums[i]), mult[i], term));
+            (codes[i], errors[i]) = clamped(u >> FRACTION_BITS, u & ((1 << FRACTION_BITS) - 1), lo, hi);
+        }
+        self.codes[at..at + N].copy_from_slice(&codes);
+        self.errors[at..at + N].copy_from_slice(&errors);
+    }
+}
+
+/// Channels that are rounded side by side.
+const LANES: usize = 16;
+
+#[inline(always)]
+fn lanes<T: Copy + Default, const N: usize>(of: &[T], at: usize) -> [T; N] {
+    let mut own = [T::default(); N];
+    own.copy_from_slice(&of[at..at + N]);
+    own
+}
+
 /// What windows are laid out of, and where.
 struct Windows<'a> {
     padded: &'a [f32],
@@ -295,14 +361,12 @@ pub(super) fn factor(rule: &Epilogue, mult: i32) -> f32 {
 }
 
 /// A code within its bounds, and how far the unrounded number is from it: `fraction` has half a unit more.
+#[inline(always)]
 pub(super) fn clamped(code: i32, fraction: i32, lo: i32, hi: i32) -> (u8, i8) {
-    if code < lo {
-        (lo as u8, BELOW)
-    } else if code > hi {
-        (hi as u8, ABOVE)
-    } else {
-        (code as u8, (fraction - (1 << (FRACTION_BITS - 1))) as i8)
-    }
+    let inside = fraction - (1 << (FRACTION_BITS - 1));
+    let error = if code < lo { i32::from(BELOW) } else { inside };
+    let error = if code > hi { i32::from(ABOVE) } else { error };
+    (code.max(lo).min(hi) as u8, error as i8)
 }
 
 /// The columns of the weights in parts: each has sums below `2^24` for operands up to `greatest`.
@@ -351,19 +415,21 @@ impl Kernel for Product {
                     true => self.depthwise_sums(&padded, block.clone(), &mut windows, sums),
                     false => self.sums(&padded, block.clone(), &mut windows, sums, &mut part_sums),
                 }
-                for line in sums.chunks_mut(self.outputs) {
-                    line.iter_mut().zip(&self.start).for_each(|(sum, start)| *sum = start.wrapping_add(*sum));
-                }
                 let place = i * length + block.start * self.outputs..i * length + block.end * self.outputs;
                 if self.rounding.is_none() {
-                    accumulators[place].copy_from_slice(sums);
+                    let lines = accumulators[place].chunks_mut(self.outputs).zip(sums.chunks(self.outputs));
+                    for (line, sums) in lines {
+                        let pairs = line.iter_mut().zip(sums.iter().zip(&self.start));
+                        pairs.for_each(|(place, (sum, start))| *place = start.wrapping_add(*sum));
+                    }
                     return;
                 }
                 let residual = residual.map(|r| {
                     let start = place.start % r.len().max(1);
                     &r[start..start + place.len()]
                 });
-                self.requantize(sums, residual, &mut codes[place.clone()], &mut errors[place]);
+                let (codes, errors) = (&mut codes[place.clone()], &mut errors[place]);
+                vectorized(Requantize { layer: self, sums, residual, codes, errors });
             });
         }
         [padded, windows, part_sums].into_iter().for_each(|b| space.give(b));
