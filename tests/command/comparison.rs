@@ -19,6 +19,9 @@ fn comparison_reports_as_scripts_expect() {
     let arguments = ["compare", EXAMPLE, "--data", "x.npy", "--labels", "y.npy", "--calibrate", "x.npy"];
     let text = done(folder.path(), &arguments);
     assert!(text.contains("integer top-1") && text.contains("layers by their share of the noise"), "{text}");
+    let labels = |offset| [&arguments[..], &["--label-offset", offset]].concat();
+    refused(folder.path(), &labels("8"), 1, "label 2 of sample 2 and an offset of 8: the model has 10 classes");
+    refused(folder.path(), &labels("-1"), 1, "label 0 of sample 0");
     // Three samples tell no gain from chance, or it is one in all of them.
     assert!(
         text.contains("likely causes") && (text.contains("remedy") || text.contains("nothing that was tried helps")),

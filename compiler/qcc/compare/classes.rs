@@ -5,9 +5,11 @@
 //! rows of numbers, nobody can tell which of them an argmax would make sense of: there agreement is no figure, and the noise
 //! of the outputs is.
 
+use qcc_ir::diag::Code;
 use qcc_ir::{Graph, Tensor, Type};
 
 use super::noise::{reals, stands_for_reals};
+use crate::Error;
 use crate::data::Dataset;
 
 /// Classes that count for the top-5 share.
@@ -36,6 +38,18 @@ impl Classes {
             ([], _) => Err("no output is a row of scores for each sample".to_string()),
             (several, _) => Err(format!("{} outputs are rows of numbers, any of which may be scores", several.len())),
         }
+    }
+
+    /// Refuses labels that name no class, where the model has a score for each.
+    pub(crate) fn check_labels(self, graph: &Graph, data: &Dataset, offset: i64) -> Result<(), Error> {
+        let (Classes::Scores(output), Some(labels)) = (self, data.labels()) else { return Ok(()) };
+        let classes = graph.outputs().get(output).map_or(0, |&v| graph.ty(v).elements() / data.batch().max(1));
+        let names_none =
+            |l: &i64| l.checked_add(offset).and_then(|l| usize::try_from(l).ok()).is_none_or(|l| l >= classes);
+        let Some(i) = labels.iter().position(names_none) else { return Ok(()) };
+        let with = if offset == 0 { String::new() } else { format!(" and an offset of {offset}") };
+        let message = format!("label {} of sample {i}{with}: the model has {classes} classes, from 0 on", labels[i]);
+        Err(Error::new(Code::DATA, message).help("give labels that count as the outputs do, or --label-offset"))
     }
 
     /// The classes that the outputs of one call give each of its samples, the most likely first.

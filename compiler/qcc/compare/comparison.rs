@@ -116,6 +116,9 @@ pub fn compare(
     options: &CompareOptions,
 ) -> Result<Comparison, Error> {
     let classes = Classes::of(compiled.source(), data.batch());
+    if let Ok(classes) = &classes {
+        classes.check_labels(compiled.source(), data, options.label_offset)?;
+    }
     let outcomes = outcomes(compiled, engine, data, options, classes.as_ref().ok().copied())?;
     Ok(summarize(compiled.source(), &outcomes, classes, data, options.label_offset))
 }
