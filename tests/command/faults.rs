@@ -14,6 +14,10 @@ fn models_at_fault_give_one_diagnostic() {
     write("truncated.onnx", &whole[..whole.len() / 2]);
     write("text.onnx", b"this is no model, but a text\n");
     write("empty.onnx", b"");
+    write("lfs.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n");
+    write("array.onnx", b"\x93NUMPY\x01\x00v\x00");
+    write("code.onnx", b"\x7fELF\x02\x01\x01\x00");
+    write("image.onnx", b"\xff\xd8\xff\xe0\x00\x10JFIF");
     write("unknown.onnx", &model(&[("Frobnicate", "x", "y")], &[1, 4]));
     write("cyclic.onnx", &model(&[("Relu", "z", "y"), ("Relu", "y", "z")], &[1, 4]));
     write("zero.onnx", &model(&[("Relu", "x", "y")], &[1, 0, 4]));
@@ -23,7 +27,10 @@ fn models_at_fault_give_one_diagnostic() {
     std::fs::create_dir(folder.path().join("folder.onnx")).unwrap();
     for (name, text) in [
         ("truncated.onnx", "not a whole ONNX model"),
-        ("text.onnx", "not a whole ONNX model"),
+        ("text.onnx", "this is no ONNX model, but text"),
+        ("lfs.onnx", "git lfs pull"),
+        ("array.onnx", "an array of numpy"),
+        ("image.onnx", "an image"),
         ("empty.onnx", "not a whole ONNX model"),
         ("folder.onnx", "folder"),
         ("absent.onnx", "cannot be read"),
@@ -37,6 +44,7 @@ fn models_at_fault_give_one_diagnostic() {
         refused(folder.path(), &[name, "-o", "out.so"], 1, text);
         refused(folder.path(), &["inspect", name], 1, text);
     }
+    refused(folder.path(), &["code.onnx", "-o", "out.so"], 1, "a compiled model goes to run, bench, check and inspect");
 }
 
 /// Every operator that is not supported is reported at once, each as a diagnostic of its own.
@@ -70,6 +78,14 @@ fn flags_at_fault_are_usage_errors() {
         refused(folder.path(), arguments, 2, text);
     }
     refused(folder.path(), &["relu.onnx", "-o", "absent/out.so"], 1, "cannot write");
+    // Nothing is written where a part could not be.
+    refused(folder.path(), &["relu.onnx", "-o", "out.so", "--trace", "absent/t.json"], 1, "there is no such folder");
+    refused(folder.path(), &["relu.onnx", "-o", "out.so", "--save-ranges", "absent/r.json"], 1, "no such folder");
+    let array = qcc::ir::Tensor::f32(&[1, 4], vec![0.5; 4]);
+    std::fs::write(folder.path().join("x.npy"), crate::to_npy(&array)).unwrap();
+    refused(folder.path(), &["relu.onnx", "-o", "out.so", "--ranges", "x.npy"], 1, "--save-ranges");
+    let run = |output| ["run", "relu.onnx", "--input", "x.npy", "--output", output];
+    refused(folder.path(), &run("out.csv"), 2, "give the file the extension .npy");
     refused(folder.path(), &["relu.onnx", "-o", "out.so", "--calibrate", "absent.npz"], 1, "absent.npz");
     refused(folder.path(), &["check", "relu.onnx"], 1, "ELF");
     refused(folder.path(), &["relu.onnx", "-o", "out.so", "--outputs", "z"], 1, "nothing defines output `z`");

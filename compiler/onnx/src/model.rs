@@ -33,13 +33,37 @@ pub(crate) fn domain(name: &str) -> &str {
     if name == "ai.onnx" { "" } else { name }
 }
 
+/// What a file is that is taken for a model by mistake, and what to do.
+fn kind(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    const KINDS: [(&[u8], &str, &str); 8] = [
+        (b"version https://git-lfs", "a pointer of Git LFS to one", "fetch the file itself: git lfs pull"),
+        (b"\x7fELF", "machine code", "give the ONNX file; a compiled model goes to run, bench, check and inspect"),
+        (b"\x93NUMPY", "an array of numpy", "give the ONNX file first, and arrays with a flag"),
+        (b"\x89PNG", "an image", "give the ONNX file first, and images with a flag"),
+        (b"\xff\xd8\xff", "an image", "give the ONNX file first, and images with a flag"),
+        (b"PK\x03\x04", "an archive, as of numpy or PyTorch", "export the model: torch.onnx.export"),
+        (b"\x89HDF", "an HDF5 file, as of Keras", "export the model as ONNX: tf2onnx"),
+        (b"TFL3", "a TensorFlow Lite model", "export the model as ONNX: tf2onnx"),
+    ];
+    let begins = |(magic, ..): &&(&[u8], &str, &str)| bytes.starts_with(magic) || bytes.get(4..8) == Some(*magic);
+    if let Some(&(_, kind, help)) = KINDS.iter().find(begins) {
+        return Some((kind, help));
+    }
+    let start = &bytes[..bytes.len().min(512)];
+    let is_text = start.iter().all(|b| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..));
+    is_text.then_some(("text", "give the ONNX file; a graph of qcc's own as text ends with .qir"))
+}
+
 /// Reads a model from the bytes of a file.
 pub(crate) fn read(bytes: &[u8], budget: &Budget) -> Outcome<Model> {
     let broken = |what: String| Fault::new(Code::NOT_ONNX, format!("not a whole ONNX model: {what}"));
     if bytes.is_empty() {
         return Err(broken("the file is empty".into()));
     }
-    let parsed = wire::check(bytes).map_err(broken)?;
+    let parsed = wire::check(bytes).map_err(|what| match kind(bytes) {
+        Some((kind, help)) => Fault::new(Code::NOT_ONNX, format!("this is no ONNX model, but {kind}")).help(help),
+        None => broken(what),
+    })?;
     budget.check_memory("the model, parsed,", parsed.bytes).map_err(Fault::from)?;
     // A node comes with attributes, weights, and the types and extents of its results.
     if parsed.messages / MESSAGES > budget.nodes as u64 {

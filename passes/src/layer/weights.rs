@@ -142,7 +142,9 @@ fn scales_of(
             .fold(0.0f64, |m, &x| if x.is_finite() { m.max(f64::from(x).abs()) } else { f64::NAN });
         let b = bias.map_or(0.0, |(b, sx)| f64::from(b[c]).abs() / sx);
         if !(largest + b).is_finite() || w[c * row..(c + 1) * row].iter().any(|x| !x.is_finite()) {
-            return Err(format!("the parameters of output channel {c} are not finite"));
+            return Err(format!(
+                "the parameters of output channel {c} are not finite: the file is damaged, or its training diverged"
+            ));
         }
         greatest.push(largest);
         bounds.push(least.max(b / GREATEST_BIAS));

@@ -96,7 +96,12 @@ impl RangeTable {
         };
         let mut text = String::new();
         let read = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
-        read.map_err(|e| fail(&e))?;
+        read.map_err(|e| match e.kind() {
+            std::io::ErrorKind::InvalidData => {
+                fail(&"it is no text").help("give a table that --save-ranges or qcc calibrate wrote")
+            }
+            _ => fail(&e),
+        })?;
         if text.len() as u64 > MAX_BYTES {
             return Err(fail(&format!("there are more than {} MB", MAX_BYTES >> 20)));
         }
