@@ -224,7 +224,7 @@ fn run_pipeline(
     let mut quantized = None;
     let pipeline = Pipeline::parse_with(text, options.own_passes)?;
     report.pipeline = pipeline.to_string();
-    let samples = cx.samples.clone().filter(|s| !s.is_empty());
+    let samples = [&cx.samples, &options.watched].into_iter().flatten().find(|s| !s.is_empty()).cloned();
     let mut budget = samples.map(|s| Budget::new(graph, &s, options.measure_passes)).transpose()?;
     let limit = options.edit_limit.unwrap_or(usize::MAX);
     pipeline.run_observed(graph, cx, limit, &mut |step| {

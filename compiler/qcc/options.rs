@@ -108,6 +108,8 @@ pub struct Options {
     pub edit_limit: Option<usize>,
     /// Whether it is measured what every pass does to the outputs, if there are samples.
     pub measure_passes: bool,
+    /// Samples on which that is measured, where there are none to calibrate with.
+    pub watched: Option<Arc<dyn Samples>>,
     /// Threads of the compiler; 0 for one a core. The result does not depend on it.
     pub threads: usize,
     /// What measurements chose for single layers: see [`crate::Compiled::tune`].
@@ -138,6 +140,7 @@ impl Default for Options {
             own_passes: &[],
             edit_limit: None,
             measure_passes: false,
+            watched: None,
             threads: 0,
             tuning: Tuning::new(),
             progress: None,

@@ -19,6 +19,14 @@ fn timeless(page: &str) -> String {
 }
 
 #[test]
+fn a_page_says_what_passes_do_to_the_samples_that_it_is_given() {
+    let folder = example();
+    done(folder.path(), &["explore", EXAMPLE, "--data", "x.npy", "-o", "page.html"]);
+    let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
+    assert!(page.matches("\"effect\":[").count() > 10, "passes have no effect");
+}
+
+#[test]
 fn a_dump_has_differences_and_a_page_that_is_the_same_each_time() {
     let folder = example();
     let arguments = |dir: &'static str| ["-o", "m.so", "--calibrate", "x.npy", "--dump-dir", dir];

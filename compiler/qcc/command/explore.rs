@@ -1,6 +1,7 @@
 //! `qcc explore`: a page that shows what became of a model.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use qcc::bench::{measure, profile};
@@ -9,6 +10,8 @@ use qcc::cost::multiply_accumulates;
 use qcc::data::Dataset;
 use qcc::engine::Io;
 use qcc::explore::{Explorer, page};
+use qcc::ir::Graph;
+use qcc::passes::Samples as _;
 use qcc::record::Recording;
 use qcc::{Calibration, Compiled, Error, Options, Source, check_places, compile_observed};
 
@@ -67,8 +70,13 @@ impl Explore {
         read.extend(self.data.as_deref().map(|path| ("the samples", path)));
         check_places(&read, &[("--output", &output)])?;
         self.flags.warn();
-        let options = Options { measure_passes: true, ..self.flags.options(self.threads)? };
+        let mut options = Options { measure_passes: true, ..self.flags.options(self.threads)? };
         let source = Source::from(self.model.as_path());
+        let graph = source.load(&options)?;
+        let (data, named) = samples(&graph, &options, self.data.as_deref())?;
+        let calls = self.calls.map_or_else(|| affordable_calls(&graph, PAGE_CALLS), |n| n.max(1));
+        options.watched = Some(Arc::new(data.clone().only((0..data.len().min(calls)).collect())));
+        drop(graph);
         let (mut recording, mut stages) = (Recording::default(), Stages::default());
         let compiled = compile_observed(source.clone(), &options, &mut |event| {
             recording.observe(event);
@@ -80,9 +88,7 @@ impl Explore {
         progress::report("code", 0, 0);
         explorer.compiled(&compiled)?;
         if explorer.program.is_some() {
-            let (data, named) = samples(&compiled, &options, self.data.as_deref())?;
             let path = self.data.clone().unwrap_or_default();
-            let calls = self.calls.map_or_else(|| affordable_calls(compiled.source(), PAGE_CALLS), |n| n.max(1));
             progress::report("values", 0, 0);
             explorer.samples(&compiled, (&data, &named), calls, &mut |layers| {
                 let (source, options, compiled, stages) = (&source, &options, &compiled, &stages);
@@ -108,8 +114,8 @@ fn bench(compiled: &Compiled) -> Result<Vec<qcc::bench::TaskProfile>, Error> {
 }
 
 /// The samples to show values on, and what they are.
-fn samples(compiled: &Compiled, options: &Options, data: Option<&Path>) -> Result<(Dataset, String), Error> {
-    let open = |path: &Path| Dataset::open(path, compiled.source(), options.preprocess.as_ref());
+fn samples(graph: &Graph, options: &Options, data: Option<&Path>) -> Result<(Dataset, String), Error> {
+    let open = |path: &Path| Dataset::open(path, graph, options.preprocess.as_ref());
     if let Some(path) = data {
         return Ok((open(path)?, format!("samples of {}", path.display())));
     }
@@ -121,8 +127,8 @@ fn samples(compiled: &Compiled, options: &Options, data: Option<&Path>) -> Resul
             false => (dataset.only(held_out), "samples that ranges were not found with".to_string()),
         });
     }
-    let ranges = qcc::declared_ranges(compiled.source(), options)?;
-    let dataset = Dataset::synthesized(compiled.source(), &ranges, PAGE_CALLS);
+    let ranges = qcc::declared_ranges(graph, options)?;
+    let dataset = Dataset::synthesized(graph, &ranges, PAGE_CALLS);
     Ok((dataset, "synthesized inputs: no samples were given".to_string()))
 }
 
@@ -135,6 +141,6 @@ pub fn complete(explorer: &mut Explorer, compiled: &Compiled, options: &Options,
     if explorer.program.is_none() || !has_samples && work > SMALL {
         return Ok(());
     }
-    let (data, named) = samples(compiled, options, None)?;
+    let (data, named) = samples(graph, options, None)?;
     explorer.samples(compiled, (&data, &named), calls, &mut Ok)
 }

@@ -150,6 +150,7 @@ fn doing(stage: &str) -> String {
         "finetune" => "training".to_string(),
         "code" => "generating code".to_string(),
         "damage" => "measuring what each layer does to the output".to_string(),
+        "remedies" => "trying what helps".to_string(),
         "values" => "looking at values".to_string(),
         "tune" => "tuning".to_string(),
         "search" => "looking for what to raise to 16 bits".to_string(),

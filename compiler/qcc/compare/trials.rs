@@ -121,6 +121,11 @@ impl<'a> Trials<'a> {
     }
 
     fn noises(&self, options: &Options) -> Result<Vec<Vec<Noise>>, Error> {
+        // Its own stages would say nothing of what it is for.
+        if let Some(progress) = &options.progress {
+            progress("remedies", self.reached.len(), TRIED);
+        }
+        let options = &Options { progress: None, ..options.clone() };
         let compiled: Compiled = compile(self.subject.source.clone(), options)?;
         let engine = Engine::measuring(&compiled)?;
         let limits = CompareOptions { threads: options.threads, calls: Some(self.calls), ..Default::default() };
