@@ -133,7 +133,7 @@ pub(crate) fn write_all(files: &[(&Path, &[u8])]) -> Result<(), Error> {
 
 /// Writes a file beside the place that it is for, with the rights of the one that it replaces.
 fn beside<'a>(path: &'a Path, end: PathBuf, bytes: &[u8]) -> Result<Ready<'a>, Error> {
-    let folder = end.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(&end);
     let fail = |e: io::Error| Error::file(path, "write", e);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".qcc-");
@@ -239,7 +239,7 @@ pub fn header_place(path: &Path) -> Result<Option<PathBuf>, Error> {
     }
 }
 
-/// Refuses outputs that are inputs, or each other. Both are given with the names of their flags.
+/// Refuses outputs that are inputs, or each other, and those for which there is no place. All are given with the names of their flags.
 pub fn check_places(inputs: &[(&str, &Path)], outputs: &[(&str, &Path)]) -> Result<(), Error> {
     for (i, (flag, output)) in outputs.iter().enumerate() {
         let same = |(_, other): &&(&str, &Path)| same_file(output, other);
@@ -250,8 +250,18 @@ pub fn check_places(inputs: &[(&str, &Path)], outputs: &[(&str, &Path)]) -> Resu
             let diag = Diag::new(Code::FLAGS, format!("{flag}: this file {why}"));
             return Err(diag.in_file(output.display().to_string()).help("write to another file").into());
         }
+        if let Place::File(end) = place(output)?
+            && !folder_of(&end).is_dir()
+        {
+            return Err(Error::file(output, "write", "there is no such folder"));
+        }
     }
     Ok(())
+}
+
+/// The folder that a file is in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Whether two paths lead to the same file, existing or not. Streams may be named as often as one likes.
@@ -262,10 +272,8 @@ fn same_file(a: &Path, b: &Path) -> bool {
         use std::os::unix::fs::MetadataExt as _;
         return (a.dev(), a.ino()) == (b.dev(), b.ino());
     }
-    let whole = |p: &Path| {
-        let folder = p.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::canonicalize(folder).ok().map(|folder| (folder, p.file_name().map(ToOwned::to_owned)))
-    };
+    let whole =
+        |p: &Path| fs::canonicalize(folder_of(p)).ok().map(|folder| (folder, p.file_name().map(ToOwned::to_owned)));
     a == b || whole(&a).is_some_and(|a| Some(a) == whole(&b))
 }
 

@@ -9,6 +9,7 @@ use qcc::compare::{
     affordable_calls, compare, damage, layers,
 };
 use qcc::data::Dataset;
+use qcc::passes::Samples as _;
 use qcc::report::accuracy;
 use qcc::{Error, Source, check_places, compile_observed};
 
@@ -130,6 +131,7 @@ impl Compare {
         }
         let calls =
             self.layers.unwrap_or_else(|| if self.json { 0 } else { affordable_calls(compiled.source(), CALLS) });
+        let calls = calls.min(data.len());
         let layers = if calls > 0 {
             let layers = layers(&compiled, &data, calls)?;
             let data = (&data, self.data.as_path());

@@ -150,7 +150,13 @@ impl Run {
         let mut read = vec![("the model", self.file.as_path())];
         read.extend(given.iter().flatten().map(|path| ("an input", path.as_path())));
         let written: Vec<(&str, &Path)> = written.iter().flatten().map(|path| ("--output", path.as_path())).collect();
-        check_places(&read, &written)
+        check_places(&read, &written)?;
+        let other = |path: &Path| path.extension().is_some_and(|e| e != "npy");
+        if let Some((_, path)) = written.iter().find(|(_, path)| other(path)) {
+            let error = usage(format!("--output {}: a result is written as an array of numpy", path.display()));
+            return Err(error.help("give the file the extension .npy"));
+        }
+        Ok(())
     }
 
     fn write(&self, engine: &Engine, results: &[Tensor]) -> Result<(), Error> {
