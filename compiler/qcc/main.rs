@@ -7,6 +7,7 @@
 //! | 2 | the flags are |
 //! | 3 | a verification failed: `check` found a float instruction |
 //! | 101 | qcc is at fault |
+//! | 130 | a signal ended it: `finetune`, which leaves a checkpoint |
 
 mod command;
 

@@ -81,6 +81,7 @@ codes! {
     TARGET = 31, Usage, "The target is unknown or cannot run here.";
     DATA = 40, Input, "Samples do not fit the model.";
     FLAGS = 41, Usage, "A flag cannot be meant as it is written.";
+    INTERRUPTED = 42, Usage, "A signal ended the work (exit code 130).";
 }
 
 impl Code {

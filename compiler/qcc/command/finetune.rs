@@ -115,6 +115,9 @@ impl Finetune {
         let stem = self.output().file_stem().map(|s| s.to_string_lossy().into_owned());
         options.name = stem;
         let teaches = self.teaches(data.labels().is_some())?;
+        if self.recipe == "apprentice" && data.labels().is_none() {
+            terminal::note("no labels: the teacher alone teaches; with --labels they have half of the loss");
+        }
         let mut training = qcc::finetune::Finetune::new(self.model.as_path(), &options, data, plan, settings, teaches)?;
         super::announce::announce(training.compiled());
         describe(&training);
@@ -132,7 +135,8 @@ impl Finetune {
         for &halvings in self.parts() {
             let outcome = self.train(&mut training, halvings, &interrupted)?;
             if outcome.interrupted {
-                return Err(usage("interrupted").help("the same command with --resume goes on"));
+                let error = Error::new(qcc::ir::diag::Code::INTERRUPTED, "interrupted");
+                return Err(error.help("the same command with --resume goes on"));
             }
             outcomes.push(outcome);
         }

@@ -27,6 +27,7 @@ pub mod terminal;
 mod top;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use qcc::ir::diag::Code;
 use qcc::{Error, Kind};
 
 /// Compiles a float neural network (ONNX) into integer-only machine code.
@@ -193,9 +194,15 @@ pub fn dispatch(arguments: Arguments) -> u8 {
     }
 }
 
+/// The exit code of what a shell ends by SIGINT.
+const INTERRUPTED: u8 = 130;
+
 /// Shows an error and returns the exit code for it.
 pub fn fail(error: &Error) -> u8 {
     terminal::show(error);
+    if error.diags().iter().all(|d| d.code == Code::INTERRUPTED) {
+        return INTERRUPTED;
+    }
     match error.kind() {
         Kind::Input => 1,
         Kind::Usage => 2,
