@@ -128,7 +128,7 @@ pub static FORMATS: &[Row] = &[
     Row::linear("i16", Some("16"), Role::Values, &I16, "values of 16 bits"),
     Row::linear("u4", Some("4"), Role::Values, &U4, "values of 4 bits, each in a byte"),
     Row::linear("i8", Some("8"), Role::Weights, &I8, "weights of 8 bits"),
-    Row::linear("i7", None, Role::Weights, &I7, "weights of 7 bits, for runtimes that add products in 16 bits"),
+    Row::linear("i7", Some("7"), Role::Weights, &I7, "weights of 7 bits, for runtimes that add products in 16 bits"),
     Row::linear("i6", Some("6"), Role::Weights, &I6, "weights of 6 bits"),
     Row::linear("i5", Some("5"), Role::Weights, &I5, "weights of 5 bits"),
     Row::linear("i4", Some("4"), Role::Weights, &I4, "weights of 4 bits"),
