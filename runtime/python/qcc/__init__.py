@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import warnings
 
 import numpy as np
 
@@ -163,7 +164,7 @@ def compile(model, output=None, calibrate=None, **flags):
 
     `calibrate`: an array of samples, a dictionary of arrays by input, or a path. `output`: where the shared object goes; without, it
     lasts as long as the process. Other flags are those of the command, with underscores: `weights=4, max_drop=1, target="native"`;
-    `True` stands for a flag without a value, a list for one that is repeated.
+    `True` stands for a flag without a value, a list for one that is repeated. What the command warns of is a Python warning.
     """
     folder = tempfile.mkdtemp(prefix="qcc-")
     try:
@@ -181,6 +182,9 @@ def compile(model, output=None, calibrate=None, **flags):
         done = subprocess.run([command(), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise Error(done.stderr.strip() or f"qcc ended with code {done.returncode}")
+        for line in done.stderr.splitlines():
+            if line.startswith("warning: "):
+                warnings.warn(line.removeprefix("warning: "), stacklevel=2)
         return Model(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
