@@ -84,12 +84,13 @@ impl Arena {
 /// Asks for huge pages where whole ones are covered, and does without them where the system has none.
 fn in_huge_pages(start: NonNull<u8>, bytes: usize) {
     let whole = bytes / HUGE * HUGE;
-    #[cfg(target_os = "linux")]
+    // Miri knows no such advice.
+    #[cfg(all(target_os = "linux", not(miri)))]
     if whole > 0 {
         // SAFETY: whole pages of memory that belongs to the caller; the call does not change what they hold.
         unsafe { libc::madvise(start.as_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
     }
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(not(all(target_os = "linux", not(miri))))]
     let _ = (start, whole);
 }
 
