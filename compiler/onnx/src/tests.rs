@@ -151,7 +151,7 @@ fn files_that_are_no_models() {
     assert_eq!((folder.0.len(), folder.0[0].code), (1, Code::FILE));
     let absent = import(&fixture("nothing.onnx"), &ImportOptions::default()).unwrap_err();
     assert_eq!((absent.0.len(), absent.0[0].code), (1, Code::FILE));
-    single("make_fixtures.py", Code::NOT_ONNX, "not a whole ONNX model");
+    single("make_fixtures.py", Code::NOT_ONNX, "this is no ONNX model, but text");
     for bytes in [&b""[..], b"hello", &[0; 64], &[0x08, 0x08]] {
         let diags = import_bytes(bytes, None, &ImportOptions::default()).unwrap_err();
         assert_eq!((diags.0.len(), diags.0[0].code), (1, Code::NOT_ONNX), "{bytes:?}: {diags}");
