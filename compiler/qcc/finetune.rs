@@ -11,6 +11,7 @@ use qcc_passes::Samples as _;
 use qcc_train::{Material, Network, Outcome, Plan, Sample, Settings, Teacher, Trainer, Watch, Weights};
 use sha2::{Digest as _, Sha256};
 
+use crate::compare::classes;
 use crate::compile::{Compiled, compile, model_digest};
 use crate::data::{Dataset, Layout};
 use crate::{Error, Options, Source};
@@ -70,6 +71,10 @@ impl Finetune {
             Teaches::Itself => compiled.source.clone(),
         };
         let joint_too = matches!(teaches, Teaches::Jointly(_));
+        if joint_too && data.labels().is_none() {
+            let error = Error::new(Code::FLAGS, "scheme a: the teacher learns from labels, and there are none");
+            return Err(error.help("add labels, or take scheme b"));
+        }
         let digest = digest(&compiled, (&teacher, joint_too), &data, &plan, &settings)?;
         let (teacher_graph, trainer) = (teacher, Trainer::new(network, settings)?);
         check_labels(data.labels(), trainer.classes())?;
@@ -99,6 +104,11 @@ impl Finetune {
     /// Writes the files from which PyTorch trains into a folder: `train.py`, and what it reads.
     pub fn write_external(self, folder: &Path) -> Result<(), Error> {
         let (plan, settings) = (&self.plan, &self.settings);
+        if plan.from_scratch {
+            let message =
+                "--emit-trainer: train.py begins with the calibrated weights and a teacher that stays as it is";
+            return Err(Error::new(Code::FLAGS, message).help("use --scheme c, or train here"));
+        }
         let files = qcc_train::external::files(&self.trainer, &self.teacher_graph, &self.images(), plan, settings)?;
         let compiled = self.compiled.trained(self.trainer.network())?;
         std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, "make the folder", e))?;
@@ -206,14 +216,7 @@ fn check_labels(labels: Option<&[i64]>, classes: Option<usize>) -> Result<(), Er
         let message = "labels for a network without an output of scores, one for each class";
         return Err(Error::new(Code::DATA, message).help("leave labels out: the float network teaches"));
     };
-    let names_none = |l: &i64| usize::try_from(*l).map_or(true, |l| l >= classes);
-    match labels.iter().position(names_none) {
-        Some(i) => {
-            let message = format!("label {} of sample {i}: the network has {classes} classes, from 0 on", labels[i]);
-            Err(Error::new(Code::DATA, message).help("give labels that count as the network's outputs do"))
-        }
-        None => Ok(()),
-    }
+    classes::check_labels(labels, 0, classes).map_err(|e| e.help("give labels that count as the network's outputs do"))
 }
 
 /// Writes a checkpoint.

@@ -114,7 +114,7 @@ impl Finetune {
         let (plan, settings) = self.settings(situation)?;
         let stem = self.output().file_stem().map(|s| s.to_string_lossy().into_owned());
         options.name = stem;
-        let teaches = self.teaches(data.labels().is_some())?;
+        let teaches = self.teaches()?;
         if self.recipe == "apprentice" && data.labels().is_none() {
             terminal::note("no labels: the teacher alone teaches; with --labels they have half of the loss");
         }
@@ -202,20 +202,12 @@ impl Finetune {
     }
 
     /// Who teaches, by the scheme.
-    fn teaches(&self, labels: bool) -> Result<Teaches, Error> {
+    fn teaches(&self) -> Result<Teaches, Error> {
         let scheme = self.scheme.as_deref();
         if scheme.is_some() && self.recipe != "apprentice" {
             return Err(
                 usage("--scheme is one of --recipe apprentice").help("leave it out, or add --recipe apprentice")
             );
-        }
-        if self.emit_trainer.is_some() && matches!(scheme, Some("a" | "b")) {
-            let error =
-                usage("--emit-trainer: train.py begins with the calibrated weights and a teacher that stays as it is");
-            return Err(error.help("use --scheme c, or train here"));
-        }
-        if scheme == Some("a") && !labels {
-            return Err(usage("--scheme a: the teacher learns from labels, and there are none").help("add --labels"));
         }
         Ok(match self.teacher.as_deref().map(Source::from) {
             Some(teacher) if scheme == Some("a") => Teaches::Jointly(teacher),

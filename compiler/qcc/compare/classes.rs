@@ -44,12 +44,8 @@ impl Classes {
     pub(crate) fn check_labels(self, graph: &Graph, data: &Dataset, offset: i64) -> Result<(), Error> {
         let (Classes::Scores(output), Some(labels)) = (self, data.labels()) else { return Ok(()) };
         let classes = graph.outputs().get(output).map_or(0, |&v| graph.ty(v).elements() / data.batch().max(1));
-        let names_none =
-            |l: &i64| l.checked_add(offset).and_then(|l| usize::try_from(l).ok()).is_none_or(|l| l >= classes);
-        let Some(i) = labels.iter().position(names_none) else { return Ok(()) };
-        let with = if offset == 0 { String::new() } else { format!(" and an offset of {offset}") };
-        let message = format!("label {} of sample {i}{with}: the model has {classes} classes, from 0 on", labels[i]);
-        Err(Error::new(Code::DATA, message).help("give labels that count as the outputs do, or --label-offset"))
+        check_labels(labels, offset, classes)
+            .map_err(|e| e.help("count them as the outputs do, or give --label-offset"))
     }
 
     /// The classes that the outputs of one call give each of its samples, the most likely first.
@@ -62,6 +58,15 @@ impl Classes {
             Classes::Index(_) => values.iter().map(|&x| vec![x as i64]).collect(),
         }
     }
+}
+
+/// Refuses labels that, with an offset, name none of so many classes.
+pub(crate) fn check_labels(labels: &[i64], offset: i64, classes: usize) -> Result<(), Error> {
+    let names_none = |l: &i64| l.checked_add(offset).and_then(|l| usize::try_from(l).ok()).is_none_or(|l| l >= classes);
+    let Some(i) = labels.iter().position(names_none) else { return Ok(()) };
+    let with = if offset == 0 { String::new() } else { format!(" and an offset of {offset}") };
+    let message = format!("label {} of sample {i}{with}: the model has {classes} classes, from 0 on", labels[i]);
+    Err(Error::new(Code::DATA, message))
 }
 
 /// Whether a model gives classes for each sample of `data`, by which it can be judged.

@@ -6,7 +6,7 @@
 
 mod account;
 mod cause;
-mod classes;
+pub(crate) mod classes;
 mod comparison;
 mod damage;
 mod interval;

@@ -125,7 +125,7 @@ impl<'a> Trials<'a> {
         if let Some(progress) = &options.progress {
             progress("remedies", self.reached.len(), TRIED);
         }
-        let options = &Options { progress: None, ..options.clone() };
+        let options = &Options { progress: None, measure_passes: false, watched: None, ..options.clone() };
         let compiled: Compiled = compile(self.subject.source.clone(), options)?;
         let engine = Engine::measuring(&compiled)?;
         let limits = CompareOptions { threads: options.threads, calls: Some(self.calls), ..Default::default() };
