@@ -35,18 +35,18 @@ pub(crate) fn domain(name: &str) -> &str {
 
 /// What a file is that is taken for a model by mistake, and what to do.
 fn kind(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
-    const KINDS: [(&[u8], &str, &str); 8] = [
-        (b"version https://git-lfs", "a pointer of Git LFS to one", "fetch the file itself: git lfs pull"),
-        (b"\x7fELF", "machine code", "give the ONNX file; a compiled model goes to run, bench, check and inspect"),
-        (b"\x93NUMPY", "an array of numpy", "give the ONNX file first, and arrays with a flag"),
-        (b"\x89PNG", "an image", "give the ONNX file first, and images with a flag"),
-        (b"\xff\xd8\xff", "an image", "give the ONNX file first, and images with a flag"),
-        (b"PK\x03\x04", "an archive, as of numpy or PyTorch", "export the model: torch.onnx.export"),
-        (b"\x89HDF", "an HDF5 file, as of Keras", "export the model as ONNX: tf2onnx"),
-        (b"TFL3", "a TensorFlow Lite model", "export the model as ONNX: tf2onnx"),
+    const KINDS: [(usize, &[u8], &str, &str); 8] = [
+        (0, b"version https://git-lfs", "a pointer of Git LFS to one", "fetch the file itself: git lfs pull"),
+        (0, b"\x7fELF", "machine code", "give the ONNX file; a compiled model goes to run, bench, check and inspect"),
+        (0, b"\x93NUMPY", "an array of numpy", "give the ONNX file first, and arrays with a flag"),
+        (0, b"\x89PNG", "an image", "give the ONNX file first, and images with a flag"),
+        (0, b"\xff\xd8\xff", "an image", "give the ONNX file first, and images with a flag"),
+        (0, b"PK\x03\x04", "an archive, as of numpy or PyTorch", "export the model: torch.onnx.export"),
+        (0, b"\x89HDF", "an HDF5 file, as of Keras", "export the model as ONNX: tf2onnx"),
+        (4, b"TFL3", "a TensorFlow Lite model", "export the model as ONNX: tf2onnx"),
     ];
-    let begins = |(magic, ..): &&(&[u8], &str, &str)| bytes.starts_with(magic) || bytes.get(4..8) == Some(*magic);
-    if let Some(&(_, kind, help)) = KINDS.iter().find(begins) {
+    let begins = |(at, magic, ..): &&(usize, &[u8], &str, &str)| bytes.get(*at..).is_some_and(|b| b.starts_with(magic));
+    if let Some(&(.., kind, help)) = KINDS.iter().find(begins) {
         return Some((kind, help));
     }
     let start = &bytes[..bytes.len().min(512)];

@@ -152,6 +152,8 @@ fn files_that_are_no_models() {
     let absent = import(&fixture("nothing.onnx"), &ImportOptions::default()).unwrap_err();
     assert_eq!((absent.0.len(), absent.0[0].code), (1, Code::FILE));
     single("make_fixtures.py", Code::NOT_ONNX, "this is no ONNX model, but text");
+    let lite = import_bytes(b"\x1c\0\0\0TFL3\x14", None, &ImportOptions::default()).unwrap_err();
+    assert!(lite.0[0].message.contains("a TensorFlow Lite model"), "{lite}");
     for bytes in [&b""[..], b"hello", &[0; 64], &[0x08, 0x08]] {
         let diags = import_bytes(bytes, None, &ImportOptions::default()).unwrap_err();
         assert_eq!((diags.0.len(), diags.0[0].code), (1, Code::NOT_ONNX), "{bytes:?}: {diags}");
