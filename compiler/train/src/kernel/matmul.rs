@@ -4,7 +4,7 @@ use qcc_interp::{Matrix, multiply_add_alone};
 use qcc_ir::{Data, Diag, attr};
 use qcc_num::requant::{Epilogue, FRACTION_BITS};
 
-use super::product::{clamped, factor};
+use super::rounding::{clamped, factor};
 use super::sum::{Broadcast, bytes_of};
 use super::{Backward, Call, Kernel, Rounded, Site};
 

@@ -24,6 +24,7 @@ mod patches;
 mod pool;
 mod product;
 mod reference;
+mod rounding;
 mod sum;
 #[cfg(test)]
 mod tests;

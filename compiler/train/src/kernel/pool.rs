@@ -3,7 +3,7 @@
 use qcc_ir::{Data, Diag, Opcode, Window, attr};
 use qcc_num::requant::{Epilogue, FRACTION_BITS};
 
-use super::product::{clamped, factor};
+use super::rounding::{clamped, factor};
 use super::{Backward, Call, Kernel, Rounded, Site};
 
 /// For each element of the result of one sample the elements that it is made of, one list behind the other.

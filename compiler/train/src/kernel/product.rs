@@ -17,10 +17,11 @@ use std::ops::Range;
 
 use qcc_interp::{Matrix, multiply_add_alone, multiply_alone};
 use qcc_ir::{Data, Diag, Opcode, Window, attr};
-use qcc_num::requant::{Epilogue, FRACTION_BITS, RESIDUAL_BITS, residual_term};
+use qcc_num::requant::{Epilogue, RESIDUAL_BITS};
 
 use super::patches::Patches;
-use super::{ABOVE, BELOW, Backward, Call, Codes, Kernel, Rounded, Site, vectorized};
+use super::rounding::{Requantize, factor};
+use super::{Backward, Call, Codes, Kernel, Rounded, Site, vectorized};
 
 /// Integers below this one are exact in single precision.
 const EXACT: f64 = (1u32 << 24) as f64;
@@ -265,108 +266,10 @@ impl Product {
     }
 }
 
-/// Accumulators of some positions, which lack what they begin with, to be requantized: equations (1) to (4).
-struct Requantize<'a> {
-    layer: &'a Product,
-    sums: &'a [i32],
-    residual: Option<&'a [u8]>,
-    codes: &'a mut [u8],
-    errors: &'a mut [i8],
-}
-
-impl pulp::NullaryFnOnce for Requantize<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let Some((rule, mult)) = &self.layer.rounding else { return };
-        let n = self.layer.outputs;
-        let rows = self.sums.chunks_exact(n).zip(self.codes.chunks_exact_mut(n)).zip(self.errors.chunks_exact_mut(n));
-        for (row, ((sums, codes), errors)) in rows.enumerate() {
-            let residual = self.residual.map_or(&[][..], |r| &r[row * n..(row + 1) * n]);
-            let by = self.layer.residual.unwrap_or(0);
-            let line = Line { sums, start: &self.layer.start, mult, residual, by, codes, errors };
-            // What most layers have is known where the loop is compiled.
-            match (rule.shl, rule.f32_fraction_bits) {
-                (0, 0) => line.requantize(&Epilogue { shl: 0, f32_fraction_bits: 0, ..*rule }),
-                _ => line.requantize(rule),
-            }
-        }
-    }
-}
-
-/// Accumulators of a position, and what becomes of them.
-struct Line<'a> {
-    sums: &'a [i32],
-    start: &'a [i32],
-    mult: &'a [i32],
-    residual: &'a [u8],
-    by: u16,
-    codes: &'a mut [u8],
-    errors: &'a mut [i8],
-}
-
-impl Line<'_> {
-    #[inline(always)]
-    fn requantize(mut self, rule: &Epilogue) {
-        let (mut at, all) = (0, self.sums.len());
-        while at + LANES <= all {
-            self.lanes::<LANES>(at, rule);
-            at += LANES;
-        }
-        while at < all {
-            self.lanes::<1>(at, rule);
-            at += 1;
-        }
-    }
-
-    /// So many channels, by loops over arrays that lie nowhere else.
-    #[inline(always)]
-    fn lanes<const N: usize>(&mut self, at: usize, rule: &Epilogue) {
-        let (sums, start, mult) =
-            (lanes::<_, N>(self.sums, at), lanes::<_, N>(self.start, at), lanes::<_, N>(self.mult, at));
-        let residual = if self.residual.is_empty() { [0; N] } else { lanes(self.residual, at) };
-        let (lo, hi) = (i32::from(rule.lo), i32::from(rule.hi));
-        let (mut codes, mut errors) = ([0u8; N], [0i8; N]);
-        for i in 0..N {
-            let term = residual_term(residual[i], self.by);
-            let u = i32::from(rule.before_rounding(start[i].wrapping_add(sums[i]), mult[i], term));
-            (codes[i], errors[i]) = clamped(u >> FRACTION_BITS, u & ((1 << FRACTION_BITS) - 1), lo, hi);
-        }
-        self.codes[at..at + N].copy_from_slice(&codes);
-        self.errors[at..at + N].copy_from_slice(&errors);
-    }
-}
-
-/// Channels that are rounded side by side.
-const LANES: usize = 16;
-
-#[inline(always)]
-fn lanes<T: Copy + Default, const N: usize>(of: &[T], at: usize) -> [T; N] {
-    let mut own = [T::default(); N];
-    own.copy_from_slice(&of[at..at + N]);
-    own
-}
-
 /// What windows are laid out of, and where.
 struct Windows<'a> {
     padded: &'a [f32],
     laid_out: &'a mut [f32],
-}
-
-/// The real factor that a multiplier stands for.
-pub(super) fn factor(rule: &Epilogue, mult: i32) -> f32 {
-    let bits = if rule.f32_fraction_bits == 0 { 38.0 } else { f64::from(rule.f32_fraction_bits) };
-    (f64::from(mult) * (f64::from(rule.shl) - bits).exp2()) as f32
-}
-
-/// A code within its bounds, and how far the unrounded number is from it: `fraction` has half a unit more.
-#[inline(always)]
-pub(super) fn clamped(code: i32, fraction: i32, lo: i32, hi: i32) -> (u8, i8) {
-    let inside = fraction - (1 << (FRACTION_BITS - 1));
-    let error = if code < lo { i32::from(BELOW) } else { inside };
-    let error = if code > hi { i32::from(ABOVE) } else { error };
-    (code.max(lo).min(hi) as u8, error as i8)
 }
 
 /// The columns of the weights in parts: each has sums below `2^24` for operands up to `greatest`.
@@ -416,20 +319,20 @@ impl Kernel for Product {
                     false => self.sums(&padded, block.clone(), &mut windows, sums, &mut part_sums),
                 }
                 let place = i * length + block.start * self.outputs..i * length + block.end * self.outputs;
-                if self.rounding.is_none() {
+                let Some((rule, mult)) = &self.rounding else {
                     let lines = accumulators[place].chunks_mut(self.outputs).zip(sums.chunks(self.outputs));
                     for (line, sums) in lines {
                         let pairs = line.iter_mut().zip(sums.iter().zip(&self.start));
                         pairs.for_each(|(place, (sum, start))| *place = start.wrapping_add(*sum));
                     }
                     return;
-                }
-                let residual = residual.map(|r| {
+                };
+                let residual = residual.zip(self.residual).map(|(r, by)| {
                     let start = place.start % r.len().max(1);
-                    &r[start..start + place.len()]
+                    (&r[start..start + place.len()], by)
                 });
-                let (codes, errors) = (&mut codes[place.clone()], &mut errors[place]);
-                vectorized(Requantize { layer: self, sums, residual, codes, errors });
+                let (start, codes, errors) = (&self.start, &mut codes[place.clone()], &mut errors[place]);
+                vectorized(Requantize { rule, start, mult, sums, residual, codes, errors });
             });
         }
         [padded, windows, part_sums].into_iter().for_each(|b| space.give(b));

@@ -4,7 +4,7 @@ use qcc_ir::{Data, Diag, Opcode, attr};
 use qcc_num::affine::Affine;
 use qcc_num::requant::{Epilogue, FRACTION_BITS};
 
-use super::product::{clamped, factor};
+use super::rounding::{clamped, factor};
 use super::{Backward, Call, Codes, Kernel, Rounded, Site};
 
 /// Where the elements of an operand lie that is broadcast to the result.
