@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import warnings
 
 import numpy as np
 import qcc
@@ -28,6 +29,11 @@ stored = np.clip(np.rint(samples / np.float32(tensor.scale)) + tensor.zero_point
 integers, output = compiled.run_int(stored), compiled.outputs[0]
 step = np.abs((integers.astype(np.float32) - output.zero_point) * np.float32(output.scale) - scores).max()
 assert step <= 1e-4 * np.abs(scores).max(), step
+# What the command warns of is not lost.
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    qcc.compile(model, export_for="avx2")
+assert any("--export-for" in str(w.message) for w in caught), caught
 try:
     compiled.run(samples[:, :, :5])
 except qcc.Error as error:

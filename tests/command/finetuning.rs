@@ -54,6 +54,37 @@ fn every_recipe_trains_what_it_is_for() {
     }
 }
 
+/// As by Ctrl-C: what was reached is kept, the exit code is that of a shell, and the same command goes on.
+#[test]
+#[cfg(unix)]
+fn a_signal_leaves_a_checkpoint() {
+    use std::io::{BufRead as _, BufReader, Read as _};
+    use std::process::{Command, Stdio};
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("x.npy"), to_npy(&samples(40))).unwrap();
+    let arguments = ["finetune", EXAMPLE, "-o", "out.so", "--calibrate", "x.npy", "--batch", "8", "--patience", "0"];
+    let mut training = Command::new(env!("CARGO_BIN_EXE_qcc"))
+        .current_dir(folder.path())
+        .args(arguments)
+        .args(["--epochs", "100000"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(training.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("step ") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it ended before its first evaluation");
+    }
+    assert!(Command::new("kill").args(["-INT", &training.id().to_string()]).status().unwrap().success());
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(training.wait().unwrap().code(), Some(130), "{rest}");
+    assert!(rest.contains("error[Q0042]") && rest.contains("--resume goes on"), "{rest}");
+    let left = |name: &str| folder.path().join(name).exists();
+    assert!(left("out.train") && !left("out.so"), "{rest}");
+}
+
 #[test]
 fn a_learning_curve_says_what_more_data_would_bring() {
     let folder = TempDir::new().unwrap();

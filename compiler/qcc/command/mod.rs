@@ -200,7 +200,7 @@ const INTERRUPTED: u8 = 130;
 /// Shows an error and returns the exit code for it.
 pub fn fail(error: &Error) -> u8 {
     terminal::show(error);
-    if error.diags().iter().all(|d| d.code == Code::INTERRUPTED) {
+    if error.diags().first().is_some_and(|d| d.code == Code::INTERRUPTED) {
         return INTERRUPTED;
     }
     match error.kind() {
