@@ -57,7 +57,8 @@ pub fn longest<'w>(
 }
 
 impl Microkernel {
-    /// Whether (32) holds for packed weights, read group by group as the code reads them. True where there are no sums of 16 bits.
+    /// Whether (32) holds for packed weights, read group by group as the code reads them. True where there are no sums of 16 bits. Lanes of no channel
+    /// do not count: what decoded codes put there is not always 0, and is nowhere stored.
     pub fn packed_sums_fit(&self, packed: &[u8], greatest: u8) -> bool {
         let steps = self.spec().i16_steps;
         if steps == 0 {
@@ -66,7 +67,8 @@ impl Microkernel {
         let mut rest = packed;
         let panels = self.panels().iter().flat_map(|panel| std::iter::repeat_n(panel, panel.count));
         let mut fit = true;
-        for panel in panels {
+        for (panel, channels) in panels.zip(self.order()) {
+            let exists: Vec<bool> = channels.iter().flatten().map(Option::is_some).collect();
             let step_bytes = panel.vectors * panel.vector_bytes;
             let (here, behind) = rest.split_at(self.panel_bytes(panel, self.spec().packed_rows()));
             rest = behind;
@@ -75,7 +77,7 @@ impl Microkernel {
                 for step in group.chunks(step_bytes) {
                     step.iter().enumerate().for_each(|(i, &byte)| add(&mut lanes[i / 2], byte as i8));
                 }
-                fit &= lanes.iter().all(|lane| lane_fits(lane, greatest));
+                fit &= lanes.iter().enumerate().all(|(i, lane)| !exists[i / 2] || lane_fits(lane, greatest));
             }
         }
         fit && rest.is_empty()
@@ -168,6 +170,7 @@ mod tests {
             prefetch_bytes: 0,
             coded: false,
             pixel_terms: false,
+            fast_inner: false,
             i16_steps: 4,
             output: Output::Raw,
         };
