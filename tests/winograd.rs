@@ -1,8 +1,8 @@
-//! Convolutions with fewer multiplications: for which layers and targets they are chosen, and that every form gives the interpreter's bits, with one thread and
-//! with several, on the greatest numbers too.
+//! Convolutions with fewer multiplications, by forms and by fast inner products: for which layers and targets they are chosen, and that every way gives the
+//! interpreter's bits, with one thread and with several, on the greatest numbers too.
 
 use qcc_codegen::program::{Choice, Method};
-use qcc_codegen::target::Level;
+use qcc_codegen::target::{LEVELS, Level};
 use qcc_codegen::{Options, Target, check, emit};
 use qcc_interp::Evaluator;
 use qcc_ir::{Attrs, Builder, Data, Elem, Graph, Int, Opcode, Tensor, Type, attr};
@@ -21,6 +21,8 @@ struct Convolution {
     outputs: usize,
     kernel: [usize; 2],
     pads: [i64; 4],
+    strides: [i64; 2],
+    dilations: [i64; 2],
     weights: Vec<i8>,
     /// Whether accumulators are the result; else they are requantized, with a residual if the shapes are the same.
     raw: bool,
@@ -31,7 +33,8 @@ impl Convolution {
         let count = outputs * kernel[0] * kernel[1] * input[3];
         let [top, left] = kernel.map(|taps| (taps / 2) as i64);
         let weights = (0..count).map(weight).collect();
-        Convolution { input, outputs, kernel, pads: [top, left, top, left], weights, raw: true }
+        let pads = [top, left, top, left];
+        Convolution { input, outputs, kernel, pads, strides: [1, 1], dilations: [1, 1], weights, raw: true }
     }
 
     fn graph(&self) -> Graph {
@@ -47,8 +50,8 @@ impl Convolution {
         let op = if self.raw { Opcode::IConv2d } else { Opcode::QConv2d };
         let attrs = Attrs::new(op)
             .with(attr::PADS, self.pads.to_vec())
-            .with(attr::STRIDES, vec![1, 1])
-            .with(attr::DILATIONS, vec![1, 1])
+            .with(attr::STRIDES, self.strides.to_vec())
+            .with(attr::DILATIONS, self.dilations.to_vec())
             .with(attr::GROUPS, 1i64)
             .with(attr::PAD_VALUE, 77);
         let y = if self.raw {
@@ -56,7 +59,8 @@ impl Convolution {
         } else {
             let mult = b.add_const("m", i32s(&|c| 500_000 + 900 * c));
             let attrs = attrs.with(attr::SHL, 1i64).with(attr::OFFSET, 32 + 64 * 120);
-            let is_same = self.outputs == self.input[3] && self.pads.iter().sum::<i64>() > 0;
+            let is_padded = self.kernel == [1, 1] || self.pads.iter().sum::<i64>() > 0;
+            let is_same = self.outputs == self.input[3] && is_padded && self.strides == [1, 1];
             let operands = [x, w, bias, mult, x];
             let attrs = if is_same { attrs.with(attr::RESIDUAL_MULT, 9000) } else { attrs };
             b.add_inferred(op, &operands[..if is_same { 5 } else { 4 }], attrs, "y", None)
@@ -83,7 +87,7 @@ fn run(model: &Model, input: &Tensor, pool: Option<&Pool>) -> Vec<u8> {
     outputs[0].bytes().to_vec()
 }
 
-/// Runs a layer in every form on every target, and says in how many.
+/// Runs a layer in every way on every target, and says in how many beside the direct one.
 fn check_all(layer: &Convolution, pool: &Pool, random: &mut Random) -> usize {
     let graph = layer.graph();
     let wanted: Vec<(Tensor, Vec<u8>)> = layer
@@ -103,7 +107,16 @@ fn check_all(layer: &Convolution, pool: &Pool, random: &mut Random) -> usize {
         for method in methods.chain([Method::Direct]) {
             let jit = emit::jit::compile(&graph, &options(target, Some(method))).expect("compiles");
             let kernel = &jit.tasks.iter().find(|task| task.name == "y" && task.macs > 0).expect("a task").kernel;
-            assert_eq!(kernel.contains("F("), method != Method::Direct, "{target}: {kernel}");
+            let name = match method {
+                Method::Direct => "",
+                Method::Winograd(_) => ", F(",
+                Method::FastInner => ", fast inner products",
+            };
+            let others = [", F(", ", fast inner products"].into_iter().filter(|&other| other != name);
+            assert!(
+                kernel.contains(name) && !others.into_iter().any(|other| kernel.contains(other)),
+                "{target}: {kernel}"
+            );
             forms += usize::from(method != Method::Direct);
             for (input, wanted) in &wanted {
                 for pool in [None, Some(pool)] {
@@ -144,6 +157,38 @@ fn every_form_gives_the_interpreters_bits() {
     }
 }
 
+/// Windows of all kinds on whole vectors of channels: points and more, strides, dilations, images, rows without and with a halo, few and many outputs.
+#[test]
+fn fast_inner_products_give_the_interpreters_bits() {
+    let pool = Pool::new(3).expect("threads");
+    let mut random = Random::new(24);
+    let v3 = Target::of(Level::X86V3);
+    let shapes = [
+        ([1, 5, 7, 16], 16, [1, 1], [1, 1], [1, 1]),
+        ([2, 9, 8, 32], 70, [1, 1], [1, 1], [1, 1]),
+        ([1, 9, 8, 48], 9, [1, 1], [2, 2], [1, 1]),
+        ([1, 1, 130, 64], 64, [1, 1], [1, 1], [1, 1]),
+        ([2, 9, 9, 32], 33, [3, 3], [2, 2], [1, 1]),
+        ([1, 17, 13, 16], 20, [1, 7], [1, 1], [1, 1]),
+        ([1, 17, 13, 16], 130, [7, 1], [1, 1], [1, 1]),
+        ([1, 12, 11, 48], 64, [5, 5], [1, 1], [1, 1]),
+        ([1, 12, 70, 16], 17, [3, 2], [2, 1], [3, 1]),
+        ([1, 1, 1, 1024], 5, [1, 1], [1, 1], [1, 1]),
+        ([1, 7, 7, 528], 72, [1, 1], [1, 1], [1, 1]),
+        ([3, 6, 6, 16], 16, [3, 3], [1, 1], [1, 1]),
+    ];
+    for (index, (input, outputs, kernel, strides, dilations)) in shapes.into_iter().enumerate() {
+        let mut weights = Random::new(index as u64);
+        let extreme = index == 6;
+        let weight = |i| if extreme { [-128, 127][i % 2] } else { weights.within(-128, 127) as i8 };
+        let layer = Convolution::of(input, outputs, kernel, weight);
+        let layer = Convolution { strides, dilations, raw: index % 3 == 0, ..layer };
+        let tuned = emit::object::compile(&layer.graph(), &options(v3, Some(Method::FastInner)));
+        assert!(tuned.is_ok(), "{input:?}: {:?}", tuned.err());
+        check_all(&layer, &pool, &mut random);
+    }
+}
+
 /// Weights at the ends of their range: of one sign, of both by channel, by row and by column, so that transforms reach their extremes.
 #[test]
 fn the_greatest_numbers_are_exact() {
@@ -177,11 +222,29 @@ fn the_form_follows_from_shape_weights_and_target() {
     // Few weights: nothing to spare. Weights of 4 bits: sums in 16 bits are faster. A row: tiles of two rows do not fit.
     assert_eq!(chosen(&of([1, 28, 28, 3], 64, [3, 3], 127), avx2), "conv 3x3 3->64 @28x28");
     assert!(!chosen(&of([1, 28, 28, 128], 128, [3, 3], 7), avx2).contains("F("));
-    assert_eq!(chosen(&of([1, 1, 28, 128], 128, [3, 3], 127), avx2), "conv 3x3 128->128 @1x28");
+    assert!(!chosen(&of([1, 1, 28, 128], 128, [3, 3], 127), avx2).contains("F("));
     // Sums that 32 bits do not hold 64 times over: a form with a smaller factor.
     let positive = Convolution::of([1, 14, 14, 160], 64, [3, 3], |i| 120 - (i % 17) as i8);
     let kernel = chosen(&positive, avx2);
     assert!(kernel.contains("F(") && !kernel.contains("F(4x4"), "{kernel}");
+}
+
+#[test]
+fn fast_inner_products_follow_from_shape_weights_and_target() {
+    let mut random = Random::new(25);
+    let mut of = |input: [usize; 4], outputs, kernel| {
+        Convolution::of(input, outputs, kernel, |_| random.within(-127, 127) as i8)
+    };
+    let point = of([1, 14, 14, 512], 256, [1, 1]);
+    for &(level, name) in LEVELS {
+        let expected = if level == Level::X86V3 { ", fast inner products" } else { "" };
+        assert_eq!(chosen(&point, Target::of(level)), format!("conv 1x1 512->256 @14x14{expected}"), "{name}");
+    }
+    let avx2 = Target::of(Level::X86V3);
+    assert!(chosen(&of([1, 17, 17, 160], 192, [1, 7]), avx2).ends_with("fast inner products"));
+    // Channels that are no whole vectors; activations that few outputs read.
+    assert_eq!(chosen(&of([1, 14, 14, 520], 256, [1, 1]), avx2), "conv 1x1 520->256 @14x14");
+    assert_eq!(chosen(&of([1, 56, 56, 64], 8, [1, 1]), avx2), "conv 1x1 64->8 @56x56");
 }
 
 #[test]
@@ -193,4 +256,7 @@ fn a_form_that_cannot_be_is_refused() {
         let text = fault.err().expect("refused").to_string();
         assert!(text.contains("the tuning of `y`") && text.contains("--tune"), "{text}");
     }
+    let narrow = Convolution::of([1, 3, 9, 20], 16, [3, 3], |_| random.within(-127, 127) as i8);
+    let fault = emit::object::compile(&narrow.graph(), &options(Target::of(Level::X86V3), Some(Method::FastInner)));
+    assert!(fault.err().expect("refused").to_string().contains("fast inner products are not possible here"));
 }

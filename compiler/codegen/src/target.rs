@@ -161,6 +161,11 @@ impl Target {
         }
     }
 
+    /// The machine of fast inner products, where multiplications of 16-bit pairs are what products wait for.
+    pub fn fast_inner_shape(&self) -> Option<&'static VectorShape> {
+        (self.level == Level::X86V3 && self.has_vector_kernels()).then_some(&VectorShape::AVX2_FAST_INNER)
+    }
+
     /// True if other steps than products, too, have kernels beyond Cranelift's vectors.
     pub fn has_vector_kernels(&self) -> bool {
         self.backend() != Backend::Clif

@@ -20,7 +20,17 @@ use qcc_num::requant::{self, Epilogue};
 use jit::baseline;
 use jit::{Jit, coded, native};
 
-type Code = unsafe extern "C" fn(*const u8, *const u8, *const i32, *const i32, *mut u8, *const u8, usize, *const u8);
+type Code = unsafe extern "C" fn(
+    *const u8,
+    *const u8,
+    *const i32,
+    *const i32,
+    *mut u8,
+    *const u8,
+    usize,
+    *const u8,
+    *const i32,
+);
 
 /// Test values.
 struct Random(qcc_num::random::Random);
@@ -49,6 +59,7 @@ struct Case {
     bias: Vec<i32>,
     mult: Vec<i32>,
     residual: Vec<u8>,
+    terms: Vec<i32>,
     output: Vec<u8>,
 }
 
@@ -102,7 +113,7 @@ fn random_spec(r: &mut Random) -> (MicrokernelSpec, usize, RandomRequant) {
         _ => Output::Requant { epilogue: requant.epilogue, residual: requant.residual, acc_bound: None },
     };
     let in_row_step = k_row_step * if even { 1 } else { r.within(1, 2) };
-    let pixel_terms = !matches!(output, Output::Requant { residual: Some(_), .. }) && r.chance(3);
+    let pixel_terms = segments == 1 && r.chance(3);
     let spec = MicrokernelSpec {
         width,
         panel_vectors: if r.chance(2) { 0 } else { r.within(1, 4) },
@@ -121,6 +132,7 @@ fn random_spec(r: &mut Random) -> (MicrokernelSpec, usize, RandomRequant) {
         out_row_step,
         coded: left_out == [0; 2] && r.chance(2),
         pixel_terms,
+        fast_inner: false,
         i16_steps: 0,
         output,
     };
@@ -169,8 +181,7 @@ impl Case {
             + 3;
         let (bias, mult) = random_factors(r, s, &requant.epilogue);
         let packed_rows = s.left_out[0] + s.k_rows + s.left_out[1];
-        let row_step = requant.residual.filter(|_| !s.pixel_terms).map_or(4 * s.width, |r| r.row_step);
-        let residual_bytes = rows * row_step + 1;
+        let residual_bytes = rows * requant.residual.map_or(0, |r| r.row_step) + 1;
         let mut case = Case {
             rows,
             input: (0..reach).map(|_| r.0.bits() as u8).collect(),
@@ -178,6 +189,7 @@ impl Case {
             bias,
             mult,
             residual: (0..residual_bytes).map(|_| r.0.bits() as u8).collect(),
+            terms: (0..rows * s.width).map(|_| r.0.bits() as i32).collect(),
             output: vec![0xA5; rows * s.out_row_step + 64],
             spec,
         };
@@ -197,8 +209,7 @@ impl Case {
         pixels.flat_map(|(row, x)| (0..s.channels).map(move |c| (row, x, c))).map(|(row, x, c)| {
             let mut acc = self.bias[c];
             if s.pixel_terms {
-                let term = &self.residual[4 * (row * s.width + x)..][..4];
-                acc = acc.wrapping_add(i32::from_le_bytes(term.try_into().expect("four bytes")));
+                acc = acc.wrapping_add(self.terms[row * s.width + x]);
             }
             for k in 0..s.k_rows {
                 for g in 0..s.segments {
@@ -260,6 +271,7 @@ impl Case {
                 residual,
                 self.rows / self.spec.block_rows,
                 input,
+                self.terms.as_ptr(),
             )
         };
         if self.spec.output == Output::Measured {
@@ -443,6 +455,7 @@ fn small_tiles_equal_the_reference() {
         case.spec.coded = coded_weights;
         case.weights = random_weights(r, channels * run, coded_weights);
         case.bias = (0..channels as i32).collect();
+        case.terms = (0..2 * width).map(|_| r.0.bits() as i32).collect();
         case.mult = case.bias.clone();
         case.output = vec![0xA5; 2 * width * channels * 4 + 64];
         let kernel = Microkernel::new(case.spec.clone(), &VectorShape::CLIF);

@@ -7,6 +7,7 @@
 pub mod codes;
 mod emit;
 mod emit_i16_sums;
+pub mod fast_inner;
 pub mod i16_sums;
 mod pack;
 mod plan;

@@ -7,6 +7,7 @@ pub mod elementwise;
 pub mod float_conversion;
 pub mod microkernel;
 pub mod peak;
+pub mod widen;
 pub mod window;
 pub mod winograd;
 

@@ -181,6 +181,39 @@ impl Machine for Avx2 {
         self.dot_with(acc.register(), activations.register(), weights);
     }
 
+    fn fast_dot(&mut self, acc: Vector, activations: [Vector; 2], weights: [Vector; 2]) {
+        let (acc, [a, b]) = (acc.register(), activations.map(Vector::register));
+        let [w, v] = weights.map(Vector::register);
+        let (left, right) = (self.take(), self.take());
+        emit!(self, vpaddw, left.ymm(), a.ymm(), v.ymm());
+        emit!(self, vpaddw, right.ymm(), b.ymm(), w.ymm());
+        emit!(self, vpmaddwd, left.ymm(), left.ymm(), right.ymm());
+        emit!(self, vpaddd, acc.ymm(), acc.ymm(), left.ymm());
+        [left, right].into_iter().for_each(|register| self.give(register));
+    }
+
+    fn neighbour_products(&mut self, acc: Vector, activations: Vector) {
+        let (acc, activations, products) = (acc.register(), activations.register(), self.take());
+        emit!(self, vpsrlq, products.ymm(), activations.ymm(), 32);
+        emit!(self, vpmaddwd, products.ymm(), products.ymm(), activations.ymm());
+        emit!(self, vpaddd, acc.ymm(), acc.ymm(), products.ymm());
+        self.give(products);
+    }
+
+    fn store_negative_sum(&mut self, lanes: Vector, at: At<AsmRegister64>) {
+        let (sum, other) = (lanes.register(), self.take());
+        emit!(self, vextracti128, other.xmm(), sum.ymm(), 1);
+        emit!(self, vpaddd, sum.xmm(), sum.xmm(), other.xmm());
+        for order in [0x4E, 0xB1] {
+            emit!(self, vpshufd, other.xmm(), sum.xmm(), order);
+            emit!(self, vpaddd, sum.xmm(), sum.xmm(), other.xmm());
+        }
+        emit!(self, vpxor, other.xmm(), other.xmm(), other.xmm());
+        emit!(self, vpsubd, sum.xmm(), other.xmm(), sum.xmm());
+        emit!(self, vmovd, dword_ptr(memory(at)), sum.xmm());
+        [sum, other].into_iter().for_each(|register| self.give(register));
+    }
+
     fn pair_products(&mut self, activations: Vector, weights: Vector) -> Vector {
         self.byte_products(activations.register(), weights).vector()
     }

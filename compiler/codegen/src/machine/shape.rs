@@ -33,6 +33,8 @@ pub struct VectorShape {
     pub dot_time: usize,
     /// Most steps whose products are summed in 16 bits; 0 where every dot sums in 32.
     pub max_i16_steps: usize,
+    /// Whether a step is a fast inner product ([`Machine::fast_dot`](super::Machine::fast_dot)) of activations that are 16-bit numbers in memory.
+    pub fast_inner: bool,
 }
 
 impl VectorShape {
@@ -53,6 +55,7 @@ impl VectorShape {
         paired_multipliers: true,
         dot_time: 3,
         max_i16_steps: 0,
+        fast_inner: false,
     };
 
     /// AVX2. A dot is a multiplication and an addition, of which only the additions wait for each other. Weights are in
@@ -73,6 +76,7 @@ impl VectorShape {
         paired_multipliers: true,
         dot_time: 2,
         max_i16_steps: 0,
+        fast_inner: false,
     };
 
     /// AVX-VNNI: Alder Lake and later (two dots a cycle, each five cycles long), Zen 5.
@@ -92,11 +96,27 @@ impl VectorShape {
         paired_multipliers: true,
         dot_time: 2,
         max_i16_steps: 0,
+        fast_inner: false,
     };
 
     /// AVX2 with products of bytes that are summed in 16 bits: what was an addition to 32 bits is one to 16, on twice the products.
     pub const AVX2_I16_SUMS: VectorShape =
         VectorShape { weight_bytes: 1, weights_in_registers: true, max_i16_steps: 16, ..VectorShape::AVX2 };
+
+    /// AVX2 with fast inner products: a multiplication and three additions take the place of two of each, and keep the multipliers half as busy. A step
+    /// has two vectors of weights, two broadcasts and two sums, all in registers.
+    pub const AVX2_FAST_INNER: VectorShape = VectorShape {
+        accumulators: 8,
+        accumulators_of_fewer: 8,
+        scratch_registers: 4,
+        weights_in_registers: true,
+        epilogue: [6, 6, 6, 4],
+        max_vectors: 2,
+        unroll: 8,
+        dot_time: 3,
+        fast_inner: true,
+        ..VectorShape::AVX2
+    };
 
     /// AVX-512 BW without VNNI, likewise. Where vectors have 512 bits, two ports of three compute.
     pub const AVX512_I16_SUMS: VectorShape = VectorShape {
@@ -128,16 +148,27 @@ impl VectorShape {
         paired_multipliers: false,
         dot_time: 2,
         max_i16_steps: 0,
+        fast_inner: false,
     };
 
-    /// Activations of a pixel that one dot takes, and weights of a lane: four bytes or two 16-bit numbers.
+    /// Activations of a pixel that one dot takes, and weights of a lane: four bytes or two 16-bit numbers; four of these in a fast inner product.
     pub const fn dot_depth(&self) -> usize {
-        4 / self.weight_bytes
+        4 / self.weight_bytes * self.factors()
+    }
+
+    /// Vectors that a factor of a step is made of.
+    pub const fn factors(&self) -> usize {
+        if self.fast_inner { 2 } else { 1 }
+    }
+
+    /// Bytes of an activation in memory.
+    pub const fn activation_bytes(&self) -> usize {
+        if self.fast_inner { 2 } else { 1 }
     }
 
     /// Most accumulators of a tile with `vectors` side by side.
     pub const fn most_accumulators(&self, vectors: usize) -> usize {
-        let weights = if self.weights_in_registers { vectors } else { 0 };
+        let weights = if self.weights_in_registers { vectors * self.factors() } else { 0 };
         let left = self.registers - self.scratch_registers - weights;
         let most = if vectors == self.max_vectors { self.accumulators } else { self.accumulators_of_fewer };
         if left < most { left } else { most }

@@ -58,6 +58,8 @@ pub struct Requantize<'a, P> {
     pub channels: usize,
 }
 
+const NO_FAST_INNER: &str = "the machine has no fast inner products";
+
 /// Body of a loop.
 pub type Body<'a, M> = &'a mut dyn FnMut(&mut M);
 
@@ -117,6 +119,19 @@ pub trait Machine {
     fn splat_at(&mut self, at: At<Self::Pointer>) -> Self::Vector;
     /// `acc += unsigned activations . signed weights`, [`VectorShape::dot_depth`] products a lane, wrapping.
     fn dot(&mut self, acc: Self::Vector, activations: Self::Vector, weights: Self::Vector);
+    /// `acc += (a + w') . (a' + w)`, two products a lane of signed 16-bit numbers, for activations `[a, a']` and weights `[w, w']`: but for `a . a' + w . w'` the
+    /// same as `a . w + a' . w'`. No sum of an activation and a weight leaves 16 bits. With fast inner products only, as the next two.
+    fn fast_dot(&mut self, _acc: Self::Vector, _activations: [Self::Vector; 2], _weights: [Self::Vector; 2]) {
+        unreachable!("{NO_FAST_INNER}")
+    }
+    /// `acc += a . a'` for each lane `a` of an even number and its neighbour `a'`, of two 16-bit numbers each.
+    fn neighbour_products(&mut self, _acc: Self::Vector, _activations: Self::Vector) {
+        unreachable!("{NO_FAST_INNER}")
+    }
+    /// Stores the negative sum of the lanes, and releases them.
+    fn store_negative_sum(&mut self, _lanes: Self::Vector, _at: At<Self::Pointer>) {
+        unreachable!("{NO_FAST_INNER}")
+    }
     /// Products of the activations and weights of a step, summed in pairs: 16-bit lanes. With [`VectorShape::max_i16_steps`] only.
     fn pair_products(&mut self, _activations: Self::Vector, _weights: Self::Vector) -> Self::Vector {
         unreachable!("the shape has no sums of 16 bits")

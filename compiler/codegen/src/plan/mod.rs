@@ -147,7 +147,9 @@ impl Planner<'_> {
             return Ok(());
         }
         let decoded = match self.storages.get(&node) {
-            Some(&(Decoding::Scratch(bytes) | Decoding::Transformed { bytes, .. })) => Some(bytes),
+            Some(&(Decoding::Scratch(bytes) | Decoding::Transformed { bytes, .. } | Decoding::Widened { bytes })) => {
+                Some(bytes)
+            }
             _ => None,
         };
         if let Some(bytes) = decoded.or_else(|| scratch::bytes(graph, node)) {

@@ -5,8 +5,8 @@ use std::fmt;
 
 use qcc_ir::NodeId;
 
-/// The products whose weights are codes of 4 bits ([`crate::kernel::microkernel::codes`]) or transformed ([`crate::kernel::winograd`]). The weights of all
-/// others are bytes, or what a dot takes.
+/// The products whose weights are codes of 4 bits ([`crate::kernel::microkernel::codes`]) or transformed ([`crate::kernel::winograd`]), or whose activations are
+/// widened ([`crate::kernel::microkernel::fast_inner`]). The weights of all others are bytes, or what a dot takes.
 pub type Storages = HashMap<NodeId, Decoding>;
 
 /// Where codes of 4 bits are decoded, or for what weights are transformed.
@@ -25,6 +25,11 @@ pub enum Decoding {
         /// Bytes of the transformed weights.
         weights: usize,
     },
+    /// Nowhere: they are multiplied in fast inner products with activations in 16 bits, for which the step has so many bytes of memory.
+    Widened {
+        /// Bytes.
+        bytes: usize,
+    },
 }
 
 impl fmt::Display for Decoding {
@@ -35,6 +40,7 @@ impl fmt::Display for Decoding {
             Decoding::Transformed { tile: [rows, columns], .. } => {
                 write!(f, "transformed for tiles of {rows}x{columns}")
             }
+            Decoding::Widened { .. } => f.write_str("16 bits, for fast inner products"),
         }
     }
 }

@@ -26,7 +26,7 @@ impl Plan {
     pub fn transformed_bytes(&self) -> usize {
         let of = |decoding: &Decoding| match *decoding {
             Decoding::Transformed { weights, .. } => weights,
-            Decoding::Inside | Decoding::Scratch(_) => 0,
+            Decoding::Inside | Decoding::Scratch(_) | Decoding::Widened { .. } => 0,
         };
         self.storages.values().map(of).sum()
     }

@@ -19,6 +19,7 @@ use crate::kernel::decode::DecodeSpec;
 use crate::kernel::dynamic::DynamicSpec;
 use crate::kernel::elementwise::ElementwiseSpec;
 use crate::kernel::microkernel::{self, Microkernel, MicrokernelSpec};
+use crate::kernel::widen::WidenSpec;
 use crate::kernel::window::WindowSpec;
 use crate::kernel::winograd;
 use crate::machine::VectorShape;
@@ -136,6 +137,7 @@ pub(crate) struct Builder<'a> {
     pub(super) microkernels: HashMap<MicrokernelSpec, FuncId>,
     pub(super) decode_kernels: HashMap<DecodeSpec, FuncId>,
     pub(super) winograd_kernels: HashMap<winograd::Kernel, FuncId>,
+    pub(super) widen_kernels: HashMap<WidenSpec, FuncId>,
     pub(super) window_kernels: HashMap<WindowSpec, FuncId>,
     pub(super) elementwise_kernels: HashMap<ElementwiseSpec, FuncId>,
     pub(super) dynamic_kernels: HashMap<DynamicSpec, FuncId>,
@@ -195,6 +197,7 @@ impl<'a> Builder<'a> {
             microkernels: HashMap::new(),
             decode_kernels: HashMap::new(),
             winograd_kernels: HashMap::new(),
+            widen_kernels: HashMap::new(),
             window_kernels: HashMap::new(),
             elementwise_kernels: HashMap::new(),
             dynamic_kernels: HashMap::new(),

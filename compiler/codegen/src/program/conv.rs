@@ -8,9 +8,11 @@
 mod border_rows;
 mod depthwise;
 mod emit;
+pub(super) mod fast_inner;
 mod pack;
 mod plan;
 mod product;
+mod shapes;
 pub(super) mod storage;
 mod units;
 pub(super) mod winograd;
@@ -25,9 +27,10 @@ use crate::kernel::winograd::Form;
 use crate::plan::Decoding;
 use crate::program::tuning::Method;
 use emit::{Decode, Kernels};
-use plan::{BlockDecoding, Decoded, ProductPlan, Shapes};
+use fast_inner::Widened;
+use plan::{BlockDecoding, Decoded, ProductPlan};
 use product::Product;
-use winograd::Problem;
+use shapes::Shapes;
 
 /// How products are summed, where it is not 32 bits throughout.
 fn i16_sums_text(steps: &[usize]) -> String {
@@ -49,13 +52,27 @@ impl Builder<'_> {
         if product.is_depthwise() {
             return self.depthwise(o, &product, cost);
         }
-        let choice = self.options.tuning.get(o.value).copied().unwrap_or_default();
         let decoding = self.plan.storages.get(&o.node).copied();
         if let Some(Decoding::Transformed { tile, .. }) = decoding {
             let form = Form::of_tiles(product.window.kernel, tile);
             let form = form.ok_or_else(|| bug(format!("{}: tiles of {tile:?}", o.value)))?;
             return self.winograd(o, &product, form, cost);
         }
+        if let Some(Decoding::Widened { .. }) = decoding {
+            let not_widened = || bug(format!("{}: activations that are not widened", o.value));
+            let widened = Widened::of(&product).ok_or_else(not_widened)?;
+            let buffer = *self.plan.scratch.get(&o.node).ok_or_else(not_widened)?;
+            self.widen(o, &product, &widened, buffer)?;
+            let kernel = format!("{}, fast inner products", cost.kernel);
+            return self.planned_product(o, &widened.product(&product, buffer), TaskCost { kernel, ..cost });
+        }
+        self.planned_product(o, &product, cost)
+    }
+
+    /// The same once its activations are as its microkernels read them.
+    fn planned_product(&mut self, o: &Operation<'_>, product: &Product<'_>, cost: TaskCost) -> Result<(), Diags> {
+        let mut choice = self.options.tuning.get(o.value).copied().unwrap_or_default();
+        let decoding = self.plan.storages.get(&o.node).copied();
         let tuned = |why: String| {
             let message = format!("the tuning of `{}`: {why}", o.value);
             Diag::new(Code::FLAGS, message).help("tune this model anew: --tune")
@@ -63,8 +80,15 @@ impl Builder<'_> {
         if let Some(Method::Winograd([rows, columns])) = choice.method {
             return Err(tuned(format!("tiles of {rows} x {columns} are not exact here, or do not fit")).into());
         }
+        match (choice.method, &product.terms) {
+            (Some(Method::FastInner), None) => {
+                return Err(tuned("fast inner products are not possible here".to_string()).into());
+            }
+            (_, Some(_)) => choice.method = Some(Method::FastInner),
+            (_, None) => {}
+        }
         let shapes = Shapes::of(&self.options.target);
-        let plan = ProductPlan::new(&product, shapes, choice, self.next_bytes, decoding).map_err(tuned)?;
+        let plan = ProductPlan::new(product, shapes, choice, self.next_bytes, decoding).map_err(tuned)?;
         if product.extrema.is_some() {
             let blocks = plan.sections.iter().flat_map(|section| section.channels.clone()).collect();
             let parts = plan.schedule.images * plan.schedule.chunks;
@@ -72,7 +96,7 @@ impl Builder<'_> {
         }
         let (mut sections, mut decoded_bytes, mut weight_bytes) = (Vec::new(), 0, 0);
         for (i, section) in plan.sections.iter().enumerate() {
-            let (bytes, layout) = pack::pack(&product, &plan, section)
+            let (bytes, layout) = pack::pack(product, &plan, section)
                 .ok_or_else(|| bug(format!("{}: sums of 16 bits that its weights leave", o.value)))?;
             weight_bytes += bytes.len() as u64;
             let data = self.data(&format!("weights_{}_{i}", o.name), Linkage::Local, bytes)?;
@@ -99,13 +123,12 @@ impl Builder<'_> {
         let i16_steps = plan.i16_steps();
         let kernel = cost.kernel + &i16_sums_text(&i16_steps);
         let i16_steps = i16_steps.first().map_or(0, |&steps| steps as u32);
-        let problem = Problem::of(self.graph, o.node);
-        let methods = problem.map(|problem| self.methods(o, &problem, &product, None)).unwrap_or_default();
-        let choices = plan.alternatives.iter().copied().chain(methods).collect();
+        let method = if product.terms.is_some() { Method::FastInner } else { Method::Direct };
+        let choices = plan.alternatives.iter().copied().chain(self.methods(o, product, method)).collect();
         let products = Some(plan.products());
         let estimate = plan.estimate(product.weights.len() * weight_bits / 8, self.weights_of_model) as u64;
         let cost = TaskCost { kernel, products, i16_steps, estimate, choices, weight_bytes, weight_bits, ..cost };
-        self.task_of(o, plan.schedule.units(), cost, |t| emit::emit(t, &product, memory, &plan, &sections))
+        self.task_of(o, plan.schedule.units(), cost, |t| emit::emit(t, product, memory, &plan, &sections))
     }
 
     /// The function that decodes weights so.

@@ -63,6 +63,7 @@ pub struct Program {
 pub fn plan(graph: &Graph, options: &Options) -> Result<Plan, Diags> {
     let mut storages = conv::storage::storages(graph, options);
     conv::winograd::choose(graph, options, &mut storages);
+    conv::fast_inner::choose(graph, options, &mut storages);
     plan::plan(graph, &storages)
 }
 

@@ -89,7 +89,7 @@ impl Builder<'_> {
         let block = channels.min(MAX_CHANNELS) * rest.iter().product::<usize>();
         Some(match self.plan.storages.get(node) {
             Some(Decoding::Inside | Decoding::Scratch(_)) => block.div_ceil(2),
-            Some(Decoding::Transformed { .. }) | None => block * self.shape().weight_bytes,
+            Some(Decoding::Transformed { .. } | Decoding::Widened { .. }) | None => block * self.shape().weight_bytes,
         })
     }
 

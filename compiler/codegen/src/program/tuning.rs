@@ -45,6 +45,9 @@ impl Choice {
 pub enum Method {
     /// With all multiplications.
     Direct,
+    /// With half of them, for additions: [`crate::kernel::microkernel::fast_inner`].
+    #[serde(rename = "fast-inner")]
+    FastInner,
     /// With fewer, by tiles of so many rows and columns of results: [`crate::kernel::winograd`].
     Winograd([usize; 2]),
 }

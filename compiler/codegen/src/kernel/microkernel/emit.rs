@@ -22,6 +22,8 @@ use crate::target::Backend;
 pub(super) const LANE: usize = 4;
 /// Bytes that a prefetch brings.
 const LINE: usize = 64;
+/// Arguments of a microkernel.
+const ARGUMENTS: usize = 9;
 
 /// The microkernel as machine code, position-independent and without relocations or data; nothing where Cranelift makes it.
 pub fn machine_code(kernel: &Microkernel, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
@@ -46,7 +48,7 @@ pub fn emit_clif(
 /// The signature of every microkernel.
 pub fn signature(config: TargetFrontendConfig) -> Signature {
     let mut signature = Signature::new(config.default_call_conv);
-    signature.params = vec![AbiParam::new(config.pointer_type()); 8];
+    signature.params = vec![AbiParam::new(config.pointer_type()); ARGUMENTS];
     signature
 }
 
@@ -66,6 +68,7 @@ impl Microkernel {
             mult: m.argument(3),
             output: m.argument(4),
             residual: m.argument(5),
+            terms: spec.pixel_terms.then(|| m.argument(8)),
         };
         let prefetched = (spec.prefetch_bytes > 0).then(|| m.argument(7));
         if let Output::Requant { epilogue, residual, .. } = &spec.output {
@@ -87,6 +90,7 @@ pub(super) struct Pointers<P> {
     mult: P,
     output: P,
     residual: P,
+    terms: Option<P>,
 }
 
 /// What is prefetched, and how many lines of it in each tile.
@@ -142,21 +146,19 @@ impl<P: Copy> LoopNest<'_, P> {
         Strides { pixel: self.spec.pixel_step, row: self.spec.in_row_step }
     }
 
-    /// What moves with the pixels: input, output, residual.
-    fn pixel_pointers(&self) -> Vec<(P, Strides)> {
+    /// What moves with the pixels: input, output, residual, and last terms; each with the bytes of a channel.
+    fn pixel_pointers(&self) -> Vec<(P, Strides, usize)> {
         let output = Strides { pixel: self.spec.out_pixel_step, row: self.spec.out_row_step };
-        let mut pointers = vec![(self.pointers.input, self.input_strides()), (self.pointers.output, output)];
+        let mut pointers = vec![
+            (self.pointers.input, self.input_strides(), 0),
+            (self.pointers.output, output, self.spec.stored_bytes()),
+        ];
         if let Output::Requant { residual: Some(r), .. } = &self.spec.output {
-            pointers.push((self.pointers.residual, Strides { pixel: r.pixel_step, row: r.row_step }));
-        } else if self.spec.pixel_terms {
-            pointers.push((self.pointers.residual, Strides { pixel: LANE, row: LANE * self.spec.width }));
+            pointers.push((self.pointers.residual, Strides { pixel: r.pixel_step, row: r.row_step }, 1));
         }
+        let terms = Strides { pixel: LANE, row: LANE * self.spec.width };
+        pointers.extend(self.pointers.terms.map(|pointer| (pointer, terms, 0)));
         pointers
-    }
-
-    /// Bytes that `channels` take in each of [`LoopNest::pixel_pointers`].
-    fn channel_bytes(&self, channels: usize) -> [usize; 3] {
-        [0, channels * self.spec.stored_bytes(), if self.spec.pixel_terms { 0 } else { channels }]
     }
 
     /// Where the extrema of a panel are, and how far behind each other.
@@ -197,9 +199,8 @@ impl<P: Copy> LoopNest<'_, P> {
         m.advance(self.pointers.weights, -(weights as i64));
         m.advance(self.pointers.bias, -((LANE * lanes) as i64));
         m.advance(self.pointers.mult, -self.mult_step(lanes));
-        let channels = self.channel_bytes(passed);
-        for ((pointer, strides), channels) in self.pixel_pointers().into_iter().zip(channels) {
-            m.advance(pointer, (spec.block_rows * strides.row) as i64 - channels as i64);
+        for (pointer, strides, of_channel) in self.pixel_pointers() {
+            m.advance(pointer, (spec.block_rows * strides.row) as i64 - (of_channel * passed) as i64);
         }
     }
 
@@ -213,7 +214,7 @@ impl<P: Copy> LoopNest<'_, P> {
             if tiles.ends_row && tiles.column.is_none() {
                 self.pixel_pointers()
                     .into_iter()
-                    .for_each(|(pointer, strides)| m.advance(pointer, strides.gap(spec.width)));
+                    .for_each(|(pointer, strides, _)| m.advance(pointer, strides.gap(spec.width)));
             }
         }
         let lanes = panel.vectors * self.shape.lanes;
@@ -221,9 +222,8 @@ impl<P: Copy> LoopNest<'_, P> {
         m.advance(self.pointers.weights, (all - left_out) as i64);
         m.advance(self.pointers.bias, (LANE * lanes) as i64);
         m.advance(self.pointers.mult, self.mult_step(lanes));
-        let channels = self.channel_bytes(panel.channels);
-        for ((pointer, strides), channels) in self.pixel_pointers().into_iter().zip(channels) {
-            m.advance(pointer, channels as i64 - (spec.block_rows * strides.row) as i64);
+        for (pointer, strides, of_channel) in self.pixel_pointers() {
+            m.advance(pointer, (of_channel * panel.channels) as i64 - (spec.block_rows * strides.row) as i64);
         }
     }
 
@@ -233,7 +233,7 @@ impl<P: Copy> LoopNest<'_, P> {
         let offsets: Vec<Vec<usize>> = self
             .pixel_pointers()
             .iter()
-            .map(|(_, strides)| {
+            .map(|(_, strides, _)| {
                 (0..=tiles.height).map(|pixel| strides.pixel_offset(spec.width, tiles, pixel)).collect()
             })
             .collect();
@@ -259,7 +259,7 @@ impl<P: Copy> LoopNest<'_, P> {
                 m.requantize(&tile, &operands);
             }
         }
-        for ((pointer, _), offsets) in self.pixel_pointers().into_iter().zip(&offsets) {
+        for ((pointer, ..), offsets) in self.pixel_pointers().into_iter().zip(&offsets) {
             m.advance(pointer, offsets[tiles.height] as i64);
         }
     }
@@ -292,9 +292,9 @@ impl<P: Copy> LoopNest<'_, P> {
             };
             chains.push((0..tiles.height).map(|_| (0..panel.vectors).map(|v| start(m, v)).collect()).collect());
         }
-        if spec.pixel_terms {
-            for (pixel, &offset) in chains[0].iter().zip(&all_offsets[2]) {
-                let term = m.splat_at(At::new(self.pointers.residual).plus(offset));
+        if let (Some(terms), Some(offsets)) = (self.pointers.terms, all_offsets.last()) {
+            for (pixel, &offset) in chains[0].iter().zip(offsets) {
+                let term = m.splat_at(At::new(terms).plus(offset));
                 pixel.iter().for_each(|&acc| m.add(acc, term));
                 m.release(term);
             }
@@ -334,17 +334,21 @@ impl<P: Copy> LoopNest<'_, P> {
         offsets: &[usize],
         lines: usize,
     ) {
-        let steps = self.kernel.run_steps();
+        let (spec, steps) = (self.spec, self.kernel.run_steps());
         let (unroll, loops) = self.bodies(panel);
         let rest = steps - loops * unroll;
-        let taken = self.shape.dot_depth();
+        let taken = self.shape.dot_depth() * self.shape.activation_bytes();
         let body = |m: &mut M, steps: usize| {
-            let pixels: Vec<_> =
-                offsets[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
-            m.stage(&pixels, taken * steps);
-            self.steps(m, panel, chains, steps, offsets);
+            if spec.fast_inner {
+                self.fast_steps(m, panel, chains, steps, offsets);
+            } else {
+                let pixels: Vec<_> =
+                    offsets[..chains[0].len()].iter().map(|&a| At::new(self.pointers.input).plus(a)).collect();
+                m.stage(&pixels, taken * steps);
+                self.steps(m, panel, chains, steps, offsets);
+            }
             let vectors = steps * panel.vectors;
-            let stored = if self.spec.coded { vectors.div_ceil(2) } else { vectors };
+            let stored = if spec.coded { vectors.div_ceil(2) } else { vectors };
             m.advance(self.pointers.weights, (stored * panel.vector_bytes) as i64);
         };
         m.repeat(loops, &mut |m| {

@@ -3,7 +3,8 @@
 //! ```text
 //! weights      [panel][kernel row][segment][step of 4][vector][lane][4]      i8, or
 //!              [panel][kernel row][segment][step of 2][vector][lane][2]      i16 ([`VectorShape::dot_depth`]), in some panels i8
-//!                                                                              ([`Panel::weight_bytes`](super::Panel))
+//!                                                                              ([`Panel::weight_bytes`](super::Panel)), or
+//!              [panel][kernel row][segment][step of 4][vector][pair][lane][2]   i16 of a fast inner product
 //! codes        [panel]{header, [kernel row][segment][pair of vectors][byte]}   two of 4 bits a byte: [`super::codes`]
 //! biases       [panel][vector][lane]                                         i32
 //! multipliers  [panel][vector][copy][lane]                                   i32
@@ -18,7 +19,7 @@ use super::tiling::Panel;
 
 impl Microkernel {
     /// Channels in packed order: of each panel, vector and lane, the channel of the block or nothing.
-    fn order(&self) -> impl Iterator<Item = Vec<Vec<Option<usize>>>> {
+    pub(super) fn order(&self) -> impl Iterator<Item = Vec<Vec<Option<usize>>>> {
         let (spec, shape) = (self.spec(), self.shape());
         let mut first = 0;
         self.panels().iter().flat_map(|panel| (0..panel.count).map(move |_| panel)).map(move |panel| {
@@ -72,7 +73,7 @@ impl Microkernel {
 
     /// The weights of each panel in the order in which they are read.
     fn packed_panels(&self, weights: &[i8]) -> Vec<Vec<i8>> {
-        let (spec, step_weights) = (self.spec(), self.shape().dot_depth());
+        let (spec, step_weights, factors) = (self.spec(), self.shape().dot_depth(), self.shape().factors());
         let runs = spec.packed_rows() * spec.segments;
         assert_eq!(
             weights.len(),
@@ -87,8 +88,12 @@ impl Microkernel {
                         let weight = |channel: usize| weights[(channel * runs + run) * spec.run + i];
                         lane.filter(|_| i < spec.run).map_or(0, weight)
                     };
-                    let taken = step_weights * step..step_weights * (step + 1);
-                    packed.extend(vectors.iter().flatten().flat_map(|&lane| taken.clone().map(move |i| at(lane, i))));
+                    for lanes in &vectors {
+                        for first in (0..factors).map(|factor| step_weights * step + step_weights / factors * factor) {
+                            let taken = first..first + step_weights / factors;
+                            packed.extend(lanes.iter().flat_map(|&lane| taken.clone().map(move |i| at(lane, i))));
+                        }
+                    }
                 }
             }
             packed

@@ -17,12 +17,14 @@
 //! The function, in the System V convention (the platform's default in CLIF):
 //! ```text
 //! fn(input: *const u8, weights: *const u8, bias: *const i32, mult: *const i32, output: *mut u8, residual: *const u8,
-//!    row_blocks: usize, prefetch: *const u8)
+//!    row_blocks: usize, prefetch: *const u8, terms: *const i32)
 //! ```
 //! `weights`, `bias` and `mult` are as [`super::pack`] gives them and best start at a multiple of 64. A row block is
-//! [`MicrokernelSpec::block_rows`] rows; the number of row blocks may be 0. `residual` is not touched without [`Residual`] or terms,
-//! nor `mult` with [`Output::Raw`]; with [`Output::Measured`] the extrema go there. From `prefetch` on, where nothing need be,
+//! [`MicrokernelSpec::block_rows`] rows; the number of row blocks may be 0. `residual` is not touched without [`Residual`], `terms` not without
+//! [`MicrokernelSpec::pixel_terms`], nor `mult` with [`Output::Raw`]; with [`Output::Measured`] the extrema go there. From `prefetch` on, where nothing need be,
 //! [`MicrokernelSpec::prefetch_bytes`] bytes a row block are hinted to the cache.
+//!
+//! In a **fast inner product** ([`super::fast_inner`]) activations are 16-bit numbers, of which `run` is the number.
 //!
 //! **Slack**: where `run` is not a multiple of 4, up to 3 bytes after the last run are read (and multiplied by zero).
 //! Nothing is written beyond the `channels` of a pixel.
@@ -56,7 +58,7 @@ pub struct MicrokernelSpec {
     pub segments: usize,
     /// From run to run.
     pub segment_step: usize,
-    /// Bytes of a run.
+    /// Activations of a run.
     pub run: usize,
     /// In the input, from one output pixel's activations to its neighbour's.
     pub pixel_step: usize,
@@ -71,9 +73,10 @@ pub struct MicrokernelSpec {
     /// Whether weights are codes ([`super::codes`]), decoded where they are multiplied: then a header is in front of each panel's, no rows are
     /// left out, and runs are whole pairs of vectors unless there is but one.
     pub coded: bool,
-    /// Whether each pixel has a term of its own, i32, that is added to all its accumulators: at `residual`, which no residual may
-    /// need then, densely in the order of the pixels.
+    /// Whether each pixel has a term of its own, i32, that is added to all its accumulators: at `terms`, densely in the order of the pixels.
     pub pixel_terms: bool,
+    /// Whether it is a fast inner product ([`super::fast_inner`]): runs are whole steps, activations 16-bit numbers, and every pixel has a term.
+    pub fast_inner: bool,
     /// Steps of a run whose products are summed in 16 bits before they are widened: the weights must be such that no sum leaves
     /// them (`super::i16_sums`). 0 where every dot sums in 32 bits.
     pub i16_steps: usize,
@@ -129,8 +132,14 @@ impl MicrokernelSpec {
         if [self.width, self.block_rows, self.k_rows, self.segments, self.run].contains(&0) {
             return refuse("an empty row, row block, kernel or run".to_string());
         }
-        if self.i16_steps > 0 && self.pixel_terms {
-            return refuse("sums of 16 bits beside terms of the pixels".to_string());
+        if self.pixel_terms && (self.i16_steps > 0 || self.segments > 1) {
+            return refuse("terms of the pixels beside sums of 16 bits, or segments".to_string());
+        }
+        let whole_runs = self.run.is_multiple_of(VectorShape::AVX2_FAST_INNER.dot_depth());
+        if self.fast_inner && (!self.pixel_terms || self.coded || !whole_runs) {
+            return refuse(
+                "a fast inner product of codes, without terms, or in runs that are no whole steps".to_string(),
+            );
         }
         if self.coded && (self.left_out != [0; 2] || self.i16_steps > 0) {
             return refuse("rows left out of codes, or their products summed in 16 bits".to_string());
@@ -140,7 +149,7 @@ impl MicrokernelSpec {
             ("output row", self.width, self.out_pixel_step),
             ("kernel rows", self.k_rows, self.k_row_step),
             ("kernel row", self.segments, self.segment_step),
-            ("run", self.run, 1),
+            ("run", self.run, 2),
             ("input row block", self.block_rows, self.in_row_step),
             ("output row block", self.block_rows, self.out_row_step),
         ];
@@ -149,9 +158,6 @@ impl MicrokernelSpec {
                 return refuse(format!("the range {}..={} or the shift {}", epilogue.lo, epilogue.hi, epilogue.shl));
             }
             if let Some(residual) = residual {
-                if self.pixel_terms {
-                    return refuse("a residual beside terms of the pixels".to_string());
-                }
                 if residual.mult >= 1 << 15 {
                     return refuse(format!("the residual multiplier {}, expected 15 bits", residual.mult));
                 }

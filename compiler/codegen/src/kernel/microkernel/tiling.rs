@@ -119,7 +119,7 @@ fn with_codes(spec: &MicrokernelSpec, shape: &VectorShape, vectors: usize) -> Ve
 fn stored_weight(shape: &VectorShape, vectors: usize, tiles: &[Tiles]) -> usize {
     match *tiles {
         [Tiles { count: 1, height, chains, .. }]
-            if (chains * height + 1) * vectors + shape.scratch_registers <= shape.registers =>
+            if !shape.fast_inner && (chains * height + 1) * vectors + shape.scratch_registers <= shape.registers =>
         {
             1
         }

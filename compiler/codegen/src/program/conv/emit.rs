@@ -119,6 +119,7 @@ struct Calls<'p> {
     input: Value,
     output: Value,
     residual: Option<(Value, &'p BufferView)>,
+    terms: Option<(Value, &'p BufferView)>,
     extrema: Option<Value>,
     /// Memory for decoded weights.
     scratch: Option<Value>,
@@ -134,6 +135,7 @@ impl<'p> Calls<'p> {
             input: t.address(&BufferView { offset: corner, ..p.x.clone() }),
             output: t.address(&p.result),
             residual: p.residual.as_ref().map(|(view, _)| (t.address(view), view)),
+            terms: p.terms.as_ref().map(|view| (t.address(view), view)),
             extrema: p.extrema.as_ref().map(|view| t.address(view)),
             scratch: scratch(t, memory),
         }
@@ -179,6 +181,10 @@ impl<'p> Calls<'p> {
                 let x = rows(t, x, interior.in_row_step);
                 let y = rows(t, y, interior.out_row_step);
                 let r = residual.map_or(y, |(base, view)| rows(t, base, view.strides[1]));
+                let terms = self.terms.map_or(r, |(base, view)| {
+                    let base = t.at(base, at.image, view.strides[0]);
+                    rows(t, base, view.strides[1])
+                });
                 let bias = t.plus(base, kernels.layout.bias_start + i * kernels.layout.range_biases);
                 let bias = t.at(bias, at.block, kernels.layout.bias);
                 let next = match (plan.decoded, kernels.decode) {
@@ -186,7 +192,7 @@ impl<'p> Calls<'p> {
                     _ => t.plus(stored, kernels.layout.weights),
                 };
                 let prefetch = self.prefetch(t, section, kernels, (base, next), at);
-                t.call(kernels.functions[i], &[x, weights, bias, mult, y, r, row_blocks, prefetch]);
+                t.call(kernels.functions[i], &[x, weights, bias, mult, y, r, row_blocks, prefetch, terms]);
             };
             if i == plan.interior || plan.schedule.chunks == 1 {
                 call(t);

@@ -13,13 +13,13 @@ use std::ops::Range;
 
 use super::border_rows::RowRange;
 use super::product::Product;
+use super::shapes::Shapes;
 use super::units::{CACHED_WEIGHTS, UNITS, unit_blocks};
 use crate::kernel::decode::PAIRS;
 use crate::kernel::microkernel::{MAX_CHANNELS, Microkernel, MicrokernelSpec, codes, i16_sums};
 use crate::machine::VectorShape;
 use crate::plan::{ALIGN, Decoding};
 use crate::program::tuning::{Choice, Outer, Storage};
-use crate::target::{Backend, Target};
 
 /// Weights of the block that is computed and of the next, as far as these are prefetched: the second-level cache holds both.
 const PREFETCHED_WEIGHTS: usize = 896 << 10;
@@ -225,6 +225,7 @@ impl ProductPlan {
         next_bytes: usize,
         decoding: Option<Decoding>,
     ) -> Result<ProductPlan, String> {
+        let shapes = shapes.for_product(product);
         if let Some(panel) = choice.panel.filter(|panel| !(1..=shapes.dots.max_vectors).contains(panel)) {
             return Err(format!("a panel of {panel} vectors, expected 1 to {}", shapes.dots.max_vectors));
         }
@@ -299,22 +300,6 @@ struct Candidate {
     sections: Vec<Section>,
     /// The estimate for an image.
     cost: usize,
-}
-
-/// The machines that can compute products on a target.
-#[derive(Clone, Copy)]
-pub struct Shapes {
-    /// For any weights.
-    pub dots: &'static VectorShape,
-    /// For weights whose products may be summed in 16 bits.
-    pub i16_sums: Option<&'static VectorShape>,
-}
-
-impl Shapes {
-    /// Those of a target.
-    pub fn of(target: &Target) -> Shapes {
-        Shapes { dots: target.backend().shape(), i16_sums: target.i16_sums_backend().map(Backend::shape) }
-    }
 }
 
 /// One way of computing a section.
@@ -452,7 +437,7 @@ impl<'p> Planner<'p> {
         let inputs = p.group_channels().inputs;
         let [_, row, pixel, _] = p.x.strides[..] else { unreachable!("activations are NHWC") };
         let w = &p.window;
-        let dense = p.groups == 1 && w.dilations[1] == 1 && pixel == inputs;
+        let dense = p.groups == 1 && w.dilations[1] == 1 && pixel == inputs * p.x.element;
         MicrokernelSpec {
             width: p.result.dims[2],
             panel_vectors: self.choice.panel.unwrap_or(0),
@@ -470,7 +455,8 @@ impl<'p> Planner<'p> {
             out_row_step: p.result.strides[1],
             prefetch_bytes: 0,
             coded: self.decoding == Some(Decoding::Inside),
-            pixel_terms: false,
+            pixel_terms: p.terms.is_some(),
+            fast_inner: p.terms.is_some(),
             i16_steps,
             output: p.output(),
         }
@@ -500,7 +486,7 @@ impl<'p> Planner<'p> {
     /// Where weights are decoded: into scratch only if it has room for them.
     fn decoded(&self, schedule: &mut Schedule, sections: &[Section]) -> Decoded {
         let most = match self.decoding {
-            None | Some(Decoding::Transformed { .. }) => return Decoded::Never,
+            None | Some(Decoding::Transformed { .. } | Decoding::Widened { .. }) => return Decoded::Never,
             Some(Decoding::Inside) => return Decoded::Inside,
             Some(Decoding::Scratch(bytes)) => bytes,
         };

@@ -2,19 +2,22 @@
 
 use std::ops::Range;
 
+use qcc_ir::ops::Class;
 use qcc_ir::ops::IntOp;
 use qcc_ir::window::Window;
-use qcc_ir::{Diags, Graph, NodeId, attr};
+use qcc_ir::{Diags, Graph, NodeId, ValueId, attr};
 use qcc_num::requant::Epilogue;
 
 use super::border_rows::{self, RowRange};
 use super::storage;
+use crate::kernel::microkernel::fast_inner::weight_term;
 use crate::kernel::microkernel::{Output, Residual};
 use crate::plan::{BufferView, Halo, halo_window};
 use crate::program::builder::{Builder, Operation, bug};
 use crate::program::collapse::Loops;
 
 /// A product with constant weights.
+#[derive(Clone)]
 pub struct Product<'a> {
     /// NHWC activations, with halo. A matrix product [M, K] is one row of M pixels with K channels.
     pub x: BufferView,
@@ -43,6 +46,8 @@ pub struct Product<'a> {
     pub pad_value: i32,
     /// Whether weights are few enough values for codes.
     pub can_be_codes: bool,
+    /// The terms of pixels, i32, where activations are 16-bit numbers: then it is fast inner products.
+    pub terms: Option<BufferView>,
 }
 
 /// Channels of a group.
@@ -53,6 +58,9 @@ pub struct GroupChannels {
     /// Those of the result.
     pub outputs: usize,
 }
+
+/// The window of a matrix product.
+const POINT: Window = Window { kernel: [1, 1], strides: [1, 1], pads: [0; 4], dilations: [1, 1] };
 
 /// Whether an operation slides a window; the others are matrix products.
 fn is_conv(op: IntOp) -> bool {
@@ -87,7 +95,7 @@ impl<'a> Product<'a> {
         };
         let window = match is_conv(op) {
             true => halo_window(b.graph, node),
-            false => Window { kernel: [1, 1], strides: [1, 1], pads: [0; 4], dilations: [1, 1] },
+            false => POINT,
         };
         let pad_value = if is_conv(op) { attrs.get(attr::PAD_VALUE) as i32 } else { 0 };
         let extrema = b.plan.part_extrema.get(&result.buffer).filter(|_| !fused);
@@ -105,22 +113,28 @@ impl<'a> Product<'a> {
             greatest: b.greatest.get(&values[0]).map_or(u8::MAX, |&greatest| greatest.max(pad_value as u8)),
             pad_value,
             can_be_codes: storage::can_be_codes(b.graph, node),
+            terms: None,
         })
     }
 
-    /// A convolution as it is for estimates, before it is known where its operands lie: it is not requantized, and its activations lie in a halo of their own.
+    /// A product as it is for estimates, before it is known where its operands lie: it is not requantized, and its activations lie in a halo of their own.
     pub fn sketch(graph: &'a Graph, node: NodeId, greatest: u8) -> Option<Product<'a>> {
+        let Class::Int(op) = graph.op(node).info().class else { return None };
         let operands = graph.operands(node);
-        let window = halo_window(graph, node);
+        let image = |value: ValueId, halo: &Halo| {
+            let view = BufferView::with_halo(0, graph.ty(value), halo).0;
+            if is_conv(op) { Some(view) } else { rows_as_pixels(&[&view])?.pop() }
+        };
+        let window = if is_conv(op) { halo_window(graph, node) } else { POINT };
         let [top, left, bottom, right] = window.pads;
         let halo = Halo { top, left, bottom, right, value: 0 };
-        let weights = graph.constant(operands[1])?.as_i8()?;
-        let bias = graph.constant(operands[2])?.as_i32()?;
+        let weights = graph.constant(*operands.get(1)?)?.as_i8()?;
+        let bias = graph.constant(*operands.get(2)?)?.as_i32()?;
         Some(Product {
-            x: BufferView::with_halo(0, graph.ty(operands[0]), &halo).0,
-            result: BufferView::with_halo(0, graph.ty(graph.result(node)), &Halo::NONE).0,
+            x: image(operands[0], &halo)?,
+            result: image(graph.result(node), &Halo::NONE)?,
             window,
-            groups: graph.node(node).attrs.get(attr::GROUPS) as usize,
+            groups: if is_conv(op) { graph.node(node).attrs.get(attr::GROUPS) as usize } else { 1 },
             weights,
             bias,
             requant: None,
@@ -130,6 +144,7 @@ impl<'a> Product<'a> {
             greatest,
             pad_value: 0,
             can_be_codes: false,
+            terms: None,
         })
     }
 
@@ -163,7 +178,7 @@ impl<'a> Product<'a> {
         std::iter::once(vec![RowRange::whole(rows)]).chain(several).collect()
     }
 
-    /// The biases in some rows: with what the kernel rows add that meet only padding.
+    /// The biases in some rows: with what the kernel rows add that meet only padding, without what weights add too much to fast inner products.
     pub fn biases(&self, range: &RowRange) -> Vec<i32> {
         let row = self.weights.len() / self.bias.len() / self.window.kernel[0];
         let [first, last] = range.left_out;
@@ -172,7 +187,9 @@ impl<'a> Product<'a> {
             self.pad_value.wrapping_mul(rows.map(|&w| i32::from(w)).sum())
         };
         let channels = self.weights.chunks(row * self.window.kernel[0]);
-        self.bias.iter().zip(channels).map(|(bias, weights)| bias.wrapping_add(padding(weights))).collect()
+        let too_much = |weights| if self.terms.is_some() { weight_term(weights) } else { 0 };
+        let bias = |(bias, weights): (&i32, _)| bias.wrapping_add(padding(weights)).wrapping_sub(too_much(weights));
+        self.bias.iter().zip(channels).map(bias).collect()
     }
 
     /// What becomes of the accumulators.

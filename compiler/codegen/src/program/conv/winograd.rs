@@ -13,6 +13,7 @@ mod problem;
 use cranelift_module::{FuncId, Linkage};
 use qcc_ir::Diags;
 
+use super::fast_inner::Widened;
 use super::product::Product;
 use crate::kernel::winograd::{self, Form, Kernel};
 use crate::program::builder::{Builder, Operation, TaskCost, bug};
@@ -49,7 +50,7 @@ impl Builder<'_> {
         let scratch = self.plan.scratch.get(&o.node).copied();
         let scratch = scratch.ok_or_else(|| bug(format!("{}: no memory for tiles", o.value)))?;
         let kernel = format!("{}, {form}", cost.kernel);
-        let choices = self.methods(o, &problem, product, Some(form));
+        let choices = self.methods(o, product, Method::Winograd(form.tile()));
         let cost = TaskCost {
             kernel,
             weight_bytes,
@@ -62,20 +63,17 @@ impl Builder<'_> {
         self.task_of(o, plan.units(), cost, |t| emit::emit(t, product, &plan, scratch, data, &layout, &functions))
     }
 
-    /// The other ways of computing a convolution: all forms that are exact but the one that is `chosen`, and the direct way if one is.
-    pub(super) fn methods(
-        &self,
-        o: &Operation<'_>,
-        problem: &Problem,
-        product: &Product<'_>,
-        chosen: Option<Form>,
-    ) -> Vec<Choice> {
+    /// The other ways of computing a product than the one that is `chosen`: all forms that are exact, fast inner products, the direct way.
+    pub(super) fn methods(&self, o: &Operation<'_>, product: &Product<'_>, chosen: Method) -> Vec<Choice> {
         let now = self.options.tuning.get(o.value).copied().unwrap_or_default();
-        let plans = WinogradPlan::all(problem, self.shape(), (product.weights, product.greatest));
-        let forms = plans.into_iter().map(|plan| plan.form);
-        let others = forms.filter(|&form| Some(form) != chosen).map(|form| Method::Winograd(form.tile()));
-        let direct = chosen.map(|_| Method::Direct);
-        direct.into_iter().chain(others).map(|method| Choice { method: Some(method), ..now }).collect()
+        let plans = |problem| WinogradPlan::all(&problem, self.shape(), (product.weights, product.greatest));
+        let plans = Problem::of(self.graph, o.node).map(plans).unwrap_or_default();
+        let forms = plans.into_iter().map(|plan| Method::Winograd(plan.form.tile()));
+        let has_fast_inner = self.options.target.fast_inner_shape().is_some();
+        let can_be_widened = product.terms.is_some() || Widened::of(product).is_some();
+        let fast_inner = (has_fast_inner && can_be_widened).then_some(Method::FastInner);
+        let all = [Method::Direct].into_iter().chain(fast_inner).chain(forms);
+        all.filter(|&method| method != chosen).map(|method| Choice { method: Some(method), ..now }).collect()
     }
 
     fn winograd_kernel(&mut self, kernel: &Kernel) -> Result<FuncId, Diags> {

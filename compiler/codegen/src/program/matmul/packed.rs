@@ -302,7 +302,7 @@ impl<'p> Packed<'p> {
                 let result = t.plus(result, section.first_column * p.result.element);
                 let result = t.at(result, block, MAX_CHANNELS * p.result.element);
                 let (mult, one) = (t.data(kernel.mult), t.iconst_ptr(1));
-                t.call(kernel.function, &[a, weights, biases, mult, result, terms, one, weights]);
+                t.call(kernel.function, &[a, weights, biases, mult, result, result, one, weights, terms]);
             });
             first_unit += units;
         }

@@ -97,6 +97,7 @@ impl MatMul {
             prefetch_bytes: 0,
             coded: false,
             pixel_terms: self.has_terms(),
+            fast_inner: false,
             i16_steps: 0,
             output: self.requant.map_or(Output::Raw, |(_, epilogue)| Output::Requant {
                 epilogue,

@@ -15,8 +15,9 @@ use crate::Options;
 use crate::kernel::microkernel::codes;
 use crate::kernel::winograd::Form;
 use crate::plan::{Decoding, Storages};
-use crate::program::conv::plan::{ProductPlan, Shapes};
+use crate::program::conv::plan::ProductPlan;
 use crate::program::conv::product::Product;
+use crate::program::conv::shapes::Shapes;
 use crate::program::greatest_bytes::greatest_bytes;
 use crate::program::model_weights::weights_of_model;
 use crate::program::tuning::{Choice, Method, Storage};
@@ -111,7 +112,7 @@ pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
     // What a tuning says of one layer changes no other.
     for (node, method, problem, weights) in tuned {
         let plans = match method {
-            Method::Direct => Vec::new(),
+            Method::Direct | Method::FastInner => Vec::new(),
             Method::Winograd(_) => WinogradPlan::all(&problem, shape, weights),
         };
         let plan = plans.iter().find(|plan| method == Method::Winograd(plan.form.tile()));
