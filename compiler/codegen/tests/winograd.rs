@@ -148,6 +148,7 @@ impl Case {
             vectors: self.vectors,
             from_step,
             to_step,
+            fast_inner: false,
         };
         let output = OutputSpec {
             form,
@@ -176,7 +177,7 @@ impl Case {
         let tile_bytes = 4 * pairs;
         let [input, product, finish] = kernels.map(|kernel| code(&kernel));
         let narrowed = matches!(self.output, Output::Requant { .. });
-        let panel = Panel { vectors: self.vectors, channels: self.channels, narrowed };
+        let panel = Panel { vectors: self.vectors, channels: self.channels, narrowed, fast_inner: false };
         let weights = panel.pack_weights(form, shape, &self.weights, self.inputs, pairs);
         assert_eq!(weights.len(), panel.weight_bytes(form, shape, pairs));
         let (bias, mult) = (panel.pack_channels(shape, &self.bias), panel.pack_multipliers(shape, &self.mult));

@@ -5,7 +5,7 @@
 //!     --product of each position--> 32 bits, [position][tile][output channel], modulo 2^32
 //!     --output transform, exact division--> accumulators, as a direct sum has them --> requantized or stored
 //! ```
-//! One kernel for each arrow: [`InputSpec`], [`ProductSpec`], [`OutputSpec`]. Weights are transformed when they are packed ([`weights`]). What is done along
+//! One kernel for each arrow: [`InputSpec`], [`ProductSpec`] with or without [`TermsSpec`], [`OutputSpec`]. Weights are transformed when they are packed ([`weights`]). What is done along
 //! rows and along columns is an [`Axis`] each; both make a [`Form`].
 
 mod axis;
@@ -13,6 +13,7 @@ mod form;
 mod input;
 mod output;
 mod product;
+mod terms;
 pub mod weights;
 
 use cranelift_codegen::ir::{AbiParam, Function, Signature};
@@ -29,12 +30,15 @@ pub use form::Form;
 pub use input::InputSpec;
 pub use output::OutputSpec;
 pub use product::{ProductSpec, parts, tile_heights};
+pub use terms::TermsSpec;
 
 /// A kernel. Equal descriptions give equal code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Kernel {
     /// Transforms a tile.
     Input(InputSpec),
+    /// Sums up the terms of tiles, for fast inner products only.
+    Terms(TermsSpec),
     /// Multiplies tiles with weights.
     Product(ProductSpec),
     /// Transforms a tile back.
@@ -50,6 +54,7 @@ impl Kernel {
                 (spec.form.columns.points(), spec.pixel_step),
                 (spec.form.points(), spec.position_step),
             ],
+            Kernel::Terms(spec) => vec![(spec.positions, spec.from_step)],
             Kernel::Product(spec) => vec![(spec.tiles, LANE * spec.pairs)],
             Kernel::Output(spec) => vec![
                 (spec.form.points(), spec.position_step),
@@ -71,6 +76,7 @@ const ARGUMENTS: usize = 6;
 pub fn machine_code(kernel: &Kernel, backend: Backend) -> Result<Option<Vec<u8>>, KernelError> {
     match kernel {
         Kernel::Input(spec) => assemble::machine_code(spec, backend),
+        Kernel::Terms(spec) => assemble::machine_code(spec, backend),
         Kernel::Product(spec) => assemble::machine_code(spec, backend),
         Kernel::Output(spec) => assemble::machine_code(spec, backend),
     }
@@ -82,6 +88,7 @@ pub fn emit_clif(kernel: &Kernel, config: TargetFrontendConfig, context: &mut Fu
     let mut machine = Clif::new(&mut function, context, config);
     match kernel {
         Kernel::Input(spec) => spec.emit_loops(&mut machine),
+        Kernel::Terms(spec) => spec.emit_loops(&mut machine),
         Kernel::Product(spec) => spec.emit_loops(&mut machine),
         Kernel::Output(spec) => spec.emit_loops(&mut machine),
     }

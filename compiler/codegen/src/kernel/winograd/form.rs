@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::axis::Axis;
+use super::axis::{Axis, Matrix};
 
 /// What is done along rows and along columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +65,54 @@ impl Form {
         let limit = 1i64 << (31 - self.shift());
         sum(1) * i64::from(greatest) < limit && sum(-1) * i64::from(greatest) <= limit
     }
+
+    /// Whether fast inner products are exact: every sum of a transformed activation and a transformed weight of one position has 16 bits, and is not -2^15, so that a
+    /// pair of products has 32. `weights` are `[channels][taps][inputs]`.
+    pub fn fast_inner_is_exact(&self, weights: &[i8], inputs: usize) -> bool {
+        let Some(limit) = self.most_of_taps() else { return true };
+        let taps = self.rows.taps() * self.columns.taps();
+        let mut sums = vec![0u32; inputs];
+        weights.chunks(taps * inputs).all(|channel| {
+            sums.fill(0);
+            for tap in channel.chunks(inputs) {
+                sums.iter_mut().zip(tap).for_each(|(sum, weight)| *sum += u32::from(weight.unsigned_abs()));
+            }
+            sums.iter().all(|&sum| sum <= limit)
+        })
+    }
+
+    /// The greatest sum of the magnitudes of the weights of an input and an output channel for that; nothing if any will do.
+    fn most_of_taps(&self) -> Option<u32> {
+        let (rows, columns) = (self.rows.points(), self.columns.points());
+        let positions = (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
+        let limits = positions.filter_map(|(i, j)| {
+            let of = |rows: Matrix, columns: Matrix, range| extremes((&rows[i..=i], &columns[j..=j]), range);
+            let (least, greatest) = of(self.rows.input_matrix(), self.columns.input_matrix(), (0, 255));
+            let weights = of(self.rows.weight_matrix(), self.columns.weight_matrix(), (-128, 127));
+            let room = (I16 + least).min(I16 - greatest);
+            let most = |row: &[i32]| row.iter().map(|e| i64::from(e.abs())).max().unwrap_or(1);
+            let factor = most(self.rows.weight_matrix()[i]) * most(self.columns.weight_matrix()[j]);
+            (weights.1.max(-weights.0) > room).then_some(room / factor)
+        });
+        limits.min().map(|limit| limit.max(0) as u32)
+    }
+}
+
+/// The greatest number of 16 bits.
+const I16: i64 = i16::MAX as i64;
+
+/// Least and greatest of a row's products with another row's, on numbers within `least..=greatest`.
+fn extremes((a, b): (Matrix, Matrix), (least, greatest): (i64, i64)) -> (i64, i64) {
+    let products = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
+    let of_pair = |(a, b): (&&[i32], &&[i32])| {
+        let entries: Vec<i64> = a.iter().flat_map(|x| b.iter().map(move |y| i64::from(x * y))).collect();
+        let sum = |low: bool| {
+            let of = |&e: &i64| if low { (e * least).min(e * greatest) } else { (e * least).max(e * greatest) };
+            entries.iter().map(of).sum::<i64>()
+        };
+        (sum(true), sum(false))
+    };
+    products.map(of_pair).fold((0, 0), |all, one| (all.0.min(one.0), all.1.max(one.1)))
 }
 
 /// As papers write it: F(results, taps).
@@ -78,24 +126,9 @@ impl fmt::Display for Form {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::winograd::axis::Matrix;
 
     fn all() -> Vec<Form> {
         [[3, 3], [1, 3], [3, 1]].into_iter().flat_map(Form::of_kernel).collect()
-    }
-
-    /// Least and greatest of a row's products with another row's, on numbers within `least..=greatest`.
-    fn extremes((a, b): (Matrix, Matrix), (least, greatest): (i64, i64)) -> (i64, i64) {
-        let products = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
-        let of_pair = |(a, b): (&&[i32], &&[i32])| {
-            let entries: Vec<i64> = a.iter().flat_map(|x| b.iter().map(move |y| i64::from(x * y))).collect();
-            let sum = |low: bool| {
-                let of = |&e: &i64| if low { (e * least).min(e * greatest) } else { (e * least).max(e * greatest) };
-                entries.iter().map(of).sum::<i64>()
-            };
-            (sum(true), sum(false))
-        };
-        products.map(of_pair).fold((0, 0), |all, one| (all.0.min(one.0), all.1.max(one.1)))
     }
 
     #[test]
@@ -137,5 +170,21 @@ mod tests {
         assert!(!f44.is_exact(&weights(1037, -127), 255));
         assert!(f44.is_exact(&weights(1037, -127), 254));
         assert!(Form { rows: Axis::F2, columns: Axis::F2 }.is_exact(&weights(16_000, 127), 255));
+    }
+
+    #[test]
+    fn sums_of_activations_and_weights_have_16_bits() {
+        let of = |rows, columns| Form { rows, columns }.most_of_taps();
+        // 964 * 16 + 17 340 = 32 764, at the points 1 and -1.
+        assert_eq!(of(Axis::F4, Axis::F4), Some(964));
+        for (rows, columns) in [(Axis::F4, Axis::F2), (Axis::F2, Axis::F4), (Axis::F2, Axis::F2), (Axis::One, Axis::F4)]
+        {
+            assert_eq!(of(rows, columns), None);
+        }
+        let f44 = Form { rows: Axis::F4, columns: Axis::F4 };
+        // Two inputs, a channel of nine taps for each: 7 * 127 + 75 = 964.
+        let taps = |last: i8| [[127, 1]; 7].into_iter().chain([[last, 1], [0, -128]]).flatten().collect::<Vec<i8>>();
+        assert!(f44.fast_inner_is_exact(&taps(75), 2) && f44.fast_inner_is_exact(&taps(-75), 2));
+        assert!(!f44.fast_inner_is_exact(&[taps(75), taps(76)].concat(), 2));
     }
 }

@@ -1,12 +1,13 @@
 //! Transformed weights in the order in which the kernel of products reads them.
 //!
 //! ```text
-//! [position][part][pair of input channels][vector][lane][2]      i16
+//! [position]{terms, [part][pair of input channels][vector][lane][2]}      i16; terms, of fast inner products only: [vector][lane] i32
 //! ```
 //! Lane `l` of vector `v` is channel [`VectorShape::channel`] of its panel. What does not exist is zero.
 
 use super::form::Form;
 use super::product::parts;
+use crate::kernel::microkernel::fast_inner::STEP;
 use crate::machine::VectorShape;
 use crate::machine::tiles::LANE;
 
@@ -19,6 +20,8 @@ pub struct Panel {
     pub channels: usize,
     /// Whether results are narrowed to bytes, which decides the order.
     pub narrowed: bool,
+    /// Whether products are fast inner products.
+    pub fast_inner: bool,
 }
 
 impl Panel {
@@ -31,7 +34,12 @@ impl Panel {
 
     /// Bytes of the packed weights for so many pairs of input channels.
     pub fn weight_bytes(&self, form: Form, shape: &VectorShape, pairs: usize) -> usize {
-        form.points() * pairs * self.vectors * shape.lanes * LANE
+        form.points() * (pairs * self.vectors * shape.lanes * LANE + self.term_bytes(shape))
+    }
+
+    /// Bytes of the terms of a position.
+    fn term_bytes(&self, shape: &VectorShape) -> usize {
+        if self.fast_inner { self.vectors * shape.lanes * LANE } else { 0 }
     }
 
     /// Packs `weights`, `[channels][kernel rows][kernel columns][inputs]`.
@@ -47,19 +55,29 @@ impl Panel {
         let position = self.weight_bytes(form, shape, pairs) / form.points();
         let mut packed = vec![0; form.points() * position];
         let taps = form.rows.taps() * form.columns.taps();
-        let (mut first_vector, mut part_start) = (0, 0);
+        let (mut first_vector, mut part_start) = (0, self.term_bytes(shape));
         let mut transformed = vec![0; form.points()];
-        for part in parts(shape, self.vectors) {
+        for part in parts(shape, self.vectors, self.fast_inner) {
             let channels = &order[first_vector * shape.lanes..][..part * shape.lanes];
             for (lane, channel) in channels.iter().enumerate() {
                 let Some(channel) = channel else { continue };
                 let weights = &weights[channel * taps * inputs..][..taps * inputs];
+                let (mut terms, mut step) = (vec![0i32; form.points()], vec![[0i32; STEP]; form.points()]);
                 for input in 0..inputs {
                     transform(form, weights, inputs, input, &mut transformed);
                     let pair = part_start + (input / 2 * part * shape.lanes + lane) * LANE + input % 2 * 2;
                     for (i, &weight) in transformed.iter().enumerate() {
                         packed[i * position + pair..][..2].copy_from_slice(&(weight as i16).to_le_bytes());
+                        let at = input % STEP;
+                        step[i][at] = weight;
+                        if at >= STEP / 2 {
+                            terms[i] = terms[i].wrapping_sub(step[i][at - STEP / 2].wrapping_mul(weight));
+                        }
                     }
+                }
+                let term = (first_vector * shape.lanes + lane) * LANE;
+                for (i, sum) in terms.iter().enumerate().filter(|_| self.fast_inner) {
+                    packed[i * position + term..][..LANE].copy_from_slice(&sum.to_le_bytes());
                 }
             }
             first_vector += part;

@@ -15,6 +15,7 @@ use qcc_ir::Diags;
 
 use super::fast_inner::Widened;
 use super::product::Product;
+use super::shapes::Shapes;
 use crate::kernel::winograd::{self, Form, Kernel};
 use crate::program::builder::{Builder, Operation, TaskCost, bug};
 use crate::program::tuning::{Choice, Method};
@@ -32,12 +33,13 @@ impl Builder<'_> {
         cost: TaskCost,
     ) -> Result<(), Diags> {
         let problem = Problem::of(self.graph, o.node).ok_or_else(|| bug(format!("{}: not a convolution", o.value)))?;
-        let plan = WinogradPlan::new(&problem, form, self.shape());
+        let plan = WinogradPlan::new(&problem, form, Shapes::of(&self.options.target), product.weights);
         let (bytes, layout) = emit::pack(product, &plan);
         let weight_bytes = bytes.len() as u64;
         let data = self.data(&format!("weights_{}", o.name), Linkage::Local, bytes)?;
         let functions = emit::Functions {
             input: self.winograd_kernel(&emit::input(product, &plan))?,
+            terms: emit::terms(&plan).map(|terms| self.winograd_kernel(&terms)).transpose()?,
             panels: plan
                 .panels
                 .iter()
@@ -49,7 +51,8 @@ impl Builder<'_> {
         };
         let scratch = self.plan.scratch.get(&o.node).copied();
         let scratch = scratch.ok_or_else(|| bug(format!("{}: no memory for tiles", o.value)))?;
-        let kernel = format!("{}, {form}", cost.kernel);
+        let way = if plan.fast_inner { ", fast inner products" } else { "" };
+        let kernel = format!("{}, {form}{way}", cost.kernel);
         let choices = self.methods(o, product, Method::Winograd(form.tile()));
         let cost = TaskCost {
             kernel,
@@ -66,7 +69,9 @@ impl Builder<'_> {
     /// The other ways of computing a product than the one that is `chosen`: all forms that are exact, fast inner products, the direct way.
     pub(super) fn methods(&self, o: &Operation<'_>, product: &Product<'_>, chosen: Method) -> Vec<Choice> {
         let now = self.options.tuning.get(o.value).copied().unwrap_or_default();
-        let plans = |problem| WinogradPlan::all(&problem, self.shape(), (product.weights, product.greatest));
+        let plans = |problem| {
+            WinogradPlan::all(&problem, Shapes::of(&self.options.target), (product.weights, product.greatest))
+        };
         let plans = Problem::of(self.graph, o.node).map(plans).unwrap_or_default();
         let forms = plans.into_iter().map(|plan| Method::Winograd(plan.form.tile()));
         let has_fast_inner = self.options.target.fast_inner_shape().is_some();

@@ -87,7 +87,7 @@ impl Eq for Upgrade {}
 
 /// Adds to the storages of a graph's products the transformed weights of those that take a form.
 pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
-    let (greatest, shape) = (greatest_bytes(graph), options.target.backend().shape());
+    let (greatest, shapes) = (greatest_bytes(graph), Shapes::of(&options.target));
     let (mut layers, mut tuned) = (Layers { of_model: weights_of_model(graph), ..Layers::default() }, Vec::new());
     for node in graph.order() {
         let Some(weights) = graph.operands(node).get(1).and_then(|&w| graph.constant(w)).and_then(|w| w.as_i8()) else {
@@ -96,7 +96,7 @@ pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
         // Rows of a matrix product are mostly few, and weights that are read once are stored as bytes.
         let is_conv = matches!(graph.op(node), Opcode::IConv2d | Opcode::QConv2d);
         let decoding = storages.get(&node).copied();
-        layers.count(weights.len(), if is_conv { shape.weight_bytes } else { 1 }, decoding.is_some());
+        layers.count(weights.len(), if is_conv { shapes.dots.weight_bytes } else { 1 }, decoding.is_some());
         let Some(problem) = Problem::of(graph, node) else { continue };
         let most = greatest.get(&graph.operands(node)[0]).copied();
         let most = most.map_or(u8::MAX, |most| most.max(pad_value(graph, node)));
@@ -113,7 +113,7 @@ pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
     for (node, method, problem, weights) in tuned {
         let plans = match method {
             Method::Direct | Method::FastInner => Vec::new(),
-            Method::Winograd(_) => WinogradPlan::all(&problem, shape, weights),
+            Method::Winograd(_) => WinogradPlan::all(&problem, shapes, weights),
         };
         let plan = plans.iter().find(|plan| method == Method::Winograd(plan.form.tile()));
         if let Some(plan) = plan {
@@ -166,7 +166,7 @@ impl Layers {
     ) {
         let (shapes, of_model) = (Shapes::of(&options.target), self.of_model);
         let Some(product) = Product::sketch(graph, node, greatest) else { return };
-        let plans = WinogradPlan::all(problem, shapes.dots, (weights, greatest));
+        let plans = WinogradPlan::all(problem, shapes, (weights, greatest));
         let of_plan = |plan: &WinogradPlan| {
             let way = Alternative {
                 time: plan.estimate(of_model),

@@ -4,7 +4,7 @@ use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC};
 use cranelift_module::{DataId, FuncId};
 
 use super::plan::{PanelRun, WinogradPlan};
-use crate::kernel::winograd::{InputSpec, Kernel, OutputSpec, ProductSpec};
+use crate::kernel::winograd::{InputSpec, Kernel, OutputSpec, ProductSpec, TermsSpec};
 use crate::machine::tiles::LANE;
 use crate::plan::{ALIGN, BufferId, BufferView};
 use crate::program::conv::border_rows::RowRange;
@@ -15,6 +15,8 @@ use crate::program::task::Task;
 pub struct Functions {
     /// Transforms a tile.
     pub input: FuncId,
+    /// Sums up the terms of a block of tiles, if products are fast inner products.
+    pub terms: Option<FuncId>,
     /// For each run of panels: multiplies a block of tiles, transforms a tile back.
     pub panels: Vec<(FuncId, FuncId)>,
 }
@@ -78,6 +80,18 @@ pub fn input(p: &Product<'_>, plan: &WinogradPlan) -> Kernel {
     })
 }
 
+/// The kernel that sums up terms, if products are fast inner products.
+pub fn terms(plan: &WinogradPlan) -> Option<Kernel> {
+    plan.fast_inner.then(|| {
+        Kernel::Terms(TermsSpec {
+            positions: plan.form.points(),
+            tiles: plan.block,
+            vectors: plan.pairs / plan.shape.lanes,
+            from_step: plan.activations_step(),
+        })
+    })
+}
+
 /// The kernel that multiplies with the panels of a run.
 pub fn product(plan: &WinogradPlan, run: &PanelRun) -> Kernel {
     Kernel::Product(ProductSpec {
@@ -87,6 +101,7 @@ pub fn product(plan: &WinogradPlan, run: &PanelRun) -> Kernel {
         vectors: run.panel.vectors,
         from_step: plan.activations_step(),
         to_step: plan.products_step(&run.panel),
+        fast_inner: plan.fast_inner,
     })
 }
 
@@ -130,6 +145,7 @@ pub fn emit(
         constants: t.data(data),
         activations: slot,
         products: t.plus(slot, plan.products_start()),
+        terms: t.plus(slot, plan.terms_start()),
         work: t.plus(slot, plan.work_start()),
     };
     let (all_blocks, all_panels) = (plan.problem.images * plan.blocks, plan.all_panels());
@@ -174,6 +190,7 @@ struct Calls<'p> {
     /// Parts of the call's slot.
     activations: Value,
     products: Value,
+    terms: Value,
     work: Value,
 }
 
@@ -219,6 +236,10 @@ impl Calls<'_> {
             let to = t.at(self.activations, index, self.plan.tile_bytes());
             t.call(self.functions.input, &[from, to, self.work, to, to, to]);
         });
+        if let Some(function) = self.functions.terms {
+            let (from, terms) = (self.activations, self.terms);
+            t.call(function, &[from, terms, from, from, from, from]);
+        }
     }
 
     /// Multiplies a block with the panels `first..end` and transforms the products back.
@@ -249,8 +270,8 @@ impl Calls<'_> {
             let start = t.plus(self.constants, part.start);
             t.at(start, index, part.step)
         });
-        let (activations, products) = (self.activations, self.products);
-        t.call(multiply, &[activations, weights, products, products, products, products]);
+        let (activations, products, terms) = (self.activations, self.products, self.terms);
+        t.call(multiply, &[activations, weights, products, terms, weights, products]);
         let channel = |t: &mut Task<'_>, base: Value, view: &BufferView| {
             let base = t.plus(base, first_channel * view.element);
             t.at(base, index, run.panel.channels * view.element)

@@ -12,6 +12,7 @@ use crate::machine::VectorShape;
 use crate::machine::tiles::LANE;
 use crate::plan::ALIGN;
 use crate::program::conv::plan::{CYCLE, NEAR_BYTES, weight_cost};
+use crate::program::conv::shapes::Shapes;
 use crate::program::conv::units::UNITS;
 
 /// Bytes of transformed tiles and products that stay in a second-level cache beside the weights that pass through it.
@@ -20,6 +21,8 @@ const CACHE: usize = 384 << 10;
 const CACHED_WEIGHTS: usize = 192 << 10;
 /// Most tiles of a block.
 const MOST_TILES: usize = 64;
+/// Eighths of a slot for a pair in fast inner products.
+const FAST_DOT: usize = 7;
 /// Most bytes of slots, if there can be fewer.
 const SLOTS: usize = 4 << 20;
 /// Units that there are at least, if there can be so many, whatever the slots take.
@@ -46,6 +49,8 @@ pub struct WinogradPlan {
     pub form: Form,
     /// On which machine.
     pub shape: &'static VectorShape,
+    /// Whether products are fast inner products.
+    pub fast_inner: bool,
     /// Rows and columns of tiles of an image.
     pub tiles: [usize; 2],
     /// Tiles of a block.
@@ -63,21 +68,29 @@ pub struct WinogradPlan {
 }
 
 impl WinogradPlan {
-    /// Plans it.
-    pub fn new(problem: &Problem, form: Form, shape: &'static VectorShape) -> WinogradPlan {
+    /// Plans it, with the better of the ways to multiply that are exact.
+    pub fn new(problem: &Problem, form: Form, shapes: Shapes, weights: &[i8]) -> WinogradPlan {
+        let plain = WinogradPlan::with(problem, form, shapes.dots, false);
+        let fast_inner = shapes.fast_inner.map(|_| WinogradPlan::with(problem, form, shapes.dots, true));
+        let faster = fast_inner.filter(|fast| fast.cost() < plain.cost());
+        faster.filter(|_| form.fast_inner_is_exact(weights, problem.inputs)).unwrap_or(plain)
+    }
+
+    fn with(problem: &Problem, form: Form, shape: &'static VectorShape, fast_inner: bool) -> WinogradPlan {
         let tile = form.tile();
         let tiles = [0, 1].map(|axis| problem.result[axis].div_ceil(tile[axis]));
         let whole = shape.max_vectors * shape.lanes;
         let (count, rest) = (problem.outputs / whole, problem.outputs % whole);
         let run = |count, channels: usize| PanelRun {
             count,
-            panel: Panel { vectors: channels.div_ceil(shape.lanes), channels, narrowed: problem.narrowed },
+            panel: Panel { vectors: channels.div_ceil(shape.lanes), channels, narrowed: problem.narrowed, fast_inner },
         };
         let panels = [run(count, whole), run(usize::from(rest > 0), rest)];
         let mut plan = WinogradPlan {
             problem: *problem,
             form,
             shape,
+            fast_inner,
             tiles,
             block: 1,
             blocks: 1,
@@ -97,9 +110,9 @@ impl WinogradPlan {
     }
 
     /// The plans of all forms that are exact on activations up to `greatest`, the one with the fewest multiplications first.
-    pub fn all(problem: &Problem, shape: &'static VectorShape, (weights, greatest): (&[i8], u8)) -> Vec<WinogradPlan> {
+    pub fn all(problem: &Problem, shapes: Shapes, (weights, greatest): (&[i8], u8)) -> Vec<WinogradPlan> {
         let forms = problem.exact_forms(weights, greatest).into_iter();
-        let plans = forms.map(|form| WinogradPlan::new(problem, form, shape));
+        let plans = forms.map(|form| WinogradPlan::new(problem, form, shapes, weights));
         plans.filter(|plan| plan.slot_bytes() < MOST_SLOT).collect()
     }
 
@@ -164,10 +177,16 @@ impl WinogradPlan {
         self.form.points() * self.activations_step()
     }
 
-    /// Where the memory for work begins in a slot.
-    pub fn work_start(&self) -> usize {
+    /// Where the terms of tiles begin in a slot.
+    pub fn terms_start(&self) -> usize {
         let products = self.panels.iter().map(|run| self.form.points() * self.products_step(&run.panel)).max();
         self.products_start() + products.unwrap_or(0)
+    }
+
+    /// Where the memory for work begins in a slot.
+    pub fn work_start(&self) -> usize {
+        let terms = if self.fast_inner { self.form.points() * self.block * LANE } else { 0 };
+        (self.terms_start() + terms).next_multiple_of(ALIGN)
     }
 
     /// Bytes of a slot.
@@ -200,13 +219,15 @@ impl WinogradPlan {
         let points = self.form.points();
         let register_tile = |height: usize, part: usize| {
             let dots = height * part;
-            self.pairs * (8 * dots.max(shape.independent_dots) + height + part) + 8 * (2 * dots + 4)
+            let eighths = if self.fast_inner { FAST_DOT } else { 8 };
+            self.pairs * (eighths * dots.max(shape.independent_dots) + height + part) + 8 * (2 * dots + 4)
         };
         let of_part = |part: usize| -> usize {
-            let heights = tile_heights(shape, self.block, part);
+            let heights = tile_heights(shape, self.block, part, self.fast_inner);
             heights.into_iter().map(|(count, height)| count * register_tile(height, part)).sum()
         };
-        let product = |panel: &Panel| parts(shape, panel.vectors).into_iter().map(of_part).sum::<usize>();
+        let of_panel = |panel: &Panel| parts(shape, panel.vectors, self.fast_inner).into_iter().map(of_part);
+        let product = |panel: &Panel| of_panel(panel).sum::<usize>();
         let output = |panel: &Panel| {
             let epilogue = 8 * shape.epilogue[panel.vectors - 1];
             panel.vectors * (12 * points + self.form.outputs() * (epilogue + 18))
@@ -216,7 +237,8 @@ impl WinogradPlan {
             .iter()
             .map(|run| run.count * (points * product(&run.panel) + self.block * output(&run.panel)))
             .sum();
-        let input = self.block * self.pairs / shape.lanes * points * 40;
+        let terms = if self.fast_inner { 16 + self.pairs / shape.lanes * 12 } else { 0 };
+        let input = self.block * points * (self.pairs / shape.lanes * 40 + terms);
         let computed = blocks * shape.dot_time * (panels + input);
         let (weights, slot) = (self.weight_bytes(), self.work_start());
         let again = if weights > CACHED_WEIGHTS { (blocks - 1) * weights } else { 0 };
@@ -237,7 +259,8 @@ mod tests {
     fn plan(result: [usize; 2], channels: [usize; 2], tile: [usize; 2]) -> WinogradPlan {
         let [inputs, outputs] = channels;
         let problem = Problem { images: 1, result, inputs, outputs, kernel: [3, 3], narrowed: true };
-        WinogradPlan::new(&problem, Form::of_tiles([3, 3], tile).expect("a form"), &VectorShape::AVX2)
+        let shapes = Shapes { dots: &VectorShape::AVX2, i16_sums: None, fast_inner: None };
+        WinogradPlan::new(&problem, Form::of_tiles([3, 3], tile).expect("a form"), shapes, &[])
     }
 
     #[test]
@@ -260,6 +283,7 @@ mod tests {
     #[test]
     fn multiplications_and_bytes() {
         let plan = plan([56, 56], [64, 64], [4, 4]);
+        assert!(!plan.fast_inner);
         assert_eq!(plan.products(), 14 * 14 * 36 * 64 * 64);
         assert_eq!(plan.weight_bytes(), 36 * 64 * 64 * 2);
         assert!(plan.work_start() <= CACHE);
