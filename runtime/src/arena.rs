@@ -121,6 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "reads megabytes byte by byte")]
     fn blocks_are_aligned_and_zeroed() {
         for (bytes, align) in [(0, 1), (1, 1), (100, 64), (5000, 4096), (2 * HUGE + 1, 64)] {
             let mut arena = Arena::with_align(bytes, align).unwrap();

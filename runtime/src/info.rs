@@ -384,7 +384,8 @@ mod tests {
         for scale in [1.0f32, 0.0041, 1.0 / 255.0, 3e-42, 1e30, f32::MIN_POSITIVE, f32::MAX] {
             let (multiplier, shift) = Quant { scale, zero_point: 0 }.ratio();
             assert!(multiplier < 1 << 24 && multiplier % 2 == 1);
-            assert_eq!(f64::from(multiplier) * f64::from(-shift).exp2(), f64::from(scale), "{scale:?}");
+            let power = f64::from_bits(((1023 - i64::from(shift)) as u64) << 52);
+            assert_eq!(f64::from(multiplier) * power, f64::from(scale), "{scale:?}");
         }
     }
 

@@ -128,6 +128,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes many minutes there")]
     fn one_thread_may_do_it_all() {
         for n in [1, 2, 9, 1000, GRANULES, GRANULES + 1, 1 << 20] {
             for threads in 1..5 {

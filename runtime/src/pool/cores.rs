@@ -55,6 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "inline assembly")]
     fn a_thread_moves_to_another_core() {
         if !tells_core() || std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
             return;
