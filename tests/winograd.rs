@@ -252,6 +252,26 @@ fn fast_inner_products_follow_from_shape_weights_and_target() {
     assert_eq!(chosen(&of([1, 56, 56, 64], 8, [1, 1]), avx2), "conv 1x1 64->8 @56x56");
 }
 
+/// The extrema of accumulators are taken where they are made: with scales of each run a layer stays direct.
+#[test]
+fn measured_layers_stay_direct() {
+    let weights: Vec<String> = (0..64 * 64).map(|i| (i * 37 % 255 - 127).to_string()).collect();
+    let text = format!(
+        "graph @net(%x: tensor<1x8x8x64xu8>) -> (tensor<1x8x8x64xi32>, tensor<2x1x64xi32>) {{
+  const @w : tensor<64x1x1x64xi8> = dense<[{}]>
+  const @b : tensor<64xi32> = dense<3>
+  %y = int.conv2d(%x, @w, @b) : tensor<1x8x8x64xi32>
+  %e = int.extrema(%y) {{rows = 64}} : tensor<2x1x64xi32>
+  return %y, %e
+}}",
+        weights.join(", ")
+    );
+    let graph = qcc_ir::parse::parse(&text, &qcc_ir::parse::no_files).expect("a graph");
+    let object = emit::object::compile(&graph, &options(Target::of(Level::X86V3), None)).expect("compiles");
+    let step = object.manifest.steps.iter().find(|step| step.name == "y" && step.macs > 0).expect("a step");
+    assert_eq!(step.kernel, "conv 1x1 64->64 @8x8");
+}
+
 #[test]
 fn a_form_that_cannot_be_is_refused() {
     let mut random = Random::new(23);

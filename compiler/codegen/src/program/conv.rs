@@ -58,10 +58,11 @@ impl Builder<'_> {
             let form = form.ok_or_else(|| bug(format!("{}: tiles of {tile:?}", o.value)))?;
             return self.winograd(o, &product, form, cost);
         }
-        if let Some(Decoding::Widened { .. }) = decoding {
-            let not_widened = || bug(format!("{}: activations that are not widened", o.value));
-            let widened = Widened::of(&product).ok_or_else(not_widened)?;
-            let buffer = *self.plan.scratch.get(&o.node).ok_or_else(not_widened)?;
+        let buffer = self.plan.scratch.get(&o.node).copied();
+        if let (Some(Decoding::Widened { bytes }), Some(buffer)) = (decoding, buffer) {
+            // It was chosen by a sketch of the product.
+            let widened = Widened::of(&product).filter(|widened| widened.bytes() <= bytes);
+            let widened = widened.ok_or_else(|| bug(format!("{}: activations that cannot be widened", o.value)))?;
             self.widen(o, &product, &widened, buffer)?;
             let kernel = format!("{}, fast inner products", cost.kernel);
             return self.planned_product(o, &widened.product(&product, buffer), TaskCost { kernel, ..cost });

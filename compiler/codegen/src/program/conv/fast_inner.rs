@@ -12,6 +12,7 @@ use qcc_ir::{Graph, NodeId};
 use super::plan::{CYCLE, ProductPlan};
 use super::product::Product;
 use super::shapes::Shapes;
+use super::winograd::is_measured;
 use crate::Options;
 use crate::kernel::widen::CHANNELS;
 use crate::plan::{BufferId, BufferView, Decoding, Storages};
@@ -145,7 +146,7 @@ pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
     let chosen = |node: NodeId| {
         let choice = options.tuning.get(graph.name_of(graph.result(node))).copied().unwrap_or_default();
         let method = choice.chosen_method();
-        if method.is_some_and(|method| method != Method::FastInner) {
+        if method.is_some_and(|method| method != Method::FastInner) || is_measured(graph, node) {
             return None;
         }
         let product = Product::sketch(graph, node, u8::MAX)?;

@@ -21,7 +21,7 @@ use crate::program::builder::{Builder, Operation, TaskCost, bug};
 use crate::program::tuning::{Choice, Method};
 pub use choose::choose;
 pub use plan::WinogradPlan;
-pub use problem::Problem;
+pub use problem::{Problem, is_measured};
 
 impl Builder<'_> {
     /// Emits a convolution in a form that it was planned for.

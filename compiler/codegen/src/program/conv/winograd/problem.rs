@@ -23,6 +23,12 @@ pub struct Problem {
     pub narrowed: bool,
 }
 
+/// Whether the extrema of a product's accumulators are taken, which is a matter of the direct way.
+pub fn is_measured(graph: &Graph, node: NodeId) -> bool {
+    let measures = |user: NodeId| matches!(graph.op(user).info().class, Class::Int(IntOp::Extrema));
+    graph.uses(graph.result(node)).iter().any(|&(user, _)| measures(user))
+}
+
 impl Problem {
     /// The problem of a node, if it is such a convolution. One whose extrema are taken is not.
     pub fn of(graph: &Graph, node: NodeId) -> Option<Problem> {
@@ -32,14 +38,9 @@ impl Problem {
             _ => return None,
         };
         let result = graph.result(node);
-        let measured = |user: NodeId| matches!(graph.op(user).info().class, Class::Int(IntOp::Extrema));
         let window = halo_window(graph, node);
         let groups = graph.node(node).attrs.get(attr::GROUPS);
-        if groups != 1
-            || window.strides != [1, 1]
-            || window.dilations != [1, 1]
-            || graph.uses(result).iter().any(|&(user, _)| measured(user))
-        {
+        if groups != 1 || window.strides != [1, 1] || window.dilations != [1, 1] || is_measured(graph, node) {
             return None;
         }
         let &[images, rows, columns, outputs] = &graph.ty(result).dims[..] else { return None };
