@@ -5,26 +5,26 @@ pub const NO_CORE: u32 = u32::MAX;
 
 /// Whether [`this_core`] works.
 pub fn tells_core() -> bool {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
     {
         // `rdtscp` has a bit of the extended features.
         let highest = std::arch::x86_64::__cpuid(0x8000_0000).eax;
         highest > 0x8000_0000 && std::arch::x86_64::__cpuid(0x8000_0001).edx >> 27 & 1 == 1
     }
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
     false
 }
 
 /// The core that this thread runs on, where the system tells it without a call ([`tells_core`]).
 pub fn this_core() -> u32 {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
     {
         let mut core = NO_CORE;
         // SAFETY: callers know that the CPU has the instruction.
         unsafe { std::arch::x86_64::__rdtscp(&mut core) };
         core
     }
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
     NO_CORE
 }
 
