@@ -384,7 +384,7 @@ mod tests {
         for scale in [1.0f32, 0.0041, 1.0 / 255.0, 3e-42, 1e30, f32::MIN_POSITIVE, f32::MAX] {
             let (multiplier, shift) = Quant { scale, zero_point: 0 }.ratio();
             assert!(multiplier < 1 << 24 && multiplier % 2 == 1);
-            let power = f64::from_bits(((1023 - i64::from(shift)) as u64) << 52);
+            let power = f64::from_bits((1023 - i64::from(shift)).cast_unsigned() << 52);
             assert_eq!(f64::from(multiplier) * power, f64::from(scale), "{scale:?}");
         }
     }
