@@ -2,6 +2,7 @@ use super::*;
 use std::sync::atomic::AtomicU32;
 
 #[test]
+#[cfg_attr(miri, ignore = "takes many minutes there")]
 fn every_unit_runs_once_at_any_thread_count() {
     for threads in 1..=8 {
         let pool = Pool::new(threads).unwrap();
