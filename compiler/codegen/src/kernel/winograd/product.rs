@@ -3,7 +3,7 @@
 //! ```text
 //! to[position][tile][channel] = sum over c of from[position][tile][c] * weights[position][c][channel]     modulo 2^32
 //! ```
-//! The function, in the System V convention: `fn(from: *const i16, weights: *const i16, to: *mut i32, terms: *const i32)`. A panel of up to four vectors of output
+//! The function, in the System V convention: `fn(from: *const i16, weights: *const i16, to: *mut i32, terms: *const i32, weights: *const i16)`, the last two for fast inner products only. A panel of up to four vectors of output
 //! channels is cut into parts, the tiles into register tiles of heights that differ by one.
 //!
 //! In **fast inner products** ([`crate::kernel::microkernel::fast_inner`]) two pairs of input channels are multiplied at once: `terms` are those of the activations,

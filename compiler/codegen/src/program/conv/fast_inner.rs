@@ -52,6 +52,11 @@ impl Widened {
     /// Those of a product, if it can be fast inner products.
     pub fn of(p: &Product<'_>) -> Option<Widened> {
         let (w, channels) = (&p.window, p.x.dims[3]);
+        let is_one_run = w.kernel[1] == 1 || w.dilations[1] == 1;
+        let has_results = !p.result.dims.contains(&0);
+        if p.groups > 1 || !channels.is_multiple_of(CHANNELS) || p.extrema.is_some() || !is_one_run || !has_results {
+            return None;
+        }
         let &[images, rows, columns, _] = &p.result.dims[..] else { return None };
         let result = [rows, columns];
         let is_point = w.kernel == [1, 1];
@@ -66,10 +71,7 @@ impl Widened {
             result,
         };
         let fits = w.kernel[0] * w.kernel[1] <= MOST_TAPS && widened.bytes() < MOST_BYTES;
-        let is_one_run = w.kernel[1] == 1 || w.dilations[1] == 1;
-        let can_be =
-            p.groups == 1 && channels.is_multiple_of(CHANNELS) && p.extrema.is_none() && !p.result.dims.contains(&0);
-        (can_be && is_one_run && fits).then_some(widened)
+        fits.then_some(widened)
     }
 
     /// Pixels that are widened.
@@ -146,7 +148,8 @@ pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
     let chosen = |node: NodeId| {
         let choice = options.tuning.get(graph.name_of(graph.result(node))).copied().unwrap_or_default();
         let method = choice.chosen_method();
-        if method.is_some_and(|method| method != Method::FastInner) || is_measured(graph, node) {
+        let is_stored_otherwise = method.is_none() && storages.contains_key(&node);
+        if method.is_some_and(|method| method != Method::FastInner) || is_stored_otherwise || is_measured(graph, node) {
             return None;
         }
         let product = Product::sketch(graph, node, u8::MAX)?;
@@ -154,7 +157,7 @@ pub fn choose(graph: &Graph, options: &Options, storages: &mut Storages) {
         let estimate = widened.estimate(&product, shapes, of_model)?;
         let direct = ProductPlan::new(&product, shapes, Default::default(), 0, None).ok()?;
         let direct = direct.estimate(product.weights.len() * shapes.dots.weight_bytes, of_model);
-        let pays = estimate * 100 <= direct * WORTH && !storages.contains_key(&node);
+        let pays = estimate * 100 <= direct * WORTH;
         (pays || method.is_some()).then(|| (node, Decoding::Widened { bytes: widened.bytes() }))
     };
     let all: Vec<_> = graph.order().into_iter().filter_map(chosen).collect();

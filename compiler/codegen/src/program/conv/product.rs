@@ -67,6 +67,16 @@ fn is_conv(op: IntOp) -> bool {
     matches!(op, IntOp::Conv2d | IntOp::QConv2d)
 }
 
+/// The window of a product. Along an axis with one result it takes no step, however long that would be.
+fn window(graph: &Graph, node: NodeId, op: IntOp) -> Window {
+    if !is_conv(op) {
+        return POINT;
+    }
+    let (mut window, result) = (halo_window(graph, node), &graph.ty(graph.result(node)).dims);
+    window.strides = [0, 1].map(|axis| if result[axis + 1] == 1 { 1 } else { window.strides[axis] });
+    window
+}
+
 impl<'a> Product<'a> {
     /// The product that an operation stands for.
     pub fn new(b: &Builder<'a>, o: &Operation<'_>, op: IntOp) -> Result<Product<'a>, Diags> {
@@ -93,10 +103,7 @@ impl<'a> Product<'a> {
                 rows_as_pixels(&images).ok_or_else(|| bug(format!("{value}: a matrix of widely scattered rows")))?
             }
         };
-        let window = match is_conv(op) {
-            true => halo_window(b.graph, node),
-            false => POINT,
-        };
+        let window = window(b.graph, node, op);
         let pad_value = if is_conv(op) { attrs.get(attr::PAD_VALUE) as i32 } else { 0 };
         let extrema = b.plan.part_extrema.get(&result.buffer).filter(|_| !fused);
         Ok(Product {
@@ -125,7 +132,7 @@ impl<'a> Product<'a> {
             let view = BufferView::with_halo(0, graph.ty(value), halo).0;
             if is_conv(op) { Some(view) } else { rows_as_pixels(&[&view])?.pop() }
         };
-        let window = if is_conv(op) { halo_window(graph, node) } else { POINT };
+        let window = window(graph, node, op);
         let [top, left, bottom, right] = window.pads;
         let halo = Halo { top, left, bottom, right, value: 0 };
         let weights = graph.constant(*operands.get(1)?)?.as_i8()?;
